@@ -1,0 +1,1 @@
+"""Ways to run the mechanism. `plain` is the mechanism itself; every other is held to it."""

@@ -1,0 +1,135 @@
+"""`attend`: one call for every way to run the mechanism, and `explain`: which way, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Unpack
+
+from headway import tracing
+from headway.kernels.call import Call, Kernel, Options, Unsupported
+from headway.kernels.plain import PLAIN
+from headway.kernels.sdpa import SDPA
+from headway.parts.attention import (
+    Bias,
+    Context,
+    Keys,
+    MaskLike,
+    Queries,
+    Values,
+    Weights,
+    attention_weights,
+)
+from headway.parts.dropout import Seed
+from headway.parts.masks import Offset
+from headway.parts.normalizers import Normalizer, softmax
+from headway.tracing import tap
+
+# The best first: `kernel=None` takes the first that does not refuse.
+KERNELS: MappingProxyType[str, Kernel] = MappingProxyType({"sdpa": SDPA, "plain": PLAIN})
+
+
+def attend(
+    queries: Queries,
+    keys: Keys,
+    values: Values,
+    *,
+    mask: MaskLike = None,
+    bias: Bias = None,
+    causal: bool = False,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    normalizer: Normalizer = softmax,
+    dropout: float = 0.0,
+    seed: Seed | None = None,
+    offset: Offset = None,
+    kernel: str | None = None,
+) -> Context:
+    """Attention on arrays of NumPy, PyTorch or JAX: softmax(queries keys^T / sqrt(d_k)) values.
+
+    queries (..., heads, Tq, d_k), keys (..., kv_heads, Tk, d_k), values (..., kv_heads, Tk, d_v)
+    -> context (..., heads, Tq, d_v). Query head h reads kv head h // (heads // kv_heads).
+
+    mask: a `Mask` or a boolean array (True = may attend); causal, window: sugar for
+        `mask & causal & window(W)`.
+    bias: numbers added to the scaled scores. scale: by default 1 / sqrt(d_k).
+    softcap: c * tanh(scores / c), before the mask.
+    dropout: of the weights; needs a seed (an int, or several such as (seed, step)).
+    offset: the position of the first query, an int or one a batch row; by default Tk - Tq.
+    kernel: its name (see `KERNELS`); None takes the best one that accepts the call.
+
+    A query with nothing to attend to gets 0. Raises ValueError for shapes that do not fit, for an
+    unknown kernel, and `Unsupported` when the named kernel cannot run the call.
+    """
+    call = Call.of(
+        queries,
+        keys,
+        values,
+        mask=mask,
+        bias=bias,
+        causal=causal,
+        window=window,
+        scale=scale,
+        softcap=softcap,
+        normalizer=normalizer,
+        dropout=dropout,
+        seed=seed,
+        offset=offset,
+    )
+    chosen = _chosen(call, kernel)
+    rows = tracing.wanted(tracing.INSIDE)
+    if chosen is PLAIN or rows == tracing.WHOLE:
+        return PLAIN.run(call)
+    queries, keys, values = tap("queries", queries), tap("keys", keys), tap("values", values)
+    call = replace(call, queries=queries, keys=keys, values=values)
+    if rows is not None:
+        with tracing.rows_taken():
+            attention_weights(queries, keys, **call.options(), rows=rows)
+    return tap("context", chosen.run(call))
+
+
+def weights(queries: Queries, keys: Keys, **options: Unpack[Options]) -> Weights:
+    """The weights (..., heads, Tq, Tk) of `attend`, which explains the options.
+
+    Each row sums to 1 (before dropout), or is 0 where a query has nothing to attend to.
+    """
+    call = Call.of(queries, keys, keys, **options)
+    return attention_weights(queries, keys, **call.options())
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which kernel would run, and why each one that comes before it would not."""
+
+    chosen: str
+    refusals: dict[str, str]
+
+    def __str__(self) -> str:
+        refused = (f"{name} {reason}" for name, reason in self.refusals.items())
+        return "\n".join([f"{self.chosen} runs", *refused])
+
+
+def explain(
+    queries: Queries, keys: Keys, values: Values, **options: Unpack[Options]
+) -> Explanation:
+    """Which kernel `attend` would take for this call, and why each other one refuses it."""
+    call = Call.of(queries, keys, values, **options)
+    refusals = {name: kernel.refuse(call) for name, kernel in KERNELS.items()}
+    return Explanation(
+        chosen=next(name for name, reason in refusals.items() if reason is None),
+        refusals={name: reason for name, reason in refusals.items() if reason is not None},
+    )
+
+
+def _chosen(call: Call, name: str | None) -> Kernel:
+    if name is None:
+        return next(kernel for kernel in KERNELS.values() if kernel.refuse(call) is None)
+    if name not in KERNELS:
+        near = get_close_matches(name, KERNELS, n=1, cutoff=0.0)[0]
+        raise ValueError(f"no kernel is called {name!r}; did you mean {near!r}?")
+    reason = KERNELS[name].refuse(call)
+    if reason is not None:
+        raise Unsupported(f"the kernel {name!r} cannot run this call: it {reason}")
+    return KERNELS[name]

@@ -1,0 +1,54 @@
+"""dropout: while training, a random share of the weights is 0, so that no token relies on one.
+
+    dropped[i, j] = weights[i, j] / (1 - p) with probability 1 - p, else 0
+
+The survivors grow by 1 / (1 - p), so that the expected context stays the same; the rows no longer
+sum to 1. Never while evaluating. Srivastava et al. 2014; on attention weights, Raschka 3.5.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+
+from headway.ladder.rung import Parameters, Rung
+from headway.ladder.trainable import BOOK, shapes
+from headway.parts.arrays import Array
+from headway.parts.attention import MaskLike, attention
+from headway.parts.dropout import Seed
+from headway.parts.heads import one_head
+from headway.parts.masks import both, causal
+from headway.parts.projections import project
+
+
+def apply(
+    x: Float[Array, "*batch tokens d_in"],
+    parameters: Parameters,
+    *,
+    mask: MaskLike = None,
+    dropout: float = 0.0,
+    seed: Seed | None = None,
+    attend: Callable[..., Array] = attention,
+) -> Float[Array, "*batch tokens d_out"]:
+    """`causal`, with a share `dropout` of the weights dropped."""
+    queries, keys, values = project(x, **parameters)
+    return one_head(attend)(
+        queries, keys, values, mask=both(mask, causal), dropout=dropout, seed=seed
+    )
+
+
+RUNG = Rung(
+    name="dropout",
+    idea="while training, a random share p of the weights is 0, the others grow by 1/(1-p)",
+    equation="dropped[i, j] = weights[i, j] / (1 - p) with probability 1 - p, else 0",
+    source="Srivastava et al. 2014",
+    function=apply,
+    shapes=shapes,
+    example=lambda: (BOOK, {"dropout": 0.5, "seed": 123}),
+)
+
+if __name__ == "__main__":
+    from headway.ladder.show import show
+
+    show(RUNG)

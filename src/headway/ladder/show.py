@@ -1,0 +1,109 @@
+"""A rung in the terminal: what is new, the equation, and its real numbers in colour."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from headway.ladder.rung import SENTENCE, Rung, run_example
+from headway.tracing import Trace
+
+# From light to dark, one sequential scale that colour-blind eyes can order too ("viridis").
+_SCALE = ((253, 231, 37), (94, 201, 98), (33, 145, 140), (59, 82, 139), (68, 1, 84))
+_SHOWN = ("scores", "weights", "dropped")
+_LONGEST_LABEL = 9
+
+
+def show(rung: Rung, text: str = SENTENCE, console: Console | None = None) -> None:
+    """Print a rung at work on a text. Raises ValueError for a text without a word."""
+    if not text.split():
+        raise ValueError("the text has no word: give at least one")
+    (console or Console()).print(picture(rung, text))
+
+
+def picture(rung: Rung, text: str = SENTENCE) -> RenderableType:
+    """What `show` prints: the idea, the scores, the weights and the context."""
+    words, steps, context = run_example(rung, text)
+    labels = [
+        word if len(word) <= _LONGEST_LABEL else word[: _LONGEST_LABEL - 1] + "…" for word in words
+    ]
+    parts: list[RenderableType] = [
+        Text(rung.idea[0].upper() + rung.idea[1:] + "."),
+        Text(rung.equation, style="cyan"),
+        Text(rung.source, style="dim"),
+    ]
+    shown = [name for name in steps if name.endswith(_SHOWN)]
+    for name in shown:
+        matrices = steps[name].reshape((-1, len(words), len(words)))
+        forbidden = _forbidden(name, steps, matrices.shape)
+        for head, matrix in enumerate(matrices):
+            which = f", head {head}" if len(matrices) > 1 else ""
+            parts += [
+                Rule(f"{name}{which}: a row for each query, a column for each key", style="dim"),
+                _table(
+                    matrix,
+                    labels,
+                    forbidden[head],
+                    columns=labels,
+                    coloured=not name.endswith("scores"),
+                ),
+            ]
+    if not shown:
+        parts.append(Text("(no matrix to show: scores and weights exist a block at a time)"))
+    parts += [Rule("context: a row for each token", style="dim"), _table(context, labels)]
+    return Panel(Group(*parts), title=f"[bold]{escape(rung.name)}[/]", title_align="left")
+
+
+def _forbidden(
+    name: str, steps: Trace, shape: tuple[int, ...]
+) -> Bool[np.ndarray, "heads queries keys"]:
+    """Which cells are masked: "cannot" is not the same as "zero"."""
+    prefix, _, step = name.rpartition(".")
+    masked = steps.get(f"{prefix}.masked" if prefix else "masked")
+    if masked is None or step == "scores":
+        return np.zeros(shape, dtype=bool)
+    forbidden: np.ndarray = np.isneginf(masked).reshape(shape)
+    return forbidden
+
+
+def _table(
+    matrix: Float[np.ndarray, "rows columns"],
+    rows: list[str],
+    forbidden: Bool[np.ndarray, "rows columns"] | None = None,
+    *,
+    columns: list[str] | None = None,
+    coloured: bool = False,
+) -> Table:
+    table = Table.grid(padding=(0, 1))
+    if columns:
+        table.add_row("", *(Text(label, style="dim", justify="right") for label in columns))
+    darkest = max(float(matrix.max()), 1e-12) if coloured else None
+    for i, label in enumerate(rows):
+        table.add_row(
+            Text(label, style="dim"),
+            *(
+                Text("╱╱╱".rjust(8), style="dim")
+                if forbidden is not None and forbidden[i, j]
+                else _number(matrix[i, j], darkest)
+                for j in range(matrix.shape[1])
+            ),
+        )
+    return table
+
+
+def _number(number: float, darkest: float | None) -> Text:
+    text = Text(f"{number:.4f}".rjust(8))
+    if darkest is not None:
+        place = max(number, 0.0) / darkest * (len(_SCALE) - 1)
+        low = min(int(place), len(_SCALE) - 2)
+        pairs = zip(_SCALE[low], _SCALE[low + 1], strict=True)
+        red, green, blue = (round(a + (b - a) * (place - low)) for a, b in pairs)
+        ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 110 else "white"
+        text.stylize(f"{ink} on rgb({red},{green},{blue})")
+    return text

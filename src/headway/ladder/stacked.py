@@ -1,0 +1,79 @@
+"""stacked: several heads, each with matrices of its own, one after another.
+
+    context = concat(head_1, ..., head_h),    head_i = `dropout` with W_query_i, W_key_i, W_value_i
+
+One row of weights is one way of looking; several heads look in several ways at once. Here each is
+the rung before, called in a loop: easy to read, slow to run. Raschka, 3.6.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+from headway.ladder import dropout as dropout_rung
+from headway.ladder.rung import Parameters, Rung, RungConfig, Shapes, frozen
+from headway.ladder.trainable import BOOK
+from headway.parts.arrays import Array, namespace
+from headway.parts.attention import MaskLike, attention
+from headway.parts.dropout import Seed, fold
+from headway.tracing import scope
+
+
+def shapes(config: RungConfig) -> Shapes:
+    """Three matrices (d_in, d_head) for each head: (heads, d_in, d_head)."""
+    one = (config.heads, config.d_in, config.d_head)
+    return dict.fromkeys(("W_query", "W_key", "W_value"), one)
+
+
+def apply(
+    x: Float[Array, "*batch tokens d_in"],
+    parameters: Parameters,
+    *,
+    heads: int = 1,
+    mask: MaskLike = None,
+    dropout: float = 0.0,
+    seed: Seed | None = None,
+    attend: Callable[..., Array] = attention,
+) -> Float[Array, "*batch tokens d_out"]:
+    """The heads' contexts side by side. Head h draws its dropout from (*seed, h)."""
+    if parameters["W_query"].shape[0] != heads:
+        raise ValueError(f"{parameters['W_query'].shape[0]} heads have parameters, not {heads}")
+    contexts = []
+    for head in range(heads):
+        with scope(f"heads.{head}"):
+            contexts.append(
+                dropout_rung.apply(
+                    x,
+                    {name: matrices[head] for name, matrices in parameters.items()},
+                    mask=mask,
+                    dropout=dropout,
+                    seed=fold(seed, head),
+                    attend=attend,
+                )
+            )
+    return namespace(x).concat(contexts, axis=-1)
+
+
+# The first head is the book's; the second has numbers of its own.
+_SECOND = np.random.default_rng(123).random((3, 3, 2)).round(2)
+TWO_HEADS = frozen(
+    **{name: np.stack([BOOK[name], _SECOND[i]]) for i, name in enumerate(sorted(BOOK))}
+)
+
+RUNG = Rung(
+    name="stacked",
+    idea="several independent heads, one after another, their contexts side by side",
+    equation="context = concat(head_1, ..., head_h)",
+    source="Vaswani et al. 2017, section 3.2.2; Raschka 3.6.1",
+    function=apply,
+    shapes=shapes,
+    example=lambda: (TWO_HEADS, {"heads": 2}),
+)
+
+if __name__ == "__main__":
+    from headway.ladder.show import show
+
+    show(RUNG)

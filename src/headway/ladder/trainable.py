@@ -1,0 +1,71 @@
+"""trainable: each token asks, offers and tells through matrices that can be learnt.
+
+    queries = x W_query,  keys = x W_key,  values = x W_value
+    weights = softmax(queries keys^T / sqrt(d_k)),    context = weights values
+
+What a token looks for (query), what it can be found by (key) and what it says (value) are no
+longer one and the same vector. Scaled dot-product attention: Vaswani et al. 2017, equation 1.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+
+from headway.ladder.rung import Parameters, Rung, RungConfig, Shapes, allowed, frozen
+from headway.parts.arrays import Array
+from headway.parts.attention import MaskLike
+from headway.parts.normalizers import softmax
+from headway.tracing import tap
+
+
+def shapes(config: RungConfig) -> Shapes:
+    """Three matrices (d_in, d_out), used as x @ W."""
+    return dict.fromkeys(("W_query", "W_key", "W_value"), (config.d_in, config.d_out))
+
+
+def apply(
+    x: Float[Array, "*batch tokens d_in"], parameters: Parameters, *, mask: MaskLike = None
+) -> Float[Array, "*batch tokens d_out"]:
+    """context[i]: the values, each counting by how well its key fits the query i."""
+    queries = tap("queries", x @ parameters["W_query"])
+    keys = tap("keys", x @ parameters["W_key"])
+    values = tap("values", x @ parameters["W_value"])
+    scores = tap("scores", queries @ keys.mT)
+    scaled = tap("scaled", scores / keys.shape[-1] ** 0.5)
+    weights = tap("weights", softmax(scaled, allowed(mask, x)))
+    return tap("context", weights @ values)
+
+
+# Raschka, 3.4: torch.manual_seed(123), then torch.rand(3, 2) three times.
+BOOK = frozen(
+    W_query=(
+        (0.29611194133758545, 0.5165622234344482),
+        (0.25167071819305420, 0.6885567903518677),
+        (0.07397246360778809, 0.8665219545364380),
+    ),
+    W_key=(
+        (0.13657987117767334, 0.1024790406227112),
+        (0.18405646085739136, 0.7264467477798462),
+        (0.31525391340255737, 0.6871066689491272),
+    ),
+    W_value=(
+        (0.07563531398773193, 0.1966381669044495),
+        (0.31641197204589844, 0.4017401337623596),
+        (0.11856830120086670, 0.8273953795433044),
+    ),
+)
+
+RUNG = Rung(
+    name="trainable",
+    idea="queries, keys and values come from learnt matrices; scores are scaled by 1/sqrt(d_k)",
+    equation="weights = softmax(Q K^T / sqrt(d_k)),  Q = x W_query,  K = x W_key,  V = x W_value",
+    source="Vaswani et al. 2017, equation 1",
+    function=apply,
+    shapes=shapes,
+    example=lambda: (BOOK, {}),
+)
+
+if __name__ == "__main__":
+    from headway.ladder.show import show
+
+    show(RUNG)

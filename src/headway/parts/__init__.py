@@ -1,0 +1,1 @@
+"""Exchangeable parts: pure functions on arrays of NumPy, PyTorch or JAX."""

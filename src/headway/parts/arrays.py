@@ -1,0 +1,33 @@
+"""The arrays that the parts work on: those of NumPy, PyTorch and JAX, through one namespace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from array_api_compat import array_namespace
+
+Array = Any  # an array of any engine; jaxtyping's shape strings say the rest
+
+_namespaces: dict[type, Any] = {}
+
+
+def namespace(array: Array) -> Any:
+    """The array API namespace of this array's engine.
+
+    Kept per type: the look-up is then fast, and torch.compile sees a constant.
+    """
+    kind = type(array)
+    if kind not in _namespaces:
+        _namespaces[kind] = array_namespace(array)
+    return _namespaces[kind]
+
+
+def device(array: Array) -> Any:
+    """Where an array lives; None for JAX's tracers, which are nowhere yet."""
+    return getattr(array, "device", None)
+
+
+def integers(count: int, like: Array) -> Array:
+    """0, 1 ... count - 1 as int32 where `like` lives. int32 is what all three engines share."""
+    xp = namespace(like)
+    return xp.arange(count, dtype=xp.int32, device=device(like))

@@ -1,0 +1,13 @@
+"""The PyTorch engine."""
+
+import torch as _torch
+
+from headway.parts.arrays import namespace as _namespace
+from headway.torch.gpt import GPT
+from headway.torch.layers import Cache, MultiHeadAttention, RungAttention
+
+# Looked up once here, so that torch.compile finds the namespace in its table.
+for _kind in (_torch.Tensor, _torch.nn.Parameter):
+    _namespace(_kind(_torch.empty(0)))
+
+__all__ = ["GPT", "Cache", "MultiHeadAttention", "RungAttention"]

@@ -1,0 +1,276 @@
+"""The layers of the PyTorch engine: attention as a module, and what stands around it.
+
+The mathematics is that of `parts`; what is here is state: parameters, and the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from headway.kernels.api import attend as default_attend
+from headway.ladder.rung import Rung, RungConfig
+from headway.parts.arrays import Array
+from headway.parts.attention import MaskLike
+from headway.parts.dropout import Seed
+from headway.parts.heads import merge, split
+from headway.parts.masks import Mask, both, causal
+from headway.parts.positions import rotary
+from headway.parts.projections import linear, output, project, project_fused
+from headway.tracing import tap
+
+Sequence_ = Float[Tensor, "batch tokens width"]
+
+
+@final
+class Cache:
+    """The keys and values of the tokens so far, for one layer; never copied as it grows.
+
+    capacity: the tokens that it can hold. The memory is taken at the first `extend`.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.length = 0
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def extend(
+        self,
+        keys: Float[Tensor, "batch heads tokens d_k"],
+        values: Float[Tensor, "batch heads tokens d_v"],
+    ) -> tuple[Tensor, Tensor]:
+        """Add tokens; all keys and values so far. Raises ValueError beyond the capacity."""
+        end = self.length + keys.shape[-2]
+        if end > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens, not {end}")
+        if self._keys is None or self._values is None:
+            self._keys = keys.new_empty((*keys.shape[:-2], self.capacity, keys.shape[-1]))
+            self._values = values.new_empty((*values.shape[:-2], self.capacity, values.shape[-1]))
+        self._keys[..., self.length : end, :] = keys
+        self._values[..., self.length : end, :] = values
+        self.length = end
+        return self._keys[..., :end, :], self._values[..., :end, :]
+
+
+@final
+class Projection(nn.Module):
+    """x @ weight + bias with weight (d_in, d_out): GPT-2's orientation, as in its files."""
+
+    def __init__(self, d_in: int, d_out: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(d_in, d_out))
+        nn.init.normal_(self.weight, std=d_in**-0.5)
+        self.bias = nn.Parameter(torch.zeros(d_out)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+@final
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention: project -> split -> (rotary, cache) -> attend -> merge -> output.
+
+    d_in, d_out: features of the input and of the output. kv_heads: fewer heads of keys and values
+    (grouped queries); head_dim: by default d_out // heads.
+    fused: one matrix c_attn (d_in, d_q + 2 * d_kv) and c_proj, as in GPT-2; otherwise q_proj,
+        k_proj, v_proj, o_proj (d_out, d_in), as in Llama.
+    rotary: the base of rotary positions (10,000 in Llama), or None.
+    qk_norm: the eps of an RMSNorm of each head's queries and keys, or None.
+    mask: who may attend to whom, always; causal unless told otherwise, None for everybody.
+    dropout: of the weights while training; `forward` then needs a seed.
+    attend: the function that does the work: `functools.partial(headway.attend, kernel="plain")`.
+
+    Raises ValueError when the heads do not divide the width.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int | None = None,
+        *,
+        heads: int,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        fused: bool = False,
+        bias: bool = False,
+        rotary: float | None = None,
+        qk_norm: float | None = None,
+        dropout: float = 0.0,
+        mask: MaskLike = causal,
+        attend: Callable[..., Array] = default_attend,
+    ) -> None:
+        super().__init__()
+        d_out = d_in if d_out is None else d_out
+        self.heads = heads
+        self.kv_heads = heads if kv_heads is None else kv_heads
+        if head_dim is None:
+            head_dim = RungConfig(d_in, d_out, heads).d_head
+        if self.kv_heads < 1 or heads % self.kv_heads:
+            raise ValueError(f"{self.kv_heads} kv_heads do not divide {heads} heads")
+        d_q, d_kv = heads * head_dim, self.kv_heads * head_dim
+        if fused:
+            self.c_attn = Projection(d_in, d_q + 2 * d_kv, bias)
+            self.c_proj = Projection(d_q, d_out, bias)
+        else:
+            self.q_proj = nn.Linear(d_in, d_q, bias)
+            self.k_proj = nn.Linear(d_in, d_kv, bias)
+            self.v_proj = nn.Linear(d_in, d_kv, bias)
+            self.o_proj = nn.Linear(d_q, d_out, bias)
+        if qk_norm is not None:
+            self.q_norm = nn.RMSNorm(head_dim, eps=qk_norm)
+            self.k_norm = nn.RMSNorm(head_dim, eps=qk_norm)
+        self.fused, self.rotary, self.qk_norm = fused, rotary, qk_norm
+        self.dropout, self.mask, self.attend = dropout, mask, attend
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens d_in"],
+        *,
+        mask: Mask | None = None,
+        cache: Cache | None = None,
+        seed: Seed | None = None,
+    ) -> Float[Tensor, "batch tokens d_out"]:
+        """What each token found.
+
+        mask: on top of the module's own. cache: the tokens before these, which it joins.
+        Raises ValueError for dropout without a seed, and when the cache is full.
+        """
+        queries, keys, values = self._project(x)
+        queries = split(queries, self.heads)
+        keys, values = split(keys, self.kv_heads), split(values, self.kv_heads)
+        if self.qk_norm is not None:
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        if self.rotary is not None:
+            first = 0 if cache is None else cache.length
+            positions = torch.arange(first, first + x.shape[-2], device=x.device)
+            queries = rotary(queries, positions, self.rotary)
+            keys = rotary(keys, positions, self.rotary)
+        if cache is not None:
+            keys, values = cache.extend(keys, values)
+        context = self.attend(
+            queries,
+            keys,
+            values,
+            mask=_together(self.mask, mask),
+            dropout=self.dropout if self.training else 0.0,
+            seed=seed,
+        )
+        return self._output(merge(context))
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.fused:
+            d_q = self.c_proj.weight.shape[0]
+            return project_fused(x, self.c_attn.weight, self.c_attn.bias, d_q=d_q)
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        weights, biases = (layer.weight.mT for layer in layers), (layer.bias for layer in layers)
+        return project(x, *weights, *biases)
+
+    def _output(self, context: Tensor) -> Tensor:
+        if self.fused:
+            found = output(context, self.c_proj.weight, self.c_proj.bias)
+        else:
+            found = output(context, self.o_proj.weight.mT, self.o_proj.bias)
+        return tap("output", found)
+
+
+@final
+class RungAttention(nn.Module):
+    """A rung of the ladder as a trainable module, its parameters named as in the rung.
+
+    mask: on top of the rung's own (`fixed`, `simplified` and `trainable` have none).
+    attend: what does the work from `causal` on; by default the rung's own.
+    Raises ValueError for heads or dropout on a rung that has none.
+    """
+
+    def __init__(
+        self,
+        rung: Rung,
+        d_in: int,
+        d_out: int | None = None,
+        *,
+        heads: int = 1,
+        dropout: float = 0.0,
+        mask: MaskLike = None,
+        attend: Callable[..., Array] | None = None,
+    ) -> None:
+        super().__init__()
+        self.rung, self.heads, self.mask = rung, heads, mask
+        self.dropout, self.attend = dropout, attend
+        shapes = rung.shapes(RungConfig(d_in, d_in if d_out is None else d_out, heads))
+        for name, shape in shapes.items():
+            weight = nn.Parameter(torch.empty(shape))
+            nn.init.normal_(weight, std=shape[-2] ** -0.5)
+            self.register_parameter(name, weight)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens d_in"],
+        *,
+        mask: Mask | None = None,
+        cache: Cache | None = None,
+        seed: Seed | None = None,
+    ) -> Float[Tensor, "batch tokens d_out"]:
+        """The rung's context. Raises ValueError with a cache: a rung sees its tokens whole."""
+        if cache is not None:
+            raise ValueError(f"the rung {self.rung.name!r} works without a cache")
+        return self.rung.apply(
+            x,
+            dict(self.named_parameters(recurse=False)),
+            heads=self.heads,
+            mask=_together(self.mask, mask),
+            dropout=self.dropout if self.training else 0.0,
+            seed=seed,
+            attend=self.attend,
+        )
+
+
+@final
+class GeluMLP(nn.Module):
+    """gelu(x c_fc) c_proj with tanh's GELU (Hendrycks and Gimpel 2016), as in GPT-2."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.c_fc = Projection(width, hidden)
+        self.c_proj = Projection(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = tap("hidden", nn.functional.gelu(self.c_fc(x), approximate="tanh"))
+        return tap("output", self.c_proj(hidden))
+
+
+@final
+class SquaredReluMLP(nn.Module):
+    """relu(x up)^2 down  (So et al. 2021, Primer)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = tap("hidden", nn.functional.relu(self.up_proj(x)).square())
+        return tap("output", self.down_proj(hidden))
+
+
+@final
+class SwigluMLP(nn.Module):
+    """(silu(x gate) * x up) down  (Shazeer 2020)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = tap("hidden", nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return tap("output", self.down_proj(hidden))
+
+
+def _together(own: MaskLike, other: Mask | None) -> MaskLike:
+    return own if other is None else both(own, other)
