@@ -6,8 +6,10 @@ With `norm="layer"` the architecture and the names are GPT-2's (Radford et al. 2
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -86,13 +88,11 @@ class GPTConfig:
 MLP_WIDTHS = {"gelu": 4.0, "relu2": 4.0, "swiglu": 8 / 3}
 
 # What a preset decides; the sizes are the caller's.
-GPT2: dict[str, object] = {}
-MODERN: dict[str, object] = {
-    "positions": "rotary",
-    "norm": "rms",
-    "mlp": "relu2",
-    "qk_norm": True,
-}
+GPT2: Mapping[str, Any] = MappingProxyType({})
+MODERN: Mapping[str, Any] = MappingProxyType(
+    {"positions": "rotary", "norm": "rms", "mlp": "relu2", "qk_norm": True}
+)
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"gpt2": GPT2, "modern": MODERN})
 
 
 class Names(NamedTuple):

@@ -1,0 +1,26 @@
+PYTHON ?= python3
+BIN = .venv/bin
+READY = .venv/ready
+
+.PHONY: demo test test-all lint
+
+# Train a small GPT on the Python manual and read what it writes: about three minutes.
+demo: $(READY)
+	@name=demo; n=1; while [ -e runs/$$name ]; do n=$$((n + 1)); name=demo-$$n; done; \
+	$(BIN)/headway train --name $$name --preset modern --steps 1200 --learning-rate 3e-3
+
+test: $(READY) lint
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-all: $(READY) lint
+	$(BIN)/pytest -n 2
+
+lint: $(READY)
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(READY)

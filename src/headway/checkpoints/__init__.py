@@ -1,0 +1,1 @@
+"""Weights on disk: safetensors, written whole or not at all."""

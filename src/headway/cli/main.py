@@ -1,0 +1,43 @@
+"""`headway`: the verbs, and how all of them say what went wrong."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+
+from cyclopts import App, CycloptsError
+from rich.console import Console
+
+from headway.cli.generate import generate
+from headway.cli.ladder import ladder
+from headway.cli.train import train
+
+app = App(
+    name="headway",
+    help="Attention, from one dot product to a GPT that you trained.",
+    version=lambda: metadata.version("headway"),
+    help_epilogue="Start with:  headway ladder  |  headway train  |  headway generate RUN 'Once'",
+    exit_on_error=False,
+    print_error=False,
+    suppress_keyboard_interrupt=False,
+)
+for verb in (ladder, train, generate):
+    app.command(verb)
+
+
+def main() -> None:
+    """Run the command line. Bad input is one line on the error stream and a non-zero exit."""
+    try:
+        app()
+    except CycloptsError as error:
+        _stop(str(error), code=2)
+    except (ValueError, OSError) as error:
+        _stop(str(error), code=1)
+    except KeyboardInterrupt:
+        _stop("stopped", code=130)
+
+
+def _stop(message: str, code: int) -> None:
+    line = " ".join(message.split())
+    Console(stderr=True, soft_wrap=True).print(f"headway: {line}", style="red", markup=False)
+    sys.exit(code)

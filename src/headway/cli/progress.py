@@ -1,0 +1,52 @@
+"""What one sees while something trains, and how one stops it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+Show = Callable[[int, float, float | None, float], None]
+
+
+@contextmanager
+def progress(console: Console, steps: int) -> Iterator[Show]:
+    """A live bar; `show(step, loss, validation or None, tokens a second)` moves it.
+
+    Where the output is no terminal each validation is a line instead.
+    """
+    columns = (
+        TextColumn("step {task.completed:,}/{task.total:,}"),
+        BarColumn(bar_width=24),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("validation [bold]{task.fields[validation]}[/]"),
+        TextColumn("{task.fields[speed]} tokens/s"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=steps, loss="", validation="…", speed="")
+
+        def show(step: int, loss: float, validation: float | None, speed: float) -> None:
+            fields = {"loss": f"{loss:.3f}", "speed": f"{speed:,.0f}"}
+            if validation is not None:
+                fields["validation"] = f"{validation:.3f}"
+                if not console.is_terminal:
+                    line = "  ".join(f"{name} {value}" for name, value in fields.items())
+                    console.print(f"step {step:,}/{steps:,}  {line} tokens/s")
+            bar.update(task, completed=step, **fields)  # type: ignore[arg-type]
+
+        yield show
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Within, Ctrl-C only sets what `interrupted()` tells, so that a step is never cut in two."""
+    seen: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, before)

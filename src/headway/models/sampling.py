@@ -1,0 +1,34 @@
+"""Choosing the next token from its logits; no engine."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+
+def sample(
+    logits: Float[np.ndarray, " vocabulary"],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 0,
+    step: int = 0,
+) -> int:
+    """The next token, a function of (logits, seed, step).
+
+    temperature: 0 takes the likeliest, below 1 prefers it more, above 1 less.
+    top_k: only the k likeliest (Fan et al. 2018); all of them by default.
+    Raises ValueError for a temperature below 0 or a top_k below 1.
+    """
+    if temperature < 0:
+        raise ValueError(f"a temperature is 0 or more: {temperature} is not")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k is 1 or more: {top_k} is not")
+    if temperature == 0:
+        return int(logits.argmax())
+    scaled = logits.astype(np.float64) / temperature
+    if top_k is not None and top_k < len(scaled):
+        scaled[np.argsort(-scaled, kind="stable")[top_k:]] = -np.inf
+    probabilities = np.exp(scaled - scaled.max())
+    generator = np.random.Generator(np.random.Philox(key=[seed, step]))
+    return int(generator.choice(len(scaled), p=probabilities / probabilities.sum()))

@@ -1,0 +1,25 @@
+"""Shapes are checked in every test: jaxtyping's annotations, by beartype, on import."""
+
+import hypothesis
+import jax
+import torch
+from jaxtyping import install_import_hook
+
+# The reference is loops over plain NumPy arrays, and has no shape strings.
+install_import_hook(
+    [
+        "headway.parts",
+        "headway.ladder",
+        "headway.kernels",
+        "headway.models",
+        "headway.torch",
+        "headway.data",
+        "headway.tokenizers",
+    ],
+    "beartype.beartype",
+)
+jax.config.update("jax_enable_x64", True)
+torch.set_num_threads(1)  # the tests run side by side
+
+hypothesis.settings.register_profile("headway", deadline=None, derandomize=True, max_examples=20)
+hypothesis.settings.load_profile("headway")
