@@ -5,13 +5,12 @@ import jax
 import torch
 from jaxtyping import install_import_hook
 
-# The reference is loops over plain NumPy arrays, and has no shape strings.
+# Where the shapes are. (The reference is loops over plain NumPy arrays, without shape strings.)
 install_import_hook(
     [
         "headway.parts",
         "headway.ladder",
         "headway.kernels",
-        "headway.models",
         "headway.torch",
         "headway.data",
         "headway.tokenizers",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, final
+from typing import final
 
 import numpy as np
 from jaxtyping import Int
@@ -22,7 +22,7 @@ class Tokenizer:
         self._known = frozenset(backend.get_vocab()) if _is_word_level(backend) else None
 
     @classmethod
-    def characters(cls, text: str) -> Self:
+    def characters(cls, text: str) -> Tokenizer:
         """One token a character, those of `text` and no others."""
         vocabulary = {character: i for i, character in enumerate(sorted(set(text)))}
         backend = Backend(models.WordLevel(vocabulary))
@@ -31,7 +31,7 @@ class Tokenizer:
         return cls(backend)
 
     @classmethod
-    def byte_pairs(cls, text: str, vocabulary: int) -> Self:
+    def byte_pairs(cls, text: str, vocabulary: int) -> Tokenizer:
         """The 256 bytes and the pairs that `text` has most often (Sennrich et al. 2016; GPT-2).
 
         vocabulary: how many tokens, at most. Raises ValueError for fewer than 256.
@@ -53,7 +53,7 @@ class Tokenizer:
         return cls(backend)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path) -> Tokenizer:
         """A tokenizer from its tokenizer.json. Raises ValueError when it is none."""
         try:
             return cls(Backend.from_str(path.read_text(encoding="utf-8")))

@@ -223,7 +223,7 @@ class _Listener(ABC):
 
     def _complain_of_unmatched(self) -> None:
         for pattern in self.patterns:
-            if not any(fnmatchcase(name, pattern) for name in self._met):
+            if pattern != "*" and not any(fnmatchcase(name, pattern) for name in self._met):
                 raise LookupError(f"no step is called {pattern!r}{_nearest(pattern, self._met)}")
 
 

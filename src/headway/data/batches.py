@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int
 
-Tokens = Int[np.ndarray, " tokens"]
-Windows = Int[np.ndarray, "batch context"]
+Tokens = Int[np.ndarray, " _"]
+Windows = Int[np.ndarray, "windows context"]
 
 
 def split(tokens: Tokens, context: int, held_out: float = 0.1) -> tuple[Tokens, Tokens]:

@@ -24,20 +24,28 @@ def show(rung: Rung, text: str = SENTENCE, console: Console | None = None) -> No
     """Print a rung at work on a text. Raises ValueError for a text without a word."""
     if not text.split():
         raise ValueError("the text has no word: give at least one")
-    (console or Console()).print(picture(rung, text))
+    console = console or Console()
+    console.print(picture(rung, text, console.width))
 
 
-def picture(rung: Rung, text: str = SENTENCE) -> RenderableType:
-    """What `show` prints: the idea, the scores, the weights and the context."""
+def picture(rung: Rung, text: str, width: int) -> RenderableType:
+    """What `show` prints in `width` columns: the idea, the scores, the weights, the context.
+
+    Of a long text, the tokens at the beginning: as many as fit.
+    """
     words, steps, context = run_example(rung, text)
+    fit = max(2, (width - 15) // (_LONGEST_LABEL + 1))
     labels = [
-        word if len(word) <= _LONGEST_LABEL else word[: _LONGEST_LABEL - 1] + "…" for word in words
+        word if len(word) <= _LONGEST_LABEL else word[: _LONGEST_LABEL - 1] + "…"
+        for word in words[:fit]
     ]
     parts: list[RenderableType] = [
         Text(rung.idea[0].upper() + rung.idea[1:] + "."),
         Text(rung.equation, style="cyan"),
         Text(rung.source, style="dim"),
     ]
+    if len(words) > fit:
+        parts.append(Text(f"(drawn: the first {fit} of {len(words)} words)"))
     shown = [name for name in steps if name.endswith(_SHOWN)]
     for name in shown:
         matrices = steps[name].reshape((-1, len(words), len(words)))
@@ -91,7 +99,7 @@ def _table(
                 Text("╱╱╱".rjust(8), style="dim")
                 if forbidden is not None and forbidden[i, j]
                 else _number(matrix[i, j], darkest)
-                for j in range(matrix.shape[1])
+                for j in range(len(columns or matrix[i]))
             ),
         )
     return table

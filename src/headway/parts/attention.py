@@ -80,7 +80,7 @@ def attention_weights(
     seed: Seed | None = None,
     offset: Offset = None,
     rows: slice | None = None,
-) -> Weights:
+) -> Float[Array, "*batch heads rows keys"]:
     """The weights of `attention`. rows: only those of some queries, at their own positions."""
     xp = namespace(queries)
     where = cells(queries, keys, offset)

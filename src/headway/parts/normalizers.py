@@ -45,7 +45,7 @@ def sparsemax(scores: Scores, allowed: Allowed = None) -> Weights:
     shifted = _shifted(scores, allowed, lowest=-2.0)
     ordered = xp.sort(shifted, axis=-1, descending=True)
     size = xp.astype(integers(scores.shape[-1], scores) + 1, scores.dtype)
-    inside = 1 + size * ordered > xp.cumulative_sum(ordered, axis=-1)
+    inside = 1 + size * ordered > ordered.cumsum(-1)
     support = xp.sum(xp.astype(inside, scores.dtype), axis=-1, keepdims=True)
     tau = (xp.sum(xp.where(inside, ordered, 0.0), axis=-1, keepdims=True) - 1) / support
     return xp.where(shifted > tau, shifted - tau, 0.0)
@@ -61,8 +61,8 @@ def entmax15(scores: Scores, allowed: Allowed = None) -> Weights:
     ordered = xp.sort(shifted, axis=-1, descending=True)
     size = xp.astype(integers(scores.shape[-1], scores) + 1, scores.dtype)
     # With the k largest in the support, sum (z - tau)^2 = 1 gives tau = mean - sqrt(rest).
-    means = xp.cumulative_sum(ordered, axis=-1) / size
-    spread = xp.cumulative_sum(ordered**2, axis=-1) - size * means**2
+    means = ordered.cumsum(-1) / size
+    spread = (ordered**2).cumsum(-1) - size * means**2
     rest = (1 - spread) / size
     inside = (rest >= 0) & (means - xp.sqrt(xp.where(rest > 0, rest, 0.0)) <= ordered)
     # tau once more from the support alone: no gradient then passes the square roots above, one

@@ -12,7 +12,6 @@ from headway.models.sampling import sample
 from headway.torch.gpt import GPT
 
 
-@torch.no_grad()
 def generate(
     model: GPT,
     prompt: Int[np.ndarray, " tokens"],
@@ -40,7 +39,8 @@ def generate(
             text = text[-(context // 2 or 1) :]
             caches = model.caches() if model.can_cache else None
             unread = text
-        logits = model(torch.tensor([unread]), caches=caches)[0, -1]
+        with torch.no_grad():
+            logits = model(torch.tensor([unread]), caches=caches)[0, -1]
         token = sample(
             logits.float().numpy(), temperature=temperature, top_k=top_k, seed=seed, step=step
         )

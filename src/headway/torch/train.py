@@ -30,7 +30,7 @@ class Step:
 def training_steps(
     model: GPT,
     tokens: Int[np.ndarray, " tokens"],
-    held_out: Int[np.ndarray, " tokens"],
+    held_out: Int[np.ndarray, " others"],
     config: TrainingConfig,
 ) -> Iterator[Step]:
     """Train the model in place, a step for each item that is taken.

@@ -1,0 +1,53 @@
+"""The three engines, for tests that run on each of them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+
+class Engine(NamedTuple):
+    array: Callable[[Any], Any]
+    numpy: Callable[[Any], np.ndarray]
+    # (function of arrays -> array, arrays) -> the gradients of sum(output * weight)
+    gradients: Callable[..., list[np.ndarray]]
+
+
+def _weight(shape: tuple[int, ...]) -> np.ndarray:
+    """No two outputs count alike, so that a transposed or averaged gradient is seen."""
+    return np.cos(np.arange(np.prod(shape, dtype=int)) + 1.0).reshape(shape)
+
+
+def _torch_gradients(function: Callable[..., Any], *arrays: Any) -> list[np.ndarray]:
+    leaves = [torch.tensor(np.asarray(a), dtype=torch.float64, requires_grad=True) for a in arrays]
+    out = function(*leaves)
+    loss = (out * torch.from_numpy(_weight(tuple(out.shape)))).sum()
+    found = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+    return [gradient.numpy() for gradient in found]
+
+
+def _jax_gradients(function: Callable[..., Any], *arrays: Any) -> list[np.ndarray]:
+    def loss(*leaves: Any) -> Any:
+        out = function(*leaves)
+        return (out * _weight(out.shape)).sum()
+
+    leaves = [jnp.asarray(np.asarray(a)) for a in arrays]
+    return [np.asarray(g) for g in jax.grad(loss, argnums=tuple(range(len(leaves))))(*leaves)]
+
+
+def _torch_numpy(array: Any) -> np.ndarray:
+    return array.detach().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+
+
+def _no_gradients(function: Callable[..., Any], *arrays: Any) -> list[np.ndarray]:
+    raise NotImplementedError("NumPy has no gradients")
+
+
+ENGINES = {
+    "numpy": Engine(np.asarray, np.asarray, _no_gradients),
+    "torch": Engine(lambda a: torch.tensor(np.asarray(a)), _torch_numpy, _torch_gradients),
+    "jax": Engine(lambda a: jnp.asarray(np.asarray(a)), np.asarray, _jax_gradients),
+}

@@ -1,0 +1,218 @@
+"""Nine rungs: the book's numbers, the reference's loops, three engines, and each other."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from headway.reference import ladder as reference
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines import ENGINES
+from headway.ladder import causal, fused, multihead, stacked, tiled
+from headway.ladder.rung import INPUTS, RungConfig, run_example, words_and_inputs
+from headway.ladder.rungs import LADDER, rung_named
+from headway.ladder.trainable import BOOK
+from headway.parts import masks
+from headway.parts.attention import attention, attention_weights
+
+BATCH, TOKENS, D_IN, D_OUT, HEADS = 2, 5, 3, 8, 4
+MULTIPLE = ("stacked", "multihead", "fused", "tiled")
+
+
+def problem(name, seed):
+    """An input, parameters and options for a rung, all in NumPy."""
+    rung = LADDER[name]
+    heads = HEADS if "heads" in rung.options else 1
+    r = np.random.default_rng(seed)
+    x = r.normal(size=(BATCH, TOKENS, D_IN))
+    shapes = rung.shapes(RungConfig(D_IN, D_OUT, heads))
+    parameters = {n: r.normal(size=shape) for n, shape in shapes.items()}
+    options = {"heads": heads}
+    if "dropout" in rung.options:
+        options |= {"dropout": 0.3, "seed": (seed, 7)}
+    return x, parameters, options
+
+
+def test_the_names_and_their_order():
+    names = "fixed simplified trainable causal dropout stacked multihead fused tiled"
+    assert list(LADDER) == names.split()
+    assert list(reference.RUNGS) == names.split()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", LADDER)
+@given(seed=st.integers(0, 10_000))
+def test_every_rung_equals_the_reference(engine, name, seed):
+    x, parameters, options = problem(name, seed)
+    lengths = np.array([5, 3])
+    array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
+    found = LADDER[name].apply(
+        array(x),
+        {n: array(p) for n, p in parameters.items()},
+        mask=masks.padding(array(lengths)),
+        **options,
+    )
+    for row in range(BATCH):
+        allowed = np.broadcast_to(np.arange(TOKENS) < lengths[row], (TOKENS, TOKENS))
+        _, context = reference.RUNGS[name](
+            x[row], parameters, allowed=allowed, batch=row, **options
+        )
+        assert np.allclose(numpy(found)[row], context, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LADDER)
+@given(seed=st.integers(0, 10_000))
+def test_gradients_of_torch_and_jax_agree(name, seed):
+    x, parameters, options = problem(name, seed)
+
+    def run(x, *values):
+        named = dict(zip(parameters, values, strict=True))
+        return LADDER[name].apply(x, named, **options)
+
+    found = [ENGINES[e].gradients(run, x, *parameters.values()) for e in ("torch", "jax")]
+    for one, other in zip(*found, strict=True):
+        assert np.abs(one).sum() > 0
+        assert np.allclose(one, other, rtol=0, atol=1e-10)
+
+
+def test_simplified_has_the_numbers_of_the_book():
+    _, steps, context = run_example(LADDER["simplified"])
+    assert np.allclose(
+        steps["scores"][1], [0.9544, 1.4950, 1.4754, 0.8434, 0.7070, 1.0865], atol=5e-5
+    )
+    assert np.allclose(
+        steps["weights"][1], [0.1385, 0.2379, 0.2333, 0.1240, 0.1082, 0.1581], atol=5e-5
+    )
+    assert np.allclose(context[1], [0.4419, 0.6515, 0.5683], atol=5e-5)
+
+
+def test_trainable_has_the_numbers_of_the_book():
+    _, _, context = run_example(LADDER["trainable"])
+    assert np.allclose(context[1], [0.3061, 0.8210], atol=5e-5)
+
+
+def test_the_matrices_of_the_book_are_those_of_its_seed():
+    import torch
+
+    torch.manual_seed(123)
+    for name in ("W_query", "W_key", "W_value"):
+        assert np.array_equal(BOOK[name], torch.rand(3, 2).double().numpy())
+
+
+def test_fixed_does_not_look_at_the_content():
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    fixed = LADDER["fixed"].apply
+    assert np.allclose(fixed(x, {}) + fixed(2 * x, {}), fixed(3 * x, {}), atol=1e-15)
+    assert np.allclose(fixed(np.eye(3), {})[0], np.array([4, 2, 1]) / 7)
+
+
+def test_masking_before_the_softmax_equals_renormalising_after():
+    r = np.random.default_rng(0)
+    q, k = r.normal(size=(2, 3, 6, 4)), r.normal(size=(2, 3, 6, 4))
+    before = attention_weights(q, k, mask=masks.causal)
+    assert np.allclose(causal.mask_then_renormalise(q, k), before, rtol=0, atol=1e-15)
+
+
+def test_from_stacked_to_tiled_the_same_numbers_give_the_same_context():
+    x, parameters, _ = problem("stacked", 3)
+    options = {"heads": HEADS, "mask": masks.window(3)}
+    first = stacked.apply(x, parameters, **options)
+    packed = multihead.from_stacked(parameters)
+    fused_once = fused.from_multihead(packed)
+    for rung, same in ((multihead, packed), (fused, fused_once), (tiled, fused_once)):
+        assert np.allclose(rung.apply(x, same, **options), first, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("block", [1, 2, 5, 64])
+def test_tiled_equals_the_mechanism_in_blocks_of_any_size(engine, block):
+    r = np.random.default_rng(0)
+    q, k, v = (r.normal(size=s) for s in ((2, 4, 5, 3), (2, 2, 7, 3), (2, 2, 7, 6)))
+    bias = r.normal(size=(4, 5, 7))
+    bias[:, 2] = -np.inf
+    bias[:, 3, :4] = -np.inf
+    options = {"softcap": 2.0, "dropout": 0.3, "seed": 5}
+    array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
+    options |= {"bias": array(bias), "mask": masks.window(4)}
+    found = tiled.online_attention(*map(array, (q, k, v)), block=block, **options)
+    expected = attention(*map(array, (q, k, v)), **options)
+    assert np.allclose(numpy(found), numpy(expected), rtol=0, atol=1e-12)
+    if engine != "numpy":
+
+        def run(q, k, v):
+            return tiled.online_attention(q, k, v, block=block, **options)
+
+        def plain(q, k, v):
+            return attention(q, k, v, **options)
+
+        pairs = zip(*(ENGINES[engine].gradients(f, q, k, v) for f in (run, plain)), strict=True)
+        assert all(np.allclose(one, other, rtol=0, atol=1e-10) for one, other in pairs)
+
+
+@pytest.mark.parametrize("name", ["dropout", *MULTIPLE])
+def test_dropout_is_off_unless_asked_and_needs_a_seed(name):
+    x, parameters, options = problem(name, 0)
+    rung = LADDER[name]
+    options = {"heads": options["heads"]}
+    assert np.array_equal(
+        rung.apply(x, parameters, **options), rung.apply(x, parameters, seed=3, **options)
+    )
+    with pytest.raises(ValueError, match="needs a seed"):
+        rung.apply(x, parameters, dropout=0.1, **options)
+
+
+@pytest.mark.parametrize("name", ["fixed", "simplified", "trainable", "causal"])
+def test_rungs_refuse_what_comes_later(name):
+    x, parameters, _ = problem(name, 0)
+    with pytest.raises(ValueError, match="several come with 'stacked'"):
+        LADDER[name].apply(x, parameters, heads=2)
+    with pytest.raises(ValueError, match="comes with 'dropout'"):
+        LADDER[name].apply(x, parameters, dropout=0.1, seed=0)
+
+
+@pytest.mark.parametrize("name", MULTIPLE)
+def test_heads_must_divide_the_width(name):
+    with pytest.raises(ValueError, match="3 heads do not divide"):
+        LADDER[name].shapes(RungConfig(6, 8, 3))
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_the_attention_of_the_early_rungs_is_their_own_and_from_causal_on_passed_in(name):
+    calls = []
+
+    def attend(*arrays, **options):
+        calls.append(1)
+        return attention(*arrays, **options)
+
+    x, parameters, options = problem(name, 0)
+    found = LADDER[name].apply(x, parameters, attend=attend, **options)
+    assert np.allclose(found, LADDER[name].apply(x, parameters, **options), atol=1e-12)
+    early = ("fixed", "simplified", "trainable")
+    assert len(calls) == (0 if name in early else HEADS if name == "stacked" else 1)
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_each_module_prints_its_example(name):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", f"headway.ladder.{name}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    _, _, context = run_example(LADDER[name])
+    assert f"{context[1, 0]:.4f}" in done.stdout
+    assert LADDER[name].equation.split()[0] in done.stdout
+
+
+def test_words_have_the_numbers_of_the_book_or_always_the_same_of_their_own():
+    words, inputs = words_and_inputs("your JOURNEY zürich zürich")
+    assert words == ["your", "JOURNEY", "zürich", "zürich"]
+    assert inputs[:2].tolist() == [list(INPUTS[0]), list(INPUTS[1])]
+    assert np.array_equal(inputs[2], inputs[3])
+
+
+def test_an_unknown_rung_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'multihead'"):
+        rung_named("multi-head")

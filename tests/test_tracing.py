@@ -1,0 +1,216 @@
+"""trace, edit, tap and scope: on three engines, compiled or not, and nothing left behind."""
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import headway
+from engines import ENGINES
+from headway import tracing
+from headway.tracing import scope, tap
+
+
+def qkv(array=np.asarray, tokens=5):
+    r = np.random.default_rng(0)
+    return [array(r.normal(size=(2, 3, tokens, 4))) for _ in range(3)]
+
+
+NAMES = ["queries", "keys", "values", "scores", "scaled", "masked", "weights", "context"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_trace_records_every_step_in_order(engine):
+    queries, keys, values = qkv(ENGINES[engine].array)
+    with headway.trace() as steps:
+        context = headway.attend(queries, keys, values, causal=True, kernel="plain")
+    assert list(steps) == NAMES
+    assert steps["context"] is context
+    assert tuple(steps["weights"].shape) == (2, 3, 5, 5)
+    untraced = headway.attend(queries, keys, values, causal=True, kernel="plain")
+    assert np.array_equal(ENGINES[engine].numpy(untraced), ENGINES[engine].numpy(context))
+
+
+def test_nothing_is_recorded_outside():
+    with headway.trace() as steps:
+        pass
+    headway.attend(*qkv())
+    assert len(steps) == 0
+    assert tap("anything", 3) == 3
+
+
+def test_scopes_nest_and_end():
+    with headway.trace() as steps:
+        with scope("outer"):
+            with scope("inner"):
+                tap("x", np.ones(1))
+            tap("y", np.ones(1))
+        tap("z", np.ones(1))
+    assert list(steps) == ["outer.inner.x", "outer.y", "z"]
+
+
+def test_only_keeps_what_fits():
+    with headway.trace(only=["*.x", "y"]) as steps:
+        with scope("a"):
+            tap("x", np.ones(1))
+            tap("y", np.ones(1))
+        tap("y", np.zeros(1))
+    assert list(steps) == ["a.x", "y"]
+
+
+def test_a_pattern_that_matched_nothing_names_the_nearest():
+    with (
+        pytest.raises(LookupError, match=r"'weihgts'; the nearest is 'weights'"),
+        headway.trace(only="weihgts"),
+    ):
+        headway.attend(*qkv())
+    with pytest.raises(LookupError, match="nearest is 'context'"), headway.edit({"contxt": 0.0}):
+        headway.attend(*qkv())
+    with pytest.raises(LookupError, match="nothing was tapped"), headway.edit({"x": 0.0}):
+        pass
+
+
+def test_an_error_within_is_not_hidden_by_the_complaint():
+    with pytest.raises(ZeroDivisionError), headway.trace(only="nothing"):
+        raise ZeroDivisionError
+    assert tracing._open == 0
+
+
+def test_a_missing_name_names_the_nearest():
+    with headway.trace() as steps:
+        headway.attend(*qkv())
+    with pytest.raises(KeyError, match="the nearest is 'weights'"):
+        steps["weight"]
+
+
+def test_a_name_met_again_gets_a_step_axis_or_a_list():
+    with headway.trace() as steps:
+        for length in (1, 2):
+            tap("same", np.full((3,), length))
+            tap("growing", np.ones(length))
+    assert np.array_equal(steps["same"], [[1, 1, 1], [2, 2, 2]])
+    assert [each.shape for each in steps["growing"]] == [(1,), (2,)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("as_function", [True, False])
+def test_edit_changes_what_follows(engine, as_function):
+    queries, keys, values = qkv(ENGINES[engine].array)
+    change = (lambda w: w * 0 + 1 / w.shape[-1]) if as_function else np.full((1, 5), 0.2)
+    with headway.edit({"weights": change}), headway.trace() as steps:
+        context = headway.attend(queries, keys, values)
+    numpy = ENGINES[engine].numpy
+    assert np.allclose(numpy(steps["weights"]), 0.2, atol=0)
+    mean = numpy(values).mean(-2, keepdims=True)
+    assert np.allclose(numpy(context), mean, atol=1e-12)
+
+
+def test_edits_apply_before_recording_the_outer_first():
+    first, then = headway.edit({"x": lambda x: x + 1}), headway.edit({"*": lambda x: x * 10})
+    with headway.trace() as steps, first, then:
+        tap("x", np.array([1.0]))
+    assert steps["x"] == 20
+
+
+def test_an_edit_must_keep_the_shape():
+    with pytest.raises(ValueError, match="'x' made"), headway.edit({"x": lambda x: x[:1]}):
+        tap("x", np.ones(3))
+    with pytest.raises(ValueError, match="does not fit"), headway.edit({"x": np.ones(4)}):
+        tap("x", np.ones(3))
+
+
+def test_values_keep_their_gradient():
+    queries, keys, values = qkv(lambda a: torch.tensor(a, requires_grad=True))
+    with headway.trace() as steps:
+        headway.attend(queries, keys, values)
+    steps["weights"].square().sum().backward()
+    assert queries.grad.abs().sum() > 0
+
+
+def test_rows_are_those_of_the_whole_and_cost_only_themselves():
+    queries, keys, values = qkv(torch.tensor, tokens=9)
+    options = {"causal": True, "mask": torch.rand(1, 1, 9, 9) > 0.2, "offset": None}
+    with headway.trace() as whole:
+        context = headway.attend(queries, keys, values, **options)
+    with headway.trace(rows=slice(2, 5)) as some:
+        with_rows = headway.attend(queries, keys, values, **options)
+    assert torch.allclose(with_rows, context, atol=1e-14)
+    assert list(some) == list(whole)
+    for name in ("scores", "masked", "weights"):
+        assert torch.equal(some[name], whole[name][..., 2:5, :])
+    assert some["queries"].shape[-2] == 3
+    assert some["keys"].shape[-2] == 9
+    # The whole matrix was never made: the rows have memory of their own.
+    assert some["weights"].untyped_storage().nbytes() == 2 * 3 * 3 * 9 * 8
+
+
+def test_rows_on_the_plain_kernel_are_cut_from_the_whole():
+    queries, keys, values = qkv(tokens=9)
+    with (
+        headway.trace(only="weights") as whole,
+        headway.trace(only="weights", rows=slice(1, 3)) as some,
+    ):
+        headway.attend(queries, keys, values, causal=True, kernel="plain")
+    assert np.array_equal(some["weights"], whole["weights"][..., 1:3, :])
+
+
+def test_rows_must_be_a_plain_slice():
+    for rows in (3, slice(0, 8, 2)):
+        with pytest.raises(ValueError, match="slice without a step"):
+            headway.trace(rows=rows)
+
+
+def test_threads_do_not_see_each_other():
+    seen = {}
+
+    def elsewhere():
+        seen["context"] = headway.attend(*qkv())
+
+    with headway.trace() as steps:
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+    assert len(steps) == 0
+    assert "context" in seen
+
+
+def test_a_function_compiled_by_jax_is_traced_and_then_still_compiled():
+    compilations = []
+
+    @jax.jit
+    def run(queries, keys, values):
+        compilations.append(1)
+        return headway.attend(queries, keys, values, causal=True)
+
+    arrays = qkv(jnp.asarray)
+    before = run(*arrays)
+    with headway.trace() as steps:
+        traced = run(*arrays)
+        fresh = jax.jit(lambda q, k, v: headway.attend(q, k, v))(*arrays)
+    eager = len(compilations)
+    after = run(*arrays)
+    assert len(compilations) == eager, "compiled again"
+    assert steps["weights"].shape == (2, 2, 3, 5, 5)  # met twice
+    assert not any(isinstance(value, jax.core.Tracer) for value in steps.values())
+    assert fresh.shape == (2, 3, 5, 4)
+    assert np.allclose(before, traced, atol=1e-12)
+    assert np.array_equal(before, after)
+
+
+def test_under_a_jax_transform_tracing_says_so():
+    arrays = qkv(jnp.asarray)
+    loss = jax.grad(lambda q, k, v: headway.attend(q, k, v).sum())
+    with pytest.raises(RuntimeError, match="JAX tracer"), headway.trace():
+        loss(*arrays)
+
+
+def test_scan_is_unrolled_and_gets_a_step_axis():
+    def body(carry, x):
+        return tap("carry", carry + x), x
+
+    with headway.trace() as steps:
+        jax.lax.scan(body, jnp.zeros(()), jnp.arange(3.0))
+    assert np.array_equal(steps["carry"], [0, 1, 3])

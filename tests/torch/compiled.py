@@ -1,0 +1,51 @@
+"""Run in a process of its own by test_compiled.py: torch.compile sees no shape checks there."""
+
+import torch
+
+import headway
+from headway.models.gpt import MODERN, GPTConfig
+from headway.parts.normalizers import entmax15, sparsemax
+from headway.torch import GPT
+
+
+def graphs() -> int:
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def model_compiles_whole_and_tracing_leaves_it_alone() -> None:
+    config = GPTConfig(vocabulary=11, context=8, width=12, layers=2, heads=3, **MODERN)
+    model = GPT(config).double().eval()
+    tokens = torch.arange(16).reshape(2, 8) % 11
+    compiled = torch.compile(model, fullgraph=True)
+    before = compiled(tokens)
+    assert torch.allclose(before, model(tokens), atol=1e-12)
+    made = graphs()
+    with headway.trace(only="blocks.*.attention.weights") as steps:
+        traced = compiled(tokens)
+    assert list(steps) == [f"blocks.{i}.attention.weights" for i in range(2)]
+    assert torch.allclose(traced, before, atol=1e-12)
+    assert torch.equal(compiled(tokens), before)
+    assert graphs() == made, "compiled again"
+
+
+def normalizers_compile() -> None:
+    queries = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(5, 5, dtype=torch.float64)
+    bias[1:3, 2:] = -torch.inf
+    bias[4] = -torch.inf
+    for normalizer in (sparsemax, entmax15):
+
+        def attend(q: torch.Tensor, normalizer=normalizer) -> torch.Tensor:
+            return headway.attend(q, q, q, bias=bias, normalizer=normalizer)
+
+        compiled = torch.compile(attend, fullgraph=True)
+        assert torch.allclose(compiled(queries), attend(queries), atol=1e-12)
+        (one,) = torch.autograd.grad(compiled(queries).square().sum(), queries)
+        (other,) = torch.autograd.grad(attend(queries).square().sum(), queries)
+        assert one.isfinite().all()
+        assert torch.allclose(one, other, atol=1e-10)
+
+
+model_compiles_whole_and_tracing_leaves_it_alone()
+normalizers_compile()
+print("compiled and held")

@@ -1,0 +1,236 @@
+"""GPT: its table, its first values, its cache, its dropout, any rung in it."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+import headway
+from headway.ladder.rungs import LADDER
+from headway.models.gpt import GPT2, MODERN, GPTConfig, shapes
+from headway.parts.masks import documents, padding
+from headway.torch import GPT
+from headway.torch.gpt import multi_head, of_rung
+
+PRESETS = {
+    "gpt2": GPT2,
+    "modern": MODERN,
+    "llama": {**MODERN, "mlp": "swiglu", "tied": False, "kv_heads": 2, "qk_norm": False},
+    "untied grouped gpt2": {"tied": False, "kv_heads": 1},
+}
+TOKENS = torch.randint(0, 11, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+def config(**changes):
+    sizes = {"vocabulary": 11, "context": 10, "width": 24, "layers": 2, "heads": 4}
+    return GPTConfig(**{**sizes, **changes})
+
+
+def lively(model):
+    """Larger weights than the first ones, so that nothing hides in near-uniform attention."""
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim > 1:
+                p.copy_(
+                    torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name))) / 4
+                )
+    return model
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_the_module_has_the_parameters_of_the_table(preset):
+    model = GPT(config(**preset))
+    assert {n: tuple(p.shape) for n, p in model.named_parameters()} == shapes(model.config)
+    assert (model.lm_head.weight is model.get_parameter(next(iter(shapes(model.config))))) == (
+        model.config.tied
+    )
+
+
+def test_gpt2_has_the_names_of_hugging_face():
+    """Written down from transformers' GPT2LMHeadModel: names and orientation of the 124M model."""
+    table = shapes(GPTConfig(vocabulary=50257, context=1024, width=768, layers=12, heads=12))
+    block = "transformer.h.11."
+    expected = {
+        "transformer.wte.weight": (50257, 768),
+        "transformer.wpe.weight": (1024, 768),
+        f"{block}ln_1.weight": (768,),
+        f"{block}ln_1.bias": (768,),
+        f"{block}attn.c_attn.weight": (768, 2304),
+        f"{block}attn.c_attn.bias": (2304,),
+        f"{block}attn.c_proj.weight": (768, 768),
+        f"{block}attn.c_proj.bias": (768,),
+        f"{block}ln_2.weight": (768,),
+        f"{block}ln_2.bias": (768,),
+        f"{block}mlp.c_fc.weight": (768, 3072),
+        f"{block}mlp.c_fc.bias": (3072,),
+        f"{block}mlp.c_proj.weight": (3072, 768),
+        f"{block}mlp.c_proj.bias": (768,),
+        "transformer.ln_f.weight": (768,),
+        "transformer.ln_f.bias": (768,),
+    }
+    assert expected.items() <= table.items()
+    assert len(table) == 4 + 12 * 12
+    assert sum(np.prod(shape) for shape in table.values()) == 124_439_808
+
+
+def test_first_values_are_a_function_of_seed_and_name_and_leave_the_random_state_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, other, third = GPT(config()), GPT(config(layers=2)), GPT(config(), seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    for (name, p), q, r in zip(
+        one.named_parameters(), other.parameters(), third.parameters(), strict=True
+    ):
+        assert torch.equal(p, q)
+        assert torch.equal(p, r) == (p.ndim == 1), name
+    stds = {name: p.std().item() for name, p in one.named_parameters() if p.ndim > 1}
+    assert stds["transformer.h.0.mlp.c_fc.weight"] == pytest.approx(0.02, rel=0.1)
+    assert stds["transformer.h.0.mlp.c_proj.weight"] == pytest.approx(0.01, rel=0.1)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+@pytest.mark.parametrize("pieces", [[9], [1] * 9, [4, 5], [7, 1, 1], [1, 3, 5]])
+def test_cached_equals_whole_however_the_prompt_is_cut(preset, pieces):
+    model = lively(GPT(config(**preset)).double()).eval()
+    caches = model.caches()
+    found = torch.cat([model(piece, caches=caches) for piece in TOKENS.split(pieces, 1)], dim=1)
+    assert torch.allclose(found, model(TOKENS), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_no_logit_depends_on_a_later_token(preset):
+    model = lively(GPT(config(**preset))).eval()
+    changed = TOKENS.clone()
+    changed[:, 5] = (changed[:, 5] + 1) % 11
+    one, other = model(TOKENS), model(changed)
+    assert torch.equal(one[:, :5], other[:, :5])
+    assert (one[:, 5:] != other[:, 5:]).any(-1).all()
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_any_rung_in_the_attentions_place(name):
+    model = lively(GPT(config(dropout=0.1), of_rung(LADDER[name])))
+    logits = model(TOKENS, seed=(0, 1))
+    logits.square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters())
+    model.eval()
+    changed = TOKENS.clone()
+    changed[:, 5] = (changed[:, 5] + 1) % 11
+    assert torch.allclose(model(TOKENS)[:, :5], model(changed)[:, :5], atol=1e-6)
+    assert not model.can_cache
+
+
+def test_a_rung_with_the_weights_of_the_production_attention_gives_its_logits():
+    def bare(config):
+        return headway.torch.MultiHeadAttention(config.width, heads=config.heads)
+
+    model = lively(GPT(config(norm="layer"), bare)).double().eval()
+    rung = GPT(config(norm="layer"), of_rung(LADDER["multihead"])).double().eval()
+    names = {"q_proj.weight": "W_query", "k_proj.weight": "W_key"}
+    names |= {"v_proj.weight": "W_value", "o_proj.weight": "W_output"}
+    state = {}
+    for name, value in model.state_dict().items():
+        own = next((n for n in names if name.endswith(n)), None)
+        state[name.replace(own, names[own]) if own else name] = value.mT if own else value
+    rung.load_state_dict(state)
+    assert torch.allclose(rung(TOKENS), model(TOKENS), rtol=0, atol=1e-12)
+
+
+def test_a_rung_refuses_what_only_production_has():
+    for choice in (MODERN, {"kv_heads": 2}):
+        with pytest.raises(ValueError, match="leave the rung out"):
+            GPT(config(**choice), of_rung(LADDER["multihead"]))
+
+
+def test_masks_from_outside_padding_and_documents():
+    model = lively(GPT(config())).eval()
+    alone = model(TOKENS[:1, :4])
+    padded = model(TOKENS, mask=padding(torch.tensor([4, 9])))
+    assert torch.allclose(padded[:1, :4], alone, atol=1e-5)
+    ids = torch.tensor([[0] * 4 + [1] * 5] * 2)
+    changed = TOKENS.clone()
+    changed[:, 0] = (changed[:, 0] + 1) % 11
+    one, other = (model(t, mask=documents(ids)) for t in (TOKENS, changed))
+    assert torch.equal(one[:, 4:], other[:, 4:])
+    assert not torch.equal(one[:, :4], other[:, :4])
+
+
+def test_dropout_is_by_seed_everywhere_and_off_in_eval():
+    model = lively(GPT(config(dropout=0.3)))
+    assert torch.equal(model(TOKENS, seed=(1, 2)), model(TOKENS, seed=(1, 2)))
+    assert not torch.equal(model(TOKENS, seed=(1, 2)), model(TOKENS, seed=(1, 3)))
+    with pytest.raises(ValueError, match="needs a seed"):
+        model(TOKENS)
+    with headway.trace() as steps:
+        model(TOKENS, seed=1)
+    dropped = [steps[f"blocks.{i}.attention.dropped"] == 0 for i in range(2)]
+    assert not torch.equal(*dropped), "both layers dropped the same cells"
+    assert ((steps["embedded"] == 0).float().mean() - 0.3).abs() < 0.1
+    model.eval()
+    assert torch.equal(model(TOKENS), model(TOKENS, seed=(1, 2)))
+
+
+@pytest.mark.parametrize("preset", [GPT2, MODERN], ids=["gpt2", "modern"])
+def test_traced_equals_untraced_bit_for_bit_on_the_plain_kernel(preset):
+    attend = partial(headway.attend, kernel="plain")
+    model = lively(GPT(config(**preset), lambda c: multi_head(c, attend))).eval()
+    with headway.trace() as steps:
+        traced = model(TOKENS)
+    assert torch.equal(traced, model(TOKENS))
+    assert steps["blocks.1.attention.weights"].shape == (2, 4, 9, 9)
+    assert steps["logits"] is traced
+
+
+def test_only_the_layers_that_are_asked_for_leave_their_kernel():
+    model = lively(GPT(config())).eval()
+    with headway.trace(only="blocks.1.attention.weights") as steps:
+        model(TOKENS)
+    assert list(steps) == ["blocks.1.attention.weights"]
+    with headway.trace(only=["blocks.0.attention.context", "blocks.0.attention.output"]) as steps:
+        model(TOKENS)
+    assert len(steps) == 2
+
+
+def test_an_edit_of_one_head_changes_the_logits():
+    model = lively(GPT(config())).eval()
+
+    def off(context):
+        return torch.cat([context[:, :1] * 0, context[:, 1:]], dim=1)
+
+    with headway.edit({"blocks.0.attention.context": off}):
+        edited = model(TOKENS)
+    assert not torch.allclose(edited, model(TOKENS), atol=1e-3)
+
+
+def test_decoding_while_tracing_gets_a_step_for_each_token():
+    model = lively(GPT(config())).eval()
+    caches = model.caches()
+    with headway.trace(only="blocks.0.attention.weights") as steps:
+        for piece in TOKENS.split(1, dim=1):
+            model(piece, caches=caches)
+    weights = steps["blocks.0.attention.weights"]
+    assert [w.shape for w in weights] == [(2, 4, 1, n) for n in range(1, 10)]
+
+
+def test_too_many_tokens_are_refused():
+    model = GPT(config())
+    with pytest.raises(ValueError, match="11 tokens do not fit a context of 10"):
+        model(torch.zeros(1, 11, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"heads": 5}, "5 heads do not divide a width of 24"),
+        ({"kv_heads": 3}, "3 kv_heads do not divide 4 heads"),
+        ({"heads": 8, "positions": "rotary"}, "a head of 3 is odd"),
+        ({"dropout": 1.0}, "share from 0"),
+        ({"layers": 0}, "layers is 1 or more"),
+        ({"mlp": "relu"}, "one of gelu, relu2, swiglu"),
+        ({"norm": "batch"}, "one of layer, rms"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        config(**changes)

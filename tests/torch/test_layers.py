@@ -1,0 +1,149 @@
+"""MultiHeadAttention and RungAttention: the rungs as modules, and what production adds."""
+
+from functools import partial
+
+import pytest
+import torch
+
+import headway
+from headway.ladder.rung import RungConfig
+from headway.ladder.rungs import LADDER
+from headway.parts.masks import causal, padding, window
+from headway.parts.positions import rotary
+from headway.torch import Cache, MultiHeadAttention, RungAttention
+
+plain = partial(headway.attend, kernel="plain")
+X = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_bit_equal_to_the_rung_when_rotary_and_cache_are_off(fused):
+    module = MultiHeadAttention(12, heads=3, fused=fused, dropout=0.2, attend=plain)
+    if fused:
+        qkv = module.c_attn.weight.split(12, dim=1)
+        parameters = dict(zip(("W_query", "W_key", "W_value"), qkv, strict=True))
+        parameters["W_output"] = module.c_proj.weight
+    else:
+        names = {"W_query": "q_proj", "W_key": "k_proj", "W_value": "v_proj", "W_output": "o_proj"}
+        parameters = {rung: getattr(module, own).weight.mT for rung, own in names.items()}
+    options = {"mask": padding(torch.tensor([5, 3])), "seed": (4, 2)}
+    expected = LADDER["multihead"].apply(X, parameters, heads=3, dropout=0.2, **options)
+    if fused:  # one product of three matrices side by side may round otherwise
+        assert torch.allclose(module(X, **options), expected, rtol=0, atol=1e-6)
+        module, X64 = module.double(), X.double()
+        doubled = {name: p.double() for name, p in parameters.items()}
+        expected = LADDER["multihead"].apply(X64, doubled, heads=3, dropout=0.2, **options)
+        assert torch.allclose(module(X64, **options), expected, rtol=0, atol=1e-14)
+    else:
+        assert torch.equal(module(X, **options), expected)
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_every_rung_is_a_trainable_module(name):
+    rung = LADDER[name]
+    heads = 4 if "heads" in rung.options else 1
+    module = RungAttention(rung, 12, heads=heads, mask=causal)
+    parameters = dict(module.named_parameters())
+    expected = rung.apply(X, parameters, heads=heads, mask=causal)
+    found = module(X.clone().requires_grad_())
+    assert torch.equal(found, expected)
+    assert found.shape == X.shape
+    found.square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in parameters.values())
+    assert set(parameters) == set(rung.shapes(RungConfig(12, 12, heads)))
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_no_rung_module_sees_the_future(name):
+    heads = 4 if "heads" in LADDER[name].options else 1
+    module = RungAttention(LADDER[name], 12, heads=heads, mask=causal)
+    x = X.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(module(x)[:, 2].sum(), x)
+    assert (gradient[:, 3:] == 0).all()
+    assert (gradient[:, :3].abs().sum(-1) > 0).all()
+
+
+@pytest.mark.parametrize("kernel", ["plain", "sdpa"])
+def test_any_kernel_can_do_the_work(kernel):
+    for name in ("causal", "dropout", "stacked", "multihead", "fused", "tiled"):
+        heads = 4 if "heads" in LADDER[name].options else 1
+        own = RungAttention(LADDER[name], 12, heads=heads)
+        other = RungAttention(
+            LADDER[name], 12, heads=heads, attend=partial(headway.attend, kernel=kernel)
+        )
+        other.load_state_dict(own.state_dict())
+        assert torch.allclose(own(X), other(X), atol=1e-6)
+
+
+OPTIONS = {
+    "bare": {},
+    "fused with bias": {"fused": True, "bias": True},
+    "grouped": {"kv_heads": 2},
+    "grouped and fused": {"kv_heads": 2, "fused": True},
+    "rotary": {"rotary": 100.0, "head_dim": 4},
+    "all": {"rotary": 100.0, "kv_heads": 1, "qk_norm": 1e-6, "bias": True, "head_dim": 6},
+    "window": {"mask": causal & window(2)},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("pieces", [[5], [1] * 5, [2, 3], [3, 1, 1]])
+def test_cached_equals_whole_however_it_is_cut(options, pieces):
+    module = MultiHeadAttention(12, heads=4, **options).double().eval()
+    x, cache = X.double(), Cache(9)
+    found = torch.cat([module(piece, cache=cache) for piece in x.split(pieces, dim=1)], dim=1)
+    assert torch.allclose(found, module(x), rtol=0, atol=1e-12)
+
+
+def test_the_cache_is_never_copied_and_refuses_more_than_it_holds():
+    cache = Cache(4)
+    keys, _ = cache.extend(torch.ones(1, 2, 3, 5), torch.ones(1, 2, 3, 5))
+    more, _ = cache.extend(torch.zeros(1, 2, 1, 5), torch.zeros(1, 2, 1, 5))
+    assert more.data_ptr() == keys.data_ptr()
+    assert more.shape == (1, 2, 4, 5)
+    with pytest.raises(ValueError, match="holds 4 tokens, not 5"):
+        cache.extend(torch.zeros(1, 2, 1, 5), torch.zeros(1, 2, 1, 5))
+    assert cache.length == 4
+
+
+def test_grouped_heads_share_in_order():
+    module = MultiHeadAttention(12, heads=4, kv_heads=2)
+    with headway.trace() as steps:
+        module(X)
+    assert steps["queries"].shape == (2, 4, 5, 3)
+    assert steps["keys"].shape == (2, 2, 5, 3)
+    scores = steps["queries"][:, 3] @ steps["keys"][:, 1].mT
+    assert torch.allclose(steps["scores"][:, 3], scores, atol=1e-6)
+
+
+def test_rotary_turns_queries_and_keys_before_the_scores():
+    bare = MultiHeadAttention(12, heads=2)
+    turned = MultiHeadAttention(12, heads=2, rotary=50.0)
+    turned.load_state_dict(bare.state_dict())
+    with headway.trace() as without:
+        bare(X)
+    with headway.trace() as with_rotary:
+        turned(X)
+    assert torch.equal(with_rotary["queries"], rotary(without["queries"], torch.arange(5), 50.0))
+    assert torch.equal(with_rotary["values"], without["values"])
+
+
+def test_dropout_only_while_training_and_by_seed():
+    module = MultiHeadAttention(12, heads=2, dropout=0.5)
+    assert torch.equal(module(X, seed=1), module(X, seed=1))
+    assert not torch.equal(module(X, seed=1), module(X, seed=2))
+    with pytest.raises(ValueError, match="needs a seed"):
+        module(X)
+    module.eval()
+    assert torch.equal(module(X), module(X, seed=1))
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="5 heads do not divide"):
+        MultiHeadAttention(12, heads=5)
+    with pytest.raises(ValueError, match="3 kv_heads do not divide 4"):
+        MultiHeadAttention(12, heads=4, kv_heads=3)
+    with pytest.raises(ValueError, match="without a cache"):
+        RungAttention(LADDER["simplified"], 12)(X, cache=Cache(5))
+    with pytest.raises(ValueError, match="several come with"):
+        RungAttention(LADDER["causal"], 12, heads=2)(X)
