@@ -1,0 +1,91 @@
+"""Attention itself, one query at a time."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from headway.reference import Array, Mask, Normalizer
+from headway.reference.dropout import keep
+from headway.reference.masks import offsets
+from headway.reference.normalizers import softmax
+from headway.reference.scores import dot
+
+
+def attention(
+    queries: Array,
+    keys: Array,
+    values: Array,
+    *,
+    allowed: Mask | None = None,
+    bias: Array | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    normalizer: Normalizer = softmax,
+    dropout: float = 0.0,
+    seed: tuple[int, ...] = (),
+    offset: int | Sequence[int] | None = None,
+) -> tuple[Array, Array]:
+    """softmax(queries @ keys.T / sqrt(d_k)) @ values: Vaswani et al. 2017, equation 1.
+
+    queries (batch, heads, Tq, d_k), keys (batch, kv_heads, Tk, d_k), values (batch, kv_heads, Tk,
+    d_v); `allowed` and `bias` broadcast from the right to (batch, heads, Tq, Tk). Returns the
+    weights (batch, heads, Tq, Tk), before dropout, and the context (batch, heads, Tq, d_v), after.
+    `offset` (see `masks.offsets`) matters to the dropout alone. Grouped heads: Ainslie et al. 2023.
+    """
+    batch, heads, Tq, d_k = queries.shape
+    _, kv_heads, Tk, d_v = values.shape
+    shape = (batch, heads, Tq, Tk)
+    allowed = np.broadcast_to(np.True_ if allowed is None else allowed, shape)
+    bias = np.broadcast_to(np.float64(0.0) if bias is None else bias, shape)
+    allowed = allowed & (bias != -np.inf)
+    scale = 1.0 / math.sqrt(d_k) if scale is None else scale
+
+    weights, context = np.zeros(shape), np.zeros((batch, heads, Tq, d_v))
+    for b, first in enumerate(offsets(offset, batch, Tq, Tk)):
+        for h in range(heads):
+            group = h // (heads // kv_heads)
+            products = dot(queries[b, h], keys[b, group])
+            scores = np.zeros((Tq, Tk))
+            for row in range(Tq):
+                for k in range(Tk):
+                    if allowed[b, h, row, k]:
+                        score = float(products[row, k]) * scale
+                        if softcap is not None:
+                            score = softcap * math.tanh(score / softcap)
+                        scores[row, k] = score + bias[b, h, row, k]
+            weights[b, h], context[b, h] = weigh(
+                scores,
+                allowed[b, h],
+                values[b, group],
+                normalizer=normalizer,
+                dropout=dropout,
+                parts=(*seed, b, h),
+                offset=first,
+            )
+    return weights, context
+
+
+def weigh(
+    scores: Array,
+    allowed: Mask,
+    values: Array,
+    *,
+    normalizer: Normalizer = softmax,
+    dropout: float = 0.0,
+    parts: tuple[int, ...] = (),
+    offset: int = 0,
+) -> tuple[Array, Array]:
+    """One head, from its scores (Tq, Tk) on: weights (Tq, Tk) and context (Tq, d_v).
+
+    A value that is not allowed is never touched, not even multiplied by 0. Dropout: Srivastava et
+    al. 2014, with the survivors scaled up at once; (*parts, query_position, key_position) decide.
+    """
+    weights, context = np.zeros(scores.shape), np.zeros((len(scores), values.shape[1]))
+    for row in range(len(scores)):
+        if allowed[row].any():
+            weights[row] = normalizer(scores[row], allowed[row])
+            for k in range(len(values)):
+                if allowed[row, k] and (dropout == 0.0 or keep((*parts, offset + row, k), dropout)):
+                    context[row] += weights[row, k] / (1.0 - dropout) * values[k]
+    return weights, context

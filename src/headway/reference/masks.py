@@ -1,0 +1,56 @@
+"""Who may attend to whom: predicates `(batch, head, query_position, key_position) -> bool`."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from headway.reference import Mask
+
+Predicate = Callable[[int, int, int, int], bool]
+
+
+def causal(batch: int, head: int, query_position: int, key_position: int) -> bool:
+    """No token sees a later one."""
+    return key_position <= query_position
+
+
+def window(width: int) -> Predicate:
+    """A token sees `width` keys: itself and those just before it."""
+    return lambda batch, head, q, k: 0 <= q - k < width
+
+
+def padding(lengths: Sequence[int]) -> Predicate:
+    """Only the first `lengths[batch]` keys are real."""
+    return lambda batch, head, q, k: bool(k < lengths[batch])
+
+
+def documents(ids: Sequence[Sequence[int]]) -> Predicate:
+    """Tokens packed into one row see only their own document: `ids[batch][position]`."""
+    return lambda batch, head, q, k: bool(ids[batch][q] == ids[batch][k])
+
+
+def matrix(
+    predicate: Predicate,
+    batch: int,
+    heads: int,
+    queries: int,
+    keys: int,
+    offset: int | Sequence[int] | None = None,
+) -> Mask:
+    """The predicate at every cell: (batch, heads, queries, keys). For `offset` see `offsets`."""
+    allowed = np.zeros((batch, heads, queries, keys), dtype=np.bool_)
+    for b, first in enumerate(offsets(offset, batch, queries, keys)):
+        for h in range(heads):
+            for row in range(queries):
+                for k in range(keys):
+                    allowed[b, h, row, k] = predicate(b, h, first + row, k)
+    return allowed
+
+
+def offsets(offset: int | Sequence[int] | None, batch: int, queries: int, keys: int) -> list[int]:
+    """The position of the first query, for each of the batch: one for all, or one for each.
+
+    By default the last query meets the last key, as when the earlier keys come from a cache.
+    """
+    first = np.broadcast_to(keys - queries if offset is None else offset, (batch,))
+    return [int(position) for position in first]
