@@ -20,5 +20,5 @@ install_import_hook(
 jax.config.update("jax_enable_x64", True)
 torch.set_num_threads(1)  # the tests run side by side
 
-hypothesis.settings.register_profile("headway", deadline=None, derandomize=True, max_examples=20)
+hypothesis.settings.register_profile("headway", deadline=None, derandomize=True, max_examples=8)
 hypothesis.settings.load_profile("headway")

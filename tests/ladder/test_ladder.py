@@ -18,7 +18,8 @@ from headway.parts import masks
 from headway.parts.attention import attention, attention_weights
 
 BATCH, TOKENS, D_IN, D_OUT, HEADS = 2, 5, 3, 8, 4
-MULTIPLE = ("stacked", "multihead", "fused", "tiled")
+ONE_PROJECTION = ("multihead", "fused", "tiled")
+MULTIPLE = ("stacked", *ONE_PROJECTION)
 
 
 def problem(name, seed):
@@ -38,7 +39,6 @@ def problem(name, seed):
 def test_the_names_and_their_order():
     names = "fixed simplified trainable causal dropout stacked multihead fused tiled"
     assert list(LADDER) == names.split()
-    assert list(reference.RUNGS) == names.split()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -56,8 +56,9 @@ def test_every_rung_equals_the_reference(engine, name, seed):
     )
     for row in range(BATCH):
         allowed = np.broadcast_to(np.arange(TOKENS) < lengths[row], (TOKENS, TOKENS))
-        _, context = reference.RUNGS[name](
-            x[row], parameters, allowed=allowed, batch=row, **options
+        known = {n: o for n, o in options.items() if n != "heads" or name in ONE_PROJECTION}
+        _, context = getattr(reference, name)(
+            x[row], parameters, allowed=allowed, batch=row, **known
         )
         assert np.allclose(numpy(found)[row], context, rtol=0, atol=1e-12)
 
@@ -98,7 +99,7 @@ def test_the_matrices_of_the_book_are_those_of_its_seed():
 
     torch.manual_seed(123)
     for name in ("W_query", "W_key", "W_value"):
-        assert np.array_equal(BOOK[name], torch.rand(3, 2).double().numpy())
+        assert np.array_equal(BOOK[name].astype(np.float32), torch.rand(3, 2).numpy())
 
 
 def test_fixed_does_not_look_at_the_content():

@@ -133,8 +133,8 @@ class Mask:
         return self.name
 
 
-def as_mask(mask: Mask | Bool[Array, "..."]) -> Mask:
-    """A boolean array as a mask; a mask as it is. Raises ValueError for any other array."""
+def as_mask(mask: Mask | Shaped[Array, "..."]) -> Mask:
+    """A boolean array as a mask; a mask as it is. Raises ValueError for an array of numbers."""
     if isinstance(mask, Mask):
         return mask
     if not hasattr(mask, "dtype") or mask.dtype != namespace(mask).bool:

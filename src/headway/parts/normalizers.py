@@ -41,8 +41,9 @@ def sparsemax(scores: Scores, allowed: Allowed = None) -> Weights:
     Martins and Astudillo 2016, algorithm 1: exact, by sorting. Small scores get weight 0.
     """
     xp = namespace(scores)
-    # tau >= max - 1, so after the shift to max = 0 whatever lies at -2 is outside the support.
-    shifted = _shifted(scores, allowed, lowest=-2.0)
+    # tau >= max - 1, so after the shift to max = 0 whatever lies at -2 is outside the support;
+    # squares and sums of what lies lower could overflow.
+    shifted = xp.clip(_shifted(scores, allowed, lowest=-2.0), -2.0, None)
     ordered = xp.sort(shifted, axis=-1, descending=True)
     size = xp.astype(integers(scores.shape[-1], scores) + 1, scores.dtype)
     inside = 1 + size * ordered > ordered.cumsum(-1)
@@ -57,7 +58,7 @@ def entmax15(scores: Scores, allowed: Allowed = None) -> Weights:
     Peters, Niculae and Martins 2019, appendix C: alpha = 1.5, exact, by sorting.
     """
     xp = namespace(scores)
-    shifted = _shifted(scores / 2, allowed, lowest=-2.0)  # tau >= max - 1, as in sparsemax
+    shifted = xp.clip(_shifted(scores / 2, allowed, lowest=-2.0), -2.0, None)  # as in sparsemax
     ordered = xp.sort(shifted, axis=-1, descending=True)
     size = xp.astype(integers(scores.shape[-1], scores) + 1, scores.dtype)
     # With the k largest in the support, sum (z - tau)^2 = 1 gives tau = mean - sqrt(rest).

@@ -25,8 +25,11 @@ def padding(lengths: Sequence[int]) -> Predicate:
 
 
 def documents(ids: Sequence[Sequence[int]]) -> Predicate:
-    """Tokens packed into one row see only their own document: `ids[batch][position]`."""
-    return lambda batch, head, q, k: bool(ids[batch][q] == ids[batch][k])
+    """Tokens packed into one row see only their own document: `ids[batch][position]`.
+
+    A query before position 0 belongs to none.
+    """
+    return lambda batch, head, q, k: q >= 0 and bool(ids[batch][q] == ids[batch][k])
 
 
 def matrix(
