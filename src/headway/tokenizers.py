@@ -72,17 +72,18 @@ class Tokenizer:
         return self._backend.get_vocab_size()
 
     def encode(self, text: str) -> Int[np.ndarray, " tokens"]:
-        """The tokens of a text, int64. Raises ValueError for a character that it never saw."""
+        """The tokens of a text, int64.
+
+        Raises ValueError for a character that it never saw and for half a surrogate pair.
+        """
+        if any("\ud800" <= character <= "\udfff" for character in set(text)):
+            raise ValueError("the text is no valid Unicode: it holds half a surrogate pair")
         if self._known is not None:
             strange = sorted(set(text) - self._known)
             if strange:
                 said = ", ".join(f"{character!r}" for character in strange[:5])
                 raise ValueError(f"the tokenizer never saw {said}: leave it out of the text")
-        try:
-            encoded = self._backend.encode(text, add_special_tokens=False)
-        except UnicodeEncodeError as error:
-            raise ValueError(f"the text is no valid Unicode: {error.reason}") from error
-        return np.array(encoded.ids, dtype=np.int64)
+        return np.array(self._backend.encode(text, add_special_tokens=False).ids, dtype=np.int64)
 
     def decode(self, tokens: Sequence[int] | Int[np.ndarray, " tokens"]) -> str:
         """The text of tokens; bytes that are no character yet appear as U+FFFD."""

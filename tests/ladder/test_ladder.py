@@ -5,7 +5,6 @@ import sys
 
 import numpy as np
 import pytest
-from headway.reference import ladder as reference
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from headway.ladder.rungs import LADDER, rung_named
 from headway.ladder.trainable import BOOK
 from headway.parts import masks
 from headway.parts.attention import attention, attention_weights
+from headway.reference import ladder as reference
 
 BATCH, TOKENS, D_IN, D_OUT, HEADS = 2, 5, 3, 8, 4
 ONE_PROJECTION = ("multihead", "fused", "tiled")

@@ -37,10 +37,10 @@ def save(folder: Path, step: int, tensors: Tensors, about: Mapping[str, Any]) ->
 
 def latest(folder: Path) -> Path:
     """The checkpoint of the last step. Raises ValueError when there is none."""
-    found = sorted(folder.glob("step-*/model.safetensors"))
+    found = [file.parent for file in folder.glob("step-*/model.safetensors")]
     if not found:
         raise ValueError(f"no checkpoint in {folder}: the run saved none")
-    return found[-1].parent
+    return max(found, key=lambda checkpoint: int(checkpoint.name.removeprefix("step-")))
 
 
 def load(checkpoint: Path) -> dict[str, np.ndarray]:

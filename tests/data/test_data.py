@@ -1,0 +1,79 @@
+"""Corpora and batches."""
+
+import numpy as np
+import pytest
+
+from headway.data import batches, corpora
+
+
+def test_the_manual_is_on_the_machine():
+    text = corpora.read()
+    assert len(text) > 300_000
+    assert "lambda" in text
+    assert text == corpora.read("manual")
+
+
+def test_files_and_folders(tmp_path):
+    (tmp_path / "b.txt").write_text("second")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "c.md").write_text("first")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    assert corpora.read(str(tmp_path)) == "first\n\nsecond"
+    assert corpora.read(str(tmp_path / "b.txt")) == "second"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "no file or folder"), (b"", "is empty"), (b" \n", "is empty"), (b"\xff\xfe", "UTF-8")],
+)
+def test_bad_texts_are_named(tmp_path, content, said):
+    file = tmp_path / "text.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"text\.txt.*{said}|{said}.*text\.txt"):
+        corpora.read(str(file))
+
+
+def test_a_folder_without_text_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no text in the folder"):
+        corpora.read(str(tmp_path))
+
+
+TOKENS = np.arange(100, 160)
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    def make(**changes):
+        return batches.batch(TOKENS, **{"seed": 1, "step": 2, "size": 4, "context": 8, **changes})
+
+    state = np.random.get_state()[1].copy()
+    inputs, targets = make()
+    assert np.array_equal(inputs, make()[0])
+    assert not np.array_equal(inputs, make(step=3)[0])
+    assert not np.array_equal(inputs, make(seed=2)[0])
+    assert np.array_equal(np.random.get_state()[1], state)
+    assert inputs.shape == (4, 8)
+    assert np.array_equal(targets, inputs + 1)  # as the tokens count up
+
+
+def test_every_window_can_be_drawn_and_none_leaves_the_tokens():
+    inputs, targets = batches.batch(TOKENS, seed=0, step=0, size=3000, context=8)
+    assert set(inputs[:, 0]) == set(range(100, 152))
+    assert targets.max() == 159
+
+
+def test_the_evaluation_is_always_the_same_windows_from_first_to_last():
+    inputs, targets = batches.evaluation(TOKENS, 8, most=100)
+    assert inputs.ravel().tolist() == list(range(100, 156))
+    assert np.array_equal(targets, inputs + 1)
+    few, _ = batches.evaluation(TOKENS, 8, most=3)
+    assert few[:, 0].tolist() == [100, 124, 148]
+
+
+def test_split_keeps_the_parts_apart_and_refuses_too_little():
+    train, held_out = batches.split(TOKENS, 4)
+    assert np.array_equal(np.concatenate([train, held_out]), TOKENS)
+    assert len(held_out) == 6
+    batches.split(TOKENS, 29)
+    with pytest.raises(ValueError, match="60 tokens, too few for a context of 30: it takes 62"):
+        batches.split(TOKENS, 30)

@@ -1,0 +1,40 @@
+"""Choosing the next token."""
+
+import numpy as np
+import pytest
+
+from headway.models.sampling import sample
+
+LOGITS = np.array([0.5, 2.0, -1.0, 1.5, 0.0], dtype=np.float32)
+
+
+def drawn(**options):
+    return [sample(LOGITS, seed=4, step=step, **options) for step in range(3000)]
+
+
+def test_temperature_zero_and_top_one_take_the_likeliest():
+    assert set(drawn(temperature=0)) == set(drawn(top_k=1)) == {1}
+
+
+def test_top_k_draws_among_the_k_likeliest():
+    assert set(drawn(top_k=3)) == {0, 1, 3}
+    assert set(drawn(top_k=9)) == set(range(5))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_frequencies_are_those_of_the_softmax(temperature):
+    expected = np.exp(LOGITS / temperature) / np.exp(LOGITS / temperature).sum()
+    found = np.bincount(drawn(temperature=temperature), minlength=5) / 3000
+    assert np.abs(found - expected).max() < 5 * 0.5 / np.sqrt(3000)
+
+
+def test_a_function_of_seed_and_step():
+    assert drawn() == drawn()
+    assert drawn() != [sample(LOGITS, seed=5, step=step) for step in range(3000)]
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="temperature is 0 or more"):
+        sample(LOGITS, temperature=-1)
+    with pytest.raises(ValueError, match="top_k is 1 or more"):
+        sample(LOGITS, top_k=0)

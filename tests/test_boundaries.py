@@ -1,0 +1,150 @@
+"""The rules of the house: which room may import which, and what stays out."""
+
+import ast
+import inspect
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src" / "headway"
+FILES = {file.relative_to(SRC).as_posix(): file.read_text() for file in SRC.rglob("*.py")}
+TREES = {name: ast.parse(text) for name, text in FILES.items()}
+
+# Each room may use those to the right of it, and nothing to the left.
+BELOW = {
+    "tracing": set(),
+    "parts": {"tracing"},
+    "ladder": {"parts", "tracing"},
+    "kernels": {"parts", "tracing"},
+    "models": set(),
+    "tokenizers": set(),
+    "data": set(),
+    "checkpoints": set(),
+    "reference": set(),
+    "training": {"models", "tokenizers"},
+}
+BELOW["torch"] = BELOW["jax"] = set(BELOW) - {"reference"}
+BELOW["cli"] = set(BELOW) - {"reference"}
+ENGINE_FREE = ("tracing", "parts", "ladder", "models", "tokenizers", "data", "training")
+ENGINE_FREE += ("checkpoints", "reference")
+
+
+def room(name):
+    return name.split("/")[0].removesuffix(".py")
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "__init__.py"])
+def test_arrows_point_one_way(name):
+    here = room(name)
+    for imported in imports(TREES[name]):
+        parts = imported.split(".")
+        if parts[0] == "headway" and len(parts) > 1:
+            assert parts[1] in BELOW[here] | {here}, f"{name} imports {imported}"
+
+
+def test_every_room_is_known():
+    assert {room(name) for name in FILES} - {"__init__"} <= set(BELOW)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if room(name) in ENGINE_FREE])
+def test_engine_free_rooms_name_no_engine(name):
+    imported = {each.split(".")[0] for each in imports(TREES[name])}
+    assert not imported & {"torch", "jax"}
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.If) and room(name) != "tracing":
+            names = {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}
+            assert not names & {"torch", "jax"}, f"{name}:{node.lineno} asks for the engine"
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if room(name) == "reference"])
+def test_the_reference_imports_numpy_alone(name):
+    known = {"numpy", "headway", "__future__", *sys.stdlib_module_names}
+    assert {each.split(".")[0] for each in imports(TREES[name])} <= known
+
+
+def test_nothing_dangerous():
+    for name, tree in TREES.items():
+        assert "pickle" not in {each.split(".")[0] for each in imports(tree)}, name
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("eval", "exec", "torch.load"), f"{name}:{node.lineno}"
+            if isinstance(node, ast.keyword):
+                assert node.arg != "weights_only", f"{name}:{node.value.lineno}"
+
+
+def test_no_public_function_has_the_name_of_a_module_beside_it():
+    """So that `headway.parts.attention` is never both. Verbs of the CLI are files by design, and
+    a part may be the reason for its file's name (`parts/attention.py` holds `attention`)."""
+    (exported,) = (
+        ast.literal_eval(node.value)
+        for node in TREES["__init__.py"].body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+    assert not set(exported) & {room(name) for name in FILES}
+
+
+def test_a_rung_fits_on_a_page_or_two():
+    for name in [
+        "fixed",
+        "simplified",
+        "trainable",
+        "causal",
+        "dropout",
+        "stacked",
+        "multihead",
+        "fused",
+        "tiled",
+    ]:
+        assert len(FILES[f"ladder/{name}.py"].splitlines()) <= 125, name
+
+
+def loaded(code):
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
+def test_importing_headway_loads_no_engine():
+    found = loaded("import headway; headway.attend; headway.trace; import headway.ladder.rungs")
+    assert "numpy" in found
+    assert not found & {"torch", "jax"}
+
+
+def test_help_loads_no_engine_and_answers_at_once():
+    assert not loaded("import headway.cli.main") & {"torch", "jax", "numpy"}
+    command = [Path(sys.executable).parent / "headway", "--help"]
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        seconds.append(time.perf_counter() - began)
+    assert all(verb in said for verb in ("ladder", "train", "generate"))
+    assert min(seconds) < 0.5  # the best of five, for the tests share two cores
+
+
+def test_the_options_of_train_are_these():
+    from headway.cli.train import train
+
+    options = (
+        "text name rung preset tokenizer vocabulary context width layers heads dropout steps "
+        "batch learning_rate evaluate_every seed runs"
+    )
+    assert list(inspect.signature(train).parameters) == options.split()
