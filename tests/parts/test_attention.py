@@ -2,9 +2,6 @@
 
 import numpy as np
 import pytest
-from headway.reference import attention as reference
-from headway.reference import masks as reference_masks
-from headway.reference import normalizers as reference_normalizers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +10,9 @@ from engines import ENGINES
 from headway.kernels.cases import CASES
 from headway.parts import masks, normalizers
 from headway.parts.attention import attention
+from headway.reference import attention as reference
+from headway.reference import masks as reference_masks
+from headway.reference import normalizers as reference_normalizers
 
 NORMALIZERS = {
     name: (getattr(normalizers, name), getattr(reference_normalizers, name))

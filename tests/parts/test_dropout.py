@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 import torch
-from headway.reference import dropout as reference
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engines import ENGINES
 from headway.parts.dropout import drop, dropout, fold, keep
+from headway.reference import dropout as reference
 
 
 @pytest.mark.parametrize("engine", ENGINES)

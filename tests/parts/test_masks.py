@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from headway.reference import masks as reference
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from headway.parts.masks import (
     padding,
     window,
 )
+from headway.reference import masks as reference
 
 BATCH, HEADS, QUERIES, KEYS = 2, 3, 5, 7
 LENGTHS = np.array([4, 0])

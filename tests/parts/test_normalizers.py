@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 import torch
-from headway.reference import normalizers as reference
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from engines import ENGINES
 from headway.parts import normalizers
+from headway.reference import normalizers as reference
 
 NAMES = ("softmax", "divide_by_sum", "sparsemax", "entmax15")
 # Few distinct numbers, so that ties are frequent; some far apart, so that supports are small.

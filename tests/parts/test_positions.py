@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from headway.reference import positions as reference
-from headway.reference import scores as reference_scores
 
 from engines import ENGINES
 from headway.parts import heads, positions, projections, scores
+from headway.reference import positions as reference
+from headway.reference import scores as reference_scores
 
 R = np.random.default_rng(0)
 

@@ -53,7 +53,7 @@ def picture(rung: Rung, text: str, width: int) -> RenderableType:
         for head, matrix in enumerate(matrices):
             which = f", head {head}" if len(matrices) > 1 else ""
             parts += [
-                Rule(f"{name}{which}: a row for each query, a column for each key", style="dim"),
+                Rule(Text(f"{name}{which}: a row a query, a column a key"), style="dim"),
                 _table(
                     matrix,
                     labels,
@@ -112,6 +112,6 @@ def _number(number: float, darkest: float | None) -> Text:
         low = min(int(place), len(_SCALE) - 2)
         pairs = zip(_SCALE[low], _SCALE[low + 1], strict=True)
         red, green, blue = (round(a + (b - a) * (place - low)) for a, b in pairs)
-        ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 110 else "white"
+        ink = "#000000" if 0.3 * red + 0.6 * green + 0.1 * blue > 110 else "#ffffff"
         text.stylize(f"{ink} on rgb({red},{green},{blue})")
     return text
