@@ -127,3 +127,10 @@ def test_a_prompt_longer_than_the_context_keeps_its_end():
     long = np.arange(40) % 27
     one = list(generate(model, long, tokens=5, seed=0))
     assert one == list(generate(model, long[-16:], tokens=5, seed=0))
+
+
+def test_gradients_are_clipped_and_their_norm_before_is_told():
+    model, (step,) = trained(small(), steps=1, clip=0.01)
+    left = torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()
+    assert left == pytest.approx(0.01, rel=1e-3)
+    assert step.gradient_norm > 0.1
