@@ -1,9 +1,16 @@
 """Shapes are checked in every test: jaxtyping's annotations, by beartype, on import."""
 
+import os
+import tempfile
+
 import hypothesis
 import jax
 import torch
 from jaxtyping import install_import_hook
+
+# Nothing of the person's own: neither what they fetched nor what they prepared.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="headway-tests-")
+os.environ.pop("HEADWAY_DATA", None)
 
 # Where the shapes are. (The reference is loops over plain NumPy arrays, without shape strings.)
 install_import_hook(
@@ -14,6 +21,7 @@ install_import_hook(
         "headway.torch",
         "headway.data",
         "headway.tokenizers",
+        "headway.training.muon",
     ],
     "beartype.beartype",
 )

@@ -21,15 +21,16 @@ BELOW = {
     "kernels": {"parts", "tracing"},
     "models": set(),
     "tokenizers": set(),
-    "data": set(),
+    "data": {"tokenizers"},
     "checkpoints": set(),
     "reference": set(),
-    "training": {"models", "tokenizers"},
 }
+BELOW["training"] = {"checkpoints", "data", "ladder", "models", "parts", "tokenizers"}
 BELOW["torch"] = BELOW["jax"] = set(BELOW) - {"reference"}
+BELOW["explore"] = set(BELOW) - {"reference"}
 BELOW["cli"] = set(BELOW) - {"reference"}
 ENGINE_FREE = ("tracing", "parts", "ladder", "models", "tokenizers", "data", "training")
-ENGINE_FREE += ("checkpoints", "reference")
+ENGINE_FREE += ("checkpoints", "reference", "explore")
 
 
 def room(name):
@@ -144,7 +145,8 @@ def test_the_options_of_train_are_these():
     from headway.cli.train import train
 
     options = (
-        "text name rung preset tokenizer vocabulary context width layers heads dropout steps "
-        "batch learning_rate evaluate_every seed runs"
+        "text recipe name resume rung preset tokenizer vocabulary context width layers heads "
+        "dropout steps batch micro_batch optimizer learning_rate clip evaluate_every save_every "
+        "precision compile seed device tensorboard runs"
     )
     assert list(inspect.signature(train).parameters) == options.split()

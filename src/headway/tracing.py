@@ -62,6 +62,14 @@ def tap(name: str, value: Any) -> Any:
     return _tapped(name, value) if _open else value
 
 
+def note(name: str, facts: Mapping[str, Any]) -> None:
+    """Tell every open trace facts about the steps here, such as their scale: `Trace.notes`."""
+    if _open:
+        context = _context.get()
+        for listener in () if context.silent else context.listeners:
+            listener.noted(context.prefix + name, facts)
+
+
 def scope(name: str) -> AbstractContextManager[None]:
     """Put `name` and a dot before the names tapped within."""
     return _Entered(prefix=name + ".") if _open else nullcontext()
@@ -202,6 +210,9 @@ class _Listener(ABC):
     @abstractmethod
     def record(self, name: str, value: Any) -> None: ...
 
+    @abstractmethod
+    def noted(self, name: str, facts: Mapping[str, Any]) -> None: ...
+
     def _enter(self) -> None:
         global _open
         eager = _eagerly()
@@ -234,10 +245,15 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
 @final
 class Trace(_Listener, Mapping[str, Any]):
-    """The steps that were recorded, by name, in the order in which they ran."""
+    """The steps that were recorded, by name, in the order in which they ran.
+
+    notes: facts that were told about them, `notes["blocks.0.attention.options"]`; the last ones
+    where a name was met again.
+    """
 
     def __init__(self, patterns: Iterable[str], rows: slice) -> None:
         super().__init__(patterns, rows)
+        self.notes: dict[str, Mapping[str, Any]] = {}
         self._values: dict[str, list[Any]] = {}
 
     def __enter__(self) -> Self:
@@ -249,6 +265,9 @@ class Trace(_Listener, Mapping[str, Any]):
 
     def record(self, name: str, value: Any) -> None:
         self._values.setdefault(name, []).append(value)
+
+    def noted(self, name: str, facts: Mapping[str, Any]) -> None:
+        self.notes[name] = facts
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._values:
@@ -286,6 +305,9 @@ class _Edit(_Listener, AbstractContextManager[None]):
         return value
 
     def record(self, name: str, value: Any) -> None:
+        pass
+
+    def noted(self, name: str, facts: Mapping[str, Any]) -> None:
         pass
 
 

@@ -41,7 +41,8 @@ def test_a_run_leaves_its_files(place):
     assert sorted(f.name for f in run.iterdir()) == [
         *("checkpoints", "config.json", "log.jsonl", "tokenizer.json")
     ]
-    assert [f.name for f in (run / "checkpoints").iterdir()] == ["step-000004"]
+    kept = sorted(f.name for f in (run / "checkpoints").iterdir())
+    assert kept == ["step-000000", "step-000004"]
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in log] == [1, 2, 3, 4]
     assert [record["validation"] is not None for record in log] == [False, True, False, True]

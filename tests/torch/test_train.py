@@ -13,7 +13,7 @@ from headway.tokenizers import Tokenizer
 from headway.torch import GPT, weights
 from headway.torch.generate import generate
 from headway.torch.gpt import multi_head, of_rung
-from headway.torch.train import evaluate, training_steps
+from headway.torch.train import Trainer
 from headway.training.runs import Run, RunConfig
 from headway.training.settings import TrainingConfig
 
@@ -25,14 +25,22 @@ def small(**changes):
     return GPTConfig(**{**sizes, **changes})
 
 
+def of_run(rung, model=None, training=None):
+    return RunConfig(
+        *("text", "12ab", "char", "34cd", rung),
+        model or small(),
+        training or TrainingConfig(steps=2),
+    )
+
+
 def trained(config, attention=multi_head, steps=60, **settings):
     tokenizer = Tokenizer.characters(TEXT)
     tokens = tokenizer.encode(TEXT)
     model = GPT(config, attention)
-    training = TrainingConfig(
-        steps=steps, batch=8, learning_rate=1e-2, evaluate_every=20, **settings
-    )
-    return model, list(training_steps(model, tokens[:-300], tokens[-300:], training))
+    settings = {"batch": 8, "learning_rate": 1e-2, "evaluate_every": 20, **settings}
+    training = TrainingConfig(steps=steps, **settings)
+    trainer = Trainer(model, tokens[:-300], tokens[-300:], training)
+    return model, [trainer.advance() for _ in range(steps)]
 
 
 @pytest.mark.parametrize("name", [None, *LADDER])
@@ -55,40 +63,45 @@ def test_training_is_repeatable_with_dropout_and_follows_its_seed():
 
 
 def test_evaluation_is_the_mean_over_windows_of_any_batch():
-    model = GPT(small())
+    model, tokens = GPT(small()), np.arange(100) % 27
     inputs = torch.randint(0, 27, (5, 16))
-    one, other = (evaluate(model, inputs, inputs, batch) for batch in (2, 5))
+
+    def evaluate(batch, rows):
+        trainer = Trainer(model, tokens, tokens, TrainingConfig(batch=batch))
+        return trainer.evaluate(inputs[rows], inputs[rows])
+
+    one, other = (evaluate(batch, slice(None)) for batch in (2, 5))
     assert one == pytest.approx(other, rel=1e-6)
-    alone = [evaluate(model, inputs[[i]], inputs[[i]], 1) for i in range(5)]
+    alone = [evaluate(1, [i]) for i in range(5)]
     assert one == pytest.approx(np.mean(alone), rel=1e-6)
 
 
 @pytest.mark.parametrize("rung", [None, "simplified", "stacked"])
 def test_a_run_comes_back_from_disk(tmp_path, rung):
     tokenizer = Tokenizer.characters(TEXT)
-    config = RunConfig("text", "char", rung, small(), TrainingConfig(steps=2))
+    config = of_run(rung)
     run = Run.create(tmp_path / "run", config, tokenizer)
     model = weights.build(config)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p))
-    saved = files.save(run.checkpoints, 2, weights.to_arrays(model), {"step": 2})
+    saved = files.save(run.checkpoints, 2, {"model": weights.to_arrays(model)}, {"step": 2})
     assert Run.open(tmp_path / "run").config == config
     loaded = weights.load(Run.open(tmp_path / "run"))
     tokens = torch.randint(0, 27, (1, 8))
     assert torch.equal(loaded.eval()(tokens), model.eval()(tokens))
     assert loaded.lm_head.weight is loaded.transformer["wte"].weight  # still tied
-    again = files.save(tmp_path / "again", 2, weights.to_arrays(loaded), {"step": 2})
+    again = files.save(tmp_path / "again", 2, {"model": weights.to_arrays(loaded)}, {"step": 2})
     name = "model.safetensors"
     assert (saved / name).read_bytes() == (again / name).read_bytes()
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
-    config = RunConfig("text", "char", None, small(), TrainingConfig(steps=2))
+    config = of_run(None)
     run = Run.create(tmp_path / "run", config, Tokenizer.characters(TEXT))
     other = GPT(small(width=8))
-    files.save(run.checkpoints, 1, weights.to_arrays(other), {})
-    with pytest.raises(ValueError, match="is of another model"):
+    files.save(run.checkpoints, 1, {"model": weights.to_arrays(other)}, {})
+    with pytest.raises(ValueError, match="weights of another model: transformer"):
         weights.load(run)
     wrong = run.path / "config.json"
     settings = json.loads(wrong.read_text())
@@ -107,26 +120,26 @@ def test_writing_from_the_cache_equals_writing_without(monkeypatch):
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.3)
-    cached = list(generate(model, PROMPT, tokens=40, seed=3))
+    cached = list(generate(model, [PROMPT], tokens=40, seed=3))
     monkeypatch.setattr(GPT, "can_cache", False)
-    assert list(generate(model, PROMPT, tokens=40, seed=3)) == cached
-    assert len(set(cached)) > 5
+    assert list(generate(model, [PROMPT], tokens=40, seed=3)) == cached
+    assert len({token for (token,) in cached}) > 5
 
 
 def test_writing_is_a_function_of_its_seed_and_refuses_nothing_to_go_on_from():
     model = GPT(small())
-    one, other = (list(generate(model, PROMPT, tokens=30, seed=s)) for s in (0, 1))
-    assert one == list(generate(model, PROMPT, tokens=30, seed=0))
+    one, other = (list(generate(model, [PROMPT], tokens=30, seed=s)) for s in (0, 1))
+    assert one == list(generate(model, [PROMPT], tokens=30, seed=0))
     assert one != other
     with pytest.raises(ValueError, match="prompt is empty"):
-        list(generate(model, PROMPT[:0], tokens=1))
+        list(generate(model, [PROMPT[:0]], tokens=1))
 
 
 def test_a_prompt_longer_than_the_context_keeps_its_end():
     model = GPT(small())
     long = np.arange(40) % 27
-    one = list(generate(model, long, tokens=5, seed=0))
-    assert one == list(generate(model, long[-16:], tokens=5, seed=0))
+    one = list(generate(model, [long], tokens=5, seed=0))
+    assert one == list(generate(model, [long[-16:]], tokens=5, seed=0))
 
 
 def test_gradients_are_clipped_and_their_norm_before_is_told():

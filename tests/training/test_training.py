@@ -9,7 +9,9 @@ from headway.tokenizers import Tokenizer
 from headway.training.runs import Run, RunConfig, run_path
 from headway.training.settings import TrainingConfig, learning_rate
 
-CONFIG = RunConfig("text", "char", "causal", GPTConfig(3, 4, 8, 1, 2), TrainingConfig(steps=7))
+CONFIG = RunConfig(
+    *("text", "12ab", "char", "34cd", "causal"), GPTConfig(3, 4, 8, 1, 2), TrainingConfig(steps=7)
+)
 
 
 def test_the_learning_rate_rises_and_falls_to_a_tenth():
@@ -32,6 +34,12 @@ def test_the_learning_rate_rises_and_falls_to_a_tenth():
         {"clip": -1},
         {"seed": -1},
         {"evaluate_every": 0},
+        {"save_every": 0},
+        {"micro_batch": 0},
+        {"warmup": 1.5},
+        {"weight_decay": -0.1},
+        {"optimizer": "sgd"},
+        {"precision": "float16"},
     ],
 )
 def test_settings_that_make_no_sense_are_named(wrong):

@@ -1,7 +1,11 @@
-"""Checkpoints: each in a directory of its own, written aside, flushed, then renamed."""
+"""Checkpoints: each in a directory of its own, written aside, flushed, then renamed.
+
+step-000500/model.safetensors  optimizer.safetensors  SHA256SUMS (for `sha256sum --check`)
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,47 +14,102 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 Tensors = Mapping[str, np.ndarray]
+_SUMS = "SHA256SUMS"
 
 
-def save(folder: Path, step: int, tensors: Tensors, about: Mapping[str, Any]) -> Path:
+def save(folder: Path, step: int, parts: Mapping[str, Tensors], about: Mapping[str, Any]) -> Path:
     """Write the checkpoint of a step and return its directory; nothing is overwritten in place.
 
+    parts: tensors by file ("model", "optimizer") and name.
     about: what else to say, one metadata key of sorted JSON, so equal content is equal bytes.
+    Raises OSError, the checkpoints before untouched, when the disk is full or may not be written.
     """
-    final = folder / f"step-{step:06d}"
+    final = folder / name(step)
     aside = folder / f".writing-{final.name}"
     shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
-    aside.mkdir(parents=True)
-    file = aside / "model.safetensors"
-    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    save_file(whole, file, metadata={"headway": json.dumps(about, sort_keys=True)})
-    _flush(file)
-    _flush(aside)
-    aside.rename(final)
-    _flush(folder)
+    try:
+        aside.mkdir(parents=True)
+        for part, tensors in parts.items():
+            whole = {key: np.ascontiguousarray(array) for key, array in tensors.items()}
+            metadata = {"headway": json.dumps(about, sort_keys=True)}
+            save_file(whole, aside / f"{part}.safetensors", metadata=metadata)
+        sums = "".join(f"{_digest(file)}  {file.name}\n" for file in sorted(aside.iterdir()))
+        (aside / _SUMS).write_text(sums, encoding="utf-8")
+        for file in aside.iterdir():
+            _flush(file)
+        _flush(aside)
+        aside.rename(final)
+        _flush(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        said = getattr(error, "strerror", None) or error
+        raise OSError(f"the checkpoint {final} could not be written: {said}") from error
     return final
+
+
+def name(step: int) -> str:
+    """What the checkpoint of a step is called."""
+    return f"step-{step:06d}"
+
+
+def keep(folder: Path, most: int) -> None:
+    """Remove all but the last `most` checkpoints, each at once: never half of one is left."""
+    for old in found(folder)[:-most]:
+        aside = folder / f".removing-{old.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        old.rename(aside)
+    for left in folder.glob(".removing-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def found(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, the first step first."""
+    return sorted(folder.glob("step-[0-9]*/"), key=_step)
 
 
 def latest(folder: Path) -> Path:
     """The checkpoint of the last step. Raises ValueError when there is none."""
-    found = [file.parent for file in folder.glob("step-*/model.safetensors")]
-    if not found:
+    there = found(folder)
+    if not there:
         raise ValueError(f"no checkpoint in {folder}: the run saved none")
-    return max(found, key=lambda checkpoint: int(checkpoint.name.removeprefix("step-")))
+    return there[-1]
 
 
-def load(checkpoint: Path) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint. Raises ValueError when the file is damaged."""
-    file = checkpoint / "model.safetensors"
+def load(checkpoint: Path, part: str = "model") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors of a part of a checkpoint, and what was said about it.
+
+    Raises ValueError when a file is missing or damaged, and names the checkpoint before.
+    """
+    file = checkpoint / f"{part}.safetensors"
     try:
-        tensors: dict[str, np.ndarray] = load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    return tensors
+        sums = (checkpoint / _SUMS).read_text(encoding="utf-8")
+        if f"{_digest(file)}  {file.name}" not in sums.splitlines():
+            raise ValueError("its SHA-256 is not that in SHA256SUMS")
+        with safe_open(file, "numpy") as opened:
+            about: dict[str, Any] = json.loads(opened.metadata()["headway"])
+        return load_file(file), about
+    except (ValueError, FileNotFoundError, SafetensorError) as error:
+        raise ValueError(f"{file} is damaged ({error}){_before(checkpoint)}") from error
+
+
+def _before(checkpoint: Path) -> str:
+    earlier = [each for each in found(checkpoint.parent) if _step(each) < _step(checkpoint)]
+    if not earlier:
+        return ", and there is no checkpoint before it: train anew"
+    return f": remove the folder {checkpoint.name} to go on from {earlier[-1].name}"
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

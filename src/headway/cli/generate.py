@@ -3,66 +3,89 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 
 def generate(
     run: str,
-    prompt: str = "\n",
-    /,
-    *,
+    *prompts: str,
     tokens: int = 200,
     temperature: float = 0.8,
-    top_k: int | None = 40,
+    top_k: int | None = None,
+    top_p: float | None = 0.95,
+    stop: list[str] | None = None,
     seed: int = 0,
     runs: str = "runs",
 ) -> None:
-    """Write on from a prompt with a trained model.
+    """Write on from one or several prompts with a trained model.
 
     Parameters
     ----------
     run
         The name of a run in the folder `runs`, or the path of one.
-    prompt
-        The text to go on from.
+    prompts
+        The texts to go on from; several are written on side by side.
     tokens
-        How many tokens to write.
+        How many tokens to write, at most.
     temperature
         0 always takes the likeliest token; 1 takes each as often as the model expects it.
     top_k
         Choose among the k likeliest tokens only.
+    top_p
+        Choose among the likeliest tokens that together have this probability.
+    stop
+        Stop before this text; may be given several times.
     seed
         The same seed writes the same text.
     runs
         The folder of the runs.
     """
-    from headway.training.runs import Run, run_path  # late: `headway --help` answers at once
+    from headway.training.runs import find  # late: `headway --help` answers at once
 
-    opened = Run.open(Path(run) if Path(run).name != run else run_path(run, runs))
+    opened = find(run, runs)
     if tokens < 1:
         raise ValueError(f"--tokens is 1 or more: {tokens} is not")
-    tokenizer = opened.tokenizer
-    start = tokenizer.encode(prompt)
+    tokenizer, context = opened.tokenizer, opened.config.model.context
+    starts = [tokenizer.encode(prompt) for prompt in prompts or ("\n",)]
+    streams = [tokenizer.stream(stop or ()) for _ in starts]
+    for prompt, start in zip(prompts, starts, strict=False):
+        if len(start) > context:
+            print(
+                f"headway: the prompt {_short(prompt)!r} has {len(start):,} tokens; the model sees "
+                f"{context:,}, so it reads the last {context:,} only",
+                file=sys.stderr,
+            )
 
     from headway.torch.generate import generate as write  # late: PyTorch takes seconds to load
     from headway.torch.weights import load
 
-    model = load(opened)
-    if len(start) > model.config.context:
-        print(
-            f"headway: the prompt has {len(start)} tokens, the model reads the last "
-            f"{model.config.context}",
-            file=sys.stderr,
-        )
-    print(prompt.lstrip("\n"), end="", flush=True)
-    written: list[int] = []
-    shown = ""
-    for token in write(
-        model, start, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed
-    ):
-        written.append(token)
-        text = tokenizer.decode(written)
-        if not text.endswith("\ufffd"):  # else a character is still in pieces
-            print(text[len(shown) :], end="", flush=True)
-            shown = text
-    print()
+    steps = write(
+        load(opened),
+        starts,
+        tokens=tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+    )
+    texts = list(prompts or ("",))
+    alone = len(texts) == 1
+    if alone:
+        print(texts[0], end="", flush=True)
+    for step in steps:
+        for number, (stream, token) in enumerate(zip(streams, step, strict=True)):
+            more = stream.add(token)
+            texts[number] += more
+            if alone:
+                print(more, end="", flush=True)
+        if all(stream.ended for stream in streams):
+            break
+    for number, stream in enumerate(streams):
+        rest = stream.rest()
+        if alone:
+            print(rest)
+        else:
+            print(f"── {number + 1} ──\n{texts[number]}{rest}")
+
+
+def _short(prompt: str) -> str:
+    return prompt if len(prompt) <= 20 else prompt[:19] + "…"

@@ -10,6 +10,8 @@ from rich.console import Console
 
 from headway.cli.generate import generate
 from headway.cli.ladder import ladder
+from headway.cli.runs import info, runs
+from headway.cli.trace import trace
 from headway.cli.train import train
 
 app = App(
@@ -21,7 +23,7 @@ app = App(
     print_error=False,
     suppress_keyboard_interrupt=False,
 )
-for verb in (ladder, train, generate):
+for verb in (ladder, train, generate, trace, runs, info):
     app.command(verb)
 
 
@@ -31,7 +33,10 @@ def main() -> None:
         app()
     except CycloptsError as error:
         _stop(str(error), code=2)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        _stop(f"{what}; is there space, and may you read and write there?", code=1)
+    except ValueError as error:
         _stop(str(error), code=1)
     except KeyboardInterrupt:
         _stop("stopped", code=130)

@@ -34,11 +34,21 @@ def progress(console: Console, steps: int) -> Iterator[Show]:
             if validation is not None:
                 fields["validation"] = f"{validation:.3f}"
                 if not console.is_terminal:
-                    line = "  ".join(f"{name} {value}" for name, value in fields.items())
-                    console.print(f"step {step:,}/{steps:,}  {line} tokens/s")
+                    losses = f"loss {fields['loss']}  validation {fields['validation']}"
+                    console.print(f"step {step:,}/{steps:,}  {losses}  {fields['speed']} tokens/s")
             bar.update(task, completed=step, **fields)  # type: ignore[arg-type]
 
         yield show
+
+
+@contextmanager
+def preparing(console: Console, characters: int) -> Iterator[Callable[[int], None]]:
+    """A bar while a text becomes tokens, gone when it has; `show(characters more)` moves it."""
+    columns = (TextColumn("preparing the tokens"), BarColumn(bar_width=24), TimeRemainingColumn())
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, disable=hidden, transient=True) as bar:
+        task = bar.add_task("", total=characters)
+        yield lambda more: bar.advance(task, more)
 
 
 @contextmanager

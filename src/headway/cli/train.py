@@ -2,57 +2,83 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from headway.cli.progress import interrupts, preparing, progress
+
 if TYPE_CHECKING:
     from headway.tokenizers import Tokenizer
-    from headway.training.runs import RunConfig
+    from headway.torch.train import Trainer
+    from headway.training.loop import Step
+    from headway.training.recipes import Plan
+    from headway.training.runs import Run
 
-_SAMPLE = 120  # tokens
+_SAMPLE, _GLANCE = 120, 40  # tokens written at the end, and on the way
+_ELSEWHERE = ("name", "recipe", "resume", "device", "tensorboard", "runs")
 
 
 def train(
     text: str | None = None,
     /,
     *,
+    recipe: str | None = None,
     name: str | None = None,
+    resume: str | None = None,
     rung: str | None = None,
-    preset: Literal["gpt2", "modern"] = "gpt2",
-    tokenizer: Literal["bpe", "char"] = "bpe",
-    vocabulary: int = 1024,
-    context: int = 64,
-    width: int = 128,
-    layers: int = 4,
-    heads: int = 4,
-    dropout: float = 0.0,
-    steps: int = 1000,
-    batch: int = 16,
-    learning_rate: float = 1e-3,
-    evaluate_every: int = 50,
-    seed: int = 0,
+    preset: Literal["gpt2", "modern"] | None = None,
+    tokenizer: str | None = None,
+    vocabulary: int | None = None,
+    context: int | None = None,
+    width: int | None = None,
+    layers: int | None = None,
+    heads: int | None = None,
+    dropout: float | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    micro_batch: int | None = None,
+    optimizer: Literal["adamw", "muon"] | None = None,
+    learning_rate: float | None = None,
+    clip: float | None = None,
+    evaluate_every: int | None = None,
+    save_every: int | None = None,
+    precision: Literal["float32", "bfloat16"] | None = None,
+    compile: bool | None = None,
+    seed: int | None = None,
+    device: Literal["cuda", "mps", "cpu"] | None = None,
+    tensorboard: bool = False,
     runs: str = "runs",
 ) -> None:
     """Train a small GPT on a text, and keep it in a run directory.
 
+    What is not said here comes from the recipe.
+
     Parameters
     ----------
     text
-        A file, or a folder of text files. By default the Python manual, which is on your machine.
+        A file, a folder of text files, or manual (Python's, on every machine), shakespeare or
+        verdict (fetched once).
+    recipe
+        small (by default), char-cpu, shakespeare-char, gpt2-small, or the path of a .toml.
     name
         The name of the run; by default the next free number.
+    resume
+        Go on with this run, bit for bit, from its last checkpoint.
     rung
         A rung of the ladder in the attention's place (see `headway ladder`).
     preset
         gpt2: learned positions, LayerNorm, GELU. modern: rotary, RMSNorm, squared ReLU, QK-norm.
     tokenizer
-        bpe: byte-level pairs learnt from the text. char: one token a character.
+        bpe: byte-level pairs learnt from the text. char: one token a character. byte: one a byte.
+        Or the path of a tokenizer.json.
     vocabulary
         How many tokens bpe may learn.
     context
@@ -69,91 +95,158 @@ def train(
         How many batches to learn from.
     batch
         Windows in a batch.
+    micro_batch
+        Windows at a time, when the memory is too short for all of a batch.
+    optimizer
+        adamw, or muon for the matrices and adamw for the rest.
     learning_rate
         At its highest.
+    clip
+        The largest norm of the gradient.
     evaluate_every
         Steps between two looks at the held-out text, the last tenth.
+    save_every
+        Steps between two checkpoints, each with a sample.
+    precision
+        By default bfloat16 where the hardware is fast with it.
+    compile
+        By default where the run is long enough to repay torch.compile.
     seed
         The same seed gives the same run.
+    device
+        By default the best that there is.
+    tensorboard
+        Write the curves for TensorBoard too, into the run directory.
     runs
         The folder of the runs.
     """
+    given = {k: v for k, v in locals().items() if v is not None and k not in _ELSEWHERE}
     # Late imports: `headway --help` answers at once.
-    from headway.data.corpora import read
-    from headway.ladder.rungs import rung_named
-    from headway.models.gpt import PRESETS, GPTConfig
-    from headway.tokenizers import Tokenizer
-    from headway.training.runs import RunConfig, run_path
-    from headway.training.settings import TrainingConfig
+    from headway.training import recipes
+    from headway.training.runs import find, must_be_free, run_path
 
+    if resume is not None:
+        if name is not None or recipe is not None:
+            raise ValueError("--resume goes on with a run as it is: leave --name and --recipe out")
+        _resume(find(resume, runs), given, device, tensorboard)
+        return
     path = run_path(name, runs) if name is not None else _next_free(runs)
-    if rung is not None:
-        rung_named(rung)
-    corpus = read(text)
-    words = (
-        Tokenizer.characters(corpus)
-        if tokenizer == "char"
-        else Tokenizer.byte_pairs(corpus, vocabulary)
-    )
-    model = GPTConfig(
-        vocabulary=words.vocabulary,
-        context=context,
-        width=width,
-        layers=layers,
-        heads=heads,
-        dropout=dropout,
-        **PRESETS[preset],
-    )
-    training = TrainingConfig(
-        steps=steps,
-        batch=batch,
-        learning_rate=learning_rate,
-        evaluate_every=evaluate_every,
-        seed=seed,
-    )
-    _train(path, corpus, words, RunConfig(text or "manual", tokenizer, rung, model, training))
+    must_be_free(path)
+    plan = recipes.plan(recipes.override(recipes.read(recipe or "small"), given))
+    _begin(path, plan, device, tensorboard)
 
 
-def _train(path: Path, corpus: str, words: Tokenizer, config: RunConfig) -> None:
-    from headway.checkpoints import files
-    from headway.cli.progress import interrupts, progress
-    from headway.data.batches import split
-    from headway.torch import weights  # late: PyTorch takes seconds to load
-    from headway.torch.generate import generate
-    from headway.torch.train import training_steps
+def _begin(path: Path, plan: Plan, device: str | None, tensorboard: bool) -> None:
+    """A new run. Its directory is made when all that can be refused has been."""
+    from headway.torch import devices, weights  # late: PyTorch takes seconds to load
+    from headway.torch.train import Trainer
     from headway.training.runs import Run
 
-    tokens, held_out = split(words.encode(corpus), config.model.context)
-    model = weights.build(config)
-    run = Run.create(path, config, words)
-    console = Console(highlight=False, soft_wrap=True)
-    parameters = sum(p.numel() for p in model.parameters())
+    place = devices.choose(device)
+    tokens = _tokens(plan.corpus, plan.tokenizer, plan.config.model.context)
+    model = weights.build(plan.config).to(place)
+    training = devices.suited(model, plan.config.training, place)
+    config = replace(plan.config, training=training)
+    trainer = Trainer(model, *tokens, training)
+    curves = _curves(path) if tensorboard else None
+    _fit(trainer, Run.create(path, config, plan.tokenizer), tokens, curves)
+
+
+def _resume(run: Run, given: Mapping[str, Any], device: str | None, tensorboard: bool) -> None:
+    """Go on with a run, with the settings and the text that it began with."""
+    from headway.data import corpora
+    from headway.tokenizers import digest
+    from headway.torch import devices, weights  # late: PyTorch takes seconds to load
+    from headway.torch.train import Trainer
+    from headway.training import loop
+
+    config, tokenizer = run.config, run.tokenizer
+    for name, value in given.items():
+        if name not in config.flat() or config.flat()[name] != value:
+            raise ValueError(
+                f"{name} cannot change when a run goes on: it is {config.flat().get(name)!r}; "
+                f"leave {value!r} out, or start a new run"
+            )
+    corpus = corpora.read(config.text)
+    now = replace(config, text_sha256=digest(corpus), tokenizer_sha256=tokenizer.fingerprint)
+    config.require_same(now, "now")
+    tokens = _tokens(corpus, tokenizer, config.model.context)
+    model = weights.build(config).to(devices.choose(device))
+    trainer = Trainer(model, *tokens, config.training)
+    for difference in loop.resume(trainer, run, config):
+        print(f"headway: {difference}, so the run may differ in its last bits", file=sys.stderr)
+    _fit(trainer, run, tokens, _curves(run.path) if tensorboard else None)
+
+
+def _fit(trainer: Trainer, run: Run, tokens: Any, curves: Any) -> None:
+    """Train to the end, or to Ctrl-C, and say what came of it."""
+    from headway.torch.generate import generate
+    from headway.training.loop import fit
+
+    config, tokenizer, console = run.config, run.tokenizer, Console(highlight=False, soft_wrap=True)
+    training = config.training
+    parameters = sum(p.numel() for p in trainer.model.parameters())
     console.print(
-        f"{config.text}: {len(tokens):,} tokens to learn from, {len(held_out):,} held out, "
-        f"{words.vocabulary:,} different; a model of {parameters:,} parameters"
+        f"{config.text}: {len(tokens[0]):,} tokens to learn from, {len(tokens[1]):,} held out, "
+        f"{config.model.vocabulary:,} different; a model of {parameters:,} parameters\n"
+        f"{training.optimizer} on {trainer.device}, {training.precision}"
+        f"{', compiled' if training.compile else ''}"
+        f"{f', from step {trainer.step:,}' if trainer.step else ''}"
     )
-    began = time.perf_counter()
-    with progress(console, config.training.steps) as show, interrupts() as interrupted:
-        for done in training_steps(model, tokens, held_out, config.training):
-            seconds = time.perf_counter() - began
-            run.log({**vars(done), "seconds": round(seconds, 3)})
+
+    def sample(count: int) -> str:
+        start = tokens[1][:1]
+        written = generate(trainer.model, [start], tokens=count, temperature=0.8, top_p=0.95)
+        return tokenizer.decode([*start, *(token for (token,) in written)]).strip()
+
+    with progress(console, training.steps) as show, interrupts() as interrupted:
+
+        def each(done: Step, seconds: float) -> None:
             show(done.step, done.loss, done.validation, done.tokens / seconds)
-            if interrupted():
-                break
-    checkpoint = files.save(
-        run.checkpoints, done.step, weights.to_arrays(model), {"step": done.step}
-    )
-    if interrupted():
-        console.print(f"stopped after step {done.step:,}; the weights are in {checkpoint}")
+            if curves is not None:
+                for name in ("loss", "validation", "learning_rate", "gradient_norm"):
+                    if getattr(done, name) is not None:
+                        curves.add_scalar(name, getattr(done, name), done.step)
+
+        def saved() -> None:
+            if trainer.step < training.steps:
+                line = " ".join(sample(_GLANCE).split())
+                console.print(Text(f"step {trainer.step:,} writes: {line}", style="dim"))
+
+        fit(trainer, run, config, each=each, saved=saved, interrupted=interrupted)
+    if curves is not None:
+        curves.close()
+    if trainer.step < training.steps:
+        console.print(
+            f"stopped after step {trainer.step:,} and saved it in {run.checkpoints}\n"
+            f"go on: headway train --resume {run.path.name}"
+        )
         sys.exit(130)
-    start = held_out[:1]
-    written = generate(model, start, tokens=_SAMPLE, temperature=0.8, top_k=40)
-    sample = words.decode([*start, *written])
-    console.print(Panel(Text(sample.strip()), title="a sample", title_align="left"))
+    console.print(Panel(Text(sample(_SAMPLE)), title="a sample", title_align="left"))
+    ended = run.logged()[-1]
+    words = tokenizer.decode(tokens[1][:_GLANCE]).split()
     console.print(
-        f"validation loss {done.validation:.3f} nats a token after {seconds:,.0f} s; the run is in "
-        f'{run.path}\nmore of it: headway generate {path.name} "def "'
+        f"validation loss {ended['validation']:.3f} nats a token after {ended['seconds']:,.0f} s; "
+        f"the run is in {run.path}\n"
+        f"more of it: headway generate {run.path.name} {shlex.quote(words[0] if words else 'a')}"
     )
+
+
+def _tokens(corpus: str, tokenizer: Tokenizer, context: int) -> tuple[Any, Any]:
+    """The tokens to learn from and those held out, prepared with a bar."""
+    from headway.data.batches import split
+    from headway.data.tokens import prepared
+
+    with preparing(Console(stderr=True), len(corpus)) as show:
+        return split(prepared(corpus, tokenizer, show), context)
+
+
+def _curves(path: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("TensorBoard is missing: pip install 'headway[tensorboard]'") from error
+    return SummaryWriter(path / "tensorboard")
 
 
 def _next_free(runs: str) -> Path:

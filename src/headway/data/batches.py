@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
-Tokens = Int[np.ndarray, " _"]
+Tokens = Integer[np.ndarray, " _"]
 Windows = Int[np.ndarray, "windows context"]
 
 
@@ -41,5 +41,5 @@ def evaluation(tokens: Tokens, context: int, most: int) -> tuple[Windows, Window
 
 
 def _windows(tokens: Tokens, starts: Tokens, context: int) -> tuple[Windows, Windows]:
-    cells = starts[:, None] + np.arange(context)
-    return tokens[cells], tokens[cells + 1]
+    windows = tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64)
+    return windows[:, :-1], windows[:, 1:]

@@ -20,6 +20,7 @@ from headway.parts.attention import (
     Values,
     Weights,
     attention_weights,
+    inputs,
 )
 from headway.parts.dropout import Seed
 from headway.parts.masks import Offset
@@ -82,7 +83,7 @@ def attend(
     rows = tracing.wanted(tracing.INSIDE)
     if chosen is PLAIN or rows == tracing.WHOLE:
         return PLAIN.run(call)
-    queries, keys, values = tap("queries", queries), tap("keys", keys), tap("values", values)
+    queries, keys, values = inputs(queries, keys, values, **call.options())
     call = replace(call, queries=queries, keys=keys, values=values)
     if rows is not None:
         with tracing.rows_taken():

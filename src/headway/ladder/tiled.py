@@ -26,6 +26,7 @@ from headway.parts.attention import (
     MaskLike,
     Queries,
     Values,
+    inputs,
     masked_scores,
 )
 from headway.parts.dropout import Seed, drop
@@ -52,7 +53,8 @@ def online_attention(
 ) -> Context:
     """`parts.attention` with the softmax, `block` keys at a time."""
     xp = namespace(queries)
-    queries, keys, values = tap("queries", queries), tap("keys", keys), tap("values", values)
+    options = {"mask": mask, "bias": bias, "scale": scale, "softcap": softcap, "offset": offset}
+    queries, keys, values = inputs(queries, keys, values, **options)
     values = repeat(values, heads=queries.shape[-3])
     whole = cells(queries, keys, offset)
     largest = queries[..., :1] * 0 - xp.inf

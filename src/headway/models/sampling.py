@@ -11,6 +11,7 @@ def sample(
     *,
     temperature: float = 1.0,
     top_k: int | None = None,
+    top_p: float | None = None,
     seed: int = 0,
     step: int = 0,
 ) -> int:
@@ -18,17 +19,27 @@ def sample(
 
     temperature: 0 takes the likeliest, below 1 prefers it more, above 1 less.
     top_k: only the k likeliest (Fan et al. 2018); all of them by default.
-    Raises ValueError for a temperature below 0 or a top_k below 1.
+    top_p: of these only the likeliest that together have this share of the probability
+        (Holtzman et al. 2020); the one with which the share is reached is among them.
+    Raises ValueError for a temperature below 0, a top_k below 1 and a top_p outside (0, 1].
     """
     if temperature < 0:
         raise ValueError(f"a temperature is 0 or more: {temperature} is not")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k is 1 or more: {top_k} is not")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p is a share above 0, up to 1: {top_p} is not")
     if temperature == 0:
         return int(logits.argmax())
     scaled = logits.astype(np.float64) / temperature
-    if top_k is not None and top_k < len(scaled):
-        scaled[np.argsort(-scaled, kind="stable")[top_k:]] = -np.inf
+    order = np.argsort(-scaled, kind="stable")
+    if top_k is not None:
+        scaled[order[top_k:]] = -np.inf
     probabilities = np.exp(scaled - scaled.max())
+    probabilities /= probabilities.sum()
+    if top_p is not None:
+        before = np.cumsum(probabilities[order]) - probabilities[order]
+        probabilities[order[before >= top_p]] = 0.0
+        probabilities /= probabilities.sum()
     generator = np.random.Generator(np.random.Philox(key=[seed, step]))
-    return int(generator.choice(len(scaled), p=probabilities / probabilities.sum()))
+    return int(generator.choice(len(scaled), p=probabilities))

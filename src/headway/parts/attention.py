@@ -7,6 +7,8 @@ heads (`kv_heads`), each shared by several heads of queries.
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Bool, Float
 
 from headway.parts.arrays import Array, namespace
@@ -15,7 +17,7 @@ from headway.parts.heads import repeat
 from headway.parts.masks import Cells, Mask, Offset, as_mask, cells
 from headway.parts.normalizers import Normalizer, softmax
 from headway.parts.scores import default_scale, dot
-from headway.tracing import tap
+from headway.tracing import note, tap
 
 Queries = Float[Array, "*batch heads queries d_k"]
 Keys = Float[Array, "*batch kv_heads keys d_k"]
@@ -51,7 +53,18 @@ def attention(
     A query with nothing to attend to gets context 0 and gradients 0. Raises ValueError when the
     shapes do not fit and for dropout without a seed.
     """
-    queries, keys, values = tap("queries", queries), tap("keys", keys), tap("values", values)
+    queries, keys, values = inputs(
+        queries,
+        keys,
+        values,
+        mask=mask,
+        bias=bias,
+        scale=scale,
+        softcap=softcap,
+        normalizer=normalizer,
+        dropout=dropout,
+        offset=offset,
+    )
     weights = attention_weights(
         queries,
         keys,
@@ -65,6 +78,20 @@ def attention(
         offset=offset,
     )
     return tap("context", weights @ repeat(values, heads=queries.shape[-3]))
+
+
+def inputs(
+    queries: Queries, keys: Keys, values: Values, **options: Any
+) -> tuple[Queries, Keys, Values]:
+    """The inputs, tapped; a trace is also told the options, with which it can recompute the rest.
+
+    Whatever way the mechanism is run, it begins with this.
+    """
+    queries, keys, values = tap("queries", queries), tap("keys", keys), tap("values", values)
+    scale = options.get("scale")
+    options = {**options, "scale": default_scale(queries) if scale is None else scale}
+    note("options", options)
+    return queries, keys, values
 
 
 def attention_weights(

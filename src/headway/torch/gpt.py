@@ -14,7 +14,7 @@ from headway.ladder.rung import Rung
 from headway.models.gpt import GPTConfig, Names, initial
 from headway.parts.arrays import Array
 from headway.parts.dropout import Seed, dropout, fold
-from headway.parts.masks import Mask, causal
+from headway.parts.masks import Mask, causal, padding
 from headway.torch.layers import (
     Cache,
     GeluMLP,
@@ -126,11 +126,14 @@ class GPT(nn.Module):
         *,
         mask: Mask | None = None,
         caches: Sequence[Cache] | None = None,
+        starts: Int[Tensor, " batch"] | None = None,
         seed: Seed | None = None,
     ) -> Float[Tensor, "batch tokens vocabulary"]:
         """The logits of the token after each token.
 
         mask: on top of the causal one (padding, documents). caches: of the tokens before these.
+        starts: the column in which each row's text begins, for rows padded at their left so that
+            texts of different lengths end together; by default 0.
         seed: for dropout, while training. Raises ValueError beyond the context.
         """
         names, rate = self.config.names, self.config.dropout if self.training else 0.0
@@ -139,8 +142,12 @@ class GPT(nn.Module):
         if end > self.config.context:
             raise ValueError(f"{end} tokens do not fit a context of {self.config.context}")
         x = self._part(names.embedding)(tokens)
+        positions = torch.arange(before, end, device=x.device)
+        if starts is not None:
+            mask = ~padding(starts) if mask is None else mask & ~padding(starts)
+            positions = (positions - starts[:, None]).clamp(min=0)
         if self.config.positions == "learned":
-            x = x + self._part(names.positions)(torch.arange(before, end, device=x.device))
+            x = x + self._part(names.positions)(positions)
         x = tap("embedded", dropout(x, rate, fold(seed, 0)))
         for layer, block in enumerate(self.blocks):
             with scope(f"blocks.{layer}"):

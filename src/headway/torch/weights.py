@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +21,34 @@ def build(config: RunConfig) -> GPT:
 
 
 def to_arrays(model: GPT) -> dict[str, np.ndarray]:
-    """Every parameter once, by name, as NumPy arrays that share its memory."""
-    return {name: p.detach().numpy() for name, p in model.named_parameters()}
+    """Every parameter once, by name, as NumPy arrays; on a CPU they share its memory."""
+    return {name: p.numpy(force=True) for name, p in model.named_parameters()}
+
+
+def fill(model: GPT, tensors: Mapping[str, np.ndarray]) -> None:
+    """Give a model these values. Raises ValueError when names or shapes are not the model's."""
+    wanted = dict(model.named_parameters())
+    for name in sorted(wanted.keys() | tensors.keys()):
+        there, here = (
+            tuple(some[name].shape) if name in some else None for some in (tensors, wanted)
+        )
+        if there != here:
+            raise ValueError(f"weights of another model: {name} is {there} there, {here} here")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(torch.from_numpy(tensors[name]))
 
 
 def load(run: Run, checkpoint: Path | None = None) -> GPT:
     """The model of a run with the weights of a checkpoint, by default the last.
 
-    Raises ValueError when the names or shapes in the file are not the model's.
+    Raises ValueError when a file is damaged or the weights are not the model's.
     """
     model = build(run.config)
     checkpoint = files.latest(run.checkpoints) if checkpoint is None else checkpoint
-    tensors = files.load(checkpoint)
-    wanted = dict(model.named_parameters())
-    if {n: p.shape for n, p in wanted.items()} != {n: t.shape for n, t in tensors.items()}:
-        raise ValueError(f"{checkpoint} is of another model than {run.path}/config.json says")
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(torch.from_numpy(tensors[name]))
+    tensors, _ = files.load(checkpoint)
+    try:
+        fill(model, tensors)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint} does not fit {run.path}/config.json: {error}") from None
     return model

@@ -1,31 +1,37 @@
 """A run directory: the resolved config, the tokenizer, the log and the checkpoints.
 
-runs/demo/config.json  tokenizer.json  log.jsonl  checkpoints/step-000500/model.safetensors
+runs/demo/config.json  tokenizer.json  log.jsonl  checkpoints/step-000500/
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self, TypeVar, final
 
 from headway.models.gpt import GPTConfig
 from headway.tokenizers import Tokenizer
-from headway.training.settings import TrainingConfig
+from headway.training.settings import TrainingConfig, check_keys
 
 _Config = TypeVar("_Config", GPTConfig, TrainingConfig)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All that decides a run. rung: of the ladder, in the attention's place; else multi-head."""
+    """All that decides a run.
+
+    text: as it was named, and the SHA-256 of what stood there; the tokenizer likewise.
+    rung: of the ladder, in the attention's place; else multi-head.
+    """
 
     text: str
+    text_sha256: str
     tokenizer: str
+    tokenizer_sha256: str
     rung: str | None
     model: GPTConfig
     training: TrainingConfig
@@ -38,10 +44,24 @@ class RunConfig:
     def from_json(cls, text: str) -> Self:
         """Back again. Raises ValueError for an unknown or missing key, naming the nearest."""
         found = json.loads(text)
-        _check_keys(cls.__name__, found, [field.name for field in fields(cls)])
+        check_keys(cls.__name__, found, (field.name for field in fields(cls)))
         found["model"] = _config(GPTConfig, found["model"])
         found["training"] = _config(TrainingConfig, found["training"])
         return cls(**found)
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting by its own name, the tables' among them."""
+        whole = asdict(self)
+        return whole.pop("model") | whole.pop("training") | whole
+
+    def require_same(self, other: RunConfig, where: str) -> None:
+        """Raise ValueError, naming the field, when another config is not this one."""
+        for name, value in self.flat().items():
+            if other.flat()[name] != value:
+                raise ValueError(
+                    f"{name} has changed: it is {value!r} in the run, {other.flat()[name]!r} "
+                    f"{where}; a run goes on with what it began with, so start a new one"
+                )
 
 
 @final
@@ -53,24 +73,22 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, tokenizer: Tokenizer) -> Self:
-        """A new directory. Raises ValueError when there is one already."""
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            raise ValueError(
-                f"there is a run {path} already: choose another --name, or remove it"
-            ) from None
-        run = cls(path)
-        (path / "config.json").write_text(config.to_json(), encoding="utf-8")
-        tokenizer.save(path / "tokenizer.json")
-        return run
+        """A new directory, whole or not at all. Raises ValueError when there is one already."""
+        must_be_free(path)
+        aside = path.with_name(f".creating-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        (aside / "config.json").write_text(config.to_json(), encoding="utf-8")
+        tokenizer.save(aside / "tokenizer.json")
+        aside.rename(path)
+        return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """An existing one. Raises ValueError when there is none, naming those that there are."""
         if (path / "config.json").is_file():
             return cls(path)
-        others = sorted(file.parent.name for file in path.parent.glob("*/config.json"))
+        others = [run.path.name for run in runs_in(path.parent)]
         known = f"; there are {', '.join(others)}" if others else "; `headway train` makes one"
         raise ValueError(f"no run {path}{known}")
 
@@ -95,8 +113,26 @@ class Run:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Add a line to log.jsonl."""
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+        with self._log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+    def logged(self) -> list[dict[str, Any]]:
+        """The lines of log.jsonl; a last one that was cut off is left out."""
+        if not self._log.exists():
+            return []
+        lines = self._log.read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+    def forget_after(self, step: int) -> None:
+        """Take the steps after this one out of log.jsonl: they will be done again."""
+        lines = (json.dumps(record) for record in self.logged() if record["step"] <= step)
+        aside = self._log.with_name(".log.jsonl")
+        aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        aside.replace(self._log)
+
+    @property
+    def _log(self) -> Path:
+        return self.path / "log.jsonl"
 
 
 def run_path(name: str, folder: str) -> Path:
@@ -108,13 +144,25 @@ def run_path(name: str, folder: str) -> Path:
     return Path(folder) / name
 
 
+def must_be_free(path: Path) -> None:
+    """Raise ValueError when there is a run already."""
+    if path.exists():
+        raise ValueError(
+            f"there is a run {path} already: choose another --name, --resume it, or remove it"
+        )
+
+
+def find(run: str, folder: str) -> Run:
+    """The run of a name in a folder, or at a path. Raises ValueError when there is none."""
+    return Run.open(Path(run) if Path(run).name != run else run_path(run, folder))
+
+
+def runs_in(folder: Path) -> list[Run]:
+    """The runs in a folder, by name."""
+    found = sorted(file.parent for file in folder.glob("*/config.json"))
+    return [Run(path) for path in found if not path.name.startswith(".")]
+
+
 def _config(kind: type[_Config], found: dict[str, Any]) -> _Config:
-    _check_keys(kind.__name__, found, [field.name for field in fields(kind)])
+    check_keys(kind.__name__, found, (field.name for field in fields(kind)))
     return kind(**found)
-
-
-def _check_keys(what: str, found: Mapping[str, Any], known: list[str]) -> None:
-    for name in found:
-        if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{what} has no {name!r}; did you mean {near!r}?")

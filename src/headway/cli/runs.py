@@ -1,0 +1,96 @@
+"""`headway runs` and `headway info`: what has been trained, and how."""
+
+from __future__ import annotations
+
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from headway.training.runs import Run
+
+
+def runs(folder: str = "runs", /) -> None:
+    """List the runs of a folder: their text, how far they are and how well they do.
+
+    Parameters
+    ----------
+    folder
+        The folder of the runs.
+    """
+    from headway.training.runs import runs_in  # late: `headway --help` answers at once
+
+    found = runs_in(Path(folder))
+    if not found:
+        raise ValueError(f"no runs in {folder}: `headway train` makes one")
+    table = Table("run", "text", "tokenizer", "model", box=None, header_style="bold")
+    for name in ("steps", "validation", "seconds"):
+        table.add_column(name, justify="right")
+    for run in found:
+        try:
+            table.add_row(run.path.name, *_row(run))
+        except ValueError as error:
+            table.add_row(run.path.name, f"[red]{error}[/]")
+    Console(highlight=False).print(table)
+
+
+def info(run: str, /, *, runs: str = "runs") -> None:
+    """Tell all about a run: its settings, its parameters, its checkpoints, whether they are whole.
+
+    Parameters
+    ----------
+    run
+        The name of a run in the folder `runs`, or the path of one.
+    runs
+        The folder of the runs.
+    """
+    from headway.checkpoints import files  # late: `headway --help` answers at once
+    from headway.training.runs import find
+
+    opened = find(run, runs)
+    config = opened.config
+    console = Console(highlight=False, soft_wrap=True)
+    text, tokenizer, model, steps, validation, seconds = _row(opened)
+    console.print(
+        f"[bold]{opened.path}[/]: {model} on {text} ({tokenizer}), step {steps}, "
+        f"validation {validation} nats a token, {seconds} s\n"
+    )
+    of_run = {name: value for name, value in vars(config).items() if not is_dataclass(value)}
+    for title, settings in (
+        ("run", of_run),
+        ("model", vars(config.model)),
+        ("training", vars(config.training)),
+    ):
+        table = Table(title, "", box=None, header_style="bold", padding=(0, 2, 0, 0))
+        for name, value in settings.items():
+            table.add_row(name, str(value)[:40])
+        console.print(table, "")
+    for checkpoint in files.found(opened.checkpoints):
+        try:
+            tensors, about = files.load(checkpoint)
+            files.load(checkpoint, "optimizer")
+        except ValueError as error:
+            console.print(f"[red]{error}[/]")
+        else:
+            count = sum(tensor.size for tensor in tensors.values())
+            machine = ", ".join(f"{name} {value}" for name, value in about["machine"].items())
+            console.print(f"{checkpoint.name} is whole: {count:,} parameters; {machine}")
+
+
+def _row(run: Run) -> list[str]:
+    """text, tokenizer, model, steps, validation, seconds."""
+    config, steps = run.config, run.logged()
+    done = steps[-1]["step"] if steps else 0
+    validation = [step["validation"] for step in steps if step["validation"] is not None]
+    model = config.model
+    return [
+        Path(config.text).name,
+        Path(config.tokenizer).name,
+        f"{config.rung or 'multihead'} {model.layers}x{model.width}, context {model.context}",
+        f"{done:,}/{config.training.steps:,}",
+        f"{validation[-1]:.3f}" if validation else "-",
+        f"{steps[-1]['seconds']:,.0f}" if steps else "-",
+    ]

@@ -1,0 +1,69 @@
+"""What the machine has: its accelerator, its number formats, its allocator."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+from dataclasses import replace
+
+import torch
+
+from headway.torch.gpt import GPT
+from headway.training.settings import TrainingConfig
+
+NAMES = ("cuda", "mps", "cpu")  # the best first
+
+# Floating-point operations a second that a small model reaches, in order of magnitude; compiling
+# takes up to a minute and gains a tenth or more, so a run of ten minutes repays it.
+_SPEED = {"cuda": 1e14, "mps": 3e12, "cpu": 1e11}
+_LONG = 600.0  # seconds
+
+
+def choose(name: str | None = None) -> torch.device:
+    """The device of this name, by default the best that there is.
+
+    Raises ValueError for an unknown name and for a device that this machine has not.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["cpu"] = True
+    if name is None:
+        name = next(each for each in NAMES if there[each])
+    if name not in NAMES:
+        raise ValueError(f"a device is one of {', '.join(NAMES)}: {name!r} is not")
+    if not there[name]:
+        raise ValueError(f"this machine has no {name}: leave --device out")
+    return torch.device(name)
+
+
+def suited(model: GPT, training: TrainingConfig, device: torch.device) -> TrainingConfig:
+    """The settings with what they leave to the machine decided.
+
+    bfloat16 where the hardware multiplies it faster than float32; torch.compile where the run is
+    long enough and there is a compiler. A token costs 6 operations a parameter, forward and
+    backward (Kaplan et al. 2020).
+    """
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    parameters = sum(p.numel() for p in model.parameters())
+    tokens = training.steps * training.batch * model.config.context
+    long = 6.0 * parameters * tokens > _SPEED[device.type] * _LONG
+    compiler = device.type != "cpu" or shutil.which("g++") is not None
+    return replace(
+        training,
+        precision=training.precision or ("bfloat16" if fast else "float32"),
+        compile=long and compiler if training.compile is None else training.compile,
+    )
+
+
+def keep_memory() -> None:
+    """Let glibc keep freed memory for the next step, rather than fault every page in anew.
+
+    About a fifth of a small model's step on a CPU is spent on that; other C libraries have no
+    such switch.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 1 << 25)  # the old limit
+    mallopt(trim_threshold, (1 << 31) - 1)

@@ -1,0 +1,95 @@
+"""AdamW for everything, or Muon for the matrices and AdamW for the rest, as one optimiser.
+
+Its state has names without an engine, so that the other engine can go on from it:
+adamw.first.NAME, adamw.second.NAME, muon.momentum.NAME.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from headway.training import muon
+from headway.training.settings import TrainingConfig
+
+
+@final
+class Optimizer:
+    """One step over all parameters of a model, from their gradients.
+
+    AdamW (Loshchilov and Hutter 2019; betas 0.9 and 0.95) in PyTorch's fused form; Muon as in
+    `training.muon`. Matrices decay; biases and norms do not.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
+        named = dict(model.named_parameters())
+        self._decay = config.weight_decay
+        with_muon = config.optimizer == "muon"
+        self._muon = {n: p for n, p in named.items() if with_muon and muon.is_matrix(n, p.ndim)}
+        self._adamw = {n: p for n, p in named.items() if n not in self._muon}
+        self._momentum = {name: torch.zeros_like(p) for name, p in self._muon.items()}
+        matrices = [p for p in self._adamw.values() if p.ndim >= 2]
+        others = [p for p in self._adamw.values() if p.ndim < 2]
+        self._library = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": config.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            betas=(0.9, 0.95),
+            fused=True,
+        )
+        for parameter in self._adamw.values():
+            self._library.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Move every parameter at this learning rate."""
+        for group in self._library.param_groups:
+            group["lr"] = rate
+        self._library.step()
+        self._step_muon(rate)
+
+    def state(self) -> dict[str, Tensor]:
+        """What the next step depends on, by name; the tensors themselves."""
+        found = {f"muon.momentum.{name}": m for name, m in self._momentum.items()}
+        for name, parameter in self._adamw.items():
+            kept = self._library.state[parameter]
+            found[f"adamw.first.{name}"] = kept["exp_avg"]
+            found[f"adamw.second.{name}"] = kept["exp_avg_sq"]
+        return found
+
+    @torch.no_grad()
+    def restore(self, step: int, state: Mapping[str, Tensor]) -> None:
+        """Take over the state after `step` steps. Raises KeyError for what is missing."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+        for parameter in self._adamw.values():
+            self._library.state[parameter]["step"].fill_(step)
+
+    def _step_muon(self, rate: float) -> None:
+        """Matrices of one shape are made orthogonal together."""
+        alike: dict[tuple[int, ...], list[Tensor]] = {}
+        updates: dict[str, list[Tensor]] = {}
+        for name, parameter in self._muon.items():
+            gradient = parameter.grad
+            assert gradient is not None  # `step` comes after `backward`
+            momentum = self._momentum[name].lerp_(gradient, 1 - muon.MOMENTUM)
+            ahead = torch.lerp(gradient, momentum, muon.MOMENTUM)
+            updates[name] = muon.unpacked(name, ahead)
+            for matrix in updates[name]:
+                alike.setdefault(tuple(matrix.shape), []).append(matrix)
+        found = {
+            shape: iter(muon.scale(*shape) * muon.orthogonal(torch.stack(matrices)))
+            for shape, matrices in alike.items()
+        }
+        for name, parameter in self._muon.items():
+            pieces = [next(found[tuple(matrix.shape)]) for matrix in updates[name]]
+            parameter.mul_(1 - rate * self._decay)
+            parameter.sub_(muon.packed(name, pieces, parameter), alpha=rate)

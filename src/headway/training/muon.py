@@ -1,0 +1,73 @@
+"""Muon: momentum whose update is made orthogonal (Jordan 2024, "Muon: an optimizer for hidden
+layers in neural networks"), with the scale of Liu et al. 2025, "Muon is scalable for LLM training".
+
+For a matrix W (d_out, d_in) with gradient G, at learning rate r and weight decay w:
+
+    M <- 0.95 M + 0.05 G            U = orthogonal(0.95 M + 0.05 G)       (Nesterov's look ahead)
+    W <- (1 - r w) W - r * 0.2 sqrt(max(d_out, d_in)) U
+
+The scale gives U the size of AdamW's update, so that both share one learning rate.
+"""
+
+from __future__ import annotations
+
+from einops import rearrange
+from jaxtyping import Float
+
+from headway.parts.arrays import Array, namespace
+
+MOMENTUM = 0.95
+
+Matrix = Float[Array, "d_out d_in"]
+
+# Beside the projections of the blocks a model has tables and the head, which AdamW trains.
+_TABLES = ("wte.weight", "wpe.weight", "embed_tokens.weight", "lm_head.weight")
+
+
+def is_matrix(name: str, ndim: int) -> bool:
+    """Whether Muon trains this parameter: a projection inside a block."""
+    return ndim >= 2 and not name.endswith(_TABLES)
+
+
+def orthogonal(matrices: Float[Array, "*batch d_out d_in"]) -> Float[Array, "*batch d_out d_in"]:
+    """Near to U V^T of each matrix U S V^T: its singular values come to lie around 1.
+
+    Five steps of Newton and Schulz's iteration X <- a X + (b X X^T + c (X X^T)^2) X with Jordan's
+    quintic, which brings every singular value above 0.01 of the whole to between 0.6 and 1.3.
+    """
+    xp = namespace(matrices)
+    wide = matrices.shape[-2] <= matrices.shape[-1]
+    X = matrices if wide else matrices.mT  # the smaller square
+    X = X / (xp.sqrt(xp.sum(X * X, axis=(-2, -1), keepdims=True)) + 1e-7)
+    for _ in range(5):
+        square = X @ X.mT
+        X = 3.4445 * X + (-4.7750 * square + 2.0315 * (square @ square)) @ X
+    return X if wide else X.mT
+
+
+def scale(d_out: int, d_in: int) -> float:
+    """What an orthogonal update is multiplied with."""
+    return float(0.2 * max(d_out, d_in) ** 0.5)
+
+
+def unpacked(name: str, value: Float[Array, "..."]) -> list[Matrix]:
+    """The separate matrices (d_out, d_in) of a parameter, however it packs and turns them."""
+    owner = name.removesuffix(".weight").rpartition(".")[2]
+    if value.ndim == 3:  # `stacked`: a matrix for each head
+        return [rearrange(value, "heads d_in d_out -> (heads d_out) d_in")]
+    if owner in ("c_attn", "W_qkv"):  # queries, as wide as the model; keys; values
+        width = value.shape[0]
+        middle = (width + value.shape[1]) // 2
+        return [m.mT for m in (value[:, :width], value[:, width:middle], value[:, middle:])]
+    turned = owner.startswith(("W_", "c_"))  # (d_in, d_out): the ladder's and GPT-2's
+    return [value.mT if turned else value]
+
+
+def packed(name: str, matrices: list[Matrix], like: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The parameter of these matrices: the inverse of `unpacked`."""
+    if like.ndim == 3:
+        return rearrange(matrices[0], "(heads d_out) d_in -> heads d_in d_out", heads=like.shape[0])
+    if len(matrices) == 3:
+        return namespace(like).concat([matrix.mT for matrix in matrices], axis=1)
+    owner = name.removesuffix(".weight").rpartition(".")[2]
+    return matrices[0].mT if owner.startswith(("W_", "c_")) else matrices[0]

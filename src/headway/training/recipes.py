@@ -1,0 +1,130 @@
+"""Recipes: what to train, as a TOML file; flags override it, and a misspelt key is an error."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from headway.data import corpora
+from headway.ladder.rungs import rung_named
+from headway.models.gpt import PRESETS, GPTConfig
+from headway.tokenizers import Tokenizer, digest
+from headway.training.runs import RunConfig
+from headway.training.settings import TrainingConfig, check_keys
+
+Settings = dict[str, Any]
+
+_TOP = ("text", "tokenizer", "rung", "model", "training")
+_MODEL = ("preset", *(field.name for field in fields(GPTConfig)))
+_TRAINING = tuple(field.name for field in fields(TrainingConfig))
+
+
+def names() -> list[str]:
+    """The recipes that come with Headway."""
+    return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir())
+
+
+def read(recipe: str) -> Settings:
+    """The settings of a recipe, by its name or as a path that ends in .toml.
+
+    Raises ValueError for an unknown name or key, with the nearest one, and for a file that is no
+    TOML.
+    """
+    if recipe.endswith(".toml"):
+        text = Path(recipe).read_text(encoding="utf-8")
+    elif recipe in names():
+        text = (_folder() / f"{recipe}.toml").read_text(encoding="utf-8")
+    else:
+        near = get_close_matches(recipe, names(), n=1, cutoff=0.0)[0]
+        raise ValueError(f"no recipe {recipe!r}; did you mean {near!r}? Or give a path to a .toml")
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{recipe} is no TOML: {error}") from error
+    check_keys(f"the recipe {recipe}", found, _TOP)
+    for table, known in (("model", _MODEL), ("training", _TRAINING)):
+        if not isinstance(found.setdefault(table, {}), dict):
+            raise ValueError(f"{table!r} in the recipe {recipe} is a table: write [{table}]")
+        check_keys(f"[{table}] of {recipe}", found[table], known)
+    return found
+
+
+def override(settings: Settings, flags: Mapping[str, Any]) -> Settings:
+    """The settings with flags over them: each flag is a key of one of the tables."""
+    model, training = dict(settings["model"]), dict(settings["training"])
+    found = {**settings, "model": model, "training": training}
+    if "rung" in flags:
+        model["preset"] = "gpt2"  # a rung has neither the rotary positions nor the QK-norm
+    for name, value in flags.items():
+        table = found if name in _TOP else model if name in _MODEL else training
+        table[name] = value
+    return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a new run begins with."""
+
+    config: RunConfig
+    tokenizer: Tokenizer
+    corpus: str
+
+
+def plan(settings: Settings) -> Plan:
+    """Read the text, learn the tokenizer and resolve every setting.
+
+    Raises ValueError for settings that make no sense, before anything slow is done.
+    """
+    training = TrainingConfig(**settings["training"])
+    rung = settings.get("rung")
+    if rung is not None:
+        rung_named(rung)
+    _model(settings["model"], vocabulary=1)  # its sizes alone
+    text, kind = settings.get("text", "manual"), settings.get("tokenizer", "bpe")
+    corpus = corpora.read(text)
+    tokenizer = _tokenizer(kind, settings["model"].get("vocabulary"), corpus)
+    config = RunConfig(
+        text=text,
+        text_sha256=digest(corpus),
+        tokenizer=kind,
+        tokenizer_sha256=tokenizer.fingerprint,
+        rung=rung,
+        model=_model(settings["model"], tokenizer.vocabulary),
+        training=training,
+    )
+    return Plan(config, tokenizer, corpus)
+
+
+def _model(model: Mapping[str, Any], vocabulary: int) -> GPTConfig:
+    """The model of the table [model], its preset written out, for the vocabulary that there is."""
+    own = {name: value for name, value in model.items() if name not in ("preset", "vocabulary")}
+    preset = model.get("preset", "gpt2")
+    if preset not in PRESETS:
+        raise ValueError(f"preset is one of {', '.join(PRESETS)}: {preset!r} is not")
+    for name in ("context", "width", "layers", "heads"):
+        if name not in own:
+            raise ValueError(f"the recipe does not say {name!r}: add it to [model]")
+    return GPTConfig(vocabulary=vocabulary, **{**PRESETS[preset], **own})
+
+
+def _tokenizer(kind: str, vocabulary: int | None, corpus: str) -> Tokenizer:
+    if kind == "bpe":
+        return Tokenizer.byte_pairs(corpus, 1024 if vocabulary is None else vocabulary)
+    if kind == "char":
+        return Tokenizer.characters(corpus)
+    if kind == "byte":
+        return Tokenizer.utf8_bytes()
+    if Path(kind).is_file():
+        return Tokenizer.load(Path(kind))
+    raise ValueError(
+        f"a tokenizer is bpe, char, byte or the path of a tokenizer.json: {kind!r} is none"
+    )
+
+
+def _folder() -> Any:
+    return resources.files("headway") / "recipes"

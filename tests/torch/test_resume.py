@@ -1,0 +1,233 @@
+"""A run that was cut off goes on bit for bit, and every item of a checkpoint is needed for that."""
+
+import numpy as np
+import pytest
+import torch
+
+from headway.checkpoints import files
+from headway.models.gpt import MODERN, GPTConfig
+from headway.tokenizers import Tokenizer
+from headway.torch import weights
+from headway.torch.train import Trainer
+from headway.training.loop import NotFinite, fit, resume
+from headway.training.runs import Run, RunConfig
+from headway.training.settings import TrainingConfig
+
+TEXT = "the cat sat on the mat, the dog sat on the log. " * 40
+TOKENIZER = Tokenizer.characters(TEXT)
+TOKENS = TOKENIZER.encode(TEXT)
+STEPS = 6
+
+
+def config(preset=MODERN, dropout=0.2, **settings):
+    sizes = {"vocabulary": 27, "context": 8, "width": 8, "layers": 1, "heads": 2}
+    settings = {"optimizer": "muon", "micro_batch": 3, **settings}  # of 5: 3 and 2
+    training = TrainingConfig(
+        **{"steps": STEPS, "batch": 5, "save_every": 2, "evaluate_every": 4, **settings}
+    )
+    model = GPTConfig(**sizes, **preset, dropout=dropout)
+    return RunConfig("text", "12ab", "char", "34cd", None, model, training)
+
+
+def trainer(of):
+    return Trainer(weights.build(of), TOKENS[:-200], TOKENS[-200:], of.training)
+
+
+def state(of):
+    """Everything of a trainer, copied."""
+    parts = of.state().items()
+    return {f"{part}/{n}": array.copy() for part, some in parts for n, array in some.items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(np.array_equal(one[n], other[n]) for n in one)
+
+
+def whole(of, tmp_path):
+    """The run that nobody interrupts: its end and its log."""
+    run = Run.create(tmp_path / "whole", of, TOKENIZER)
+    uninterrupted = trainer(of)
+    fit(uninterrupted, run, of)
+    return state(uninterrupted), told(run)
+
+
+def told(run):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in run.logged()]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("preset", [{}, MODERN], ids=["gpt2", "modern"])
+def test_resumed_twice_equals_uninterrupted(tmp_path, optimizer, preset):
+    of = config(preset, optimizer=optimizer)
+    end, log = whole(of, tmp_path)
+    run = Run.create(tmp_path / "cut", of, TOKENIZER)
+    first = trainer(of)
+    fit(first, run, of, interrupted=lambda: first.step == 1)
+    for stop in (3, STEPS):
+        again = trainer(of)
+        assert resume(again, run, of) == []
+        assert 0 < again.step < stop
+        fit(again, run, of, interrupted=lambda stop=stop, again=again: again.step == stop)
+    assert same(state(again), end)
+    assert told(run) == log
+    last = [path / f"checkpoints/step-{STEPS:06d}" for path in (tmp_path / "whole", run.path)]
+    for file in last[0].iterdir():
+        assert file.read_bytes() == (last[1] / file.name).read_bytes()
+
+
+def test_cut_off_between_two_micro_batches(tmp_path, monkeypatch):
+    of = config()
+    end, log = whole(of, tmp_path)
+    run = Run.create(tmp_path / "cut", of, TOKENIZER)
+    cut = trainer(of)
+    loss, calls = Trainer._loss, []
+
+    def dies(self, *arguments):
+        calls.append(1)
+        if self.step == 3 and self.model.training and len(calls) % 2 == 0:
+            raise RuntimeError("killed")
+        return loss(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_loss", dies)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(cut, run, of)
+    assert any(p.grad.abs().sum() > 0 for p in cut.model.parameters())  # some of it was summed
+    monkeypatch.setattr(Trainer, "_loss", loss)
+    again = trainer(of)
+    resume(again, run, of)
+    assert again.step == 2
+    assert len(run.logged()) == 2
+    fit(again, run, of)
+    assert same(state(again), end)
+    assert told(run) == log
+
+
+def ends_the_same(of, run, end):
+    """Whether the run goes on to the end that it would have had. Refusing to go on is no."""
+    again = trainer(of)
+    try:
+        resume(again, run, of)
+    except ValueError:
+        return False
+    fit(again, run, of)
+    return same(state(again), end)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_item_of_a_checkpoint_is_needed(tmp_path, optimizer):
+    of = config(optimizer=optimizer)
+    end, _ = whole(of, tmp_path)
+    run = Run.create(tmp_path / "cut", of, TOKENIZER)
+    first = trainer(of)
+    fit(first, run, of, interrupted=lambda: first.step == 3)
+    checkpoint = files.latest(run.checkpoints)
+    loaded = {part: files.load(checkpoint, part) for part in ("model", "optimizer")}
+    about = loaded["model"][1]
+
+    def rewritten(change):
+        """The run's checkpoint again, with a change."""
+        parts = {part: dict(tensors) for part, (tensors, _) in loaded.items()}
+        changed = {**about}
+        change(parts, changed)
+        for old in files.found(run.checkpoints):
+            for file in old.iterdir():
+                file.unlink()
+            old.rmdir()
+        files.save(run.checkpoints, 3, parts, changed)
+
+    rewritten(lambda parts, about: None)
+    assert ends_the_same(of, run, end)
+    for part, (tensors, _) in loaded.items():
+        for name, tensor in tensors.items():
+            rewritten(lambda parts, _, part=part, name=name: parts[part].pop(name))
+            assert not ends_the_same(of, run, end), f"{part}/{name} is taken out"
+            if tensor.any():
+                empty = {name: np.zeros_like(tensor)}
+                rewritten(lambda parts, _, part=part, empty=empty: parts[part].update(empty))
+                assert not ends_the_same(of, run, end), f"{part}/{name} is zeros"
+    for name in about:
+        rewritten(lambda _, about, name=name: about.pop(name))
+        assert not ends_the_same(of, run, end), f"{name} is taken out"
+    for name in about["machine"]:
+        less = {key: value for key, value in about["machine"].items() if key != name}
+        rewritten(lambda _, about, less=less: about.update(machine=less))
+        assert not ends_the_same(of, run, end), f"{name} is taken out"
+    rewritten(lambda _, about: about.update(step=2))
+    assert not ends_the_same(of, run, end)
+
+
+def test_the_number_of_threads_is_applied_again_and_a_difference_told(tmp_path, monkeypatch):
+    of = config()
+    run = Run.create(tmp_path / "run", of, TOKENIZER)
+    first, threads = trainer(of), torch.get_num_threads()
+    fit(first, run, of, interrupted=lambda: first.step == 2)
+    try:
+        torch.set_num_threads(threads + 1)
+        assert resume(trainer(of), run, of) == []
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(threads)
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    (told,) = resume(trainer(of), run, of)
+    assert told.startswith("torch was 2.")
+    assert told.endswith("is 9.9")
+
+
+@pytest.mark.parametrize(("field", "value"), [("batch", 6), ("seed", 1), ("learning_rate", 0.5)])
+def test_another_config_is_refused_and_the_field_named(tmp_path, field, value):
+    of = config()
+    run = Run.create(tmp_path / "run", of, TOKENIZER)
+    first = trainer(of)
+    fit(first, run, of, interrupted=lambda: first.step == 2)
+    changed = config(**{field: value})
+    with pytest.raises(ValueError, match=f"{field} has changed"):
+        resume(trainer(changed), run, changed)
+
+
+def test_gradients_do_not_depend_on_how_the_batch_is_cut():
+    found = []
+    for micro_batch in (None, 1, 3, 4):
+        of = config(micro_batch=micro_batch, dropout=0.0)
+        model = weights.build(of).double()
+        some = Trainer(model, TOKENS[:-200], TOKENS[-200:], of.training)
+        some.advance()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_loss_that_is_no_number_stops_names_its_place_and_loses_nothing(tmp_path, optimizer):
+    of = config(optimizer=optimizer)
+    run = Run.create(tmp_path / "run", of, TOKENIZER)
+    sick = trainer(of)
+
+    def poison(done, seconds):
+        if done.step == 3:
+            with torch.no_grad():
+                sick.model.model["layers"][0].mlp.up_proj.weight[0, 0] = float("nan")
+
+    said = r"loss of step 4 is nan: .* that of model\.layers\.0\.mlp\.up_proj; .*step-000002"
+    with pytest.raises(NotFinite, match=said):
+        fit(sick, run, of, each=poison)
+    assert files.latest(run.checkpoints).name == "step-000002"
+    healthy = trainer(of)
+    resume(healthy, run, of)
+    assert all(np.isfinite(array).all() for array in state(healthy).values())
+
+
+def test_a_gradient_that_is_no_number_leaves_the_weights(monkeypatch):
+    of = config()
+    sick = trainer(of)
+    before = state(sick)
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def poisoned(parameters, most):
+        parameters = list(parameters)
+        parameters[2].grad[0] = float("inf")
+        return clip(parameters, most)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", poisoned)
+    with pytest.raises(NotFinite, match=r"every output is finite, but the gradient of model\."):
+        sick.advance()
+    assert same(state(sick), before)
