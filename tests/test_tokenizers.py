@@ -1,5 +1,6 @@
 """Text to tokens and back, exactly."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,9 +11,79 @@ PAIRS = Tokenizer.byte_pairs("the cat sat on the mat\n" * 50, 300)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 
+BYTES = Tokenizer.utf8_bytes()
+
+
 @given(TEXTS)
 def test_byte_pairs_give_any_text_back(text):
     assert PAIRS.decode(PAIRS.encode(text)) == text
+
+
+@given(TEXTS)
+def test_bytes_give_any_text_back_and_are_their_numbers(text):
+    tokens = BYTES.encode(text)
+    assert bytes(tokens.tolist()) == text.encode()
+    assert BYTES.decode(tokens) == text
+    assert BYTES.vocabulary == 256
+
+
+@given(TEXTS)
+def test_the_bytes_of_tokens_together_are_the_text(text):
+    for tokenizer in (PAIRS, BYTES, Tokenizer.characters(text)):
+        found = b"".join(tokenizer.token_bytes(int(token)) for token in tokenizer.encode(text))
+        assert found == text.encode()
+
+
+def test_a_number_that_is_no_token_is_named():
+    with pytest.raises(ValueError, match="no token 999"):
+        PAIRS.token_bytes(999)
+
+
+@given(TEXTS)
+def test_a_stream_gives_whole_characters_and_all_of_them(text):
+    for tokenizer in (PAIRS, BYTES):
+        stream = tokenizer.stream()
+        pieces = [stream.add(int(token)) for token in tokenizer.encode(text)]
+        assert "".join(pieces) + stream.rest() == text
+        assert not any("\ufffd" in piece for piece in pieces) or "\ufffd" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "wanted"),
+    [
+        ("a ca dog cat more", ["cat"], "a ca dog "),
+        ("a cacat", ["cat"], "a ca"),
+        ("one\n\ntwo", ["\n\n", "tw"], "one"),
+        ("ends in ca", ["cat"], "ends in ca"),
+        ("aéa", ["é"], "a"),
+    ],
+)
+def test_a_stop_string_ends_the_stream_and_nothing_of_it_is_given(text, stop, wanted):
+    for tokenizer in (PAIRS, BYTES, Tokenizer.characters(text)):
+        stream, given_so_far = tokenizer.stream(stop), ""
+        for token in tokenizer.encode(text):
+            given_so_far += stream.add(int(token))
+            assert wanted.startswith(given_so_far)
+        assert given_so_far + stream.rest() == wanted
+        assert stream.ended == any(each in text for each in stop)
+    with pytest.raises(ValueError, match="stop string is empty"):
+        PAIRS.stream([""])
+
+
+def test_pieces_are_what_the_whole_would_be():
+    text = ("the  cat\nsat\n\n on\tthe mat \n" * 3 + "x\ny" * 9) * 2000
+    for tokenizer in (PAIRS, BYTES, Tokenizer.characters(text)):
+        pieces = list(tokenizer.encode_pieces(text))
+        assert len(pieces) > 1
+        whole = tokenizer._backend.encode(text, add_special_tokens=False).ids
+        assert np.concatenate([piece for piece, _ in pieces]).tolist() == whole
+        assert sum(characters for _, characters in pieces) == len(text)
+
+
+def test_the_fingerprint_is_that_of_the_content(tmp_path):
+    PAIRS.save(tmp_path / "tokenizer.json")
+    assert Tokenizer.load(tmp_path / "tokenizer.json").fingerprint == PAIRS.fingerprint
+    assert PAIRS.fingerprint != BYTES.fingerprint
 
 
 @given(TEXTS)

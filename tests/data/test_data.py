@@ -1,5 +1,7 @@
 """Corpora and batches."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -77,3 +79,51 @@ def test_split_keeps_the_parts_apart_and_refuses_too_little():
     batches.split(TOKENS, 29)
     with pytest.raises(ValueError, match="60 tokens, too few for a context of 30: it takes 62"):
         batches.split(TOKENS, 30)
+
+
+@pytest.fixture
+def a_public_text(monkeypatch, tmp_path):
+    """A text of our own in the place of Shakespeare's."""
+    content = b"To be, or not to be\n" * 3
+    public = corpora.Public(
+        (tmp_path / "home").as_uri(), len(content), hashlib.sha256(content).hexdigest()
+    )
+    monkeypatch.setattr(corpora, "PUBLIC", {"shakespeare": public})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return content, tmp_path
+
+
+def test_a_public_text_is_fetched_once_and_kept(a_public_text):
+    content, folder = a_public_text
+    (folder / "home").write_bytes(content)
+    assert corpora.read("shakespeare") == content.decode()
+    (folder / "home").unlink()
+    assert corpora.read("shakespeare") == content.decode()
+    kept = folder / "cache" / "headway" / "texts" / "shakespeare.txt"
+    kept.write_bytes(b"x" * len(content))  # damaged: not taken
+    with pytest.raises(OSError, match=r"could not be fetched.*HEADWAY_DATA"):
+        corpora.read("shakespeare")
+
+
+def test_a_public_text_is_found_by_its_content_when_offline(a_public_text, monkeypatch):
+    content, folder = a_public_text
+    (folder / "data" / "deep").mkdir(parents=True)
+    (folder / "data" / "shakespeare.txt").write_bytes(b"y" * len(content))  # the name alone
+    monkeypatch.setenv("HEADWAY_DATA", str(folder / "data"))
+    with pytest.raises(OSError, match="could not be fetched"):
+        corpora.read("shakespeare")
+    (folder / "data" / "deep" / "any name").write_bytes(content)
+    assert corpora.read("shakespeare") == content.decode()
+
+
+def test_something_else_from_the_public_home_is_refused(a_public_text):
+    content, folder = a_public_text
+    (folder / "home").write_bytes(content[:-1] + b"!")
+    with pytest.raises(OSError, match="SHA-256 is another"):
+        corpora.read("shakespeare")
+    assert not list((folder / "cache").rglob("*.txt"))
+
+
+def test_a_misspelt_corpus_is_named():
+    with pytest.raises(ValueError, match="did you mean shakespeare"):
+        corpora.read("shakespear")

@@ -38,3 +38,20 @@ def test_refusals():
         sample(LOGITS, temperature=-1)
     with pytest.raises(ValueError, match="top_k is 1 or more"):
         sample(LOGITS, top_k=0)
+    for wrong in (0.0, 1.5):
+        with pytest.raises(ValueError, match="top_p is a share"):
+            sample(LOGITS, top_p=wrong)
+
+
+def test_top_p_draws_among_the_likeliest_that_have_the_share():
+    share = np.exp(LOGITS) / np.exp(LOGITS).sum()  # .48 .29 .11 .07 .05 in order
+    assert share[1] < 0.5 < share[1] + share[3]
+    assert set(drawn(top_p=0.4)) == {1}
+    assert set(drawn(top_p=0.5)) == {1, 3}
+    assert set(drawn(top_p=1.0)) == set(range(5))
+    found = np.bincount(drawn(top_p=0.5), minlength=5) / 3000
+    assert found[1] == pytest.approx(share[1] / (share[1] + share[3]), abs=0.05)
+
+
+def test_top_p_counts_what_top_k_left():
+    assert set(drawn(top_k=2, top_p=0.6)) == {1}

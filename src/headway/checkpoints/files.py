@@ -62,7 +62,7 @@ def keep(folder: Path, most: int) -> None:
         aside = folder / f".removing-{old.name}"
         shutil.rmtree(aside, ignore_errors=True)
         old.rename(aside)
-    for left in folder.glob(".removing-*"):
+    for left in folder.glob(".*-step-*"):  # these, and what killed processes left
         shutil.rmtree(left, ignore_errors=True)
 
 

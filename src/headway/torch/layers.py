@@ -20,7 +20,7 @@ from headway.parts.dropout import Seed
 from headway.parts.heads import merge, split
 from headway.parts.masks import Mask, both, causal
 from headway.parts.positions import rotary
-from headway.parts.projections import linear, output, project, project_fused
+from headway.parts.projections import output, project, project_fused
 from headway.tracing import tap
 
 Sequence_ = Float[Tensor, "batch tokens width"]
@@ -68,7 +68,7 @@ class Projection(nn.Module):
         self.bias = nn.Parameter(torch.zeros(d_out)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+        return nn.functional.linear(x, self.weight.mT, self.bias)
 
 
 @final

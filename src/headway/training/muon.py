@@ -18,15 +18,15 @@ from headway.parts.arrays import Array, namespace
 
 MOMENTUM = 0.95
 
-Matrix = Float[Array, "d_out d_in"]
+Matrices = list[Array]  # each (d_out, d_in)
 
 # Beside the projections of the blocks a model has tables and the head, which AdamW trains.
-_TABLES = ("wte.weight", "wpe.weight", "embed_tokens.weight", "lm_head.weight")
+_TABLES = ("wte", "wpe", "embed_tokens", "embed_positions", "lm_head")
 
 
 def is_matrix(name: str, ndim: int) -> bool:
     """Whether Muon trains this parameter: a projection inside a block."""
-    return ndim >= 2 and not name.endswith(_TABLES)
+    return ndim >= 2 and not name.removesuffix(".weight").endswith(_TABLES)
 
 
 def orthogonal(matrices: Float[Array, "*batch d_out d_in"]) -> Float[Array, "*batch d_out d_in"]:
@@ -50,20 +50,20 @@ def scale(d_out: int, d_in: int) -> float:
     return float(0.2 * max(d_out, d_in) ** 0.5)
 
 
-def unpacked(name: str, value: Float[Array, "..."]) -> list[Matrix]:
+def unpacked(name: str, value: Float[Array, "..."]) -> Matrices:
     """The separate matrices (d_out, d_in) of a parameter, however it packs and turns them."""
     owner = name.removesuffix(".weight").rpartition(".")[2]
     if value.ndim == 3:  # `stacked`: a matrix for each head
         return [rearrange(value, "heads d_in d_out -> (heads d_out) d_in")]
-    if owner in ("c_attn", "W_qkv"):  # queries, as wide as the model; keys; values
-        width = value.shape[0]
+    if owner in ("c_attn", "W_qkv"):  # keys and values may be narrower than queries in c_attn
+        width = value.shape[0] if owner == "c_attn" else value.shape[1] // 3
         middle = (width + value.shape[1]) // 2
         return [m.mT for m in (value[:, :width], value[:, width:middle], value[:, middle:])]
     turned = owner.startswith(("W_", "c_"))  # (d_in, d_out): the ladder's and GPT-2's
     return [value.mT if turned else value]
 
 
-def packed(name: str, matrices: list[Matrix], like: Float[Array, "..."]) -> Float[Array, "..."]:
+def packed(name: str, matrices: Matrices, like: Float[Array, "..."]) -> Float[Array, "..."]:
     """The parameter of these matrices: the inverse of `unpacked`."""
     if like.ndim == 3:
         return rearrange(matrices[0], "(heads d_out) d_in -> heads d_in d_out", heads=like.shape[0])

@@ -1,0 +1,65 @@
+"""Two or more sides measured in one run: each in a process of its own, one at a time, in turns.
+
+A process of its own, since an allocator's settings and a number of threads are a process's.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import platform
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+THREADS = 2
+
+
+class Side:
+    """A process that makes something once and then runs it when told.
+
+    make: a function of a module; it gives a function that does one piece of work.
+    """
+
+    def __init__(self, make: Callable[..., Callable[..., Any]], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._here, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(there, make, arguments), daemon=True)
+        self._process.start()
+        there.close()  # so that a process that died is noticed
+        self.ready_after = self._here.recv()  # seconds
+
+    def run(self, *arguments: Any) -> tuple[float, Any]:
+        """The seconds that one piece of work took, and what it gave."""
+        self._here.send(arguments)
+        return self._here.recv()
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        models = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+    return {
+        "processor": models[0] if models else platform.processor(),
+        "cores": multiprocessing.cpu_count(),
+        "threads": THREADS,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _serve(there: Connection, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(THREADS)
+    began = time.perf_counter()
+    work = make(*arguments)
+    there.send(time.perf_counter() - began)
+    while True:
+        try:
+            asked = there.recv()
+        except EOFError:  # the run is over
+            return
+        began = time.perf_counter()
+        found = work(*asked)
+        there.send((time.perf_counter() - began, found))

@@ -1,0 +1,106 @@
+"""Time to a good model: the recipe char-cpu against the plainest trainer, on Shakespeare.
+
+    HEADWAY_DATA=... python -m benchmarks.time_to_good --output docs/bench/time_to_good.json
+
+Good is 1.90 nats a character, the mean over the entire last tenth of the text in consecutive
+windows of 64. Both sides train in turns, 20 steps at a time, each until it is there; the time is
+that of training alone, the looks at the last tenth (every 20 steps) not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from benchmarks.plain import STEPS, PlainTrainer
+from benchmarks.sides import Side, machine
+from torch import nn
+
+from headway.data.batches import evaluation, split
+from headway.torch import devices, weights
+from headway.torch.train import Trainer
+from headway.training import recipes
+
+GOOD, AT_ONCE, WINDOWS = 1.90, 20, 10**6
+
+Work = Callable[[str], float]
+
+
+def plain(seed: int) -> Work:
+    plan = recipes.plan(recipes.read("char-cpu"))
+    tokens, held_out = split(plan.tokenizer.encode(plan.corpus), plan.config.model.context)
+    trainer = PlainTrainer(torch.from_numpy(tokens), plan.config.model.vocabulary, seed)
+    exam = [torch.from_numpy(part) for part in evaluation(held_out, 64, WINDOWS)]
+
+    def work(task: str) -> float:
+        if task == "train":
+            return sum(trainer.advance() for _ in range(AT_ONCE)) / AT_ONCE
+        with torch.no_grad():
+            total = sum(
+                nn.functional.cross_entropy(
+                    trainer.model(inputs).flatten(0, 1), targets.flatten(), reduction="sum"
+                ).item()
+                for inputs, targets in zip(*(part.split(64) for part in exam), strict=True)
+            )
+        return total / exam[0].numel()
+
+    return work
+
+
+def headway(seed: int) -> Work:
+    plan = recipes.plan(recipes.override(recipes.read("char-cpu"), {"seed": seed}))
+    tokens = split(plan.tokenizer.encode(plan.corpus), plan.config.model.context)
+    model = weights.build(plan.config)
+    training = devices.suited(model, plan.config.training, torch.device("cpu"))
+    trainer = Trainer(model, *tokens, replace(training, evaluate_every=10**9))
+    exam = [torch.from_numpy(part) for part in evaluation(tokens[1], 64, WINDOWS)]
+
+    def work(task: str) -> float:
+        if task == "train":
+            return sum(trainer.advance().loss for _ in range(AT_ONCE)) / AT_ONCE
+        return trainer.evaluate(*exam)
+
+    return work
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", help="a file for the JSON, beside what is printed")
+    options = parser.parse_args()
+    most = {"plain": STEPS, "headway": recipes.read("char-cpu")["training"]["steps"]}
+    sides = {
+        name: Side(make, options.seed) for name, make in (("plain", plain), ("headway", headway))
+    }
+    rows: dict[str, dict[str, Any]] = {
+        name: {"steps": 0, "seconds": 0.0, "curve": [], "good after seconds": None}
+        for name in sides
+    }
+    # The quicker side rests when it is done, so each has trained while the other was waiting.
+    while any(row["steps"] < most[name] for name, row in rows.items()):
+        for name, side in sides.items():
+            row = rows[name]
+            if row["steps"] >= most[name]:
+                continue
+            row["seconds"] += side.run("train")[0]
+            row["steps"] += AT_ONCE
+            loss = side.run("look")[1]
+            row["curve"].append([row["steps"], round(row["seconds"], 2), round(loss, 4)])
+            if loss <= GOOD and row["good after seconds"] is None:
+                row["good after seconds"] = round(row["seconds"], 1)
+            print(f"{name:8} step {row['steps']:5} {row['seconds']:6.1f} s  {loss:.4f}", flush=True)
+    slow, fast = (rows[name]["good after seconds"] for name in ("plain", "headway"))
+    ratio = None if None in (slow, fast) else round(slow / fast, 2)
+    report = {"machine": machine(), "good": GOOD, "plain / headway": ratio, "sides": rows}
+    print(f"{GOOD} after: plain {slow} s, headway {fast} s, {ratio} times as fast")
+    if options.output:
+        with open(options.output, "w", encoding="utf-8") as file:
+            file.write(json.dumps(report) + "\n")
+
+
+if __name__ == "__main__":
+    main()
