@@ -7,7 +7,7 @@ READY = .venv/ready
 # Train a small GPT on the Python manual and read what it writes: about three minutes.
 demo: $(READY)
 	@name=demo; n=1; while [ -e runs/$$name ]; do n=$$((n + 1)); name=demo-$$n; done; \
-	$(BIN)/headway train --name $$name --preset modern --dropout 0.1 --steps 900 --learning-rate 3e-3
+	$(BIN)/headway train --name $$name
 
 test: $(READY) lint
 	$(BIN)/pytest -n 2 -m "not slow"

@@ -1,7 +1,8 @@
 """The plainest way to train a GPT-2-like model in PyTorch: what Headway is measured against.
 
 nn.Linear, scaled_dot_product_attention, nn.GELU, AdamW as it comes, learned positions, batches of
-12; the settings are those that nanoGPT's README (Karpathy 2022) gives for Shakespeare on a CPU.
+12; the settings are those that nanoGPT's README (Karpathy 2022) gives for Shakespeare on a CPU, but
+for the learning rate: 1e-3 (nanoGPT's) ended at 1.907 nats, 2e-3 at 1.807 and 3e-3 at 1.758.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 LAYERS, HEADS, WIDTH, CONTEXT, BATCH = 4, 4, 128, 64, 12
-STEPS, WARMUP, RATE = 2000, 100, 1e-3
+STEPS, WARMUP, RATE = 2000, 100, 3e-3
 
 
 class Attention(nn.Module):

@@ -68,6 +68,14 @@ BAD = {
     "option": ("train text.txt --stps 3", "Did you mean --steps?"),
     "verb": ("trian", 'Did you mean "train"?'),
     "kind": ("train --preset modrn", "modrn"),
+    "recipe": ("train --recipe char-cup", "did you mean 'char-cpu'"),
+    "corpus": ("train shakespear", "did you mean shakespeare"),
+    "tokenizer": ("train text.txt --tokenizer words", "'words' is none"),
+    "device": ("train text.txt --device cuda", "this machine has no cuda"),
+    "resume nothing": ("train --resume tinny", "there are tiny"),
+    "resume another text": ("train --resume tiny other.txt", "text cannot change"),
+    "resume another batch": ("train --resume tiny --batch 3", "batch cannot change"),
+    "resume under a name": ("train --resume tiny --name x", "leave --name and --recipe out"),
     "number": ("train text.txt --steps many", "many"),
     "rung": ("train text.txt --rung casual", "did you mean 'causal'"),
     "rung and preset": ("train text.txt --rung causal --preset modern", "leave the rung out"),
@@ -76,6 +84,13 @@ BAD = {
     "no run": ("generate tinny", "there are tiny"),
     "unseen": ("generate tiny ü", "never saw 'ü'"),
     "empty prompt": ("generate tiny ''", "prompt is empty"),
+    "top-p": ("generate tiny It --top-p 2", "top_p is a share"),
+    "stop": ("generate tiny It --stop ''", "stop string is empty"),
+    "trace": ("trace tiny ''", "the text has 0 tokens"),
+    "trace too long": ("trace tiny itwasthebestoftimes", "the model sees 1 to 8"),
+    "trace nowhere": ("trace tiny It -o no/where", "No such file"),
+    "no runs": ("runs nowhere", "no runs in nowhere"),
+    "no such run": ("info tinny", "there are tiny"),
     "temperature": ("generate tiny It --temperature -1", "temperature is 0 or more"),
     "ladder": ("ladder multi-head", "did you mean 'multihead'"),
     "no words": ("ladder causal --text ''", "no word"),
@@ -86,6 +101,7 @@ BAD = {
 def test_bad_input_is_one_line_a_failure_and_no_file(place, line, said):
     (place / "empty.txt").write_text("")
     (place / "short.txt").write_text("too short")
+    (place / "other.txt").write_text(TEXT)
     before = {f: f.stat().st_mtime_ns for f in place.rglob("*")}
     done = headway(*("" if word == "''" else word for word in line.split()), cwd=place)
     assert done.returncode not in (0, 130)
@@ -106,25 +122,190 @@ def test_the_ladder_shows_all_rungs_and_your_own_words(place):
     assert one.count("╭─ ") == 1
 
 
-def test_ctrl_c_finishes_the_step_saves_and_exits_130(place):
-    from headway.torch import weights
-    from headway.training.runs import Run
-
-    command = [HEADWAY, "train", "text.txt", "--name", "stopped", *TINY]
-    command[command.index("--steps") + 1] = "100000"
-    with subprocess.Popen(
+def training(place, name, *more, steps="40"):
+    """A run of some seconds, in the background."""
+    command = [HEADWAY, "train", "text.txt", "--name", name, *TINY, "--dropout", "0.2", *more]
+    command[command.index("--steps") + 1] = steps
+    return subprocess.Popen(
         command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        log = place / "runs" / "stopped" / "log.jsonl"
-        for _ in range(600):
-            if log.exists() and log.read_text().count("\n") > 2:
-                break
-            time.sleep(0.1)
+    )
+
+
+def wait_for_steps(run, count):
+    for _ in range(600):
+        log = run / "log.jsonl"
+        if log.exists() and log.read_text().count("\n") >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError("no step was logged")
+
+
+def content(checkpoint):
+    return {file.name: file.read_bytes() for file in checkpoint.iterdir()}
+
+
+def told(run):
+    lines = (run / "log.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def test_ctrl_c_finishes_the_step_saves_and_exits_130_and_the_run_goes_on(place):
+    with training(place, "whole", "--micro-batch", "5") as process:
+        assert process.wait(60) == 0
+    run = place / "runs" / "stopped"
+    with training(place, "stopped", "--micro-batch", "5") as process:
+        wait_for_steps(run, 2)
         process.send_signal(signal.SIGINT)
         said, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
-    steps = log.read_text().count("\n")
-    assert f"stopped after step {steps:,}" in said
-    run = Run.open(place / "runs" / "stopped")
-    assert weights.load(run).config == run.config.model
-    assert (run.checkpoints / f"step-{steps:06d}").is_dir()
+    done = len(told(run))
+    assert f"stopped after step {done} and saved it" in said
+    assert "headway train --resume stopped" in said
+    assert (run / "checkpoints" / f"step-{done:06d}").is_dir()
+    goes_on = headway("train", "--resume", "stopped", cwd=place)
+    assert goes_on.returncode == 0, goes_on.stderr
+    assert f"from step {done}" in goes_on.stdout
+    end = "checkpoints/step-000040"
+    assert content(run / end) == content(place / "runs" / "whole" / end)
+    assert told(run) == told(place / "runs" / "whole")
+
+
+def test_kill_9_and_resume_is_the_run_that_nobody_killed(place):
+    every = ("--save-every", "7")
+    with training(place, "unkilled", *every, steps="200") as process:
+        assert process.wait(120) == 0
+    run = place / "runs" / "killed"
+    with training(place, "killed", *every, steps="200") as process:
+        wait_for_steps(run, 12)
+        process.send_signal(signal.SIGKILL)
+        process.wait(60)
+    (run / "log.jsonl").open("a").write('{"step": 19, "cut of')
+    goes_on = headway("train", "--resume", "killed", cwd=place)
+    assert goes_on.returncode == 0, goes_on.stderr
+    assert "from step" in goes_on.stdout
+    end = "checkpoints/step-000200"
+    assert content(run / end) == content(place / "runs" / "unkilled" / end)
+    assert told(run) == told(place / "runs" / "unkilled")
+
+
+@pytest.fixture
+def half(place):
+    """A run that was stopped, with two checkpoints."""
+    run = place / "runs" / "half"
+    if not run.exists():
+        with training(place, "half", "--save-every", "1", steps="100000") as process:
+            wait_for_steps(run, 3)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+    return run
+
+
+def refused(place, said, *arguments):
+    done = headway(*arguments, cwd=place)
+    assert done.returncode == 1, done.stdout
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr, done.stderr
+
+
+def test_resume_refuses_what_has_changed_and_names_it(place, half):
+    text, config, tokenizer = place / "text.txt", half / "config.json", half / "tokenizer.json"
+    for file, change, said in (
+        (text, lambda old: old + "more", "text_sha256 has changed"),
+        (tokenizer, lambda old: old.replace('"a"', '"ä"'), "tokenizer_sha256 has changed"),
+        (config, lambda old: old.replace('"batch": 16', '"batch": 17'), "batch has changed"),
+        (config, lambda old: old.replace('"batch"', '"batches"'), "did you mean 'batch'"),
+    ):
+        before = file.read_text()
+        assert change(before) != before
+        file.write_text(change(before))
+        refused(place, said, "train", "--resume", "half")
+        file.write_text(before)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(place, half):
+    before, last = sorted((half / "checkpoints").iterdir())
+    file = last / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-9])
+    for verb in ("generate half", "train --resume half", "trace half It"):
+        refused(place, f"remove the folder {last.name} to go on from {before.name}", *verb.split())
+    said = headway("info", "half", cwd=place).stdout
+    assert f"{before.name} is whole" in said
+    assert "is damaged" in said
+    file.write_bytes(whole)
+
+
+def test_a_folder_that_may_not_be_written(place):
+    """A file where the folder should be: root may write everywhere else."""
+    (place / "taken").write_text("")
+    for more in ("--runs taken", "--runs taken/deeper"):
+        refused(place, "taken", "train", "text.txt", "--name", "x", *TINY, *more.split())
+
+
+def test_a_full_disk_loses_nothing(place, half):
+    """With the largest file that the process may write as the end of the disk."""
+    kept = {p.name: content(p) for p in (half / "checkpoints").iterdir()}
+    config = half / "config.json"
+    full = f"ulimit -f 16; trap '' XFSZ; exec {HEADWAY} train --resume half"
+    done = subprocess.run(["bash", "-c", full], cwd=place, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("headway: the checkpoint ")
+    assert "could not be written" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert {p.name: content(p) for p in (half / "checkpoints").iterdir()} == kept
+    assert config.exists()
+
+
+def test_several_prompts_and_a_stop(place):
+    said = headway("generate", "tiny", "It was", "best", "--tokens", "9", cwd=place).stdout
+    alone = [
+        headway("generate", "tiny", p, "--tokens", "9", cwd=place).stdout
+        for p in ("It was", "best")
+    ]
+    assert said == f"── 1 ──\n{alone[0]}── 2 ──\n{alone[1]}"
+    stop = alone[0][len("It was") + 3 : len("It was") + 5]
+    cut = headway("generate", "tiny", "It was", "--tokens", "9", "--stop", stop, cwd=place).stdout
+    assert cut == "It was" + alone[0][len("It was") :].split(stop)[0] + "\n"
+
+
+def test_a_prompt_longer_than_the_context_is_said_plainly(place):
+    done = headway("generate", "tiny", "It was the best of times", cwd=place)
+    assert done.returncode == 0
+    assert "has 24 tokens; the model sees 8, so it reads the last 8 only" in done.stderr
+
+
+def test_runs_and_info_tell_what_there_is(place):
+    said = headway("runs", cwd=place).stdout
+    assert "tiny" in said
+    assert "4/4" in said
+    said = headway("info", "tiny", cwd=place).stdout
+    for word in ("text_sha256", "learning_rate", "vocabulary", "step-000004 is whole"):
+        assert word in said
+
+
+def test_trace_writes_a_file_that_is_the_models_own(place):
+    from headway.explore import trace_file
+
+    done = headway("trace", "tiny", "It was", "-o", "t.safetensors", cwd=place)
+    assert done.returncode == 0, done.stderr
+    tensors, manifest = trace_file.load(place / "t.safetensors")
+    assert [token["display"] for token in manifest["tokens"]] == list("It·was")
+    assert tensors["blocks.0.attention.weights"].shape == (1, 2, 6, 6)
+    assert manifest["attentions"]["blocks.0.attention"]["scale"] == 8**-0.5
+    assert (manifest["run"], manifest["step"]) == ("tiny", 4)
+
+
+def test_any_tokenizer_json_will_do(place):
+    more = ["--tokenizer", "runs/tiny/tokenizer.json", "--name", "own"]
+    tiny = [word for word in TINY if word not in ("--tokenizer", "char")]
+    done = headway("train", "text.txt", *tiny, *more, cwd=place)
+    assert done.returncode == 0, done.stderr
+    one, other = ((place / f"runs/{run}/tokenizer.json").read_text() for run in ("tiny", "own"))
+    assert one == other
+
+
+def test_curves_for_tensorboard(place):
+    done = headway("train", "text.txt", *TINY, "--name", "curves", "--tensorboard", cwd=place)
+    assert done.returncode == 0, done.stderr
+    (events,) = (place / "runs" / "curves" / "tensorboard").iterdir()
+    assert b"gradient_norm" in events.read_bytes()

@@ -29,8 +29,8 @@ def muon_steps(value, gradients):
     """Of one matrix (d_out, d_in)."""
     momentum = 0.0
     for gradient, rate in zip(gradients, RATES, strict=True):
-        momentum = 0.95 * momentum + 0.05 * gradient
-        ahead = 0.95 * momentum + 0.05 * gradient
+        momentum = 0.9 * momentum + 0.1 * gradient
+        ahead = 0.9 * momentum + 0.1 * gradient
         size = 0.2 * np.sqrt(max(value.shape))
         value = (1 - rate * DECAY) * value - rate * size * muon.orthogonal(ahead)
     return value

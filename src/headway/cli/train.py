@@ -148,7 +148,7 @@ def _begin(path: Path, plan: Plan, device: str | None, tensorboard: bool) -> Non
     training = devices.suited(model, plan.config.training, place)
     config = replace(plan.config, training=training)
     trainer = Trainer(model, *tokens, training)
-    curves = _curves(path) if tensorboard else None
+    curves = _curves() if tensorboard else None
     _fit(trainer, Run.create(path, config, plan.tokenizer), tokens, curves)
 
 
@@ -175,10 +175,10 @@ def _resume(run: Run, given: Mapping[str, Any], device: str | None, tensorboard:
     trainer = Trainer(model, *tokens, config.training)
     for difference in loop.resume(trainer, run, config):
         print(f"headway: {difference}, so the run may differ in its last bits", file=sys.stderr)
-    _fit(trainer, run, tokens, _curves(run.path) if tensorboard else None)
+    _fit(trainer, run, tokens, _curves() if tensorboard else None)
 
 
-def _fit(trainer: Trainer, run: Run, tokens: Any, curves: Any) -> None:
+def _fit(trainer: Trainer, run: Run, tokens: Any, writer: Any) -> None:
     """Train to the end, or to Ctrl-C, and say what came of it."""
     from headway.torch.generate import generate
     from headway.training.loop import fit
@@ -199,6 +199,7 @@ def _fit(trainer: Trainer, run: Run, tokens: Any, curves: Any) -> None:
         written = generate(trainer.model, [start], tokens=count, temperature=0.8, top_p=0.95)
         return tokenizer.decode([*start, *(token for (token,) in written)]).strip()
 
+    curves = writer and writer(run.path / "tensorboard")
     with progress(console, training.steps) as show, interrupts() as interrupted:
 
         def each(done: Step, seconds: float) -> None:
@@ -241,12 +242,13 @@ def _tokens(corpus: str, tokenizer: Tokenizer, context: int) -> tuple[Any, Any]:
         return split(prepared(corpus, tokenizer, show), context)
 
 
-def _curves(path: Path) -> Any:
+def _curves() -> Any:
+    """TensorBoard's writer. Raises ValueError, before anything is begun, when it is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ValueError("TensorBoard is missing: pip install 'headway[tensorboard]'") from error
-    return SummaryWriter(path / "tensorboard")
+    return SummaryWriter
 
 
 def _next_free(runs: str) -> Path:

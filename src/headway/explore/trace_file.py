@@ -56,7 +56,7 @@ def record(
     ]
     with trace(only=wanted) as steps:
         run(slice(0, tokens))
-    tensors = {name: np.ascontiguousarray(value) for name, value in steps.items()}
+    tensors = {name: np.asarray(value) for name, value in steps.items()}
     attentions = {}
     for name, options in steps.notes.items():
         layer = name.removesuffix("options")
@@ -70,7 +70,9 @@ def save(path: Path, tensors: Mapping[str, np.ndarray], manifest: Mapping[str, A
     text = json.dumps({**manifest, "tensors": shapes}, sort_keys=True, ensure_ascii=False)
     with cache.whole(path) as aside:
         try:
-            save_file(dict(tensors), aside, metadata={"headway": text})
+            # The library writes the memory of an array that is turned as it lies.
+            whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+            save_file(whole, aside, metadata={"headway": text})
         except SafetensorError as error:
             raise OSError(f"{path} could not be written: {error}") from error
 
@@ -105,10 +107,9 @@ def _attention(
     mask, bias = options.get("mask"), options.get("bias")
     terms = () if mask is None else as_mask(mask).terms
     if any(term is not causal and not str(term).startswith("window(") for term in terms):
-        allowed = materialise(mask, queries, keys, offset)
-        tensors[layer + "allowed"] = np.ascontiguousarray(allowed)
+        tensors[layer + "allowed"] = np.asarray(materialise(mask, queries, keys, offset))
     if bias is not None:
-        tensors[layer + "bias"] = np.ascontiguousarray(bias)
+        tensors[layer + "bias"] = np.asarray(bias)
     return {
         "scale": float(options["scale"]),
         "softcap": options.get("softcap"),

@@ -101,8 +101,11 @@ def save(trainer: Trainer, run: Run, config: RunConfig) -> None:
 def resume(trainer: Trainer, run: Run, config: RunConfig) -> list[str]:
     """Go on from the last checkpoint. Returns what differs on this machine, so that bits may.
 
-    Raises ValueError when the checkpoint is damaged, lacks something or is of another config.
+    A run that was killed before its first checkpoint begins. Raises ValueError when the checkpoint
+    is damaged, lacks something or is of another config.
     """
+    if not files.found(run.checkpoints):
+        return []
     checkpoint = files.latest(run.checkpoints)
     state = {}
     for part in trainer.state():

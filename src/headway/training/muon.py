@@ -3,7 +3,7 @@ layers in neural networks"), with the scale of Liu et al. 2025, "Muon is scalabl
 
 For a matrix W (d_out, d_in) with gradient G, at learning rate r and weight decay w:
 
-    M <- 0.95 M + 0.05 G            U = orthogonal(0.95 M + 0.05 G)       (Nesterov's look ahead)
+    M <- 0.9 M + 0.1 G              U = orthogonal(0.9 M + 0.1 G)         (Nesterov's look ahead)
     W <- (1 - r w) W - r * 0.2 sqrt(max(d_out, d_in)) U
 
 The scale gives U the size of AdamW's update, so that both share one learning rate.
@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from headway.parts.arrays import Array, namespace
 
-MOMENTUM = 0.95
+MOMENTUM = 0.9  # on char-cpu, 350 steps, 1.815 nats after it, 1.862 after 0.95
 
 Matrices = list[Array]  # each (d_out, d_in)
 

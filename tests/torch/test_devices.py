@@ -1,0 +1,47 @@
+"""What is chosen for the machine."""
+
+import pytest
+import torch
+
+from headway.models.gpt import GPTConfig
+from headway.torch import GPT, devices
+from headway.training.settings import TrainingConfig
+
+
+def test_what_there_is_is_chosen_and_what_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert devices.choose().type == "mps"
+    assert devices.choose("cpu").type == "cpu"
+    with pytest.raises(ValueError, match="this machine has no cuda"):
+        devices.choose("cuda")
+    with pytest.raises(ValueError, match="one of cuda, mps, cpu: 'tpu' is not"):
+        devices.choose("tpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert devices.choose().type == "cuda"
+
+
+def suited(device="cpu", **settings):
+    model = GPT(GPTConfig(27, 16, 16, 1, 2))
+    return devices.suited(model, TrainingConfig(batch=8, **settings), torch.device(device))
+
+
+def test_compiling_is_for_long_runs(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/" + name)
+    parameters = sum(p.numel() for p in GPT(GPTConfig(27, 16, 16, 1, 2)).parameters())
+    ten_minutes = round(600 * 1e11 / (6 * parameters * 8 * 16))
+    assert suited(steps=ten_minutes * 2).compile is True
+    assert suited(steps=ten_minutes // 2).compile is False
+    assert suited(steps=ten_minutes // 2, compile=True).compile is True
+    assert suited(steps=ten_minutes * 2, compile=False).compile is False
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert suited(steps=ten_minutes * 2).compile is False  # no compiler
+
+
+def test_precision_follows_the_hardware(monkeypatch):
+    assert suited().precision == "float32"
+    assert suited(precision="bfloat16").precision == "bfloat16"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert suited("cuda").precision == "bfloat16"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    assert suited("cuda").precision == "float32"

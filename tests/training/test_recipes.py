@@ -1,0 +1,87 @@
+"""Recipes: all that come with Headway make sense, flags win, and mistakes are named."""
+
+import pytest
+
+from headway.data import corpora
+from headway.training import recipes
+
+TEXT = "It was the best of times, it was the worst of times.\n" * 60
+
+
+@pytest.fixture
+def text(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    return str(tmp_path / "text.txt")
+
+
+def of(tmp_path, content):
+    (tmp_path / "own.toml").write_text(content)
+    return str(tmp_path / "own.toml")
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_is_a_plan(name, text):
+    settings = recipes.read(name)
+    assert settings["text"] in ("manual", *corpora.PUBLIC)
+    plan = recipes.plan(recipes.override(settings, {"text": text}))
+    assert plan.corpus == TEXT
+    assert plan.config.model.width == settings["model"]["width"]
+    assert plan.config.training.steps == settings["training"]["steps"]
+    assert plan.config.model.vocabulary == plan.tokenizer.vocabulary
+
+
+def test_these_recipes_are_there():
+    assert {"small", "char-cpu", "shakespeare-char", "gpt2-small"} <= set(recipes.names())
+
+
+def test_flags_win_over_the_recipe_and_leave_it_alone(text):
+    settings = recipes.read("char-cpu")
+    flags = {"text": text, "width": 48, "steps": 7, "preset": "gpt2", "tokenizer": "byte"}
+    config = recipes.plan(recipes.override(settings, flags)).config
+    assert (config.model.width, config.training.steps, config.tokenizer) == (48, 7, "byte")
+    assert config.model.norm == "layer"
+    assert config.training.batch == settings["training"]["batch"]
+    assert settings == recipes.read("char-cpu")
+
+
+def test_a_rung_takes_gpt2_around_it(text):
+    settings = recipes.override(recipes.read("small"), {"rung": "simplified", "text": text})
+    assert recipes.plan(settings).config.model.positions == "learned"
+
+
+def test_the_fields_of_a_preset_can_be_changed_one_by_one(tmp_path, text):
+    own = of(
+        tmp_path,
+        f'text = "{text}"\ntokenizer = "char"\n'
+        '[model]\npreset = "modern"\nmlp = "swiglu"\nkv_heads = 2\n'
+        "context = 8\nwidth = 16\nlayers = 1\nheads = 4\n",
+    )
+    model = recipes.plan(recipes.read(own)).config.model
+    assert (model.mlp, model.kv_heads, model.norm, model.qk_norm) == ("swiglu", 2, "rms", True)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("txt = 'a'", "has no 'txt'; did you mean 'text'"),
+        ("[model]\nwidht = 3", "has no 'widht'; did you mean 'width'"),
+        ("[training]\nstpes = 3", "has no 'stpes'; did you mean 'steps'"),
+        ("model = 3", r"'model' .* is a table: write \[model\]"),
+        ("[model", "is no TOML"),
+        ("[model]\nwidth = 8", "does not say 'context'"),
+        ("[model]\npreset = 'modrn'", "preset is one of gpt2, modern"),
+        ("rung = 'casual'", "did you mean 'causal'"),
+        ("[training]\nsteps = 0", "steps is 1 or more"),
+        ("tokenizer = 'words'", "'words' is none"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, content, said):
+    sizes = "[model]\ncontext = 8\nwidth = 16\nlayers = 1\nheads = 4\n"
+    path = of(tmp_path, content if "model" in content else f"{content}\n{sizes}")
+    with pytest.raises(ValueError, match=said):
+        recipes.plan(recipes.read(path))
+
+
+def test_an_unknown_recipe_is_named_with_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'char-cpu'"):
+        recipes.read("char-cup")
