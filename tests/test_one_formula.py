@@ -5,6 +5,7 @@ What does not change is a copy, and is to be deleted.
 
 import inspect
 import textwrap
+from functools import partial
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import headway
+from headway.explore import trace_file
 from headway.ladder.rung import run_example
 from headway.ladder.rungs import LADDER
 from headway.models.gpt import MODERN, GPTConfig
@@ -66,6 +68,9 @@ def everything():
                 traced = usual(tokens)
             found[f"GPT {config.norm}, traced"] = traced.numpy()
             found[f"GPT {config.norm}, trace"] = steps["blocks.1.attention.weights"].numpy()
+            run = partial(lambda model, part: model(torch.arange(8)[None, part]), model)
+            tensors, _ = trace_file.record(run, 8)
+            found[f"GPT {config.norm}, trace file"] = tensors["blocks.1.attention.weights"]
     queries = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
     found["JAX, jitted"] = np.asarray(jax.jit(lambda q: plain(q, q, q))(queries))
     found["weights"] = headway.weights(queries, queries)

@@ -39,7 +39,7 @@ class Trainer:
         devices.keep_memory()
         self.model, self.config, self.step = model, config, 0
         self.device = next(model.parameters()).device
-        self._tokens = tokens
+        self._tokens, self._parameters = tokens, list(model.parameters())
         exam = evaluation(held_out, model.config.context, config.evaluation_windows)
         self._exam = [torch.from_numpy(each).to(self.device) for each in exam]
         self._optimizer = Optimizer(model, config)
@@ -49,15 +49,17 @@ class Trainer:
         """Take one step. Raises NotFinite, the weights untouched, when it leads nowhere."""
         rate = learning_rate(self.step, self.config)
         inputs, targets = self._batch()
-        self.model.train()
-        self.model.zero_grad()
+        if not self.model.training:  # a walk over all modules
+            self.model.train()
+        for parameter in self._parameters:
+            parameter.grad = None
         loss = torch.zeros((), device=self.device)
         for some, seed in self._micro_batches():
             part = self._loss(self._forward, inputs[some], targets[some], seed)
             part = part * (targets[some].numel() / targets.numel())
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = nn.utils.clip_grad_norm_(self._parameters, self.config.clip)
         if not torch.isfinite(loss + norm):
             raise NotFinite(self._diagnosis(inputs, loss.item()))
         self._optimizer.step(rate)

@@ -51,9 +51,8 @@ class RunConfig:
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its own name, the tables' among them."""
-        whole: dict[str, Any] = asdict(self)
-        model: dict[str, Any] = whole.pop("model")
-        return model | whole.pop("training") | whole
+        whole = asdict(self)
+        return {**whole.pop("model"), **whole.pop("training"), **whole}
 
     def require_same(self, other: RunConfig, where: str) -> None:
         """Raise ValueError, naming the field, when another config is not this one."""
