@@ -10,7 +10,7 @@ import headway
 from headway.explore import trace_file
 from headway.ladder.rungs import LADDER
 from headway.models.gpt import MODERN, GPTConfig
-from headway.parts.masks import causal, padding, window
+from headway.parts.masks import Mask
 from headway.parts.normalizers import sparsemax
 from headway.tokenizers import Tokenizer
 from headway.torch import GPT
@@ -70,7 +70,7 @@ MODELS = {
     "plain kernel": lambda: model(attending(kernel="plain")),
     "window, softcap, scale": lambda: model(attending(window=3, softcap=4.0, scale=0.3)),
     "bias": lambda: model(attending(bias=torch.linspace(-2, 2, 12 * 12).reshape(12, 12)[:9, :9])),
-    "own mask": lambda: model(attending(mask=~padding(torch.tensor([0])) & causal & window(5))),
+    "own mask": lambda: partial(model(), mask=Mask(lambda batch, head, query, key: key % 3 != 1)),
     **{
         name: partial(lambda rung: model(of_rung(rung)), rung)
         for name, rung in LADDER.items()

@@ -196,6 +196,22 @@ def test_gradients_do_not_depend_on_how_the_batch_is_cut():
         torch.testing.assert_close(other, found[0], rtol=1e-12, atol=1e-14)
 
 
+def test_each_micro_batch_drops_cells_of_its_own(monkeypatch):
+    of, seeds = config(micro_batch=2), []
+    some = trainer(of)
+    loss = Trainer._loss
+    monkeypatch.setattr(
+        Trainer,
+        "_loss",
+        lambda self, f, x, y, seed: seeds.append(seed) or loss(self, f, x, y, seed),
+    )
+    some.advance()
+    some.advance()
+    assert [tuple(map(int, seed)) for seed in seeds] == [
+        *((0, 0, 0), (0, 0, 2), (0, 0, 4), (0, 1, 0), (0, 1, 2), (0, 1, 4))
+    ]
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_loss_that_is_no_number_stops_names_its_place_and_loses_nothing(tmp_path, optimizer):
     of = config(optimizer=optimizer)
