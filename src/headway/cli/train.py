@@ -225,11 +225,11 @@ def _fit(trainer: Trainer, run: Run, tokens: Any, writer: Any) -> None:
         sys.exit(130)
     console.print(Panel(Text(sample(_SAMPLE)), title="a sample", title_align="left"))
     ended = run.logged()[-1]
-    words = tokenizer.decode(tokens[1][:_GLANCE]).split()
+    whole = tokenizer.decode(tokens[1][:_GLANCE]).split()[1:-1]  # the ends may be cut words
     console.print(
         f"validation loss {ended['validation']:.3f} nats a token after {ended['seconds']:,.0f} s; "
         f"the run is in {run.path}\n"
-        f"more of it: headway generate {run.path.name} {shlex.quote(words[0] if words else 'a')}"
+        f"more of it: headway generate {run.path.name} {shlex.quote(whole[0] if whole else 'a')}"
     )
 
 
