@@ -47,7 +47,10 @@ def save(folder: Path, step: int, parts: Mapping[str, Tensors], about: Mapping[s
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         said = getattr(error, "strerror", None) or error
-        raise OSError(f"the checkpoint {final} could not be written: {said}") from error
+        raise OSError(
+            f"the checkpoint {final} could not be written: {said}; those before it are whole, so "
+            "make room and go on with --resume"
+        ) from error
     return final
 
 

@@ -34,8 +34,8 @@ def main() -> None:
     except CycloptsError as error:
         _stop(str(error), code=2)
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        _stop(f"{what}; is there space, and may you read and write there?", code=1)
+        where = f"{error.filename}: {error.strerror}; is there space, and may you write there?"
+        _stop(where if error.filename else str(error), code=1)
     except ValueError as error:
         _stop(str(error), code=1)
     except KeyboardInterrupt:
