@@ -13,7 +13,7 @@ from jaxtyping import Float
 from headway.ladder.rung import Parameters, Rung, allowed
 from headway.parts.arrays import Array
 from headway.parts.attention import MaskLike
-from headway.parts.normalizers import softmax
+from headway.parts.normalizers import softmax, without_dead_rows
 from headway.tracing import tap
 
 
@@ -22,7 +22,8 @@ def apply(
 ) -> Float[Array, "*batch tokens d_in"]:
     """context[i]: the inputs, each counting by how well it fits the input i."""
     scores = tap("scores", x @ x.mT)
-    weights = tap("weights", softmax(scores, allowed(mask, x)))
+    may = allowed(mask, x)
+    weights = tap("weights", without_dead_rows(softmax(scores, may), may))
     return tap("context", weights @ x)
 
 

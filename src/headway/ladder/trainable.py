@@ -14,7 +14,7 @@ from jaxtyping import Float
 from headway.ladder.rung import Parameters, Rung, RungConfig, Shapes, allowed, frozen
 from headway.parts.arrays import Array
 from headway.parts.attention import MaskLike
-from headway.parts.normalizers import softmax
+from headway.parts.normalizers import softmax, without_dead_rows
 from headway.tracing import tap
 
 
@@ -32,7 +32,8 @@ def apply(
     values = tap("values", x @ parameters["W_value"])
     scores = tap("scores", queries @ keys.mT)
     scaled = tap("scaled", scores / keys.shape[-1] ** 0.5)
-    weights = tap("weights", softmax(scaled, allowed(mask, x)))
+    may = allowed(mask, x)
+    weights = tap("weights", without_dead_rows(softmax(scaled, may), may))
     return tap("context", weights @ values)
 
 

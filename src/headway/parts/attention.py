@@ -15,7 +15,7 @@ from headway.parts.arrays import Array, namespace
 from headway.parts.dropout import Seed, drop
 from headway.parts.heads import repeat
 from headway.parts.masks import Cells, Mask, Offset, as_mask, cells
-from headway.parts.normalizers import Normalizer, softmax
+from headway.parts.normalizers import Normalizer, softmax, without_dead_rows
 from headway.parts.scores import default_scale, dot
 from headway.tracing import note, tap
 
@@ -119,8 +119,7 @@ def attention_weights(
     else:
         allowed = masked != -xp.inf  # whether a mask or a bias of -inf forbids
         weights = normalizer(xp.where(allowed, masked, 0.0), allowed)
-        # A row with nothing allowed: 0, and no gradient, rather than NaN or mean(values).
-        weights = xp.where(xp.any(allowed, axis=-1, keepdims=True), weights, 0.0)
+        weights = without_dead_rows(weights, allowed)
     weights = tap("weights", weights)
     if dropout:
         coordinates = (where.batch, where.head, where.query, where.key)

@@ -2,7 +2,7 @@
 
 `scores` are finite; `allowed` is boolean and broadcasts to them, or is None when all are. What is
 not allowed gets weight 0 and takes no part in anything. A row with nothing allowed gets finite
-weights of no meaning, which the mechanism replaces by 0.
+weights of no meaning, which `without_dead_rows` replaces by 0.
 """
 
 from __future__ import annotations
@@ -73,6 +73,14 @@ def entmax15(scores: Scores, allowed: Allowed = None) -> Weights:
     variance = xp.sum(xp.where(inside, (ordered - mean) ** 2, 0.0), axis=-1, keepdims=True)
     tau = mean - xp.sqrt((1 - variance) / support)
     return xp.where(shifted > tau, shifted - tau, 0.0) ** 2
+
+
+def without_dead_rows(weights: Weights, allowed: Allowed) -> Weights:
+    """The weights, 0 where a query has nothing to attend to: not NaN, not the mean of all."""
+    if allowed is None:
+        return weights
+    xp = namespace(weights)
+    return xp.where(xp.any(allowed, axis=-1, keepdims=True), weights, 0.0)
 
 
 def _shifted(scores: Scores, allowed: Allowed, lowest: float) -> Scores:
