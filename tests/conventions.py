@@ -361,7 +361,8 @@ def grouped_heads(library: Library, way: Way) -> str:
     values = way.engine.array(values)
     found = way.engine.numpy(way.attend(queries, values, values, **library.grouped))
     known = {"h // (heads // kv_heads)": [0, 0, 1, 1], "h % kv_heads": [0, 1, 0, 1]}
-    return classify(found[0, :, 0, 0], known)
+    asked = "".join(f", with {name}={value}" for name, value in library.grouped.items())
+    return classify(found[0, :, 0, 0], known) + asked
 
 
 def lacks(library: Library, what: str) -> str:
