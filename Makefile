@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 READY = .venv/ready
 
-.PHONY: demo test test-all lint
+.PHONY: demo docs test test-all lint
 
 # Train a small GPT on the Python manual and read what it writes: about three minutes.
 demo: $(READY)
@@ -14,6 +14,10 @@ test: $(READY) lint
 
 test-all: $(READY) lint
 	$(BIN)/pytest -n 2
+
+# Measure the libraries again, and write what they do into docs/conventions.md.
+docs: $(READY)
+	PYTHONPATH=tests $(BIN)/python -W ignore::UserWarning -m conventions
 
 lint: $(READY)
 	$(BIN)/ruff check src tests examples benchmarks
