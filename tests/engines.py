@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import torch
 
@@ -38,8 +39,19 @@ def _jax_gradients(function: Callable[..., Any], *arrays: Any) -> list[np.ndarra
     return [np.asarray(g) for g in jax.grad(loss, argnums=tuple(range(len(leaves))))(*leaves)]
 
 
+def _torch_array(array: Any) -> torch.Tensor:
+    array = np.asarray(array)
+    if array.dtype == ml_dtypes.bfloat16:  # which PyTorch and NumPy know by the bits alone
+        return torch.tensor(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.tensor(array)
+
+
 def _torch_numpy(array: Any) -> np.ndarray:
-    return array.detach().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+    if not isinstance(array, torch.Tensor):
+        return np.asarray(array)
+    if array.dtype == torch.bfloat16:
+        return array.detach().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return array.detach().numpy()
 
 
 def _no_gradients(function: Callable[..., Any], *arrays: Any) -> list[np.ndarray]:
@@ -48,6 +60,6 @@ def _no_gradients(function: Callable[..., Any], *arrays: Any) -> list[np.ndarray
 
 ENGINES = {
     "numpy": Engine(np.asarray, np.asarray, _no_gradients),
-    "torch": Engine(lambda a: torch.tensor(np.asarray(a)), _torch_numpy, _torch_gradients),
+    "torch": Engine(_torch_array, _torch_numpy, _torch_gradients),
     "jax": Engine(lambda a: jnp.asarray(np.asarray(a)), np.asarray, _jax_gradients),
 }

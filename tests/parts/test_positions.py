@@ -41,6 +41,23 @@ def test_rotary_scores_depend_on_the_distance_alone():
     assert not np.isclose(score(5, 2), score(2, 5), atol=1e-3)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_interleaved_pairs_turn_as_the_halves_do(engine):
+    array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
+    x, angles = R.normal(size=(2, 3, 5, 8)), R.normal(size=(5, 4))
+    cos, sin = array(np.cos(angles)), array(np.sin(angles))
+    apart = np.concatenate([x[..., ::2], x[..., 1::2]], axis=-1)
+    halves = numpy(positions.rotate(array(apart), cos, sin))
+    found = numpy(positions.rotate(array(x), cos, sin, interleaved=True))
+    assert np.array_equal(found[..., ::2], halves[..., :4])
+    assert np.array_equal(found[..., 1::2], halves[..., 4:])
+
+
+def test_an_angle_a_pair_or_nothing():
+    with pytest.raises(ValueError, match="8 features are not 1 pairs"):
+        positions.rotate(np.ones((2, 8)), np.ones((2, 1)), np.ones((2, 1)))
+
+
 def test_rotary_in_low_precision_can_tell_neighbours_apart():
     import torch
 

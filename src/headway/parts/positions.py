@@ -37,9 +37,29 @@ def rotary(
     angles = xp.astype(positions, wide)
     angles = angles[..., None] * _frequencies(x.shape[-1], theta, angles)
     cos, sin = xp.astype(xp.cos(angles), x.dtype), xp.astype(xp.sin(angles), x.dtype)
-    half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
-    return xp.concat([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotate(x, cos, sin)
+
+
+def rotate(
+    x: Float[Array, "... tokens dim"],
+    cos: Float[Array, "... tokens half"],
+    sin: Float[Array, "... tokens half"],
+    interleaved: bool = False,
+) -> Float[Array, "... tokens dim"]:
+    """Turn each pair of features by the angle of which cos and sin are given.
+
+    The pairs are (i, i + dim / 2), as in Llama, or (2i, 2i + 1) when interleaved, as in the paper
+    (Su et al. 2021, equation 15). Raises ValueError when there is not one angle a pair.
+    """
+    if not 2 * cos.shape[-1] == 2 * sin.shape[-1] == x.shape[-1]:
+        raise ValueError(f"{x.shape[-1]} features are not {cos.shape[-1]} pairs")
+    xp = namespace(x)
+    if interleaved:
+        first, second = x[..., ::2], x[..., 1::2]
+    else:
+        first, second = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return xp.stack(turned, axis=-1).reshape(x.shape) if interleaved else xp.concat(turned, axis=-1)
 
 
 def alibi_slopes(heads: int) -> list[float]:
