@@ -28,6 +28,7 @@ BELOW = {
 BELOW["training"] = {"checkpoints", "data", "ladder", "models", "parts", "tokenizers"}
 BELOW["torch"] = BELOW["jax"] = set(BELOW) - {"reference"}
 BELOW["explore"] = set(BELOW) - {"reference"}
+BELOW["check"] = set(BELOW) - {"reference", "explore"}
 BELOW["cli"] = set(BELOW) - {"reference"}
 ENGINE_FREE = ("tracing", "parts", "ladder", "models", "tokenizers", "data", "training")
 ENGINE_FREE += ("checkpoints", "reference", "explore")

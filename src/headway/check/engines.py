@@ -1,0 +1,194 @@
+"""What the doctor needs of a library: arrays in and out, gradients, and no trace left behind."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol, final
+
+import numpy as np
+
+Function = Callable[..., Any]
+
+
+class Engine(Protocol):
+    """A library of arrays. A `function` takes and gives arrays of the library."""
+
+    name: str
+    precisions: tuple[str, ...]  # those below float64
+
+    def array(self, values: np.ndarray, dtype: str) -> Any:
+        """Values as an array of the library; integers and booleans keep their kind."""
+        ...
+
+    def bait(self, values: np.ndarray, dtype: str) -> Any:
+        """Values that only a function of this library gives an array of this library for."""
+        ...
+
+    def numpy(self, array: Any) -> np.ndarray:
+        """An array of the library as NumPy's; float64 if it holds numbers that are no integers."""
+        ...
+
+    def is_own(self, array: Any) -> bool:
+        """Whether this is an array of the library."""
+        ...
+
+    def strided(self, array: Any) -> Any:
+        """The same values, not contiguous in memory."""
+        ...
+
+    def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
+        """The gradients of sum(function(*inputs) * weight)."""
+        ...
+
+    def compiled(self, function: Function) -> Function:
+        """A pure function, made faster if the library takes long to run it line by line."""
+        ...
+
+    def session(self) -> AbstractContextManager[None]:
+        """What holds while the doctor works; afterwards all is as it was."""
+        ...
+
+
+class NoGradients(Exception):  # noqa: N818 - the name says it
+    """This library cannot differentiate."""
+
+
+@final
+class NumPy:
+    name = "numpy"
+    precisions: tuple[str, ...] = ("float32",)
+
+    def array(self, values: np.ndarray, dtype: str) -> np.ndarray:
+        return np.array(values, dtype=dtype if values.dtype.kind == "f" else None)
+
+    bait = array
+
+    def numpy(self, array: Any) -> np.ndarray:
+        return _widened(np.array(array))
+
+    def is_own(self, array: Any) -> bool:
+        return isinstance(array, np.ndarray)
+
+    def strided(self, array: np.ndarray) -> np.ndarray:
+        return np.asfortranarray(array)
+
+    def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
+        raise NoGradients("NumPy has no gradients")
+
+    def compiled(self, function: Function) -> Function:
+        return function
+
+    def session(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+@final
+class Torch:
+    name = "torch"
+    precisions: tuple[str, ...] = ("float32", "bfloat16")
+
+    def __init__(self, device: str = "cpu") -> None:
+        import torch
+
+        self.torch, self.device = torch, device
+
+    def array(self, values: np.ndarray, dtype: str) -> Any:
+        kind = getattr(self.torch, dtype) if values.dtype.kind == "f" else None
+        return self.torch.tensor(values, dtype=kind, device=self.device)
+
+    def bait(self, values: np.ndarray, dtype: str) -> Any:
+        # NumPy takes tensors for its own arrays, but none that want gradients.
+        tensor = self.array(values, dtype)
+        return tensor.requires_grad_() if tensor.is_floating_point() else tensor
+
+    def numpy(self, array: Any) -> np.ndarray:
+        wide = array.double() if array.is_floating_point() else array
+        return np.array(wide.numpy(force=True))
+
+    def is_own(self, array: Any) -> bool:
+        return isinstance(array, self.torch.Tensor)
+
+    def strided(self, array: Any) -> Any:
+        axes = tuple(range(array.ndim))[::-1]
+        return array.permute(axes).contiguous().permute(axes)
+
+    def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
+        with self.torch.enable_grad():
+            leaves = [each.detach().requires_grad_() for each in inputs]
+            out = function(*leaves)
+            weighted = (out * self.array(weight, "float64").to(out.dtype)).sum()
+            return list(
+                self.torch.autograd.grad(
+                    weighted, leaves, allow_unused=True, materialize_grads=True
+                )
+            )
+
+    def compiled(self, function: Function) -> Function:
+        return function
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        with self.torch.random.fork_rng(), self.torch.no_grad():
+            yield
+
+
+@final
+class Jax:
+    name = "jax"
+    precisions: tuple[str, ...] = ("float32", "bfloat16")
+
+    def __init__(self) -> None:
+        import jax
+
+        self.jax = jax
+
+    def array(self, values: np.ndarray, dtype: str) -> Any:
+        numbers = self.jax.numpy
+        return numbers.asarray(values, dtype=dtype if values.dtype.kind == "f" else None)
+
+    def bait(self, values: np.ndarray, dtype: str) -> Any:
+        return NumPy().array(values, dtype)  # JAX gives arrays of its own for it, NumPy does not
+
+    def numpy(self, array: Any) -> np.ndarray:
+        if self.jax.numpy.issubdtype(array.dtype, self.jax.numpy.floating):
+            array = array.astype("float64")
+        return np.array(array)
+
+    def is_own(self, array: Any) -> bool:
+        return isinstance(array, self.jax.Array)
+
+    def strided(self, array: Any) -> Any:
+        raise NotImplementedError("arrays of JAX have no strides")
+
+    def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
+        out, backward = self.jax.vjp(function, *inputs)
+        return list(backward(self.array(weight, "float64").astype(out.dtype)))
+
+    def compiled(self, function: Function) -> Function:
+        return self.jax.jit(function)
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        with self.jax.enable_x64(True):
+            yield
+
+
+ENGINES: dict[str, Callable[..., Engine]] = {"torch": Torch, "jax": Jax, "numpy": NumPy}
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
+@contextmanager
+def untouched(engine: Engine) -> Iterator[None]:
+    """Python's and NumPy's random state, and the library's, are afterwards what they were."""
+    ours, numpys = random.getstate(), np.random.get_state()
+    try:
+        with engine.session():
+            yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(numpys)

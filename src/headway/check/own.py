@@ -1,0 +1,114 @@
+"""Headway's own attention, for the doctor: every kernel, every rung, layers and models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from headway.check.engines import ENGINES
+from headway.kernels.api import KERNELS, attend
+from headway.kernels.call import Call
+from headway.ladder.rung import Rung, RungConfig
+from headway.ladder.rungs import LADDER
+from headway.models.gpt import MODERN, GPTConfig
+from headway.parts.arrays import Array
+from headway.parts.masks import causal as causal_mask
+from headway.parts.positions import rotary
+
+
+class Own(NamedTuple):
+    """A subject: its name, and what `diagnose` takes."""
+
+    name: str
+    attention: Any
+    declared: dict[str, Any]
+
+
+def subjects(engines: tuple[str, ...]) -> Iterator[Own]:
+    """Everything that there is for these engines ("numpy", "torch", "jax")."""
+    for engine in engines:
+        for kernel in KERNELS:
+            features = _features(kernel, engine)
+            if features is not None:
+                function = partial(_attend, kernel=kernel)
+                declared = {"kind": "qkv", "kv_heads": 2, "engine": engine, "features": features}
+                declared["mask_shape"] = "full"
+                yield Own(f"kernel {kernel} on {engine}", function, declared)
+    for rung in LADDER.values():
+        yield Own(f"rung {rung.name} on numpy", *_numpy_rung(rung))
+    if "torch" in engines:
+        yield from _modules()
+
+
+def _attend(
+    queries: Array,
+    keys: Array,
+    values: Array,
+    *,
+    kernel: str,
+    positions: Any = None,
+    **options: Any,
+) -> Array:
+    if positions is not None:
+        queries, keys = rotary(queries, positions), rotary(keys, positions)
+    seed = next(_calls) if options.get("dropout") else None
+    return attend(queries, keys, values, kernel=kernel, seed=seed, **options)
+
+
+_calls = iter(range(2**31))
+
+
+def _features(kernel: str, engine: str) -> tuple[str, ...] | None:
+    """What this kernel takes on arrays of an engine; None when it takes none of them."""
+    x = ENGINES[engine]().array(np.zeros((1, 2, 3, 4)), "float32")
+
+    def takes(**options: Any) -> bool:
+        return KERNELS[kernel].refuse(Call.of(x, x, x, **options)) is None
+
+    if not takes():
+        return None
+    trials: dict[str, dict[str, Any]] = {
+        "mask": {"mask": causal_mask & causal_mask},
+        "causal": {"causal": True},
+        "window": {"window": 2},
+        "softcap": {"softcap": 2.0},
+        "dropout": {"dropout": 0.1, "seed": 0},
+    }
+    return (*(name for name, options in trials.items() if takes(**options)), "positions", "cache")
+
+
+def _numpy_rung(rung: Rung) -> tuple[Any, dict[str, Any]]:
+    heads = 2 if "heads" in rung.options else 1
+    random = np.random.default_rng(0)
+    shapes = rung.shapes(RungConfig(16, 16, heads))
+    parameters = {name: random.normal(size=shape) / 4 for name, shape in shapes.items()}
+
+    def function(x: Array, *, mask: Array | None = None) -> Array:
+        own = {name: value.astype(x.dtype) for name, value in parameters.items()}
+        where = None if mask is None else mask[:, None, None, :]
+        return rung.apply(x, own, heads=heads, mask=where)
+
+    declared = {"kind": "self", "width": 16, "engine": "numpy", "features": ("mask",)}
+    knows = {"causal": "attend" in rung.options, "positions": rung.name == "fixed"}
+    return function, {**declared, **knows}
+
+
+def _modules() -> Iterator[Own]:
+    from headway.torch import GPT, MultiHeadAttention, RungAttention
+
+    for rung in LADDER.values():
+        heads = 2 if "heads" in rung.options else 1
+        dropout = 0.2 if "dropout" in rung.options else 0.0
+        yield Own(
+            f"RungAttention {rung.name}", RungAttention(rung, 16, heads=heads, dropout=dropout), {}
+        )
+    plainly = MultiHeadAttention(16, heads=4, fused=True, bias=True, mask=None, dropout=0.2)
+    yield Own("MultiHeadAttention without a mask", plainly, {})
+    modern = MultiHeadAttention(16, heads=4, kv_heads=2, rotary=10000.0, qk_norm=1e-6)
+    yield Own("MultiHeadAttention, grouped, rotary, QK-norm", modern, {})
+    sizes: dict[str, Any] = {"vocabulary": 40, "context": 33, "width": 16, "layers": 2, "heads": 4}
+    yield Own("GPT, gpt2", GPT(GPTConfig(**sizes, dropout=0.1)), {})
+    yield Own("GPT, modern", GPT(GPTConfig(**sizes, **MODERN)), {})

@@ -1,0 +1,37 @@
+"""The doctor in somebody else's test suite: one test a check.
+
+from headway.check.pytest import checks
+test_my_attention = checks(MyAttention(64, heads=4), kind="self", causal=True)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from headway.check.doctor import diagnose
+from headway.check.properties import CHECKS
+
+
+def checks(attention: Any, **declared: Any) -> Callable[[str], None]:
+    """A test function with one case a check; `declared` is what `diagnose` takes.
+
+    What does not apply is skipped, with its reason.
+    """
+
+    @pytest.mark.parametrize("check", CHECKS)
+    def test(check: str) -> None:
+        (finding,) = diagnose(attention, only=[check], **declared).findings
+        if finding.verdict == "fail":
+            look = "".join(f"\nlook at  {line}" for line in finding.look)
+            pytest.fail(
+                f"{finding.diagnosis}\nmeasured {finding.measured}\nexpected {finding.expected}"
+                f"\nto mend  {finding.mend}{look}",
+                pytrace=False,
+            )
+        if finding.verdict != "pass":
+            pytest.skip(f"{finding.verdict}: {finding.diagnosis}")
+
+    return test

@@ -1,0 +1,1136 @@
+"""Attention with one planted bug each, and the right ones: what the doctor is tried on.
+
+A mutant is the right formula with one of its steps replaced. `caught_by` is the check that must
+be among those that catch it; README and docs/check.md show which others do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+# The right formula, in steps
+
+
+def split(x: Tensor, heads: int) -> Tensor:
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def merge(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)
+
+
+def turn(x: Tensor, positions: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    angles = positions[:, None] * 10000.0 ** (-torch.arange(half, dtype=x.dtype) / half)
+    first, second = x[..., :half], x[..., half:]
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+
+
+def allowed(
+    queries: int, keys: int, mask: Tensor | None, causal: bool, window: int | None
+) -> Tensor:
+    distance = torch.arange(queries)[:, None] + (keys - queries) - torch.arange(keys)
+    may = torch.ones(queries, keys, dtype=torch.bool)
+    if causal:
+        may = may & (distance >= 0)
+    if window is not None:
+        may = may & (distance >= 0) & (distance < window)
+    return may if mask is None else may & (mask[:, None, None, :] if mask.ndim == 2 else mask)
+
+
+def softmax(scores: Tensor) -> Tensor:
+    """NaN for rows of -inf alone, as the library's."""
+    return scores.softmax(-1)
+
+
+def revive(weights: Tensor, may: Tensor) -> Tensor:
+    return torch.where(may.any(-1, keepdim=True), weights, 0.0)
+
+
+def hide(scores: Tensor, may: Tensor) -> Tensor:
+    """-inf where not allowed; rows with nothing allowed get 0, so that no NaN comes up."""
+    return torch.where(may | ~may.any(-1, keepdim=True), scores, torch.where(may, 0.0, -torch.inf))
+
+
+def drop(weights: Tensor, rate: float) -> Tensor:
+    return nn.functional.dropout(weights, rate, training=True) if rate else weights
+
+
+@dataclass(frozen=True)
+class Steps:
+    prepare: Callable[..., tuple[Tensor, Tensor, Tensor]] = lambda q, k, v, mask: (q, k, v)
+    turn: Callable[..., Tensor] = turn
+    repeat: Callable[..., Tensor] = lambda x, times: x.repeat_interleave(times, 1)
+    scores: Callable[..., Tensor] = lambda q, k: q @ k.mT
+    scale: Callable[..., Tensor] = lambda scores, q, k: scores / q.shape[-1] ** 0.5
+    cap: Callable[..., Tensor] = lambda scores, cap: cap * (scores / cap).tanh()
+    allowed: Callable[..., Tensor] = allowed
+    hide: Callable[..., Tensor] = hide
+    cap_last: bool = False
+    softmax: Callable[..., Tensor] = softmax
+    revive: Callable[..., Tensor] = revive
+    drop: Callable[..., Tensor] = drop
+    mix: Callable[..., Tensor] = lambda weights, values: weights @ values
+
+
+RIGHT = Steps()
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    window: int | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    positions: Tensor | None = None,
+    steps: Steps = RIGHT,
+) -> Tensor:
+    q, k, v = steps.prepare(q, k, v, mask)
+    if positions is not None:
+        q, k = steps.turn(q, positions), steps.turn(k, positions)
+    times = q.shape[1] // k.shape[1]
+    k, v = steps.repeat(k, times), steps.repeat(v, times)
+    scores = steps.scale(steps.scores(q, k), q, k)
+    may = steps.allowed(q.shape[2], k.shape[2], mask, causal, window)
+    if softcap is not None and not steps.cap_last:
+        scores = steps.cap(scores, softcap)
+    scores = steps.hide(scores, may)
+    if softcap is not None and steps.cap_last:
+        scores = steps.cap(scores, softcap)
+    weights = steps.revive(steps.softmax(scores), may)
+    return steps.mix(steps.drop(weights, dropout), v)
+
+
+class SelfAttention(nn.Module):
+    """x (batch, tokens, width), with heads; causal or not; padding as a mask of the keys."""
+
+    def __init__(
+        self,
+        width: int = 16,
+        heads: int = 4,
+        *,
+        causal: bool = True,
+        dropout: float = 0.0,
+        split: Callable[..., Tensor] = split,
+        merge: Callable[..., Tensor] = merge,
+        steps: Steps = RIGHT,
+    ) -> None:
+        super().__init__()
+        self.heads, self.causal, self.dropout = heads, causal, dropout
+        self.split, self.merge, self.steps = split, merge, steps
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.qkv = nn.Linear(width, 3 * width)
+            self.out = nn.Linear(width, width)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, cache: Any = False
+    ) -> Tensor | tuple[Tensor, Any]:
+        q, k, v = (self.split(part, self.heads) for part in self.qkv(x).chunk(3, -1))
+        if cache is not False and cache is not None:
+            k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
+        rate = self.dropout if self.training else 0.0
+        options = {"mask": mask, "causal": self.causal, "dropout": rate, "steps": self.steps}
+        out = self.out(self.merge(attend(q, k, v, **options)))
+        return out if cache is False else (out, (k, v))
+
+
+class Model(nn.Module):
+    """A small GPT: learnt positions, one block, tied output; padding, documents, cache, labels."""
+
+    vocabulary, width = 40, 16
+
+    def __init__(self, *, tie: bool = True, dropout: float = 0.0, **attention: Any) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(2)
+            self.embedding = nn.Embedding(self.vocabulary, self.width)
+            self.places = nn.Embedding(33, self.width)
+            self.attention = SelfAttention(self.width, **attention)
+            self.mlp = nn.Sequential(nn.Linear(self.width, 32), nn.GELU(), nn.Linear(32, 16))
+            self.head = nn.Linear(self.width, self.vocabulary, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        if tie:
+            self.head.weight = self.embedding.weight
+
+    def positions(self, tokens: Tensor, mask: Tensor | None, before: int) -> Tensor:
+        if mask is None:
+            return torch.arange(before, before + tokens.shape[1])
+        return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+    def own_document(self, documents: Tensor) -> Tensor:
+        return (documents[:, :, None] == documents[:, None])[:, None]
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        return self.embedding(tokens)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        documents: Tensor | None = None,
+        labels: Tensor | None = None,
+        cache: Any = False,
+    ) -> Any:
+        before = cache[0].shape[2] if cache is not False and cache is not None else 0
+        x = self.embed(tokens) + self.places(self.positions(tokens, mask, before))
+        whole = mask if documents is None else self.own_document(documents)
+        found = self.attention(x, whole, cache)
+        found, cache = found if cache is not False else (found, cache)
+        x = self.dropout(x + found)
+        logits = self.head(x + self.mlp(x))
+        if labels is not None:
+            return self.loss(logits, labels)
+        return logits if cache is False else (logits, cache)
+
+
+# The right ones, declared in every way
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What `diagnose` is called with."""
+
+    attention: Any
+    declared: dict[str, Any]
+    caught_by: str = ""
+    why: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+QKV = {"kind": "qkv", "engine": "torch"}
+FULL = ("mask", "causal", "window", "softcap", "dropout", "positions", "cache")
+SELF = {"kind": "self", "width": 16}
+MODEL = {"kind": "model", "vocabulary": 40}
+MODEL_FEATURES = ("mask", "documents", "labels", "cache", "tied")
+
+
+def in_layout(
+    layout: str, q: Any, k: Any, v: Any, heads: int = 4, kv_heads: int = 2, **o: Any
+) -> Any:
+    if layout == "bthd":
+        return attend(*(x.transpose(1, 2) for x in (q, k, v)), **o).transpose(1, 2)
+    return merge(attend(split(q, heads), split(k, kv_heads), split(v, kv_heads), **o))
+
+
+def masked_means_hide(q: Any, k: Any, v: Any, mask: Any = None, **options: Any) -> Any:
+    return attend(q, k, v, mask=None if mask is None else ~mask, **options)
+
+
+def numpy_attend(q: Any, k: Any, v: Any, *, causal: bool = False, may: Any = None) -> Any:
+    scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+    later = (
+        np.triu(np.ones(scores.shape[-2:], bool), 1) if may is None else ~may(*scores.shape[-2:])
+    )
+    if causal:
+        scores = np.where(later, -np.inf, scores)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ v
+
+
+def jax_attend(
+    q: Any, k: Any, v: Any, *, causal: bool = False, axis: int = -1, cut: Any = None
+) -> Any:
+    scores = q @ k.swapaxes(-1, -2) / q.shape[-1] ** 0.5
+    if causal:
+        scores = jnp.where(jnp.tri(*scores.shape[-2:], dtype=bool), scores, -jnp.inf)
+    return jax.nn.softmax(scores, axis) @ (v if cut is None else cut(v))
+
+
+def renormalised(scores: Tensor, may: Tensor) -> tuple[Tensor, Tensor]:
+    weights = scores.softmax(-1) * may
+    return weights / weights.sum(-1, keepdim=True)
+
+
+class Renormalising(SelfAttention):
+    """Masks after the softmax and divides by the new sum: right too (Raschka, 3.5.1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (split(part, self.heads) for part in self.qkv(x).chunk(3, -1))
+        weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).tril()
+        return self.out(merge(weights / weights.sum(-1, keepdim=True) @ v))
+
+
+RIGHT_ONES = {
+    "everything": Subject(attend, {**QKV, "kv_heads": 2, "features": FULL}),
+    "full masks": Subject(attend, {**QKV, "mask_shape": "full", "features": ("mask", "causal")}),
+    "True hides": Subject(masked_means_hide, {**QKV, "mask_true": "masked", "features": ("mask",)}),
+    "bthd": Subject(partial(in_layout, "bthd"), {**QKV, "layout": "bthd", "kv_heads": 2}),
+    "packed": Subject(
+        partial(in_layout, "packed"),
+        {**QKV, "layout": "packed", "kv_heads": 2, "features": ("mask", "causal")},
+    ),
+    "always causal": Subject(partial(attend, causal=True), {**QKV, "causal": True}),
+    "one head": Subject(attend, {**QKV, "heads": 1}),
+    "NumPy": Subject(numpy_attend, {"kind": "qkv", "features": ("causal",)}),
+    "JAX": Subject(jax_attend, {"kind": "qkv", "features": ("causal",), "engine": "jax"}),
+    "causal": Subject(
+        SelfAttention(dropout=0.2),
+        {**SELF, "causal": True, "features": ("mask", "dropout", "cache")},
+    ),
+    "bidirectional": Subject(SelfAttention(causal=False), {**SELF, "features": ("mask",)}),
+    "renormalising": Subject(Renormalising(), {**SELF, "causal": True}),
+    "model": Subject(Model(dropout=0.1), {**MODEL, "features": (*MODEL_FEATURES, "dropout")}),
+}
+
+
+# One bug each. Some are small on purpose, so that one check alone can see them.
+
+MUTANTS: dict[str, Subject] = {}
+CALLS = count()
+
+
+def mutant(
+    name: str, why: str, caught_by: str, attention: Any, declared: dict[str, Any], *features: str
+) -> None:
+    assert name not in MUTANTS, name
+    MUTANTS[name] = Subject(attention, {**declared, "features": features}, caught_by, why)
+
+
+def qkv(
+    name: str,
+    why: str,
+    caught_by: str,
+    *features: str,
+    declared: dict[str, Any] = QKV,
+    **wrong: Any,
+) -> None:
+    mutant(
+        name, why, caught_by, partial(attend, steps=replace(RIGHT, **wrong)), declared, *features
+    )
+
+
+def over(axis: int) -> Callable[[Tensor], Tensor]:
+    return lambda scores: scores.softmax(axis)
+
+
+qkv("softmax over queries", "softmax(dim=-2): columns sum to 1", "constant", softmax=over(-2))
+qkv("softmax over heads", "softmax(dim=1)", "constant", softmax=over(1))
+qkv("softmax over the batch", "softmax(dim=0)", "constant", softmax=over(0))
+qkv("not scaled", "no 1/sqrt(d_k)", "scale", scale=lambda s, q, k: s)
+qkv("scaled twice", "1/d_k", "scale", scale=lambda s, q, k: s / q.shape[-1])
+qkv(
+    "scaled by all heads",
+    "1/sqrt(width)",
+    "scale",
+    scale=lambda s, q, k: s / (q.shape[1] * q.shape[-1]) ** 0.5,
+)
+qkv(
+    "scaled by the keys",
+    "1/sqrt(tokens)",
+    "duplicated",
+    scale=lambda s, q, k: s / k.shape[-2] ** 0.5,
+)
+qkv(
+    "log-length scale",
+    "scores grow with log(tokens) beyond 16 keys",
+    "duplicated",
+    scale=lambda s, q, k: s / q.shape[-1] ** 0.5 * max(1.0, np.log(k.shape[-2]) / np.log(16)),
+)
+qkv("additive sign", "-q.k", "scale", scores=lambda q, k: -q @ k.mT)
+
+
+def unshifted(scores: Tensor) -> Tensor:
+    return scores.exp() / scores.exp().sum(-1, keepdim=True)
+
+
+def shifted_by(*axes: int) -> Callable[[Tensor], Tensor]:
+    def normalised(scores: Tensor) -> Tensor:
+        weights = (scores - scores.amax(axes, keepdim=True)).exp()
+        return weights / weights.sum(-1, keepdim=True)
+
+    return normalised
+
+
+def floored(scores: Tensor) -> Tensor:
+    weights = (scores - scores.amax(-1, keepdim=True)).clamp(min=-25).exp()
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def off_by_one(scores: Tensor) -> Tensor:
+    return scores.exp() / (1 + scores.exp().sum(-1, keepdim=True))
+
+
+def in_tiles(scores: Tensor) -> Tensor:
+    """The online softmax over tiles of 16 keys that forgets to bring them to one maximum."""
+    tiles = scores.split(16, -1)
+    weights = torch.cat([(tile - tile.amax(-1, keepdim=True)).exp() for tile in tiles], -1)
+    return weights / weights.sum(-1, keepdim=True)
+
+
+qkv("exp overflows", "the row's maximum is not taken away", "shifted", softmax=unshifted)
+qkv("softmax off by one", "1 + sum of exp", "constant", softmax=off_by_one)
+qkv(
+    "one maximum for all queries",
+    "a row far below it underflows",
+    "rows",
+    softmax=shifted_by(-1, -2),
+)
+qkv(
+    "one maximum for the batch", "a row far below it underflows", "batch", softmax=shifted_by(-1, 0)
+)
+qkv("floor below the scores", "score - max clamped at -25", "sharp", softmax=floored)
+qkv("scores clamped", "at 20", "sharp", softmax=lambda s: s.clamp(-20, 20).softmax(-1))
+qkv("tiles not rescaled", "each tile keeps its own maximum", "order", softmax=in_tiles)
+qkv(
+    "rescaled at evaluation",
+    "weights / (1 - p) without dropout",
+    "constant",
+    drop=lambda w, rate: w / 0.9,
+)
+qkv("dropout live", "p = 0.1 at evaluation", "repeatable", drop=lambda w, rate: drop(w, 0.1))
+qkv(
+    "noise",
+    "1e-13 in every other call",
+    "repeatable",
+    mix=lambda w, v: w @ v + 1e-13 * (next(CALLS) % 2),
+)
+
+
+def seen_by_block(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
+    """Tiles of two rows and columns, the diagonal ones after the first four not masked."""
+    may = allowed(queries, keys, mask, causal, window)
+    if causal:
+        row, column = torch.arange(queries)[:, None], torch.arange(keys)
+        may = may | (row // 2 == column // 2) & (row >= 8)
+    return may
+
+
+def mixes_future(w: Tensor, v: Tensor, weight: float) -> Tensor:
+    """0, with a gradient: what a straight-through trick leaves behind."""
+    whole = weight * v.sum(-2, keepdim=True)
+    return w @ v + whole - whole.detach()
+
+
+def shift_mask(by: int) -> Callable[..., Tensor]:
+    def shifted(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
+        may = allowed(queries, keys, mask, False, window)
+        return may & torch.ones(queries, keys, dtype=torch.bool).tril(by) if causal else may
+
+    return shifted
+
+
+def numpy_mutant(name: str, why: str, caught_by: str, may: Callable[[int, int], Any]) -> None:
+    mutant(name, why, caught_by, partial(numpy_attend, may=may), {"kind": "qkv"}, "causal")
+
+
+qkv("sees one ahead", "tril(diagonal=1)", "future", "causal", allowed=shift_mask(1))
+mutant(
+    "keys detached",
+    "keys get no gradient",
+    "gradient",
+    partial(attend, steps=replace(RIGHT, scores=lambda q, k: q @ k.detach().mT)),
+    QKV,
+)
+mutant(
+    "JAX stops the gradient",
+    "of the values",
+    "gradient",
+    partial(jax_attend, cut=jax.lax.stop_gradient),
+    {"kind": "qkv", "engine": "jax"},
+)
+mutant(
+    "NumPy over queries",
+    "softmax over the query axis",
+    "constant",
+    lambda q, k, v: numpy_attend(k, q, np.eye(q.shape[2])).swapaxes(-1, -2) @ v,
+    {"kind": "qkv"},
+)
+qkv(
+    "tile not masked", "on the diagonal, beyond 8 tokens", "future", "causal", allowed=seen_by_block
+)
+qkv(
+    "causal ignored",
+    "the option does nothing",
+    "future",
+    "causal",
+    allowed=lambda q, k, m, c, w: allowed(q, k, m, False, w),
+)
+qkv("low mask", "-8 in place of -inf", "future", "causal", hide=lambda s, may: s - 8.0 * ~may)
+numpy_mutant(
+    "blind to itself",
+    "strictly causal but for the first token",
+    "present",
+    lambda q, k: np.tri(q, k, -1, dtype=bool) | (np.arange(q)[:, None] + np.arange(k) == 0),
+)
+numpy_mutant(
+    "forgets the first",
+    "the first key is lost after four tokens",
+    "past",
+    lambda q, k: np.tri(q, k, dtype=bool) & ~((np.arange(k) == 0) & (np.arange(q)[:, None] > 4)),
+)
+qkv(
+    "a gradient from the future",
+    "1e-7, straight through",
+    "gradient",
+    "causal",
+    mix=partial(mixes_future, weight=1e-7),
+)
+
+qkv(
+    "scaled by the length",
+    "1/sqrt(tokens)",
+    "prefix",
+    "causal",
+    scale=lambda s, q, k: s / k.shape[-2] ** 0.5,
+)
+
+# Layout, heads, batch
+
+
+def packed(name: str, why: str, caught_by: str, split: Any, merge: Any) -> None:
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return merge(attend(split(q, 4), split(k, 4), split(v, 4)))
+
+    mutant(name, why, caught_by, attention, {**QKV, "layout": "packed"})
+
+
+def view_split(x: Tensor, heads: int) -> Tensor:
+    return x.reshape(x.shape[0], heads, x.shape[1], -1)
+
+
+def view_merge(x: Tensor) -> Tensor:
+    return x.reshape(x.shape[0], x.shape[2], -1)
+
+
+packed("split by a view", "no transpose: tokens and features are mixed", "order", view_split, merge)
+packed("merged by a view", "no transpose back", "heads", split, view_merge)
+qkv("heads leave reversed", "out[h] is head H - 1 - h", "heads", mix=lambda w, v: (w @ v).flip(1))
+qkv(
+    "kv heads tiled",
+    "repeat in place of repeat_interleave",
+    "groups",
+    declared={**QKV, "kv_heads": 2},
+    repeat=lambda x, times: x.repeat(1, times, 1, 1),
+)
+qkv("batch rows rolled", "values of the next batch row", "batch", mix=lambda w, v: w @ v.roll(1, 0))
+
+# Masks
+
+
+def zeroed(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> tuple[Tensor, Tensor, Tensor]:
+    if mask is None:
+        return q, k, v
+    keep = mask[:, None, :, None]
+    return q, k * keep, v * keep
+
+
+def without(name: str) -> Callable[..., Tensor]:
+    def partly(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
+        if mask is not None and name == "causal":
+            return allowed(queries, keys, mask, False, window)
+        return allowed(queries, keys, None if causal and name == "mask" else mask, causal, window)
+
+    return partly
+
+
+def first_row(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
+    return allowed(queries, keys, None if mask is None else mask[:, :, :1], causal, window)
+
+
+def first_batch(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
+    return allowed(queries, keys, None if mask is None else mask[:1], causal, window)
+
+
+def late(weights: Tensor, may: Tensor) -> Tensor:
+    return weights * may
+
+
+def nan_replaced(weights: Tensor, may: Tensor) -> Tensor:
+    return weights.nan_to_num()
+
+
+def raw_hide(scores: Tensor, may: Tensor) -> Tensor:
+    return scores.masked_fill(~may, -torch.inf)
+
+
+def windowed(extra: int, ahead: bool = False) -> Callable[..., Tensor]:
+    def may(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
+        if window is None:
+            return allowed(queries, keys, mask, causal, None)
+        distance = torch.arange(queries)[:, None] - torch.arange(keys)
+        return (distance < window + extra) & (distance > -window if ahead else distance >= 0)
+
+    return may
+
+
+FULL_MASK = {**QKV, "mask_shape": "full"}
+
+mutant("mask reversed", "True hides", "masked", masked_means_hide, QKV, "mask")
+qkv("mask of another row", "the first batch row's for all", "masked", "mask", allowed=first_batch)
+qkv(
+    "-30 for -inf",
+    "contents that are large come through",
+    "masked",
+    "mask",
+    hide=lambda s, may: s - 30.0 * ~may,
+)
+qkv(
+    "masked after the softmax",
+    "without a new sum",
+    "deleted",
+    "mask",
+    hide=lambda s, may: s,
+    revive=late,
+)
+qkv(
+    "zeroed, not masked",
+    "hidden keys and values are 0, their weights are not",
+    "deleted",
+    "mask",
+    prepare=zeroed,
+    allowed=lambda q, k, m, c, w: allowed(q, k, None, c, w),
+)
+qkv(
+    "mask without causal",
+    "a mask replaces the causal one",
+    "mask-and-causal",
+    "mask",
+    "causal",
+    allowed=without("causal"),
+)
+qkv(
+    "causal without mask",
+    "causal replaces the mask",
+    "mask-and-causal",
+    "mask",
+    "causal",
+    allowed=without("mask"),
+)
+qkv(
+    "-1e9 for -inf",
+    "a dead row attends to all alike",
+    "dead-rows",
+    "mask",
+    hide=lambda s, may: s.masked_fill(~may, -1e9),
+    revive=lambda w, may: w,
+)
+qkv(
+    "dead rows NaN",
+    "softmax of -inf alone",
+    "dead-rows",
+    "mask",
+    hide=raw_hide,
+    revive=lambda w, may: w,
+)
+qkv(
+    "NaN replaced",
+    "in the output; the gradient is NaN",
+    "dead-rows",
+    "mask",
+    hide=lambda s, may: s + torch.where(may, 0.0, -torch.inf),
+    revive=nan_replaced,
+)
+qkv(
+    "first row's mask",
+    "the first query's for all",
+    "documents",
+    "mask",
+    declared=FULL_MASK,
+    allowed=first_row,
+)
+qkv("window and one", "q - k <= W", "window", "causal", "window", allowed=windowed(1))
+qkv("window less one", "q - k < W - 1", "window", "causal", "window", allowed=windowed(-1))
+qkv("window ahead too", "|q - k| < W", "window", "window", allowed=windowed(0, ahead=True))
+qkv("cap after the mask", "tanh(-inf) is -1", "softcap", "mask", "softcap", cap_last=True)
+qkv(
+    "cap without its factor",
+    "tanh(s / c)",
+    "softcap",
+    "softcap",
+    cap=lambda s, cap: (s / cap).tanh(),
+)
+qkv(
+    "causal from the top left",
+    "with a cache the last query sees one key",
+    "cache",
+    "causal",
+    "cache",
+    allowed=lambda q, k, m, c, w: (
+        allowed(q, k, m, False, w) & (torch.ones(q, k, dtype=torch.bool).tril() if c else True)
+    ),
+)
+
+
+# Positions, dropout, numbers
+
+
+def interleaved(x: Tensor, positions: Tensor) -> Tensor:
+    order = torch.arange(x.shape[-1]).reshape(-1, 2).mT.flatten()
+    return turn(x[..., order], positions)[..., order.argsort()]
+
+
+qkv("other pairs", "interleaved where half is declared", "rotary", "positions", turn=interleaved)
+qkv(
+    "sine reversed",
+    "turned backwards",
+    "rotary",
+    "positions",
+    turn=lambda x, positions: turn(x, -positions),
+)
+qkv(
+    "another base",
+    "theta 500,000",
+    "rotary",
+    "positions",
+    turn=lambda x, positions: turn(x, positions * 0.9),
+)
+qkv(
+    "not rescaled",
+    "survivors stay as they are",
+    "dropout",
+    "dropout",
+    drop=lambda w, rate: drop(w, rate) * (1 - rate),
+)
+qkv(
+    "share kept",
+    "p is taken for the share that stays",
+    "dropout",
+    "dropout",
+    drop=lambda w, rate: drop(w, 1 - rate) if rate else w,
+)
+qkv(
+    "one draw for all heads",
+    "one mask for all heads",
+    "dropout",
+    "dropout",
+    drop=lambda w, rate: w * drop(torch.ones_like(w[:, :1]), rate),
+)
+qkv(
+    "dropped and summed anew",
+    "the rest is brought to 1 again",
+    "dropout",
+    "dropout",
+    drop=lambda w, rate: drop(w, rate) / drop(w, rate).sum(-1, keepdim=True).clamp(min=1e-9),
+)
+
+
+def in_place(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q *= q.shape[-1] ** -0.5
+    return (q @ k.mT).softmax(-1) @ v
+
+
+def reads_memory(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    strides = torch.empty(q.shape).stride()
+    return attend(q.as_strided(q.shape, strides), k, v)
+
+
+def views(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return attend(q, k.view(-1).view(k.shape), v)
+
+
+def half_softmax(scores: Tensor) -> Tensor:
+    rounded = scores.bfloat16() if scores.dtype == torch.float32 else scores
+    return rounded.softmax(-1).to(scores.dtype)
+
+
+class WrongBackward(torch.autograd.Function):
+    """The softmax, with a backward pass that forgets one term in a hundred."""
+
+    @staticmethod
+    def forward(context: Any, scores: Tensor) -> Tensor:
+        weights = scores.softmax(-1)
+        context.save_for_backward(weights)
+        return weights
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        (weights,) = context.saved_tensors
+        return 0.99 * weights * (gradient - (weights * gradient).sum(-1, keepdim=True))
+
+
+def no_mask(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return attend(q, k, v)
+
+
+mutant("scales in place", "q *= scale", "untouched", in_place, QKV)
+mutant("reads memory", "as_strided", "strided", reads_memory, QKV)
+mutant("view", "raises for what is not contiguous", "strided", views, QKV)
+mutant("mask refused", "declared, and not taken", "runs", no_mask, QKV, "mask")
+qkv("softmax in bfloat16", "whatever comes in", "precise", softmax=half_softmax)
+qkv("wrong backward", "a gradient off by 1 %", "derivative", softmax=WrongBackward.apply)
+
+# Modules of one sequence
+
+
+def module(
+    name: str, why: str, caught_by: str, attention: Any, *features: str, **declared: Any
+) -> None:
+    mutant(name, why, caught_by, attention, {**SELF, "causal": True, **declared}, *features)
+
+
+def wrong(**steps: Any) -> Steps:
+    return replace(RIGHT, **steps)
+
+
+class Wrapper(nn.Module):
+    """The exercise of Raschka, 3.6.1, as once published: two heads of one feature, and a softmax
+    over dim=1, which of (batch, queries, keys) is the queries'."""
+
+    def __init__(self, d_in: int = 3, d_out: int = 1, heads: int = 2) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(123)
+            self.heads = nn.ModuleList(
+                nn.ModuleDict({name: nn.Linear(d_in, d_out, bias=False) for name in "qkv"})
+                for _ in range(heads)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        contexts = []
+        for head in self.heads:
+            queries, keys, values = (head[name](x) for name in "qkv")
+            scores = queries @ keys.mT
+            scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf)
+            weights = torch.softmax(scores / keys.shape[-1] ** 0.5, dim=1)
+            contexts.append(weights @ values)
+        return torch.cat(contexts, dim=-1)
+
+
+class Remembering(SelfAttention):
+    """Keeps the last call's last token."""
+
+    kept: Any = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x) + 1e-12 * self.kept
+        self.kept = x.detach()[:, -1:].sum()
+        return out
+
+
+class Normalising(SelfAttention):
+    """Takes the mean over the batch away."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean((0, 2), keepdim=True))
+
+
+class Numb(SelfAttention):
+    """The gradient stops at the queries and keys."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.detach())
+
+
+class ForgetsCache(SelfAttention):
+    """Every chunk begins anew."""
+
+    def forward(self, x: Tensor, mask: Any = None, cache: Any = False) -> Any:
+        return super().forward(x, mask, None if cache is not False else False)
+
+
+class Doubling(SelfAttention):
+    """Adds its input into it."""
+
+    def forward(self, x: Tensor, mask: Any = None) -> Any:
+        return super().forward(x.add_(0.1), mask)
+
+
+class Viewing(SelfAttention):
+    """view(-1) on what came in."""
+
+    def forward(self, x: Tensor, mask: Any = None) -> Any:
+        return super().forward(x.view(-1).view(x.shape), mask)
+
+
+module(
+    "published exercise",
+    "softmax over the queries, two heads of one feature",
+    "constant",
+    Wrapper(),
+    width=3,
+)
+module(
+    "module over queries",
+    "softmax(dim=-2), not causal",
+    "rows",
+    SelfAttention(causal=False, steps=wrong(softmax=over(-2))),
+    causal=False,
+)
+module("no causal mask", "declared, and not there", "future", SelfAttention(causal=False))
+module(
+    "causal reversed",
+    "sees the future alone",
+    "future",
+    SelfAttention(
+        steps=wrong(allowed=lambda q, k, m, c, w: torch.ones(q, k, dtype=torch.bool).triu())
+    ),
+)
+module("one ahead", "diagonal=2 for 1", "future", SelfAttention(steps=wrong(allowed=shift_mask(1))))
+module(
+    "mask after the softmax",
+    "and no new sum",
+    "future",
+    SelfAttention(steps=wrong(hide=lambda s, may: s, revive=late)),
+)
+module(
+    "module split by a view",
+    "no transpose",
+    "order",
+    SelfAttention(causal=False, split=view_split, merge=view_merge),
+    causal=False,
+)
+module(
+    "causal split by a view",
+    "no transpose; no leak, but the past is lost",
+    "past",
+    SelfAttention(split=view_split, merge=view_merge),
+)
+module(
+    "module blind to itself",
+    "strictly causal",
+    "present",
+    SelfAttention(steps=wrong(allowed=shift_mask(-1))),
+)
+module(
+    "sees three",
+    "a window that nobody declared",
+    "past",
+    SelfAttention(steps=wrong(allowed=lambda q, k, m, c, w: allowed(q, k, m, c, 3))),
+)
+module(
+    "scaled by its length",
+    "1/sqrt(tokens)",
+    "prefix",
+    SelfAttention(steps=wrong(scale=lambda s, q, k: s / k.shape[-2] ** 0.5)),
+)
+module(
+    "off by one",
+    "1 + sum of exp",
+    "constant",
+    SelfAttention(causal=False, steps=wrong(softmax=off_by_one)),
+    causal=False,
+)
+module(
+    "duplicates",
+    "log-length scale, not causal",
+    "duplicated",
+    SelfAttention(causal=False, steps=wrong(scale=lambda s, q, k: s * k.shape[-2] ** 0.1)),
+    causal=False,
+)
+module(
+    "module reversed mask",
+    "True hides",
+    "masked",
+    SelfAttention(
+        steps=wrong(allowed=lambda q, k, m, c, w: allowed(q, k, None if m is None else ~m, c, w))
+    ),
+    "mask",
+)
+module(
+    "module zeroes",
+    "hidden keys count",
+    "deleted",
+    SelfAttention(
+        causal=False,
+        steps=wrong(prepare=zeroed, allowed=lambda q, k, m, c, w: allowed(q, k, None, c, w)),
+    ),
+    "mask",
+    causal=False,
+)
+module(
+    "module dead rows",
+    "NaN",
+    "dead-rows",
+    SelfAttention(steps=wrong(hide=raw_hide, revive=lambda w, may: w)),
+    "mask",
+)
+module(
+    "dropout always",
+    "live at evaluation",
+    "repeatable",
+    SelfAttention(steps=wrong(drop=lambda w, rate: drop(w, 0.1))),
+)
+module("remembers", "a state survives the call", "repeatable", Remembering())
+module("mean over the batch", "batch rows know each other", "batch", Normalising())
+module(
+    "module dropout not rescaled",
+    "survivors stay as they are",
+    "dropout",
+    SelfAttention(dropout=0.5, steps=wrong(drop=lambda w, rate: drop(w, rate) * (1 - rate))),
+    "dropout",
+)
+module("no dropout", "declared, and not there", "dropout", SelfAttention(), "dropout")
+module("cache forgotten", "each chunk begins anew", "cache", ForgetsCache(), "cache")
+module(
+    "module gradient",
+    "1e-7 of the future, straight through",
+    "gradient",
+    SelfAttention(steps=wrong(mix=partial(mixes_future, weight=1e-7))),
+)
+module("detached", "no gradient at all", "gradient", Numb())
+module("module in place", "x.add_", "untouched", Doubling())
+module("module view", "raises for what is not contiguous", "strided", Viewing())
+module(
+    "module bfloat16",
+    "softmax in bfloat16",
+    "precise",
+    SelfAttention(steps=wrong(softmax=half_softmax)),
+)
+module(
+    "module wrong backward",
+    "off by 1 %",
+    "derivative",
+    SelfAttention(steps=wrong(softmax=WrongBackward.apply)),
+)
+module("no mask taken", "declared, and not taken", "runs", Renormalising(), "mask")
+module(
+    "module mask without causal",
+    "a mask replaces the causal one",
+    "mask-and-causal",
+    partial(attend, steps=wrong(allowed=without("causal"))),
+    "mask",
+    "causal",
+    causal=False,
+)
+MUTANTS["module mask without causal"] = replace(
+    MUTANTS["module mask without causal"],
+    attention=lambda x, **o: attend(
+        x[:, None], x[:, None], x[:, None], steps=wrong(allowed=without("causal")), **o
+    )[:, 0],
+    declared={**SELF, "engine": "torch", "features": ("mask", "causal")},
+)
+
+# Models of tokens
+
+
+class Shifted(Model):
+    """Knows the token before, not the token itself."""
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        return self.embedding(tokens.roll(1, -1).index_fill(-1, torch.tensor([0]), 0))
+
+
+class Absolute(Model):
+    """Padding counts as positions."""
+
+    def positions(self, tokens: Tensor, mask: Any, before: int) -> Tensor:
+        return super().positions(tokens, None, before)
+
+
+class FromTheEnd(Model):
+    """Positions count back from the last token."""
+
+    def positions(self, tokens: Tensor, mask: Any, before: int) -> Tensor:
+        return super().positions(tokens, mask, before).flip(-1)
+
+
+class Anew(Model):
+    """With a cache, positions begin at 0 again."""
+
+    def positions(self, tokens: Tensor, mask: Any, before: int) -> Tensor:
+        return super().positions(tokens, mask, 0)
+
+
+class Leaking(Model):
+    """A document sees the one before."""
+
+    def own_document(self, documents: Tensor) -> Tensor:
+        return (documents[:, :, None] >= documents[:, None])[:, None]
+
+
+class Copying(Model):
+    """The labels are not shifted."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
+class TwiceShifted(Model):
+    """The labels are shifted twice."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(logits[:, :-2].flatten(0, 1), labels[:, 2:].flatten())
+
+
+class Untying(Model):
+    """Loading gives the output a weight of its own."""
+
+    def load_state_dict(self, state: Any, *args: Any, **options: Any) -> Any:
+        found = super().load_state_dict(state, *args, **options)
+        self.head.weight = nn.Parameter(state["head.weight"])
+        return found
+
+
+class Centred(Model):
+    """The embeddings' mean over the batch is taken away."""
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        x = super().embed(tokens)
+        return x - x.mean(0, keepdim=True)
+
+
+class Opening(Model):
+    """Writes the token that begins every text over the first one."""
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        tokens[:, 0] = 0
+        return super().embed(tokens)
+
+
+class Forgetful(Model):
+    """The past gets no gradient."""
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        return super().embed(tokens).detach()
+
+
+def model(name: str, why: str, caught_by: str, attention: Any, *features: str) -> None:
+    mutant(name, why, caught_by, attention, MODEL, *features)
+
+
+def gpt(**steps: Any) -> Model:
+    return Model(steps=wrong(**steps))
+
+
+model("model without a mask", "sees the future", "future", Model(causal=False))
+model("model one ahead", "diagonal=2 for 1", "future", gpt(allowed=shift_mask(1)))
+model("inputs shifted", "the labels' shift, done to the inputs too", "present", Shifted())
+model(
+    "model sees three",
+    "a window that nobody declared",
+    "past",
+    gpt(allowed=lambda q, k, m, c, w: allowed(q, k, m, c, 3)),
+)
+model("padding has positions", "the text begins at position 2", "padding", Absolute(), "mask")
+model(
+    "padding is seen",
+    "the mask is not used",
+    "padding",
+    gpt(allowed=lambda q, k, m, c, w: allowed(q, k, None, c, w)),
+    "mask",
+)
+model("positions from the end", "the first token is the last position", "prefix", FromTheEnd())
+model("cache without positions", "positions begin anew", "cache", Anew(), "cache")
+model("documents leak", "to the next one", "documents", Leaking(), "documents")
+model("labels not shifted", "logits[t] are held to token t", "labels", Copying(), "labels")
+model("labels shifted twice", "token t + 2", "labels", TwiceShifted(), "labels")
+model("tied by a copy", "the output has a weight of its own", "tied", Model(tie=False), "tied")
+model("untied by loading", "a parameter is assigned", "tied", Untying(), "tied")
+model("model's batch mean", "batch rows know each other", "batch", Centred())
+model("model's dropout live", "at evaluation", "repeatable", gpt(drop=lambda w, rate: drop(w, 0.1)))
+model("model without dropout", "declared, and not there", "dropout", Model(), "dropout")
+model("model's gradient cut", "embeddings are detached", "gradient", Forgetful())
+model("model in bfloat16", "softmax in bfloat16", "precise", gpt(softmax=half_softmax))
+model("model's wrong backward", "off by 1 %", "derivative", gpt(softmax=WrongBackward.apply))
+model("no documents taken", "declared, and not taken", "runs", lambda tokens: None, "documents")
+model("model in place", "the first token is overwritten", "untouched", Opening())
