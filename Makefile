@@ -15,9 +15,10 @@ test: $(READY) lint
 test-all: $(READY) lint
 	$(BIN)/pytest -n 2
 
-# Measure the libraries again, and write what they do into docs/conventions.md.
+# Measure again: what the libraries do (docs/conventions.md), what the doctor catches (docs/check.md).
 docs: $(READY)
 	PYTHONPATH=tests $(BIN)/python -W ignore::UserWarning -m conventions
+	PYTHONPATH=tests/check $(BIN)/python -m kill_table
 
 lint: $(READY)
 	$(BIN)/ruff check src tests examples benchmarks

@@ -154,7 +154,7 @@ def _layer(attention: Any) -> Adapted | None:
     own = sys.modules.get("headway.torch.layers")
     if own is None or not isinstance(attention, (own.MultiHeadAttention, own.RungAttention)):
         return None
-    from headway.parts.masks import causal
+    from headway.parts.masks import as_mask, causal
 
     calls = iter(range(2**31))
 
@@ -162,7 +162,7 @@ def _layer(attention: Any) -> Adapted | None:
         if "cache" in options:
             cache = options["cache"] or own.Cache(64)
             return module(x, cache=cache), cache
-        mask = options["mask"][:, None, None, :] if "mask" in options else None
+        mask = as_mask(options["mask"][:, None, None, :]) if "mask" in options else None
         return module(x, mask=mask, seed=next(calls) if module.training else None)
 
     features = ["mask"]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from headway.check.adapters import adapted
-from headway.check.engines import untouched
+from headway.check.engines import undisturbed
 from headway.check.findings import Finding, Outcome, Report, not_applicable, unsupported
 from headway.check.properties import CHECKS
 from headway.check.properties.check import Check
@@ -67,7 +67,7 @@ def diagnose(
     declaration = Declaration.of(**declared)
     with left_alone(attention), _quiet():
         subject = Subject(attention, declaration, call)
-        with untouched(subject.engine):
+        with undisturbed(subject.engine):
             findings = [_finding(subject, each, check) for each, check in checks.items()]
     return Report(name or _name(attention), declaration.kind, subject.engine.name, tuple(findings))
 

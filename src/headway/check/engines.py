@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -42,8 +43,8 @@ class Engine(Protocol):
         """The gradients of sum(function(*inputs) * weight)."""
         ...
 
-    def compiled(self, function: Function) -> Function:
-        """A pure function, made faster if the library takes long to run it line by line."""
+    def compiled(self, call: Function, attention: Any, options: Mapping[str, Any]) -> Function:
+        """call(attention, *inputs, **options), made faster if line by line it takes long."""
         ...
 
     def session(self) -> AbstractContextManager[None]:
@@ -77,8 +78,8 @@ class NumPy:
     def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
         raise NoGradients("NumPy has no gradients")
 
-    def compiled(self, function: Function) -> Function:
-        return function
+    def compiled(self, call: Function, attention: Any, options: Mapping[str, Any]) -> Function:
+        return partial(call, attention, **options)
 
     def session(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -125,12 +126,13 @@ class Torch:
                 )
             )
 
-    def compiled(self, function: Function) -> Function:
-        return function
+    def compiled(self, call: Function, attention: Any, options: Mapping[str, Any]) -> Function:
+        return partial(call, attention, **options)
 
     @contextmanager
     def session(self) -> Iterator[None]:
         with self.torch.random.fork_rng(), self.torch.no_grad():
+            self.torch.manual_seed(0)
             yield
 
 
@@ -143,6 +145,7 @@ class Jax:
         import jax
 
         self.jax = jax
+        self._compiled: dict[Any, Function] = {}
 
     def array(self, values: np.ndarray, dtype: str) -> Any:
         numbers = self.jax.numpy
@@ -166,8 +169,21 @@ class Jax:
         out, backward = self.jax.vjp(function, *inputs)
         return list(backward(self.array(weight, "float64").astype(out.dtype)))
 
-    def compiled(self, function: Function) -> Function:
-        return self.jax.jit(function)
+    def compiled(self, call: Function, attention: Any, options: Mapping[str, Any]) -> Function:
+        # Line by line, every operation is compiled for every shape: several times as slow.
+        arrays = {name: value for name, value in options.items() if self.is_own(value)}
+        fixed = {name: value for name, value in options.items() if name not in arrays}
+        key = (call, attention, tuple(fixed.items()))
+        if key not in self._compiled:
+            self._compiled[key] = self.jax.jit(partial(call, attention, **fixed))
+
+        def run(*inputs: Any) -> Any:
+            try:
+                return self._compiled[key](*inputs, **arrays)
+            except Exception:  # what cannot be traced can be run; what is wrong is wrong again
+                return call(attention, *inputs, **options)
+
+        return run
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -183,12 +199,15 @@ def _widened(array: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def untouched(engine: Engine) -> Iterator[None]:
-    """Python's and NumPy's random state, and the library's, are afterwards what they were."""
-    ours, numpys = random.getstate(), np.random.get_state()
+def undisturbed(engine: Engine) -> Iterator[None]:
+    """Draws of Python, NumPy and the library are the same each time, and afterwards their random
+    states are what they were."""
+    pythons, numpys = random.getstate(), np.random.get_state()
+    random.seed(0)
+    np.random.seed(0)
     try:
         with engine.session():
             yield
     finally:
-        random.setstate(ours)
+        random.setstate(pythons)
         np.random.set_state(numpys)

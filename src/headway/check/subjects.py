@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from functools import partial
 from itertools import product
 from typing import Any, Literal, final
 
 import numpy as np
 
-from headway.check.engines import ENGINES, Engine, NoGradients, Torch
+from headway.check.engines import ENGINES, Engine, NoGradients, Torch, undisturbed
 
 FEATURES = {
     "mask": "boolean, of the keys (batch, keys) or full (batch, 1, queries, keys)",
@@ -188,6 +189,7 @@ class Subject:
         dtype: str | None = None,
         train: bool = False,
         strided: bool = False,
+        compiled: bool = True,
         **options: Any,
     ) -> np.ndarray:
         """Its output (batch, [heads,] tokens, features), in float64."""
@@ -195,7 +197,7 @@ class Subject:
         native = [self.engine.array(each, dtype) for each in self._laid_out(inputs)]
         if strided:
             native = [self.engine.strided(each) for each in native]
-        out = self._output(self._ready(dtype, train), native, self._options(options))
+        out = self._output(self._ready(dtype, train), native, self._options(options), compiled)
         return self._canonical(self.engine.numpy(out))
 
     def weights(self, inputs: Sequence[np.ndarray], **options: Any) -> np.ndarray:
@@ -249,6 +251,13 @@ class Subject:
         if self.kind != "model":
             return [*inputs]
         return [np.zeros((*inputs[0].shape, self._embedding(self.module).embedding_dim))]
+
+    @property
+    def unit(self) -> float:
+        """The usual size of a number that the output depends on smoothly."""
+        if self.kind != "model":
+            return 1.0
+        return float(self.engine.numpy(self._embedding(self.module).weight).std())
 
     def at(
         self,
@@ -311,9 +320,14 @@ class Subject:
 
     # How it is called
 
-    def _output(self, ready: Any, native: Sequence[Any], options: dict[str, Any]) -> Any:
+    def _output(
+        self, ready: Any, native: Sequence[Any], options: dict[str, Any], compiled: bool = True
+    ) -> Any:
+        call: Callable[..., Any] = partial(self.call, ready, **options)
+        if compiled:
+            call = self.engine.compiled(self.call, ready, options)
         try:
-            out = self.call(ready, *native, **options)
+            out = call(*native)
         except Exception as error:
             raise _refused(error) from error
         out = out[0] if isinstance(out, (tuple, list)) else out
@@ -396,7 +410,7 @@ class Subject:
         problems = []
         for name in candidates:
             self.engine = Torch(self._device()) if name == "torch" else ENGINES[name]()
-            with self.engine.session():
+            with undisturbed(self.engine):
                 found = self._first_run(named is None)
             if found is None:
                 return self.engine

@@ -1,0 +1,221 @@
+"""diagnose: what it leaves alone, what it copes with, what it refuses, and what it knows."""
+
+import json
+import random
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its name everywhere
+
+import headway
+from headway.check import CHECKS, diagnose
+from headway.check.own import subjects
+from headway.models.gpt import GPTConfig
+from headway.torch import GPT, MultiHeadAttention
+from right import SELF, SelfAttention, attend
+
+
+def found(report):
+    return {finding.check: finding for finding in report.findings}
+
+
+class Unseeded(nn.Module):
+    """Draws from a generator of its own, which cannot be copied, so that neither can the module."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside = SelfAttention(16, dropout=0.5)
+        self.random = np.random.default_rng(3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def __deepcopy__(self, memory):
+        raise TypeError("cannot copy a generator")
+
+    def forward(self, x):
+        out = self.inside(x)
+        self.calls += 1
+        if self.training:
+            keep = self.random.random(out.shape) > 0.5
+            return out * torch.from_numpy(2.0 * keep).to(out.dtype)
+        return out
+
+
+@pytest.mark.parametrize("make", [Unseeded, lambda: SelfAttention(16, dropout=0.5)])
+def test_all_is_left_as_it_was(make):
+    module = make().train()
+    next(module.children()).eval()
+    modes = [each.training for each in module.modules()]
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    report = diagnose(module, kind="self", width=16, causal=True, features=("dropout",))
+    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    assert report.count("pass") > 10
+    assert modes == [each.training for each in module.modules()]
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert before[:2] == after[:2]
+    assert torch.equal(before[2], after[2])
+
+
+def test_a_module_that_cannot_be_copied_is_run_as_it_is():
+    report = diagnose(Unseeded(), kind="self", width=16, causal=True)
+    assert report.ok
+    assert found(report)["precise"].verdict == "unsupported"
+
+
+def test_a_report_is_the_same_each_time():
+    def live(q, k, v):
+        return attend(q, k, v, dropout=0.1)
+
+    first, second = (diagnose(live, kind="qkv", engine="torch") for _ in range(2))
+    assert first == second
+    assert not first.ok
+
+
+def test_every_check_has_a_verdict_and_json_holds_it():
+    report = diagnose(attend, kind="qkv", engine="torch")
+    assert [finding.check for finding in report.findings] == list(CHECKS)
+    told = json.loads(json.dumps(report.as_dict()))
+    assert told["ok"]
+    assert {finding["verdict"] for finding in told["findings"]} == {"pass", "not applicable"}
+    assert found(report)["window"].diagnosis == "the feature 'window' is not declared"
+
+
+def test_what_does_not_run_says_why_and_fails():
+    report = diagnose(lambda q, k, v: q @ "no", kind="qkv", engine="torch")
+    assert [finding.check for finding in report.failed] == ["runs"]
+    assert "TypeError" in found(report)["runs"].measured
+    assert found(report)["scale"].verdict == "unsupported"
+
+
+def test_a_wrong_layout_is_no_crash():
+    report = diagnose(lambda q, k, v: v[0, 0], kind="qkv", layout="packed", engine="torch")
+    assert "no 'packed' layout" in found(report)["runs"].measured
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ({}, "say what"),
+        ({"kind": "other"}, "kind is one of"),
+        ({"kind": "self"}, "width=64"),
+        ({"kind": "model"}, "vocabulary=1000"),
+        ({"kind": "qkv", "features": ("masks",)}, "did you mean 'mask'"),
+        ({"kind": "qkv", "head": 3}, "did you mean 'heads'"),
+        ({"kind": "qkv", "heads": 4, "kv_heads": 3}, "3 kv_heads do not divide 4"),
+        ({"kind": "qkv", "only": ["scales"]}, "no check is called 'scales'"),
+    ],
+)
+def test_a_declaration_that_makes_no_sense_says_so(declared, said):
+    with pytest.raises(ValueError, match=said):
+        diagnose(lambda q, k, v: attend(q, k, v), **declared)
+
+
+def softmax_of(module):
+    def attention(q, k, v):
+        scores = q @ k.swapaxes(-1, -2) / q.shape[-1] ** 0.5
+        weights = module.exp(scores - scores.max(-1, keepdims=True))
+        return weights / weights.sum(-1, keepdims=True) @ v
+
+    return attention
+
+
+@pytest.mark.parametrize(
+    ("attention", "engine"),
+    [(attend, "torch"), (softmax_of(np), "numpy"), (softmax_of(jax.numpy), "jax")],
+)
+def test_the_library_is_found_out(attention, engine):
+    report = diagnose(attention, kind="qkv", only=["runs", "scale"])
+    assert (report.engine, report.ok) == (engine, True)
+
+
+def test_short_contexts_are_found_out():
+    class Short(SelfAttention):
+        def forward(self, x):
+            return super().forward(x + torch.zeros(6, 1, dtype=x.dtype)[: x.shape[1]])
+
+    assert diagnose(Short(), **SELF, causal=True).ok
+
+
+# What it knows
+
+
+def test_scaled_dot_product_attention():
+    assert diagnose(F.scaled_dot_product_attention).ok
+
+
+def test_multihead_attention_gives_nan_for_dead_rows_and_nothing_worse():
+    for batch_first in (True, False):
+        report = diagnose(nn.MultiheadAttention(16, 4, dropout=0.1, batch_first=batch_first))
+        assert [finding.check for finding in report.failed] == ["dead-rows"]
+        assert "NaN" in report.failed[0].diagnosis
+
+
+def test_encoder_layer():
+    assert diagnose(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)).ok
+
+
+def test_jax_attends_to_all_alike_in_dead_rows_and_nothing_worse():
+    report = diagnose(jax.nn.dot_product_attention)
+    assert [finding.check for finding in report.failed] == ["dead-rows"]
+    assert "all alike" in report.failed[0].diagnosis
+
+
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "max_position_embeddings": 64,
+}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: t.GPT2LMHeadModel(
+            t.GPT2Config(vocab_size=50, n_positions=64, n_embd=16, n_layer=2, n_head=4)
+        ),
+        lambda t: t.LlamaForCausalLM(t.LlamaConfig(**SIZES)),
+        lambda t: t.Qwen3ForCausalLM(t.Qwen3Config(**SIZES, tie_word_embeddings=True)),
+    ],
+    ids=["gpt2", "llama", "qwen3"],
+)
+def test_models_of_transformers(make):
+    report = diagnose(make(transformers))
+    assert report.ok
+    passed = {f.check for f in report.findings if f.verdict == "pass"}
+    assert passed >= {"future", "cache", "padding", "labels", "derivative"}
+
+
+@pytest.mark.parametrize("own", [*subjects(("torch", "numpy"))], ids=lambda own: own.name)
+def test_headways_own_are_right(own):
+    report = diagnose(own.attention, name=own.name, **own.declared)
+    assert report.ok
+    assert report.count("pass") >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [*subjects(("jax",))], ids=lambda own: own.name)
+def test_headways_own_are_right_on_jax(own):
+    assert diagnose(own.attention, name=own.name, **own.declared).ok
+
+
+def test_a_fault_in_headway_is_found(monkeypatch):
+    model = GPT(GPTConfig(vocabulary=30, context=33, width=16, layers=1, heads=4))
+    layer = MultiHeadAttention(16, heads=4)
+    assert diagnose(model).ok
+    layer.mask = None
+    model.blocks[0].attention.mask = None
+    assert not diagnose(layer, causal=True).ok
+    assert "future" in {finding.check for finding in diagnose(model).failed}
+    monkeypatch.setattr("headway.parts.attention.default_scale", lambda queries: 0.3)
+    report = diagnose(headway.attend, kind="qkv", engine="numpy", only=["scale"])
+    assert not report.ok

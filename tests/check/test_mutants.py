@@ -1,0 +1,91 @@
+"""The checker is checked: every planted bug is caught, and nothing that is right."""
+
+import pytest
+
+from headway.check import CHECKS, diagnose
+from kill_table import PAGE, alone, catchers, diagnosed, kills, page
+from mutants import MUTANTS
+from right import RIGHT_ONES
+
+
+@pytest.mark.parametrize("name", RIGHT_ONES)
+def test_what_is_right_passes_everything(name):
+    right = RIGHT_ONES[name]
+    report = diagnose(right.attention, name=name, **right.declared)
+    assert not report.failed
+    assert report.count("pass") >= 12
+    for finding in report.findings:
+        assert finding.measured if finding.verdict == "pass" else finding.diagnosis
+        assert finding.verdict != "unsupported" or "NumPy has no gradients" in finding.diagnosis
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_mutant_is_caught_by_its_check(name):
+    assert MUTANTS[name].caught_by in catchers(name)
+    for finding in diagnosed(name).failed:
+        assert all((finding.measured, finding.expected, finding.diagnosis, finding.mend))
+
+
+def test_no_check_can_be_spared():
+    """Each is the only one to catch some mutant; each kind of subject has mutants for it."""
+    print(kills())
+    assert set(alone()) == set(CHECKS)
+    made_for = {(mutant.caught_by, mutant.declared["kind"]) for mutant in MUTANTS.values()}
+    assert made_for == {(name, kind) for name, check in CHECKS.items() for kind in check.kinds}
+    assert len(MUTANTS) >= 40
+
+
+DIAGNOSES = {
+    "softmax over queries": "softmax runs over the query axis",
+    "softmax over heads": "softmax runs over the heads",
+    "published exercise": "softmax runs over the query axis",
+    "module over queries": "softmax runs over the query axis",
+    "mask after the softmax": "mask comes after the softmax",
+    "mask reversed": "meaning is reversed",
+    "causal reversed": "meaning is reversed",
+    "sees one ahead": "shifted by one",
+    "low mask": "not low enough",
+    "not scaled": "no scale at all",
+    "scaled twice": "scale is applied twice",
+    "scaled by all heads": "width of all heads (32), not of one",
+    "exp overflows": "exp overflows",
+    "rescaled at evaluation": "multiplied by 1.111",
+    "dropout live": "dropout is live",
+    "module split by a view": "view or reshape without a transpose",
+    "kv heads tiled": "h % kv_heads",
+    "causal from the top left": "counts from the top left",
+    "window and one": "4 keys wide instead of 3",
+    "window ahead too": "looks into the future",
+    "mask without causal": "the mask replaces the causal one",
+    "causal without mask": "causal=True replaces the mask",
+    "dead rows NaN": "becomes NaN",
+    "-1e9 for -inf": "attends to all alike",
+    "NaN replaced": "its gradient is NaN",
+    "cap after the mask": "the cap comes after the mask",
+    "other pairs": "the other family",
+    "sine reversed": "the direction is reversed",
+    "not rescaled": "instead of 1/(1-p)",
+    "share kept": "the rate is taken for the share kept",
+    "one draw for all heads": "one draw serves several",
+    "sees three": "sees the last 3 only",
+    "inputs shifted": "logits[t] does not know token t",
+    "labels not shifted": "learns to copy",
+    "labels shifted twice": "held to token t + 2",
+    "tied by a copy": "nothing is tied",
+    "untied by loading": "loading unties them",
+}
+
+
+@pytest.mark.parametrize("name", DIAGNOSES)
+def test_the_diagnosis_names_the_bug(name):
+    (finding,) = (f for f in diagnosed(name).failed if f.check == MUTANTS[name].caught_by)
+    assert DIAGNOSES[name] in finding.diagnosis
+
+
+def test_the_line_is_named():
+    (finding,) = (f for f in diagnosed("published exercise").failed if f.check == "constant")
+    assert any("torch.softmax(scores" in line for line in finding.look)
+
+
+def test_the_page_shows_this_table():
+    assert page(PAGE.read_text()) == PAGE.read_text(), "run `make docs`"
