@@ -91,7 +91,7 @@ def _finding(subject: Subject, name: str, check: Check) -> Finding:
 def _outcome(subject: Subject, name: str, check: Check) -> Outcome:
     declared = subject.declared
     if declared.kind not in check.kinds:
-        return not_applicable(f"of {' and '.join(check.kinds)} only")
+        return not_applicable(f"for kind {' or '.join(check.kinds)}")
     missing = [feature for feature in check.needs if feature not in declared.features]
     if missing:
         return not_applicable(f"the feature {missing[0]!r} is not declared")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from html import escape
 
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -23,41 +22,53 @@ def summary(report: Report) -> str:
 
 
 def show(report: Report, console: Console) -> None:
-    """Every finding, a line each; of a failure also the diagnosis, the cure and where to look."""
-    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column()
+    """What holds, a line each; what could not be asked, by reason; then every fault, in full."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for finding in report.findings:
-        colour = COLOURS[finding.verdict]
-        table.add_row(
-            Text(MARKS[finding.verdict], colour), Text(finding.check, colour), _said(finding)
-        )
+        if finding.verdict in ("pass", "fail"):
+            marked = Text(f"{MARKS[finding.verdict]} {finding.check}", COLOURS[finding.verdict])
+            table.add_row(marked, finding.promise)
     console.print(table)
+    for verdict in ("not applicable", "unsupported"):
+        for reason, names in _by_diagnosis(report, verdict):
+            said = f"{MARKS[verdict]} {verdict}, {reason}: {_names(names)}"
+            console.print(Text(said, COLOURS[verdict]))
+    for diagnosis, found in _by_diagnosis(report, "fail"):
+        console.print(Text(f"\n✗ {_names(found)}: ", "red") + Text(diagnosis, "bold red"))
+        details = Table(box=None, show_header=False, padding=(0, 1, 0, 1))
+        for name, value in _details(found):
+            details.add_row(Text(name, "dim"), Text(value))
+        console.print(details)
+    console.print()
     console.print(summary(report), style="bold red" if report.failed else "bold green")
 
 
-def _said(finding: Finding) -> RenderableType:
-    if finding.verdict == "pass":
-        return Text(finding.measured)
-    if finding.verdict != "fail":
-        return Text(f"{finding.verdict}: {finding.diagnosis}", COLOURS[finding.verdict])
-    lines = [Text(f"{name} {value}") for name, value in _details(finding)]
-    return Group(Text(finding.diagnosis, "bold"), Padding(Group(*lines), (0, 0, 0, 2)))
+def _by_diagnosis(report: Report, verdict: Verdict) -> list[tuple[str, list[Finding]]]:
+    """Findings with one verdict; those that say the same together, for they have one cause."""
+    groups: dict[str, list[Finding]] = {}
+    for finding in report.findings:
+        if finding.verdict == verdict:
+            groups.setdefault(finding.diagnosis, []).append(finding)
+    return list(groups.items())
 
 
-def _details(finding: Finding) -> Iterable[tuple[str, str]]:
-    yield "measured:", finding.measured
-    yield "expected:", finding.expected
-    yield "to mend: ", finding.mend
-    for line in finding.look:
-        yield "look at: ", line
+def _names(findings: list[Finding]) -> str:
+    return ", ".join(finding.check for finding in findings)
+
+
+def _details(findings: list[Finding]) -> Iterator[tuple[str, str]]:
+    """What was measured for each, and the first one's cure and lines."""
+    for finding in findings:
+        yield "measured", f"{finding.measured} (expected: {finding.expected})"
+    yield "to mend", findings[0].mend
+    for line in findings[0].look:
+        yield "look at", line
 
 
 STYLE = """
 :root { color-scheme: light dark; --line: light-dark(#ddd, #444); --soft: light-dark(#666, #aaa) }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2.5rem }
+h1 { font-size: 1.4rem } h2 { font-size: 1.15rem; margin-top: 2.5rem } h3 { font-size: 1rem }
 table { border-collapse: collapse; width: 100% }
 td { border-top: 1px solid var(--line); padding: .4rem .8rem .4rem 0; vertical-align: top }
 td:nth-child(2) { white-space: nowrap; font-weight: 600 }
@@ -71,33 +82,36 @@ code { font-size: .9em; overflow-wrap: anywhere }
 
 def page(reports: Iterable[Report]) -> str:
     """All reports as one HTML page."""
-    bodies = []
-    for report in reports:
-        rows = "\n".join(_row(finding) for finding in report.findings)
-        state = "pass" if report.ok else "fail"
-        bodies.append(f'<h2 class="{state}">{escape(summary(report))}</h2>\n<table>{rows}</table>')
     return (
         '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
         f"<title>headway check</title><style>{STYLE}</style>\n"
-        f"<h1>headway check</h1>\n{''.join(bodies)}\n</html>\n"
+        f"<h1>headway check</h1>\n{''.join(map(_section, reports))}\n</html>\n"
     )
 
 
-def _row(finding: Finding) -> str:
-    if finding.verdict == "pass":
-        said = f"{escape(finding.promise)}<br><span class=reason>{escape(finding.measured)}</span>"
-    elif finding.verdict == "fail":
-        details = "".join(
-            f"<dt>{escape(name)}</dt><dd>{_code(name, value)}</dd>"
-            for name, value in _details(finding)
+def _section(report: Report) -> str:
+    faults = "".join(
+        f"<h3 class=fail>✗ {escape(diagnosis)}</h3><p class=reason>{_names(found)}</p><dl>"
+        + "".join(
+            f"<dt>{name}</dt><dd>{_value(name, value)}</dd>" for name, value in _details(found)
         )
-        said = f"<strong>{escape(finding.diagnosis)}</strong><dl>{details}</dl>"
-    else:
-        said = f"<span class=reason>{finding.verdict}: {escape(finding.diagnosis)}</span>"
-    mark = f'<td class="{finding.verdict}">{MARKS[finding.verdict]}</td>'
-    return f"<tr>{mark}<td>{finding.check}</td><td>{said}</td></tr>"
+        + "</dl>"
+        for diagnosis, found in _by_diagnosis(report, "fail")
+    )
+    rows = "\n".join(_row(finding) for finding in report.findings)
+    state = "pass" if report.ok else "fail"
+    return f'<h2 class="{state}">{escape(summary(report))}</h2>{faults}\n<table>{rows}</table>'
 
 
-def _code(name: str, value: str) -> str:
-    return f"<code>{escape(value)}</code>" if name.startswith(("to", "look")) else escape(value)
+def _value(name: str, value: str) -> str:
+    return escape(value) if name == "measured" else f"<code>{escape(value)}</code>"
+
+
+def _row(finding: Finding) -> str:
+    verdict = finding.verdict
+    reason = finding.measured or f"{verdict}: {finding.diagnosis}"
+    return (
+        f'<tr><td class="{verdict.split()[0]}">{MARKS[verdict]}</td><td>{finding.check}</td>'
+        f"<td>{escape(finding.promise)}<br><span class=reason>{escape(reason)}</span></td></tr>"
+    )
