@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_snippets_run_one_after_another():
     snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     names: dict[str, object] = {}
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), names)
@@ -35,3 +35,11 @@ def test_the_commands_are_there():
 
     for verb in re.findall(r"^headway (\w+)", README, re.MULTILINE):
         assert verb in app
+
+
+def test_the_doctors_numbers_are_true():
+    from headway.check import CHECKS
+    from mutants import MUTANTS
+
+    assert f"{len(CHECKS)} checks" in README
+    assert f"{len(MUTANTS)} attentions" in README

@@ -58,6 +58,8 @@ def diagnose(
     Raises ValueError for a declaration that makes no sense.
     """
     checks = {each: _named(each) for each in only} if only else CHECKS
+    if not callable(attention):
+        raise ValueError(f"{attention!r} is no attention: give a function or a module")
     attention, declared, call = adapted(attention, declared, call)
     if "kind" not in declared:
         raise ValueError(
