@@ -1,101 +1,101 @@
-"""What is known by itself: the attentions of the libraries, and how to call them.
+"""What is known by itself: the attentions of the libraries, what to declare, how to call them.
 
-Each takes the attention and what was declared; it returns what the doctor is to examine, what
-is to be declared and how it is called, or None when it is something else.
+An adapter takes an attention; it returns the declaration and `call(attention, *inputs,
+**options)`, or None when it is something else.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
-Call = Callable[..., Any] | None
-Adapted = tuple[Any, dict[str, Any], Call]
+Call = Callable[..., Any]
+Known = tuple[dict[str, Any], Call] | None
 
 
-def adapted(attention: Any, declared: dict[str, Any], call: Call) -> Adapted:
-    """With what is known about it declared, unless somebody says how it is to be called."""
-    if call is None and "kind" not in declared:
-        for adapter in ADAPTERS:
-            known = adapter(attention)
-            if known is not None:
-                attention, found, call = known
-                return attention, {**found, **declared}, call
-    return attention, declared, call
+def known(attention: Any) -> Known:
+    """The declaration and the call of an attention that one of the adapters knows."""
+    found = (adapter(attention) for adapter in ADAPTERS)
+    return next((each for each in found if each is not None), None)
 
 
-def _multihead(attention: Any) -> Adapted | None:
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(attention, torch.nn.MultiheadAttention):
+def _is(attention: Any, module: str, *names: str) -> bool:
+    """Whether it is an instance of one of these classes, of a module that is loaded."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(attention, tuple(getattr(loaded, n) for n in names))
+
+
+def _multihead(attention: Any) -> Known:
+    if not _is(attention, "torch.nn", "MultiheadAttention"):
         return None
 
     def call(module: Any, x: Any, *, mask: Any = None, causal: bool = False) -> Any:
         x = x if module.batch_first else x.transpose(0, 1)
-        tokens = x.shape[1 if module.batch_first else 0]
-        later = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).triu(1)
-        options = {"attn_mask": later, "is_causal": True} if causal else {}
+        options = {"attn_mask": _later(x, module.batch_first), "is_causal": True} if causal else {}
         out, _ = module(x, x, x, key_padding_mask=mask, **options)
         return out if module.batch_first else out.transpose(0, 1)
 
     features = ["mask", "causal", *(["dropout"] if attention.dropout else [])]
     declared = {"kind": "self", "width": attention.embed_dim, "mask_true": "masked"}
-    return attention, {**declared, "features": features}, call
+    return {**declared, "features": features}, call
 
 
-def _encoder_layer(attention: Any) -> Adapted | None:
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(attention, torch.nn.TransformerEncoderLayer):
+def _encoder_layer(attention: Any) -> Known:
+    if not _is(attention, "torch.nn", "TransformerEncoderLayer"):
         return None
     first = attention.self_attn.batch_first
 
     def call(module: Any, x: Any, *, mask: Any = None, causal: bool = False) -> Any:
-        tokens = x.shape[1]
-        later = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).triu(1)
-        options = {"src_mask": later, "is_causal": True} if causal else {}
-        out = module(x if first else x.transpose(0, 1), src_key_padding_mask=mask, **options)
+        x = x if first else x.transpose(0, 1)
+        options = {"src_mask": _later(x, first), "is_causal": True} if causal else {}
+        out = module(x, src_key_padding_mask=mask, **options)
         return out if first else out.transpose(0, 1)
 
     features = ["mask", "causal", *(["dropout"] if attention.dropout.p else [])]
     declared = {"kind": "self", "width": attention.self_attn.embed_dim, "mask_true": "masked"}
-    return attention, {**declared, "block": True, "features": features}, call
+    return {**declared, "block": True, "features": features}, call
 
 
-def _sdpa(attention: Any) -> Adapted | None:
+def _later(x: Any, batch_first: bool) -> Any:
+    """True where the key is later than the query, as PyTorch's modules want it."""
+    tokens = x.shape[1 if batch_first else 0]
+    return x.new_ones(tokens, tokens).triu(1).bool()
+
+
+def _sdpa(attention: Any) -> Known:
     torch = sys.modules.get("torch")
     if torch is None or attention is not torch.nn.functional.scaled_dot_product_attention:
         return None
+    names = {"mask": "attn_mask", "causal": "is_causal", "dropout": "dropout_p"}
 
     def call(function: Any, queries: Any, keys: Any, values: Any, **options: Any) -> Any:
-        known = {"mask": "attn_mask", "causal": "is_causal", "dropout": "dropout_p"}
-        named = {known[name]: value for name, value in options.items()}
+        named = {names[name]: value for name, value in options.items()}
         return function(queries, keys, values, enable_gqa=True, **named)
 
-    declared = {"kind": "qkv", "heads": 4, "kv_heads": 2, "mask_shape": "full", "engine": "torch"}
-    return attention, {**declared, "features": ["mask", "causal", "dropout"]}, call
+    declared = {"kind": "qkv", "kv_heads": 2, "mask_shape": "full", "engine": "torch"}
+    return {**declared, "features": [*names]}, call
 
 
-def _jax(attention: Any) -> Adapted | None:
+def _jax(attention: Any) -> Known:
     jax = sys.modules.get("jax")
     if jax is None or attention is not jax.nn.dot_product_attention:
         return None
 
     def call(function: Any, queries: Any, keys: Any, values: Any, **options: Any) -> Any:
-        known = {"mask": "mask", "causal": "is_causal", "window": "local_window_size"}
-        named = {known[name]: value for name, value in options.items()}
-        if "window" in options:  # JAX's are the keys before and after, without the query itself
+        named = {"mask": options.get("mask"), "is_causal": options.get("causal", False)}
+        if "window" in options:  # JAX counts the keys before and after, without the query itself
             named["local_window_size"] = (options["window"] - 1, 0)
         return function(queries, keys, values, **named)
 
     declared = {"kind": "qkv", "layout": "bthd", "kv_heads": 2, "mask_shape": "full"}
-    features = ["mask", "causal", "window"]
     declared |= {"engine": "jax", "precision": "float32"}  # its softmax is always in float32
-    return attention, {**declared, "features": features}, call
+    return {**declared, "features": ["mask", "causal", "window"]}, call
 
 
-def _transformers(attention: Any) -> Adapted | None:
-    transformers = sys.modules.get("transformers")
-    if transformers is None or not isinstance(attention, transformers.PreTrainedModel):
+def _transformers(attention: Any) -> Known:
+    if not _is(attention, "transformers", "PreTrainedModel"):
         return None
 
     def call(model: Any, tokens: Any, **options: Any) -> Any:
@@ -111,74 +111,62 @@ def _transformers(attention: Any) -> Adapted | None:
             named = {"attention_mask": mask, "position_ids": positions}
         return model(input_ids=tokens, use_cache=False, **named).logits
 
-    features = ["mask", "cache", "labels"]
-    if attention.config.tie_word_embeddings:
-        features.append("tied")
+    tied = ["tied"] if attention.config.tie_word_embeddings else []
     declared = {"kind": "model", "vocabulary": attention.config.vocab_size}
-    return attention, {**declared, "features": features}, call
+    return {**declared, "features": ["mask", "cache", "labels", *tied]}, call
 
 
-def _gpt(attention: Any) -> Adapted | None:
-    own = sys.modules.get("headway.torch.gpt")
-    if own is None or not isinstance(attention, own.GPT):
+def _gpt(attention: Any) -> Known:
+    if not _is(attention, "headway.torch.gpt", "GPT"):
         return None
-    torch = sys.modules["torch"]
     from headway.parts.masks import documents
 
-    calls = iter(range(2**31))
+    seeds = count()
 
     def call(model: Any, tokens: Any, **options: Any) -> Any:
-        if "labels" in options:
-            logits = model(tokens[:, :-1]).flatten(0, 1)
-            return torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten())
         if "cache" in options:
             caches = options["cache"] or model.caches()
             return model(tokens, caches=caches), caches
         if "mask" in options:
             return model(tokens, starts=(~options["mask"]).sum(-1))
         mask = documents(options["documents"]) if "documents" in options else None
-        return model(tokens, mask=mask, seed=next(calls) if model.training else None)
+        return model(tokens, mask=mask, seed=next(seeds) if model.training else None)
 
-    features = ["documents"]
-    if attention.can_cache:
-        features += ["cache", "mask"]
-    if attention.config.dropout:
-        features.append("dropout")
-    if attention.config.tied:
-        features.append("tied")
-    declared = {"kind": "model", "vocabulary": attention.config.vocabulary}
-    return attention, {**declared, "features": features}, call
+    config = attention.config
+    features = ["mask", "documents", *(["cache"] if attention.can_cache else [])]
+    features += [name for name in ("dropout", "tied") if getattr(config, name)]
+    return {"kind": "model", "vocabulary": config.vocabulary, "features": features}, call
 
 
-def _layer(attention: Any) -> Adapted | None:
+def _layer(attention: Any) -> Known:
     own = sys.modules.get("headway.torch.layers")
-    if own is None or not isinstance(attention, (own.MultiHeadAttention, own.RungAttention)):
+    if own is None or not _is(attention, own.__name__, "MultiHeadAttention", "RungAttention"):
         return None
     from headway.parts.masks import as_mask, causal
 
-    calls = iter(range(2**31))
+    seeds = count()
 
     def call(module: Any, x: Any, **options: Any) -> Any:
         if "cache" in options:
-            cache = options["cache"] or own.Cache(64)
+            cache = options["cache"] or own.Cache(x.shape[1] + 64)
             return module(x, cache=cache), cache
         mask = as_mask(options["mask"][:, None, None, :]) if "mask" in options else None
-        return module(x, mask=mask, seed=next(calls) if module.training else None)
+        return module(x, mask=mask, seed=next(seeds) if module.training else None)
 
-    features = ["mask"]
-    if isinstance(attention, own.MultiHeadAttention):
-        own_causal, positions = attention.mask is causal, attention.rotary is not None
-        features += ["cache"] if own_causal else []
-    else:
-        own_causal, positions = "attend" in attention.rung.options, attention.rung.name == "fixed"
-    if attention.dropout:
-        features.append("dropout")
-    # Its first matrix is (d_in, d_out), but for a Linear's; without any, all widths are right.
-    width = next((parameter.shape[-2] for parameter in attention.parameters()), 16)
-    if hasattr(attention, "q_proj"):
-        width = attention.q_proj.in_features
-    declared = {"kind": "self", "width": width, "causal": own_causal, "positions": positions}
-    return attention, {**declared, "features": features}, call
+    features = ["mask", *(["dropout"] if attention.dropout else [])]
+    declared: dict[str, Any] = {"kind": "self", "features": features}
+    if isinstance(attention, own.RungAttention):
+        rung = attention.rung
+        knows = {"causal": "attend" in rung.options, "positions": rung.name == "fixed"}
+        # Matrices are (d_in, d_out); without any, all widths are right.
+        width = next((parameter.shape[-2] for parameter in attention.parameters()), 16)
+        return {**declared, **knows, "width": width}, call
+    if attention.mask is causal:
+        features.append("cache")
+    linear = getattr(attention, "q_proj", None)
+    width = attention.c_attn.weight.shape[0] if linear is None else linear.in_features
+    knows = {"causal": attention.mask is causal, "positions": attention.rotary is not None}
+    return {**declared, **knows, "width": width}, call
 
 
 ADAPTERS = (_multihead, _encoder_layer, _sdpa, _jax, _transformers, _gpt, _layer)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from headway.check.adapters import adapted
+from headway.check.adapters import known
 from headway.check.engines import undisturbed
 from headway.check.findings import Finding, Outcome, Report, not_applicable, unsupported
 from headway.check.properties import CHECKS
@@ -60,7 +60,9 @@ def diagnose(
     checks = {each: _named(each) for each in only} if only else CHECKS
     if not callable(attention):
         raise ValueError(f"{attention!r} is no attention: give a function or a module")
-    attention, declared, call = adapted(attention, declared, call)
+    found = known(attention) if call is None and "kind" not in declared else None
+    if found is not None:
+        declared, call = {**found[0], **declared}, found[1]
     if "kind" not in declared:
         raise ValueError(
             f"say what {_name(attention)} is: kind='qkv' (queries, keys, values), 'self' (x) or "

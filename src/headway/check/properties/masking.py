@@ -32,10 +32,9 @@ def hidden(subject: Subject) -> Outcome:
     for row in range(2):
         masked = subject.changed(inputs, np.flatnonzero(~seen[row]), rows=row, size=5.0)
         visible = subject.changed(inputs, np.flatnonzero(seen[row])[:1], rows=row)
-        rest = np.flatnonzero(seen[row])[1:]
         out, other = (subject.run(each, mask=seen) for each in (masked, visible))
-        if subject.kind == "qkv":
-            rest = np.arange(base.shape[-2])
+        # Of the outputs, those of tokens that were not changed themselves.
+        rest = slice(None) if subject.kind == "qkv" else np.flatnonzero(seen[row])[1:]
         hides = max(hides, gap(out[row][..., rest, :], base[row][..., rest, :]))
         shows = max(shows, gap(other[row][..., rest, :], base[row][..., rest, :]))
     if hides > floor(subject) >= shows:
@@ -80,7 +79,6 @@ def deleted(subject: Subject) -> Outcome:
 
 def together(subject: Subject) -> Outcome:
     tokens = few(subject)
-    inputs = subject.inputs(tokens)
     seen = np.ones((2, tokens), bool)
     seen[:, 1] = False
     sees = influence(subject, tokens, mask=seen, causal=True) > floor(subject)
@@ -88,7 +86,7 @@ def together(subject: Subject) -> Outcome:
     masked = bool(np.delete(sees[:, 1], 1).any())
     lost = not np.tril(sees, -1)[:, np.flatnonzero(seen[0])].any()
     return verdict(
-        not (future or masked or lost) and len(inputs) > 0,
+        not (future or masked or lost),
         f"with mask and causal together, later keys are {'seen' if future else 'hidden'}, masked "
         f"keys are {'seen' if masked else 'hidden'}",
         "both hold: later keys and masked keys are hidden",
