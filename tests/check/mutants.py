@@ -147,9 +147,9 @@ qkv(
 qkv("dropout live", "p = 0.1 at evaluation", "repeatable", drop=lambda w, rate: drop(w, 0.1))
 qkv(
     "noise",
-    "1e-13 in every other call",
+    "1e-15 in every other call",
     "repeatable",
-    mix=lambda w, v: w @ v + 1e-13 * (next(CALLS) % 2),
+    mix=lambda w, v: w @ v + 1e-15 * (next(CALLS) % 2),
 )
 
 
@@ -439,7 +439,7 @@ qkv(
     "theta 500,000",
     "rotary",
     "positions",
-    turn=lambda x, positions: turn(x, positions * 0.9),
+    turn=lambda x, positions: turn(x, positions, theta=500000.0),
 )
 qkv(
     "not rescaled",
@@ -515,6 +515,290 @@ mutant("view", "raises for what is not contiguous", "strided", views, QKV)
 mutant("mask refused", "declared, and not taken", "runs", no_mask, QKV, "mask")
 qkv("softmax in bfloat16", "whatever comes in", "precise", softmax=half_softmax)
 qkv("wrong backward", "a gradient off by 1 %", "derivative", softmax=WrongBackward.apply)
+
+# Small faults: what a check would no longer see if it were a little weaker
+
+
+def scaled(by: Callable[..., float]) -> Callable[..., Tensor]:
+    """A scale that is off by a share of the numbers of queries and keys."""
+    return lambda s, q, k: s / q.shape[-1] ** 0.5 * (1 + by(q.shape[-2], k.shape[-2]))
+
+
+def lost_pair(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
+    may = allowed(queries, keys, mask, causal, window).clone()
+    may[4:5, 2:3] = False
+    return may
+
+
+def open_tile(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
+    may = allowed(queries, keys, mask, causal, window)
+    row, column = torch.arange(queries)[:, None], torch.arange(keys)
+    return may | (row // 64 == column // 64) & (row >= 64) if causal else may
+
+
+def open_chunk(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
+    return allowed(queries, keys, mask, causal and not 1 < queries < keys, window)
+
+
+def closed(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
+    may = allowed(queries, keys, mask, causal, window)
+    return may & False if causal and mask is not None else may
+
+
+def rounded_to(steps: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    def normalised(scores: Tensor) -> Tensor:
+        weights = scores.softmax(-1)
+        if scores.dtype != dtype:
+            return weights
+        return weights + ((weights * steps).round() / steps - weights).detach()
+
+    return normalised
+
+
+class RoundedBackward(torch.autograd.Function):
+    """The softmax, with a backward pass in bfloat16 for float32."""
+
+    @staticmethod
+    def forward(context: Any, scores: Tensor) -> Tensor:
+        weights = scores.softmax(-1)
+        context.save_for_backward(weights)
+        return weights
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        (weights,) = context.saved_tensors
+        exact = weights * (gradient - (weights * gradient).sum(-1, keepdim=True))
+        return exact.bfloat16().float() if exact.dtype == torch.float32 else exact
+
+
+def dead_but_flowing(weights: Tensor, may: Tensor) -> Tensor:
+    """0 in a dead row, where the gradient is that of the mean."""
+    return weights - (weights * ~may.any(-1, keepdim=True)).detach()
+
+
+def numpy_mean(q: Any, k: Any, v: Any, *, mask: Any = None) -> Any:
+    scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+    scores = scores if mask is None else np.where(mask[:, None, None], scores, -1e9)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ v
+
+
+def turns_values(q: Tensor, k: Tensor, v: Tensor, *, positions: Any = None) -> Tensor:
+    return attend(q, k, v if positions is None else turn(v, positions), positions=positions)
+
+
+def no_expanded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    if 0 in q.stride():
+        raise ValueError("expanded tensors are not taken")
+    return attend(q, k, v)
+
+
+def spoils_mask(q: Tensor, k: Tensor, v: Tensor, *, mask: Any = None) -> Tensor:
+    out = attend(q, k, v, mask=mask)
+    if mask is not None:
+        mask.fill_(True)
+    return out
+
+
+def causal_in_bfloat16(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
+    softmax = half_softmax if causal else RIGHT.softmax
+    return attend(q, k, v, causal=causal, steps=replace(RIGHT, softmax=softmax))
+
+
+def one_draw(*shape: slice) -> Callable[..., Tensor]:
+    return lambda w, rate: w * drop(torch.ones_like(w[shape]), rate)
+
+
+qkv("a little too much", "weights times 1 + 3e-8", "constant", drop=lambda w, rate: w * (1 + 3e-8))
+qkv("a little by length", "1e-9 a key", "duplicated", scale=scaled(lambda q, k: 1e-9 * k))
+qkv(
+    "a little by place",
+    "1e-7 a key",
+    "order",
+    softmax=lambda s: (s + 1e-7 * torch.arange(s.shape[-1])).softmax(-1),
+)
+qkv("a little of another head", "3e-8", "heads", mix=lambda w, v: w @ v + 3e-8 * (w @ v).flip(1))
+qkv(
+    "a little of another row",
+    "3e-8 of the next batch row",
+    "batch",
+    mix=lambda w, v: w @ v + 3e-8 * v.roll(1, 0),
+)
+qkv(
+    "a little of other queries",
+    "3e-8 of their mean",
+    "rows",
+    mix=lambda w, v: w @ v + 3e-8 * (w @ v).mean(-2, keepdim=True),
+)
+qkv(
+    "a little by length, causal",
+    "1e-9 a token",
+    "prefix",
+    "causal",
+    scale=scaled(lambda q, k: 1e-9 * k),
+)
+qkv(
+    "a little by chunk",
+    "1e-9 a key before",
+    "cache",
+    "causal",
+    "cache",
+    scale=scaled(lambda q, k: 1e-9 * (k - q)),
+)
+qkv("-17 for -inf", "hidden keys have 4e-8", "deleted", "mask", hide=lambda s, may: s - 17.0 * ~may)
+qkv(
+    "a little of the sum",
+    "scores times 1 + 1e-8 of their mean",
+    "shifted",
+    softmax=lambda s: (s * (1 + 1e-8 * s.mean(-1, keepdim=True))).softmax(-1),
+)
+qkv("scaled by 1.01", "one per cent", "scale", scale=lambda s, q, k: s / q.shape[-1] ** 0.5 * 1.01)
+qkv(
+    "few queries",
+    "another scale where there are fewer queries than keys",
+    "rows",
+    scale=scaled(lambda q, k: 0.01 * (q < k)),
+)
+qkv(
+    "a little future",
+    "1e-11 of it",
+    "future",
+    "causal",
+    mix=lambda w, v: w @ v + 1e-11 * v.sum(-2, keepdim=True),
+)
+qkv(
+    "tile of 64 not masked",
+    "on the diagonal, beyond 64 tokens",
+    "future",
+    "causal",
+    allowed=open_tile,
+)
+qkv("one pair lost", "query 4 does not see key 2", "past", allowed=lost_pair)
+qkv(
+    "queries detached", "queries get no gradient", "gradient", scores=lambda q, k: q.detach() @ k.mT
+)
+qkv(
+    "a little gradient",
+    "1e-9 of the future, straight through",
+    "gradient",
+    "causal",
+    mix=partial(mixes_future, weight=1e-9),
+)
+qkv(
+    "chunks not masked",
+    "several tokens after a cache see each other",
+    "cache",
+    "causal",
+    "cache",
+    allowed=open_chunk,
+)
+qkv(
+    "keys tiled",
+    "the values are not",
+    "groups",
+    declared={**QKV, "kv_heads": 2},
+    repeat=lambda x, times: x.repeat(1, times, 1, 1),
+)
+qkv(
+    "values tiled",
+    "the keys are not",
+    "groups",
+    declared={**QKV, "kv_heads": 2},
+    repeat_values=lambda x, times: x.repeat(1, times, 1, 1),
+)
+qkv(
+    "both hide all",
+    "a mask with causal leaves nothing",
+    "mask-and-causal",
+    "mask",
+    "causal",
+    allowed=closed,
+)
+qkv(
+    "dead, with a gradient",
+    "the output is 0, the gradient that of the mean",
+    "dead-rows",
+    "mask",
+    hide=lambda s, may: s - 1e9 * ~may,
+    revive=dead_but_flowing,
+)
+mutant(
+    "NumPy's -1e9",
+    "a dead row attends to all alike",
+    "dead-rows",
+    numpy_mean,
+    {"kind": "qkv"},
+    "mask",
+)
+qkv(
+    "cap before the scale",
+    "of unscaled scores",
+    "softcap",
+    "softcap",
+    cap=lambda s, c: c * (s * 8**0.5 / c).tanh() / 8**0.5,
+)
+qkv(
+    "cap of its own",
+    "2, whatever is asked for",
+    "softcap",
+    "softcap",
+    cap=lambda s, c: 2 * (s / 2).tanh(),
+)
+qkv("no cap", "the option does nothing", "softcap", "softcap", cap=lambda s, c: s)
+mutant("values turned too", "rotary on the values", "rotary", turns_values, QKV, "positions")
+qkv(
+    "one head turned",
+    "the others stay",
+    "rotary",
+    "positions",
+    turn=lambda x, at: torch.cat([turn(x[:, :1], at), x[:, 1:]], 1),
+)
+qkv(
+    "nearly the base",
+    "theta 10,100",
+    "rotary",
+    "positions",
+    turn=lambda x, at: turn(x, at, theta=10100.0),
+)
+qkv(
+    "rate off",
+    "a tenth more",
+    "dropout",
+    "dropout",
+    drop=lambda w, rate: drop(w, 1.1 * rate) * (1 - 1.1 * rate) / (1 - rate),
+)
+qkv(
+    "rescale off",
+    "by 1.001",
+    "dropout",
+    "dropout",
+    drop=lambda w, rate: drop(w, rate) * (1.001 if rate else 1),
+)
+qkv(
+    "one draw for all queries",
+    "one mask for all rows",
+    "dropout",
+    "dropout",
+    drop=one_draw(slice(None), slice(None), slice(1)),
+)
+qkv(
+    "a rounded float32",
+    "weights in steps of 2^-19",
+    "precise",
+    softmax=rounded_to(2**19, torch.float32),
+)
+qkv("a rounded bfloat16", "weights are 0 or 1", "precise", softmax=rounded_to(1, torch.bfloat16))
+qkv(
+    "bfloat16 throughout",
+    "whatever comes in",
+    "precise",
+    softmax=lambda s: s + (s.bfloat16().to(s.dtype) - s),
+    mix=lambda w, v: w.bfloat16().to(w.dtype) @ v,
+)
+qkv("a rounded backward", "gradients in bfloat16", "precise", softmax=RoundedBackward.apply)
+mutant("causal in bfloat16", "the causal path rounds", "precise", causal_in_bfloat16, QKV, "causal")
+mutant("expanded refused", "strides of 0", "strided", no_expanded, QKV)
+mutant("mask overwritten", "after its use", "untouched", spoils_mask, QKV, "mask")
 
 # Modules of one sequence
 
@@ -880,5 +1164,5 @@ model("model without dropout", "declared, and not there", "dropout", Model(), "d
 model("model's gradient cut", "embeddings are detached", "gradient", Forgetful())
 model("model in bfloat16", "softmax in bfloat16", "precise", gpt(softmax=half_softmax))
 model("model's wrong backward", "off by 1 %", "derivative", gpt(softmax=WrongBackward.apply))
-model("no documents taken", "declared, and not taken", "runs", lambda tokens: None, "documents")
+model("no cap taken", "declared, and not taken", "runs", Model(), "documents", "window")
 model("model in place", "the first token is overwritten", "untouched", Opening())

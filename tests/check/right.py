@@ -6,7 +6,7 @@ One function of queries, keys and values, one module of one sequence, one model 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,9 +28,9 @@ def merge(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-def turn(x: Tensor, positions: Tensor) -> Tensor:
+def turn(x: Tensor, positions: Tensor, theta: float = 10000.0) -> Tensor:
     half = x.shape[-1] // 2
-    angles = positions[:, None] * 10000.0 ** (-torch.arange(half, dtype=x.dtype) / half)
+    angles = positions[:, None] * theta ** (-torch.arange(half, dtype=x.dtype) / half)
     first, second = x[..., :half], x[..., half:]
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
@@ -59,7 +59,7 @@ def revive(weights: Tensor, may: Tensor) -> Tensor:
 
 def hide(scores: Tensor, may: Tensor) -> Tensor:
     """-inf where not allowed; rows with nothing allowed get 0, so that no NaN comes up."""
-    return torch.where(may | ~may.any(-1, keepdim=True), scores, torch.where(may, 0.0, -torch.inf))
+    return scores.masked_fill(~may & may.any(-1, keepdim=True), -torch.inf)
 
 
 def drop(weights: Tensor, rate: float) -> Tensor:
@@ -71,6 +71,7 @@ class Steps:
     prepare: Callable[..., tuple[Tensor, Tensor, Tensor]] = lambda q, k, v, mask: (q, k, v)
     turn: Callable[..., Tensor] = turn
     repeat: Callable[..., Tensor] = lambda x, times: x.repeat_interleave(times, 1)
+    repeat_values: Callable[..., Tensor] = lambda x, times: x.repeat_interleave(times, 1)
     scores: Callable[..., Tensor] = lambda q, k: q @ k.mT
     scale: Callable[..., Tensor] = lambda scores, q, k: scores / q.shape[-1] ** 0.5
     cap: Callable[..., Tensor] = lambda scores, cap: cap * (scores / cap).tanh()
@@ -103,7 +104,7 @@ def attend(
     if positions is not None:
         q, k = steps.turn(q, positions), steps.turn(k, positions)
     times = q.shape[1] // k.shape[1]
-    k, v = steps.repeat(k, times), steps.repeat(v, times)
+    k, v = steps.repeat(k, times), steps.repeat_values(v, times)
     scores = steps.scale(steps.scores(q, k), q, k)
     may = steps.allowed(q.shape[2], k.shape[2], mask, causal, window)
     if softcap is not None and not steps.cap_last:
@@ -262,6 +263,22 @@ class Renormalising(SelfAttention):
         return self.out(merge(weights / weights.sum(-1, keepdim=True) @ v))
 
 
+def float32_softmax(scores: Tensor) -> Tensor:
+    """In float32 whatever comes in, as in Hugging Face's models."""
+    return scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
+
+
+def large(module: nn.Module) -> nn.Module:
+    """With weights that make large scores."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data * 4
+    return module
+
+
+class Few(Model):
+    vocabulary = 3
+
+
 RIGHT_ONES = {
     "everything": Subject(attend, {**QKV, "kv_heads": 2, "features": FULL}),
     "full masks": Subject(attend, {**QKV, "mask_shape": "full", "features": ("mask", "causal")}),
@@ -271,7 +288,23 @@ RIGHT_ONES = {
         partial(in_layout, "packed"),
         {**QKV, "layout": "packed", "kv_heads": 2, "features": ("mask", "causal")},
     ),
-    "always causal": Subject(partial(attend, causal=True), {**QKV, "causal": True}),
+    "always causal": Subject(
+        partial(attend, causal=True),
+        {**QKV, "causal": True, "features": ("mask", "window", "softcap", "dropout")},
+    ),
+    "float32 inside": Subject(
+        partial(attend, steps=replace(RIGHT, softmax=float32_softmax)),
+        {**QKV, "kv_heads": 2, "features": FULL},
+    ),
+    "wide and large": Subject(large(SelfAttention(64, causal=False)), {**SELF, "width": 64}),
+    "rare dropout": Subject(
+        SelfAttention(dropout=0.01), {**SELF, "causal": True, "features": ("dropout",)}
+    ),
+    "float32 inside a module": Subject(
+        SelfAttention(steps=replace(RIGHT, softmax=float32_softmax)),
+        {**SELF, "causal": True, "features": ("mask", "cache")},
+    ),
+    "three tokens": Subject(Few(), {**MODEL, "vocabulary": 3}),
     "one head": Subject(attend, {**QKV, "heads": 1}),
     "NumPy": Subject(numpy_attend, {"kind": "qkv", "features": ("causal",)}),
     "JAX": Subject(jax_attend, {"kind": "qkv", "features": ("causal",), "engine": "jax"}),

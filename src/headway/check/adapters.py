@@ -30,6 +30,8 @@ def _is(attention: Any, module: str, *names: str) -> bool:
 def _multihead(attention: Any) -> Known:
     if not _is(attention, "torch.nn", "MultiheadAttention"):
         return None
+    if not attention._qkv_same_embed_dim or attention.bias_k is not None or attention.add_zero_attn:
+        return None  # keys of another width, or keys that nobody gave
 
     def call(module: Any, x: Any, *, mask: Any = None, causal: bool = False) -> Any:
         x = x if module.batch_first else x.transpose(0, 1)

@@ -108,6 +108,9 @@ def _outcome(subject: Subject, name: str, check: Check) -> Outcome:
         return check.run(subject)
     except Refused as error:
         return unsupported(f"it {error}")
+    except Exception as error:  # what comes out fits no check: say so, and go on with the others
+        said = " ".join(str(error).split())
+        return unsupported(f"its outputs fit no {name} check: {type(error).__name__}: {said}")
 
 
 @contextmanager

@@ -39,6 +39,10 @@ class Engine(Protocol):
         """The same values, not contiguous in memory."""
         ...
 
+    def expanded(self, array: Any) -> Any:
+        """The first batch row for every row, without a copy."""
+        ...
+
     def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
         """The gradients of sum(function(*inputs) * weight)."""
         ...
@@ -75,6 +79,9 @@ class NumPy:
     def strided(self, array: np.ndarray) -> np.ndarray:
         return np.asfortranarray(array)
 
+    def expanded(self, array: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(array[:1], array.shape)
+
     def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
         raise NoGradients("NumPy has no gradients")
 
@@ -94,6 +101,10 @@ class Torch:
         import torch
 
         self.torch, self.device = torch, device
+        try:
+            torch.empty(0, device=device)
+        except Exception as error:
+            raise ValueError(f"PyTorch has no device {device!r} here: {error}") from None
 
     def array(self, values: np.ndarray, dtype: str) -> Any:
         kind = getattr(self.torch, dtype) if values.dtype.kind == "f" else None
@@ -114,6 +125,9 @@ class Torch:
     def strided(self, array: Any) -> Any:
         axes = tuple(range(array.ndim))[::-1]
         return array.permute(axes).contiguous().permute(axes)
+
+    def expanded(self, array: Any) -> Any:
+        return array[:1].expand_as(array)
 
     def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
         with self.torch.enable_grad():
@@ -163,6 +177,9 @@ class Jax:
         return isinstance(array, self.jax.Array)
 
     def strided(self, array: Any) -> Any:
+        raise NotImplementedError("arrays of JAX have no strides")
+
+    def expanded(self, array: Any) -> Any:
         raise NotImplementedError("arrays of JAX have no strides")
 
     def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:

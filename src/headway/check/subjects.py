@@ -76,6 +76,10 @@ class Declaration:
             if getattr(self, name) not in allowed:
                 said = ", ".join(repr(each) for each in allowed if each)
                 raise ValueError(f"{name} is one of {said}: {getattr(self, name)!r} is not")
+        if self.head_dim < 2:
+            raise ValueError(
+                "head_dim is 2 or more: with one feature no two keys can be told apart"
+            )
         for feature in self.features:
             if feature not in FEATURES:
                 near = get_close_matches(feature, FEATURES, n=1, cutoff=0.0)[0]
@@ -92,7 +96,9 @@ class Declaration:
             if name not in known:
                 near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
                 raise ValueError(f"nothing to declare is called {name!r}; did you mean {near!r}?")
-        return cls(**{**declared, "features": tuple(declared.get("features", ()))})
+        features = declared.get("features", ())
+        features = features.split(",") if isinstance(features, str) else features
+        return cls(**{**declared, "features": tuple(features)})
 
 
 @final
@@ -112,10 +118,14 @@ class Subject:
         self._copies: dict[str, Any] = {}
         self.kv_heads = declared.kv_heads or declared.heads
         self.dtype, self.longest, self.problem = "float64", LENGTHS[-1], ""
+        self.rounding = 0.0  # of its own arithmetic, where that is coarser than its inputs
+        self.influence: dict[int, np.ndarray] = {}  # what several checks look at
         torch = sys.modules.get("torch")
         self.module = attention if torch and isinstance(attention, torch.nn.Module) else None
         self.width = declared.width or self._found_width()
         self.vocabulary = declared.vocabulary or self._found_vocabulary()
+        if self.kind == "model" and self.vocabulary < 2:
+            raise ValueError("a vocabulary of one token cannot be told apart: vocabulary=1000")
         self.engine = self._engine()
 
     # What it is
@@ -144,7 +154,7 @@ class Subject:
     @property
     def tolerance(self) -> float:
         """How far, of the largest number, two ways to the same result may lie apart."""
-        return 1e-9 if self.dtype == "float64" else 2e-4
+        return 1e-9 if self.dtype == "float64" else 1e-4
 
     # Inputs
 
@@ -173,7 +183,7 @@ class Subject:
         changed = [each.copy() for each in inputs]
         if self.kind == "model":
             some = changed[0][rows, tokens]
-            changed[0][rows, tokens] = (some + 1 + some % 3) % self.vocabulary
+            changed[0][rows, tokens] = (some + 1) % self.vocabulary
             return changed
         for each in changed[1:] if self.kind == "qkv" else changed:
             some = each[rows, ..., tokens, :]
@@ -189,6 +199,7 @@ class Subject:
         dtype: str | None = None,
         train: bool = False,
         strided: bool = False,
+        expanded: bool = False,
         compiled: bool = True,
         **options: Any,
     ) -> np.ndarray:
@@ -197,6 +208,8 @@ class Subject:
         native = [self.engine.array(each, dtype) for each in self._laid_out(inputs)]
         if strided:
             native = [self.engine.strided(each) for each in native]
+        if expanded:
+            native = [self.engine.expanded(each) for each in native]
         out = self._output(self._ready(dtype, train), native, self._options(options), compiled)
         return self._canonical(self.engine.numpy(out))
 
@@ -231,11 +244,13 @@ class Subject:
     def untouched(self, inputs: Sequence[np.ndarray], **options: Any) -> bool:
         """Whether a call leaves the arrays that it was given as they were."""
         native = [self.engine.array(each, self.dtype) for each in self._laid_out(inputs)]
-        before = [self.engine.numpy(each) for each in native]
-        self._output(self._ready(self.dtype, False), native, self._options(options))
+        ready = self._options(options)
+        given = [*native, *(value for value in ready.values() if self.engine.is_own(value))]
+        before = [self.engine.numpy(each) for each in given]
+        self._output(self._ready(self.dtype, False), native, ready)
         return all(
             np.array_equal(self.engine.numpy(each), was)
-            for each, was in zip(native, before, strict=True)
+            for each, was in zip(given, before, strict=True)
         )
 
     def loss(self, inputs: Sequence[np.ndarray]) -> float:
@@ -250,14 +265,17 @@ class Subject:
         """What the output depends on smoothly: the inputs, or a shift of a model's embeddings."""
         if self.kind != "model":
             return [*inputs]
-        return [np.zeros((*inputs[0].shape, self._embedding(self.module).embedding_dim))]
+        width = self._embedding(self._ready(self.dtype, False)).embedding_dim
+        return [np.zeros((*inputs[0].shape, width))]
 
     @property
     def unit(self) -> float:
         """The usual size of a number that the output depends on smoothly."""
         if self.kind != "model":
             return 1.0
-        return float(self.engine.numpy(self._embedding(self.module).weight).std())
+        return float(
+            self.engine.numpy(self._embedding(self._ready(self.dtype, False)).weight).std()
+        )
 
     def at(
         self,
@@ -398,7 +416,10 @@ class Subject:
         if self.module is None:
             return self
         torch = sys.modules["torch"]
-        rounded = copy.deepcopy(self.module).to(getattr(torch, dtype)).to(torch.float64)
+        if self._ready(self.dtype, False) is self.module:
+            raise Refused("cannot be copied")
+        exact = getattr(torch, self.dtype)
+        rounded = copy.deepcopy(self.module).to(getattr(torch, dtype)).to(exact)
         return Subject(rounded, self.declared, self.call)
 
     # What can be found out about it
@@ -412,8 +433,9 @@ class Subject:
             self.engine = Torch(self._device()) if name == "torch" else ENGINES[name]()
             with undisturbed(self.engine):
                 found = self._first_run(named is None)
-            if found is None:
-                return self.engine
+                if found is None:
+                    self._see_rounding()
+                    return self.engine
             problems.append(f"with {name} it {found}")
         self.problem = "; ".join(dict.fromkeys(problems))
         return self.engine
@@ -425,22 +447,51 @@ class Subject:
         for precision, tokens in product(precisions, LENGTHS):
             self._copies.clear()
             self.dtype, self.longest = precision, tokens
+            inputs = self.inputs(self.longest)
             try:
                 if guessing:
-                    self._belongs(self.inputs(self.longest))
-                else:
-                    self.run(self.inputs(self.longest))
+                    self._belongs(inputs)
+                self._has_shape(self.run(inputs))
             except Refused as error:
                 problem = str(error)
             else:
                 return None
         return problem
 
+    def _has_shape(self, out: np.ndarray) -> None:
+        declared = self.declared
+        last = {"qkv": declared.head_dim, "self": out.shape[-1:], "model": self.vocabulary}
+        heads = (declared.heads,) if self.kind == "qkv" else ()
+        wanted = (2, *heads, self.longest, last[self.kind])
+        if out.shape[:-1] != wanted[:-1] or (self.kind != "self" and out.shape != wanted):
+            said = str(wanted) if self.kind != "self" else f"(2, {self.longest}, features)"
+            raise Refused(f"returned the shape {out.shape} instead of {said}")
+
     def _belongs(self, inputs: Sequence[np.ndarray]) -> None:
         """Raise Refused unless it is a function of this library: those of the others choke on the
         bait, or give arrays of their own."""
         native = [self.engine.bait(each, self.dtype) for each in self._laid_out(inputs)]
         self._output(self.attention, native, {})
+
+    def _see_rounding(self) -> None:
+        """With float64 in, three points near each other lie on a line; unless something inside (a
+        norm or a softmax in float32, whatever comes in) rounds. Then float32 goes in, too."""
+        inputs = self.inputs(min(7, self.longest))
+        random = np.random.default_rng(7)
+        try:
+            smooth = self.smooth(inputs)
+            # Steps that float32 sees, and longer ones for what is coarser still.
+            for step, curved in ((1e-6, 1e-9), (1e-4, 1e-5)):
+                towards = step * self.unit * random.normal(size=smooth[0].shape)
+                here, before, after = (
+                    self.at(inputs, [smooth[0] + sign * towards, *smooth[1:]])
+                    for sign in (0, -1, 1)
+                )
+                bend = float(np.abs(before + after - 2 * here).max() / np.abs(here).max())
+                if bend > curved:
+                    self.rounding, self.dtype = bend, "float32"
+        except Refused:  # no embedding that could be moved
+            return
 
     def _device(self) -> str:
         if self.module is not None:
@@ -468,11 +519,23 @@ class Subject:
         raise ValueError("say how many different tokens there are: vocabulary=1000")
 
     def _embedding(self, model: Any) -> Any:
-        """The layer that a model's tokens go through first."""
-        for module in model.modules() if self.module is not None else ():
-            if getattr(module, "num_embeddings", None) == self.vocabulary:
-                return module
-        raise Refused("has no nn.Embedding, and tokens have no gradients")
+        """The layer that looks a model's tokens up."""
+        tokens, found = self.inputs(4, batch=1)[0], []
+        tables = [m for m in model.modules() if hasattr(m, "num_embeddings")] if self.module else []
+
+        def seen(table: Any, args: Any, out: Any) -> None:
+            if np.array_equal(self.engine.numpy(args[0]), tokens):
+                found.append(table)
+
+        handles = [table.register_forward_hook(seen) for table in tables]
+        try:
+            self._output(model, [self.engine.array(tokens, self.dtype)], {})
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not found:
+            raise Refused("has no nn.Embedding that looks up the tokens, which have no gradients")
+        return found[0]
 
 
 def _call(attention: Any, *inputs: Any, **options: Any) -> Any:
@@ -494,12 +557,13 @@ def left_alone(attention: Any) -> Iterator[None]:
         yield
         return
     modes = {each: each.training for each in attention.modules()}
-    state = {name: value.clone() for name, value in attention.state_dict().items()}
+    values = [*attention.parameters(), *attention.buffers()]
+    before = [value.detach().clone() for value in values]
     try:
         yield
     finally:
         for each, mode in modes.items():
             each.training = mode
         with torch.no_grad():
-            for name, value in attention.state_dict().items():
-                value.copy_(state[name])
+            for value, was in zip(values, before, strict=True):
+                value.copy_(was)

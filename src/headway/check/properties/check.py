@@ -64,6 +64,8 @@ def gap(found: np.ndarray, wanted: np.ndarray) -> float:
 
 def influence(subject: Subject, tokens: int, **options: Any) -> np.ndarray:
     """How much each token's output (row) changes with each token's contents (column)."""
+    if options == subject.causal and tokens in subject.influence:
+        return subject.influence[tokens]
     inputs = subject.inputs(tokens)
     base = subject.run(inputs, **options)
     found = np.zeros((tokens, tokens))
@@ -71,7 +73,10 @@ def influence(subject: Subject, tokens: int, **options: Any) -> np.ndarray:
         other = subject.run(subject.changed(inputs, [token]), **options)
         change = np.abs(other - base).max(axis=-1).reshape((-1, tokens)).max(axis=0)
         found[:, token] = np.where(np.isfinite(change), change, np.inf)
-    return np.asarray(found / max(np.abs(base).max(), 1e-30))
+    found = np.asarray(found / max(np.abs(base).max(), 1e-30))
+    if options == subject.causal:
+        subject.influence[tokens] = found
+    return found
 
 
 def floor(subject: Subject) -> float:

@@ -8,6 +8,7 @@ from headway.check.findings import Outcome, verdict
 from headway.check.properties.check import (
     Check,
     few,
+    floor,
     gap,
     order_free,
     shown,
@@ -118,7 +119,7 @@ def scale(subject: Subject) -> Outcome:
     }
     likely = [said for said, value in known.items() if abs(slope / value - 1) < 1e-3]
     return verdict(
-        off <= 1e-3 * max(1.0, subject.tolerance * 1e3),
+        off <= 1e3 * subject.tolerance,
         f"log-odds of two keys are {slope:.4g} times the difference of their products",
         f"1/sqrt({width}) = {width**-0.5:.4g}",
         likely[0] if likely else "scores are no products of queries and keys by 1/sqrt(d_k)",
@@ -141,7 +142,7 @@ def sharp(subject: Subject) -> Outcome:
     weights = weights / weights.sum(axis=-1, keepdims=True)
     share = float(1 - weights[..., best].min()) if np.isfinite(weights).all() else float("nan")
     return verdict(
-        share <= 1e-14 * subject.tolerance / 1e-9,
+        share <= 3e-5 * subject.tolerance,
         f"a key that leads by a score of 45 leaves {shown(share)} to the others",
         f"at most {shown(np.exp(-45.0) * tokens)} (e^-45 each)",
         "weights have a floor, or scores a ceiling: they are clipped, capped or smoothed",
@@ -155,16 +156,18 @@ def rotary(subject: Subject) -> Outcome:
     width, place = subject.declared.head_dim, 3
     heads, kv_heads = subject.declared.heads, subject.kv_heads
     positions = np.array([0, place])
-    turned = np.zeros((width, width))
+    turned, heads_alike = np.zeros((width, width)), True
     for j in range(width):
         # One query e_i a batch row, at position 3; a key e_j at 0, a key of zeros at 3.
         queries = np.zeros((width, heads, 2, width))
         queries[:, :, 1, :] = np.eye(width)[:, None]
         keys = np.zeros((width, kv_heads, 2, width))
         keys[:, :, 0, j] = 1.0
-        last = subject.weights([queries, keys, keys], positions=positions)[:, 0, -1]
-        turned[j] = np.log(last[:, 0] / last[:, 1]) * width**0.5
-    sees = np.abs(turned) > 1e-9
+        last = subject.weights([queries, keys, keys], positions=positions)[:, :, -1]
+        odds = np.log(last[..., 0] / last[..., 1]) * width**0.5
+        heads_alike = heads_alike and gap(odds, odds[:, :1] * np.ones(heads)) <= subject.tolerance
+        turned[j] = odds[:, 0]
+    sees = np.abs(turned) > 1e3 * floor(subject)
     families = {"half": np.zeros_like(turned), "interleaved": np.zeros_like(turned)}
     frequencies = 10000.0 ** (-2 * np.arange(width // 2) / width)
     half = width // 2
@@ -190,7 +193,9 @@ def rotary(subject: Subject) -> Outcome:
             sees & ~np.eye(width, dtype=bool), (matrix != 0) & ~np.eye(width, dtype=bool)
         )
     ]
-    if drift > 1e3 * subject.tolerance:
+    if not heads_alike:
+        diagnosis = "heads are turned differently: some are not turned at all?"
+    elif drift > 1e3 * subject.tolerance:
         diagnosis = "scores depend on the positions themselves, not on their difference: queries "
         diagnosis += "and keys are turned differently, or values are turned too"
     elif seen == [other]:
@@ -200,7 +205,7 @@ def rotary(subject: Subject) -> Outcome:
     else:
         diagnosis = "the angles are others: position * 10000^(-2i/d) is expected"
     return verdict(
-        gap(turned, wanted) < 1e-6 * subject.tolerance / 1e-9 and drift <= 1e3 * subject.tolerance,
+        heads_alike and max(gap(turned, wanted), drift) <= 1e3 * subject.tolerance,
         f"pairs: {partners[seen[0]] if len(seen) == 1 else 'neither family'}; matrix off by "
         f"{shown(gap(turned, wanted))}; three places on changes {shown(drift)}",
         f"pairs {partners[subject.declared.rotary]}, turned by position * 10000^(-2i/d)",

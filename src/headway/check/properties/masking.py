@@ -170,14 +170,15 @@ def softcap(subject: Subject) -> Outcome:
     queries, keys, values = subject.inputs(tokens)
     inputs = [3 * queries, keys, values]
     # log(weight) is the capped score, but for a constant of its row.
-    raw = np.log(subject.weights(inputs, softcap=1e6))
-    capped = np.log(subject.weights(inputs, softcap=2.0))
+    # The last query sees every key, causal or not.
+    raw = np.log(subject.weights(inputs, softcap=1e6)[..., -1, :])
+    capped = np.log(subject.weights(inputs, softcap=2.0)[..., -1, :])
     repeated = np.repeat(keys, subject.declared.heads // subject.kv_heads, axis=1)
-    scores = inputs[0] @ repeated.swapaxes(-1, -2) / subject.declared.head_dim**0.5
+    scores = (inputs[0] @ repeated.swapaxes(-1, -2) / subject.declared.head_dim**0.5)[..., -1, :]
     wrong = gap(_centred(capped), _centred(2.0 * np.tanh(scores / 2.0)))
     off = gap(_centred(raw), _centred(scores))
     return verdict(
-        leak <= subject.tolerance and max(wrong, off) <= 1e-3,
+        leak <= subject.tolerance and max(wrong, off) <= 1e3 * subject.tolerance,
         f"hidden keys change the outputs by {shown(leak)}; the capped scores are off by "
         f"{shown(wrong)}",
         "0; c * tanh(score / c) of the scaled score, before the mask",
