@@ -30,7 +30,7 @@ class Unseeded(nn.Module):
         super().__init__()
         self.inside = SelfAttention(16, dropout=0.5)
         self.random = np.random.default_rng(3)
-        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("calls", torch.zeros(()), persistent=False)
 
     def __deepcopy__(self, memory):
         raise TypeError("cannot copy a generator")
@@ -49,13 +49,14 @@ def test_all_is_left_as_it_was(make):
     module = make().train()
     next(module.children()).eval()
     modes = [each.training for each in module.modules()]
-    state = {name: value.clone() for name, value in module.state_dict().items()}
+    values = [*module.parameters(), *module.buffers()]
+    state = [value.detach().clone() for value in values]
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     report = diagnose(module, kind="self", width=16, causal=True, features=("dropout",))
     after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     assert report.count("pass") > 10
     assert modes == [each.training for each in module.modules()]
-    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+    assert all(torch.equal(value, was) for value, was in zip(values, state, strict=True))
     assert all(parameter.grad is None for parameter in module.parameters())
     assert before[:2] == after[:2]
     assert torch.equal(before[2], after[2])
@@ -98,9 +99,44 @@ def test_a_wrong_layout_is_no_crash():
 
 
 @pytest.mark.parametrize(
+    "attention",
+    [
+        lambda q, k, v: attend(q, k, v)[0],
+        lambda q, k, v: attend(q, k, v)[:, :, :3],
+        lambda q, k, v: attend(q, k, v)[..., 0],
+        lambda q, k, v: {"out": v},
+        lambda q, k, v: None,
+    ],
+)
+def test_what_comes_out_in_another_shape_is_one_failure(attention):
+    report = diagnose(attention, kind="qkv", engine="torch")
+    assert [finding.check for finding in report.failed] == ["runs"]
+    assert "returned" in found(report)["runs"].measured
+    assert report.count("pass") == 0
+
+
+def test_a_tuple_gives_its_first():
+    assert diagnose(lambda q, k, v: (attend(q, k, v), None), kind="qkv", engine="torch").ok
+
+
+@pytest.mark.parametrize("heads", [1, 3, 8])
+@pytest.mark.parametrize("head_dim", [2, 5, 64])
+@pytest.mark.parametrize("causal", [True, False])
+def test_any_sizes(heads, head_dim, causal):
+    def attention(q, k, v):
+        return attend(q, k, v, causal=causal)
+
+    sizes = {"heads": heads, "kv_heads": 1, "head_dim": head_dim, "causal": causal}
+    assert not diagnose(attention, kind="qkv", engine="torch", **sizes).failed
+
+
+@pytest.mark.parametrize(
     ("declared", "said"),
     [
         ({}, "say what"),
+        ({"kind": "qkv", "head_dim": 1}, "head_dim is 2 or more"),
+        ({"kind": "model", "vocabulary": 1}, "a vocabulary of one token"),
+        ({"kind": "qkv", "engine": "torch", "device": "nowhere"}, "no device 'nowhere'"),
         ({"kind": "other"}, "kind is one of"),
         ({"kind": "self"}, "width=64"),
         ({"kind": "model"}, "vocabulary=1000"),
@@ -155,6 +191,15 @@ def test_multihead_attention_gives_nan_for_dead_rows_and_nothing_worse():
         assert "NaN" in report.failed[0].diagnosis
 
 
+def test_multihead_attention_with_keys_of_its_own_must_be_declared():
+    for module in (
+        nn.MultiheadAttention(16, 4, kdim=8),
+        nn.MultiheadAttention(16, 4, add_bias_kv=True),
+    ):
+        with pytest.raises(ValueError, match="say what MultiheadAttention is"):
+            diagnose(module)
+
+
 def test_encoder_layer():
     assert diagnose(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)).ok
 
@@ -184,9 +229,10 @@ SIZES = {
             t.GPT2Config(vocab_size=50, n_positions=64, n_embd=16, n_layer=2, n_head=4)
         ),
         lambda t: t.LlamaForCausalLM(t.LlamaConfig(**SIZES)),
+        lambda t: t.LlamaForCausalLM(t.LlamaConfig(**SIZES, attn_implementation="eager")),
         lambda t: t.Qwen3ForCausalLM(t.Qwen3Config(**SIZES, tie_word_embeddings=True)),
     ],
-    ids=["gpt2", "llama", "qwen3"],
+    ids=["gpt2", "llama", "llama-eager", "qwen3"],
 )
 def test_models_of_transformers(make):
     report = diagnose(make(transformers))

@@ -87,6 +87,16 @@ def test_json_holds_every_finding(place):
     assert len(report["findings"]) == 34
 
 
+def test_a_file_may_import_its_neighbour_and_have_any_name(place):
+    folder = place / "deeper"
+    folder.mkdir()
+    (folder / "beside.py").write_text("factor = 1.0\n")
+    code = "from beside import factor\n" + CODE
+    (folder / "tokenize.py").write_text(code.replace("factor=1.0", "factor=factor"))
+    done = check("deeper/tokenize.py:attend", "--kind", "qkv", cwd=place)
+    assert done.returncode == 0, done.stderr
+
+
 def test_only_some_checks(place):
     done = check("mine:attend", "--kind", "qkv", "--only", "scale,order", "--json", cwd=place)
     (report,) = json.loads(done.stdout)

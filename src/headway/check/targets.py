@@ -41,20 +41,21 @@ def load(target: str, settings: Iterable[str] = ()) -> Any:
 
 
 def _imported(where: str) -> ModuleType:
+    path = Path(where)
+    if where.endswith(".py") and not path.is_file():
+        raise ValueError(f"there is no file {where}")
+    # As `python file.py` and `python -m` do: its own folder, or the one that one is in.
+    sys.path.insert(0, str(path.resolve().parent) if where.endswith(".py") else "")
     try:
         if not where.endswith(".py"):
-            sys.path.insert(0, "")  # as `python -m` does: the folder that one is in
             return importlib.import_module(where)
-        if not Path(where).is_file():
-            raise ValueError(f"there is no file {where}")
-        spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+        # A name of its own: `tokenize.py` must not become Python's module of that name.
+        spec = importlib.util.spec_from_file_location(f"checked {path.stem}", path)
         if spec is None or spec.loader is None:  # never of a file that ends with .py
             raise ImportError(where)
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # so that its source is found
         spec.loader.exec_module(module)
-    except ValueError:
-        raise
     except Exception as error:
         raise ValueError(f"importing {where} raised {type(error).__name__}: {error}") from error
     return module
