@@ -490,19 +490,32 @@ def half_softmax(scores: Tensor) -> Tensor:
     return rounded.softmax(-1).to(scores.dtype)
 
 
-class WrongBackward(torch.autograd.Function):
-    """The softmax, with a backward pass that forgets one term in a hundred."""
+class WithBackward(torch.autograd.Function):
+    """The softmax, with a gradient of the scores that is changed before it goes on."""
 
     @staticmethod
-    def forward(context: Any, scores: Tensor) -> Tensor:
+    def forward(context: Any, scores: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
         weights = scores.softmax(-1)
         context.save_for_backward(weights)
+        context.change = change
         return weights
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (weights,) = context.saved_tensors
-        return 0.99 * weights * (gradient - (weights * gradient).sum(-1, keepdim=True))
+        right = weights * (gradient - (weights * gradient).sum(-1, keepdim=True))
+        return context.change(right), None
+
+
+def wrong_backward(scores: Tensor) -> Tensor:
+    """As if it forgot one part in a hundred."""
+    return WithBackward.apply(scores, lambda gradient: 0.99 * gradient)
+
+
+def rounded_backward(scores: Tensor) -> Tensor:
+    """In bfloat16 for float32."""
+    single = scores.dtype == torch.float32
+    return WithBackward.apply(scores, lambda g: g.bfloat16().float() if single else g)
 
 
 def no_mask(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -514,7 +527,7 @@ mutant("reads memory", "as_strided", "strided", reads_memory, QKV)
 mutant("view", "raises for what is not contiguous", "strided", views, QKV)
 mutant("mask refused", "declared, and not taken", "runs", no_mask, QKV, "mask")
 qkv("softmax in bfloat16", "whatever comes in", "precise", softmax=half_softmax)
-qkv("wrong backward", "a gradient off by 1 %", "derivative", softmax=WrongBackward.apply)
+qkv("wrong backward", "a gradient off by 1 %", "derivative", softmax=wrong_backward)
 
 # Small faults: what a check would no longer see if it were a little weaker
 
@@ -553,22 +566,6 @@ def rounded_to(steps: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         return weights + ((weights * steps).round() / steps - weights).detach()
 
     return normalised
-
-
-class RoundedBackward(torch.autograd.Function):
-    """The softmax, with a backward pass in bfloat16 for float32."""
-
-    @staticmethod
-    def forward(context: Any, scores: Tensor) -> Tensor:
-        weights = scores.softmax(-1)
-        context.save_for_backward(weights)
-        return weights
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
-        (weights,) = context.saved_tensors
-        exact = weights * (gradient - (weights * gradient).sum(-1, keepdim=True))
-        return exact.bfloat16().float() if exact.dtype == torch.float32 else exact
 
 
 def dead_but_flowing(weights: Tensor, may: Tensor) -> Tensor:
@@ -795,7 +792,7 @@ qkv(
     softmax=lambda s: s + (s.bfloat16().to(s.dtype) - s),
     mix=lambda w, v: w.bfloat16().to(w.dtype) @ v,
 )
-qkv("a rounded backward", "gradients in bfloat16", "precise", softmax=RoundedBackward.apply)
+qkv("a rounded backward", "gradients in bfloat16", "precise", softmax=rounded_backward)
 mutant("causal in bfloat16", "the causal path rounds", "precise", causal_in_bfloat16, QKV, "causal")
 mutant("expanded refused", "strides of 0", "strided", no_expanded, QKV)
 mutant("mask overwritten", "after its use", "untouched", spoils_mask, QKV, "mask")
@@ -1021,7 +1018,7 @@ module(
     "module wrong backward",
     "off by 1 %",
     "derivative",
-    SelfAttention(steps=wrong(softmax=WrongBackward.apply)),
+    SelfAttention(steps=wrong(softmax=wrong_backward)),
 )
 module("no mask taken", "declared, and not taken", "runs", Renormalising(), "mask")
 
@@ -1163,6 +1160,6 @@ model("model's dropout live", "at evaluation", "repeatable", gpt(drop=lambda w, 
 model("model without dropout", "declared, and not there", "dropout", Model(), "dropout")
 model("model's gradient cut", "embeddings are detached", "gradient", Forgetful())
 model("model in bfloat16", "softmax in bfloat16", "precise", gpt(softmax=half_softmax))
-model("model's wrong backward", "off by 1 %", "derivative", gpt(softmax=WrongBackward.apply))
+model("model's wrong backward", "off by 1 %", "derivative", gpt(softmax=wrong_backward))
 model("no cap taken", "declared, and not taken", "runs", Model(), "documents", "window")
 model("model in place", "the first token is overwritten", "untouched", Opening())
