@@ -845,6 +845,19 @@ class Remembering(SelfAttention):
         return out
 
 
+class Losing(SelfAttention):
+    """The output projection is called, and its result is lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        self.last(out)
+        return out
+
+
 class Normalising(SelfAttention):
     """Takes the mean over the batch away."""
 
@@ -988,6 +1001,7 @@ module(
     "repeatable",
     SelfAttention(steps=wrong(drop=lambda w, rate: drop(w, 0.1))),
 )
+module("causal, not declared", "declared as seeing all", "past", SelfAttention(), causal=False)
 module("remembers", "a state survives the call", "repeatable", Remembering())
 module("mean over the batch", "batch rows know each other", "batch", Normalising())
 module(
@@ -1005,6 +1019,7 @@ module(
     "gradient",
     SelfAttention(steps=wrong(mix=partial(mixes_future, weight=1e-7))),
 )
+module("result lost", "self.last(out) without out =", "used", Losing())
 module("detached", "no gradient at all", "gradient", Numb())
 module("module in place", "x.add_", "untouched", Doubling())
 module("module view", "raises for what is not contiguous", "strided", Viewing())
@@ -1108,6 +1123,14 @@ class Centred(Model):
         return x - x.mean(0, keepdim=True)
 
 
+class Spare(Model):
+    """A second attention that nobody calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = SelfAttention(16)
+
+
 class Opening(Model):
     """Writes the token that begins every text over the first one."""
 
@@ -1163,3 +1186,4 @@ model("model in bfloat16", "softmax in bfloat16", "precise", gpt(softmax=half_so
 model("model's wrong backward", "off by 1 %", "derivative", gpt(softmax=wrong_backward))
 model("no cap taken", "declared, and not taken", "runs", Model(), "documents", "window")
 model("model in place", "the first token is overwritten", "untouched", Opening())
+model("layer not called", "made, and not used", "used", Spare())

@@ -44,6 +44,11 @@ class Unseeded(nn.Module):
         return out
 
 
+class AlwaysDropping(nn.Module):
+    def forward(self, x):
+        return F.dropout(x, 0.1)
+
+
 @pytest.mark.parametrize("make", [Unseeded, lambda: SelfAttention(16, dropout=0.5)])
 def test_all_is_left_as_it_was(make):
     module = make().train()
@@ -106,6 +111,7 @@ def test_a_wrong_layout_is_no_crash():
         lambda q, k, v: attend(q, k, v)[..., 0],
         lambda q, k, v: {"out": v},
         lambda q, k, v: None,
+        lambda q, k, v: (),
     ],
 )
 def test_what_comes_out_in_another_shape_is_one_failure(attention):
@@ -113,6 +119,30 @@ def test_what_comes_out_in_another_shape_is_one_failure(attention):
     assert [finding.check for finding in report.failed] == ["runs"]
     assert "returned" in found(report)["runs"].measured
     assert report.count("pass") == 0
+
+
+def test_numbers_that_are_not_finite_are_one_failure():
+    def reversed_mask(x):
+        scores = x @ x.mT
+        return scores.masked_fill(torch.ones_like(scores).tril().bool(), -torch.inf).softmax(-1) @ x
+
+    report = diagnose(reversed_mask, kind="self", width=8, causal=True, engine="torch")
+    assert [finding.check for finding in report.failed] == ["runs"]
+    assert "not finite from token" in found(report)["runs"].measured
+    assert "all its keys hidden" in found(report)["runs"].diagnosis
+
+
+@pytest.mark.parametrize(
+    ("attention", "said"),
+    [
+        (SelfAttention(16, causal=True), "it is causal, and was not declared so"),
+        (nn.Sequential(SelfAttention(16, causal=False), AlwaysDropping()), "dropout is live"),
+    ],
+)
+def test_what_follows_from_one_cause_says_so(attention, said):
+    report = diagnose(attention, **SELF)
+    assert len(report.failed) > 2
+    assert all(said in finding.diagnosis for finding in report.failed)
 
 
 def test_a_tuple_gives_its_first():

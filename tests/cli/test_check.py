@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from headway.check import CHECKS
+
 HEADWAY = str(Path(sys.executable).parent / "headway")
 
 # A planted leak (`ahead`), made with arguments; a function; things that are none.
@@ -37,6 +39,13 @@ def attend(q, k, v, *, causal=False, factor=1.0):
         scores = scores.masked_fill(torch.ones(scores.shape[-2:]).triu(1).bool(), -torch.inf)
     return scores.softmax(-1) @ v
 
+def leaves(q, k, v):
+    raise SystemExit(0)
+
+def talks(q, k, v):
+    print("attending")
+    return attend(q, k, v)
+
 plain = 3
 """
 SIZES = ["--set", "d_model=16", "--set", "n_heads=4"]
@@ -61,7 +70,7 @@ def test_a_right_module_passes(place):
     assert done.returncode == 0, done.stderr
     assert "✓ future" in done.stdout
     assert "not applicable, for kind qkv: shifted" in done.stdout
-    assert "mine:Mine (self, torch): 13 pass, 21 not applicable" in done.stdout
+    assert "mine:Mine (self, torch): 14 pass, 21 not applicable" in done.stdout
 
 
 def test_a_planted_leak_is_named_with_its_line(place):
@@ -73,7 +82,7 @@ def test_a_planted_leak_is_named_with_its_line(place):
     page = (place / "out.html").read_text()
     assert "the mask is shifted by one" in page
     assert "http" not in page
-    assert len(page.split("<tr>")) == 1 + 34
+    assert len(page.split("<tr>")) == 1 + len(CHECKS)
     HTMLParser().feed(page)
     assert check(*leak, cwd=place).stdout == done.stdout
 
@@ -84,7 +93,7 @@ def test_json_holds_every_finding(place):
     assert done.returncode == 1
     (report,) = json.loads(done.stdout)
     assert [f["check"] for f in report["findings"] if f["verdict"] == "fail"] == ["scale"]
-    assert len(report["findings"]) == 34
+    assert len(report["findings"]) == len(CHECKS)
 
 
 def test_a_file_may_import_its_neighbour_and_have_any_name(place):
@@ -95,6 +104,15 @@ def test_a_file_may_import_its_neighbour_and_have_any_name(place):
     (folder / "tokenize.py").write_text(code.replace("factor=1.0", "factor=factor"))
     done = check("deeper/tokenize.py:attend", "--kind", "qkv", cwd=place)
     assert done.returncode == 0, done.stderr
+
+
+def test_code_that_prints_or_leaves(place):
+    done = check("mine:talks", "--kind", "qkv", "--json", cwd=place)
+    assert json.loads(done.stdout)[0]["ok"]
+    assert "attending" in done.stderr
+    done = check("mine:leaves", "--kind", "qkv", cwd=place)
+    assert done.returncode == 1
+    assert "raised SystemExit" in done.stdout
 
 
 def test_only_some_checks(place):
@@ -129,6 +147,8 @@ def test_a_run(place):
         (["broken:Mine", "--kind", "self"], "importing broken raised ModuleNotFoundError"),
         (["nothing.py:Mine", "--kind", "self"], "there is no file nothing.py"),
         (["nowhere"], "no run"),
+        (["mine.py"], "name what is in the file: mine.py:MyAttention"),
+        (["mine:attend", "--kind", "qkv", "--heads", "0"], "heads is 1 or more"),
         (["mine:attend", "--kind", "qkv", "--features", "maks"], "did you mean 'mask'"),
         (["mine:attend", "--kind", "qkv", "--only", "scales"], "no check is called 'scales'"),
         (["mine:attend", "--kind", "qkv", "--html", "no/where.html"], "no/where.html"),

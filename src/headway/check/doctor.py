@@ -10,6 +10,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from headway.check.engines import undisturbed
 from headway.check.findings import Finding, Outcome, Report, not_applicable, unsupported
 from headway.check.properties import CHECKS
 from headway.check.properties.check import Check
+from headway.check.properties.order import UNDECLARED
 from headway.check.subjects import Declaration, Refused, Subject, left_alone
 
 
@@ -73,7 +75,23 @@ def diagnose(
         subject = Subject(attention, declaration, call)
         with undisturbed(subject.engine):
             findings = [_finding(subject, each, check) for each, check in checks.items()]
+            findings = _one_cause(findings)
     return Report(name or _name(attention), declaration.kind, subject.engine.name, tuple(findings))
+
+
+def _one_cause(findings: list[Finding]) -> list[Finding]:
+    """Where all failures follow from one, they say so."""
+    for cause in findings:
+        if cause.verdict == "fail" and (
+            cause.check == "repeatable" or cause.diagnosis == UNDECLARED
+        ):
+            return [
+                replace(each, diagnosis=cause.diagnosis, mend=cause.mend, look=cause.look)
+                if each.verdict == "fail"
+                else each
+                for each in findings
+            ]
+    return findings
 
 
 def _named(name: str) -> Check:

@@ -33,6 +33,7 @@ FEATURES = {
     "labels": "model: integers (batch, tokens), the tokens themselves; returns the loss",
     "tied": "model: the embedding and the output share one weight",
 }
+NOT_FINITE = "numbers that are not finite"
 LENGTHS = (33, 16, 8, 6, 4)  # of the texts; a module may be built for shorter ones
 
 
@@ -76,6 +77,9 @@ class Declaration:
             if getattr(self, name) not in allowed:
                 said = ", ".join(repr(each) for each in allowed if each)
                 raise ValueError(f"{name} is one of {said}: {getattr(self, name)!r} is not")
+        for name in ("heads", "width", "vocabulary"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is 1 or more: {getattr(self, name)} is not")
         if self.head_dim < 2:
             raise ValueError(
                 "head_dim is 2 or more: with one feature no two keys can be told apart"
@@ -96,9 +100,9 @@ class Declaration:
             if name not in known:
                 near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
                 raise ValueError(f"nothing to declare is called {name!r}; did you mean {near!r}?")
-        features = declared.get("features", ())
+        features = declared.get("features") or ()
         features = features.split(",") if isinstance(features, str) else features
-        return cls(**{**declared, "features": tuple(features)})
+        return cls(**{**declared, "features": tuple(each.strip() for each in features)})
 
 
 @final
@@ -253,6 +257,20 @@ class Subject:
             for each, was in zip(given, before, strict=True)
         )
 
+    def unused(self) -> tuple[int, list[str]]:
+        """How many parameters there are to learn, and the names of those that take no part."""
+        ready = self._ready(self.dtype, False)
+        parameters = {name: p for name, p in ready.named_parameters() if p.requires_grad}
+        native = [self.engine.array(each, self.dtype) for each in self.inputs(4)]
+        torch = sys.modules["torch"]
+        with torch.enable_grad():
+            out = self._output(ready, native, self._options(self.causal))
+            if not out.requires_grad:
+                return len(parameters), [*parameters]
+            found = torch.autograd.grad(out.sum(), [*parameters.values()], allow_unused=True)
+        unused = [name for name, g in zip(parameters, found, strict=True) if g is None]
+        return len(parameters), unused
+
     def loss(self, inputs: Sequence[np.ndarray]) -> float:
         """model: its own loss, when it is given the tokens as labels."""
         (tokens,) = (self.engine.array(each, self.dtype) for each in inputs)
@@ -346,9 +364,9 @@ class Subject:
             call = self.engine.compiled(self.call, ready, options)
         try:
             out = call(*native)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _refused(error) from error
-        out = out[0] if isinstance(out, (tuple, list)) else out
+        out = out[0] if isinstance(out, (tuple, list)) and out else out
         if not self.engine.is_own(out):
             raise Refused(f"returned a {type(out).__name__}, not an array of {self.engine.name}")
         return out
@@ -436,7 +454,7 @@ class Subject:
                 if found is None:
                     self._see_rounding()
                     return self.engine
-            problems.append(f"with {name} it {found}")
+            problems.append(f"{found} (with {name})")
         self.problem = "; ".join(dict.fromkeys(problems))
         return self.engine
 
@@ -466,6 +484,9 @@ class Subject:
         if out.shape[:-1] != wanted[:-1] or (self.kind != "self" and out.shape != wanted):
             said = str(wanted) if self.kind != "self" else f"(2, {self.longest}, features)"
             raise Refused(f"returned the shape {out.shape} instead of {said}")
+        if not np.isfinite(out).all():
+            first = int(np.argwhere(~np.isfinite(np.moveaxis(out, -2, 0)))[:, 0].min())
+            raise Refused(f"gives {NOT_FINITE} from token {first} on")
 
     def _belongs(self, inputs: Sequence[np.ndarray]) -> None:
         """Raise Refused unless it is a function of this library: those of the others choke on the
@@ -542,7 +563,7 @@ def _call(attention: Any, *inputs: Any, **options: Any) -> Any:
     return attention(*inputs, **options)
 
 
-def _refused(error: Exception) -> Refused:
+def _refused(error: BaseException) -> Refused:
     if isinstance(error, Refused):
         return error
     said = " ".join(str(error).split())

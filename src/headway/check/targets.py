@@ -32,7 +32,7 @@ def load(target: str, settings: Iterable[str] = ()) -> Any:
             sys.modules["torch"].manual_seed(0)
         try:
             return found(**given)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(
                 f"{name}({', '.join(settings)}) raised {type(error).__name__}: {error}; "
                 "give its arguments as --set name=value"
@@ -56,7 +56,7 @@ def _imported(where: str) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # so that its source is found
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"importing {where} raised {type(error).__name__}: {error}") from error
     return module
 

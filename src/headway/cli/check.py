@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -130,12 +131,14 @@ def check(
     declared = {name: value for name, value in named.items() if value is not None}
     console = Console(highlight=False, stderr=as_json)
     found = []
-    for report in _own() if target is None else _one(target, settings or [], declared, runs):
-        found.append(report)
-        if target is None:
-            console.print(reports.summary(report), style="green" if report.ok else "bold red")
-        elif not as_json:
-            reports.show(report, console)
+    # What the checked code prints must not stand in the JSON.
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        for report in _own() if target is None else _one(target, settings or [], declared, runs):
+            found.append(report)
+            if target is None:
+                console.print(reports.summary(report), style="green" if report.ok else "bold red")
+            elif not as_json:
+                reports.show(report, console)
     if as_json:
         print(json.dumps([report.as_dict() for report in found], indent=2))
     if html is not None:
@@ -148,6 +151,8 @@ def _one(target: str, settings: list[str], declared: dict[str, Any], runs: str) 
     from headway.check import diagnose, targets
     from headway.training.runs import find
 
+    if target.endswith(".py"):
+        raise ValueError(f"name what is in the file: {target}:MyAttention")
     if ":" in target:
         yield diagnose(targets.load(target, settings), name=target, **declared)
     else:

@@ -38,7 +38,7 @@ def constant(subject: Subject) -> Outcome:
         wrong_sums(subject)
         or (
             f"all weights are multiplied by {ratio:.4g}: rescaled for a dropout that is not live?"
-            if gap(found, ratio * wanted) <= subject.tolerance
+            if gap(found, ratio * wanted) <= subject.tolerance and abs(ratio - 1) > 1e-3
             else "the weights of a query do not sum to 1: something is added to the sum, or taken "
             "away after it"
         ),

@@ -10,7 +10,7 @@ import numpy as np
 
 from headway.check.findings import Outcome, not_applicable, unsupported, verdict
 from headway.check.properties.check import ALL, Check, few, floor, gap, shown
-from headway.check.subjects import Declaration, Refused, Subject
+from headway.check.subjects import NOT_FINITE, Declaration, Refused, Subject
 from headway.parts.attention import attention as plain
 from headway.parts.masks import causal
 
@@ -21,7 +21,11 @@ def runs(subject: Subject) -> Outcome:
             False,
             f"it {subject.problem}",
             "an output for random inputs",
-            "it does not run as declared: the layout, heads, width or vocabulary may be others",
+            "parameters are not finite, or some query has all its keys hidden: a mask reversed, "
+            "tril for triu, or diagonal=0 for 1"
+            if NOT_FINITE in subject.problem
+            else "it does not run as declared: kind, layout, heads, width, vocabulary or engine "
+            "may be others; a text of 4 tokens must fit",
             "call it by hand with the shapes declared; see `headway check --help`",
         )
     tokens = few(subject)
@@ -61,7 +65,9 @@ def runs(subject: Subject) -> Outcome:
 def repeatable(subject: Subject) -> Outcome:
     inputs = subject.inputs(few(subject))
     # Not compiled: that would run its lines once, and what they drew or kept would be fixed.
-    first, second, third = (subject.run(inputs, compiled=False) for _ in range(3))
+    first = subject.run(inputs, compiled=False)
+    subject.run(subject.inputs(few(subject), seed=1), compiled=False)  # leaves its own behind
+    second, third = (subject.run(inputs, compiled=False) for _ in range(2))
     same = np.array_equal(first, second) and np.array_equal(first, third)
     worst = max(gap(second, first), gap(third, first))
     return verdict(
@@ -70,6 +76,21 @@ def repeatable(subject: Subject) -> Outcome:
         "the same bits each time, in evaluation",
         "dropout is live at evaluation, or a state survives the call",
         "F.dropout(weights, p, training=self.training); keep no tensors between calls",
+    )
+
+
+def used(subject: Subject) -> Outcome:
+    if subject.module is None:
+        return unsupported("only modules of PyTorch hold parameters that can be seen")
+    count, unused = subject.unused()
+    return verdict(
+        not unused,
+        f"{len(unused)} of {count} parameters take no part"
+        + f" ({', '.join(unused[:4])})" * bool(unused),
+        "all take part in the output",
+        "a layer is not used, or its result is lost: made and not called, called and not assigned, "
+        "another used in its place, or detached",
+        "x = self.out(x), not self.out(x); each of query, key and value from its own matrix",
     )
 
 
@@ -365,7 +386,13 @@ CHECKS = {
         "evaluation gives the same bits again",
         repeatable,
         ALL,
-        look=r"dropout|bernoulli|rand|cache|self\.\w+ =",
+        look=r"[dD]ropout|bernoulli|rand\w*\(|kept|cache",
+    ),
+    "used": Check(
+        "every parameter takes part",
+        used,
+        ("self", "model"),
+        look=r"self\.\w+\(|detach|no_grad",
     ),
     "untouched": Check("the inputs are left alone", untouched, ALL, look=r"[-+*/]=|_\(|\[.*\] ="),
     "strided": Check(

@@ -20,6 +20,7 @@ from headway.check.properties.check import (
 )
 from headway.check.subjects import Refused, Subject
 
+UNDECLARED = "it is causal, and was not declared so"
 LONG = 193  # no multiple of a tile; its half is inside one, whatever power of 2 the tile is
 MASKING = r"mask|tril|triu|causal|-inf|infinity"
 
@@ -114,10 +115,19 @@ def present(subject: Subject) -> Outcome:
 def past(subject: Subject) -> Outcome:
     tokens = few(subject)
     seen = influence(subject, tokens, **subject.causal)
+    causal = subject.always_causal or bool(subject.causal)
     wanted = np.tril(np.ones((tokens, tokens), bool), -1)
-    if subject.kind != "model" and not (subject.always_causal or subject.causal):
+    if not causal:
         wanted = ~np.eye(tokens, dtype=bool)
     blind = wanted & (seen <= floor(subject))
+    if not causal and np.array_equal(seen > floor(subject), np.tri(tokens, dtype=bool)):
+        return verdict(
+            False,
+            "no token sees a later one",
+            "what is not declared causal sees all",
+            UNDECLARED,
+            "declare causal=True (--causal)",
+        )
     near = int((seen[-1] > floor(subject)).sum())
     wanted_window = np.tri(tokens, dtype=bool) & ~np.tri(tokens, k=-near, dtype=bool)
     row, column = np.unravel_index(blind.argmax(), blind.shape)
@@ -248,20 +258,21 @@ def _moderate(subject: Subject, seed: int) -> list[np.ndarray]:
 
 def batch(subject: Subject) -> Outcome:
     inputs = subject.inputs(few(subject))
-    base = subject.run(inputs)
-    if subject.kind == "model":
-        other = subject.changed(inputs, slice(None), rows=[1])
-    else:
-        other = [each.copy() for each in inputs]
-        for each in other:
-            each[1] *= 30.0
-    worst = gap(subject.run(other)[:1], base[:1])
+    base, worst = subject.run(inputs), 0.0
+    for row in range(2):
+        if subject.kind == "model":
+            other = subject.changed(inputs, slice(None), rows=[row])
+        else:
+            other = [each.copy() for each in inputs]
+            for each in other:
+                each[row] *= 30.0
+        worst = max(worst, gap(subject.run(other)[1 - row], base[1 - row]))
     return verdict(
         worst <= subject.tolerance,
-        f"another second batch row changes the first by {shown(worst)}",
+        f"another batch row changes the one beside it by {shown(worst)}",
         "batch rows do not know each other",
-        "batch rows are mixed: a reshape that puts the batch among heads or tokens, or a maximum, "
-        "a mean or a softmax over the batch axis",
+        "batch rows are mixed: the axes are not (batch, tokens, ...), a reshape puts the batch "
+        "among heads or tokens, or a maximum, a mean or a softmax runs over it",
         "reduce over the keys only; keep the batch axis first in every reshape",
     )
 
