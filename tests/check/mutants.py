@@ -539,7 +539,7 @@ def scaled(by: Callable[..., float]) -> Callable[..., Tensor]:
 
 def lost_pair(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
     may = allowed(queries, keys, mask, causal, window).clone()
-    may[4:5, 2:3] = False
+    may[2:3, 4:5] = False
     return may
 
 
@@ -617,9 +617,9 @@ qkv(
 qkv("a little of another head", "3e-8", "heads", mix=lambda w, v: w @ v + 3e-8 * (w @ v).flip(1))
 qkv(
     "a little of another row",
-    "3e-8 of the next batch row",
+    "3e-9 of the next batch row",
     "batch",
-    mix=lambda w, v: w @ v + 3e-8 * v.roll(1, 0),
+    mix=lambda w, v: w @ v + 3e-9 * v.roll(1, 0),
 )
 qkv(
     "a little of other queries",
@@ -645,11 +645,16 @@ qkv(
 qkv("-17 for -inf", "hidden keys have 4e-8", "deleted", "mask", hide=lambda s, may: s - 17.0 * ~may)
 qkv(
     "a little of the sum",
-    "scores times 1 + 1e-8 of their mean",
+    "scores times 1 + 3e-8 tanh of their mean",
     "shifted",
-    softmax=lambda s: (s * (1 + 1e-8 * s.mean(-1, keepdim=True))).softmax(-1),
+    softmax=lambda s: (s * (1 + 3e-8 * s.mean(-1, keepdim=True).tanh())).softmax(-1),
 )
-qkv("scaled by 1.01", "one per cent", "scale", scale=lambda s, q, k: s / q.shape[-1] ** 0.5 * 1.01)
+qkv(
+    "scaled by 1.003",
+    "three in a thousand",
+    "scale",
+    scale=lambda s, q, k: s / q.shape[-1] ** 0.5 * 1.003,
+)
 qkv(
     "few queries",
     "another scale where there are fewer queries than keys",
@@ -658,10 +663,10 @@ qkv(
 )
 qkv(
     "a little future",
-    "1e-11 of it",
+    "1e-13 of it",
     "future",
     "causal",
-    mix=lambda w, v: w @ v + 1e-11 * v.sum(-2, keepdim=True),
+    mix=lambda w, v: w @ v + 1e-13 * v.sum(-2, keepdim=True),
 )
 qkv(
     "tile of 64 not masked",
@@ -670,7 +675,7 @@ qkv(
     "causal",
     allowed=open_tile,
 )
-qkv("one pair lost", "query 4 does not see key 2", "past", allowed=lost_pair)
+qkv("one pair lost", "query 2 does not see key 4", "past", allowed=lost_pair)
 qkv(
     "queries detached", "queries get no gradient", "gradient", scores=lambda q, k: q.detach() @ k.mT
 )
@@ -780,9 +785,9 @@ qkv(
 )
 qkv(
     "a rounded float32",
-    "weights in steps of 2^-19",
+    "weights in steps of 2^-20",
     "precise",
-    softmax=rounded_to(2**19, torch.float32),
+    softmax=rounded_to(2**20, torch.float32),
 )
 qkv("a rounded bfloat16", "weights are 0 or 1", "precise", softmax=rounded_to(1, torch.bfloat16))
 qkv(
@@ -796,6 +801,36 @@ qkv("a rounded backward", "gradients in bfloat16", "precise", softmax=rounded_ba
 mutant("causal in bfloat16", "the causal path rounds", "precise", causal_in_bfloat16, QKV, "causal")
 mutant("expanded refused", "strides of 0", "strided", no_expanded, QKV)
 mutant("mask overwritten", "after its use", "untouched", spoils_mask, QKV, "mask")
+
+qkv(
+    "first key lost",
+    "in a step of one token after a cache",
+    "cache",
+    "causal",
+    "cache",
+    allowed=lambda q, k, m, c, w: (
+        allowed(q, k, m, c, w) & (torch.arange(k) >= (1 if 1 == q < k else 0))
+    ),
+)
+
+
+def warmer(q: Tensor, k: Tensor, v: Tensor, *, positions: Any = None) -> Tensor:
+    if positions is not None:
+        q = q * (1 + 0.01 * (positions > 3))[:, None]
+    return attend(q, k, v, positions=positions)
+
+
+mutant(
+    "warmer with positions", "queries grow beyond position 3", "rotary", warmer, QKV, "positions"
+)
+
+
+def same_draw(weights: Tensor, rate: float) -> Tensor:
+    keep = np.random.default_rng(0).random(weights.shape) >= rate
+    return weights * torch.from_numpy(keep) / (1 - rate)
+
+
+qkv("the same draw", "in every call", "dropout", "dropout", drop=same_draw)
 
 # Modules of one sequence
 
@@ -1092,11 +1127,37 @@ class Leaking(Model):
         return (documents[:, :, None] >= documents[:, None])[:, None]
 
 
+class Peeking(Model):
+    """A document sees the one after, but for the causal mask."""
+
+    def own_document(self, documents: Tensor) -> Tensor:
+        return (documents[:, :, None] <= documents[:, None])[:, None]
+
+
 class Copying(Model):
     """The labels are not shifted."""
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
+class Smoothing(Model):
+    """A thousandth of the loss is of all tokens alike."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        flat = logits[:, :-1].flatten(0, 1)
+        return cross_entropy(flat, labels[:, 1:].flatten(), label_smoothing=1e-3)
+
+
+class Unsaved(Model):
+    """Its last bias is left out of what is saved."""
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        state = super().state_dict(*args, **options)
+        return {name: value for name, value in state.items() if name != "mlp.2.bias"}
+
+    def load_state_dict(self, state: Any, *args: Any, **options: Any) -> Any:
+        return super().load_state_dict(state, strict=False)
 
 
 class TwiceShifted(Model):
@@ -1187,3 +1248,27 @@ model("model's wrong backward", "off by 1 %", "derivative", gpt(softmax=wrong_ba
 model("no cap taken", "declared, and not taken", "runs", Model(), "documents", "window")
 model("model in place", "the first token is overwritten", "untouched", Opening())
 model("layer not called", "made, and not used", "used", Spare())
+module(
+    "half over queries",
+    "half the weights from softmax(dim=-2)",
+    "rows",
+    SelfAttention(causal=False, steps=wrong(softmax=lambda s: (s.softmax(-1) + s.softmax(-2)) / 2)),
+    causal=False,
+)
+model(
+    "a little padding",
+    "-17 for -inf: 4e-8 of it",
+    "padding",
+    gpt(hide=lambda s, may: s - 17.0 * ~may),
+    "mask",
+)
+model(
+    "a little document",
+    "-17 for -inf: 4e-8 of it",
+    "documents",
+    gpt(hide=lambda s, may: s - 17.0 * ~may),
+    "documents",
+)
+model("documents peek", "at the next one", "documents", Peeking(causal=False), "documents")
+model("labels smoothed", "by a thousandth", "labels", Smoothing(), "labels")
+model("not all is saved", "a bias is left out", "tied", Unsaved(), "tied")
