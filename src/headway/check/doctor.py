@@ -54,6 +54,7 @@ def diagnose(
         (batch, keys) or "full" (batch, 1, queries, keys).
     rotary: "half" or "interleaved", for the feature "positions".
     engine: "torch", "jax" or "numpy", if a function's library is not found out; device: PyTorch's.
+    precision: "float32" for what computes in no higher one.
     only: the names of some checks. call: `call(attention, *inputs, **options)`, to adapt it.
 
     The module's mode, parameters and buffers and the random state are left as they were.

@@ -123,7 +123,7 @@ class Subject:
         self.kv_heads = declared.kv_heads or declared.heads
         self.dtype, self.longest, self.problem = "float64", LENGTHS[-1], ""
         self.rounding = 0.0  # of its own arithmetic, where that is coarser than its inputs
-        self.influence: dict[int, np.ndarray] = {}  # what several checks look at
+        self.influences: dict[int, np.ndarray] = {}  # what several checks look at
         torch = sys.modules.get("torch")
         self.module = attention if torch and isinstance(attention, torch.nn.Module) else None
         self.width = declared.width or self._found_width()
@@ -240,7 +240,7 @@ class Subject:
             native = [self.engine.array(each, self.dtype) for each in part]
             try:
                 out, cache = self.call(self._ready(self.dtype, False), *native, cache=cache)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise _refused(error) from error
             found.append(self.engine.numpy(out))
         return np.concatenate(found, axis=-2)
@@ -477,13 +477,13 @@ class Subject:
         return problem
 
     def _has_shape(self, out: np.ndarray) -> None:
+        """Raise Refused unless this is an output for `longest` tokens, of finite numbers."""
         declared = self.declared
-        last = {"qkv": declared.head_dim, "self": out.shape[-1:], "model": self.vocabulary}
-        heads = (declared.heads,) if self.kind == "qkv" else ()
-        wanted = (2, *heads, self.longest, last[self.kind])
-        if out.shape[:-1] != wanted[:-1] or (self.kind != "self" and out.shape != wanted):
-            said = str(wanted) if self.kind != "self" else f"(2, {self.longest}, features)"
-            raise Refused(f"returned the shape {out.shape} instead of {said}")
+        before = (2, declared.heads, self.longest) if self.kind == "qkv" else (2, self.longest)
+        last = {"qkv": (declared.head_dim,), "self": out.shape[-1:], "model": (self.vocabulary,)}
+        if out.shape != (*before, *last[self.kind]):
+            said = (*before, "features") if self.kind == "self" else (*before, *last[self.kind])
+            raise Refused(f"returned the shape {out.shape} instead of {said}".replace("'", ""))
         if not np.isfinite(out).all():
             first = int(np.argwhere(~np.isfinite(np.moveaxis(out, -2, 0)))[:, 0].min())
             raise Refused(f"gives {NOT_FINITE} from token {first} on")
@@ -495,24 +495,29 @@ class Subject:
         self._output(self.attention, native, {})
 
     def _see_rounding(self) -> None:
-        """With float64 in, three points near each other lie on a line; unless something inside (a
-        norm or a softmax in float32, whatever comes in) rounds. Then float32 goes in, too."""
+        """Whether something inside (a norm or a softmax in float32, whatever comes in) rounds.
+        Then float32 goes in, too.
+
+        Three points near each other lie on a line but for the curvature, which grows with the
+        square of their distance: by 10,000 from the shorter to the longer one here. Rounding does
+        not, and what is rounded coarsely does not move at all over the shorter one.
+        """
         inputs = self.inputs(min(7, self.longest))
         random = np.random.default_rng(7)
+        bends = []
         try:
             smooth = self.smooth(inputs)
-            # Steps that float32 sees, and longer ones for what is coarser still.
-            for step, curved in ((1e-6, 1e-9), (1e-4, 1e-5)):
-                towards = step * self.unit * random.normal(size=smooth[0].shape)
+            for distance in (1e-6, 1e-4):
+                shift = distance * self.unit * random.normal(size=smooth[0].shape)
                 here, before, after = (
-                    self.at(inputs, [smooth[0] + sign * towards, *smooth[1:]])
-                    for sign in (0, -1, 1)
+                    self.at(inputs, [smooth[0] + sign * shift, *smooth[1:]]) for sign in (0, -1, 1)
                 )
-                bend = float(np.abs(before + after - 2 * here).max() / np.abs(here).max())
-                if bend > curved:
-                    self.rounding, self.dtype = bend, "float32"
+                bends.append(float(np.abs(before + after - 2 * here).max() / np.abs(here).max()))
         except Refused:  # no embedding that could be moved
             return
+        short, long = bends
+        if (short > 1e-9 and long < 1e3 * short) or (long > 1e-5 and long > 1e5 * short):
+            self.rounding, self.dtype = max(bends), "float32"
 
     def _device(self) -> str:
         if self.module is not None:

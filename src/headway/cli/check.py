@@ -156,7 +156,10 @@ def _one(target: str, settings: list[str], declared: dict[str, Any], runs: str) 
     if ":" in target:
         yield diagnose(targets.load(target, settings), name=target, **declared)
     else:
-        run = find(target, runs)
+        try:
+            run = find(target, runs)
+        except ValueError as error:
+            raise ValueError(f"{error}; code is named as module:Name or file.py:Name") from None
 
         from headway.torch.weights import load  # late: PyTorch takes seconds to load
 

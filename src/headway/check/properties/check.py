@@ -64,8 +64,8 @@ def gap(found: np.ndarray, wanted: np.ndarray) -> float:
 
 def influence(subject: Subject, tokens: int, **options: Any) -> np.ndarray:
     """How much each token's output (row) changes with each token's contents (column)."""
-    if options == subject.causal and tokens in subject.influence:
-        return subject.influence[tokens]
+    if options == subject.causal and tokens in subject.influences:
+        return subject.influences[tokens]
     inputs = subject.inputs(tokens)
     base = subject.run(inputs, **options)
     found = np.zeros((tokens, tokens))
@@ -75,7 +75,7 @@ def influence(subject: Subject, tokens: int, **options: Any) -> np.ndarray:
         found[:, token] = np.where(np.isfinite(change), change, np.inf)
     found = np.asarray(found / max(np.abs(base).max(), 1e-30))
     if options == subject.causal:
-        subject.influence[tokens] = found
+        subject.influences[tokens] = found
     return found
 
 

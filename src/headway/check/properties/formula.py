@@ -1,4 +1,7 @@
-"""softmax(Q K^T / sqrt(d_k)) V, tested by what follows from it."""
+"""softmax(Q K^T / sqrt(d_k)) V (Vaswani et al. 2017, equation 1), tested by what follows from it.
+
+Each function is a check; what it promises stands in the table at the end. rotary: Su et al. 2021.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a mask hides stays hidden, and hiding is the same as not being there."""
+"""What a mask hides stays hidden, and hiding is the same as not being there.
+
+Each function is a check; what it promises stands in the table at the end. softcap: Gemma 2.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Who sees whom: nothing from the future, all of the past, no row of another batch."""
+"""Who sees whom: nothing from the future, all of the past, no row of another batch.
+
+Each function is a check; what it promises stands in the table at the end. The leak test by
+gradients is a habit of nanodo's; grouped heads: Ainslie et al. 2023.
+"""
 
 from __future__ import annotations
 
@@ -291,7 +295,7 @@ def prefix(subject: Subject) -> Outcome:
         f"the first {at} of {whole} tokens alone give outputs that differ by {shown(worst)}",
         "the first tokens of a text give the same, however long it is",
         _seen_future(subject) or "the number of tokens takes part: in the scale, or in a sum",
-        "scale by the width of a head, never by the number of tokens",
+        "mask before the softmax; scale by the width of a head, never by the number of tokens",
     )
 
 
