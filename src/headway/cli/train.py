@@ -225,7 +225,8 @@ def _fit(trainer: Trainer, run: Run, tokens: Any, writer: Any) -> None:
         sys.exit(130)
     console.print(Panel(Text(sample(_SAMPLE)), title="a sample", title_align="left"))
     ended = run.logged()[-1]
-    whole = tokenizer.decode(tokens[1][:_GLANCE]).split()[1:-1]  # the ends may be cut words
+    words = tokenizer.decode(tokens[1][:_GLANCE]).split()[1:-1]  # the ends may be cut
+    whole = [word for word in words if word.isalpha()]
     console.print(
         f"validation loss {ended['validation']:.3f} nats a token after {ended['seconds']:,.0f} s; "
         f"the run is in {run.path}\n"
