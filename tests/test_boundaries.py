@@ -31,7 +31,7 @@ BELOW["explore"] = set(BELOW) - {"reference"}
 BELOW["check"] = set(BELOW) - {"reference", "explore"}
 BELOW["cli"] = set(BELOW) - {"reference"}
 ENGINE_FREE = ("tracing", "parts", "ladder", "models", "tokenizers", "data", "training")
-ENGINE_FREE += ("checkpoints", "reference", "explore")
+ENGINE_FREE += ("checkpoints", "reference")
 
 
 def room(name):

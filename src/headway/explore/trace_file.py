@@ -2,21 +2,26 @@
 
 The manifest is the metadata key `headway`, sorted JSON:
 
-    model, rung, step        what ran
+    kind                     model, ladder, or trace (of anything else)
+    title, model, rung, step what ran
     tokens                   id, bytes (hexadecimal) and display form of each
-    tensors                  name -> shape, in the order in which they ran
+    steps                    [name, shape] of every step, in the order in which they ran; the header
+                             of the safetensors says which of them are in this file
     attentions               name of the layer -> how weights come from queries and keys:
                              scale, softcap, normalizer, mask (the names of its terms), offset,
-                             heads, kv_heads, and the tensors `bias` and `allowed` if there are any
+                             heads, kv_heads, the tensors `bias` and `allowed` if there are any, and
+                             whether that is all (`recomputable`)
 
 scores ... weights are in the file where they fit (see MATRICES); where they are not, the manifest
-says all that it takes to recompute them from queries and keys.
+says all that it takes to recompute them from queries and keys. A long text also has, for each
+layer, `overview`: the largest of the weights in each of OVERVIEW x OVERVIEW parts of the matrix.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,49 +30,76 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from headway.data import cache
+from headway.parts.attention import attention_weights
 from headway.parts.masks import as_mask, causal, materialise
 from headway.parts.normalizers import softmax
 from headway.tokenizers import Tokenizer
-from headway.tracing import INSIDE, Trace, trace
+from headway.tracing import INSIDE, Trace, silent, trace
 
 MATRICES = 64 * 2**20  # bytes that the matrices of queries by keys may take
+OVERVIEW = 48  # rows and columns of a matrix seen from afar
 
-_DRAWN = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
+Tensors = dict[str, np.ndarray]
+Manifest = dict[str, Any]
+
+_DRAWN = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
+_INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp", "Zs")  # Unicode's categories
 
 
 def record(
-    run: Callable[[slice], object], tokens: int, most: int = MATRICES
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Run a model under a trace: its tensors, and the `attentions` of the manifest.
+    run: Callable[[slice], object],
+    tokens: int,
+    *,
+    most: int = MATRICES,
+    keep: Collection[str] = (),
+) -> tuple[Tensors, Manifest]:
+    """Run a model under a trace: its tensors, and what the manifest says of them.
 
     run: the model on a part of the tokens; it is called with one token first, to learn the names.
+    most: the bytes that scores ... weights may take; if they take more they are left out wherever
+        they can be recomputed, except the weights of the layers in `keep`.
     """
     with trace() as first:
         run(slice(0, 1))
-    told = {name.removesuffix("options") for name in first.notes}
     matrices = [name for name in first if name.rpartition(".")[2] in INSIDE]
     # A matrix of one query and one key is one number, and there will be tokens squared of them.
-    size = sum(np.asarray(first[name]).nbytes for name in matrices) * tokens**2
-    lean = size > most
-    wanted = [
-        name
-        for name in first
-        if not (lean and name in matrices and name.rpartition(".")[0] + "." in told)
-    ]
-    with trace(only=wanted) as steps:
+    lean = sum(as_numpy(first[name]).nbytes for name in matrices) * tokens**2 > most
+    apart = {f"{layer}.weights" for layer in keep}
+    told = {_layer(name) for name, note in first.notes.items() if _is_softmax(note)}
+    left = {name for name in matrices if lean and _layer(name) in told and name not in apart}
+    with trace(only=[name for name in first if name not in left]) as steps:
         run(slice(0, tokens))
-    tensors = {name: np.asarray(value) for name, value in steps.items()}
+    tensors, manifest = described(steps)
+    shapes = {name: [*np.shape(first[name])[:-2], tokens, tokens] for name in left}
+    shapes |= dict(manifest["steps"])
+    manifest["steps"] = [[name, shapes[name]] for name in first]
+    for layer in keep:
+        if layer in manifest["attentions"]:
+            manifest["attentions"][layer]["recomputable"] = False
+    return tensors, manifest
+
+
+def described(steps: Trace) -> tuple[Tensors, Manifest]:
+    """The tensors of a trace, and the `steps` and `attentions` of the manifest.
+
+    What was met again in several shapes (decoding) is left out.
+    """
+    tensors = {name: as_numpy(step) for name, step in steps.items() if not isinstance(step, list)}
+    names = list(tensors)
+    shapes = [[name, list(tensor.shape)] for name, tensor in tensors.items()]
     attentions = {}
     for name, options in steps.notes.items():
-        layer = name.removesuffix("options")
-        attentions[layer.removesuffix(".")] = _attention(layer, options, steps, tensors)
-    return tensors, attentions
+        layer = _layer(name)
+        if {layer + "queries", layer + "keys"} <= tensors.keys():
+            attentions[layer.removesuffix(".")] = _attention(layer, options, steps, tensors)
+    for layer in dict.fromkeys(map(_layer, names)):
+        tensors |= _overview(layer, steps)
+    return tensors, {"steps": shapes, "attentions": attentions}
 
 
 def save(path: Path, tensors: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:
-    """Write the file, whole or not at all; its manifest gets the names and shapes."""
-    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    text = json.dumps({**manifest, "tensors": shapes}, sort_keys=True, ensure_ascii=False)
+    """Write the file, whole or not at all."""
+    text = json.dumps(manifest, sort_keys=True)
     with cache.whole(path) as aside:
         try:
             # The library writes the memory of an array that is turned as it lies.
@@ -87,19 +119,77 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise ValueError(f"{path} is no trace file: {error}") from error
 
 
-def described(tokens: np.ndarray, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """id, bytes and display form of each token: spaces are drawn, stray bytes are \\x..."""
-    found = []
-    for token in map(int, tokens):
-        raw = tokenizer.token_bytes(token)
-        shown = raw.decode(errors="backslashreplace").translate(_DRAWN)
-        found.append({"id": token, "bytes": raw.hex(), "display": shown})
-    return found
+def drawn(raw: bytes) -> str:
+    """Text as one sees it: spaces are drawn, what is invisible or no character is escaped."""
+    return "".join(map(_drawn, raw.decode(errors="backslashreplace")))
 
 
-def _attention(
-    layer: str, options: Mapping[str, Any], steps: Trace, tensors: dict[str, np.ndarray]
-) -> dict[str, Any]:
+def spelled(tokens: Iterable[int], tokenizer: Tokenizer) -> list[Manifest]:
+    """id, bytes and display form of each token."""
+    raws = [(int(token), tokenizer.token_bytes(int(token))) for token in tokens]
+    return [{"id": token, "bytes": raw.hex(), "display": drawn(raw)} for token, raw in raws]
+
+
+def as_numpy(value: Any) -> np.ndarray:
+    """An array of any engine as NumPy's, of a kind that the page reads."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if value.is_floating_point() and value.itemsize < 4 else value
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.itemsize == 2 else array
+
+
+def _drawn(character: str) -> str:
+    if character in _DRAWN:
+        return _DRAWN[character]
+    if unicodedata.category(character) in _INVISIBLE:
+        return f"\\u{ord(character):04x}"
+    return character
+
+
+def _layer(name: str) -> str:
+    """The prefix of a step's name, with its dot."""
+    return name[: name.rfind(".") + 1]
+
+
+def _is_softmax(options: Mapping[str, Any]) -> bool:
+    return options.get("normalizer", softmax) is softmax
+
+
+def _overview(layer: str, steps: Trace) -> Tensors:
+    """The largest weight in each part of a layer's matrices, if they are large."""
+    weights = steps.get(layer + "weights")
+    if weights is None and layer + "options" in steps.notes:
+        queries, keys = steps[layer + "queries"], steps[layer + "keys"]
+        options = {**steps.notes[layer + "options"]}
+        options.pop("dropout", None)
+
+        def some(rows: slice) -> np.ndarray:
+            with silent():
+                return as_numpy(attention_weights(queries, keys, **options, rows=rows))
+
+        size = queries.shape[-2]
+    elif weights is not None and not isinstance(weights, list):
+        whole = as_numpy(weights)
+
+        def some(rows: slice) -> np.ndarray:
+            return whole[..., rows, :]
+
+        size = whole.shape[-2]
+    else:
+        return {}
+    if size <= OVERVIEW:
+        return {}
+    parts = []
+    for part in np.array_split(np.arange(size), OVERVIEW):  # a part at a time fits any memory
+        found = some(slice(int(part[0]), int(part[-1]) + 1))
+        columns = np.array_split(np.arange(found.shape[-1]), min(OVERVIEW, found.shape[-1]))
+        largest = np.maximum.reduceat(found, [int(each[0]) for each in columns], axis=-1)
+        parts.append(largest.max(axis=-2, keepdims=True))
+    return {layer + "overview": np.concatenate(parts, axis=-2)}
+
+
+def _attention(layer: str, options: Mapping[str, Any], steps: Trace, tensors: Tensors) -> Manifest:
     """How the weights of a layer come about; what is no structure goes among the tensors."""
     queries, keys = steps[layer + "queries"], steps[layer + "keys"]
     rows, columns = queries.shape[-2], keys.shape[-2]
@@ -107,17 +197,18 @@ def _attention(
     mask, bias = options.get("mask"), options.get("bias")
     terms = () if mask is None else as_mask(mask).terms
     if any(term is not causal and not str(term).startswith("window(") for term in terms):
-        tensors[layer + "allowed"] = np.asarray(materialise(mask, queries, keys, offset))
+        tensors[layer + "allowed"] = as_numpy(materialise(mask, queries, keys, offset))
     if bias is not None:
-        tensors[layer + "bias"] = np.asarray(bias)
+        tensors[layer + "bias"] = as_numpy(bias)
     return {
         "scale": float(options["scale"]),
         "softcap": options.get("softcap"),
         "normalizer": options.get("normalizer", softmax).__name__,
         "mask": list(map(str, terms)),
-        "offset": columns - rows if offset is None else np.asarray(offset).tolist(),
+        "offset": columns - rows if offset is None else as_numpy(offset).tolist(),
         "heads": queries.shape[-3],
         "kv_heads": keys.shape[-3],
+        "recomputable": _is_softmax(options),
         "allowed": layer + "allowed" if layer + "allowed" in tensors else None,
         "bias": layer + "bias" if bias is not None else None,
     }

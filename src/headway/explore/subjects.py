@@ -1,0 +1,204 @@
+"""What a page can be opened on, and what it asks: a text in, a trace out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Protocol, final
+
+import numpy as np
+
+from headway.checkpoints import files
+from headway.explore import trace_file
+from headway.explore.edits import Edit, all_opened
+from headway.explore.trace_file import Manifest, Tensors
+from headway.ladder.rung import run_example, words_and_inputs
+from headway.ladder.rungs import LADDER
+from headway.tracing import edit
+
+if TYPE_CHECKING:
+    from headway.training.runs import Run
+
+LOGITS = 32 * 2**20  # bytes of logits in a trace: of a longer text the last positions are kept
+WRITTEN = 200  # tokens that may be written at once
+WORDS = 32  # of a text on the ladder
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A text, changes in the model, and how to write on. Raises ValueError for what cannot be.
+
+    write: new tokens after the text, drawn as in `models.sampling.sample`.
+    """
+
+    text: str
+    edits: tuple[Edit, ...] = ()
+    write: int = 0
+    temperature: float = 0.8
+    top_k: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.write <= WRITTEN:
+            raise ValueError(f"0 to {WRITTEN} tokens are written at once: {self.write} are not")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"a seed is from 0 to below 2^32: {self.seed} is not")
+
+
+Stop = Callable[[], None]  # raises when the answer is no longer wanted
+
+
+def _go_on() -> None:
+    pass
+
+
+class Subject(Protocol):
+    """Something that a page can be opened on."""
+
+    def trace(self, ask: Ask, stop: Stop = _go_on) -> tuple[Tensors, Manifest]:
+        """The tensors and the manifest. Raises ValueError for a text that it cannot read."""
+        ...
+
+
+@final
+class RunSubject:
+    """A trained run at its last checkpoint. Raises ValueError when it has none."""
+
+    def __init__(self, run: Run) -> None:
+        from headway.torch.weights import load  # late: PyTorch takes seconds to load
+
+        self.run, self.config, self.tokenizer = run, run.config, run.tokenizer
+        checkpoint = files.latest(run.checkpoints)
+        self.step = int(checkpoint.name.removeprefix("step-"))
+        self.model = load(run, checkpoint).eval()
+        vocabulary = min(self.config.model.vocabulary, self.tokenizer.vocabulary)
+        tokens = trace_file.spelled(range(vocabulary), self.tokenizer)
+        self._vocabulary = [token["display"] for token in tokens]
+
+    def own_words(self) -> str:
+        """A text for those who give none: what the run writes by itself."""
+        written = list(self._written([*self.tokenizer.encode("\n")], Ask("", write=16), _go_on))
+        return self.tokenizer.decode(written).strip() or self.tokenizer.decode(written)
+
+    def trace(self, ask: Ask, stop: Stop = _go_on) -> tuple[Tensors, Manifest]:
+        """The text through the model, changed as asked, and what it writes on."""
+        import torch  # late: PyTorch takes seconds to load
+
+        config = self.config.model
+        tokens = self.tokenizer.encode(ask.text)
+        if not 1 <= len(tokens) <= config.context:
+            raise ValueError(
+                f"the text has {len(tokens):,} tokens, the model sees 1 to {config.context:,}: "
+                "give another text"
+            )
+        whole = torch.from_numpy(tokens)[None]
+
+        def stopping(value: torch.Tensor) -> torch.Tensor:
+            stop()
+            return value
+
+        try:
+            with torch.no_grad(), edit({"*after_*": stopping}), all_opened(ask.edits):
+                tensors, manifest = trace_file.record(
+                    lambda part: self.model(whole[:, part]),
+                    len(tokens),
+                    keep={each.attention for each in ask.edits},
+                )
+                written = list(self._written([*tokens], ask, stop))
+        except LookupError as error:
+            raise ValueError(f"this model cannot be changed so: {error}") from None
+        most = max(1, LOGITS // tensors["logits"][0, 0].nbytes)
+        tensors["logits"] = tensors["logits"][:, -most:]
+        logged = [line["validation"] for line in self.run.logged() if line["validation"]]
+        manifest |= {
+            "kind": "model",
+            "title": trace_file.drawn(self.run.path.name.encode(errors="surrogateescape")),
+            "model": asdict(config),
+            "rung": self.config.rung,
+            "step": self.step,
+            "validation": logged[-1] if logged else None,
+            "text": ask.text,
+            "tokens": trace_file.spelled(tokens, self.tokenizer),
+            "vocabulary": self._vocabulary,
+            "changes": _changes(tensors),
+            "edits": [asdict(each) for each in ask.edits],
+            "written": trace_file.spelled(written, self.tokenizer),
+            "sampling": {"temperature": ask.temperature, "top_k": ask.top_k, "seed": ask.seed},
+        }
+        return tensors, manifest
+
+    def _written(self, tokens: list[int], ask: Ask, stop: Stop) -> Iterator[int]:
+        from headway.torch.generate import generate  # late: PyTorch takes seconds to load
+
+        steps = generate(
+            self.model,
+            [np.array(tokens)],
+            tokens=ask.write,
+            temperature=ask.temperature,
+            top_k=ask.top_k,
+            seed=ask.seed,
+        )
+        for (token,) in steps:
+            stop()
+            yield token
+
+
+@final
+class LadderSubject:
+    """The nine rungs, each with the parameters of its worked example."""
+
+    def trace(self, ask: Ask, stop: Stop = _go_on) -> tuple[Tensors, Manifest]:
+        """The words of the text through every rung. Raises ValueError for none or too many."""
+        if ask.edits or ask.write:
+            raise ValueError("the ladder has nothing to edit, and writes nothing")
+        words, inputs = words_and_inputs(ask.text)
+        if not 1 <= len(words) <= WORDS:
+            raise ValueError(f"the ladder takes 1 to {WORDS} words, not {len(words)}")
+        tensors: Tensors = {"inputs": inputs}
+        manifest: Manifest = {"steps": [["inputs", list(inputs.shape)]], "attentions": {}}
+        rungs = []
+        for name, rung in LADDER.items():
+            stop()
+            _, steps, context = run_example(rung, ask.text)
+            prefix = f"ladder.{name}."
+            found, facts = trace_file.described(steps)
+            found |= {"result": context}
+            tensors |= {prefix + step: tensor for step, tensor in found.items()}
+            manifest["steps"] += [[prefix + step, shape] for step, shape in facts["steps"]]
+            manifest["attentions"] |= {
+                f"{prefix}{layer}".rstrip("."): options
+                for layer, options in facts["attentions"].items()
+            }
+            parameters, options = rung.example()
+            rungs.append(
+                {
+                    **{key: getattr(rung, key) for key in ("name", "idea", "equation", "source")},
+                    "parameters": [[key, list(np.shape(part))] for key, part in parameters.items()],
+                    "dropout": options.get("dropout", 0.0),
+                }
+            )
+        manifest |= {
+            "kind": "ladder",
+            "title": "the ladder",
+            "text": ask.text,
+            "tokens": [
+                {"display": trace_file.drawn(w.encode(errors="surrogatepass"))} for w in words
+            ],
+            "rungs": rungs,
+        }
+        return tensors, manifest
+
+
+def _changes(tensors: Tensors) -> dict[str, list[float]]:
+    """How much the attention and the MLP of each layer change the residual stream.
+
+    The norm of what is added over the norm of what it is added to, the mean over the tokens.
+    """
+    names = [name for name in tensors if name == "embedded" or ".after_" in name]
+    found: dict[str, list[float]] = {}
+    for before, after in pairwise(names):
+        old, new = tensors[before].astype(np.float64), tensors[after].astype(np.float64)
+        share = np.linalg.norm(new - old, axis=-1) / np.linalg.norm(old, axis=-1)
+        found.setdefault(after.rpartition(".")[0], []).append(float(share.mean()))
+    return found
