@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from headway.checkpoints import files
 from headway.explore import trace_file
 from headway.explore.edits import Edit, all_opened
 from headway.explore.trace_file import Manifest, Tensors
-from headway.ladder.rung import run_example, words_and_inputs
+from headway.ladder.rung import SENTENCE, run_example, words_and_inputs
 from headway.ladder.rungs import LADDER
 from headway.tracing import edit
 
@@ -152,42 +152,57 @@ class LadderSubject:
         """The words of the text through every rung. Raises ValueError for none or too many."""
         if ask.edits or ask.write:
             raise ValueError("the ladder has nothing to edit, and writes nothing")
-        words, inputs = words_and_inputs(ask.text)
-        if not 1 <= len(words) <= WORDS:
-            raise ValueError(f"the ladder takes 1 to {WORDS} words, not {len(words)}")
-        tensors: Tensors = {"inputs": inputs}
-        manifest: Manifest = {"steps": [["inputs", list(inputs.shape)]], "attentions": {}}
-        rungs = []
-        for name, rung in LADDER.items():
-            stop()
-            _, steps, context = run_example(rung, ask.text)
-            prefix = f"ladder.{name}."
-            found, facts = trace_file.described(steps)
-            found |= {"result": context}
-            tensors |= {prefix + step: tensor for step, tensor in found.items()}
-            manifest["steps"] += [[prefix + step, shape] for step, shape in facts["steps"]]
-            manifest["attentions"] |= {
-                f"{prefix}{layer}".rstrip("."): options
-                for layer, options in facts["attentions"].items()
-            }
-            parameters, options = rung.example()
-            rungs.append(
-                {
-                    **{key: getattr(rung, key) for key in ("name", "idea", "equation", "source")},
-                    "parameters": [[key, list(np.shape(part))] for key, part in parameters.items()],
-                    "dropout": options.get("dropout", 0.0),
-                }
-            )
-        manifest |= {
-            "kind": "ladder",
-            "title": "the ladder",
-            "text": ask.text,
-            "tokens": [
-                {"display": trace_file.drawn(w.encode(errors="surrogatepass"))} for w in words
-            ],
-            "rungs": rungs,
+        tensors, manifest = _climbed(ask.text, stop)
+        return tensors, manifest | {"kind": "ladder", "title": "the ladder", "text": ask.text}
+
+
+@final
+@dataclass(frozen=True)
+class BesideLadder:
+    """A subject with the ladder on the book's sentence in its traces, for the page to refer to."""
+
+    subject: Subject
+
+    def trace(self, ask: Ask, stop: Stop = _go_on) -> tuple[Tensors, Manifest]:
+        """The subject's trace and the ladder's in one."""
+        tensors, manifest = self.subject.trace(ask, stop)
+        rungs, ladder = _climbed(SENTENCE, stop)
+        return tensors | rungs, {
+            **manifest,
+            "ladder": ladder["ladder"],
+            "steps": manifest["steps"] + ladder["steps"],
+            "attentions": manifest["attentions"] | ladder["attentions"],
         }
-        return tensors, manifest
+
+
+def _climbed(text: str, stop: Stop) -> tuple[Tensors, Manifest]:
+    """The words of a text through every rung."""
+    words, inputs = words_and_inputs(text)
+    if not 1 <= len(words) <= WORDS:
+        raise ValueError(f"the ladder takes 1 to {WORDS} words, not {len(words)}")
+    tensors: Tensors = {"inputs": inputs}
+    steps: list[list[Any]] = [["inputs", list(inputs.shape)]]
+    attentions: Manifest = {}
+    rungs = []
+    for name, rung in LADDER.items():
+        stop()
+        _, ran, context = run_example(rung, text)
+        prefix = f"ladder.{name}."
+        found, facts = trace_file.described(ran)
+        found["result"] = context
+        tensors |= {prefix + step: tensor for step, tensor in found.items()}
+        steps += [[prefix + step, list(tensor.shape)] for step, tensor in found.items()]
+        for layer, options in facts["attentions"].items():
+            attentions[f"{prefix}{layer}".rstrip(".")] = options
+        parameters, options = rung.example()
+        rungs.append(
+            {key: getattr(rung, key) for key in ("name", "idea", "equation", "source")}
+            | {"parameters": sorted(parameters), "dropout": options.get("dropout", 0.0)}
+        )
+    shown = [trace_file.drawn(word.encode(errors="surrogatepass")) for word in words]
+    tokens = [{"display": word} for word in shown]
+    ladder = {"tokens": tokens, "text": " ".join(shown), "rungs": rungs}
+    return tensors, {"steps": steps, "attentions": attentions, "tokens": tokens, "ladder": ladder}
 
 
 def _changes(tensors: Tensors) -> dict[str, list[float]]:

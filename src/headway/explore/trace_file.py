@@ -14,7 +14,8 @@ The manifest is the metadata key `headway`, sorted JSON:
 
 scores ... weights are in the file where they fit (see MATRICES); where they are not, the manifest
 says all that it takes to recompute them from queries and keys. A long text also has, for each
-layer, `overview`: the largest of the weights in each of OVERVIEW x OVERVIEW parts of the matrix.
+layer, `overview`: at most OVERVIEW rows of the weights, evenly apart, and of as many columns as lie
+between them the largest weight.
 """
 
 from __future__ import annotations
@@ -157,36 +158,31 @@ def _is_softmax(options: Mapping[str, Any]) -> bool:
 
 
 def _overview(layer: str, steps: Trace) -> Tensors:
-    """The largest weight in each part of a layer's matrices, if they are large."""
+    """Of large matrices of weights: every n-th row, and in it the largest of every n columns."""
     weights = steps.get(layer + "weights")
-    if weights is None and layer + "options" in steps.notes:
-        queries, keys = steps[layer + "queries"], steps[layer + "keys"]
-        options = {**steps.notes[layer + "options"]}
-        options.pop("dropout", None)
-
-        def some(rows: slice) -> np.ndarray:
-            with silent():
-                return as_numpy(attention_weights(queries, keys, **options, rows=rows))
-
-        size = queries.shape[-2]
-    elif weights is not None and not isinstance(weights, list):
-        whole = as_numpy(weights)
-
-        def some(rows: slice) -> np.ndarray:
-            return whole[..., rows, :]
-
-        size = whole.shape[-2]
-    else:
+    if isinstance(weights, list) or (weights is None and layer + "options" not in steps.notes):
         return {}
+    size = (steps[layer + "queries"] if weights is None else weights).shape[-2]
     if size <= OVERVIEW:
         return {}
-    parts = []
-    for part in np.array_split(np.arange(size), OVERVIEW):  # a part at a time fits any memory
-        found = some(slice(int(part[0]), int(part[-1]) + 1))
-        columns = np.array_split(np.arange(found.shape[-1]), min(OVERVIEW, found.shape[-1]))
-        largest = np.maximum.reduceat(found, [int(each[0]) for each in columns], axis=-1)
-        parts.append(largest.max(axis=-2, keepdims=True))
-    return {layer + "overview": np.concatenate(parts, axis=-2)}
+    rows = slice(None, None, apart(size))
+    if weights is None:
+        options = dict(steps.notes[layer + "options"])
+        options.pop("dropout", None)
+        with silent():
+            some = attention_weights(
+                steps[layer + "queries"], steps[layer + "keys"], **options, rows=rows
+            )
+    else:
+        some = weights[..., rows, :]
+    found = as_numpy(some)
+    edges = np.arange(0, found.shape[-1], rows.step)
+    return {layer + "overview": np.maximum.reduceat(found, edges, axis=-1)}
+
+
+def apart(size: int) -> int:
+    """How many rows (and columns) of a matrix of this size one in its overview stands for."""
+    return -(-size // OVERVIEW)
 
 
 def _attention(layer: str, options: Mapping[str, Any], steps: Trace, tensors: Tensors) -> Manifest:

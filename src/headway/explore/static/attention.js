@@ -1,0 +1,206 @@
+// One head: each step from the file or, where the manifest says all that it takes, recomputed from
+// queries and keys in double precision. This is parts/attention.py once more, for the eye only:
+// tests/explore holds it to the engine within 1e-6.
+
+/** @typedef {import("./trace.js").Trace} Trace */
+/** @typedef {import("./trace.js").Facts} Facts */
+/** @typedef {{data: Float32Array | Float64Array | Uint8Array, rows: number, columns: number}} Matrix */
+/** @typedef {Matrix & {from: number, recomputed: boolean}} Rows */
+/** @typedef {{rate: number, seed: number} | null} Training */
+
+const ORDER = ["scores", "scaled", "capped", "masked", "weights", "dropped", "context"];
+
+export class Head {
+  /** @param {Trace} trace @param {string} attention @param {number} index */
+  constructor(trace, attention, index) {
+    this.trace = trace;
+    this.attention = attention;
+    this.index = index;
+    /** @type {Facts | undefined} */
+    this.facts = trace.manifest.attentions[attention];
+    /** @type {[string, Promise<Map<string, Matrix>>] | null} */
+    this.last = null;
+  }
+
+  /** Queries and keys. @returns {[number, number]} */
+  get size() {
+    const [rows, columns] = this._shape("weights") ?? [0, 0];
+    return [rows, columns];
+  }
+
+  /** What ran or can be recomputed, in order. @returns {string[]} */
+  get steps() {
+    const facts = this.facts;
+    return ORDER.filter((name) => {
+      if (this.trace.has(this.name(name))) return true;
+      if (!facts?.recomputable) return false;
+      if (name === "capped") return facts.softcap != null;
+      if (name === "masked") return facts.mask.length > 0 || facts.allowed || facts.bias;
+      return name !== "dropped";
+    });
+  }
+
+  /** The name of a step's tensor. @param {string} step */
+  name(step) {
+    return this.attention ? `${this.attention}.${step}` : step;
+  }
+
+  /**
+   * Where queries, keys or values are: a tensor of its own or, on the first rungs, the inputs.
+   * @param {string} role @returns {{name: string, index: number} | null}
+   */
+  operand(role) {
+    const name = this.name(role);
+    if (this.trace.has(name)) {
+      const group = this.facts && role !== "queries" ? this.facts.heads / this.facts.kv_heads : 1;
+      return { name, index: Math.floor(this.index / group) };
+    }
+    if (role !== "values" && this.rung === "fixed") return null;
+    const inputs = this.attention.startsWith("ladder.") ? "inputs" : this.attention + "_norm";
+    return this.trace.has(inputs) ? { name: inputs, index: 0 } : null;
+  }
+
+  /** The rung of the ladder that this attention is. @returns {string} */
+  get rung() {
+    const [first, second] = this.attention.split(".");
+    return first === "ladder" ? second : (this.trace.manifest.rung ?? "multihead");
+  }
+
+  /**
+   * Some rows of a step. With `training`, weights are dropped as while training.
+   * @param {string} step @param {number} [from] @param {number} [to] @param {Training} [training]
+   * @returns {Promise<Rows>}
+   */
+  async rows(step, from = 0, to = Infinity, training = null) {
+    const last = Math.min(to, this.size[0]);
+    const anew = training && (step === "dropped" || step === "context");
+    if (!anew && this.trace.has(this.name(step))) {
+      return { ...(await this.trace.matrix(this.name(step), this.index, from, last)), from, recomputed: false };
+    }
+    const key = `${from} ${last} ${training?.rate} ${training?.seed}`;
+    if (this.last?.[0] !== key) this.last = [key, this._recomputed(from, last, training)];
+    const found = (await this.last[1]).get(step);
+    if (!found) throw new Error(`${this.name(step)} is not in this file`);
+    return { ...found, from, recomputed: true };
+  }
+
+  /** Whether a query may see a key, by the manifest. @param {number} row @param {number} key */
+  allowed(row, key) {
+    const facts = this.facts;
+    if (!facts) return true;
+    const query = row + Number(Array.isArray(facts.offset) ? facts.offset.flat(Infinity)[0] : facts.offset);
+    return facts.mask.every((term) => {
+      const width = /^window\((\d+)\)$/.exec(term)?.[1];
+      return (term !== "causal" && !width) || (key <= query && (!width || query - key < Number(width)));
+    });
+  }
+
+  /** @param {number} from @param {number} to @param {Training} training */
+  async _recomputed(from, to, training) {
+    const { facts, trace } = this;
+    /** @type {Map<string, Matrix>} */
+    const found = new Map();
+    const made = (/** @type {string} */ step, /** @type {number} */ columns, /** @type {number} */ rows = to - from) => {
+      const matrix = { data: new Float64Array(rows * columns), rows, columns };
+      found.set(step, matrix);
+      return matrix.data;
+    };
+    const [rows, columns] = [to - from, this.size[1]];
+    const values = await this._operand("values");
+    let weights;
+    if (trace.has(this.name("weights"))) {
+      weights = (await trace.matrix(this.name("weights"), this.index, from, to)).data;
+    } else {
+      if (!facts?.recomputable) throw new Error(`${this.name("weights")} is not in this file`);
+      const [queries, keys] = [await this._operand("queries", from, to), await this._operand("keys")];
+      const allowed = facts.allowed && (await this._broadcast(facts.allowed, from, to));
+      const bias = facts.bias && (await this._broadcast(facts.bias, from, to));
+      const [scores, scaled] = [made("scores", columns), made("scaled", columns)];
+      const capped = facts.softcap == null ? scaled : made("capped", columns);
+      const masked = made("masked", columns);
+      weights = made("weights", columns);
+      const width = queries.columns;
+      for (let i = 0; i < rows; i++) {
+        let most = -Infinity;
+        for (let j = 0; j < columns; j++) {
+          const at = i * columns + j;
+          let dot = 0;
+          for (let c = 0; c < width; c++) dot += queries.data[i * width + c] * keys.data[j * width + c];
+          scores[at] = dot;
+          scaled[at] = dot * facts.scale;
+          if (facts.softcap != null) capped[at] = facts.softcap * Math.tanh(scaled[at] / facts.softcap);
+          const may = allowed ? allowed(i, j) : this.allowed(from + i, j);
+          masked[at] = may ? capped[at] + (bias ? bias(i, j) : 0) : -Infinity;
+          if (masked[at] > most) most = masked[at];
+        }
+        let total = 0;
+        for (let at = i * columns; at < (i + 1) * columns; at++) {
+          weights[at] = most === -Infinity ? 0 : Math.exp(masked[at] - most);
+          total += weights[at];
+        }
+        if (total) for (let at = i * columns; at < (i + 1) * columns; at++) weights[at] /= total;
+      }
+    }
+    if (training) {
+      const dropped = made("dropped", columns);
+      for (let at = 0; at < rows * columns; at++) {
+        const [row, key] = [from + Math.floor(at / columns), at % columns];
+        dropped[at] = kept(training, [0, this.index, row, key]) ? weights[at] / (1 - training.rate) : 0;
+      }
+      weights = dropped;
+    }
+    const context = made("context", values.columns);
+    for (let i = 0; i < rows; i++) {
+      for (let j = 0; j < columns; j++) {
+        const weight = weights[i * columns + j];
+        if (!weight) continue;
+        for (let c = 0; c < values.columns; c++) {
+          context[i * values.columns + c] += weight * values.data[j * values.columns + c];
+        }
+      }
+    }
+    return found;
+  }
+
+  /** @param {string} role @param {number} [from] @param {number} [to] */
+  _operand(role, from, to) {
+    const place = this.operand(role);
+    if (!place) throw new Error(`the ${role} are not in this file`);
+    return this.trace.matrix(place.name, place.index, from, to);
+  }
+
+  /** A mask or bias that broadcasts to (heads, queries, keys). @param {string} name @param {number} from @param {number} to */
+  async _broadcast(name, from, to) {
+    const shape = this.trace.header[name].shape;
+    const heads = shape.slice(0, -2).reduce((/** @type {number} */ a, /** @type {number} */ b) => a * b, 1);
+    const one = shape.at(-2) === 1;
+    const part = await this.trace.matrix(name, heads === 1 ? 0 : this.index, one ? 0 : from, one ? 1 : to);
+    return (/** @type {number} */ row, /** @type {number} */ key) =>
+      part.data[(one ? 0 : row) * part.columns + (part.columns === 1 ? 0 : key)];
+  }
+
+  /** @param {string} step */
+  _shape(step) {
+    const shape = this.trace.shapes.get(this.name(step));
+    if (shape) return shape.slice(-2);
+    const [queries, keys] = ["queries", "keys"].map((role) => this.trace.shapes.get(this.name(role)));
+    return queries && keys && [queries.at(-2) ?? 0, keys.at(-2) ?? 0];
+  }
+}
+
+/**
+ * Whether a cell survives dropout: the hash of parts/dropout.py, in the same 32-bit integers.
+ * @param {{rate: number, seed: number}} training @param {number[]} coordinates
+ */
+export function kept({ rate, seed }, coordinates) {
+  let state = 0;
+  for (const part of [seed, ...coordinates]) state = mixed(state ^ mixed((part + 0x9e3779b9) | 0));
+  return state >= Math.floor(rate * 2 ** 32) - 2 ** 31;
+}
+
+/** @param {number} x */
+function mixed(x) {
+  x = Math.imul(x ^ (x >>> 16), 0x7feb352d);
+  x = Math.imul(x ^ (x >>> 15), 0x846ca68b);
+  return x ^ (x >>> 16);
+}

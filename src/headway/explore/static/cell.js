@@ -1,0 +1,168 @@
+// Level 4, a cell: one number of one head, written out.
+
+import { h, s } from "./dom.js";
+import { exact, percent, short } from "./numbers.js";
+import { largest } from "./colours.js";
+import { matrix, table } from "./matrix.js";
+import { edits, note, words } from "./panel.js";
+import { ofStep } from "./words.js";
+
+/** @typedef {import("./main.js").App} App */
+/** @typedef {import("./attention.js").Head} Head */
+
+const SHOWN = 16; // keys in the pictures of a row
+const TERMS = 3; // of a sum, before the dots
+
+/** @param {App} app @param {Head} head */
+export async function cellView(app, head) {
+  const [rows, columns] = head.size;
+  const [asked, key] = app.state.cell ?? [0, 0];
+  const query = Math.min(asked, rows - 1);
+  const chosen = Math.min(Math.max(key, 0), columns - 1);
+  const [queryTokens, keyTokens] = app.trace.tokens(head.attention).map((tokens) => tokens.map((token) => token.display));
+  const pair = `[${queryTokens[query]}, ${keyTokens[chosen]}]`;
+
+  /** @type {Record<string, ArrayLike<number>>} */
+  const row = {};
+  for (const step of head.steps) row[step] = (await head.rows(step, query, query + 1)).data;
+  const places = { queries: head.operand("queries"), keys: head.operand("keys"), values: head.operand("values") };
+  const vector = async (/** @type {"queries" | "keys"} */ role, /** @type {number} */ at) => {
+    const place = places[role];
+    return place && (await app.trace.matrix(place.name, place.index, at, at + 1)).data;
+  };
+  const [q, k] = [await vector("queries", query), await vector("keys", chosen)];
+  const values = places.values && (await app.trace.matrix(places.values.name, places.values.index));
+
+  const seen = Array.from({ length: columns }, (_, j) => j).filter((j) => row.masked?.[j] !== -Infinity);
+  const strongest = [...seen].sort((a, b) => row.weights[b] - row.weights[a]).slice(0, SHOWN);
+  if (seen.includes(chosen) && !strongest.includes(chosen)) strongest.push(chosen);
+  strongest.sort((a, b) => a - b);
+  const cannot = !seen.includes(chosen);
+
+  return {
+    picture: [
+      q && k && head.rung !== "fixed" ? h("section", {}, h("h3", {}, `1. The score: query · key`), dotProduct(q, k, row.scores[chosen], pair)) : null,
+      row.scaled || row.masked
+        ? h("section", {}, h("h3", {}, "2. Scaled, masked"), h("p", { class: "sum" }, scaled(head, row, chosen, cannot)))
+        : null,
+      row.weights ? h("section", {}, h("h3", {}, head.rung === "fixed" ? "The share in its row" : "3. The softmax of its row"), shares(head, row, seen, strongest, chosen, keyTokens, pair, cannot)) : null,
+      values && row.weights ? h("section", {}, h("h3", {}, "4. The values, in these shares"), mixed(app, head, row, values, strongest, keyTokens, queryTokens[query])) : null,
+    ],
+    panel: [
+      words(app, { ...ofStep("weights", head.rung), sentence: `How much ${queryTokens[query]} takes from ${keyTokens[chosen]}, from the first product to the context.` }),
+      h("section", { class: "controls" },
+        h("h2", {}, "Another cell"),
+        picker(app, "query", queryTokens, query, (at) => [at, chosen]),
+        picker(app, "key", keyTokens, chosen, (at) => [query, at]),
+        h("dl", { class: "exact" }, Object.entries(row).filter(([step]) => step !== "context").map(([step, numbers]) =>
+          [h("dt", {}, step), h("dd", { "data-step": step, "data-value": numbers[chosen] }, exact(numbers[chosen]))]))),
+      edits(app, head),
+    ],
+  };
+}
+
+/** @param {App} app @param {string} side @param {string[]} tokens @param {number} at @param {(at: number) => [number, number]} cell */
+function picker(app, side, tokens, at, cell) {
+  return h("label", {}, `${side} `,
+    h("select", { onchange: (/** @type {any} */ event) => app.go({ cell: cell(Number(event.target.value)) }) },
+      tokens.map((token, i) => h("option", { value: i, selected: i === at }, `${i} ${token}`))));
+}
+
+/**
+ * Two strips of bars and their products. @param {ArrayLike<number>} q @param {ArrayLike<number>} k
+ * @param {number} total @param {string} pair
+ */
+function dotProduct(q, k, total, pair) {
+  const count = q.length;
+  const products = Array.from({ length: count }, (_, c) => q[c] * k[c]);
+  const order = products.map((_, c) => c).sort((a, b) => Math.abs(products[b]) - Math.abs(products[a]));
+  const first = Array.from({ length: Math.min(TERMS, count) }, (_, c) => `${bracket(q[c])} × ${bracket(k[c])}`);
+  const width = Math.max(5, Math.min(40, Math.floor(640 / count)));
+  const bars = (/** @type {ArrayLike<number>} */ numbers, /** @type {string} */ fill, /** @type {number} */ top) => {
+    const most = largest(numbers) || 1;
+    return Array.from({ length: count }, (_, c) => {
+      const size = (22 * Math.abs(numbers[c])) / most;
+      return s("rect", { x: 70 + c * width, y: numbers[c] >= 0 ? top + 24 - size : top + 24, width: width - 1, height: size, fill },
+        s("title", {}, `feature ${c}: ${exact(numbers[c])}`));
+    });
+  };
+  const line = (/** @type {number} */ top, /** @type {string} */ name) => [
+    s("line", { x1: 70, x2: 70 + count * width, y1: top + 24, y2: top + 24, stroke: "currentColor", "stroke-opacity": 0.3 }),
+    s("text", { x: 62, y: top + 28, "text-anchor": "end", "font-size": 12, fill: "currentColor" }, name),
+  ];
+  return [
+    h("p", { class: "sum" }, `score${pair} = ${first.join(" + ")}${count > TERMS ? " + …" : ""} = `,
+      h("strong", { "data-sum": products.reduce((a, b) => a + b, 0), "data-value": total }, short(total))),
+    h("div", { class: "scroll" }, s("svg", { class: "matrix", width: 76 + count * width, height: 160, role: "img", "aria-label": `query times key, ${count} features`, "font-family": "system-ui, sans-serif" },
+      line(0, "query"), bars(q, "var(--queries)", 0), line(52, "key"), bars(k, "var(--keys)", 52), line(104, "product"),
+      bars(products, "var(--ink)", 104))),
+    note(`${count} products; the largest in size: ${order.slice(0, 3).map((c) => `feature ${c}: ${short(products[c])}`).join(", ")}.`),
+  ];
+}
+
+/** @param {Head} head @param {Record<string, ArrayLike<number>>} row @param {number} key @param {boolean} cannot */
+function scaled(head, row, key, cannot) {
+  const parts = [];
+  if (row.scaled && head.facts) parts.push(`${short(row.scores[key])} × ${short(head.facts.scale)} = ${short(row.scaled[key])}`);
+  else if (row.scaled) parts.push(`scaled: ${short(row.scaled[key])}`);
+  if (row.capped && head.facts?.softcap != null) parts.push(`${short(head.facts.softcap)} tanh(${short(row.scaled[key])} / ${short(head.facts.softcap)}) = ${short(row.capped[key])}`);
+  if (row.masked) parts.push(cannot ? "masked: −∞, this query may not see this key" : `allowed: ${short(row.masked[key])}`);
+  return parts.join(";  ");
+}
+
+/**
+ * @param {Head} head @param {Record<string, ArrayLike<number>>} row @param {number[]} seen @param {number[]} strongest
+ * @param {number} key @param {string[]} tokens @param {string} pair @param {boolean} cannot
+ */
+function shares(head, row, seen, strongest, key, tokens, pair, cannot) {
+  const logits = row.masked ?? row.capped ?? row.scaled ?? row.scores;
+  const plain = head.rung === "fixed" || (head.facts && head.facts.normalizer !== "softmax");
+  const most = Math.max(...seen.map((j) => logits[j]));
+  const raised = (/** @type {number} */ j) => (plain ? logits[j] : Math.exp(logits[j] - most));
+  const total = seen.reduce((sum, j) => sum + raised(j), 0);
+  const exp = (/** @type {number} */ j) => (plain ? short(logits[j]) : `exp(${short(logits[j])} − ${bracket(most)})`);
+  return [
+    h("p", { class: "sum" }, cannot ? `weight${pair} = ` : `weight${pair} = ${exp(key)} / ${short(total)} = ${short(raised(key))} / ${short(total)} = `,
+      h("strong", { "data-value": row.weights[key] }, short(row.weights[key]))),
+    h("div", { class: "bars" }, strongest.map((j) =>
+      h("div", { class: "bar", "aria-current": j === key ? "true" : false },
+        h("span", { class: "token", "data-token": j }, tokens[j]),
+        h("span", { class: "track" }, h("span", { class: "fill weights", style: { width: `${100 * row.weights[j]}%` } })),
+        h("span", { class: "number" }, `${short(raised(j))} → ${percent(row.weights[j])}`)))),
+    note(seen.length > strongest.length
+      ? `The strongest of ${seen.length} keys; the sum ${short(total)} is of all of them.`
+      : `${plain ? "The numbers" : "Each exp(score − largest)"} of the row, together ${short(total)}, and its share.`),
+  ];
+}
+
+/**
+ * @param {App} app @param {Head} head @param {Record<string, ArrayLike<number>>} row
+ * @param {{data: ArrayLike<number>, rows: number, columns: number}} values @param {number[]} strongest
+ * @param {string[]} tokens @param {string} query
+ */
+function mixed(app, head, row, values, strongest, tokens, query) {
+  const width = values.columns;
+  const data = new Float64Array((strongest.length + 1) * width);
+  strongest.forEach((j, i) => {
+    for (let c = 0; c < width; c++) data[i * width + c] = row.weights[j] * values.data[j * width + c];
+  });
+  for (let c = 0; c < width; c++) data[strongest.length * width + c] = row.context[c];
+  const cell = Math.max(6, Math.min(40, Math.floor((Math.min(app.width, 900) - 90) / width)));
+  const part = {
+    name: "weight × value of each key; the last row: the context", data, rows: strongest.length + 1, columns: width,
+    first: /** @type {[number, number]} */ ([0, 0]), rowLabels: [...strongest.map((j) => tokens[j]), "context"],
+    scale: /** @type {const} */ ("signed"), most: largest(data) || 1, width: cell, height: 20,
+  };
+  const left = row.weights.length > strongest.length ? ", the strongest only" : "";
+  return [
+    h("p", { class: "sum" }, `context[${query}] = ${strongest.slice(0, TERMS).map((j) => `${short(row.weights[j])} × value(${tokens[j]})`).join(" + ")}${strongest.length > TERMS ? " + …" : ""}`),
+    h("div", { class: "scroll" }, matrix(part).element),
+    note(`Each row a weight times a value${left}; the last row is their sum over all keys, the context, feature by feature.`),
+    app.state.table ? h("div", { class: "scroll" }, table(part)) : null,
+  ];
+}
+
+/** @param {number} x */
+function bracket(x) {
+  return x < 0 ? `(${short(x)})` : short(x);
+}

@@ -1,0 +1,55 @@
+// What a number looks like. Both scales keep their order for colour-blind eyes; the diverging one
+// is ColorBrewer's RdBu (Brewer 2003).
+
+const SEQUENTIAL = ["#f7f5fb", "#ded8ee", "#c1b6de", "#a390cc", "#866cb8", "#6a499f", "#4f2984", "#330c5f"];
+const DIVERGING = [
+  ...["#053061", "#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#ffffff"],
+  ...["#fddbc7", "#f4a582", "#d6604d", "#b2182b", "#67001f"],
+];
+
+/** @typedef {"share" | "signed"} Scale */
+
+/**
+ * The colour of a number on a scale that ends at `most`. Shares go by the square root, so that
+ * small weights are seen; signed numbers have white at 0.
+ * @param {number} x @param {Scale} scale @param {number} most @returns {string}
+ */
+export function colour(x, scale, most) {
+  const part = most > 0 && Number.isFinite(x) ? x / most : 0;
+  return scale === "share"
+    ? between(SEQUENTIAL, Math.sqrt(Math.min(Math.max(part, 0), 1)))
+    : between(DIVERGING, (Math.min(Math.max(part, -1), 1) + 1) / 2);
+}
+
+/** Black or white, whichever is read better on a colour. @param {string} rgb */
+export function ink(rgb) {
+  const [red, green, blue] = channels(rgb);
+  return 0.3 * red + 0.6 * green + 0.1 * blue > 140 ? "#111111" : "#ffffff";
+}
+
+/**
+ * The largest finite size in some numbers: where a signed scale ends.
+ * @param {ArrayLike<number>} numbers
+ */
+export function largest(numbers) {
+  let most = 0;
+  for (let i = 0; i < numbers.length; i++) {
+    const size = Math.abs(numbers[i]);
+    if (size > most && size < Infinity) most = size;
+  }
+  return most;
+}
+
+/** @param {string[]} stops @param {number} place */
+function between(stops, place) {
+  const at = place * (stops.length - 1);
+  const low = Math.min(Math.floor(at), stops.length - 2);
+  const [from, to] = [channels(stops[low]), channels(stops[low + 1])];
+  const mixed = from.map((value, i) => Math.round(value + (to[i] - value) * (at - low)));
+  return `#${mixed.map((value) => value.toString(16).padStart(2, "0")).join("")}`;
+}
+
+/** @param {string} rgb */
+function channels(rgb) {
+  return [1, 3, 5].map((at) => Number.parseInt(rgb.slice(at, at + 2), 16));
+}

@@ -1,0 +1,290 @@
+// Level 3, a head: its steps one after another, each a matrix with tokens on both sides.
+
+import { button, h, s } from "./dom.js";
+import { short } from "./numbers.js";
+import { largest } from "./colours.js";
+import { legend, matrix, table, thumbnail } from "./matrix.js";
+import { lines } from "./lines.js";
+import { ofStep } from "./words.js";
+import { edits, note, words } from "./panel.js";
+
+/** @typedef {import("./main.js").App} App */
+/** @typedef {import("./attention.js").Head} Head */
+/** @typedef {import("./matrix.js").Part} Part */
+/** @typedef {import("./matrix.js").Drawn} Drawn */
+
+export const WINDOW = 24; // rows and columns seen at once
+const OVERVIEW = 48; // rows and columns of a large matrix from afar, as in trace_file.py
+const DROPOUT = 0.1; // of a model that was trained without
+
+/** The steps of a head, and the one in focus. @param {App} app @param {Head} head */
+export function stepsOf(app, head) {
+  const steps = head.steps.filter((step) => step !== "dropped");
+  if (app.state.training != null || head.trace.has(head.name("dropped"))) steps.splice(steps.length - 1, 0, "dropped");
+  const step = steps.includes(app.state.step ?? "") ? /** @type {string} */ (app.state.step) : steps[0];
+  return { steps, step };
+}
+
+/** How weights are dropped, if the reader asked to see training. @param {App} app @param {Head} head */
+function training(app, head) {
+  if (app.state.training == null || head.trace.has(head.name("dropped"))) return null;
+  return { rate: app.trace.manifest.model?.dropout || DROPOUT, seed: app.state.training };
+}
+
+/** Where the window of a large matrix begins. @param {App} app @param {[number, number]} size */
+function windowAt(app, [rows, columns]) {
+  const clamp = (/** @type {number} */ at, /** @type {number} */ count) => Math.max(0, Math.min(at, count - WINDOW));
+  return [clamp(app.state.at?.[0] ?? rows, rows), clamp(app.state.at?.[1] ?? columns, columns)];
+}
+
+/** @param {App} app @param {Head} head */
+export async function headView(app, head) {
+  const { state, trace } = app;
+  const { steps, step } = stepsOf(app, head);
+  const [rows, columns] = head.size;
+  const [top, left] = windowAt(app, head.size);
+  const [bottom, right] = [Math.min(top + WINDOW, rows), Math.min(left + WINDOW, columns)];
+  const [queryTokens, keyTokens] = trace.tokens(head.attention).map((tokens) => tokens.map((token) => token.display));
+  const drop = training(app, head);
+
+  /** @type {Map<string, Part & {recomputed: boolean}>} */
+  const parts = new Map();
+  for (const name of steps) {
+    const found = await head.rows(name, top, bottom, drop);
+    const wide = name === "context";
+    const [from, to] = wide ? [0, found.columns] : [left, right];
+    const data = cut(found, from, to);
+    const share = name === "weights" || name === "dropped" || (head.rung === "fixed" && name === "scores");
+    const masks = !["scores", "scaled", "capped", "context"].includes(name);
+    parts.set(name, {
+      name: `${head.name(name)}${head.facts ? `[${head.index}]` : ""}`, data, rows: bottom - top, columns: to - from,
+      first: [top, from], rowLabels: queryTokens.slice(top, bottom),
+      columnLabels: wide ? null : keyTokens.slice(left, right),
+      scale: share ? "share" : "signed", most: share ? Math.max(1, largest(data)) : largest(data) || 1,
+      hatched: masks ? (i, j) => masked(parts, i, j) : undefined,
+      width: 20, height: 20, recomputed: found.recomputed,
+    });
+  }
+  const focus = /** @type {Part & {recomputed: boolean}} */ (parts.get(step));
+  const hover = (/** @type {[number, number] | null} */ cell) => app.say(cell ? told(parts, head, step, cell, queryTokens, keyTokens) : []);
+  const pick = (/** @type {[number, number]} */ cell) => app.go({ step, cell: step === "context" ? [cell[0], -1] : cell });
+  const picture = await focused(app, head, step, parts, { hover, pick, left, right, top, bottom, keyTokens });
+
+  const shown = state.lines && (step === "weights" || step === "dropped");
+  const large = rows > WINDOW || columns > WINDOW;
+  return {
+    cells: true,
+    picture: [
+      h("ol", { class: "steps" }, steps.map((name) => tile(app, name, name === step, /** @type {Part} */ (parts.get(name))))),
+      h("figure", { class: "focus" },
+        h("div", { class: "scroll" }, shown ? lines(focus) : picture),
+        h("figcaption", {}, shown ? null : legend(focus.scale, focus.most, Boolean(focus.hatched)),
+          h("code", {}, focus.name),
+          focus.recomputed && note("recomputed here from queries and keys, within 1e-6 of the engine"),
+          large && note(`rows ${top} to ${bottom - 1} of ${rows}, columns ${left} to ${right - 1} of ${columns}`))),
+      state.table ? h("div", { class: "scroll" }, table(focus)) : null,
+      large ? await navigator(app, head, top, left) : null,
+    ],
+    panel: [
+      words(app, ofStep(step, head.rung), edited(app, head, step)),
+      controls(app, head, steps, step),
+      edits(app, head),
+    ],
+  };
+}
+
+/** @param {App} app @param {string} name @param {boolean} current @param {Part} part */
+function tile(app, name, current, part) {
+  return h("li", {}, h("a", { href: app.address({ step: name }), "aria-current": current ? "step" : false, class: "tile" },
+    thumbnail(part, part.scale, part.most, part.hatched && ((i, j) => /** @type {any} */ (part.hatched)(part.first[0] + i, part.first[1] + j))),
+    h("span", {}, name)));
+}
+
+/**
+ * The step in focus with its inputs beside it.
+ * @param {App} app @param {Head} head @param {string} step @param {Map<string, Part>} parts
+ * @param {{hover: (cell: [number, number] | null) => void, pick: (cell: [number, number]) => void,
+ *   left: number, right: number, top: number, bottom: number, keyTokens: string[]}} at
+ */
+async function focused(app, head, step, parts, at) {
+  const result = /** @type {Part} */ (parts.get(step));
+  const room = Math.min(app.width, 1000);
+  const small = { recomputed: false };
+  if (step === "scores" && head.operand("queries")) {
+    const [queries, keys] = [
+      await operand(head, "queries", at.top, at.bottom), await operand(head, "keys", at.left, at.right),
+    ];
+    const strip = Math.max(3, Math.min(24, Math.floor(130 / queries.columns)));
+    const cell = size((room - 90 - strip * queries.columns) / result.columns);
+    const deep = Math.max(3, Math.min(20, Math.floor(150 / keys.columns)));
+    return product(
+      { ...queries, rowLabels: result.rowLabels, width: strip, height: Math.min(cell, 28) },
+      { ...turned(keys), columnLabels: result.columnLabels, width: cell, height: deep },
+      { ...result, ...small, rowLabels: null, columnLabels: null, width: cell, height: Math.min(cell, 28) }, at);
+  }
+  if (step === "context" && head.operand("values")) {
+    const values = await operand(head, "values", at.left, at.right);
+    const weights = /** @type {Part} */ (parts.get(parts.has("dropped") ? "dropped" : "weights"));
+    const strip = Math.max(3, Math.min(36, Math.floor(330 / values.columns)));
+    const cell = size((room - 110 - strip * values.columns) / weights.columns);
+    return product(
+      { ...weights, ...small, width: cell, height: Math.min(cell, 28) },
+      { ...values, rowLabels: at.keyTokens.slice(at.left, at.right), width: strip, height: Math.max(6, Math.min(20, Math.floor(300 / values.rows))) },
+      { ...result, ...small, rowLabels: null, width: strip, height: Math.min(cell, 28) }, at);
+  }
+  const names = [...parts.keys()];
+  const before = parts.get(names[names.indexOf(step) - 1]);
+  const narrow = app.width < 640 || !before;
+  const cell = size((room - 90) / result.columns / (narrow ? 1 : 1.75));
+  const drawn = matrix({ ...result, width: cell, height: Math.min(cell, 30), onhover: (c) => both(c), onpick: at.pick });
+  const source = narrow ? null : matrix({ ...before, rowLabels: null, columnLabels: null, width: cell * 0.6, height: Math.min(cell * 0.6, 18) });
+  const both = (/** @type {[number, number] | null} */ c) => {
+    source?.light(c?.[0] ?? null, c?.[1] ?? null);
+    at.hover(c);
+  };
+  return h("div", { class: "before-after" },
+    source && h("div", {}, h("h3", {}, before?.name.split(".").at(-1)?.replace(/\[.*/, "")), source.element),
+    source && h("div", { class: "arrow", "aria-hidden": "true" }, "→"),
+    h("div", {}, h("h3", {}, step), drawn.element));
+}
+
+/**
+ * A product: what comes from the left in rows, from above in columns, meets in the middle.
+ * @param {Part} left @param {Part} top @param {Part} result
+ * @param {{hover: (cell: [number, number] | null) => void, pick: (cell: [number, number]) => void}} at
+ */
+function product(left, top, result, at) {
+  const one = matrix(left);
+  const other = matrix({ ...top, role: undefined });
+  const made = matrix({
+    ...result, onpick: at.pick,
+    onhover: (cell) => {
+      one.light(cell?.[0] ?? null, null);
+      other.light(null, cell?.[1] ?? null);
+      at.hover(cell);
+    },
+  });
+  const title = (/** @type {Part} */ part) => {
+    const name = part.name.split(".").at(-1)?.replace(/\[.*/, "");
+    return h("h3", { class: part.role ?? name }, part.transposed ? `${name}ᵀ` : name, ` ${part.rows} × ${part.columns}`);
+  };
+  return h("div", { class: "product" },
+    h("div", { class: "above" }, title(top), other.element),
+    h("div", { class: "beside" }, title(left), one.element),
+    h("div", { class: "result" }, title(result), made.element));
+}
+
+/** Rows of queries, keys or values. @param {Head} head @param {string} role @param {number} from @param {number} to @returns {Promise<Part>} */
+async function operand(head, role, from, to) {
+  const place = /** @type {{name: string, index: number}} */ (head.operand(role));
+  const found = await head.trace.matrix(place.name, place.index, from, to);
+  const shown = place.name.endsWith(role) ? `${place.name}[${place.index}]` : place.name;
+  return { ...found, name: shown, role, first: [from, 0], scale: "signed", most: largest(found.data) || 1, width: 6, height: 6 };
+}
+
+/** @param {Part} part @returns {Part} */
+function turned(part) {
+  const data = new Float64Array(part.rows * part.columns);
+  for (let i = 0; i < part.rows; i++) for (let j = 0; j < part.columns; j++) data[j * part.rows + i] = part.data[i * part.columns + j];
+  return { ...part, data, rows: part.columns, columns: part.rows, first: [part.first[1], part.first[0]], transposed: true };
+}
+
+/** The whole matrix from afar, the window in it. @param {App} app @param {Head} head @param {number} top @param {number} left */
+async function navigator(app, head, top, left) {
+  const name = head.name("overview");
+  const [rows, columns] = head.size;
+  if (!head.trace.has(name)) return null;
+  const whole = await head.trace.matrix(name, head.index);
+  const canvas = thumbnail(whole, "share", 1, (i, j) => afar(head, i, j));
+  const frame = s("svg", { viewBox: `0 0 ${columns} ${rows}`, preserveAspectRatio: "none" },
+    s("rect", { x: left, y: top, width: Math.min(WINDOW, columns), height: Math.min(WINDOW, rows), fill: "none", stroke: "var(--accent)", "stroke-width": 2, "vector-effect": "non-scaling-stroke" }));
+  const move = (/** @type {number} */ down, /** @type {number} */ along) =>
+    app.go({ at: [Math.max(0, Math.min(top + down, rows - WINDOW)), Math.max(0, Math.min(left + along, columns - WINDOW))] });
+  const map = h("div", { class: "overview" }, canvas, frame);
+  map.addEventListener("click", (event) => {
+    const box = map.getBoundingClientRect();
+    const at = (/** @type {number} */ part, /** @type {number} */ count) => Math.round(part * count - WINDOW / 2);
+    move(at((event.clientY - box.top) / box.height, rows) - top, at((event.clientX - box.left) / box.width, columns) - left);
+  });
+  const by = WINDOW / 2;
+  return h("div", { class: "navigator" }, map,
+    h("div", {}, note(`From afar: every ${apartOf(head)}th query, and the largest weight of every ${apartOf(head)} keys. Click to look there.`),
+      button("▲", () => move(-by, 0), { "aria-label": "window up" }), button("▼", () => move(by, 0), { "aria-label": "window down" }),
+      button("◀", () => move(0, -by), { "aria-label": "window left" }), button("▶", () => move(0, by), { "aria-label": "window right" })));
+}
+
+/** How many rows one of an overview stands for: trace_file.apart. @param {Head} head */
+function apartOf(head) {
+  return Math.ceil(head.size[0] / OVERVIEW);
+}
+
+/** Whether a cell of an overview is masked altogether. @param {Head} head @param {number} i @param {number} j */
+export function afar(head, i, j) {
+  const apart = apartOf(head);
+  return !head.allowed(i * apart, j * apart);
+}
+
+/** Whether a cell is masked. @param {Map<string, Part>} parts @param {number} i @param {number} j */
+function masked(parts, i, j) {
+  const part = parts.get("masked");
+  return part ? part.data[(i - part.first[0]) * part.columns + j - part.first[1]] === -Infinity : false;
+}
+
+/** @param {{data: ArrayLike<number>, rows: number, columns: number}} matrix @param {number} from @param {number} to */
+export function cut({ data, rows, columns }, from, to) {
+  if (from === 0 && to === columns) return data;
+  const part = new Float64Array(rows * (to - from));
+  for (let i = 0; i < rows; i++) for (let j = from; j < to; j++) part[i * (to - from) + j - from] = data[i * columns + j];
+  return part;
+}
+
+/** What the panel says of a cell. @returns {[string, string][]} */
+function told(
+  /** @type {Map<string, Part>} */ parts, /** @type {Head} */ head, /** @type {string} */ step,
+  /** @type {[number, number]} */ [i, j], /** @type {string[]} */ queries, /** @type {string[]} */ keys,
+) {
+  /** @type {[string, string][]} */
+  const rows = [["query", `${queries[i]} (${i})`]];
+  if (step === "context") rows.push(["feature", String(j)]);
+  else rows.push(["key", `${keys[j]} (${j})`]);
+  for (const [name, part] of parts) {
+    if ((name === "context") !== (step === "context")) continue;
+    rows.push([name, short(part.data[(i - part.first[0]) * part.columns + j - part.first[1]])]);
+  }
+  return rows;
+}
+
+/** @param {number} room */
+function size(room) {
+  return Math.max(9, Math.min(44, Math.floor(room)));
+}
+
+/** What edits change this step. @param {App} app @param {Head} head @param {string} step */
+function edited(app, head, step) {
+  /** @type {Record<string, string>} */
+  const where = { off: "context", "no scale": "scaled", "no mask": "masked", uniform: "weights", identity: "weights", previous: "weights" };
+  return (app.trace.manifest.edits ?? []).filter(
+    (edit) => edit.attention === head.attention && (edit.head == null || edit.head === head.index) && where[edit.what] === step);
+}
+
+/** @param {App} app @param {Head} head @param {string[]} steps @param {string} step */
+function controls(app, head, steps, step) {
+  const { state } = app;
+  const at = steps.indexOf(step);
+  const drawn = state.training;
+  return h("section", { class: "controls" },
+    h("div", { class: "row" },
+      button("◀ back", () => app.go({ step: steps[at - 1] }), { disabled: at === 0, title: "←" }),
+      button(app.playing ? "❚❚ pause" : "▶ play", () => app.play(), { title: "space", "aria-pressed": String(app.playing) }),
+      button("step ▶", () => app.go({ step: steps[at + 1] }), { disabled: at === steps.length - 1, title: "→" })),
+    h("div", { class: "row" },
+      button("matrix", () => app.go({ lines: false }), { "aria-pressed": String(!state.lines) }),
+      button("lines", () => app.go({ lines: true, step: step === "dropped" ? step : "weights" }), { "aria-pressed": String(state.lines) }),
+      button("numbers", () => app.go({ table: !state.table }), { "aria-pressed": String(state.table) })),
+    head.facts && !head.trace.has(head.name("dropped")) && head.steps.includes("weights")
+      ? h("div", { class: "row" },
+          button(drawn == null ? "show training's dropout" : "hide dropout", () => app.go({ training: drawn == null ? 0 : null, step: drawn == null ? "dropped" : "weights" })),
+          drawn != null && button("draw again", () => app.go({ training: drawn + 1, step: "dropped" })),
+          drawn != null && note(`p = ${training(app, head)?.rate}, seed ${drawn}: drawn as training draws, by the same hash`))
+      : null);
+}

@@ -1,0 +1,112 @@
+// The ladder: one sentence through all rungs side by side, and what each idea changed.
+
+import { button, h } from "./dom.js";
+import { largest } from "./colours.js";
+import { legend, matrix } from "./matrix.js";
+import { note, words } from "./panel.js";
+
+/** @typedef {import("./main.js").App} App */
+/** @typedef {import("./attention.js").Head} Head */
+/** @typedef {import("./trace.js").Layer} Layer */
+
+const ROOM = 116; // pixels of a matrix in a column
+const CHIPS = ["queries", "keys", "values", "scores", "scaled", "masked", "weights", "dropped", "context", "output"];
+
+/** @param {App} app */
+export async function ladderView(app) {
+  const { trace, state } = app;
+  const ladder = /** @type {NonNullable<import("./trace.js").Manifest["ladder"]>} */ (trace.manifest.ladder);
+  const tokens = ladder.tokens.map((token) => token.display);
+  const columns = await Promise.all(trace.rungs.map((rung, i) => column(app, rung, trace.rungs[i - 1] ?? null, i, tokens)));
+  const open = ladder.rungs.find((rung) => rung.name === state.rung);
+  return {
+    cells: true,
+    wide: true,
+    picture: [
+      h("div", { class: "row" }, button("what changed", () => app.go({ diff: !state.diff }), { "aria-pressed": String(state.diff) }),
+        state.diff ? note("Each matrix less that of the rung before: white where nothing changed.") : note("Outlined: what this rung brings.")),
+      h("div", { class: "ladder" }, columns),
+      h("div", { class: "row" }, note("weights:"), legend(state.diff ? "signed" : "share", 1, !state.diff), note("result:"), legend("signed", 1, false)),
+    ],
+    panel: [
+      words(app, open
+        ? { sentence: `${open.idea[0].toUpperCase()}${open.idea.slice(1)}.`, equation: open.equation, rung: null }
+        : { sentence: "Nine rungs, each the one before plus one idea. Press a rung for its equation, a matrix for its steps.", equation: "weights → context", rung: null }),
+      open && note(open.source),
+      open && h("p", {}, h("code", {}, `python -m headway.ladder.${open.name}`)),
+      note(`“${ladder.text}”: three numbers a word, the book's for its own sentence. The matrices are the book's, drawn with seed 123; no trained rungs were found.`),
+    ],
+  };
+}
+
+/** @param {App} app @param {Layer} rung @param {Layer | null} before @param {number} i @param {string[]} tokens */
+async function column(app, rung, before, i, tokens) {
+  const { state, trace } = app;
+  const facts = trace.manifest.ladder?.rungs[i];
+  const said = named(rung);
+  const old = before ? named(before) : new Set();
+  const fresh = [...said].filter((name) => !old.has(name));
+  const gone = [...old].filter((name) => !said.has(name));
+  const matrices = await Promise.all(rung.heads.map(async (head, j) => {
+    const last = before && before.heads[Math.min(j, before.heads.length - 1)];
+    const added = before && j >= before.heads.length;
+    const drawn = await small(head, state.diff && last ? last : null, tokens, (cell) => cell && app.say(cell));
+    return h("a", { class: `rung-head${added ? " new" : ""}`, href: app.address({ rung: rung.title, head: j, step: null, cell: null }), title: `${rung.title}, head ${j}: its steps` }, drawn);
+  }));
+  const result = await context(app, rung, state.diff ? before : null);
+  return h("section", { class: "rung", "aria-current": state.rung === rung.title ? "true" : false },
+    h("h3", {}, h("a", { href: app.address({ rung: rung.title, head: null }) }, `${i + 1} ${rung.title}`)),
+    h("p", { class: "idea" }, facts?.idea),
+    h("ul", { class: "chips" },
+      [...said].map((name) => h("li", { class: `${name.replace(/^.* /, "")}${fresh.includes(name) ? " new" : ""}` }, name)),
+      gone.map((name) => h("li", { class: "gone" }, h("s", {}, name)))),
+    h("div", { class: "rung-weights" }, h("h4", {}, step(rung.heads[0]), trace.has(rung.heads[0].name("weights")) ? "" : ", recomputed"), matrices),
+    h("div", {}, h("h4", {}, "result"), result));
+}
+
+/** What there is on a rung: steps that ran, parameters, heads. @param {Layer} rung @returns {Set<string>} */
+function named(rung) {
+  const { trace } = rung.heads[0];
+  const own = (/** @type {Head} */ head, /** @type {string} */ name) =>
+    trace.shapes.has(head.name(name)) || trace.shapes.has(`${rung.name}.${name}`);
+  const facts = trace.manifest.ladder?.rungs.find((one) => one.name === rung.title);
+  const chips = CHIPS.filter((name) => own(rung.heads[0], name)).map((name) =>
+    name === "scores" && rung.title === "fixed" ? "scores by position" : name);
+  const packed = facts?.parameters.includes("W_qkv") ? ["W_qkv"] : [];
+  return new Set([...packed, ...chips, ...(rung.heads.length > 1 ? [`${rung.heads.length} heads`] : [])]);
+}
+
+/** What is drawn of a rung: weights, dropped ones where there are. @param {Head} head */
+function step(head) {
+  return head.steps.includes("dropped") ? "dropped" : "weights";
+}
+
+/** @param {Head} head @param {Head | null} before @param {string[]} tokens @param {(rows: [string, string][]) => void} say */
+async function small(head, before, tokens, say) {
+  const found = await head.rows(step(head));
+  const other = before && (await before.rows(step(before)));
+  const data = other ? Float64Array.from(found.data, (x, i) => x - other.data[i]) : found.data;
+  const cell = Math.max(3, Math.min(22, Math.floor(ROOM / found.columns)));
+  return matrix({
+    name: `${head.name(step(head))}[${head.index}]`, data, rows: found.rows, columns: found.columns, first: [0, 0],
+    scale: other ? "signed" : "share", most: other ? 1 : Math.max(1, largest(data)), width: cell, height: cell,
+    hatched: other ? undefined : (i, j) => !head.allowed(i, j),
+    onhover: (at) => say(at ? [["query", tokens[at[0]]], ["key", tokens[at[1]]], [other ? "change" : step(head), String(data[at[0] * found.columns + at[1]])]] : []),
+  }).element;
+}
+
+/** @param {App} app @param {Layer} rung @param {Layer | null} before */
+async function context(app, rung, before) {
+  const found = await app.trace.matrix(`${rung.name}.result`);
+  const other = before && (await app.trace.matrix(`${before.name}.result`));
+  const comparable = other && other.columns === found.columns;
+  const data = comparable ? Float64Array.from(found.data, (x, i) => x - other.data[i]) : found.data;
+  const cell = Math.max(3, Math.min(18, Math.floor(ROOM / found.rows)));
+  return [
+    matrix({
+      name: `${rung.name}.result`, data, rows: found.rows, columns: found.columns, first: [0, 0],
+      scale: "signed", most: 1, width: Math.min(26, Math.floor(ROOM / found.columns)), height: cell,
+    }).element,
+    before && !comparable ? note("another width: not compared") : null,
+  ];
+}

@@ -1,0 +1,174 @@
+// Level 2, a layer: what flows where, with shapes.
+
+import { button, h } from "./dom.js";
+import { short } from "./numbers.js";
+import { largest } from "./colours.js";
+import { legend, matrix, table, thumbnail } from "./matrix.js";
+import { WINDOW, afar } from "./head.js";
+import { edits, note, words } from "./panel.js";
+import { step } from "./trace.js";
+
+/** @typedef {import("./main.js").App} App */
+/** @typedef {import("./trace.js").Layer} Layer */
+/** @typedef {import("./attention.js").Head} Head */
+
+const SEEN = [24, 48]; // rows and columns of a picture in a box
+
+/** @param {App} app @param {Layer} layer */
+export async function layerView(app, layer) {
+  const { trace, state } = app;
+  const at = trace.layers.indexOf(layer);
+  const attention = layer.heads[0].attention.replace(/\.heads\.\d+$/, "");
+  const before = at === 0 ? "embedded" : `${trace.layers[at - 1].name}.after_mlp`;
+  const own = (/** @type {string} */ name) => step(layer.name, name);
+  const inside = (/** @type {string} */ name) => step(attention, name);
+  const box = (/** @type {string} */ name, /** @type {string} */ title, /** @type {string} */ role = "") => tensorBox(app, name, title, role);
+  const roles = ["queries", "keys", "values"];
+  const projected = await Promise.all(roles.map((role) => headsBox(app, layer, role)));
+  const plus = h("span", { class: "plus", title: "added to the residual stream" }, "+");
+  const rows = [
+    [
+      await box(before, at === 0 ? "embedded" : "stream"), await box(own("attention_norm"), "norm"),
+      projected.some(Boolean) && h("div", { class: "column" }, projected),
+      await headsColumn(app, layer), await headsBox(app, layer, "context"),
+      await box(inside("output"), "output"),
+    ],
+    [
+      trace.shapes.has(own("after_attention")) && plus, await box(own("after_attention"), "stream"),
+      await box(own("mlp_norm"), "norm"), await box(own("mlp.hidden"), "MLP, hidden"), await box(own("mlp.output"), "MLP, output"),
+      trace.shapes.has(own("after_mlp")) && plus.cloneNode(true), await box(own("after_mlp"), "stream"),
+    ],
+  ].map((row) => row.filter(Boolean));
+  const opened = state.tensor && trace.has(state.tensor) ? await tensorView(app, state.tensor) : null;
+  const share = trace.manifest.changes?.[layer.name];
+  return {
+    cells: Boolean(opened),
+    picture: [
+      ...rows.filter((row) => row.length).map((row) => h("div", { class: "flow" }, row.flatMap((one, i) => {
+        const sign = one instanceof HTMLElement && one.classList.contains("plus");
+        const after = row[i - 1];
+        const arrow = i > 0 && !sign && !(after instanceof HTMLElement && after.classList.contains("plus"));
+        return [arrow && h("span", { class: "arrow", "aria-hidden": "true" }, "→"), one];
+      }))),
+      opened,
+    ],
+    panel: [
+      words(app, {
+        sentence: "The stream is normed, projected to queries, keys and values and split into heads; each head attends; their contexts, side by side, are projected back and added to the stream. Then the MLP does the same for each token alone.",
+        equation: "x + attention(norm(x)),  then  x + mlp(norm(x))", rung: layer.heads[0].rung,
+      }),
+      share && note(`This layer's attention adds ${short(share[0])} of the stream's length, its MLP ${short(share[1] ?? 0)} (mean over the tokens).`),
+      note("Press a box for its numbers, a head for its steps."),
+      edits(app, layer.heads[0]),
+    ],
+  };
+}
+
+/** The heads of a layer: their weights. @param {App} app @param {Layer} layer */
+async function headsColumn(app, layer) {
+  return h("div", { class: "box weights" }, h("h3", { class: "weights" }, "weights"),
+    h("div", { class: "heads", style: { "--many": Math.ceil(Math.sqrt(layer.heads.length)) } },
+      await Promise.all(layer.heads.map((head, i) => headLink(app, head, i, {})))),
+    h("span", { class: "shape" }, `${plural(layer.heads.length, "head")} × ${layer.heads[0].size.join(" × ")}`));
+}
+
+/** A head's thumbnail, a link to it. @param {App} app @param {Head} head @param {number} i @param {object} where */
+export async function headLink(app, head, i, where) {
+  return h("a", { class: "head", href: app.address({ ...where, head: i, step: null, tensor: null }), title: `head ${i}` }, await headThumb(head), h("span", {}, i));
+}
+
+/** A head's weights from afar. @param {Head} head */
+export async function headThumb(head) {
+  const overview = head.name("overview");
+  if (head.trace.has(overview)) {
+    const whole = await head.trace.matrix(overview, head.index);
+    return thumbnail(whole, "share", 1, (i, j) => afar(head, i, j));
+  }
+  const whole = await head.rows("weights");
+  return thumbnail(whole, "share", 1, (i, j) => !head.allowed(i, j));
+}
+
+/** Queries, keys, values or contexts of all heads, side by side. @param {App} app @param {Layer} layer @param {string} role */
+async function headsBox(app, layer, role) {
+  const found = layer.heads.filter((head) => head.trace.shapes.has(head.name(role)));
+  if (!found.length) return null;
+  const names = [...new Set(found.map((head) => head.name(role)))];
+  const first = app.trace.shapes.get(names[0]) ?? [];
+  const count = names.length > 1 ? names.length : first.slice(0, -2).reduce((a, b) => a * b, 1);
+  const many = count === 1 ? "" : `${plural(count, "head")} × `;
+  return tensorBox(app, names[0], role, role, `${many}${first.slice(-2).join(" × ")}`);
+}
+
+/** @param {App} app @param {string} name @param {string} title @param {string} role @param {string} [shape] */
+async function tensorBox(app, name, title, role, shape) {
+  const whole = app.trace.shapes.get(name);
+  if (!whole) return null;
+  const said = shape ?? whole.slice(whole.length > 2 && whole[0] === 1 ? 1 : 0).join(" × ");
+  const there = app.trace.has(name);
+  const inner = [
+    h("h3", { class: role }, title),
+    there ? await pooled(app, name) : note("left out of this file"),
+    h("span", { class: "shape" }, said),
+  ];
+  return there
+    ? h("a", { class: `box ${role}`, href: app.address({ tensor: name }), "aria-current": app.state.tensor === name ? "true" : false, title: name }, inner)
+    : h("div", { class: `box ${role}`, title: name }, inner);
+}
+
+/** A tensor from afar: of each part the number that is largest in size. @param {App} app @param {string} name */
+async function pooled(app, name) {
+  const { data, rows, columns } = await app.trace.matrix(name);
+  const [height, width] = [Math.min(rows, SEEN[0]), Math.min(columns, SEEN[1])];
+  const seen = new Float64Array(height * width);
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < columns; j++) {
+      const at = Math.floor((i * height) / rows) * width + Math.floor((j * width) / columns);
+      const number = data[i * columns + j];
+      if (Math.abs(number) > Math.abs(seen[at])) seen[at] = number;
+    }
+  }
+  return thumbnail({ data: seen, rows: height, columns: width }, "signed", largest(seen) || 1);
+}
+
+/** A tensor's numbers, a window at a time. @param {App} app @param {string} name */
+async function tensorView(app, name) {
+  const { trace, state } = app;
+  const shape = trace.shapes.get(name) ?? [];
+  const count = shape.slice(0, -2).reduce((a, b) => a * b, 1);
+  const [rows, columns] = shape.slice(-2);
+  const clamp = (/** @type {number} */ at, /** @type {number} */ all) => Math.max(0, Math.min(at, all - WINDOW));
+  const [top, left] = [clamp(state.at?.[0] ?? 0, rows), clamp(state.at?.[1] ?? 0, columns)];
+  const index = Math.min(state.query ?? 0, count - 1); // which head, when there are several
+  const [bottom, right] = [Math.min(top + WINDOW, rows), Math.min(left + WINDOW, columns)];
+  const found = await trace.matrix(name, index, top, bottom);
+  const width = right - left;
+  const data = new Float64Array((bottom - top) * width);
+  for (let i = 0; i < bottom - top; i++) for (let j = 0; j < width; j++) data[i * width + j] = found.data[i * columns + left + j];
+  const part = {
+    name: count > 1 ? `${name}[${index}]` : name, data, rows: bottom - top, columns: width, first: /** @type {[number, number]} */ ([top, left]),
+    rowLabels: trace.manifest.tokens.slice(top, bottom).map((token) => token.display), scale: /** @type {const} */ ("signed"), most: largest(data) || 1,
+    width: Math.max(12, Math.min(40, Math.floor((Math.min(app.width, 1000) - 90) / width))), height: 20,
+    onhover: (/** @type {[number, number] | null} */ cell) =>
+      app.say(cell ? [["token", `${trace.manifest.tokens[cell[0]]?.display} (${cell[0]})`], ["feature", String(cell[1])],
+        ["value", String(found.data[(cell[0] - top) * columns + cell[1]])]] : []),
+  };
+  const by = WINDOW / 2;
+  const move = (/** @type {number} */ down, /** @type {number} */ along) => app.go({ at: [clamp(top + down, rows), clamp(left + along, columns)] });
+  return h("figure", { class: "focus" },
+    h("div", { class: "scroll" }, matrix(part).element),
+    h("figcaption", {}, legend("signed", part.most, false), h("code", {}, part.name),
+      note(`tokens ${top} to ${bottom - 1} of ${rows}, features ${left} to ${right - 1} of ${columns}`)),
+    h("div", { class: "row" },
+      rows > WINDOW && [button("▲", () => move(-by, 0), { "aria-label": "rows before" }), button("▼", () => move(by, 0), { "aria-label": "rows after" })],
+      columns > WINDOW && [button("◀", () => move(0, -by), { "aria-label": "features before" }), button("▶", () => move(0, by), { "aria-label": "features after" })],
+      count > 1 && h("label", {}, "head ", h("select", { onchange: (/** @type {any} */ event) => app.go({ query: Number(event.target.value) }) },
+        Array.from({ length: count }, (_, i) => h("option", { value: i, selected: i === index }, i)))),
+      button("numbers", () => app.go({ table: !state.table }), { "aria-pressed": String(state.table) }),
+      button("close", () => app.go({ tensor: null, at: null }))),
+    state.table ? h("div", { class: "scroll" }, table(part)) : null);
+}
+
+/** @param {number} count @param {string} word */
+function plural(count, word) {
+  return `${count} ${word}${count === 1 ? "" : "s"}`;
+}

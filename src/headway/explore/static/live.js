@@ -1,0 +1,87 @@
+// Asking the server: another text, a changed model, a file to keep.
+
+import { Trace } from "./trace.js";
+import { inPage, onServer } from "./source.js";
+
+/** @typedef {import("./state.js").State} State */
+/** @typedef {import("./trace.js").Manifest} Manifest */
+
+const WRITE = 24; // new tokens
+
+/** What the page was opened on, and how to get another answer. */
+export class Live {
+  static async open() {
+    const inside = inPage(document);
+    const first = await Trace.open(inside ?? onServer(content("headway-trace")));
+    return new Live(first, !inside);
+  }
+
+  /** @param {Trace} first @param {boolean} served */
+  constructor(first, served) {
+    this.first = first;
+    this.served = served;
+    /** @type {Map<string, Promise<Trace>>} */
+    this.answers = new Map();
+  }
+
+  /** Whether the model can be changed and asked again. */
+  get canAsk() {
+    return this.served && this.first.manifest.kind !== "trace";
+  }
+
+  /** The trace for a state. @param {State} state @param {{edited?: boolean}} [choice] */
+  trace(state, { edited = true } = {}) {
+    const question = this.question(state, edited);
+    if (!this.canAsk || same(question, this.question(null, true))) return Promise.resolve(this.first);
+    const key = JSON.stringify(question);
+    const known = this.answers.get(key);
+    if (known) return known;
+    const answer = this._post("/trace", question)
+      .then((found) => found.json())
+      .then(({ trace }) => Trace.open(onServer(trace)));
+    this.answers.set(key, answer);
+    answer.catch(() => this.answers.delete(key));
+    return answer;
+  }
+
+  /** This state as one HTML file. @param {State} state @param {string} address */
+  async save(state, address) {
+    const found = await this._post("/export", { ...this.question(state, true), address });
+    return found.blob();
+  }
+
+  /** What to ask; null: what the first trace answers. @param {State | null} state @param {boolean} edited */
+  question(state, edited) {
+    const { kind, text, sampling } = this.first.manifest;
+    const model = kind === "model";
+    return {
+      text: state?.text ?? text,
+      edits: state && edited && model ? state.edits : [],
+      write: model ? WRITE : 0,
+      temperature: state?.temperature ?? sampling?.temperature ?? 0.8,
+      top_k: state?.top_k ?? sampling?.top_k ?? null,
+      seed: state?.seed ?? 0,
+    };
+  }
+
+  /** @param {string} path @param {object} body */
+  async _post(path, body) {
+    const found = await fetch(path, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", "X-Headway-Token": content("headway-token") },
+      body: JSON.stringify(body),
+    });
+    if (!found.ok) throw new Error((await found.json().catch(() => ({}))).error ?? `the server said ${found.status}`);
+    return found;
+  }
+}
+
+/** @param {object} one @param {object} other */
+function same(one, other) {
+  return JSON.stringify(one) === JSON.stringify(other);
+}
+
+/** @param {string} name */
+function content(name) {
+  return document.querySelector(`meta[name="${name}"]`)?.getAttribute("content") ?? "";
+}

@@ -1,0 +1,278 @@
+// The frame around all levels: where one is, the text, the tokens, the keys.
+
+import { button, h } from "./dom.js";
+import { short } from "./numbers.js";
+import { Live } from "./live.js";
+import { START, onLadder, read, write } from "./state.js";
+import { modelView } from "./model.js";
+import { layerView } from "./layer.js";
+import { headView, stepsOf } from "./head.js";
+import { cellView } from "./cell.js";
+import { ladderView } from "./ladder.js";
+import { note } from "./panel.js";
+import { picturePNG, pictureSVG, saveAs } from "./save.js";
+
+/** @typedef {import("./state.js").State} State */
+/** @typedef {import("./trace.js").Trace} Trace */
+/** @typedef {import("./attention.js").Head} Head */
+/** @typedef {{picture: import("./dom.js").Child[], panel: import("./dom.js").Child[], cells?: boolean, wide?: boolean}} View  cells: some can be pointed at */
+/**
+ * What a view may use.
+ * @typedef {{
+ *   trace: Trace, base: Trace | null, state: State, live: Live, width: number, playing: boolean, top: State,
+ *   go: (changes: Partial<State>) => void, address: (changes: Partial<State>) => string,
+ *   play: () => void, say: (rows: [string, string][]) => void,
+ * }} App
+ */
+
+const KEYS = [
+  ["← →", "the step before, the next step"], ["space", "play, pause"], ["esc", "one level up"],
+  ["[ ]", "the head before, the next"], [", .", "the layer before, the next"],
+  ["l", "matrix or lines"], ["n", "numbers as a table"], ["/", "the text"],
+  ["tab, arrows, enter", "into a matrix, from cell to cell, open the cell"], ["?", "these keys"],
+];
+const PLAYED = 1600; // milliseconds a step
+
+let turn = 0; // of several renderings only the last one counts
+/** @type {number | undefined} */
+let timer;
+/** @type {Live} */
+let live;
+/** @type {App | null} */
+let app = null;
+
+const numbers = h("dl", { class: "numbers", "aria-live": "polite" });
+const dialog = /** @type {HTMLDialogElement} */ (h("dialog", { "aria-label": "keys" }, h("h2", {}, "Keys"),
+  h("dl", {}, KEYS.map(([key, what]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, what)])),
+  h("form", { method: "dialog" }, h("button", {}, "close"))));
+
+async function render() {
+  const mine = ++turn;
+  const state = read(location.hash);
+  document.body.classList.add("busy");
+  try {
+    const trace = await live.trace(state);
+    const changed = state.edits.length > 0 && live.canAsk;
+    const base = changed ? await live.trace(state, { edited: false }) : null;
+    const now = context(trace, base, state);
+    const view = await viewed(now);
+    if (mine !== turn) return;
+    const level = app && crumbs(app, headAt(app)).children.length;
+    app = now;
+    say([]);
+    const swap = () => {
+      const focused = document.activeElement?.id;
+      document.body.replaceChildren(...frame(now, view), dialog);
+      if (focused) document.getElementById(focused)?.focus();
+    };
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches || !document.startViewTransition;
+    if (still || level === crumbs(now, headAt(now)).children.length) swap();
+    else document.startViewTransition(swap);
+    document.title = `Headway: ${trace.manifest.title}`;
+  } catch (error) {
+    if (mine !== turn) return;
+    stop();
+    complain(error instanceof Error ? error.message : String(error));
+  } finally {
+    if (mine === turn) document.body.classList.remove("busy");
+  }
+}
+
+/** @param {string} message */
+function complain(message) {
+  const box = h("p", { class: "error", role: "alert" }, `${message} `, button("back to what was", () => history.back()));
+  document.querySelector(".error")?.remove();
+  const main = document.querySelector("main");
+  if (main) main.before(box);
+  else document.body.replaceChildren(box);
+}
+
+/** @param {Trace} trace @param {Trace | null} base @param {State} state @returns {App} */
+function context(trace, base, state) {
+  const wide = document.documentElement.clientWidth;
+  const address = (/** @type {Partial<State>} */ changes) => write({ ...state, ...changes });
+  const { text, edits, temperature, top_k, seed } = state;
+  return {
+    trace, base, state, live, address, say, play, playing: timer !== undefined,
+    width: wide > 900 ? wide - 370 : wide - 24, top: { ...START, text, edits, temperature, top_k, seed },
+    go: (changes) => { location.hash = address(changes); },
+  };
+}
+
+/** @param {App} app @returns {Promise<View>} */
+async function viewed(app) {
+  const head = headAt(app);
+  if (head) return app.state.cell ? cellView(app, head) : headView(app, head);
+  if (onLadder(app.state) || app.trace.manifest.kind === "ladder") return ladderView(app);
+  const layer = app.trace.layers[app.state.layer ?? -1];
+  return layer ? layerView(app, layer) : modelView(app);
+}
+
+/** The head that is looked at, if it is. @param {App} app @returns {Head | null} */
+function headAt({ trace, state }) {
+  if (state.head == null) return null;
+  const layer = state.rung != null ? trace.rungs.find((rung) => rung.title === state.rung) : trace.layers[state.layer ?? 0];
+  return layer?.heads[state.head] ?? null;
+}
+
+/** @param {App} app @param {View} view @returns {Node[]} */
+function frame(app, view) {
+  const { trace, state } = app;
+  const { manifest } = trace;
+  const head = headAt(app);
+  const input = /** @type {HTMLInputElement} */ (h("input", { id: "text", name: "text", value: manifest.text ?? "", "aria-label": "text", autocomplete: "off", spellcheck: "false", disabled: !live.canAsk }));
+  const ask = (/** @type {Event} */ event) => {
+    event.preventDefault();
+    app.go({ text: input.value, cell: null, at: null, query: null });
+  };
+  const facts = [
+    manifest.kind === "model" ? `run: ${manifest.title}` : manifest.title,
+    manifest.step != null && `step ${manifest.step.toLocaleString("en")}`,
+    manifest.validation != null && `val ${short(manifest.validation)}`,
+  ];
+  return [
+    h("header", {},
+      h("a", { class: "brand", href: write({ ...START, text: state.text }) }, "Headway"),
+      h("span", { class: "facts" }, facts.filter(Boolean).join("   ")),
+      manifest.kind === "trace" ? null : h("form", { onsubmit: ask }, input, live.canAsk && h("button", {}, "Enter")),
+      button("?", () => dialog.showModal(), { "aria-label": "keys" })),
+    h("nav", { "aria-label": "where" }, crumbs(app, head),
+      h("span", { class: "row" },
+        up(app) && h("a", { class: "up", href: up(app) }, "▲ up"),
+        button("copy address", () => navigator.clipboard?.writeText(location.href)),
+        button("SVG", () => pictureSVG(), { title: "save the picture" }), button("PNG", () => picturePNG(), { title: "save the picture" }),
+        live.canAsk && button("save as HTML", () => keep(app)))),
+    h("ol", { class: "tokens", "aria-label": "tokens" }, shown(app).map((token, i) => h("li", { class: "token", "data-token": i, title: token.id == null ? "" : `token ${token.id}` }, token.display))),
+    h("main", { class: view.wide && "wide" }, h("div", { class: "picture" }, ...kept(view.picture)),
+      h("aside", {}, ...kept([view.panel[0], view.cells && numbers, ...view.panel.slice(1)]))),
+  ];
+}
+
+/** @param {import("./dom.js").Child[]} children */
+function kept(children) {
+  return /** @type {Node[]} */ (children.filter(Boolean));
+}
+
+/** The tokens of what is looked at. @param {App} app */
+function shown({ trace, state }) {
+  const { manifest } = trace;
+  return (onLadder(state) || manifest.kind === "ladder" ? manifest.ladder?.tokens : manifest.tokens) ?? [];
+}
+
+/** Where one is. @param {App} app @param {Head | null} head */
+function crumbs(app, head) {
+  const { state, trace, address, top } = app;
+  const ladder = onLadder(state) || trace.manifest.kind === "ladder";
+  /** @type {[string, string][]} */
+  const path = trace.manifest.kind === "ladder" ? [] : [[trace.manifest.kind === "model" ? "Model" : "Trace", address({ ...top })]];
+  if (ladder) path.push(["Ladder", address({ ...top, ladder: true })]);
+  else if (state.layer != null && trace.layers[state.layer]) path.push([trace.layers[state.layer].title, address({ ...top, layer: state.layer })]);
+  if (ladder && state.rung) path.push([state.rung, address({ ...top, ladder: true, rung: state.rung })]);
+  if (head) {
+    const { step } = stepsOf(app, head);
+    path.push([`Head ${state.head}`, address({ cell: null, step: null })], [step, address({ cell: null, step })]);
+    if (state.cell) path.push([`[${state.cell.map((at, i) => (at < 0 ? "all" : trace.tokens(head.attention)[i][at]?.display ?? at)).join(", ")}]`, location.hash]);
+  }
+  const also = trace.manifest.kind === "model" && !ladder ? h("a", { class: "aside", href: address({ ...top, ladder: true }) }, "the ladder") : null;
+  return h("span", { class: "crumbs" }, path.map(([name, href], i) => [i > 0 && " › ", h("a", { href, "aria-current": i === path.length - 1 ? "page" : false }, name)]).flat(), also);
+}
+
+/** One level up. @param {App} app */
+function up({ state, top, address, trace }) {
+  if (state.cell) return address({ cell: null });
+  if (state.head != null) return address({ ...top, layer: state.layer, rung: state.rung, ladder: state.rung != null });
+  if (state.layer != null || (onLadder(state) && trace.manifest.kind !== "ladder")) return address({ ...top });
+  return null;
+}
+
+/** @param {[string, string][]} rows */
+function say(rows) {
+  const said = rows.length ? rows : [["", "Point at a cell: its numbers stand here."]];
+  numbers.replaceChildren(...said.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+}
+
+function play() {
+  if (timer !== undefined) stop();
+  else {
+    timer = window.setInterval(() => {
+      const head = app && headAt(app);
+      if (!app || !head || app.state.cell) return stop();
+      const { steps, step } = stepsOf(app, head);
+      app.go({ step: steps[(steps.indexOf(step) + 1) % steps.length] });
+    }, PLAYED);
+  }
+  render();
+}
+
+function stop() {
+  window.clearInterval(timer);
+  timer = undefined;
+}
+
+/** @param {App} app */
+async function keep(app) {
+  document.body.classList.add("busy");
+  try {
+    saveAs(await live.save(app.state, location.hash), "headway.html");
+  } catch (error) {
+    complain(String(error instanceof Error ? error.message : error));
+  } finally {
+    document.body.classList.remove("busy");
+  }
+}
+
+/** @param {KeyboardEvent} event */
+function pressed(event) {
+  const target = /** @type {HTMLElement} */ (event.target);
+  if (!app || event.ctrlKey || event.metaKey || event.altKey || target.closest("input, select, textarea, dialog")) return;
+  const { state, go, trace } = app;
+  const head = headAt(app);
+  const move = (/** @type {"head" | "layer"} */ what, /** @type {number} */ by, /** @type {number} */ count) => {
+    const to = (state[what] ?? 0) + by;
+    if (to >= 0 && to < count) go({ [what]: to });
+  };
+  const along = (/** @type {number} */ by) => {
+    if (!app || !head || state.cell) return;
+    const { steps, step } = stepsOf(app, head);
+    const to = steps[steps.indexOf(step) + by];
+    if (to) go({ step: to });
+  };
+  const layer = state.rung != null ? trace.rungs.find((rung) => rung.title === state.rung) : trace.layers[state.layer ?? 0];
+  /** @type {Record<string, () => void>} */
+  const acts = {
+    ArrowLeft: () => along(-1), ArrowRight: () => along(1),
+    Escape: () => { const to = app && up(app); if (to) location.hash = to; },
+    "[": () => state.head != null && move("head", -1, layer?.heads.length ?? 0), "]": () => state.head != null && move("head", 1, layer?.heads.length ?? 0),
+    ",": () => state.layer != null && move("layer", -1, trace.layers.length), ".": () => state.layer != null && move("layer", 1, trace.layers.length),
+    l: () => head && go({ lines: !state.lines, step: "weights" }), n: () => go({ table: !state.table }),
+    "/": () => document.getElementById("text")?.focus(), "?": () => dialog.showModal(),
+  };
+  if (event.key === " " && head && !state.cell && !target.closest("a, button")) acts[" "] = play;
+  if (!acts[event.key]) return;
+  event.preventDefault();
+  acts[event.key]();
+}
+
+/** A token pointed at lights up everywhere. @param {Event} event */
+function light(event) {
+  const token = event.target instanceof Element ? event.target.closest("[data-token]")?.getAttribute("data-token") : null;
+  for (const element of document.querySelectorAll("[data-token]")) {
+    element.classList.toggle("lit-token", token != null && element.getAttribute("data-token") === token);
+  }
+}
+
+async function start() {
+  try {
+    live = await Live.open();
+  } catch (error) {
+    document.body.replaceChildren(note(`The trace could not be read: ${error instanceof Error ? error.message : error}`));
+    return;
+  }
+  window.addEventListener("hashchange", render);
+  window.addEventListener("resize", render);
+  document.addEventListener("keydown", pressed);
+  document.addEventListener("pointerover", light);
+  await render();
+}
+
+start();

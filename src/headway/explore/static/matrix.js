@@ -1,0 +1,210 @@
+// A matrix as a picture with labels on both sides, as a table, and from afar.
+
+import { h, s } from "./dom.js";
+import { exact, fitting, short } from "./numbers.js";
+import { colour, ink } from "./colours.js";
+
+/** @typedef {import("./colours.js").Scale} Scale */
+/** @typedef {[number, number]} Cell  row and column in the whole matrix */
+/**
+ * A part of a matrix and how to draw it.
+ * @typedef {{
+ *   name: string, data: ArrayLike<number>, rows: number, columns: number, first: Cell,
+ *   rowLabels?: string[] | null, columnLabels?: string[] | null, transposed?: boolean,
+ *   scale: Scale, most: number, hatched?: (row: number, column: number) => boolean,
+ *   width: number, height: number, role?: string,
+ *   onhover?: (cell: Cell | null) => void, onpick?: (cell: Cell) => void,
+ * }} Part
+ */
+/** @typedef {{element: SVGElement, light: (row: number | null, column: number | null) => void}} Drawn */
+
+const LABEL = { width: 74, height: 58, letters: 9 };
+const ROOM = 31; // pixels that a number takes
+let patterns = 0;
+
+/** How wide a part is drawn, labels and all. @param {Part} part */
+export function drawnWidth(part) {
+  return (part.rowLabels ? LABEL.width : 1) + part.columns * part.width + 1;
+}
+
+/** @param {Part} part @returns {Drawn} */
+export function matrix(part) {
+  const { rows, columns, first, width, height, scale, most } = part;
+  const [left, top] = [part.rowLabels ? LABEL.width : 1, part.columnLabels ? LABEL.height : 1];
+  const pattern = `hatch-${patterns++}`;
+  const cells = s("g", {});
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < columns; j++) {
+      const number = part.data[i * columns + j];
+      const cannot = part.hatched?.(first[0] + i, first[1] + j);
+      const fill = cannot ? `url(#${pattern})` : colour(number, scale, most);
+      const [x, y] = [left + j * width, top + i * height];
+      cells.append(s("rect", { x, y, width: width - (width > 6 ? 1 : 0), height: height - (height > 6 ? 1 : 0), fill }));
+      if (width >= ROOM && height >= 14 && !cannot) {
+        const at = { x: x + width / 2, y: y + height / 2 + 3.5, fill: ink(fill), "text-anchor": "middle", "font-size": 10 };
+        cells.append(s("text", at, fitting(number, width)));
+      }
+    }
+  }
+  const shown = { fill: "none", stroke: "currentColor", "stroke-width": 2, class: "lit", visibility: "hidden" };
+  const [row, column] = [s("rect", shown), s("rect", shown)];
+  const element = s(
+    "svg",
+    {
+      class: "matrix", role: "img", "aria-label": `${part.name}: ${rows} by ${columns}`,
+      width: left + columns * width + 1, height: top + rows * height + 1,
+      "font-family": "system-ui, sans-serif", tabindex: part.onpick ? 0 : false,
+    },
+    s("defs", {}, hatch(pattern)),
+    cells,
+    part.rowLabels?.map((text, i) => label(text, first[0] + i, "end", left - 6, top + (i + 0.5) * height + 4)),
+    part.columnLabels?.map((text, j) => {
+      const [x, y] = [left + (j + 0.5) * width + 3, top - 6];
+      return label(text, first[1] + j, "start", x, y, `rotate(-50 ${x} ${y})`);
+    }),
+    row,
+    column,
+  );
+  const light = (/** @type {number | null} */ i, /** @type {number | null} */ j) => {
+    const inside = { i: i == null ? null : i - first[0], j: j == null ? null : j - first[1] };
+    band(row, inside.i, rows, (at) => [left, top + at * height, columns * width, height]);
+    band(column, inside.j, columns, (at) => [left + at * width, top, width, rows * height]);
+  };
+  if (part.onhover || part.onpick) listen(element, part, left, top, light);
+  return { element, light };
+}
+
+/** The same numbers as a table; the exact ones are in `data-value` and on hover. @param {Part} part */
+export function table(part) {
+  const { data, rows, columns, first, hatched } = part;
+  const range = (/** @type {number} */ count) => Array.from({ length: count }, (_, i) => i);
+  return h(
+    "table",
+    { class: "numbers" },
+    h("caption", {}, `${part.name}, rows ${first[0]} to ${first[0] + rows - 1}, columns ${first[1]} to ${first[1] + columns - 1}`),
+    h("thead", {}, h("tr", {}, h("td"), range(columns).map((j) =>
+      h("th", { scope: "col" }, part.columnLabels?.[j] ?? first[1] + j)))),
+    h("tbody", {}, range(rows).map((i) =>
+      h("tr", {}, h("th", { scope: "row" }, part.rowLabels?.[i] ?? first[0] + i), range(columns).map((j) => {
+        const number = data[i * columns + j];
+        const cannot = hatched?.(first[0] + i, first[1] + j) && number === 0;
+        return h("td", { title: exact(number), "data-value": number }, cannot ? "╱" : short(number));
+      })))),
+  );
+}
+
+/** What the colours mean, with numbers. @param {Scale} scale @param {number} most @param {boolean} masks */
+export function legend(scale, most, masks) {
+  const [low, steps] = [scale === "share" ? 0 : -most, 24];
+  const at = (/** @type {number} */ i) => low + ((most - low) * i) / (steps - 1);
+  const middle = scale === "share" ? most / 4 : 0; // half of the scale, which goes by the root
+  return h(
+    "div",
+    { class: "legend" },
+    h("span", {}, short(low)),
+    s("svg", { width: steps * 5, height: 12, "aria-hidden": true }, Array.from({ length: steps }, (_, i) => {
+      const value = scale === "share" ? most * (i / (steps - 1)) ** 2 : at(i);
+      return s("rect", { x: i * 5, y: 0, width: 5, height: 12, fill: colour(value, scale, most) });
+    })),
+    h("span", {}, `${short(most)}  (middle ${short(middle)})`),
+    masks && h("span", { class: "masked-key" }, s("svg", { width: 12, height: 12 }, s("defs", {}, hatch("hatch-key")),
+      s("rect", { width: 12, height: 12, fill: "url(#hatch-key)" })), " masked: cannot, which is not zero"),
+  );
+}
+
+/**
+ * A matrix from afar, on a canvas. hatched: which of its own cells are masked.
+ * @param {{data: ArrayLike<number>, rows: number, columns: number}} whole @param {Scale} scale @param {number} most
+ * @param {(i: number, j: number) => boolean} [hatched]
+ */
+export function thumbnail(whole, scale, most, hatched) {
+  const { data, rows, columns } = whole;
+  const zoom = Math.max(1, Math.floor(96 / Math.max(rows, columns)));
+  const canvas = /** @type {HTMLCanvasElement} */ (h("canvas", { width: columns * zoom, height: rows * zoom, class: "thumbnail" }));
+  const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < columns; j++) {
+      pen.fillStyle = hatched?.(i, j) ? "#8884" : colour(data[i * columns + j], scale, most);
+      pen.fillRect(j * zoom, i * zoom, zoom, zoom);
+    }
+  }
+  if (hatched) stripe(pen, rows, columns, zoom, hatched);
+  return canvas;
+}
+
+/** Thin lines over what is masked, the same as in the large picture. */
+function stripe(
+  /** @type {CanvasRenderingContext2D} */ pen, /** @type {number} */ rows, /** @type {number} */ columns,
+  /** @type {number} */ zoom, /** @type {(i: number, j: number) => boolean} */ hatched,
+) {
+  pen.fillStyle = "#8889";
+  for (let y = 0; y < rows * zoom; y++) {
+    for (let x = 0; x < columns * zoom; x++) {
+      if ((x + y) % 6 === 0 && hatched(Math.floor(y / zoom), Math.floor(x / zoom))) pen.fillRect(x, y, 1, 1);
+    }
+  }
+}
+
+/** @param {string} id */
+function hatch(id) {
+  return s(
+    "pattern",
+    { id, width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+    s("rect", { width: 6, height: 6, fill: "#8883" }),
+    s("rect", { width: 1.5, height: 6, fill: "#888a" }),
+  );
+}
+
+/** @param {string} text @param {number} token @param {string} anchor @param {number} x @param {number} y @param {string} [transform] */
+function label(text, token, anchor, x, y, transform) {
+  const letters = [...text];
+  const fits = letters.length > LABEL.letters ? letters.slice(0, LABEL.letters - 1).join("") + "…" : text;
+  const attributes = { x, y, "text-anchor": anchor, "font-size": 11, fill: "currentColor", class: "label", "data-token": token };
+  return s("text", transform ? { ...attributes, transform } : attributes, s("title", {}, text), fits);
+}
+
+/** @param {SVGElement} rect @param {number | null} at @param {number} count @param {(at: number) => number[]} place */
+function band(rect, at, count, place) {
+  const inside = at != null && at >= 0 && at < count;
+  rect.setAttribute("visibility", inside ? "visible" : "hidden");
+  if (!inside) return;
+  ["x", "y", "width", "height"].forEach((name, i) => rect.setAttribute(name, String(place(at)[i])));
+}
+
+/** @param {SVGElement} element @param {Part} part @param {number} left @param {number} top @param {Drawn["light"]} light */
+function listen(element, part, left, top, light) {
+  const { rows, columns, first, width, height } = part;
+  /** @type {Cell | null} */
+  let current = null;
+  const move = (/** @type {Cell | null} */ cell) => {
+    current = cell;
+    light(cell?.[0] ?? null, cell?.[1] ?? null);
+    part.onhover?.(cell);
+  };
+  const under = (/** @type {PointerEvent | MouseEvent} */ event) => {
+    const box = element.getBoundingClientRect();
+    const shrunk = box.width / Number(element.getAttribute("width")); // on a narrow screen
+    const i = Math.floor(((event.clientY - box.top) / shrunk - top) / height);
+    const j = Math.floor(((event.clientX - box.left) / shrunk - left) / width);
+    return /** @type {Cell | null} */ (i >= 0 && i < rows && j >= 0 && j < columns ? [first[0] + i, first[1] + j] : null);
+  };
+  element.addEventListener("pointermove", (event) => move(under(event)));
+  element.addEventListener("pointerleave", () => move(null));
+  element.addEventListener("click", (event) => {
+    const cell = under(event);
+    if (cell) part.onpick?.(cell);
+  });
+  element.addEventListener("keydown", (event) => {
+    const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+    const by = steps[/** @type {keyof typeof steps} */ (event.key)];
+    if (by) {
+      const [i, j] = current ?? [first[0] - by[0], first[1] - by[1]];
+      const clamp = (/** @type {number} */ at, /** @type {number} */ low, /** @type {number} */ count) =>
+        Math.min(Math.max(at, low), low + count - 1);
+      move([clamp(i + by[0], first[0], rows), clamp(j + by[1], first[1], columns)]);
+    } else if (event.key === "Enter" && current) part.onpick?.(current);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+}

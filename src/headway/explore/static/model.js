@@ -1,0 +1,148 @@
+// Level 1, the model: from the embeddings to the next token, a band for each layer.
+
+import { h } from "./dom.js";
+import { percent, short } from "./numbers.js";
+import { headLink } from "./layer.js";
+import { edits, note, words } from "./panel.js";
+import { step } from "./trace.js";
+
+/** @typedef {import("./main.js").App} App */
+/** @typedef {import("./trace.js").Trace} Trace */
+
+const BARS = 10;
+const THICK = 46; // pixels for a change as large as the stream itself
+
+/** @param {App} app */
+export async function modelView(app) {
+  const { trace, base } = app;
+  const { changes = {} } = trace.manifest;
+  const last = trace.manifest.tokens.length - 1;
+  const position = Math.min(app.state.query ?? last, last);
+  const bands = await Promise.all(trace.layers.map(async (layer, i) => {
+    const [attention = 0, mlp = 0] = changes[layer.name] ?? [];
+    const moved = base && (await distance(trace, base, layer.name, position));
+    return h("div", { class: "band" },
+      h("h3", {}, h("a", { href: app.address({ layer: i }) }, layer.title)),
+      h("div", { class: "thumbs" }, await Promise.all(layer.heads.map((head, j) => headLink(app, head, j, { layer: i })))),
+      changes[layer.name] && h("div", { class: "mlp" }, "MLP"),
+      changes[layer.name] && h("div", { class: "stream", title: `attention adds ${short(attention)} of the stream's length, the MLP ${short(mlp)}` },
+        h("span", { class: "attention", style: { height: `${2 + THICK * Math.min(attention, 1)}px` } }),
+        h("span", { class: "thought", style: { height: `${2 + THICK * Math.min(mlp, 1)}px` } })),
+      moved != null && h("span", { class: "moved", title: `how far the stream of token ${position} is from that of the unchanged model` }, `Δ ${percent(moved)}`));
+  }));
+  const stream = (/** @type {string} */ title, /** @type {string} */ name) =>
+    trace.shapes.has(name) && h("div", { class: "end" }, h("h3", {}, title), h("span", { class: "shape" }, (trace.shapes.get(name) ?? []).slice(1).join(" × ")), h("div", { class: "stream" }));
+  return {
+    picture: [
+      h("div", { class: "model" }, stream("embedded", "embedded"), bands, stream("norm", "final_norm"),
+        h("div", { class: "next" }, await next(app, position))),
+      Object.keys(changes).length
+        ? note("The line through the layers is the residual stream; it is as thick as what attention (purple) and MLP (grey) add to it, beside its own length.")
+        : null,
+      written(app),
+    ],
+    panel: [
+      words(app, {
+        sentence: "Each token becomes a vector; every layer adds to it what its heads found in the tokens before and what its MLP made of that; the last vector says how likely each next token is.",
+        equation: "logits = head(norm(x)),  x = embedded + Σ layers", rung: null,
+      }),
+      sampling(app, position),
+      edits(app),
+    ],
+  };
+}
+
+/** The probabilities of the token after a position. @param {App} app @param {number} position */
+async function next(app, position) {
+  const { trace, base } = app;
+  const { tokens, vocabulary, written: own } = trace.manifest;
+  const row = await logits(trace, position);
+  if (!row || !vocabulary) return h("p", { class: "note" }, trace.shapes.has("logits") ? "The numbers of this position are left out of this file." : "");
+  const shares = probabilities(app, row);
+  const before = base && (await logits(base, position));
+  const old = before && probabilities(app, before);
+  const best = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, BARS);
+  const followed = tokens[position + 1] ?? own?.[0];
+  if (followed?.id != null && !best.includes(followed.id)) best.push(followed.id);
+  const after = tokens[position + 1] ? "what the text goes on with" : "what was drawn";
+  return [
+    h("h3", {}, "after ", h("span", { class: "token" }, tokens[position].display)),
+    h("div", { class: "bars" }, best.map((id) =>
+      h("div", { class: "bar", "aria-current": id === followed?.id ? "true" : false, title: `${vocabulary[id] ?? id}: ${shares[id]}${id === followed?.id ? `, ${after}` : ""}` },
+        h("span", { class: "token" }, vocabulary[id] ?? `(${id})`),
+        h("span", { class: "track" },
+          h("span", { class: "fill next", style: { width: `${100 * shares[id]}%` } }),
+          old && h("span", { class: "ghost", title: `unchanged: ${percent(old[id])}`, style: { left: `${100 * old[id]}%` } })),
+        h("span", { class: "number", "data-value": shares[id] }, percent(shares[id]))))),
+    followed && h("p", { class: "note" }, `marked: ${after}${old ? "; the stroke: before your change" : ""}`),
+  ];
+}
+
+/** The logits at a position: the file may hold those of the last positions only. @param {Trace} trace @param {number} position */
+async function logits(trace, position) {
+  if (!trace.has("logits")) return null;
+  const rows = trace.header.logits.shape.at(-2);
+  const at = position - (trace.manifest.tokens.length - rows);
+  return at < 0 ? null : (await trace.matrix("logits", 0, at, at + 1)).data;
+}
+
+/** Softmax at the chosen temperature among the k likeliest. @param {App} app @param {ArrayLike<number>} row */
+export function probabilities(app, row) {
+  const { temperature, top_k } = chosen(app);
+  const all = Float64Array.from(row);
+  const best = all.reduce((most, x) => Math.max(most, x), -Infinity);
+  const floor = top_k ? [...all].sort((a, b) => b - a)[Math.min(top_k, all.length) - 1] : -Infinity;
+  const raised = all.map((x) => (x < floor ? 0 : temperature === 0 ? Number(x === best) : Math.exp((x - best) / temperature)));
+  const total = raised.reduce((sum, x) => sum + x, 0);
+  return raised.map((x) => x / total);
+}
+
+/** @param {App} app */
+function chosen(app) {
+  const { sampling: said } = app.trace.manifest;
+  return { temperature: app.state.temperature ?? 1, top_k: app.state.top_k ?? said?.top_k ?? null };
+}
+
+/** How far a layer's stream is from the unchanged model's, relative to it. */
+async function distance(
+  /** @type {Trace} */ trace, /** @type {Trace} */ base, /** @type {string} */ layer, /** @type {number} */ position,
+) {
+  const name = step(layer, "after_mlp");
+  if (!trace.has(name) || !base.has(name)) return null;
+  const [now, before] = await Promise.all([trace, base].map((one) => one.matrix(name, 0, position, position + 1)));
+  let [moved, length] = [0, 0];
+  for (let c = 0; c < now.columns; c++) {
+    moved += (now.data[c] - before.data[c]) ** 2;
+    length += before.data[c] ** 2;
+  }
+  return Math.sqrt(moved / length);
+}
+
+/** The text and what the model writes on. @param {App} app */
+function written(app) {
+  const { tokens, written: own, sampling: said } = app.trace.manifest;
+  if (!own?.length) return null;
+  return h("div", { class: "written" },
+    h("h3", {}, "The model goes on"),
+    h("p", {}, tokens.slice(-12).map((token) => h("span", { class: "token dim" }, token.display)), own.map((token) => h("span", { class: "token" }, token.display))),
+    said && h("p", { class: "note" }, `drawn at temperature ${said.temperature}${said.top_k ? `, top ${said.top_k}` : ""}, seed ${said.seed}`));
+}
+
+/** @param {App} app @param {number} position */
+function sampling(app, position) {
+  const { trace, state, live } = app;
+  if (!trace.has("logits")) return null;
+  const { temperature, top_k } = chosen(app);
+  const number = (/** @type {string} */ name, /** @type {number | null} */ value, /** @type {object} */ limits, /** @type {(n: number | null) => object} */ change) =>
+    h("label", {}, `${name} `, h("input", {
+      type: "number", value: value ?? "", ...limits,
+      onchange: (/** @type {any} */ event) => event.target.reportValidity() && app.go(change(event.target.value === "" ? null : Number(event.target.value))),
+    }));
+  return h("section", { class: "controls" },
+    h("h2", {}, "The next token"),
+    h("label", {}, "after ", h("select", { onchange: (/** @type {any} */ event) => app.go({ query: Number(event.target.value) }) },
+      trace.manifest.tokens.map((token, i) => h("option", { value: i, selected: i === position }, `${i} ${token.display}`)))),
+    number("temperature", temperature, { min: 0, max: 10, step: 0.1, required: true }, (n) => ({ temperature: n })),
+    number("top k", top_k, { min: 1, step: 1, placeholder: "all" }, (n) => ({ top_k: n })),
+    live.canAsk && h("button", { type: "button", onclick: () => app.go({ seed: state.seed + 1 }) }, "write again"));
+}

@@ -1,0 +1,31 @@
+// Numbers as people read them.
+
+/** Three significant digits. @param {number} x */
+export function short(x) {
+  if (Number.isNaN(x)) return "NaN";
+  if (!Number.isFinite(x)) return x > 0 ? "∞" : "−∞";
+  const size = Math.abs(x);
+  const text = x === 0 ? "0" : size < 1e-4 || size >= 1e5 ? x.toExponential(2) : round(x);
+  return text.replace("-", "−").replace("e−", "e-");
+}
+
+/** As many digits as fit into so many pixels. @param {number} x @param {number} width */
+export function fitting(x, width) {
+  const text = short(x);
+  return text.length * 6 <= width ? text : x.toExponential(0).replace("-", x < 0 ? "−" : "-");
+}
+
+/** All its digits. @param {number} x */
+export function exact(x) {
+  return Number.isFinite(x) ? String(x).replace("-", "−") : short(x);
+}
+
+/** A share as a percentage. @param {number} x */
+export function percent(x) {
+  return x > 0 && x < 0.0005 ? "<0.1 %" : `${(100 * x).toPrecision(x < 0.0995 ? 2 : 3)} %`;
+}
+
+/** @param {number} x */
+function round(x) {
+  return Number(x.toPrecision(3)).toString();
+}

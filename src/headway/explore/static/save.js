@@ -1,0 +1,45 @@
+// Pictures to keep.
+
+/** @param {Blob} content @param {string} name */
+export function saveAs(content, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(content);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+/** The largest matrix on the page as a file by itself. */
+function drawing() {
+  const all = [...document.querySelectorAll("main svg.matrix")];
+  const size = (/** @type {Element} */ svg) => Number(svg.getAttribute("width")) * Number(svg.getAttribute("height"));
+  const largest = all.sort((a, b) => size(b) - size(a))[0];
+  if (!largest) return null;
+  const copy = /** @type {SVGElement} */ (largest.cloneNode(true));
+  const style = getComputedStyle(document.body);
+  let text = new XMLSerializer().serializeToString(copy).replaceAll("currentColor", style.color);
+  text = text.replace(/var\((--[a-z]+)\)/g, (_, name) => style.getPropertyValue(name).trim());
+  return { text, width: Number(copy.getAttribute("width")), height: Number(copy.getAttribute("height")), paper: style.backgroundColor };
+}
+
+export function pictureSVG() {
+  const made = drawing();
+  if (made) saveAs(new Blob([made.text], { type: "image/svg+xml" }), "headway.svg");
+}
+
+export async function picturePNG() {
+  const made = drawing();
+  if (!made) return;
+  const address = URL.createObjectURL(new Blob([made.text], { type: "image/svg+xml" }));
+  const image = new Image();
+  image.src = address;
+  await image.decode();
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [2 * made.width, 2 * made.height];
+  const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  pen.fillStyle = made.paper;
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+  URL.revokeObjectURL(address);
+  canvas.toBlob((blob) => blob && saveAs(blob, "headway.png"));
+}

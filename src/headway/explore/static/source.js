@@ -1,0 +1,40 @@
+// Where the bytes of a trace come from: the server, by ranges, or this very file.
+
+/** @typedef {(begin: number, end: number) => Promise<ArrayBuffer>} Source */
+
+/**
+ * A trace on the server that sent the page.
+ * @param {string} id @returns {Source}
+ */
+export function onServer(id) {
+  return async (begin, end) => {
+    if (begin === end) return new ArrayBuffer(0);
+    const answer = await fetch(`/trace/${id}`, { headers: { Range: `bytes=${begin}-${end - 1}` } });
+    if (answer.status !== 206) throw new Error(`the server has no such trace (${answer.status})`);
+    return answer.arrayBuffer();
+  };
+}
+
+/**
+ * The trace that this file carries, in pieces of base64, each a whole number of bytes: only what
+ * is asked for is decoded.
+ * @param {ParentNode} page @returns {Source | null}
+ */
+export function inPage(page) {
+  const pieces = [...page.querySelectorAll("script[data-bytes]")];
+  if (!pieces.length) return null;
+  const size = Number(pieces[0].getAttribute("data-bytes"));
+  return async (begin, end) => {
+    const bytes = new Uint8Array(end - begin);
+    for (let at = begin; at < end; ) {
+      const piece = Math.floor(at / size);
+      const [from, to] = [at - piece * size, Math.min(end - piece * size, size)];
+      const text = pieces[piece].textContent ?? "";
+      const skipped = from % 3; // base64 has four characters for three bytes
+      const part = atob(text.slice(((from - skipped) / 3) * 4, Math.ceil(to / 3) * 4));
+      for (let i = 0; i < to - from; i++) bytes[at - begin + i] = part.charCodeAt(skipped + i);
+      at = piece * size + to;
+    }
+    return bytes.buffer;
+  };
+}

@@ -1,0 +1,143 @@
+// The trace file (safetensors with Headway's manifest), read a few rows at a time.
+
+import { Head } from "./attention.js";
+
+/** @typedef {import("./source.js").Source} Source */
+/** @typedef {{display: string, id?: number, bytes?: string}} Token */
+/** @typedef {{data: Float32Array | Float64Array | Uint8Array, rows: number, columns: number}} Matrix */
+/**
+ * @typedef {{
+ *   scale: number, softcap: number | null, normalizer: string, mask: string[], offset: number | number[],
+ *   heads: number, kv_heads: number, allowed: string | null, bias: string | null, recomputable: boolean,
+ * }} Facts
+ */
+/** @typedef {{name: string, idea: string, equation: string, source: string, dropout: number,
+ *   parameters: string[]}} Rung */
+/** @typedef {{what: string, attention: string, head: number | null}} Edit */
+/**
+ * @typedef {{
+ *   kind: string, title: string, text: string, tokens: Token[], steps: [string, number[]][],
+ *   attentions: Record<string, Facts>, step?: number, validation?: number | null, rung?: string | null,
+ *   model?: Record<string, any>, vocabulary?: string[], changes?: Record<string, number[]>,
+ *   edits?: Edit[], written?: Token[], left_out?: string[],
+ *   sampling?: {temperature: number, top_k: number | null, seed: number},
+ *   ladder?: {tokens: Token[], text: string, rungs: Rung[]},
+ * }} Manifest
+ */
+/** @typedef {{name: string, title: string, heads: Head[]}} Layer */
+
+const KINDS = { F32: Float32Array, F64: Float64Array, BOOL: Uint8Array, U8: Uint8Array };
+const KEPT = 64 * 2 ** 20; // bytes that are remembered
+
+export class Trace {
+  /** @param {Source} source */
+  static async open(source) {
+    const length = Number(new DataView(await source(0, 8)).getBigUint64(0, true));
+    const header = JSON.parse(new TextDecoder().decode(await source(8, 8 + length)));
+    return new Trace(source, header, 8 + length);
+  }
+
+  /** @param {Source} source @param {Record<string, any>} header @param {number} start */
+  constructor(source, header, start) {
+    this.source = source;
+    this.header = header;
+    this.start = start;
+    /** @type {Manifest} */
+    this.manifest = JSON.parse(header.__metadata__.headway);
+    /** @type {Map<string, number[]>} */
+    this.shapes = new Map(this.manifest.steps);
+    /** @type {Map<string, Promise<Matrix>>} */
+    this.remembered = new Map();
+    this.bytes = 0;
+    const names = new Set([...this.shapes.keys()].filter((name) => name.endsWith(".weights")).map(owner));
+    for (const name of Object.keys(this.manifest.attentions)) names.add(name);
+    if (this.shapes.has("weights")) names.add(""); // a trace of one attention alone
+    /** @type {Layer[]} */
+    this.layers = this._layers([...names].filter((name) => !name.startsWith("ladder.")));
+    const rungs = this.manifest.ladder?.rungs ?? [];
+    /** @type {Layer[]} */
+    this.rungs = rungs.map(({ name }) => ({
+      name: `ladder.${name}`,
+      title: name,
+      heads: this._heads([...names].filter((one) => `${one}.`.startsWith(`ladder.${name}.`))),
+    }));
+  }
+
+  /** Whether a tensor is in the file. @param {string} name */
+  has(name) {
+    return name in this.header;
+  }
+
+  /** The tokens on the two sides of an attention: queries', keys'. @param {string} attention */
+  tokens(attention) {
+    const own = attention.startsWith("ladder.") ? this.manifest.ladder : this.manifest;
+    const tokens = own?.tokens ?? [];
+    return [tokens, tokens]; // two sequences, when there is a decoder, will have one each
+  }
+
+  /**
+   * Some rows of a tensor's last two axes; `index` counts along all axes before them.
+   * @param {string} name @param {number} [index] @param {number} [from] @param {number} [to]
+   * @returns {Promise<Matrix>}
+   */
+  matrix(name, index = 0, from = 0, to = Infinity) {
+    const { dtype, shape, data_offsets } = this.header[name];
+    const [rows, columns] = shape.length > 1 ? shape.slice(-2) : [1, ...shape];
+    const last = Math.min(to, rows);
+    const key = `${name} ${index} ${from} ${last}`;
+    const known = this.remembered.get(key);
+    if (known) return known;
+    const kind = KINDS[/** @type {keyof typeof KINDS} */ (dtype)];
+    const size = kind.BYTES_PER_ELEMENT * columns;
+    const begin = this.start + data_offsets[0] + (index * rows + from) * size;
+    const found = this.source(begin, begin + (last - from) * size).then((bytes) => ({
+      data: new kind(bytes),
+      rows: last - from,
+      columns,
+    }));
+    if (this.bytes > KEPT) this._forget();
+    this.bytes += (last - from) * size;
+    this.remembered.set(key, found);
+    return found;
+  }
+
+  _forget() {
+    this.remembered.clear();
+    this.bytes = 0;
+  }
+
+  /** @param {string[]} names @returns {Layer[]} */
+  _layers(names) {
+    /** @type {Map<string, string[]>} */
+    const groups = new Map();
+    for (const name of names) {
+      const layer = /^(.*blocks\.\d+)\./.exec(name)?.[1] ?? name;
+      groups.set(layer, [...(groups.get(layer) ?? []), name]);
+    }
+    return [...groups].map(([name, attentions], i) => ({
+      name,
+      title: name.includes("blocks.") ? `Layer ${i}` : name || "attention",
+      heads: this._heads(attentions),
+    }));
+  }
+
+  /** @param {string[]} attentions */
+  _heads(attentions) {
+    return attentions.flatMap((name) => {
+      const facts = this.manifest.attentions[name];
+      const shape = this.shapes.get(step(name, facts ? "queries" : "weights")) ?? [1, 1];
+      const count = shape.slice(0, -2).reduce((product, size) => product * size, 1);
+      return Array.from({ length: count }, (_, index) => new Head(this, name, index));
+    });
+  }
+}
+
+/** The full name of a step of an attention. @param {string} attention @param {string} name */
+export function step(attention, name) {
+  return attention ? `${attention}.${name}` : name;
+}
+
+/** @param {string} name */
+function owner(name) {
+  return name.slice(0, name.lastIndexOf("."));
+}
