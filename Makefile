@@ -2,28 +2,45 @@ PYTHON ?= python3
 BIN = .venv/bin
 READY = .venv/ready
 
-.PHONY: demo docs test test-all lint
+TSC = .venv/tsc/node_modules/.bin/tsc
+
+.PHONY: demo docs test test-all lint types chromium
 
 # Train a small GPT on the Python manual and read what it writes: about three minutes.
 demo: $(READY)
 	@name=demo; n=1; while [ -e runs/$$name ]; do n=$$((n + 1)); name=demo-$$n; done; \
-	$(BIN)/headway train --name $$name
+	$(BIN)/headway train --name $$name && \
+	$(BIN)/headway explore $$name "If the list is empty, it returns None" --html runs/$$name/explorer.html
 
-test: $(READY) lint
-	$(BIN)/pytest -n 2 -m "not slow"
+test: $(READY) lint chromium
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
-test-all: $(READY) lint
-	$(BIN)/pytest -n 2
+test-all: $(READY) lint chromium
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 # Measure again: what the libraries do (docs/conventions.md), what the doctor catches (docs/check.md).
 docs: $(READY)
 	PYTHONPATH=tests $(BIN)/python -W ignore::UserWarning -m conventions
 	PYTHONPATH=tests/check $(BIN)/python -m kill_table
 
-lint: $(READY)
+lint: $(READY) types
 	$(BIN)/ruff check src tests examples benchmarks
 	$(BIN)/ruff format --check src tests examples benchmarks
 	$(BIN)/mypy
+
+# The types of the explorer's page.
+types:
+	@command -v npm > /dev/null || (apt-get update -qq && apt-get install -y -qq nodejs npm) || true
+	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory $(TSC) && $(TSC); \
+	else echo "npm IS MISSING: the types of the explorer's page were NOT checked"; fi
+
+$(TSC):
+	npm install --silent --no-save --no-package-lock --prefix .venv/tsc typescript@5.9.3
+
+# For the tests of the explorer; they say loudly when it is missing.
+chromium:
+	@command -v chromium > /dev/null || (apt-get update -qq && apt-get install -y -qq chromium) || \
+	echo "Debian's chromium IS MISSING: the browser tests will NOT run"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

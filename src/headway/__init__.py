@@ -3,18 +3,21 @@
 Importing it loads neither PyTorch nor JAX, and a name only when it is used.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headway.explore.notebook import show
     from headway.kernels.api import attend, explain, weights
     from headway.kernels.call import Unsupported
     from headway.parts.masks import Mask
     from headway.tracing import edit, tap, trace
 
-__all__ = ["Mask", "Unsupported", "attend", "edit", "explain", "tap", "trace", "weights"]
+__all__ = ["Mask", "Unsupported", "attend", "edit", "explain", "show", "tap", "trace", "weights"]
 
 _HOMES = {
+    "headway.explore.notebook": ("show",),
     "headway.kernels.api": ("attend", "explain", "weights"),
     "headway.kernels.call": ("Unsupported",),
     "headway.parts.masks": ("Mask",),
@@ -27,3 +30,16 @@ def __getattr__(name: str) -> Any:
         if name in names:
             return getattr(import_module(home), name)
     raise AttributeError(f"module 'headway' has no attribute {name!r}")
+
+
+def _shown_inline() -> None:
+    """In a notebook a trace or a run shows itself as the explorer's page."""
+    shell = sys.modules["IPython"].get_ipython()
+    if shell is not None:
+        html = shell.display_formatter.formatters["text/html"]
+        for home, name in (("headway.tracing", "Trace"), ("headway.training.runs", "Run")):
+            html.for_type_by_name(home, name, lambda what: __getattr__("show")(what)._repr_html_())
+
+
+if "IPython" in sys.modules:
+    _shown_inline()

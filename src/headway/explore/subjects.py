@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from headway.training.runs import Run
 
 LOGITS = 32 * 2**20  # bytes of logits in a trace: of a longer text the last positions are kept
-WRITTEN = 200  # tokens that may be written at once
+WRITE, WRITTEN = 24, 200  # tokens written after a text, and how many there may be
 WORDS = 32  # of a text on the ladder
 
 
@@ -49,14 +49,14 @@ class Ask:
 Stop = Callable[[], None]  # raises when the answer is no longer wanted
 
 
-def _go_on() -> None:
-    pass
+def go_on() -> None:
+    """The answer is still wanted."""
 
 
 class Subject(Protocol):
     """Something that a page can be opened on."""
 
-    def trace(self, ask: Ask, stop: Stop = _go_on) -> tuple[Tensors, Manifest]:
+    def trace(self, ask: Ask, stop: Stop = go_on) -> tuple[Tensors, Manifest]:
         """The tensors and the manifest. Raises ValueError for a text that it cannot read."""
         ...
 
@@ -78,10 +78,10 @@ class RunSubject:
 
     def own_words(self) -> str:
         """A text for those who give none: what the run writes by itself."""
-        written = list(self._written([*self.tokenizer.encode("\n")], Ask("", write=16), _go_on))
+        written = list(self._written([*self.tokenizer.encode("\n")], Ask("", write=16), go_on))
         return self.tokenizer.decode(written).strip() or self.tokenizer.decode(written)
 
-    def trace(self, ask: Ask, stop: Stop = _go_on) -> tuple[Tensors, Manifest]:
+    def trace(self, ask: Ask, stop: Stop = go_on) -> tuple[Tensors, Manifest]:
         """The text through the model, changed as asked, and what it writes on."""
         import torch  # late: PyTorch takes seconds to load
 
@@ -121,7 +121,7 @@ class RunSubject:
             "text": ask.text,
             "tokens": trace_file.spelled(tokens, self.tokenizer),
             "vocabulary": self._vocabulary,
-            "changes": _changes(tensors),
+            "changes": changes(tensors),
             "edits": [asdict(each) for each in ask.edits],
             "written": trace_file.spelled(written, self.tokenizer),
             "sampling": {"temperature": ask.temperature, "top_k": ask.top_k, "seed": ask.seed},
@@ -148,7 +148,7 @@ class RunSubject:
 class LadderSubject:
     """The nine rungs, each with the parameters of its worked example."""
 
-    def trace(self, ask: Ask, stop: Stop = _go_on) -> tuple[Tensors, Manifest]:
+    def trace(self, ask: Ask, stop: Stop = go_on) -> tuple[Tensors, Manifest]:
         """The words of the text through every rung. Raises ValueError for none or too many."""
         if ask.edits or ask.write:
             raise ValueError("the ladder has nothing to edit, and writes nothing")
@@ -163,7 +163,7 @@ class BesideLadder:
 
     subject: Subject
 
-    def trace(self, ask: Ask, stop: Stop = _go_on) -> tuple[Tensors, Manifest]:
+    def trace(self, ask: Ask, stop: Stop = go_on) -> tuple[Tensors, Manifest]:
         """The subject's trace and the ladder's in one."""
         tensors, manifest = self.subject.trace(ask, stop)
         rungs, ladder = _climbed(SENTENCE, stop)
@@ -205,7 +205,7 @@ def _climbed(text: str, stop: Stop) -> tuple[Tensors, Manifest]:
     return tensors, {"steps": steps, "attentions": attentions, "tokens": tokens, "ladder": ladder}
 
 
-def _changes(tensors: Tensors) -> dict[str, list[float]]:
+def changes(tensors: Tensors) -> dict[str, list[float]]:
     """How much the attention and the MLP of each layer change the residual stream.
 
     The norm of what is added over the norm of what it is added to, the mean over the tokens.

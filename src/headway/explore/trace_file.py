@@ -121,7 +121,7 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def drawn(raw: bytes) -> str:
-    """Text as one sees it: spaces are drawn, what is invisible or no character is escaped."""
+    """UTF-8 as one sees it: spaces are drawn, what is invisible or no character is escaped."""
     return "".join(map(_drawn, raw.decode(errors="backslashreplace")))
 
 

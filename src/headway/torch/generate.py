@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Integer
 from torch import Tensor
 
 from headway.models.sampling import sample
@@ -16,7 +16,7 @@ from headway.torch.layers import Cache
 
 def generate(
     model: GPT,
-    prompts: Sequence[Int[np.ndarray, " _"]],
+    prompts: Sequence[Integer[np.ndarray, " _"]],
     *,
     tokens: int,
     temperature: float = 1.0,

@@ -46,7 +46,7 @@ export async function cellView(app, head) {
         ? h("section", {}, h("h3", {}, "2. Scaled, masked"), h("p", { class: "sum" }, scaled(head, row, chosen, cannot)))
         : null,
       row.weights ? h("section", {}, h("h3", {}, head.rung === "fixed" ? "The share in its row" : "3. The softmax of its row"), shares(head, row, seen, strongest, chosen, keyTokens, pair, cannot)) : null,
-      values && row.weights ? h("section", {}, h("h3", {}, "4. The values, in these shares"), mixed(app, head, row, values, strongest, keyTokens, queryTokens[query])) : null,
+      values && row.weights ? h("section", {}, h("h3", {}, "4. The values, in these shares"), mixed(app, row, values, strongest, keyTokens, queryTokens[query])) : null,
     ],
     panel: [
       words(app, { ...ofStep("weights", head.rung), sentence: `How much ${queryTokens[query]} takes from ${keyTokens[chosen]}, from the first product to the context.` }),
@@ -136,11 +136,11 @@ function shares(head, row, seen, strongest, key, tokens, pair, cannot) {
 }
 
 /**
- * @param {App} app @param {Head} head @param {Record<string, ArrayLike<number>>} row
+ * @param {App} app @param {Record<string, ArrayLike<number>>} row
  * @param {{data: ArrayLike<number>, rows: number, columns: number}} values @param {number[]} strongest
  * @param {string[]} tokens @param {string} query
  */
-function mixed(app, head, row, values, strongest, tokens, query) {
+function mixed(app, row, values, strongest, tokens, query) {
   const width = values.columns;
   const data = new Float64Array((strongest.length + 1) * width);
   strongest.forEach((j, i) => {

@@ -13,7 +13,11 @@ import { edits, note, words } from "./panel.js";
 /** @typedef {import("./matrix.js").Part} Part */
 /** @typedef {import("./matrix.js").Drawn} Drawn */
 
-export const WINDOW = 24; // rows and columns seen at once
+/** Rows and columns seen at once. @param {App} app */
+export function seen(app) {
+  return app.width < 640 ? 12 : 24;
+}
+
 const OVERVIEW = 48; // rows and columns of a large matrix from afar, as in trace_file.py
 const DROPOUT = 0.1; // of a model that was trained without
 
@@ -33,7 +37,7 @@ function training(app, head) {
 
 /** Where the window of a large matrix begins. @param {App} app @param {[number, number]} size */
 function windowAt(app, [rows, columns]) {
-  const clamp = (/** @type {number} */ at, /** @type {number} */ count) => Math.max(0, Math.min(at, count - WINDOW));
+  const clamp = (/** @type {number} */ at, /** @type {number} */ count) => Math.max(0, Math.min(at, count - seen(app)));
   return [clamp(app.state.at?.[0] ?? rows, rows), clamp(app.state.at?.[1] ?? columns, columns)];
 }
 
@@ -43,7 +47,7 @@ export async function headView(app, head) {
   const { steps, step } = stepsOf(app, head);
   const [rows, columns] = head.size;
   const [top, left] = windowAt(app, head.size);
-  const [bottom, right] = [Math.min(top + WINDOW, rows), Math.min(left + WINDOW, columns)];
+  const [bottom, right] = [Math.min(top + seen(app), rows), Math.min(left + seen(app), columns)];
   const [queryTokens, keyTokens] = trace.tokens(head.attention).map((tokens) => tokens.map((token) => token.display));
   const drop = training(app, head);
 
@@ -66,12 +70,12 @@ export async function headView(app, head) {
     });
   }
   const focus = /** @type {Part & {recomputed: boolean}} */ (parts.get(step));
-  const hover = (/** @type {[number, number] | null} */ cell) => app.say(cell ? told(parts, head, step, cell, queryTokens, keyTokens) : []);
+  const hover = (/** @type {[number, number] | null} */ cell) => app.say(cell ? told(parts, step, cell, queryTokens, keyTokens) : []);
   const pick = (/** @type {[number, number]} */ cell) => app.go({ step, cell: step === "context" ? [cell[0], -1] : cell });
   const picture = await focused(app, head, step, parts, { hover, pick, left, right, top, bottom, keyTokens });
 
   const shown = state.lines && (step === "weights" || step === "dropped");
-  const large = rows > WINDOW || columns > WINDOW;
+  const large = rows > seen(app) || columns > seen(app);
   return {
     cells: true,
     picture: [
@@ -193,22 +197,23 @@ function turned(part) {
 async function navigator(app, head, top, left) {
   const name = head.name("overview");
   const [rows, columns] = head.size;
+  const size = seen(app);
   if (!head.trace.has(name)) return null;
   const whole = await head.trace.matrix(name, head.index);
   const canvas = thumbnail(whole, "share", 1, (i, j) => afar(head, i, j));
   const frame = s("svg", { viewBox: `0 0 ${columns} ${rows}`, preserveAspectRatio: "none" },
-    s("rect", { x: left, y: top, width: Math.min(WINDOW, columns), height: Math.min(WINDOW, rows), fill: "none", stroke: "var(--accent)", "stroke-width": 2, "vector-effect": "non-scaling-stroke" }));
+    s("rect", { x: left, y: top, width: Math.min(size, columns), height: Math.min(size, rows), fill: "none", stroke: "var(--accent)", "stroke-width": 2, "vector-effect": "non-scaling-stroke" }));
   const move = (/** @type {number} */ down, /** @type {number} */ along) =>
-    app.go({ at: [Math.max(0, Math.min(top + down, rows - WINDOW)), Math.max(0, Math.min(left + along, columns - WINDOW))] });
+    app.go({ at: [Math.max(0, Math.min(top + down, rows - size)), Math.max(0, Math.min(left + along, columns - size))] });
   const map = h("div", { class: "overview" }, canvas, frame);
   map.addEventListener("click", (event) => {
     const box = map.getBoundingClientRect();
-    const at = (/** @type {number} */ part, /** @type {number} */ count) => Math.round(part * count - WINDOW / 2);
+    const at = (/** @type {number} */ part, /** @type {number} */ count) => Math.round(part * count - size / 2);
     move(at((event.clientY - box.top) / box.height, rows) - top, at((event.clientX - box.left) / box.width, columns) - left);
   });
-  const by = WINDOW / 2;
+  const by = size / 2;
   return h("div", { class: "navigator" }, map,
-    h("div", {}, note(`From afar: every ${apartOf(head)}th query, and the largest weight of every ${apartOf(head)} keys. Click to look there.`),
+    h("div", {}, note(`From afar: one query in ${apartOf(head)}, and the largest weight of ${apartOf(head)} keys at a time. Click to look there.`),
       button("▲", () => move(-by, 0), { "aria-label": "window up" }), button("▼", () => move(by, 0), { "aria-label": "window down" }),
       button("◀", () => move(0, -by), { "aria-label": "window left" }), button("▶", () => move(0, by), { "aria-label": "window right" })));
 }
@@ -240,7 +245,7 @@ export function cut({ data, rows, columns }, from, to) {
 
 /** What the panel says of a cell. @returns {[string, string][]} */
 function told(
-  /** @type {Map<string, Part>} */ parts, /** @type {Head} */ head, /** @type {string} */ step,
+  /** @type {Map<string, Part>} */ parts, /** @type {string} */ step,
   /** @type {[number, number]} */ [i, j], /** @type {string[]} */ queries, /** @type {string[]} */ keys,
 ) {
   /** @type {[string, string][]} */

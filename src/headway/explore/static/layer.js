@@ -4,7 +4,7 @@ import { button, h } from "./dom.js";
 import { short } from "./numbers.js";
 import { largest } from "./colours.js";
 import { legend, matrix, table, thumbnail } from "./matrix.js";
-import { WINDOW, afar } from "./head.js";
+import { afar, seen } from "./head.js";
 import { edits, note, words } from "./panel.js";
 import { step } from "./trace.js";
 
@@ -119,15 +119,15 @@ async function tensorBox(app, name, title, role, shape) {
 async function pooled(app, name) {
   const { data, rows, columns } = await app.trace.matrix(name);
   const [height, width] = [Math.min(rows, SEEN[0]), Math.min(columns, SEEN[1])];
-  const seen = new Float64Array(height * width);
+  const most = new Float64Array(height * width);
   for (let i = 0; i < rows; i++) {
     for (let j = 0; j < columns; j++) {
       const at = Math.floor((i * height) / rows) * width + Math.floor((j * width) / columns);
       const number = data[i * columns + j];
-      if (Math.abs(number) > Math.abs(seen[at])) seen[at] = number;
+      if (Math.abs(number) > Math.abs(most[at])) most[at] = number;
     }
   }
-  return thumbnail({ data: seen, rows: height, columns: width }, "signed", largest(seen) || 1);
+  return thumbnail({ data: most, rows: height, columns: width }, "signed", largest(most) || 1);
 }
 
 /** A tensor's numbers, a window at a time. @param {App} app @param {string} name */
@@ -136,10 +136,11 @@ async function tensorView(app, name) {
   const shape = trace.shapes.get(name) ?? [];
   const count = shape.slice(0, -2).reduce((a, b) => a * b, 1);
   const [rows, columns] = shape.slice(-2);
-  const clamp = (/** @type {number} */ at, /** @type {number} */ all) => Math.max(0, Math.min(at, all - WINDOW));
+  const size = seen(app);
+  const clamp = (/** @type {number} */ at, /** @type {number} */ all) => Math.max(0, Math.min(at, all - size));
   const [top, left] = [clamp(state.at?.[0] ?? 0, rows), clamp(state.at?.[1] ?? 0, columns)];
   const index = Math.min(state.query ?? 0, count - 1); // which head, when there are several
-  const [bottom, right] = [Math.min(top + WINDOW, rows), Math.min(left + WINDOW, columns)];
+  const [bottom, right] = [Math.min(top + size, rows), Math.min(left + size, columns)];
   const found = await trace.matrix(name, index, top, bottom);
   const width = right - left;
   const data = new Float64Array((bottom - top) * width);
@@ -152,15 +153,15 @@ async function tensorView(app, name) {
       app.say(cell ? [["token", `${trace.manifest.tokens[cell[0]]?.display} (${cell[0]})`], ["feature", String(cell[1])],
         ["value", String(found.data[(cell[0] - top) * columns + cell[1]])]] : []),
   };
-  const by = WINDOW / 2;
+  const by = size / 2;
   const move = (/** @type {number} */ down, /** @type {number} */ along) => app.go({ at: [clamp(top + down, rows), clamp(left + along, columns)] });
   return h("figure", { class: "focus" },
     h("div", { class: "scroll" }, matrix(part).element),
     h("figcaption", {}, legend("signed", part.most, false), h("code", {}, part.name),
       note(`tokens ${top} to ${bottom - 1} of ${rows}, features ${left} to ${right - 1} of ${columns}`)),
     h("div", { class: "row" },
-      rows > WINDOW && [button("▲", () => move(-by, 0), { "aria-label": "rows before" }), button("▼", () => move(by, 0), { "aria-label": "rows after" })],
-      columns > WINDOW && [button("◀", () => move(0, -by), { "aria-label": "features before" }), button("▶", () => move(0, by), { "aria-label": "features after" })],
+      rows > size && [button("▲", () => move(-by, 0), { "aria-label": "rows before" }), button("▼", () => move(by, 0), { "aria-label": "rows after" })],
+      columns > size && [button("◀", () => move(0, -by), { "aria-label": "features before" }), button("▶", () => move(0, by), { "aria-label": "features after" })],
       count > 1 && h("label", {}, "head ", h("select", { onchange: (/** @type {any} */ event) => app.go({ query: Number(event.target.value) }) },
         Array.from({ length: count }, (_, i) => h("option", { value: i, selected: i === index }, i)))),
       button("numbers", () => app.go({ table: !state.table }), { "aria-pressed": String(state.table) }),

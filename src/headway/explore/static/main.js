@@ -261,6 +261,14 @@ function light(event) {
   }
 }
 
+/** Links within the page. In a notebook's frame `#...` alone would lead out of it. @param {MouseEvent} event */
+function follow(event) {
+  const link = event.target instanceof Element && event.target.closest("a[href^='#']");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  location.hash = link.getAttribute("href") ?? "";
+}
+
 async function start() {
   try {
     live = await Live.open();
@@ -270,6 +278,7 @@ async function start() {
   }
   window.addEventListener("hashchange", render);
   window.addEventListener("resize", render);
+  document.addEventListener("click", follow);
   document.addEventListener("keydown", pressed);
   document.addEventListener("pointerover", light);
   await render();

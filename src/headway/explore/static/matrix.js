@@ -22,11 +22,6 @@ const LABEL = { width: 74, height: 58, letters: 9 };
 const ROOM = 31; // pixels that a number takes
 let patterns = 0;
 
-/** How wide a part is drawn, labels and all. @param {Part} part */
-export function drawnWidth(part) {
-  return (part.rowLabels ? LABEL.width : 1) + part.columns * part.width + 1;
-}
-
 /** @param {Part} part @returns {Drawn} */
 export function matrix(part) {
   const { rows, columns, first, width, height, scale, most } = part;
@@ -52,15 +47,15 @@ export function matrix(part) {
     "svg",
     {
       class: "matrix", role: "img", "aria-label": `${part.name}: ${rows} by ${columns}`,
-      width: left + columns * width + 1, height: top + rows * height + 1,
+      width: left + columns * width + (part.columnLabels ? LABEL.height / 2 : 1), height: top + rows * height + 1,
       "font-family": "system-ui, sans-serif", tabindex: part.onpick ? 0 : false,
     },
     s("defs", {}, hatch(pattern)),
     cells,
-    part.rowLabels?.map((text, i) => label(text, first[0] + i, "end", left - 6, top + (i + 0.5) * height + 4)),
+    part.rowLabels?.map((text, i) => label(text, first[0] + i, "end", height, left - 6, top + (i + 0.5) * height + 4)),
     part.columnLabels?.map((text, j) => {
       const [x, y] = [left + (j + 0.5) * width + 3, top - 6];
-      return label(text, first[1] + j, "start", x, y, `rotate(-50 ${x} ${y})`);
+      return label(text, first[1] + j, "start", width, x, y, `rotate(-50 ${x} ${y})`);
     }),
     row,
     column,
@@ -155,11 +150,11 @@ function hatch(id) {
   );
 }
 
-/** @param {string} text @param {number} token @param {string} anchor @param {number} x @param {number} y @param {string} [transform] */
-function label(text, token, anchor, x, y, transform) {
+/** @param {string} text @param {number} token @param {string} anchor @param {number} room @param {number} x @param {number} y @param {string} [transform] */
+function label(text, token, anchor, room, x, y, transform) {
   const letters = [...text];
   const fits = letters.length > LABEL.letters ? letters.slice(0, LABEL.letters - 1).join("") + "…" : text;
-  const attributes = { x, y, "text-anchor": anchor, "font-size": 11, fill: "currentColor", class: "label", "data-token": token };
+  const attributes = { x, y, "text-anchor": anchor, "font-size": Math.max(7, Math.min(11, room)), fill: "currentColor", class: "label", "data-token": token };
   return s("text", transform ? { ...attributes, transform } : attributes, s("title", {}, text), fits);
 }
 

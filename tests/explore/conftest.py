@@ -1,0 +1,49 @@
+"""A browser for the page, and a run to open it on."""
+
+import shutil
+
+import pytest
+
+from headway.cli.train import train
+from headway.training.runs import Run
+
+CHROMIUM = shutil.which("chromium")
+TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom.\n" * 40
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """A model of two layers and four heads that learnt a little."""
+    folder = tmp_path_factory.mktemp("explored")
+    (folder / "text.txt").write_text(TEXT)
+    sizes = {"context": 80, "width": 32, "layers": 2, "heads": 4, "steps": 20, "batch": 4}
+    train(str(folder / "text.txt"), name="tiny", runs=str(folder), tokenizer="byte", **sizes)
+    return Run(folder / "tiny")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("Debian's chromium is missing: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page that fails the test when a script of it fails or a request leaves the machine."""
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, accept_downloads=True)
+    opened = context.new_page()
+    errors, requests = [], []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("request", lambda request: requests.append(request.url))
+    opened.errors, opened.requests = errors, requests
+    yield opened
+    context.close()
+    assert errors == []
+    inside = ("http://127.0.0.1:", "file:", "data:", "blob:", "about:")
+    assert [url for url in requests if not url.startswith(inside)] == []
