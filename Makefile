@@ -18,10 +18,12 @@ test: $(READY) lint chromium
 test-all: $(READY) lint chromium
 	$(BIN)/pytest -n 2 --dist loadgroup
 
-# Measure again: what the libraries do (docs/conventions.md), what the doctor catches (docs/check.md).
-docs: $(READY)
+# Measure again: what the libraries do (docs/conventions.md), what the doctor catches
+# (docs/check.md); and take the explorer's pictures, of runs/demo.
+docs: $(READY) | runs/demo
 	PYTHONPATH=tests $(BIN)/python -W ignore::UserWarning -m conventions
 	PYTHONPATH=tests/check $(BIN)/python -m kill_table
+	PYTHONPATH=tests/explore $(BIN)/python -m pictures runs/demo
 
 lint: $(READY) types
 	$(BIN)/ruff check src tests examples benchmarks
@@ -36,6 +38,9 @@ types:
 
 $(TSC):
 	npm install --silent --no-save --no-package-lock --prefix .venv/tsc typescript@5.9.3
+
+runs/demo:
+	$(MAKE) demo
 
 # For the tests of the explorer; they say loudly when it is missing.
 chromium:

@@ -35,7 +35,7 @@ class Ask:
     text: str
     edits: tuple[Edit, ...] = ()
     write: int = 0
-    temperature: float = 0.8
+    temperature: float = 1.0
     top_k: int | None = None
     seed: int = 0
 

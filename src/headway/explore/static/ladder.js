@@ -60,7 +60,7 @@ async function column(app, rung, before, i, tokens) {
     h("ul", { class: "chips" },
       [...said].map((name) => h("li", { class: `${name.replace(/^.* /, "")}${fresh.includes(name) ? " new" : ""}` }, name)),
       gone.map((name) => h("li", { class: "gone" }, h("s", {}, name)))),
-    h("div", { class: "rung-weights" }, h("h4", {}, step(rung.heads[0]), trace.has(rung.heads[0].name("weights")) ? "" : ", recomputed"), matrices),
+    h("div", { class: "rung-weights" }, h("h4", {}, trace.has(rung.heads[0].name("weights")) ? step(rung.heads[0]) : "recomputed"), matrices),
     h("div", {}, h("h4", {}, "result"), result));
 }
 

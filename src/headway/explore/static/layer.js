@@ -111,7 +111,7 @@ async function tensorBox(app, name, title, role, shape) {
     h("span", { class: "shape" }, said),
   ];
   return there
-    ? h("a", { class: `box ${role}`, href: app.address({ tensor: name }), "aria-current": app.state.tensor === name ? "true" : false, title: name }, inner)
+    ? h("a", { class: `box ${role}`, href: app.address({ tensor: name, part: null, at: null }), "aria-current": app.state.tensor === name ? "true" : false, title: name }, inner)
     : h("div", { class: `box ${role}`, title: name }, inner);
 }
 
@@ -139,7 +139,7 @@ async function tensorView(app, name) {
   const size = seen(app);
   const clamp = (/** @type {number} */ at, /** @type {number} */ all) => Math.max(0, Math.min(at, all - size));
   const [top, left] = [clamp(state.at?.[0] ?? 0, rows), clamp(state.at?.[1] ?? 0, columns)];
-  const index = Math.min(state.query ?? 0, count - 1); // which head, when there are several
+  const index = Math.min(state.part ?? 0, count - 1); // which head, when there are several
   const [bottom, right] = [Math.min(top + size, rows), Math.min(left + size, columns)];
   const found = await trace.matrix(name, index, top, bottom);
   const width = right - left;
@@ -162,10 +162,10 @@ async function tensorView(app, name) {
     h("div", { class: "row" },
       rows > size && [button("▲", () => move(-by, 0), { "aria-label": "rows before" }), button("▼", () => move(by, 0), { "aria-label": "rows after" })],
       columns > size && [button("◀", () => move(0, -by), { "aria-label": "features before" }), button("▶", () => move(0, by), { "aria-label": "features after" })],
-      count > 1 && h("label", {}, "head ", h("select", { onchange: (/** @type {any} */ event) => app.go({ query: Number(event.target.value) }) },
+      count > 1 && h("label", {}, "head ", h("select", { onchange: (/** @type {any} */ event) => app.go({ part: Number(event.target.value) }) },
         Array.from({ length: count }, (_, i) => h("option", { value: i, selected: i === index }, i)))),
       button("numbers", () => app.go({ table: !state.table }), { "aria-pressed": String(state.table) }),
-      button("close", () => app.go({ tensor: null, at: null }))),
+      button("close", () => app.go({ tensor: null, part: null, at: null }))),
     state.table ? h("div", { class: "scroll" }, table(part)) : null);
 }
 

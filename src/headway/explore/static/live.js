@@ -58,7 +58,7 @@ export class Live {
       text: state?.text ?? text,
       edits: state && edited && model ? state.edits : [],
       write: model ? WRITE : 0,
-      temperature: state?.temperature ?? sampling?.temperature ?? 0.8,
+      temperature: state?.temperature ?? sampling?.temperature ?? 1,
       top_k: state?.top_k ?? sampling?.top_k ?? null,
       seed: state?.seed ?? 0,
     };

@@ -33,6 +33,7 @@ const KEYS = [
 ];
 const PLAYED = 1600; // milliseconds a step
 
+let trouble = ""; // what went wrong and is not said yet
 let turn = 0; // of several renderings only the last one counts
 /** @type {number | undefined} */
 let timer;
@@ -64,6 +65,7 @@ async function render() {
       const focused = document.activeElement?.id;
       document.body.replaceChildren(...frame(now, view), dialog);
       if (focused) document.getElementById(focused)?.focus();
+      if (trouble) complain();
     };
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches || !document.startViewTransition;
     if (still || level === crumbs(now, headAt(now)).children.length) swap();
@@ -72,19 +74,20 @@ async function render() {
   } catch (error) {
     if (mine !== turn) return;
     stop();
-    complain(error instanceof Error ? error.message : String(error));
+    trouble = error instanceof Error ? error.message : String(error);
+    if (app) complain();
+    else if (location.hash) location.hash = ""; // at least what the page was opened on
   } finally {
     if (mine === turn) document.body.classList.remove("busy");
   }
 }
 
-/** @param {string} message */
-function complain(message) {
-  const box = h("p", { class: "error", role: "alert" }, `${message} `, button("back to what was", () => history.back()));
+/** Say what went wrong, over what was there before. */
+function complain() {
   document.querySelector(".error")?.remove();
-  const main = document.querySelector("main");
-  if (main) main.before(box);
-  else document.body.replaceChildren(box);
+  const box = h("p", { class: "error", role: "alert" }, `${trouble} `, button("all right", () => box.remove()));
+  document.querySelector("main")?.before(box);
+  trouble = "";
 }
 
 /** @param {Trace} trace @param {Trace | null} base @param {State} state @returns {App} */
@@ -134,7 +137,7 @@ function frame(app, view) {
     h("header", {},
       h("a", { class: "brand", href: write({ ...START, text: state.text }) }, "Headway"),
       h("span", { class: "facts" }, facts.filter(Boolean).join("   ")),
-      manifest.kind === "trace" ? null : h("form", { onsubmit: ask }, input, live.canAsk && h("button", {}, "Enter")),
+      manifest.kind === "trace" || (onLadder(state) && manifest.kind !== "ladder") ? null : h("form", { onsubmit: ask }, input, live.canAsk && h("button", {}, "Enter")),
       button("?", () => dialog.showModal(), { "aria-label": "keys" })),
     h("nav", { "aria-label": "where" }, crumbs(app, head),
       h("span", { class: "row" },
@@ -215,7 +218,8 @@ async function keep(app) {
   try {
     saveAs(await live.save(app.state, location.hash), "headway.html");
   } catch (error) {
-    complain(String(error instanceof Error ? error.message : error));
+    trouble = error instanceof Error ? error.message : String(error);
+    complain();
   } finally {
     document.body.classList.remove("busy");
   }

@@ -100,7 +100,7 @@ export function probabilities(app, row) {
 /** @param {App} app */
 function chosen(app) {
   const { sampling: said } = app.trace.manifest;
-  return { temperature: app.state.temperature ?? 1, top_k: app.state.top_k ?? said?.top_k ?? null };
+  return { temperature: app.state.temperature ?? said?.temperature ?? 1, top_k: app.state.top_k ?? said?.top_k ?? null };
 }
 
 /** How far a layer's stream is from the unchanged model's, relative to it. */

@@ -6,7 +6,7 @@
  *   text: string | null, edits: Edit[], temperature: number | null, top_k: number | null, seed: number,
  *   ladder: boolean, rung: string | null, diff: boolean,
  *   layer: number | null, head: number | null, step: string | null, cell: [number, number] | null,
- *   tensor: string | null, at: [number, number] | null, query: number | null,
+ *   tensor: string | null, part: number | null, at: [number, number] | null, query: number | null,
  *   lines: boolean, table: boolean, training: number | null,
  * }} State
  */
@@ -14,7 +14,7 @@
 /** @type {State} */
 export const START = {
   text: null, edits: [], temperature: null, top_k: null, seed: 0, ladder: false, rung: null, diff: false,
-  layer: null, head: null, step: null, cell: null, tensor: null, at: null, query: null,
+  layer: null, head: null, step: null, cell: null, tensor: null, part: null, at: null, query: null,
   lines: false, table: false, training: null,
 };
 

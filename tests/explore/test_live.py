@@ -1,0 +1,276 @@
+"""The served page in a real browser: another text, a changed model, a file to keep."""
+
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from playwright.sync_api import expect
+
+import headway
+from headway.explore import server
+from headway.explore.subjects import Ask, BesideLadder, LadderSubject, RunSubject
+from headway.torch.weights import load
+
+pytestmark = pytest.mark.xdist_group("browser")
+TEXT = "it was the age"
+
+
+def served(subject, ask, folder):
+    """A server in a thread, and its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    app = server.app(subject, ask, port=port, folder=folder)
+    running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    while not running.started:
+        time.sleep(0.02)
+    return running, thread, f"http://127.0.0.1:{port}/"
+
+
+@pytest.fixture(scope="module")
+def address(run, tmp_path_factory):
+    subject = BesideLadder(RunSubject(run))
+    folder = tmp_path_factory.mktemp("traces")
+    running, thread, at = served(subject, Ask(TEXT, write=24), folder)
+    yield at
+    running.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return load(run).eval()
+
+
+def tokens(text):
+    return torch.tensor([list(text.encode())])
+
+
+def opened(page, address):
+    page.goto(address)
+    settled(page)
+
+
+def settled(page):
+    page.wait_for_timeout(50)
+    page.wait_for_selector("body:not(.busy) main")
+
+
+def table(page):
+    return np.array(
+        page.locator("table.numbers tbody tr").evaluate_all(
+            """rows => rows.map(row =>
+                [...row.querySelectorAll('td')].map(td => Number(td.dataset.value)))"""
+        )
+    )
+
+
+def bars(page):
+    """The probabilities of the next token that the page shows, by its drawn name."""
+    return dict(
+        page.locator(".next .bar").evaluate_all(
+            """all => all.map(bar => [bar.querySelector('.token').textContent,
+                Number(bar.querySelector('.number').dataset.value)])"""
+        )
+    )
+
+
+def after(model, text, changes=None):
+    """The engine's probabilities of the next byte."""
+    with torch.no_grad(), headway.edit(changes or {}):
+        return model(tokens(text))[0, -1].double().softmax(-1)
+
+
+def test_another_text(page, address, model):
+    opened(page, address)
+    page.fill("#text", "of wisdom, it")
+    page.keyboard.press("Enter")
+    expect(page.locator(".tokens .token")).to_have_count(13)
+    settled(page)
+    shares = after(model, "of wisdom, it")
+    shown = bars(page)
+    assert len(shown) >= 10
+    for name, share in shown.items():
+        if len(name) == 1 and name.isascii():
+            assert share == pytest.approx(shares[ord(name)].item(), rel=1e-5)
+    page.go_back()
+    expect(page.locator(".tokens .token")).to_have_count(len(TEXT))
+
+
+def test_a_text_that_does_not_fit_is_refused_in_a_line(page, address):
+    opened(page, address)
+    page.fill("#text", "x" * 100)
+    page.keyboard.press("Enter")
+    expect(page.locator(".error")).to_contain_text("100 tokens, the model sees 1 to 80")
+    assert page.input_value("#text") == "x" * 100  # nothing is lost
+    opened(page, f"{address}#text={'y' * 90}")
+    page.reload()
+    expect(page.locator(".error")).to_contain_text("90 tokens")
+    assert page.locator(".band").count() == 2
+
+
+LAYER = "blocks.0.attention"
+
+
+def test_without_the_mask_the_future_is_seen(page, address, model):
+    opened(page, f"{address}#layer=0&head=1&step=weights&table=1")
+    before = table(page)
+    assert np.allclose(before, np.tril(before))
+    page.get_by_label("mask").uncheck()
+    expect(page.locator(".edits li")).to_have_count(1)
+    settled(page)
+    now = table(page)
+    with torch.no_grad(), headway.trace(only=f"{LAYER}.scaled") as steps:
+        model(tokens(TEXT))
+    wanted = steps[f"{LAYER}.scaled"][0, 1].softmax(-1).numpy()
+    np.testing.assert_allclose(now, wanted, atol=1e-6)
+    assert np.triu(now, 1).any()
+    with torch.no_grad(), headway.trace(only=f"{LAYER}.weights") as steps:
+        model(tokens(TEXT))
+    opened(page, f"{address}#layer=0&head=2&step=weights&table=1&edit=no mask|{LAYER}|1")
+    np.testing.assert_allclose(table(page), steps[f"{LAYER}.weights"][0, 2], atol=1e-6)
+
+
+def test_without_the_scale(page, address, model):
+    opened(page, f"{address}#layer=0&head=1&step=scaled&table=1")
+    page.get_by_label("scale").uncheck()
+    settled(page)
+    expect(page.locator(".changed")).to_contain_text("not scaled")
+    with torch.no_grad(), headway.trace(only=f"{LAYER}.scores") as steps:
+        model(tokens(TEXT))
+    np.testing.assert_allclose(table(page), steps[f"{LAYER}.scores"][0, 1], atol=1e-5)
+
+
+def first_head(change):
+    return lambda value: torch.cat([change(value[:, :1]), value[:, 1:]], dim=1)
+
+
+def uniform(weights):
+    share = torch.tril(torch.ones_like(weights))
+    return share / share.sum(-1, keepdim=True)
+
+
+def previous(weights):
+    share = torch.zeros_like(weights)
+    for query in range(weights.shape[-2]):
+        share[..., query, max(query - 1, 0)] = 1
+    return share
+
+
+@pytest.mark.parametrize(
+    ("what", "step", "change"),
+    [
+        ("off", "context", lambda context: context * 0),
+        ("uniform", "weights", uniform),
+        ("identity", "weights", lambda weights: torch.eye(weights.shape[-1]).expand_as(weights)),
+        ("previous", "weights", previous),
+    ],
+)
+def test_what_a_change_does_downstream(page, address, model, what, step, change):
+    opened(page, f"{address}#layer=0&head=0&step={step}&table=1")
+    if what == "off":
+        page.get_by_label("this head").uncheck()
+    else:
+        page.get_by_label("weights", exact=False).last.select_option(what)
+    expect(page.locator(".edits li")).to_have_count(1)
+    settled(page)
+    changes = {f"{LAYER}.{step}": first_head(change)}
+    with torch.no_grad(), headway.edit(changes), headway.trace(only=f"*.{step}") as steps:
+        model(tokens(TEXT))
+    np.testing.assert_allclose(table(page), steps[f"{LAYER}.{step}"][0, 0], atol=1e-6)
+    page.locator(".crumbs a").first.click()
+    page.wait_for_selector(".model")
+    settled(page)
+    shares, plain = after(model, TEXT, changes), after(model, TEXT)
+    assert not torch.allclose(shares, plain)
+    for name, share in bars(page).items():
+        if len(name) == 1 and name.isascii():
+            assert share == pytest.approx(shares[ord(name)].item(), rel=1e-4)
+    assert page.locator(".ghost").count() >= 10  # where the bars were before
+    moved = page.locator(".moved").all_inner_texts()
+    assert len(moved) == 2
+    assert "Δ 0" not in moved[0]
+    page.get_by_role("button", name="undo").click()
+    expect(page.locator(".edits")).to_have_count(0)
+    settled(page)
+    assert page.locator(".ghost").count() == 0
+
+
+def test_temperature_and_writing_again(page, address, model):
+    opened(page, address)
+    first = page.inner_text(".written")
+    page.get_by_label("temperature").fill("0.5")
+    page.get_by_label("temperature").press("Enter")
+    settled(page)
+    shares = (after(model, TEXT).log() / 0.5).softmax(-1)
+    for name, share in bars(page).items():
+        if len(name) == 1 and name.isascii():
+            assert share == pytest.approx(shares[ord(name)].item(), rel=1e-4)
+    assert "temperature 0.5" in page.inner_text(".written")
+    page.get_by_role("button", name="write again").click()
+    expect(page.locator(".written")).to_contain_text("seed 1")
+    assert page.inner_text(".written") != first
+
+
+def test_a_state_is_kept_as_one_file(page, browser, address, tmp_path):
+    opened(page, f"{address}#layer=0&head=0&step=weights&table=1&edit=uniform|{LAYER}|0")
+    numbers = table(page)
+    assert numbers[3, 0] == pytest.approx(0.25)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="save as HTML").click()
+    download.value.save_as(tmp_path / "kept.html")
+    context = browser.new_context(offline=True)
+    alone = context.new_page()
+    asked = []
+    alone.on("request", lambda request: asked.append(request.url))
+    opened(alone, (tmp_path / "kept.html").as_uri())
+    assert np.array_equal(table(alone), numbers)
+    assert "all alike" in alone.inner_text("aside")
+    assert {url.split(":")[0] for url in asked} <= {"file", "data", "blob"}
+    context.close()
+
+
+@pytest.mark.parametrize(("name", "begins"), [("SVG", b"<svg"), ("PNG", b"\x89PNG")])
+def test_a_picture_is_kept(page, address, tmp_path, name, begins):
+    opened(page, f"{address}#layer=0&head=0&step=weights")
+    with page.expect_download() as download:
+        page.get_by_role("button", name=name).click()
+    download.value.save_as(tmp_path / "kept")
+    content = (tmp_path / "kept").read_bytes()
+    assert content.startswith(begins)
+    assert b"var(--" not in content
+
+
+def test_the_ladder_on_other_words(page, tmp_path):
+    running, thread, at = served(LadderSubject(), Ask("one two three"), tmp_path)
+    opened(page, at)
+    assert page.locator(".tokens .token").all_inner_texts() == ["one", "two", "three"]
+    page.fill("#text", "The dog who saw the cat")
+    page.keyboard.press("Enter")
+    expect(page.locator(".tokens .token")).to_have_count(6)
+    page.get_by_role("button", name="what changed").click()
+    expect(page.locator(".rung")).to_have_count(9)
+    running.should_exit = True
+    thread.join()
+
+
+def test_the_browser_itself_keeps_strangers_out(page, browser, address):
+    """A page of another origin in the same browser can neither read nor ask."""
+    page.goto("data:text/html,<p>elsewhere")
+    for method in ("GET", "POST"):
+        said = page.evaluate(
+            """([url, method]) => fetch(url, {method, headers: {'Content-Type': 'text/plain'},
+                body: method === 'POST' ? '{}' : undefined}).then(r => r.text(), () => 'refused')""",
+            [address + ("trace" if method == "POST" else ""), method],
+        )
+        assert said == "refused"
+    opened(page, address)
+    policy = page.request.get(address).headers["content-security-policy"]
+    assert "unsafe" not in policy
+    with pytest.raises(Exception, match="Content Security Policy"):
+        page.add_script_tag(content="window.fired = 1")
