@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError
 from rich.console import Console
 
 from headway.cli.check import check
+from headway.cli.explore import explore
 from headway.cli.generate import generate
 from headway.cli.ladder import ladder
 from headway.cli.runs import info, runs
@@ -24,7 +25,7 @@ app = App(
     print_error=False,
     suppress_keyboard_interrupt=False,
 )
-for verb in (ladder, train, generate, trace, check, runs, info):
+for verb in (ladder, train, generate, explore, trace, check, runs, info):
     app.command(verb)
 
 

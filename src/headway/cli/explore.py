@@ -1,0 +1,78 @@
+"""`headway explore`: a page that shows what a model does with a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from headway.explore.subjects import Subject
+
+_WRITTEN = 24  # tokens that a model writes on, to begin with
+
+
+def explore(
+    run: str | None = None,
+    text: str | None = None,
+    /,
+    *,
+    ladder: Annotated[bool, Parameter(negative=())] = False,
+    html: Path | None = None,
+    port: int = 8420,
+    open: bool = True,
+    runs: str = "runs",
+) -> None:
+    """Look into a trained model, or into the ladder, in the browser.
+
+    The page is served to this machine alone, until Ctrl-C.
+
+    Parameters
+    ----------
+    run
+        The name of a run in the folder `runs`, or the path of one. With --ladder, the text.
+    text
+        What the model reads; by default what it writes by itself.
+    ladder
+        The rungs of the ladder instead of a run, on your words or the book's.
+    html
+        Write the page to this file, with all it needs inside, instead of serving it.
+    port
+        Where the page is served; the next free one if it is taken.
+    open
+        Open the browser.
+    runs
+        The folder of the runs.
+    """
+    if ladder and text is not None:
+        raise ValueError("--ladder takes one text, in quotes, and no run")
+    if run is None and not ladder:
+        raise ValueError("what to explore? Give a run (`headway runs` lists them), or --ladder")
+
+    from headway.data import cache  # late: `headway --help` answers at once
+    from headway.explore.subjects import Ask, LadderSubject, RunSubject
+    from headway.ladder.rung import SENTENCE
+    from headway.training.runs import find
+
+    subject: Subject
+    if run is None or ladder:
+        subject = LadderSubject()
+        ask = Ask(SENTENCE if run is None else run)
+    else:
+        subject = of_run = RunSubject(find(run, runs))
+        ask = Ask(of_run.own_words() if text is None else text, write=_WRITTEN)
+    if html is None:
+        from headway.explore.server import serve
+
+        serve(subject, ask, port=port, show=open)
+        return
+
+    from headway.explore.export import page
+
+    tensors, manifest = subject.trace(ask)
+    text = page(tensors, manifest, "")
+    with cache.whole(html) as aside:
+        aside.write_text(text, encoding="utf-8")
+    size, tokens = html.stat().st_size, len(manifest["tokens"])
+    print(f"{html}: {tokens} tokens, {size / 1e6:,.1f} MB")

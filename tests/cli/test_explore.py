@@ -1,0 +1,149 @@
+"""`headway explore`: what it opens the page on, the file that it writes, and mistakes."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from headway.cli import main
+from headway.explore.subjects import Ask, LadderSubject, RunSubject
+from headway.ladder.rung import SENTENCE
+
+TEXT = "It was the best of times, it was the worst of times.\n" * 60
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application")  # its arguments are ours
+SIZES = "--steps 1 --width 8 --layers 1 --heads 1 --context 32 --tokenizer char --name tiny"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a run."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "text.txt").write_text(TEXT)
+    command = [str(Path(sys.executable).parent / "headway"), "train", "text.txt", *SIZES.split()]
+    subprocess.run(command, cwd=folder, capture_output=True, check=True)
+    return folder
+
+
+@pytest.fixture
+def headway(place, monkeypatch):
+    """The command in this process: its exit status, and what would have been served."""
+    served = []
+
+    def serve(subject, first, *, port, show):
+        served.append(SimpleNamespace(subject=subject, first=first, port=port, show=show))
+
+    def command(*arguments):
+        monkeypatch.chdir(place)
+        monkeypatch.setattr(sys, "argv", ["headway", "explore", *arguments])
+        monkeypatch.setattr("headway.explore.server.serve", serve)
+        monkeypatch.setattr("headway.torch.generate.generate", writing)
+        with pytest.raises(SystemExit) as stopped:
+            main.main()
+        return stopped.value.code, served.pop() if served else None
+
+    return command
+
+
+def writing(model, prompts, *, tokens, **sampling):
+    """The first token of the vocabulary, again and again."""
+    return ([0] for _ in range(tokens))
+
+
+@pytest.fixture
+def export(monkeypatch):
+    """The module that makes the single file."""
+
+    def page(tensors, manifest, address):
+        if not tensors:
+            raise AssertionError("nothing to show")
+        if len(manifest["tokens"]) > 8:
+            raise ValueError("too large: give a shorter text")
+        return (
+            f"{manifest['kind']} {manifest['text']} {len(manifest.get('written', []))} ü{address}"
+        )
+
+    monkeypatch.setitem(sys.modules, "headway.explore.export", SimpleNamespace(page=page))
+
+
+def test_what_the_page_is_opened_on(headway):
+    code, served = headway("tiny", "It was")
+    assert code == 0
+    assert isinstance(served.subject, RunSubject)
+    assert served.subject.run.path.name == "tiny"
+    assert served.first == Ask("It was", write=24)
+    assert (served.port, served.show) == (8420, True)
+    _, served = headway("runs/tiny", "--port", "9000", "--no-open")
+    assert served.first == Ask("\n" * 16, write=24)
+    assert (served.port, served.show) == (9000, False)
+    _, served = headway("--ladder")
+    assert isinstance(served.subject, LadderSubject)
+    assert served.first == Ask(SENTENCE)
+    for arguments in (["--ladder", "words of mine"], ["words of mine", "--ladder"]):
+        assert headway(*arguments)[1].first == Ask("words of mine")
+
+
+def test_a_file_instead_of_a_server(headway, export, place, capsys):
+    assert headway("tiny", "It was", "--html", "page.html") == (0, None)
+    assert (place / "page.html").read_text(encoding="utf-8") == "model It was 24 ü"
+    assert capsys.readouterr().out == "page.html: 6 tokens, 0.0 MB\n"
+    assert headway("--ladder", "two words", "--html", "page.html") == (0, None)
+    assert (place / "page.html").read_text(encoding="utf-8") == "ladder two words 0 ü"
+
+
+BAD = {
+    "nothing": ([], "give a run (`headway runs` lists them), or --ladder"),
+    "a port alone": (["--port", "9000"], "or --ladder"),
+    "no such run": (["tinny", "It"], "there are tiny"),
+    "no run there": (["nowhere/tiny", "It"], "no run nowhere/tiny"),
+    "no runs": (["tiny", "--runs", "nowhere"], "`headway train` makes one"),
+    "run and ladder": (["tiny", "It", "--ladder"], "--ladder takes one text"),
+    "three": (["tiny", "It", "was"], "was"),
+    "option": (["tiny", "It", "--prot", "80"], "--port"),
+    "port": (["--ladder", "--port", "many"], "many"),
+    "empty page": (["tiny", "", "--html", "x.html"], "the text has 0 tokens"),
+    "long page": (["tiny", "It was" * 9, "--html", "x.html"], "has 54 tokens, the model sees 1"),
+    "unseen": (["tiny", "ü", "--html", "x.html"], "never saw 'ü'"),
+    "no words": (["--ladder", "", "--html", "x.html"], "1 to 32 words, not 0"),
+    "many words": (["--ladder", "a " * 33, "--html", "x.html"], "1 to 32 words, not 33"),
+    "too large": (["--ladder", "a " * 9, "--html", "x.html"], "too large"),
+    "no folder": (["--ladder", "a", "--html", "no/where.html"], "No such file"),
+    "a folder": (["--ladder", "a", "--html", "runs"], "directory"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD.values(), ids=BAD)
+def test_mistakes_are_one_line_a_failure_and_no_file(
+    headway, export, place, capsys, arguments, said
+):
+    before = sorted(place.rglob("*"))
+    code, served = headway(*arguments)
+    assert code in (1, 2)
+    assert served is None
+    error = capsys.readouterr().err
+    assert error.startswith("headway: ")
+    assert error.count("\n") == 1
+    assert said.lower() in error.lower()
+    assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tiny", ""], "the text has 0 tokens"),
+        (["tiny", "It was" * 9], "the model sees 1 to 32"),
+        (["--ladder", ""], "not 0"),
+        (["--ladder", "--port", "80"], "1024 to 65535"),
+    ],
+)
+def test_mistakes_end_the_server_before_it_begins(place, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("webbrowser.open", lambda address: pytest.fail("it opens"))
+    monkeypatch.setattr(sys, "argv", ["headway", "explore", *arguments])
+    with pytest.raises(SystemExit, match="1"):
+        main.main()
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
