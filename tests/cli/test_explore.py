@@ -55,13 +55,13 @@ def writing(model, prompts, *, tokens, **sampling):
 def export(monkeypatch):
     """The module that makes the single file."""
 
-    def page(tensors, manifest, address):
+    def page(tensors, manifest):
         if not tensors:
             raise AssertionError("nothing to show")
         if len(manifest["tokens"]) > 8:
             raise ValueError("too large: give a shorter text")
         return (
-            f"{manifest['kind']} {manifest['text']} {len(manifest.get('written', []))} ü{address}"
+            f"{manifest['kind']} {manifest['text']} {len(manifest.get('written', []))} ü"
         )
 
     monkeypatch.setitem(sys.modules, "headway.explore.export", SimpleNamespace(page=page))

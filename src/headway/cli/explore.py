@@ -71,7 +71,7 @@ def explore(
     from headway.explore.export import page
 
     tensors, manifest = subject.trace(ask)
-    text = page(tensors, manifest, "")
+    text = page(tensors, manifest)
     with cache.whole(html) as aside:
         aside.write_text(text, encoding="utf-8")
     size, tokens = html.stat().st_size, len(manifest["tokens"])
