@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from headway.cli import main
-from headway.explore.subjects import Ask, LadderSubject, RunSubject
+from headway.explore.subjects import Ask, BesideLadder, LadderSubject
 from headway.ladder.rung import SENTENCE
 
 TEXT = "It was the best of times, it was the worst of times.\n" * 60
@@ -60,9 +60,9 @@ def export(monkeypatch):
             raise AssertionError("nothing to show")
         if len(manifest["tokens"]) > 8:
             raise ValueError("too large: give a shorter text")
-        return (
-            f"{manifest['kind']} {manifest['text']} {len(manifest.get('written', []))} ü"
-        )
+        if manifest["text"] == "half":
+            return "a character that cannot be written: \ud800"
+        return f"{manifest['kind']} {manifest['text']} {len(manifest.get('written', []))} ü"
 
     monkeypatch.setitem(sys.modules, "headway.explore.export", SimpleNamespace(page=page))
 
@@ -70,8 +70,8 @@ def export(monkeypatch):
 def test_what_the_page_is_opened_on(headway):
     code, served = headway("tiny", "It was")
     assert code == 0
-    assert isinstance(served.subject, RunSubject)
-    assert served.subject.run.path.name == "tiny"
+    assert isinstance(served.subject, BesideLadder)  # the page refers to it
+    assert served.subject.subject.run.path.name == "tiny"
     assert served.first == Ask("It was", write=24)
     assert (served.port, served.show) == (8420, True)
     _, served = headway("runs/tiny", "--port", "9000", "--no-open")
@@ -108,6 +108,7 @@ BAD = {
     "no words": (["--ladder", "", "--html", "x.html"], "1 to 32 words, not 0"),
     "many words": (["--ladder", "a " * 33, "--html", "x.html"], "1 to 32 words, not 33"),
     "too large": (["--ladder", "a " * 9, "--html", "x.html"], "too large"),
+    "half a file": (["--ladder", "half", "--html", "x.html"], "surrogates not allowed"),
     "no folder": (["--ladder", "a", "--html", "no/where.html"], "No such file"),
     "a folder": (["--ladder", "a", "--html", "runs"], "directory"),
 }

@@ -10,8 +10,6 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from headway.explore.subjects import Subject
 
-_WRITTEN = 24  # tokens that a model writes on, to begin with
-
 
 def explore(
     run: str | None = None,
@@ -51,7 +49,7 @@ def explore(
         raise ValueError("what to explore? Give a run (`headway runs` lists them), or --ladder")
 
     from headway.data import cache  # late: `headway --help` answers at once
-    from headway.explore.subjects import Ask, LadderSubject, RunSubject
+    from headway.explore.subjects import WRITE, Ask, BesideLadder, LadderSubject, RunSubject
     from headway.ladder.rung import SENTENCE
     from headway.training.runs import find
 
@@ -60,8 +58,9 @@ def explore(
         subject = LadderSubject()
         ask = Ask(SENTENCE if run is None else run)
     else:
-        subject = of_run = RunSubject(find(run, runs))
-        ask = Ask(of_run.own_words() if text is None else text, write=_WRITTEN)
+        of_run = RunSubject(find(run, runs))
+        subject = BesideLadder(of_run)
+        ask = Ask(of_run.own_words() if text is None else text, write=WRITE)
     if html is None:
         from headway.explore.server import serve
 

@@ -43,7 +43,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headway.explore import trace_file
 from headway.explore.edits import Edit
-from headway.explore.subjects import Ask, Stop, Subject
+from headway.explore.subjects import Ask, Stop, Subject, go_on
 
 BODY = 64 * 2**10  # bytes of a question
 CHARACTERS = 100_000  # of a text
@@ -131,7 +131,7 @@ class Traces:
         name = ask if isinstance(ask, str) else _id(ask)
         return self._path(name) if name in self._kept else None
 
-    def made(self, ask: Ask, stop: Stop = lambda: None) -> Path:
+    def made(self, ask: Ask, stop: Stop = go_on) -> Path:
         """The file of a question, made if there is none. Not to be called twice at a time.
 
         Raises ValueError for a text that is too long or that the subject cannot read.
