@@ -353,7 +353,7 @@ def _ask(found: dict[str, Any]) -> Ask:
             raise ValueError(f"a question has {', '.join(FIELDS)}: {name!r} is none of them")
         if type(value) not in FIELDS[name]:
             raise ValueError(f"{name} cannot be {value!r:.40}")
-    temperature = found.get("temperature", 0.8)
+    temperature = found.get("temperature", Ask.temperature)
     if not 0 <= temperature <= TEMPERATURE:  # nor is it NaN
         raise ValueError(f"a temperature is from 0 to {TEMPERATURE}: {temperature!r:.40} is not")
     edits = tuple(map(Edit.from_json, found.get("edits", ())))
