@@ -9,7 +9,8 @@ import torch
 from jaxtyping import install_import_hook
 
 # Nothing of the person's own: neither what they fetched nor what they prepared.
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="headway-tests-")
+_cache = tempfile.TemporaryDirectory(prefix="headway-tests-")  # gone with this process
+os.environ["XDG_CACHE_HOME"] = _cache.name
 os.environ.pop("HEADWAY_DATA", None)
 
 # Where the shapes are. (The reference is loops over plain NumPy arrays, without shape strings.)

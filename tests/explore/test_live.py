@@ -121,7 +121,7 @@ def test_without_the_mask_the_future_is_seen(page, address, model):
     opened(page, f"{address}#layer=0&head=1&step=weights&table=1")
     before = table(page)
     assert np.allclose(before, np.tril(before))
-    page.get_by_label("mask").uncheck()
+    page.get_by_role("checkbox", name="mask").uncheck()
     expect(page.locator(".edits li")).to_have_count(1)
     settled(page)
     now = table(page)
@@ -138,7 +138,7 @@ def test_without_the_mask_the_future_is_seen(page, address, model):
 
 def test_without_the_scale(page, address, model):
     opened(page, f"{address}#layer=0&head=1&step=scaled&table=1")
-    page.get_by_label("scale").uncheck()
+    page.get_by_role("checkbox", name="scale").uncheck()
     settled(page)
     expect(page.locator(".changed")).to_contain_text("not scaled")
     with torch.no_grad(), headway.trace(only=f"{LAYER}.scores") as steps:
@@ -174,7 +174,7 @@ def previous(weights):
 def test_what_a_change_does_downstream(page, address, model, what, step, change):
     opened(page, f"{address}#layer=0&head=0&step={step}&table=1")
     if what == "off":
-        page.get_by_label("this head").uncheck()
+        page.get_by_role("checkbox", name="this head").uncheck()
     else:
         page.get_by_label("weights", exact=False).last.select_option(what)
     expect(page.locator(".edits li")).to_have_count(1)
@@ -264,8 +264,8 @@ def test_the_browser_itself_keeps_strangers_out(page, browser, address):
     page.goto("data:text/html,<p>elsewhere")
     for method in ("GET", "POST"):
         said = page.evaluate(
-            """([url, method]) => fetch(url, {method, headers: {'Content-Type': 'text/plain'},
-                body: method === 'POST' ? '{}' : undefined}).then(r => r.text(), () => 'refused')""",
+            """([url, method]) => fetch(url, {method, body: method === 'POST' ? '{}' : undefined})
+                .then(answer => answer.text(), () => 'refused')""",
             [address + ("trace" if method == "POST" else ""), method],
         )
         assert said == "refused"

@@ -29,7 +29,7 @@ class Edit:
     head: int | None = None
 
     def __post_init__(self) -> None:
-        if self.what not in EDITS:
+        if type(self.what) is not str or self.what not in EDITS:
             raise ValueError(f"an edit is one of {', '.join(EDITS)}: {self.what!r} is not")
         if self.head is not None and (type(self.head) is not int or self.head < 0):
             raise ValueError(f"a head is a number from 0: {self.head!r} is not")

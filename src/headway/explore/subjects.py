@@ -77,9 +77,17 @@ class RunSubject:
         self._vocabulary = [token["display"] for token in tokens]
 
     def own_words(self) -> str:
-        """A text for those who give none: what the run writes by itself."""
+        """A text for those who give none: what the run writes by itself.
+
+        Raises ValueError when that is nothing that one could read.
+        """
         written = list(self._written([*self.tokenizer.encode("\n")], Ask("", write=16), go_on))
-        return self.tokenizer.decode(written).strip() or self.tokenizer.decode(written)
+        text = self.tokenizer.decode(written).replace("\ufffd", "").strip()
+        while len(self.tokenizer.encode(text)) > self.config.model.context:
+            text = text[:-1]
+        if not text:
+            raise ValueError("the run writes nothing that could be read: give a text")
+        return text
 
     def trace(self, ask: Ask, stop: Stop = go_on) -> tuple[Tensors, Manifest]:
         """The text through the model, changed as asked, and what it writes on."""

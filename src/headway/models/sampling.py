@@ -31,11 +31,12 @@ def sample(
         raise ValueError(f"top_p is a share above 0, up to 1: {top_p} is not")
     if temperature == 0:
         return int(logits.argmax())
-    scaled = logits.astype(np.float64) / temperature
+    with np.errstate(over="ignore"):  # next to 0 a temperature leaves the likeliest alone
+        scaled = (logits.astype(np.float64) - logits.max()) / temperature
     order = np.argsort(-scaled, kind="stable")
     if top_k is not None:
         scaled[order[top_k:]] = -np.inf
-    probabilities = np.exp(scaled - scaled.max())
+    probabilities = np.exp(scaled)
     probabilities /= probabilities.sum()
     if top_p is not None:
         before = np.cumsum(probabilities[order]) - probabilities[order]
