@@ -21,7 +21,7 @@ def run(tmp_path_factory):
     return Run(folder / "tiny")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open no other event loop can run in its thread
 def browser():
     if CHROMIUM is None:
         pytest.skip("Debian's chromium is missing: apt-get install chromium")

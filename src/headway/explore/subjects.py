@@ -82,7 +82,8 @@ class RunSubject:
         Raises ValueError when that is nothing that one could read.
         """
         written = list(self._written([*self.tokenizer.encode("\n")], Ask("", write=16), go_on))
-        text = self.tokenizer.decode(written).replace("\ufffd", "").strip()
+        text = self.tokenizer.decode(written).replace("\ufffd", "")
+        text = text.strip() or text
         while len(self.tokenizer.encode(text)) > self.config.model.context:
             text = text[:-1]
         if not text:

@@ -20,12 +20,14 @@ export class Head {
     this.facts = trace.manifest.attentions[attention];
     /** @type {[string, Promise<Map<string, Matrix>>] | null} */
     this.last = null;
-  }
-
-  /** Queries and keys. @returns {[number, number]} */
-  get size() {
     const [rows, columns] = this._shape("weights") ?? [0, 0];
-    return [rows, columns];
+    /** How many queries and keys. @type {[number, number]} */
+    this.size = [rows, columns];
+    const { mask = [], offset = 0 } = this.facts ?? {};
+    const windows = mask.map((term) => Number(/^window\((\d+)\)$/.exec(term)?.[1] ?? Infinity));
+    this.window = Math.min(Infinity, ...windows); // keys that a query sees, itself included
+    this.least = mask.includes("causal") || this.window < Infinity ? 0 : -Infinity; // how far behind it
+    this.offset = Array.isArray(offset) ? Number(offset.flat(Infinity)[0]) : offset;
   }
 
   /** What ran or can be recomputed, in order. @returns {string[]} */
@@ -86,13 +88,8 @@ export class Head {
 
   /** Whether a query may see a key, by the manifest. @param {number} row @param {number} key */
   allowed(row, key) {
-    const facts = this.facts;
-    if (!facts) return true;
-    const query = row + Number(Array.isArray(facts.offset) ? facts.offset.flat(Infinity)[0] : facts.offset);
-    return facts.mask.every((term) => {
-      const width = /^window\((\d+)\)$/.exec(term)?.[1];
-      return (term !== "causal" && !width) || (key <= query && (!width || query - key < Number(width)));
-    });
+    const behind = row + this.offset - key;
+    return behind >= this.least && behind < this.window;
   }
 
   /** @param {number} from @param {number} to @param {Training} training */

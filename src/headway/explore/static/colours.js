@@ -21,6 +21,24 @@ export function colour(x, scale, most) {
     : between(DIVERGING, (Math.min(Math.max(part, -1), 1) + 1) / 2);
 }
 
+/** @type {Map<Scale, Uint32Array>} */
+const PALETTES = new Map();
+const SHADES = 512;
+
+/** `colour` as a canvas keeps it: alpha, blue, green, red. @param {number} x @param {Scale} scale @param {number} most */
+export function packed(x, scale, most) {
+  let palette = PALETTES.get(scale);
+  if (!palette) {
+    palette = Uint32Array.from({ length: SHADES + 1 }, (_, i) => {
+      const [red, green, blue] = channels(colour(scale === "share" ? i / SHADES : (2 * i) / SHADES - 1, scale, 1));
+      return ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+    });
+    PALETTES.set(scale, palette);
+  }
+  const part = most > 0 && Number.isFinite(x) ? Math.min(Math.max(x / most, scale === "share" ? 0 : -1), 1) : 0;
+  return palette[Math.round((scale === "share" ? part : (part + 1) / 2) * SHADES)];
+}
+
 /** Black or white, whichever is read better on a colour. @param {string} rgb */
 export function ink(rgb) {
   const [red, green, blue] = channels(rgb);

@@ -2,7 +2,7 @@
 
 import { h, s } from "./dom.js";
 import { exact, fitting, short } from "./numbers.js";
-import { colour, ink } from "./colours.js";
+import { colour, ink, packed } from "./colours.js";
 
 /** @typedef {import("./colours.js").Scale} Scale */
 /** @typedef {[number, number]} Cell  row and column in the whole matrix */
@@ -115,29 +115,26 @@ export function legend(scale, most, masks) {
 export function thumbnail(whole, scale, most, hatched) {
   const { data, rows, columns } = whole;
   const zoom = Math.max(1, Math.floor(96 / Math.max(rows, columns)));
-  const canvas = /** @type {HTMLCanvasElement} */ (h("canvas", { width: columns * zoom, height: rows * zoom, class: "thumbnail" }));
-  const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  const [width, height] = [columns * zoom, rows * zoom];
+  const canvas = /** @type {HTMLCanvasElement} */ (h("canvas", { width, height, class: "thumbnail" }));
+  const pixels = new Uint32Array(width * height); // set as numbers, for there may be 144 pictures
   for (let i = 0; i < rows; i++) {
     for (let j = 0; j < columns; j++) {
-      pen.fillStyle = hatched?.(i, j) ? "#8884" : colour(data[i * columns + j], scale, most);
-      pen.fillRect(j * zoom, i * zoom, zoom, zoom);
+      const cannot = hatched?.(i, j);
+      const fill = cannot ? 0 : packed(data[i * columns + j], scale, most);
+      for (let y = i * zoom; y < (i + 1) * zoom; y++) {
+        for (let x = j * zoom; x < (j + 1) * zoom; x++) pixels[y * width + x] = cannot ? hatching(x + y) : fill;
+      }
     }
   }
-  if (hatched) stripe(pen, rows, columns, zoom, hatched);
+  const image = new ImageData(new Uint8ClampedArray(pixels.buffer), width, height);
+  canvas.getContext("2d")?.putImageData(image, 0, 0);
   return canvas;
 }
 
-/** Thin lines over what is masked, the same as in the large picture. */
-function stripe(
-  /** @type {CanvasRenderingContext2D} */ pen, /** @type {number} */ rows, /** @type {number} */ columns,
-  /** @type {number} */ zoom, /** @type {(i: number, j: number) => boolean} */ hatched,
-) {
-  pen.fillStyle = "#8889";
-  for (let y = 0; y < rows * zoom; y++) {
-    for (let x = 0; x < columns * zoom; x++) {
-      if ((x + y) % 6 === 0 && hatched(Math.floor(y / zoom), Math.floor(x / zoom))) pen.fillRect(x, y, 1, 1);
-    }
-  }
+/** Grey seen through, with thin lines: the same as in the large picture. @param {number} diagonal */
+function hatching(diagonal) {
+  return diagonal % 6 === 0 ? 0xa0888888 : 0x40888888;
 }
 
 /** @param {string} id */

@@ -28,6 +28,7 @@ import { Head } from "./attention.js";
 
 const KINDS = { F32: Float32Array, F64: Float64Array, BOOL: Uint8Array, U8: Uint8Array };
 const KEPT = 64 * 2 ** 20; // bytes that are remembered
+const AT_ONCE = 2 ** 18; // bytes of a tensor that is fetched whole, whatever part is asked for
 
 export class Trace {
   /** @param {Source} source */
@@ -46,7 +47,7 @@ export class Trace {
     this.manifest = JSON.parse(header.__metadata__.headway);
     /** @type {Map<string, number[]>} */
     this.shapes = new Map(this.manifest.steps);
-    /** @type {Map<string, Promise<Matrix>>} */
+    /** @type {Map<string, Promise<ArrayBuffer>>} */
     this.remembered = new Map();
     this.bytes = 0;
     const names = new Set([...this.shapes.keys()].filter((name) => name.endsWith(".weights")).map(owner));
@@ -80,23 +81,28 @@ export class Trace {
    * @param {string} name @param {number} [index] @param {number} [from] @param {number} [to]
    * @returns {Promise<Matrix>}
    */
-  matrix(name, index = 0, from = 0, to = Infinity) {
+  async matrix(name, index = 0, from = 0, to = Infinity) {
     const { dtype, shape, data_offsets } = this.header[name];
     const [rows, columns] = shape.length > 1 ? shape.slice(-2) : [1, ...shape];
-    const last = Math.min(to, rows);
-    const key = `${name} ${index} ${from} ${last}`;
-    const known = this.remembered.get(key);
-    if (known) return known;
     const kind = KINDS[/** @type {keyof typeof KINDS} */ (dtype)];
     const size = kind.BYTES_PER_ELEMENT * columns;
-    const begin = this.start + data_offsets[0] + (index * rows + from) * size;
-    const found = this.source(begin, begin + (last - from) * size).then((bytes) => ({
-      data: new kind(bytes),
-      rows: last - from,
-      columns,
-    }));
+    const last = Math.min(to, rows);
+    const [begin, end] = [(index * rows + from) * size, (index * rows + last) * size];
+    const all = data_offsets[1] - data_offsets[0];
+    const bytes = all <= AT_ONCE
+      ? (await this._bytes(data_offsets[0], data_offsets[1])).slice(begin, end)
+      : await this._bytes(data_offsets[0] + begin, data_offsets[0] + end);
+    return { data: new kind(bytes), rows: last - from, columns };
+  }
+
+  /** @param {number} begin @param {number} end @returns {Promise<ArrayBuffer>} */
+  _bytes(begin, end) {
+    const key = `${begin} ${end}`;
+    const known = this.remembered.get(key);
+    if (known) return known;
     if (this.bytes > KEPT) this._forget();
-    this.bytes += (last - from) * size;
+    this.bytes += end - begin;
+    const found = this.source(this.start + begin, this.start + end);
     this.remembered.set(key, found);
     return found;
   }
