@@ -41,7 +41,6 @@ def page(browser):
     errors, requests = [], []
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.on("request", lambda request: requests.append(request.url))
-    opened.errors, opened.requests = errors, requests
     yield opened
     context.close()
     assert errors == []

@@ -14,6 +14,7 @@ import headway
 from headway.explore import server
 from headway.explore.subjects import Ask, BesideLadder, LadderSubject, RunSubject
 from headway.torch.weights import load
+from pages import opened, settled, table
 
 pytestmark = pytest.mark.xdist_group("browser")
 TEXT = "it was the age"
@@ -49,25 +50,6 @@ def model(run):
 
 def tokens(text):
     return torch.tensor([list(text.encode())])
-
-
-def opened(page, address):
-    page.goto(address)
-    settled(page)
-
-
-def settled(page):
-    page.wait_for_timeout(50)
-    page.wait_for_selector("body:not(.busy) main")
-
-
-def table(page):
-    return np.array(
-        page.locator("table.numbers tbody tr").evaluate_all(
-            """rows => rows.map(row =>
-                [...row.querySelectorAll('td')].map(td => Number(td.dataset.value)))"""
-        )
-    )
 
 
 def bars(page):

@@ -17,6 +17,7 @@ from headway.parts.dropout import keep
 from headway.parts.masks import Mask
 from headway.torch import GPT
 from headway.torch.gpt import multi_head
+from pages import opened, table
 
 pytestmark = pytest.mark.xdist_group("browser")
 TEXT = "it was the age"
@@ -32,22 +33,6 @@ def exported(traced, tmp_path_factory):
     file = tmp_path_factory.mktemp("page") / "page.html"
     file.write_text(export.page(*traced))
     return file.as_uri()
-
-
-def opened(page, address):
-    """Go there and wait until it is drawn. A page that is open already only moves."""
-    page.goto(address)
-    page.wait_for_selector("body:not(.busy) main")
-    page.wait_for_timeout(50)  # a change of the address alone is drawn a moment later
-    page.wait_for_selector("body:not(.busy) main")
-
-
-def table(page):
-    """The numbers of the table on the page, all their digits."""
-    rows = page.locator("table.numbers tbody tr").evaluate_all(
-        "rows => rows.map(row => [...row.querySelectorAll('td')].map(td => td.dataset.value))"
-    )
-    return np.array([[float(x.replace("Infinity", "inf")) for x in row] for row in rows])
 
 
 @pytest.mark.parametrize("step", ["scores", "scaled", "masked", "weights", "context"])

@@ -66,6 +66,7 @@ async function render() {
       document.body.replaceChildren(...frame(now, view), dialog);
       if (focused) document.getElementById(focused)?.focus();
       if (trouble) complain();
+      document.body.dataset.drawn = location.hash; // for whoever waits for it
     };
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches || !document.startViewTransition;
     if (still || level === crumbs(now, headAt(now)).children.length) swap();
@@ -75,6 +76,7 @@ async function render() {
     if (mine !== turn) return;
     stop();
     trouble = error instanceof Error ? error.message : String(error);
+    document.body.dataset.drawn = location.hash;
     if (app) complain();
     else if (location.hash) location.hash = ""; // at least what the page was opened on
   } finally {

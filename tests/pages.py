@@ -1,0 +1,24 @@
+"""What the tests of the explorer's page share: going somewhere, and reading numbers there."""
+
+import numpy as np
+
+
+def opened(page, address):
+    """Go there and wait until it is drawn. A page that is open already only moves."""
+    page.goto(address)
+    settled(page)
+
+
+def settled(page):
+    """Wait until what the address says is drawn."""
+    page.wait_for_selector("body:not(.busy)")
+    while page.evaluate("document.body.dataset.drawn !== location.hash"):
+        page.wait_for_timeout(20)
+
+
+def table(page):
+    """The numbers of the table on the page, all their digits."""
+    rows = page.locator("table.numbers tbody tr").evaluate_all(
+        "rows => rows.map(row => [...row.querySelectorAll('td')].map(td => td.dataset.value))"
+    )
+    return np.array([[float(x.replace("Infinity", "inf")) for x in row] for row in rows])
