@@ -230,7 +230,8 @@ def _fit(trainer: Trainer, run: Run, tokens: Any, writer: Any) -> None:
     console.print(
         f"validation loss {ended['validation']:.3f} nats a token after {ended['seconds']:,.0f} s; "
         f"the run is in {run.path}\n"
-        f"more of it: headway generate {run.path.name} {shlex.quote(whole[0] if whole else 'a')}"
+        f"more of it: headway generate {run.path.name} {shlex.quote(whole[0] if whole else 'a')}\n"
+        f"look inside: headway explore {run.path.name}"
     )
 
 

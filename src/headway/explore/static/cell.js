@@ -4,7 +4,7 @@ import { h, s } from "./dom.js";
 import { exact, percent, short } from "./numbers.js";
 import { largest } from "./colours.js";
 import { matrix, table } from "./matrix.js";
-import { edits, note, words } from "./panel.js";
+import { edits, note, picker, words } from "./panel.js";
 import { ofStep } from "./words.js";
 
 /** @typedef {import("./main.js").App} App */
@@ -52,8 +52,8 @@ export async function cellView(app, head) {
       words(app, { ...ofStep("weights", head.rung), sentence: `How much ${queryTokens[query]} takes from ${keyTokens[chosen]}, from the first product to the context.` }),
       h("section", { class: "controls" },
         h("h2", {}, "Another cell"),
-        picker(app, "query", queryTokens, query, (at) => [at, chosen]),
-        picker(app, "key", keyTokens, chosen, (at) => [query, at]),
+        h("label", {}, "query ", picker("query", queryTokens.map(numbered), query, (at) => app.go({ cell: [at, chosen] }))),
+        h("label", {}, "key ", picker("key", keyTokens.map(numbered), chosen, (at) => app.go({ cell: [query, at] }))),
         h("dl", { class: "exact" }, Object.entries(row).filter(([step]) => step !== "context").map(([step, numbers]) =>
           [h("dt", {}, step), h("dd", { "data-step": step, "data-value": numbers[chosen] }, exact(numbers[chosen]))]))),
       edits(app, head),
@@ -61,11 +61,9 @@ export async function cellView(app, head) {
   };
 }
 
-/** @param {App} app @param {string} side @param {string[]} tokens @param {number} at @param {(at: number) => [number, number]} cell */
-function picker(app, side, tokens, at, cell) {
-  return h("label", {}, `${side} `,
-    h("select", { onchange: (/** @type {any} */ event) => app.go({ cell: cell(Number(event.target.value)) }) },
-      tokens.map((token, i) => h("option", { value: i, selected: i === at }, `${i} ${token}`))));
+/** @param {string} token @param {number} i */
+function numbered(token, i) {
+  return `${i} ${token}`;
 }
 
 /**

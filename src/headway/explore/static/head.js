@@ -1,12 +1,12 @@
 // Level 3, a head: its steps one after another, each a matrix with tokens on both sides.
 
 import { button, h, s } from "./dom.js";
-import { short } from "./numbers.js";
+import { exact } from "./numbers.js";
 import { largest } from "./colours.js";
 import { legend, matrix, table, thumbnail } from "./matrix.js";
 import { lines } from "./lines.js";
 import { ofStep } from "./words.js";
-import { edits, note, words } from "./panel.js";
+import { edits, note, picker, words } from "./panel.js";
 
 /** @typedef {import("./main.js").App} App */
 /** @typedef {import("./attention.js").Head} Head */
@@ -113,7 +113,6 @@ function tile(app, name, current, part) {
 async function focused(app, head, step, parts, at) {
   const result = /** @type {Part} */ (parts.get(step));
   const room = Math.min(app.width, 1000);
-  const small = { recomputed: false };
   if (step === "scores" && head.operand("queries")) {
     const [queries, keys] = [
       await operand(head, "queries", at.top, at.bottom), await operand(head, "keys", at.left, at.right),
@@ -124,7 +123,7 @@ async function focused(app, head, step, parts, at) {
     return product(
       { ...queries, rowLabels: result.rowLabels, width: strip, height: Math.min(cell, 28) },
       { ...turned(keys), columnLabels: result.columnLabels, width: cell, height: deep },
-      { ...result, ...small, rowLabels: null, columnLabels: null, width: cell, height: Math.min(cell, 28) }, at);
+      { ...result, rowLabels: null, columnLabels: null, width: cell, height: Math.min(cell, 28) }, at);
   }
   if (step === "context" && head.operand("values")) {
     const values = await operand(head, "values", at.left, at.right);
@@ -132,9 +131,9 @@ async function focused(app, head, step, parts, at) {
     const strip = Math.max(3, Math.min(36, Math.floor(330 / values.columns)));
     const cell = size((room - 110 - strip * values.columns) / weights.columns);
     return product(
-      { ...weights, ...small, width: cell, height: Math.min(cell, 28) },
+      { ...weights, width: cell, height: Math.min(cell, 28) },
       { ...values, rowLabels: at.keyTokens.slice(at.left, at.right), width: strip, height: Math.max(6, Math.min(20, Math.floor(300 / values.rows))) },
-      { ...result, ...small, rowLabels: null, width: strip, height: Math.min(cell, 28) }, at);
+      { ...result, rowLabels: null, width: strip, height: Math.min(cell, 28), beside: true }, at);
   }
   const names = [...parts.keys()];
   const before = parts.get(names[names.indexOf(step) - 1]);
@@ -254,7 +253,7 @@ function told(
   else rows.push(["key", `${keys[j]} (${j})`]);
   for (const [name, part] of parts) {
     if ((name === "context") !== (step === "context")) continue;
-    rows.push([name, short(part.data[(i - part.first[0]) * part.columns + j - part.first[1]])]);
+    rows.push([name, exact(part.data[(i - part.first[0]) * part.columns + j - part.first[1]])]);
   }
   return rows;
 }
@@ -274,10 +273,16 @@ function edited(app, head, step) {
 
 /** @param {App} app @param {Head} head @param {string[]} steps @param {string} step */
 function controls(app, head, steps, step) {
-  const { state } = app;
+  const { state, trace } = app;
+  const layers = state.rung == null ? trace.layers : trace.rungs;
+  const layer = layers.findIndex((one) => one.heads.includes(head));
+  const moved = (/** @type {number} */ to) => (state.rung == null ? { layer: to, head: 0 } : { rung: layers[to].title, head: 0 });
   const at = steps.indexOf(step);
   const drawn = state.training;
   return h("section", { class: "controls" },
+    h("div", { class: "row" },
+      picker("layer", layers.map((one) => one.title), layer, (to) => app.go({ ...moved(to), cell: null })),
+      picker("head", layers[layer].heads.map((_, i) => `Head ${i}`), state.head ?? 0, (to) => app.go({ head: to, cell: null }))),
     h("div", { class: "row" },
       button("◀ back", () => app.go({ step: steps[at - 1] }), { disabled: at === 0, title: "←" }),
       button(app.playing ? "❚❚ pause" : "▶ play", () => app.play(), { title: "space", "aria-pressed": String(app.playing) }),

@@ -5,7 +5,7 @@ import { short } from "./numbers.js";
 import { largest } from "./colours.js";
 import { legend, matrix, table, thumbnail } from "./matrix.js";
 import { afar, seen } from "./head.js";
-import { edits, note, words } from "./panel.js";
+import { edits, note, picker, words } from "./panel.js";
 import { step } from "./trace.js";
 
 /** @typedef {import("./main.js").App} App */
@@ -17,6 +17,7 @@ const SEEN = [24, 48]; // rows and columns of a picture in a box
 /** @param {App} app @param {Layer} layer */
 export async function layerView(app, layer) {
   const { trace, state } = app;
+  const { model } = trace.manifest;
   const at = trace.layers.indexOf(layer);
   const attention = layer.heads[0].attention.replace(/\.heads\.\d+$/, "");
   const before = at === 0 ? "embedded" : `${trace.layers[at - 1].name}.after_mlp`;
@@ -54,7 +55,7 @@ export async function layerView(app, layer) {
     ],
     panel: [
       words(app, {
-        sentence: "The stream is normed, projected to queries, keys and values and split into heads; each head attends; their contexts, side by side, are projected back and added to the stream. Then the MLP does the same for each token alone.",
+        sentence: `The stream is normed, projected to queries, keys and values and split into heads${model?.qk_norm ? "; queries and keys are normed" : ""}${model?.positions === "rotary" ? "; queries and keys are turned by their positions" : ""}; each head attends; their contexts, side by side, are projected back and added to the stream. Then the MLP adds what it makes of each token alone.`,
         equation: "x + attention(norm(x)),  then  x + mlp(norm(x))", rung: layer.heads[0].rung,
       }),
       share && note(`This layer's attention adds ${short(share[0])} of the stream's length, its MLP ${short(share[1] ?? 0)} (mean over the tokens).`),
@@ -162,8 +163,7 @@ async function tensorView(app, name) {
     h("div", { class: "row" },
       rows > size && [button("▲", () => move(-by, 0), { "aria-label": "rows before" }), button("▼", () => move(by, 0), { "aria-label": "rows after" })],
       columns > size && [button("◀", () => move(0, -by), { "aria-label": "features before" }), button("▶", () => move(0, by), { "aria-label": "features after" })],
-      count > 1 && h("label", {}, "head ", h("select", { onchange: (/** @type {any} */ event) => app.go({ part: Number(event.target.value) }) },
-        Array.from({ length: count }, (_, i) => h("option", { value: i, selected: i === index }, i)))),
+      count > 1 && picker("head", Array.from({ length: count }, (_, i) => `Head ${i}`), index, (to) => app.go({ part: to })),
       button("numbers", () => app.go({ table: !state.table }), { "aria-pressed": String(state.table) }),
       button("close", () => app.go({ tensor: null, part: null, at: null }))),
     state.table ? h("div", { class: "scroll" }, table(part)) : null);

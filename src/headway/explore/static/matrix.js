@@ -7,12 +7,12 @@ import { colour, ink, packed } from "./colours.js";
 /** @typedef {import("./colours.js").Scale} Scale */
 /** @typedef {[number, number]} Cell  row and column in the whole matrix */
 /**
- * A part of a matrix and how to draw it.
+ * A part of a matrix and how to draw it. beside: others with labels, so leave their room free.
  * @typedef {{
  *   name: string, data: ArrayLike<number>, rows: number, columns: number, first: Cell,
  *   rowLabels?: string[] | null, columnLabels?: string[] | null, transposed?: boolean,
  *   scale: Scale, most: number, hatched?: (row: number, column: number) => boolean,
- *   width: number, height: number, role?: string,
+ *   width: number, height: number, role?: string, beside?: boolean,
  *   onhover?: (cell: Cell | null) => void, onpick?: (cell: Cell) => void,
  * }} Part
  */
@@ -25,7 +25,8 @@ let patterns = 0;
 /** @param {Part} part @returns {Drawn} */
 export function matrix(part) {
   const { rows, columns, first, width, height, scale, most } = part;
-  const [left, top] = [part.rowLabels ? LABEL.width : 1, part.columnLabels ? LABEL.height : 1];
+  const left = part.rowLabels || part.beside ? LABEL.width : 1;
+  const top = part.columnLabels || part.beside ? LABEL.height : 1;
   const pattern = `hatch-${patterns++}`;
   const cells = s("g", {});
   for (let i = 0; i < rows; i++) {

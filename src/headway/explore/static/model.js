@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 import { percent, short } from "./numbers.js";
 import { headLink } from "./layer.js";
-import { edits, note, words } from "./panel.js";
+import { edits, note, picker, words } from "./panel.js";
 import { step } from "./trace.js";
 
 /** @typedef {import("./main.js").App} App */
@@ -34,7 +34,7 @@ export async function modelView(app) {
     trace.shapes.has(name) && h("div", { class: "end" }, h("h3", {}, title), h("span", { class: "shape" }, (trace.shapes.get(name) ?? []).slice(1).join(" × ")), h("div", { class: "stream" }));
   return {
     picture: [
-      h("div", { class: "model" }, stream("embedded", "embedded"), bands, stream("norm", "final_norm"),
+      h("div", { class: "model" }, stream(trace.manifest.model?.positions === "learned" ? "token + position" : "embedded", "embedded"), bands, stream("norm", "final_norm"),
         h("div", { class: "next" }, await next(app, position))),
       Object.keys(changes).length
         ? note("The line through the layers is the residual stream; it is as thick as what attention (purple) and MLP (grey) add to it, beside its own length.")
@@ -140,8 +140,7 @@ function sampling(app, position) {
     }));
   return h("section", { class: "controls" },
     h("h2", {}, "The next token"),
-    h("label", {}, "after ", h("select", { onchange: (/** @type {any} */ event) => app.go({ query: Number(event.target.value) }) },
-      trace.manifest.tokens.map((token, i) => h("option", { value: i, selected: i === position }, `${i} ${token.display}`)))),
+    h("label", {}, "after ", picker("position", trace.manifest.tokens.map((token, i) => `${i} ${token.display}`), position, (to) => app.go({ query: to }))),
     number("temperature", temperature, { min: 0, max: 10, step: 0.1, required: true }, (n) => ({ temperature: n })),
     number("top k", top_k, { min: 1, step: 1, placeholder: "all" }, (n) => ({ top_k: n })),
     live.canAsk && h("button", { type: "button", onclick: () => app.go({ seed: state.seed + 1 }) }, "write again"));

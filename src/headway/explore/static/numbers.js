@@ -15,9 +15,12 @@ export function fitting(x, width) {
   return text.length * 6 <= width ? text : x.toExponential(0).replace("-", x < 0 ? "−" : "-");
 }
 
-/** All its digits. @param {number} x */
+/** All its digits: as many as it takes to tell it from every other float32, or else float64. @param {number} x */
 export function exact(x) {
-  return Number.isFinite(x) ? String(x).replace("-", "−") : short(x);
+  if (!Number.isFinite(x)) return short(x);
+  let digits = 1;
+  while (digits < 10 && Math.fround(Number(x.toPrecision(digits))) !== x) digits++;
+  return String(digits < 10 ? Number(x.toPrecision(digits)) : x).replace(/^-/, "−");
 }
 
 /** A share as a percentage. @param {number} x */

@@ -13,6 +13,12 @@ export function note(text) {
   return h("p", { class: "note" }, text);
 }
 
+/** A choice among names. @param {string} name @param {string[]} names @param {number} at @param {(to: number) => void} choose */
+export function picker(name, names, at, choose) {
+  return h("select", { "aria-label": name, onchange: (/** @type {any} */ event) => choose(Number(event.target.value)) },
+    names.map((one, i) => h("option", { value: i, selected: i === at }, one)));
+}
+
 /** The sentence, the equation, the rung. @param {App} app @param {Words} said @param {Edit[]} [edits] */
 export function words(app, said, edits = []) {
   return h("section", { class: "words" },

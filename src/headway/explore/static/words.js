@@ -17,7 +17,7 @@ const STEPS = {
     equation: "capped = c tanh(scaled / c)", rung: null,
   },
   masked: {
-    sentence: "What a query may not see gets −∞ before the softmax: here, every later token.",
+    sentence: "What a query may not see, such as the tokens after it, gets −∞ before the softmax.",
     equation: "masked = scaled where allowed, else −∞", rung: "causal",
   },
   weights: {
