@@ -161,7 +161,7 @@ def test_a_cell_is_reached_without_a_mouse(page, exported, traced):
         page.keyboard.press(key)
     said = page.inner_text("dl.numbers")
     weight = traced[0]["blocks.1.attention.weights"][0, 2, 2, 1]
-    assert f"weights\n{weight}" in said  # NumPy too prints the digits that a float32 has
+    assert f"weights\n{weight!s}" in said  # NumPy too prints the digits that a float32 has
     page.keyboard.press("Enter")
     expect(page.locator("dl.exact")).to_be_visible()
     assert "softmax of its row" in page.inner_text("main")
