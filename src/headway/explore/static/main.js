@@ -276,6 +276,7 @@ function follow(event) {
 }
 
 async function start() {
+  document.body.replaceChildren(note("Reading the trace …"));
   try {
     live = await Live.open();
   } catch (error) {

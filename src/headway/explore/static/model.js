@@ -31,7 +31,7 @@ export async function modelView(app) {
       moved != null && h("span", { class: "moved", title: `how far the stream of token ${position} is from that of the unchanged model` }, `Δ ${percent(moved)}`));
   }));
   const stream = (/** @type {string} */ title, /** @type {string} */ name) =>
-    trace.shapes.has(name) && h("div", { class: "end" }, h("h3", {}, title), h("span", { class: "shape" }, (trace.shapes.get(name) ?? []).slice(1).join(" × ")), h("div", { class: "stream" }));
+    trace.shapes.has(name) && h("div", { class: "end" }, h("h3", {}, title), h("span", { class: "shape" }, (trace.shapes.get(name) ?? []).slice(1).join(" × ")), h("div", { class: "stream" }), base && h("span", { class: "moved" }, "\u00a0"));
   return {
     picture: [
       h("div", { class: "model" }, stream(trace.manifest.model?.positions === "learned" ? "token + position" : "embedded", "embedded"), bands, stream("norm", "final_norm"),
