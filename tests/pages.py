@@ -12,8 +12,11 @@ def opened(page, address):
 def settled(page):
     """Wait until what the address says is drawn."""
     page.wait_for_selector("body:not(.busy)")
-    while page.evaluate("document.body.dataset.drawn !== location.hash"):
+    for _ in range(500):
+        if page.evaluate("document.body.dataset.drawn === location.hash"):
+            return
         page.wait_for_timeout(20)
+    raise AssertionError(f"never drawn: {page.url}: {page.inner_text('body')[:300]}")
 
 
 def table(page):

@@ -325,7 +325,7 @@ def test_a_trace_or_a_run_in_a_notebook_is_the_page(page, run):
         show(steps, "one two")
     with headway.trace() as empty:
         headway.tap("x", queries)
-    with pytest.raises(ValueError, match="no attention was traced"):
+    with pytest.raises(ValueError, match="no attention of one shape was traced"):
         show(empty)
 
 

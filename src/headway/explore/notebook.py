@@ -15,6 +15,7 @@ from headway.tracing import Trace
 from headway.training.runs import Run, find
 
 _HEIGHT = 860  # pixels
+_SIDES = ("queries", "keys", "weights")
 
 
 def show(what: Trace | Run | str, text: str | Sequence[str] | None = None) -> Shown:
@@ -22,10 +23,13 @@ def show(what: Trace | Run | str, text: str | Sequence[str] | None = None) -> Sh
 
     what: what `headway.trace` recorded, a Run, or the name of a run in the folder `runs`.
     text: for a run what it reads, by default words of its own; for a trace its tokens, as words
-        with spaces between or one by one, by default their numbers.
+        with spaces between or one by one, by default their numbers; two texts where queries and
+        keys are not as many.
 
     Raises ValueError when there is no such run, the text does not fit, or nothing was traced.
     """
+    if not isinstance(what, Trace | Run | str):
+        raise ValueError(f"a trace or a run can be shown, not {type(what).__name__}")
     if isinstance(what, Trace):
         tensors, manifest = BesideLadder(_Traced(what, text)).trace(Ask(""))
     else:
@@ -64,16 +68,28 @@ class _Traced:
 
     def trace(self, ask: Ask, stop: Stop = go_on) -> tuple[Tensors, Manifest]:
         tensors, manifest = trace_file.described(self.steps)
-        sides = ("queries", "keys", "weights")
-        sizes = [shape[-2] for name, shape in manifest["steps"] if name.endswith(sides)]
-        if not sizes:
-            raise ValueError("no attention was traced: nothing is called queries, keys or weights")
-        given = self.text.split() if isinstance(self.text, str) else self.text
-        words = [str(i) for i in range(max(sizes))] if given is None else list(given)
-        if len(words) != max(sizes):
-            raise ValueError(f"the trace has {max(sizes)} tokens, the text {len(words)}")
-        tokens = [
-            {"display": trace_file.drawn(word.encode(errors="surrogatepass"))} for word in words
-        ]
-        about = {"kind": "trace", "title": "a trace", "text": "", "tokens": tokens}
+        shapes = dict(manifest["steps"])
+        sizes = {
+            side: {shapes[n][-2] for n in shapes if n.rpartition(".")[2] == side} for side in _SIDES
+        }
+        queries = max(sizes["queries"] or sizes["weights"], default=0)
+        keys = max(sizes["keys"], default=queries)
+        if not queries:
+            raise ValueError(
+                "no attention of one shape was traced: open a headway.trace around one call, and "
+                "ask for queries and keys, or weights"
+            )
+        texts = (self.text, self.text) if queries == keys else self.text or (None, None)
+        if len(texts) != 2:
+            raise ValueError(f"with {queries} queries and {keys} keys, give two texts")
+        about: Manifest = {"kind": "trace", "title": "a trace", "text": ""}
+        about["tokens"], about["key_tokens"] = map(_tokens, texts, (queries, keys))
         return tensors, manifest | about | {"changes": changes(tensors)}
+
+
+def _tokens(text: str | Sequence[str] | None, size: int) -> list[dict[str, str]]:
+    given = text.split() if isinstance(text, str) else text
+    words = [str(i) for i in range(size)] if given is None else list(map(str, given))
+    if len(words) != size:
+        raise ValueError(f"the trace has {size} tokens, the text {len(words)}")
+    return [{"display": trace_file.drawn(word.encode(errors="surrogatepass"))} for word in words]

@@ -23,7 +23,12 @@ export class Head {
     const [rows, columns] = this._shape("weights") ?? [0, 0];
     /** How many queries and keys. @type {[number, number]} */
     this.size = [rows, columns];
-    const { mask = [], offset = 0 } = this.facts ?? {};
+    const { mask: told, offset = 0 } = this.facts ?? {};
+    const free = trace.manifest.edits?.some((edit) =>
+      edit.what === "no mask" && edit.attention === attention && (edit.head == null || edit.head === index));
+    // The first rungs tell nothing of a mask; in a GPT they get the causal one.
+    const mask = free ? [] : (told ?? (this.inGPT ? ["causal"] : []));
+    this.label = ""; // what the layer calls it
     const windows = mask.map((term) => Number(/^window\((\d+)\)$/.exec(term)?.[1] ?? Infinity));
     this.window = Math.min(Infinity, ...windows); // keys that a query sees, itself included
     this.least = mask.includes("causal") || this.window < Infinity ? 0 : -Infinity; // how far behind it
@@ -40,6 +45,11 @@ export class Head {
       if (name === "masked") return facts.mask.length > 0 || facts.allowed || facts.bias;
       return name !== "dropped";
     });
+  }
+
+  /** Whether it stands in a GPT. */
+  get inGPT() {
+    return this.trace.manifest.kind === "model" && !this.attention.startsWith("ladder.");
   }
 
   /** The name of a step's tensor. @param {string} step */

@@ -6,6 +6,7 @@ import { largest } from "./colours.js";
 import { matrix, table } from "./matrix.js";
 import { edits, note, picker, words } from "./panel.js";
 import { ofStep } from "./words.js";
+import { edited } from "./head.js";
 
 /** @typedef {import("./main.js").App} App */
 /** @typedef {import("./attention.js").Head} Head */
@@ -24,6 +25,7 @@ export async function cellView(app, head) {
 
   /** @type {Record<string, ArrayLike<number>>} */
   const row = {};
+  if (!head.steps.includes("weights")) throw new Error(`${head.name("weights")} was not recorded`);
   for (const step of head.steps) row[step] = (await head.rows(step, query, query + 1)).data;
   const places = { queries: head.operand("queries"), keys: head.operand("keys"), values: head.operand("values") };
   const vector = async (/** @type {"queries" | "keys"} */ role, /** @type {number} */ at) => {
@@ -33,30 +35,33 @@ export async function cellView(app, head) {
   const [q, k] = [await vector("queries", query), await vector("keys", chosen)];
   const values = places.values && (await app.trace.matrix(places.values.name, places.values.index));
 
-  const seen = Array.from({ length: columns }, (_, j) => j).filter((j) => row.masked?.[j] !== -Infinity);
+  const may = (/** @type {number} */ j) => (row.masked ? row.masked[j] !== -Infinity : head.allowed(query, j));
+  const seen = Array.from({ length: columns }, (_, j) => j).filter(may);
   const strongest = [...seen].sort((a, b) => row.weights[b] - row.weights[a]).slice(0, SHOWN);
-  if (seen.includes(chosen) && !strongest.includes(chosen)) strongest.push(chosen);
+  if (may(chosen) && !strongest.includes(chosen)) strongest.push(chosen);
   strongest.sort((a, b) => a - b);
-  const cannot = !seen.includes(chosen);
+  const changed = (/** @type {string} */ step) => edited(app, head, step).length > 0;
 
+  const parts = [
+    q && k && row.scores && head.rung !== "fixed" && ["The score: query · key", dotProduct(q, k, row.scores[chosen], pair)],
+    (row.scaled || row.masked) && ["Scaled, masked", h("p", { class: "sum" }, scaled(head, row, chosen, may(chosen), changed))],
+    row.weights && [head.rung === "fixed" ? "The share in its row" : "The softmax of its row",
+      shares(head, row, seen, strongest, chosen, keyTokens, pair, changed("weights"))],
+    values && row.context && ["The values, in these shares", changed("context")
+      ? h("p", { class: "sum" }, "This head's context is 0: you turned it off.")
+      : mixed(app, row, values, strongest, seen.length, keyTokens, queryTokens[query])],
+  ].filter((part) => Array.isArray(part));
   return {
-    picture: [
-      q && k && head.rung !== "fixed" ? h("section", {}, h("h3", {}, `1. The score: query · key`), dotProduct(q, k, row.scores[chosen], pair)) : null,
-      row.scaled || row.masked
-        ? h("section", {}, h("h3", {}, "2. Scaled, masked"), h("p", { class: "sum" }, scaled(head, row, chosen, cannot)))
-        : null,
-      row.weights ? h("section", {}, h("h3", {}, head.rung === "fixed" ? "The share in its row" : "3. The softmax of its row"), shares(head, row, seen, strongest, chosen, keyTokens, pair, cannot)) : null,
-      values && row.weights ? h("section", {}, h("h3", {}, "4. The values, in these shares"), mixed(app, row, values, strongest, keyTokens, queryTokens[query])) : null,
-    ],
+    picture: parts.map(([title, content], i) => h("section", {}, h("h3", {}, `${i + 1}. ${title}`), content)),
     panel: [
-      words(app, { ...ofStep("weights", head.rung), sentence: `How much ${queryTokens[query]} takes from ${keyTokens[chosen]}, from the first product to the context.` }),
+      words(app, { ...ofStep("weights", head), sentence: `How much ${queryTokens[query]} takes from ${keyTokens[chosen]}, from the first product to the context.` }),
       h("section", { class: "controls" },
         h("h2", {}, "Another cell"),
         h("label", {}, "query ", picker("query", queryTokens.map(numbered), query, (at) => app.go({ cell: [at, chosen] }))),
         h("label", {}, "key ", picker("key", keyTokens.map(numbered), chosen, (at) => app.go({ cell: [query, at] }))),
         h("dl", { class: "exact" }, Object.entries(row).filter(([step]) => step !== "context").map(([step, numbers]) =>
           [h("dt", {}, step), h("dd", { "data-step": step, "data-value": numbers[chosen] }, exact(numbers[chosen]))]))),
-      edits(app, head),
+      edits(app, [head]),
     ],
   };
 }
@@ -98,47 +103,54 @@ function dotProduct(q, k, total, pair) {
   ];
 }
 
-/** @param {Head} head @param {Record<string, ArrayLike<number>>} row @param {number} key @param {boolean} cannot */
-function scaled(head, row, key, cannot) {
+/**
+ * @param {Head} head @param {Record<string, ArrayLike<number>>} row @param {number} key @param {boolean} may
+ * @param {(step: string) => boolean} changed
+ */
+function scaled(head, row, key, may, changed) {
   const parts = [];
-  if (row.scaled && head.facts) parts.push(`${short(row.scores[key])} × ${short(head.facts.scale)} = ${short(row.scaled[key])}`);
-  else if (row.scaled) parts.push(`scaled: ${short(row.scaled[key])}`);
-  if (row.capped && head.facts?.softcap != null) parts.push(`${short(head.facts.softcap)} tanh(${short(row.scaled[key])} / ${short(head.facts.softcap)}) = ${short(row.capped[key])}`);
-  if (row.masked) parts.push(cannot ? "masked: −∞, this query may not see this key" : `allowed: ${short(row.masked[key])}`);
+  const { scale = 1, softcap } = head.facts ?? {};
+  const root = Math.abs(1 / scale ** 2 - Math.round(1 / scale ** 2)) < 1e-6;
+  const by = root ? `/ √${Math.round(1 / scale ** 2)}` : `× ${short(scale)}`;
+  if (row.scaled && changed("scaled")) parts.push(`not scaled, as you chose: ${short(row.scaled[key])}`);
+  else if (row.scaled) parts.push(head.facts ? `${short(row.scores[key])} ${by} = ${short(row.scaled[key])}` : `scaled: ${short(row.scaled[key])}`);
+  if (row.capped && softcap != null) parts.push(`${short(softcap)} tanh(${short(row.scaled[key])} / ${short(softcap)}) = ${short(row.capped[key])}`);
+  if (row.masked && changed("masked")) parts.push("not masked, as you chose");
+  else if (row.masked) parts.push(may ? "this query may see this key" : "−∞: this query may not see this key");
   return parts.join(";  ");
 }
 
 /**
  * @param {Head} head @param {Record<string, ArrayLike<number>>} row @param {number[]} seen @param {number[]} strongest
- * @param {number} key @param {string[]} tokens @param {string} pair @param {boolean} cannot
+ * @param {number} key @param {string[]} tokens @param {string} pair @param {boolean} replaced
  */
-function shares(head, row, seen, strongest, key, tokens, pair, cannot) {
+function shares(head, row, seen, strongest, key, tokens, pair, replaced) {
   const logits = row.masked ?? row.capped ?? row.scaled ?? row.scores;
-  const plain = head.rung === "fixed" || (head.facts && head.facts.normalizer !== "softmax");
-  const most = Math.max(...seen.map((j) => logits[j]));
+  const plain = head.rung === "fixed";
+  const softmax = !replaced && logits && (plain || !head.facts || head.facts.normalizer === "softmax");
+  const most = softmax ? Math.max(...seen.map((j) => logits[j])) : 0;
   const raised = (/** @type {number} */ j) => (plain ? logits[j] : Math.exp(logits[j] - most));
-  const total = seen.reduce((sum, j) => sum + raised(j), 0);
-  const exp = (/** @type {number} */ j) => (plain ? short(logits[j]) : `exp(${short(logits[j])} − ${bracket(most)})`);
+  const total = softmax ? seen.reduce((sum, j) => sum + raised(j), 0) : 0;
+  const exp = (/** @type {number} */ j) => (plain ? short(logits[j]) : `exp(${short(logits[j])} − ${bracket(most)}) / ${short(total)} = ${short(raised(j))}`);
+  const how = !seen.includes(key) ? "" : softmax ? `${exp(key)} / ${short(total)} = ` : replaced ? "replaced by you: " : "";
+  const said = seen.length > strongest.length ? `The strongest of ${seen.length} keys` : "Every key that it may see";
   return [
-    h("p", { class: "sum" }, cannot ? `weight${pair} = ` : `weight${pair} = ${exp(key)} / ${short(total)} = ${short(raised(key))} / ${short(total)} = `,
-      h("strong", { "data-value": row.weights[key] }, short(row.weights[key]))),
+    h("p", { class: "sum" }, `weight${pair} = ${how}`, h("strong", { "data-value": row.weights[key] }, short(row.weights[key]))),
     h("div", { class: "bars" }, strongest.map((j) =>
       h("div", { class: "bar", "aria-current": j === key ? "true" : false },
         h("span", { class: "token", "data-token": j }, tokens[j]),
         h("span", { class: "track" }, h("span", { class: "fill weights", style: { width: `${100 * row.weights[j]}%` } })),
-        h("span", { class: "number" }, `${short(raised(j))} → ${percent(row.weights[j])}`)))),
-    note(seen.length > strongest.length
-      ? `The strongest of ${seen.length} keys; the sum ${short(total)} is of all of them.`
-      : `${plain ? "The numbers" : "Each exp(score − largest)"} of the row, together ${short(total)}, and its share.`),
+        h("span", { class: "number" }, `${softmax ? `${short(raised(j))} → ` : ""}${percent(row.weights[j])}`)))),
+    note(softmax ? `${said}: its ${plain ? "number" : "exp(score − largest)"}, all of them together ${short(total)}, and its share.` : `${said}, and its share.`),
   ];
 }
 
 /**
  * @param {App} app @param {Record<string, ArrayLike<number>>} row
  * @param {{data: ArrayLike<number>, rows: number, columns: number}} values @param {number[]} strongest
- * @param {string[]} tokens @param {string} query
+ * @param {number} seen @param {string[]} tokens @param {string} query
  */
-function mixed(app, row, values, strongest, tokens, query) {
+function mixed(app, row, values, strongest, seen, tokens, query) {
   const width = values.columns;
   const data = new Float64Array((strongest.length + 1) * width);
   strongest.forEach((j, i) => {
@@ -151,7 +163,7 @@ function mixed(app, row, values, strongest, tokens, query) {
     first: /** @type {[number, number]} */ ([0, 0]), rowLabels: [...strongest.map((j) => tokens[j]), "context"],
     scale: /** @type {const} */ ("signed"), most: largest(data) || 1, width: cell, height: 20,
   };
-  const left = row.weights.length > strongest.length ? ", the strongest only" : "";
+  const left = seen > strongest.length ? ", the strongest only" : "";
   return [
     h("p", { class: "sum" }, `context[${query}] = ${strongest.slice(0, TERMS).map((j) => `${short(row.weights[j])} × value(${tokens[j]})`).join(" + ")}${strongest.length > TERMS ? " + …" : ""}`),
     h("div", { class: "scroll" }, matrix(part).element),

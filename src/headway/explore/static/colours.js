@@ -1,7 +1,8 @@
 // What a number looks like. Both scales keep their order for colour-blind eyes; the diverging one
 // is ColorBrewer's RdBu (Brewer 2003).
 
-const SEQUENTIAL = ["#f7f5fb", "#ded8ee", "#c1b6de", "#a390cc", "#866cb8", "#6a499f", "#4f2984", "#330c5f"];
+const LIGHT = ["#f7f5fb", "#ded8ee", "#c1b6de", "#a390cc", "#866cb8", "#6a499f", "#4f2984", "#330c5f"];
+const DARK = ["#24222b", "#3a2f52", "#53407c", "#6f55a3", "#8d6fc4", "#ab8fdc", "#cab4ee", "#ece2fb"];
 const DIVERGING = [
   ...["#053061", "#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#ffffff"],
   ...["#fddbc7", "#f4a582", "#d6604d", "#b2182b", "#67001f"],
@@ -17,23 +18,27 @@ const DIVERGING = [
 export function colour(x, scale, most) {
   const part = most > 0 && Number.isFinite(x) ? x / most : 0;
   return scale === "share"
-    ? between(SEQUENTIAL, Math.sqrt(Math.min(Math.max(part, 0), 1)))
+    ? between(dark.matches ? DARK : LIGHT, Math.sqrt(Math.min(Math.max(part, 0), 1)))
     : between(DIVERGING, (Math.min(Math.max(part, -1), 1) + 1) / 2);
 }
 
-/** @type {Map<Scale, Uint32Array>} */
+/** On dark paper strong weights are bright, so that in both what is weak recedes. */
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+/** @type {Map<string, Uint32Array>} */
 const PALETTES = new Map();
 const SHADES = 512;
 
 /** `colour` as a canvas keeps it: alpha, blue, green, red. @param {number} x @param {Scale} scale @param {number} most */
 export function packed(x, scale, most) {
-  let palette = PALETTES.get(scale);
+  const kind = `${scale}${dark.matches}`;
+  let palette = PALETTES.get(kind);
   if (!palette) {
     palette = Uint32Array.from({ length: SHADES + 1 }, (_, i) => {
       const [red, green, blue] = channels(colour(scale === "share" ? i / SHADES : (2 * i) / SHADES - 1, scale, 1));
       return ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
     });
-    PALETTES.set(scale, palette);
+    PALETTES.set(kind, palette);
   }
   const part = most > 0 && Number.isFinite(x) ? Math.min(Math.max(x / most, scale === "share" ? 0 : -1), 1) : 0;
   return palette[Math.round((scale === "share" ? part : (part + 1) / 2) * SHADES)];

@@ -15,7 +15,7 @@ import { edits, note, picker, words } from "./panel.js";
 
 /** Rows and columns seen at once. @param {App} app */
 export function seen(app) {
-  return app.width < 640 ? 12 : 24;
+  return app.width < 640 ? 12 : Math.max(24, Math.min(40, Math.floor(app.width / 40)));
 }
 
 const OVERVIEW = 48; // rows and columns of a large matrix from afar, as in trace_file.py
@@ -36,7 +36,7 @@ function training(app, head) {
 }
 
 /** Where the window of a large matrix begins. @param {App} app @param {[number, number]} size */
-function windowAt(app, [rows, columns]) {
+export function windowAt(app, [rows, columns]) {
   const clamp = (/** @type {number} */ at, /** @type {number} */ count) => Math.max(0, Math.min(at, count - seen(app)));
   return [clamp(app.state.at?.[0] ?? rows, rows), clamp(app.state.at?.[1] ?? columns, columns)];
 }
@@ -65,7 +65,7 @@ export async function headView(app, head) {
       first: [top, from], rowLabels: queryTokens.slice(top, bottom),
       columnLabels: wide ? null : keyTokens.slice(left, right),
       scale: share ? "share" : "signed", most: share ? Math.max(1, largest(data)) : largest(data) || 1,
-      hatched: masks ? (i, j) => masked(parts, i, j) : undefined,
+      hatched: masks ? (i, j) => masked(parts, head, i, j) : undefined,
       width: 20, height: 20, recomputed: found.recomputed,
     });
   }
@@ -90,9 +90,9 @@ export async function headView(app, head) {
       large ? await navigator(app, head, top, left) : null,
     ],
     panel: [
-      words(app, ofStep(step, head.rung), edited(app, head, step)),
+      words(app, ofStep(step, head), edited(app, head, step)),
       controls(app, head, steps, step),
-      edits(app, head),
+      edits(app, [head]),
     ],
   };
 }
@@ -128,8 +128,8 @@ async function focused(app, head, step, parts, at) {
   if (step === "context" && head.operand("values")) {
     const values = await operand(head, "values", at.left, at.right);
     const weights = /** @type {Part} */ (parts.get(parts.has("dropped") ? "dropped" : "weights"));
-    const strip = Math.max(3, Math.min(36, Math.floor(330 / values.columns)));
-    const cell = size((room - 110 - strip * values.columns) / weights.columns);
+    const strip = Math.max(3, Math.min(36, Math.floor((0.36 * room) / values.columns)));
+    const cell = size((room - 170 - strip * values.columns) / weights.columns);
     return product(
       { ...weights, width: cell, height: Math.min(cell, 28) },
       { ...values, rowLabels: at.keyTokens.slice(at.left, at.right), width: strip, height: Math.max(6, Math.min(20, Math.floor(300 / values.rows))) },
@@ -192,14 +192,24 @@ function turned(part) {
   return { ...part, data, rows: part.columns, columns: part.rows, first: [part.first[1], part.first[0]], transposed: true };
 }
 
+/** A head's weights from afar. @param {Head} head */
+export async function headThumb(head) {
+  if (!head.steps.includes("weights")) return note("not recorded");
+  const overview = head.name("overview");
+  if (head.trace.has(overview)) {
+    const apart = apartOf(head);
+    const whole = await head.trace.matrix(overview, head.index);
+    return thumbnail(whole, "share", 1, (i, j) => !head.allowed(i * apart, j * apart));
+  }
+  const whole = await head.rows("weights");
+  return thumbnail(whole, "share", 1, (i, j) => !head.allowed(i, j));
+}
+
 /** The whole matrix from afar, the window in it. @param {App} app @param {Head} head @param {number} top @param {number} left */
 async function navigator(app, head, top, left) {
-  const name = head.name("overview");
   const [rows, columns] = head.size;
   const size = seen(app);
-  if (!head.trace.has(name)) return null;
-  const whole = await head.trace.matrix(name, head.index);
-  const canvas = thumbnail(whole, "share", 1, (i, j) => afar(head, i, j));
+  const canvas = await headThumb(head);
   const frame = s("svg", { viewBox: `0 0 ${columns} ${rows}`, preserveAspectRatio: "none" },
     s("rect", { x: left, y: top, width: Math.min(size, columns), height: Math.min(size, rows), fill: "none", stroke: "var(--accent)", "stroke-width": 2, "vector-effect": "non-scaling-stroke" }));
   const move = (/** @type {number} */ down, /** @type {number} */ along) =>
@@ -212,7 +222,9 @@ async function navigator(app, head, top, left) {
   });
   const by = size / 2;
   return h("div", { class: "navigator" }, map,
-    h("div", {}, note(`From afar: one query in ${apartOf(head)}, and the largest weight of ${apartOf(head)} keys at a time. Click to look there.`),
+    h("div", {}, note(head.trace.has(head.name("overview"))
+        ? `All weights from afar: one query in ${apartOf(head)}, and the largest of ${apartOf(head)} keys at a time. Click to look there.`
+        : "All weights. Click to look there."),
       button("▲", () => move(-by, 0), { "aria-label": "window up" }), button("▼", () => move(by, 0), { "aria-label": "window down" }),
       button("◀", () => move(0, -by), { "aria-label": "window left" }), button("▶", () => move(0, by), { "aria-label": "window right" })));
 }
@@ -222,16 +234,12 @@ function apartOf(head) {
   return Math.ceil(head.size[0] / OVERVIEW);
 }
 
-/** Whether a cell of an overview is masked altogether. @param {Head} head @param {number} i @param {number} j */
-export function afar(head, i, j) {
-  const apart = apartOf(head);
-  return !head.allowed(i * apart, j * apart);
-}
-
-/** Whether a cell is masked. @param {Map<string, Part>} parts @param {number} i @param {number} j */
-function masked(parts, i, j) {
+/** Whether a cell is masked: −∞ in `masked` or, where that is no step, by what the head may see. */
+function masked(
+  /** @type {Map<string, Part>} */ parts, /** @type {Head} */ head, /** @type {number} */ i, /** @type {number} */ j,
+) {
   const part = parts.get("masked");
-  return part ? part.data[(i - part.first[0]) * part.columns + j - part.first[1]] === -Infinity : false;
+  return part ? part.data[(i - part.first[0]) * part.columns + j - part.first[1]] === -Infinity : !head.allowed(i, j);
 }
 
 /** @param {{data: ArrayLike<number>, rows: number, columns: number}} matrix @param {number} from @param {number} to */
@@ -264,7 +272,7 @@ function size(room) {
 }
 
 /** What edits change this step. @param {App} app @param {Head} head @param {string} step */
-function edited(app, head, step) {
+export function edited(app, head, step) {
   /** @type {Record<string, string>} */
   const where = { off: "context", "no scale": "scaled", "no mask": "masked", uniform: "weights", identity: "weights", previous: "weights" };
   return (app.trace.manifest.edits ?? []).filter(
@@ -282,7 +290,7 @@ function controls(app, head, steps, step) {
   return h("section", { class: "controls" },
     h("div", { class: "row" },
       picker("layer", layers.map((one) => one.title), layer, (to) => app.go({ ...moved(to), cell: null })),
-      picker("head", layers[layer].heads.map((_, i) => `Head ${i}`), state.head ?? 0, (to) => app.go({ head: to, cell: null }))),
+      picker("head", layers[layer].heads.map((one) => `Head ${one.label}`), state.head ?? 0, (to) => app.go({ head: to, cell: null }))),
     h("div", { class: "row" },
       button("◀ back", () => app.go({ step: steps[at - 1] }), { disabled: at === 0, title: "←" }),
       button(app.playing ? "❚❚ pause" : "▶ play", () => app.play(), { title: "space", "aria-pressed": String(app.playing) }),

@@ -4,9 +4,10 @@ import { button, h } from "./dom.js";
 import { short } from "./numbers.js";
 import { largest } from "./colours.js";
 import { legend, matrix, table, thumbnail } from "./matrix.js";
-import { afar, seen } from "./head.js";
+import { headThumb, seen } from "./head.js";
 import { edits, note, picker, words } from "./panel.js";
 import { step } from "./trace.js";
+import { ofLayer } from "./words.js";
 
 /** @typedef {import("./main.js").App} App */
 /** @typedef {import("./trace.js").Layer} Layer */
@@ -17,7 +18,6 @@ const SEEN = [24, 48]; // rows and columns of a picture in a box
 /** @param {App} app @param {Layer} layer */
 export async function layerView(app, layer) {
   const { trace, state } = app;
-  const { model } = trace.manifest;
   const at = trace.layers.indexOf(layer);
   const attention = layer.heads[0].attention.replace(/\.heads\.\d+$/, "");
   const before = at === 0 ? "embedded" : `${trace.layers[at - 1].name}.after_mlp`;
@@ -54,13 +54,10 @@ export async function layerView(app, layer) {
       opened,
     ],
     panel: [
-      words(app, {
-        sentence: `The stream is normed, projected to queries, keys and values and split into heads${model?.qk_norm ? "; queries and keys are normed" : ""}${model?.positions === "rotary" ? "; queries and keys are turned by their positions" : ""}; each head attends; their contexts, side by side, are projected back and added to the stream. Then the MLP adds what it makes of each token alone.`,
-        equation: "x + attention(norm(x)),  then  x + mlp(norm(x))", rung: layer.heads[0].rung,
-      }),
+      words(app, ofLayer(layer.heads[0], layer.heads.length, trace.manifest)),
       share && note(`This layer's attention adds ${short(share[0])} of the stream's length, its MLP ${short(share[1] ?? 0)} (mean over the tokens).`),
       note("Press a box for its numbers, a head for its steps."),
-      edits(app, layer.heads[0]),
+      edits(app, layer.heads),
     ],
   };
 }
@@ -75,18 +72,7 @@ async function headsColumn(app, layer) {
 
 /** A head's thumbnail, a link to it. @param {App} app @param {Head} head @param {number} i @param {object} where */
 export async function headLink(app, head, i, where) {
-  return h("a", { class: "head", href: app.address({ ...where, head: i, step: null, tensor: null }), title: `head ${i}` }, await headThumb(head), h("span", {}, i));
-}
-
-/** A head's weights from afar. @param {Head} head */
-export async function headThumb(head) {
-  const overview = head.name("overview");
-  if (head.trace.has(overview)) {
-    const whole = await head.trace.matrix(overview, head.index);
-    return thumbnail(whole, "share", 1, (i, j) => afar(head, i, j));
-  }
-  const whole = await head.rows("weights");
-  return thumbnail(whole, "share", 1, (i, j) => !head.allowed(i, j));
+  return h("a", { class: "head", href: app.address({ ...where, head: i, step: null, tensor: null }), title: `head ${head.label}` }, await headThumb(head), h("span", {}, head.label));
 }
 
 /** Queries, keys, values or contexts of all heads, side by side. @param {App} app @param {Layer} layer @param {string} role */

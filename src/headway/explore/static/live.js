@@ -1,7 +1,7 @@
 // Asking the server: another text, a changed model, a file to keep.
 
 import { Trace } from "./trace.js";
-import { inPage, onServer } from "./source.js";
+import { inPage, onServer, reached } from "./source.js";
 
 /** @typedef {import("./state.js").State} State */
 /** @typedef {import("./trace.js").Manifest} Manifest */
@@ -66,7 +66,7 @@ export class Live {
 
   /** @param {string} path @param {object} body */
   async _post(path, body) {
-    const found = await fetch(path, {
+    const found = await reached(path, {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-Headway-Token": content("headway-token") },
       body: JSON.stringify(body),

@@ -6,7 +6,7 @@ import { Live } from "./live.js";
 import { START, onLadder, read, write } from "./state.js";
 import { modelView } from "./model.js";
 import { layerView } from "./layer.js";
-import { headView, stepsOf } from "./head.js";
+import { headView, seen, stepsOf, windowAt } from "./head.js";
 import { cellView } from "./cell.js";
 import { ladderView } from "./ladder.js";
 import { note } from "./panel.js";
@@ -28,12 +28,16 @@ import { picturePNG, pictureSVG, saveAs } from "./save.js";
 const KEYS = [
   ["← →", "the step before, the next step"], ["space", "play, pause"], ["esc", "one level up"],
   ["[ ]", "the head before, the next"], [", .", "the layer before, the next"],
+  ["shift + arrows", "the part of a large matrix that is seen"],
   ["l", "matrix or lines"], ["n", "numbers as a table"], ["/", "the text"],
   ["tab, arrows, enter", "into a matrix, from cell to cell, open the cell"], ["?", "these keys"],
 ];
 const PLAYED = 1600; // milliseconds a step
 
+/** @type {string | null} */
+let typed = null; // a text that was refused
 let trouble = ""; // what went wrong and is not said yet
+let played = false; // whether it was the player that went on
 let turn = 0; // of several renderings only the last one counts
 /** @type {number | undefined} */
 let timer;
@@ -50,6 +54,8 @@ const dialog = /** @type {HTMLDialogElement} */ (h("dialog", { "aria-label": "ke
 async function render() {
   const mine = ++turn;
   const state = read(location.hash);
+  if (!played) stop(); // whoever steps or goes elsewhere has taken over
+  played = false;
   document.body.classList.add("busy");
   try {
     const trace = await live.trace(state);
@@ -65,6 +71,9 @@ async function render() {
       const focused = document.activeElement?.id;
       document.body.replaceChildren(...frame(now, view), dialog);
       if (focused) document.getElementById(focused)?.focus();
+      const input = /** @type {HTMLInputElement | null} */ (document.getElementById("text"));
+      if (input && typed != null) input.value = typed;
+      typed = null;
       if (trouble) complain();
       document.body.dataset.drawn = location.hash; // for whoever waits for it
     };
@@ -76,9 +85,12 @@ async function render() {
     if (mine !== turn) return;
     stop();
     trouble = error instanceof Error ? error.message : String(error);
-    document.body.dataset.drawn = location.hash;
-    if (app) complain();
-    else if (location.hash) location.hash = ""; // at least what the page was opened on
+    if (app) {
+      // Address and controls go back to what is shown; what was typed stays.
+      history.replaceState(null, "", write(app.state));
+      typed = /** @type {HTMLInputElement | null} */ (document.getElementById("text"))?.value ?? null;
+      render();
+    } else if (location.hash) location.hash = ""; // at least what the page was opened on
   } finally {
     if (mine === turn) document.body.classList.remove("busy");
   }
@@ -137,7 +149,7 @@ function frame(app, view) {
   ];
   return [
     h("header", {},
-      h("a", { class: "brand", href: write({ ...START, text: state.text }) }, "Headway"),
+      h("h1", {}, h("a", { class: "brand", href: write({ ...START, text: state.text }) }, "Headway")),
       h("span", { class: "facts" }, facts.filter(Boolean).join("   ")),
       manifest.kind === "trace" || (onLadder(state) && manifest.kind !== "ladder") ? null : h("form", { onsubmit: ask }, input, live.canAsk && h("button", {}, "Enter")),
       button("?", () => dialog.showModal(), { "aria-label": "keys" })),
@@ -147,10 +159,19 @@ function frame(app, view) {
         button("copy address", () => navigator.clipboard?.writeText(location.href)),
         button("SVG", () => pictureSVG(), { title: "save the picture" }), button("PNG", () => picturePNG(), { title: "save the picture" }),
         live.canAsk && button("save as HTML", () => keep(app)))),
-    h("ol", { class: "tokens", "aria-label": "tokens" }, shown(app).map((token, i) => h("li", { class: "token", "data-token": i, title: token.id == null ? "" : `token ${token.id}` }, token.display))),
+    h("ol", { class: "tokens", "aria-label": "tokens" }, shown(app).map((token, i) => 
+      h("li", { class: "token", "data-token": i, title: token.id == null ? "" : `token ${token.id}`, onclick: () => pointed(app, i) }, token.display))),
     h("main", { class: view.wide && "wide" }, h("div", { class: "picture" }, ...kept(view.picture)),
       h("aside", {}, ...kept([view.panel[0], view.cells && numbers, ...view.panel.slice(1)]))),
   ];
+}
+
+/** A token of the strip was pressed: look there. @param {App} app @param {number} token */
+function pointed(app, token) {
+  const from = Math.max(0, token - Math.floor(seen(app) / 2));
+  if (headAt(app)) app.go({ at: [from, from] });
+  else if (app.state.layer != null) app.go({ at: [from, app.state.at?.[1] ?? 0] });
+  else if (!onLadder(app.state)) app.go({ query: token });
 }
 
 /** @param {import("./dom.js").Child[]} children */
@@ -172,11 +193,11 @@ function crumbs(app, head) {
   const path = trace.manifest.kind === "ladder" ? [] : [[trace.manifest.kind === "model" ? "Model" : "Trace", address({ ...top })]];
   if (ladder) path.push(["Ladder", address({ ...top, ladder: true })]);
   else if (state.layer != null && trace.layers[state.layer]) path.push([trace.layers[state.layer].title, address({ ...top, layer: state.layer })]);
-  if (ladder && state.rung) path.push([state.rung, address({ ...top, ladder: true, rung: state.rung })]);
+  if (ladder && trace.rungs.some((rung) => rung.title === state.rung)) path.push([String(state.rung), address({ ...top, ladder: true, rung: state.rung })]);
   if (head) {
     const { step } = stepsOf(app, head);
-    path.push([`Head ${state.head}`, address({ cell: null, step: null })], [step, address({ cell: null, step })]);
-    if (state.cell) path.push([`[${state.cell.map((at, i) => (at < 0 ? "all" : trace.tokens(head.attention)[i][at]?.display ?? at)).join(", ")}]`, location.hash]);
+    path.push([`Head ${head.label}`, address({ cell: null, step: null })], [step, address({ cell: null, step })]);
+    if (state.cell) path.push([`[${state.cell.map((at, i) => (at < 0 ? "all" : trace.tokens(head.attention)[i][Math.min(at, head.size[i] - 1)].display)).join(", ")}]`, location.hash]);
   }
   const also = trace.manifest.kind === "model" && !ladder ? h("a", { class: "aside", href: address({ ...top, ladder: true }) }, "the ladder") : null;
   return h("span", { class: "crumbs" }, path.map(([name, href], i) => [i > 0 && " › ", h("a", { href, "aria-current": i === path.length - 1 ? "page" : false }, name)]).flat(), also);
@@ -203,8 +224,10 @@ function play() {
       const head = app && headAt(app);
       if (!app || !head || app.state.cell) return stop();
       const { steps, step } = stepsOf(app, head);
+      played = true;
       app.go({ step: steps[(steps.indexOf(step) + 1) % steps.length] });
     }, PLAYED);
+    played = true;
   }
   render();
 }
@@ -251,8 +274,14 @@ function pressed(event) {
     "[": () => state.head != null && move("head", -1, layer?.heads.length ?? 0), "]": () => state.head != null && move("head", 1, layer?.heads.length ?? 0),
     ",": () => state.layer != null && move("layer", -1, trace.layers.length), ".": () => state.layer != null && move("layer", 1, trace.layers.length),
     l: () => head && go({ lines: !state.lines, step: "weights" }), n: () => go({ table: !state.table }),
-    "/": () => document.getElementById("text")?.focus(), "?": () => dialog.showModal(),
+    "/": () => /** @type {HTMLInputElement | null} */ (document.getElementById("text"))?.select(), "?": () => dialog.showModal(),
   };
+  const shift = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+  if (event.shiftKey && shift && head) {
+    const size = seen(app);
+    const at = windowAt(app, head.size).map((from, i) => Math.max(0, Math.min(from + (shift[i] * size) / 2, head.size[i] - size)));
+    acts[event.key] = () => go({ at: [at[0], at[1]] });
+  }
   if (event.key === " " && head && !state.cell && !target.closest("a, button")) acts[" "] = play;
   if (!acts[event.key]) return;
   event.preventDefault();
@@ -276,7 +305,6 @@ function follow(event) {
 }
 
 async function start() {
-  document.body.replaceChildren(note("Reading the trace …"));
   try {
     live = await Live.open();
   } catch (error) {
@@ -285,6 +313,7 @@ async function start() {
   }
   window.addEventListener("hashchange", render);
   window.addEventListener("resize", render);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", render);
   document.addEventListener("click", follow);
   document.addEventListener("keydown", pressed);
   document.addEventListener("pointerover", light);

@@ -47,7 +47,8 @@ export function matrix(part) {
   const element = s(
     "svg",
     {
-      class: "matrix", role: "img", "aria-label": `${part.name}: ${rows} by ${columns}`,
+      class: "matrix", role: part.onpick ? "application" : "img",
+      "aria-label": `${part.name}: ${rows} by ${columns}${part.onpick ? "; arrows move, enter opens a cell" : ""}`,
       width: left + columns * width + (part.columnLabels ? LABEL.height / 2 : 1), height: top + rows * height + 1,
       "font-family": "system-ui, sans-serif", tabindex: part.onpick ? 0 : false,
     },
@@ -189,7 +190,7 @@ function listen(element, part, left, top, light) {
   });
   element.addEventListener("keydown", (event) => {
     const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-    const by = steps[/** @type {keyof typeof steps} */ (event.key)];
+    const by = !event.shiftKey && steps[/** @type {keyof typeof steps} */ (event.key)];
     if (by) {
       const [i, j] = current ?? [first[0] - by[0], first[1] - by[1]];
       const clamp = (/** @type {number} */ at, /** @type {number} */ low, /** @type {number} */ count) =>

@@ -9,6 +9,7 @@ import { step } from "./trace.js";
 /** @typedef {import("./main.js").App} App */
 /** @typedef {import("./trace.js").Trace} Trace */
 
+const TRACED = { sentence: "What was traced: each attention a band, each head a picture of its weights. Press one for its steps.", equation: "context = weights values", rung: null };
 const BARS = 10;
 const THICK = 46; // pixels for a change as large as the stream itself
 
@@ -37,12 +38,12 @@ export async function modelView(app) {
       h("div", { class: "model" }, stream(trace.manifest.model?.positions === "learned" ? "token + position" : "embedded", "embedded"), bands, stream("norm", "final_norm"),
         h("div", { class: "next" }, await next(app, position))),
       Object.keys(changes).length
-        ? note("The line through the layers is the residual stream; it is as thick as what attention (purple) and MLP (grey) add to it, beside its own length.")
+        ? note(`The line through the layers is the residual stream; it is as thick as what attention (purple) and MLP (grey) add to it, beside its own length.${base ? " Δ: how far your changes move the stream of the token chosen at the right." : ""}`)
         : null,
       written(app),
     ],
     panel: [
-      words(app, {
+      words(app, trace.manifest.kind === "trace" ? TRACED : {
         sentence: "Each token becomes a vector; every layer adds to it what its heads found in the tokens before and what its MLP made of that; the last vector says how likely each next token is.",
         equation: "logits = head(norm(x)),  x = embedded + Σ layers", rung: null,
       }),
@@ -57,11 +58,12 @@ async function next(app, position) {
   const { trace, base } = app;
   const { tokens, vocabulary, written: own } = trace.manifest;
   const row = await logits(trace, position);
-  if (!row || !vocabulary) return h("p", { class: "note" }, trace.shapes.has("logits") ? "The numbers of this position are left out of this file." : "");
+  if (!vocabulary) return null; // of a trace nobody knows what its logits are of
+  if (!row) return note("The numbers of this position are left out of this file.");
   const shares = probabilities(app, row);
   const before = base && (await logits(base, position));
   const old = before && probabilities(app, before);
-  const best = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, BARS);
+  const best = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, BARS).filter((id) => shares[id] > 0);
   const followed = tokens[position + 1] ?? own?.[0];
   if (followed?.id != null && !best.includes(followed.id)) best.push(followed.id);
   const after = tokens[position + 1] ? "what the text goes on with" : "what was drawn";
@@ -131,7 +133,7 @@ function written(app) {
 /** @param {App} app @param {number} position */
 function sampling(app, position) {
   const { trace, state, live } = app;
-  if (!trace.has("logits")) return null;
+  if (!trace.has("logits") || !trace.manifest.vocabulary) return null;
   const { temperature, top_k } = chosen(app);
   const number = (/** @type {string} */ name, /** @type {number | null} */ value, /** @type {object} */ limits, /** @type {(n: number | null) => object} */ change) =>
     h("label", {}, `${name} `, h("input", {

@@ -11,8 +11,9 @@ export function short(x) {
 
 /** As many digits as fit into so many pixels. @param {number} x @param {number} width */
 export function fitting(x, width) {
-  const text = short(x);
-  return text.length * 6 <= width ? text : x.toExponential(0).replace("-", x < 0 ? "−" : "-");
+  const texts = [short(x), ...[2, 1].map((digits) => Number(x.toPrecision(digits)).toString().replace(/^-/, "−"))];
+  const fits = texts.find((text) => text.length * 5.9 <= width);
+  return fits ?? x.toExponential(0).replace(/^-/, "−");
 }
 
 /** All its digits: as many as it takes to tell it from every other float32, or else float64. @param {number} x */

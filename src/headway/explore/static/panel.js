@@ -31,8 +31,8 @@ export function words(app, said, edits = []) {
     edits.map((edit) => h("p", { class: "changed" }, `Changed by you: ${EDITS[edit.what]}.`)));
 }
 
-/** What can be changed in a head, and what has been. @param {App} app @param {Head} [head] */
-export function edits(app, head) {
+/** What can be changed in a head or in all heads of a layer, and what has been. @param {App} app @param {Head[]} [heads] */
+export function edits(app, heads) {
   const { manifest } = app.trace;
   if (manifest.kind !== "model") return null;
   const active = app.state.edits;
@@ -47,32 +47,39 @@ export function edits(app, head) {
       h("code", {}, `headway explore ${manifest.title}`));
   }
   return h("section", { class: "controls" }, h("h2", {}, "Change the model"),
-    head ? choices(app, head) : note("Go to a layer or a head to change its scale, its mask, its weights."), list);
+    heads ? choices(app, heads) : note("Go to a layer or a head to change its scale, its mask, its weights."), list);
 }
 
-/** @param {App} app @param {Head} head */
-function choices(app, head) {
-  const { attention, index } = head;
+/** @param {App} app @param {Head[]} heads */
+function choices(app, heads) {
   const { state, trace } = app;
-  const many = head.facts && head.facts.heads > 1 && state.head != null;
-  const target = { attention, head: many ? index : null };
-  const has = (/** @type {string} */ step) => trace.shapes.has(head.name(step));
-  const is = (/** @type {Edit} */ edit) => edit.attention === attention && edit.head === target.head;
+  const alone = state.head != null;
+  /** @type {{attention: string, head: number | null}[]} */
+  const targets = alone
+    ? [{ attention: heads[0].attention, head: (heads[0].facts?.heads ?? 1) > 1 ? heads[0].index : null }]
+    : [...new Set(heads.map((head) => head.attention))].map((attention) => ({ attention, head: null }));
+  const has = (/** @type {string} */ step) => trace.shapes.has(heads[0].name(step));
+  const is = (/** @type {Edit} */ edit) => targets.some(({ attention, head }) => edit.attention === attention && edit.head === head);
   const on = (/** @type {string} */ what) => state.edits.some((edit) => is(edit) && edit.what === what);
   const set = (/** @type {string | null} */ what, /** @type {string[]} */ instead) =>
     app.go({
-      edits: [...state.edits.filter((edit) => !(is(edit) && instead.includes(edit.what))), ...(what ? [{ ...target, what }] : [])],
+      edits: [
+        ...state.edits.filter((edit) => !(is(edit) && instead.includes(edit.what))),
+        ...(what ? targets.map((target) => ({ ...target, what })) : []),
+      ],
     });
   const box = (/** @type {string} */ what, /** @type {string} */ label, /** @type {string} */ step) =>
     has(step) && h("label", {}, h("input", { type: "checkbox", checked: !on(what), onchange: () => set(on(what) ? null : what, [what]) }), ` ${label}`);
   const shapes = ["uniform", "identity", "previous"];
   return h("div", { class: "choices" },
-    h("p", { class: "note" }, many ? `head ${index} of ${attention}` : `all heads of ${attention}`),
+    h("p", { class: "note" }, alone ? `head ${heads[0].label} of ${heads[0].attention}` : "all heads of this layer"),
     box("no scale", "scale", "scaled"),
     box("no mask", "mask", "masked"),
-    box("off", many || state.head != null ? "this head" : "attention", "context"),
-    has("weights") && h("label", {}, "weights ",
-      h("select", { onchange: (/** @type {any} */ event) => set(event.target.value || null, shapes) },
-        h("option", { value: "", selected: !shapes.some(on) }, "as computed"),
-        shapes.map((what) => h("option", { value: what, selected: on(what) }, what === "previous" ? "previous token" : what)))));
+    box("off", alone ? "this head" : "attention", "context"),
+    has("weights")
+      ? h("label", {}, "weights ",
+          h("select", { onchange: (/** @type {any} */ event) => set(event.target.value || null, shapes) },
+            h("option", { value: "", selected: !shapes.some(on) }, "as computed"),
+            shapes.map((what) => h("option", { value: what, selected: on(what) }, what === "previous" ? "previous token" : what))))
+      : note("Its weights never exist as a matrix, so only what comes of them can be changed."));
 }

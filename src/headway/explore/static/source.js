@@ -9,10 +9,22 @@
 export function onServer(id) {
   return async (begin, end) => {
     if (begin === end) return new ArrayBuffer(0);
-    const answer = await fetch(`/trace/${id}`, { headers: { Range: `bytes=${begin}-${end - 1}` } });
-    if (answer.status !== 206) throw new Error(`the server has no such trace (${answer.status})`);
+    const answer = await reached(`/trace/${id}`, { headers: { Range: `bytes=${begin}-${end - 1}` } });
+    if (answer.status !== 206) throw new Error("The explorer has no such trace any more: load the page anew.");
     return answer.arrayBuffer();
   };
+}
+
+/**
+ * `fetch`, with a sentence for when nobody is there.
+ * @param {string} path @param {RequestInit} request
+ */
+export async function reached(path, request) {
+  try {
+    return await fetch(path, request);
+  } catch {
+    throw new Error("The explorer does not answer. If it was ended, start it again and load this page anew.");
+  }
 }
 
 /**

@@ -16,12 +16,12 @@ import { Head } from "./attention.js";
 /** @typedef {{what: string, attention: string, head: number | null}} Edit */
 /**
  * @typedef {{
- *   kind: string, title: string, text: string, tokens: Token[], steps: [string, number[]][],
+ *   kind: string, title: string, text: string, tokens: Token[], key_tokens?: Token[], steps: [string, number[]][],
  *   attentions: Record<string, Facts>, step?: number, validation?: number | null, rung?: string | null,
  *   model?: Record<string, any>, vocabulary?: string[], changes?: Record<string, number[]>,
  *   edits?: Edit[], written?: Token[], left_out?: string[],
  *   sampling?: {temperature: number, top_k: number | null, seed: number},
- *   ladder?: {tokens: Token[], text: string, rungs: Rung[]},
+ *   ladder?: {tokens: Token[], key_tokens?: Token[], text: string, rungs: Rung[]},
  * }} Manifest
  */
 /** @typedef {{name: string, title: string, heads: Head[]}} Layer */
@@ -73,7 +73,7 @@ export class Trace {
   tokens(attention) {
     const own = attention.startsWith("ladder.") ? this.manifest.ladder : this.manifest;
     const tokens = own?.tokens ?? [];
-    return [tokens, tokens]; // two sequences, when there is a decoder, will have one each
+    return [tokens, own?.key_tokens ?? tokens];
   }
 
   /**
@@ -129,12 +129,19 @@ export class Trace {
 
   /** @param {string[]} attentions */
   _heads(attentions) {
-    return attentions.flatMap((name) => {
+    const all = attentions.flatMap((name) => {
       const facts = this.manifest.attentions[name];
       const shape = this.shapes.get(step(name, facts ? "queries" : "weights")) ?? [1, 1];
       const count = shape.slice(0, -2).reduce((product, size) => product * size, 1);
       return Array.from({ length: count }, (_, index) => new Head(this, name, index));
     });
+    all.forEach((head, i) => {
+      const heads = head.facts?.heads ?? 1;
+      // Of several texts at once the first number is the text's.
+      const many = head.facts && all.length > heads && all.every((one) => one.attention === head.attention);
+      head.label = many ? `${Math.floor(i / heads)}.${i % heads}` : String(i);
+    });
+    return all;
   }
 }
 

@@ -1,5 +1,7 @@
 // What each step does, in a sentence, with its equation and the rung of the ladder that brings it.
 
+/** @typedef {import("./attention.js").Head} Head */
+/** @typedef {import("./trace.js").Manifest} Manifest */
 /** @typedef {{sentence: string, equation: string, rung: string | null}} Words */
 
 /** @type {Record<string, Words>} */
@@ -34,18 +36,41 @@ const STEPS = {
   },
 };
 
-/** @param {string} step @param {string} rung */
-export function ofStep(step, rung) {
+/** @param {string} step @param {Head} head @returns {Words} */
+export function ofStep(step, head) {
+  const { rung, inGPT, facts, steps } = head;
   if (rung === "fixed" && step === "scores") {
     return { sentence: "On this rung scores come from positions alone: half as much with every step away.", equation: "scores = 2^−|i−j|", rung };
   }
+  const prefix = inGPT && !facts ? " In a GPT the row ends at the token itself: it sees no later one." : "";
   if (rung === "fixed" && step === "weights") {
-    return { sentence: "Each row is divided by its sum, so that it makes shares.", equation: "weights = scores / Σ scores", rung };
+    return { sentence: `Each row is divided by its sum, so that it makes shares.${prefix}`, equation: "weights = scores / Σ scores", rung };
   }
   if (rung === "simplified" && step === "scores") {
     return { sentence: "On this rung the inputs are queries, keys and values at once.", equation: "scores = x xᵀ", rung };
   }
+  if (step === "weights") {
+    const before = steps[steps.indexOf("weights") - 1] ?? "scores";
+    const { sentence } = STEPS.weights;
+    return { ...STEPS.weights, sentence: sentence + prefix, equation: `weights = exp(${before}) / Σ exp(${before})` };
+  }
   return STEPS[step];
+}
+
+/** @param {Head} head @param {number} heads @param {Manifest} manifest @returns {Words} */
+export function ofLayer(head, heads, { kind, model }) {
+  const { rung } = head;
+  if (kind === "trace") return { sentence: "What was traced of this attention: press a head for its steps.", equation: "context = weights values", rung: null };
+  const mlp = "Then the MLP adds what it makes of each token alone.";
+  const equation = "x + attention(norm(x)),  then  x + mlp(norm(x))";
+  if (rung === "fixed") return { sentence: `The stream is normed, and each token gets the average of itself and those before it, by fixed weights. ${mlp}`, equation, rung };
+  if (rung === "simplified") return { sentence: `The stream is normed, and each token gets the average of itself and those before it, by how alike they are. ${mlp}`, equation, rung };
+  const split = heads > 1 ? ", a part for each head" : "";
+  const norm = model?.qk_norm ? "; queries and keys are normed (QK-norm)" : "";
+  const turned = model?.positions === "rotary" ? "; queries and keys are turned by their positions (rotary)" : "";
+  const back = head.trace.shapes.has(`${head.attention}.output`) ? "projected back and " : "";
+  const contexts = heads > 1 ? "the heads' contexts, side by side, are" : "the context is";
+  return { sentence: `The stream is normed and projected to queries, keys and values${split}${norm}${turned}. Each head attends; ${contexts} ${back}added to the stream. ${mlp}`, equation, rung };
 }
 
 /** @type {Record<string, string>} */
