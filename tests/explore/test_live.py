@@ -90,8 +90,9 @@ def test_a_text_that_does_not_fit_is_refused_in_a_line(page, address):
     page.keyboard.press("Enter")
     expect(page.locator(".error")).to_contain_text("100 tokens, the model sees 1 to 80")
     assert page.input_value("#text") == "x" * 100  # nothing is lost
+    assert page.evaluate("location.hash") == ""  # nor is the address that of a failure
+    page.goto("about:blank")
     opened(page, f"{address}#text={'y' * 90}")
-    page.reload()
     expect(page.locator(".error")).to_contain_text("90 tokens")
     assert page.locator(".band").count() == 2
 
@@ -174,9 +175,16 @@ def test_what_a_change_does_downstream(page, address, model, what, step, change)
         if len(name) == 1 and name.isascii():
             assert share == pytest.approx(shares[ord(name)].item(), rel=1e-4)
     assert page.locator(".ghost").count() >= 10  # where the bars were before
-    moved = page.locator(".moved").all_inner_texts()
+    moved = page.locator(".band .moved").all_inner_texts()
     assert len(moved) == 2
-    assert "Δ 0" not in moved[0]
+    streams = []
+    for edited in ({}, changes):
+        with torch.no_grad(), headway.edit(edited), headway.trace(only="*.after_mlp") as steps:
+            model(tokens(TEXT))
+        streams.append([steps[f"blocks.{layer}.after_mlp"][0, -1] for layer in (0, 1)])
+    for shown, old, new in zip(moved, *streams, strict=True):
+        share = ((new - old).norm() / old.norm()).item()
+        assert float(shown.strip("Δ %")) / 100 == pytest.approx(share, rel=0.06)
     page.get_by_role("button", name="undo").click()
     expect(page.locator(".edits")).to_have_count(0)
     settled(page)
@@ -215,6 +223,102 @@ def test_a_state_is_kept_as_one_file(page, browser, address, tmp_path):
     assert "all alike" in alone.inner_text("aside")
     assert {url.split(":")[0] for url in asked} <= {"file", "data", "blob"}
     context.close()
+
+
+def test_several_changes_at_once(page, address, model):
+    """Without scale and mask: the softmax sees the scores as they are, of all keys."""
+    edits = f"edit=no mask|{LAYER}|&edit=no scale|{LAYER}|"
+    opened(page, f"{address}#layer=0&head=3&step=weights&table=1&{edits}")
+    with torch.no_grad(), headway.trace(only=f"{LAYER}.scores") as steps:
+        model(tokens(TEXT))
+    wanted = steps[f"{LAYER}.scores"][0, 3].softmax(-1)
+    np.testing.assert_allclose(table(page), wanted, atol=1e-6)
+    opened(page, f"{address}#layer=0&head=3&step=weights&cell=2,5&{edits}")
+    assert "not scaled, as you chose" in page.inner_text("main")
+    opened(page, f"{address}#layer=0&head=3&cell=2,1&edit=uniform|{LAYER}|3")
+    assert "= replaced by you: 0.333" in page.inner_text("main")
+
+
+def test_a_thumbnail_shows_the_leak(page, address):
+    opened(page, f"{address}#edit=no mask|{LAYER}|0")
+    corners = page.locator(".band canvas").evaluate_all(
+        """all => all.map(one => one.getContext('2d')
+            .getImageData(one.width - 2, 1, 1, 1).data[3])"""
+    )
+    assert corners[0] == 255  # a weight; the others are hatched
+    assert max(corners[1:]) < 255
+
+
+def test_the_pages_own_functions(page, address):
+    opened(page, address)
+    state = {
+        "edits": [
+            {"what": "off", "attention": "a.b", "head": 1},
+            {"what": "no mask", "attention": "c", "head": None},
+        ]
+    }
+    state |= {"text": "a b", "temperature": 0, "top_k": 3, "seed": 2, "ladder": True, "diff": True}
+    state |= {"rung": "causal", "layer": 1, "head": 2, "step": "weights", "cell": [3, 1]}
+    state |= {"tensor": "x.y", "part": 1, "at": [4, 5], "query": 6, "training": 9}
+    state |= {"lines": True, "table": True}
+    back, known = page.evaluate(
+        """async state => {
+            const {START, read, write} = await import('/static/state.js');
+            return [read(write({...START, ...state})), Object.keys(START)];
+        }""",
+        state,
+    )
+    assert set(state) == set(known)
+    assert back == state
+    said = page.evaluate(
+        """async () => {
+            const {short, exact, percent, fitting} = await import('/static/numbers.js');
+            return [short(-0.00012345), short(12345.6), short(-Infinity), exact(Math.fround(0.1)),
+                exact(0.1), percent(0.1234), percent(0.0001), fitting(0.000942, 33),
+                fitting(-0.653, 33), fitting(-12.34, 33)];
+        }"""
+    )
+    numbers = [
+        "−0.000123",
+        "12300",
+        "−∞",
+        "0.1",
+        "0.1",
+        "12.3 %",
+        "<0.1 %",
+        "9e-4",
+        "−0.65",
+        "−12.3",
+    ]
+    assert said == numbers
+
+
+def test_no_text_becomes_a_script_on_the_server_either(page, address):
+    page.add_init_script("window.times = 0; window.alert = window.fired = () => { window.times++ }")
+    for nasty in ("</script><img src=x onerror=fired()>", "\u202e'\"><svg onload=fired()>\u2028"):
+        opened(page, address)
+        page.fill("#text", nasty)
+        page.keyboard.press("Enter")
+        expect(page.locator(".tokens .token")).to_have_count(len(nasty.encode()))
+        settled(page)
+        assert page.input_value("#text") == nasty
+        at = page.url
+        for state in ("layer=0&head=0&step=weights&table=1", "layer=0&head=0&cell=2,1"):
+            opened(page, f"{at}&{state}")
+            assert page.locator("main img, svg svg").count() == 0
+    opened(page, f"{address}#edit=<img src=x onerror=fired()>|<b>|0")
+    expect(page.locator(".error")).to_contain_text("an edit is one of")
+    assert page.evaluate("window.times") == 0
+
+
+def test_top_k_reaches_the_sampler(page, address):
+    opened(page, f"{address}#top_k=1&temperature=1.5")
+    assert "temperature 1.5, top 1" in page.inner_text(".written")
+    assert page.locator(".next .bar").count() == 1
+    one = page.locator(".written p").first.inner_text()
+    page.get_by_role("button", name="write again").click()
+    expect(page.locator(".written")).to_contain_text("seed 1")
+    assert page.locator(".written p").first.inner_text() == one  # the likeliest, whatever the seed
 
 
 @pytest.mark.parametrize(("name", "begins"), [("SVG", b"<svg"), ("PNG", b"\x89PNG")])

@@ -1,7 +1,9 @@
 """The page in a real browser: its numbers are the engine's, and it needs nothing but its file."""
 
 import json
+import re
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,12 +14,14 @@ import headway
 from headway.explore import export, trace_file
 from headway.explore.notebook import show
 from headway.explore.subjects import Ask, BesideLadder, LadderSubject, RunSubject
+from headway.ladder.rungs import LADDER
 from headway.models.gpt import MODERN, GPTConfig
 from headway.parts.dropout import keep
 from headway.parts.masks import Mask
 from headway.torch import GPT
 from headway.torch.gpt import multi_head
-from pages import opened, table
+from headway.tracing import INSIDE
+from pages import opened, settled, table
 
 pytestmark = pytest.mark.xdist_group("browser")
 TEXT = "it was the age"
@@ -41,53 +45,212 @@ def test_the_numbers_of_a_head_are_the_engines(page, exported, traced, step):
     assert np.array_equal(table(page), traced[0][f"blocks.1.attention.{step}"][0, 2])
 
 
-def kinds():
-    def model(**choices):
-        options = choices.pop("options", {})
-        torch.manual_seed(0)
-        attention = partial(multi_head, attend=partial(headway.attend, **options))
-        made = GPT(GPTConfig(11, 64, 24, 2, 4, **choices), attention).eval()
-        with torch.no_grad():
-            for parameter in made.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.3)
-        return made
-
-    odd = Mask(lambda batch, head, query, key: (key % 3 != 1) & (key < query + head))
-    return {
-        "gpt2": model(),
-        "modern, grouped": model(kv_heads=2, **MODERN),
-        "window, softcap, scale": model(options={"window": 3, "softcap": 4.0, "scale": 0.3}),
-        "own mask, with dead rows": partial(model(), mask=odd),
-        "bias": model(options={"bias": torch.linspace(-2, 2, 1)[:, None]}),
-    }
+def lean(tensors, manifest):
+    """Without all that can be recomputed from queries, keys and values."""
+    inside = ("scores", "scaled", "capped", "masked", "weights", "context")
+    return {n: t for n, t in tensors.items() if not n.endswith(inside)}, manifest
 
 
-@pytest.mark.parametrize("kind", kinds())
-def test_what_is_recomputed_is_what_the_engine_computed(page, kind, tmp_path):
-    of, tokens = kinds()[kind], torch.arange(60)[None] % 11
-    run = lambda part: of(tokens[:, part])  # noqa: E731
+def of_model(**choices):
+    options = choices.pop("options", {})
+    torch.manual_seed(0)
+    attention = partial(multi_head, attend=partial(headway.attend, kernel="plain", **options))
+    made = GPT(GPTConfig(11, 64, 24, 2, 4, **choices), attention).eval()
     with torch.no_grad():
-        lean, manifest = trace_file.record(run, 60, most=0)
-        whole, _ = trace_file.record(run, 60)
-    assert not any(name.endswith(("weights", "masked", "scores")) for name in lean)
-    lean = {name: tensor for name, tensor in lean.items() if not name.endswith("context")}
-    manifest |= {
-        "kind": "trace",
-        "title": "",
-        "text": "",
-        "tokens": [{"display": str(i)} for i in range(60)],
-    }
-    (tmp_path / "page.html").write_text(export.page(lean, manifest))
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return partial(made, torch.arange(60)[None] % 11)
+
+
+def of_attend(queries, keys, batch=1, **options):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((batch, 4, queries, 6), (batch, 2, keys, 6), (batch, 2, keys, 5))
+    parts = [2 * torch.randn(shape, generator=generator) for shape in shapes]
+    return lambda: headway.attend(*parts, kernel="plain", **options)
+
+
+ODD = Mask(lambda batch, head, query, key: (key % 3 != 1) & (key < query + head))
+# What ran, the attention, and which of its heads to look at, from which row and column.
+RECOMPUTED = {
+    "gpt2": (of_model(), "blocks.1.attention", 3, (30, 11)),
+    "modern, grouped": (of_model(kv_heads=2, **MODERN), "blocks.0.attention", 1, (36, 2)),
+    "window, softcap, scale": (
+        of_model(options={"window": 3, "softcap": 4.0, "scale": 0.3}),
+        "blocks.1.attention",
+        2,
+        (8, 0),
+    ),
+    "own mask, dead rows": (partial(of_model(), mask=ODD), "blocks.1.attention", 0, (0, 0)),
+    "bias of each head": (
+        of_attend(30, 30, bias=torch.linspace(-3, 5, 4 * 900).reshape(4, 30, 30) % 1.7),
+        "",
+        2,
+        (3, 5),
+    ),
+    "bias of each text": (
+        of_attend(9, 9, batch=2, bias=torch.linspace(-3, 5, 162).reshape(2, 1, 9, 9) % 1.7),
+        "",
+        6,
+        (0, 0),
+    ),
+    "more keys than queries": (of_attend(5, 9, causal=True), "", 1, (0, 0)),
+    "an offset": (of_attend(7, 7, causal=True, offset=-2), "", 3, (0, 0)),
+    "no mask": (of_attend(6, 6), "", 0, (0, 0)),
+}
+
+
+@pytest.mark.parametrize("kind", RECOMPUTED)
+def test_what_is_recomputed_is_what_the_engine_computed(page, kind, tmp_path):
+    run, attention, head, (top, left) = RECOMPUTED[kind]
+    with torch.no_grad(), headway.trace() as steps:
+        run()
+    whole, manifest = trace_file.described(steps)
+    prefix = f"{attention}." if attention else ""
+    rows, columns = whole[f"{prefix}weights"].shape[-2:]
+    sides = {"tokens": rows, "key_tokens": columns}
+    manifest |= {name: [{"display": str(i)} for i in range(n)] for name, n in sides.items()}
+    manifest |= {"kind": "trace", "title": "", "text": ""}
+    (tmp_path / "page.html").write_text(export.page(*lean(whole, manifest)))
     at = (tmp_path / "page.html").as_uri()
-    layer, window = "blocks.1.attention", slice(30, 54)
-    for step in [name for name in ("masked", "weights", "context") if f"{layer}.{name}" in whole]:
-        opened(page, f"{at}#layer=1&head=3&step={step}&table=1&at=30,30")
+    layer = 1 if "blocks.1" in attention else 0
+    seen = [step for step in (*INSIDE, "context") if prefix + step in whole]
+    assert len(seen) >= 4
+    for step in seen:
+        opened(page, f"{at}#layer={layer}&head={head}&step={step}&table=1&at={top},{left}")
         assert "recomputed here" in page.inner_text("figcaption")
-        engine = whole[f"{layer}.{step}"][0, 3, window]
-        engine = engine if step == "context" else engine[:, window]
+        engine = whole[prefix + step].reshape(-1, *whole[prefix + step].shape[-2:])[head]
+        shown = table(page)
+        part = engine[top : top + len(shown)]
+        engine = part if step == "context" else part[:, left : left + shown.shape[1]]
         assert engine.any()
         size = max(1, np.abs(engine[np.isfinite(engine)]).max())  # float32 rounds what is large
-        np.testing.assert_allclose(table(page), engine, rtol=1e-5, atol=1e-6 * size)
+        np.testing.assert_allclose(shown, engine, rtol=1e-5, atol=1e-6 * size)
+
+
+def luminance(colour):
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return 0.3 * red + 0.6 * green + 0.1 * blue
+
+
+def rects(page, selector):
+    """The cells of a picture as they lie on the page: y, x and colour, row by row."""
+    found = (
+        page.locator(f"{selector} > g")
+        .first.locator("rect")
+        .evaluate_all(
+            "all => all.map(one => ['y', 'x', 'fill'].map(name => one.getAttribute(name)))"
+        )
+    )
+    return sorted((float(y), float(x), fill) for y, x, fill in found)
+
+
+def test_the_picture_of_weights_lies_right_and_is_darker_where_they_are_larger(
+    page, exported, traced
+):
+    opened(page, f"{exported}#layer=1&head=2&step=weights")
+    weights = traced[0]["blocks.1.attention.weights"][0, 2]
+    size = len(TEXT)
+    cells = rects(page, ".before-after svg[tabindex]")
+    assert len(cells) == size**2
+    fills = np.array([fill for _, _, fill in cells]).reshape(size, size)
+    hatched = np.char.startswith(fills, "url")
+    assert np.array_equal(hatched, np.triu(np.ones((size, size), bool), 1))
+    seen = sorted((weights[i, j], luminance(fills[i, j])) for i, j in np.argwhere(~hatched))
+    assert all(one[1] >= other[1] - 1 for one, other in pairwise(seen))
+    assert seen[0][1] - seen[-1][1] > 60
+    labels = page.locator(".before-after svg[tabindex] text.label title").all_text_contents()
+    drawn = [letter.replace(" ", "·") for letter in TEXT]
+    assert labels == drawn + drawn
+
+
+def test_keys_stand_above_turned(page, exported, traced):
+    """Blue is negative, red positive, in every cell: of queries, of keys turned, of scores."""
+    opened(page, f"{exported}#layer=0&head=3&step=scores")
+    parts = {name: traced[0][f"blocks.0.attention.{name}"][0, 3] for name in ("queries", "scores")}
+    parts["above"] = traced[0]["blocks.0.attention.keys"][0, 3].T
+    for place, part in zip(
+        ("beside", "above", "result"), ("queries", "above", "scores"), strict=True
+    ):
+        cells = rects(page, f".{place} svg")
+        numbers = parts[part].ravel()
+        assert len(cells) == numbers.size
+        for (_, _, fill), number in zip(cells, numbers, strict=True):
+            if abs(number) > 0.05 * np.abs(numbers).max():
+                assert (int(fill[1:3], 16) > int(fill[5:7], 16)) == (number > 0)
+
+
+def pixels(page, selector):
+    """Each canvas as luminance and alpha at the middle of its cells."""
+    return page.locator(selector).evaluate_all(
+        """all => all.map(canvas => {
+            const {width, height} = canvas;
+            const {data} = canvas.getContext('2d').getImageData(0, 0, width, height);
+            const light = i => 0.3 * data[i] + 0.6 * data[i + 1] + 0.1 * data[i + 2];
+            const at = [...Array(width * height).keys()].map(i => [light(4 * i), data[4 * i + 3]]);
+            return {width, height, at};
+        })"""
+    )
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_thumbnails_show_their_own_heads(page, run, traced, exported, large, tmp_path):
+    tensors, at = traced[0], exported
+    if large:
+        trace = BesideLadder(RunSubject(run)).trace(
+            Ask("it was the best of times, it was the worst of times, it")
+        )
+        (tmp_path / "large.html").write_text(export.page(*trace))
+        tensors, at = trace[0], (tmp_path / "large.html").as_uri()
+    opened(page, at)
+    canvases = pixels(page, ".band canvas")
+    assert len(canvases) == 8
+    name = "overview" if large else "weights"
+    for number, canvas in enumerate(canvases):
+        weights = tensors[f"blocks.{number // 4}.attention.{name}"][0, number % 4]
+        zoom = canvas["width"] // weights.shape[1]
+        assert zoom >= 2
+        grid = np.array(canvas["at"]).reshape(canvas["height"], canvas["width"], 2)
+        light, alpha = grid[1::zoom, 1::zoom].transpose(2, 0, 1)
+        may = alpha == 255
+        apart = trace_file.apart(55) if large else 1
+        rows, columns = np.indices(weights.shape) * apart
+        assert np.array_equal(may, columns <= rows)
+        seen = sorted(zip(weights[may], light[may], strict=True))
+        assert all(one[1] >= other[1] - 1.5 for one, other in pairwise(seen))
+
+
+def test_rows_of_a_large_file_come_from_their_own_bytes(page, tmp_path, monkeypatch):
+    """A tensor that is not fetched whole, in a file of many pieces."""
+    monkeypatch.setattr(export, "PIECE", 3 * 7001)
+    weights = np.random.default_rng(0).random((2, 300, 300))
+    manifest = {"steps": [["weights", [2, 300, 300]]], "attentions": {}, "overview": 48}
+    manifest |= {"kind": "trace", "title": "", "text": ""}
+    manifest["tokens"] = [{"display": f"t{i}"} for i in range(300)]
+    (tmp_path / "page.html").write_text(export.page({"weights": weights}, manifest))
+    opened(
+        page, f"{(tmp_path / 'page.html').as_uri()}#layer=0&head=1&step=weights&table=1&at=117,41"
+    )
+    assert np.array_equal(table(page), weights[1, 117:141, 41:65])
+    heads = page.locator("table.numbers th").all_inner_texts()
+    assert heads[0] == "t41"
+    assert heads[-1] == "t140"
+    page.keyboard.press("Shift+ArrowUp")
+    page.keyboard.press("Shift+ArrowRight")
+    settled(page)
+    assert np.array_equal(table(page), weights[1, 105:129, 53:77])
+
+
+def test_the_last_of_two_quick_moves_is_what_is_shown(page, exported):
+    for pause in (0, 2, 5, 10, 20, 35):
+        opened(page, f"{exported}#layer=0")
+        page.evaluate(
+            """pause => { location.hash = 'layer=0&head=1&step=scores';
+                setTimeout(() => { location.hash = 'layer=0&head=2&step=weights'; }, pause); }""",
+            pause,
+        )
+        page.wait_for_timeout(pause + 20)
+        settled(page)
+        assert "Head 2 › weights" in page.inner_text(".crumbs")
 
 
 def test_dropout_is_drawn_by_the_engines_hash(page, exported, traced):
@@ -101,6 +264,12 @@ def test_dropout_is_drawn_by_the_engines_hash(page, exported, traced):
     weights = traced[0]["blocks.0.attention.weights"][0, 3].astype(float)
     np.testing.assert_allclose(table(page), np.where(kept, weights / (1 - rate), 0), rtol=1e-12)
     assert "p = 0.1, seed 7" in page.inner_text("aside")
+    opened(page, f"{exported}#layer=0&head=3&step=context&training=7&table=1")
+    values = traced[0]["blocks.0.attention.values"][0, 3].astype(float)
+    dropped = np.where(kept, weights / (1 - rate), 0)
+    np.testing.assert_allclose(table(page), dropped @ values, rtol=1e-10, atol=1e-10)
+    opened(page, f"{exported}#layer=0&head=3&step=dropped&training=8&table=1")
+    assert not np.array_equal(table(page) > 0, dropped > 0)  # drawn again
 
 
 def test_a_cell_is_written_out(page, exported, traced):
@@ -117,6 +286,17 @@ def test_a_cell_is_written_out(page, exported, traced):
     q, k = (traced[0][f"blocks.1.attention.{n}"][0, 0].astype(float) for n in ("queries", "keys"))
     assert float(total.get_attribute("data-sum")) == pytest.approx(q[6] @ k[4], rel=1e-12)
     assert "score[·, a] =" in page.inner_text("main")
+    row = traced[0]["blocks.1.attention.weights"][0, 0, 6].astype(float)
+    values = traced[0]["blocks.1.attention.values"][0, 0].astype(float)
+    opened(page, f"{exported}#layer=1&head=0&step=weights&cell=6,4&table=1")
+    np.testing.assert_allclose(table(page)[:-1], (row[:, None] * values)[:7], rtol=1e-6)
+    np.testing.assert_allclose(table(page)[-1], row @ values, rtol=1e-5, atol=1e-6)
+    sums = re.search(r"weight\[·, a\] = exp\((\S+) − (\S+)\) / (\S+) =", page.inner_text("main"))
+    score, most, total = (float(part.strip("()").replace("−", "-")) for part in sums.groups())
+    assert np.exp(score - most) / total == pytest.approx(row[4], rel=0.02)
+    q, k = (traced[0][f"blocks.1.attention.{n}"][0, 0].astype(float) for n in ("queries", "keys"))
+    largest = np.abs(q[6] * k[4]).argmax()
+    assert f"feature {largest}: " in page.inner_text("main")
 
 
 def test_the_next_token_at_any_temperature(page, exported, traced):
@@ -146,6 +326,12 @@ def test_playing_and_stepping_by_the_keyboard(page, exported):
     keyboard.press("Space")
     keyboard.press("]")
     expect(page.locator(".crumbs")).to_contain_text("Head 2")
+    keyboard.press(".")
+    expect(page.locator(".crumbs")).to_contain_text("Layer 1")
+    keyboard.press("n")
+    expect(page.locator("table.numbers")).to_be_visible()
+    keyboard.press("l")
+    expect(page.locator("svg.lines")).to_be_visible()
     page.keyboard.press("Escape")
     page.wait_for_selector(".flow")
     page.keyboard.press("Escape")
@@ -238,6 +424,36 @@ def test_the_ladder_has_the_rungs_own_numbers(page, tmp_path):
     assert np.array_equal(table(page), tensors["ladder.fixed.scores"])
 
 
+def test_the_ladders_differences(page, tmp_path):
+    tensors, manifest = LadderSubject().trace(Ask("one two three four"))
+    (tmp_path / "ladder.html").write_text(export.page(tensors, manifest))
+    opened(page, f"{(tmp_path / 'ladder.html').as_uri()}#diff=1")
+    same = {"causal": False, "multihead": True, "fused": True, "tiled": True}
+    for name, white in same.items():
+        column = f".rung:nth-child({list(LADDER).index(name) + 1})"
+        fills = {fill for *_, fill in rects(page, f"{column} .rung-weights svg")}
+        assert (fills == {"#ffffff"}) == white, name
+    cells = rects(page, ".rung:nth-child(4) .rung-weights svg")
+    change = tensors["ladder.causal.weights"][0] - tensors["ladder.trainable.weights"]
+    for (_, _, fill), number in zip(cells, change.ravel(), strict=True):
+        if abs(number) > 0.05:
+            assert (int(fill[1:3], 16) > int(fill[5:7], 16)) == (number > 0)
+
+
+def test_lines_lead_from_queries_to_keys(page, exported, traced):
+    opened(page, f"{exported}#layer=1&head=2&step=weights&lines=1")
+    weights = traced[0]["blocks.1.attention.weights"][0, 2]
+    paths = page.locator("svg.lines path").evaluate_all(
+        """all => all.map(path => [...path.getAttribute('d').match(/[0-9.]+/g).map(Number),
+            Number(path.getAttribute('stroke-width'))])"""
+    )
+    assert len(paths) == (weights >= 0.005).sum()
+    for x0, y0, *_, x1, y1, width in paths:
+        assert x0 < x1
+        query, key = (round((y - 28) / 24 - 0.5) for y in (y0, y1))
+        assert width == pytest.approx(9 * weights[query, key], rel=1e-6)
+
+
 NASTY = [
     "</script><img/src=x/onerror=fired()>",
     "\"'`<b>${fired()}</b>",
@@ -260,7 +476,9 @@ def test_no_token_or_name_becomes_a_script(page, run, tmp_path):
     ]
     for at, (tensors, manifest) in enumerate(pages):
         file = tmp_path / f"{at}.html"
-        file.write_text(export.page(tensors, manifest))
+        nasty = "text=</script><img src=x onerror=fired()>"
+        file.write_text(export.page(tensors, manifest, nasty))
+        file.write_text(file.read_text().replace(json.dumps(nasty).replace("<", "\\u003c"), '""'))
         assert "fired" not in file.read_text()  # all of it is in base64
         page.add_init_script(
             "window.times = 0; window.alert = window.fired = () => { window.times += 1; }"
@@ -305,8 +523,11 @@ def test_nothing_leaves_a_file_even_if_a_script_wanted_to(page, exported):
         == "refused"
     )
     policy = page.get_attribute("meta[http-equiv]", "content")
-    assert "unsafe" not in policy
-    assert "default-src 'none'" in policy
+    assert re.fullmatch(
+        r"default-src 'none'; script-src 'nonce-\w{32}'; style-src 'nonce-\w{32}'; "
+        r"img-src data: blob:; base-uri 'none'; form-action 'none'",
+        policy,
+    )
 
 
 def test_a_trace_or_a_run_in_a_notebook_is_the_page(page, run):
@@ -359,17 +580,18 @@ def test_much_is_spared_in_order(traced, monkeypatch):
     assert about["left_out"] == []
     monkeypatch.setattr(export, "AIM", 0)
     monkeypatch.setattr(export, "LOGITS", 2 * tensors["logits"][0, 0].nbytes)
-    lean, about = export.spared(tensors, manifest)
-    assert lean["logits"].shape == (1, 2, tensors["logits"].shape[-1])
-    assert set(about["left_out"]) == tensors.keys() - lean.keys()
-    assert "blocks.1.attention.queries" in lean
-    assert "blocks.1.attention.weights" not in lean
-    assert "blocks.1.after_mlp" not in lean
+    less, about = export.spared(tensors, manifest)
+    assert np.array_equal(less["logits"], tensors["logits"][:, -2:])
+    assert set(about["left_out"]) == tensors.keys() - less.keys()
+    assert "blocks.1.attention.queries" in less
+    assert "blocks.1.attention.weights" not in less
+    assert "blocks.1.after_mlp" not in less
     assert json.loads(json.dumps(about))["steps"] == manifest["steps"]
 
 
 def test_a_lean_file_still_shows_every_level(page, traced, monkeypatch, tmp_path):
     monkeypatch.setattr(export, "AIM", 0)
+    monkeypatch.setattr(export, "LOGITS", 3 * traced[0]["logits"][0, 0].nbytes)
     (tmp_path / "lean.html").write_text(export.page(*traced))
     for state, shown in {
         "": ".band",
@@ -381,3 +603,11 @@ def test_a_lean_file_still_shows_every_level(page, traced, monkeypatch, tmp_path
         assert page.locator(shown).count() > 0
     opened(page, f"{(tmp_path / 'lean.html').as_uri()}#layer=1")
     assert "left out of this file" in page.inner_text("main")
+    last = len(TEXT) - 1
+    opened(page, f"{(tmp_path / 'lean.html').as_uri()}#query={last - 1}")
+    logits = traced[0]["logits"][0, last - 1].astype(float)
+    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    shown = page.locator(".next .number").first.get_attribute("data-value")
+    assert float(shown) == pytest.approx(shares.max(), rel=1e-6)
+    opened(page, f"{(tmp_path / 'lean.html').as_uri()}#query={last - 3}")
+    assert "left out of this file" in page.inner_text(".next")

@@ -370,6 +370,12 @@ def test_eight_files_are_kept_and_the_first_stays(own):
     assert len(list(own.folder.iterdir())) == server.KEPT
 
 
+def test_few_files_are_kept_when_they_are_large(own, monkeypatch):
+    monkeypatch.setattr(server, "BYTES", 1)
+    ids = [own.ask(str(number)).json["trace"] for number in range(4)]
+    assert {file.stem for file in own.folder.iterdir()} == {own.first, ids[-1]}
+
+
 RANGES = {
     "bytes=0-0": slice(0, 1),
     "bytes=100-199": slice(100, 200),

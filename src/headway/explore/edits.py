@@ -99,8 +99,13 @@ def _skipped(before: str, step: str) -> Steps:
 
 
 def _uniform() -> Steps:
-    """All keys that a query may see weigh the same."""
-    return {"weights": lambda weights: _shares(weights, lambda query, key: key <= query)}
+    """All keys that weigh anything weigh the same."""
+
+    def even(weights: Array) -> Array:
+        some = namespace(weights).astype(weights > 0, weights.dtype)
+        return _divided(some)
+
+    return {"weights": even}
 
 
 def _identity() -> Steps:
@@ -124,7 +129,14 @@ def _shares(weights: Array, chosen: Callable[[Array, Array], Array]) -> Array:
     query = integers(rows, weights)[:, None] + (columns - rows)
     key = integers(columns, weights)
     share = xp.astype(chosen(query, key), weights.dtype)
-    return weights * 0 + share / xp.sum(share, axis=-1, keepdims=True)
+    return weights * 0 + _divided(share)
+
+
+def _divided(share: Array) -> Array:
+    """Each row by its sum; a row of zeros stays."""
+    xp = namespace(share)
+    total = xp.sum(share, axis=-1, keepdims=True)
+    return share / xp.where(total == 0, 1.0, total)
 
 
 EDITS: Mapping[str, Callable[[], Steps]] = MappingProxyType(

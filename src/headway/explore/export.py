@@ -70,8 +70,8 @@ def spared(tensors: Mapping[str, np.ndarray], manifest: Manifest) -> tuple[Tenso
     """
     kept, left = dict(tensors), []
     facts = {name: each for name, each in manifest["attentions"].items() if each["recomputable"]}
-    inside = {f"{layer}.{step}" for layer in facts for step in (*INSIDE, "context")}
-    asked = re.compile(r".*\.(queries|keys|values|weights|context|overview|allowed|bias)|inputs")
+    inside = {f"{layer}.{step}".lstrip(".") for layer in facts for step in (*INSIDE, "context")}
+    asked = re.compile(r"(.*\.)?(queries|keys|values|weights|context|overview|allowed|bias)|inputs")
     stream = {name for name in kept if not asked.fullmatch(name) and name != "logits"}
     stream -= {name for name in stream if name.startswith("ladder.")}
     if _size(kept) > AIM and "logits" in kept:

@@ -67,6 +67,8 @@ class _Traced:
         self.steps, self.text = steps, text
 
     def trace(self, ask: Ask, stop: Stop = go_on) -> tuple[Tensors, Manifest]:
+        if self.steps.rows != slice(None):
+            raise ValueError("this trace has some rows only: trace without `rows` to show it")
         tensors, manifest = trace_file.described(self.steps)
         shapes = dict(manifest["steps"])
         sizes = {

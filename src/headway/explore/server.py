@@ -50,7 +50,7 @@ CHARACTERS = 100_000  # of a text
 TEMPERATURE = 100  # above it all tokens are as likely anyway
 WAITING = 4  # questions in line behind the one at work
 SECONDS = 60.0  # of work for one question
-KEPT = 8  # trace files
+KEPT, BYTES = 8, 2 * 2**30  # trace files and their bytes; the first and the latest always stay
 
 STATIC = Path(__file__).parent / "static"
 # The system's own table may call a script what no browser runs.
@@ -149,9 +149,12 @@ class Traces:
         path = self._path(_id(ask))
         trace_file.save(path, tensors, manifest)
         self._kept.append(path.stem)
-        if len(self._kept) > KEPT:
+        while len(self._kept) > KEPT or (self._bytes() > BYTES and len(self._kept) > 2):
             self._path(self._kept.pop(1)).unlink()  # 0 is the first question's
         return path
+
+    def _bytes(self) -> int:
+        return sum(self._path(name).stat().st_size for name in self._kept)
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.safetensors"

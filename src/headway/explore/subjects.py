@@ -133,7 +133,9 @@ class RunSubject:
             "changes": changes(tensors),
             "edits": [asdict(each) for each in ask.edits],
             "written": trace_file.spelled(written, self.tokenizer),
-            "sampling": {"temperature": ask.temperature, "top_k": ask.top_k, "seed": ask.seed},
+            "sampling": {
+                name: getattr(ask, name) for name in ("write", "temperature", "top_k", "seed")
+            },
         }
         return tensors, manifest
 
@@ -211,7 +213,8 @@ def _climbed(text: str, stop: Stop) -> tuple[Tensors, Manifest]:
     shown = [trace_file.drawn(word.encode(errors="surrogatepass")) for word in words]
     tokens = [{"display": word} for word in shown]
     ladder = {"tokens": tokens, "text": " ".join(shown), "rungs": rungs}
-    return tensors, {"steps": steps, "attentions": attentions, "tokens": tokens, "ladder": ladder}
+    manifest = {"steps": steps, "attentions": attentions, "tokens": tokens, "ladder": ladder}
+    return tensors, manifest | {"overview": trace_file.OVERVIEW}
 
 
 def changes(tensors: Tensors) -> dict[str, list[float]]:
@@ -223,6 +226,6 @@ def changes(tensors: Tensors) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for before, after in pairwise(names):
         old, new = tensors[before].astype(np.float64), tensors[after].astype(np.float64)
-        share = np.linalg.norm(new - old, axis=-1) / np.linalg.norm(old, axis=-1)
+        share = np.linalg.norm(new - old, axis=-1) / np.maximum(np.linalg.norm(old, axis=-1), 1e-30)
         found.setdefault(after.rpartition(".")[0], []).append(float(share.mean()))
     return found

@@ -7,6 +7,7 @@ The manifest is the metadata key `headway`, sorted JSON:
     tokens                   id, bytes (hexadecimal) and display form of each
     steps                    [name, shape] of every step, in the order in which they ran; the header
                              of the safetensors says which of them are in this file
+    overview                 see below
     attentions               name of the layer -> how weights come from queries and keys:
                              scale, softcap, normalizer, mask (the names of its terms), offset,
                              heads, kv_heads, the tensors `bias` and `allowed` if there are any, and
@@ -95,7 +96,7 @@ def described(steps: Trace) -> tuple[Tensors, Manifest]:
             attentions[layer.removesuffix(".")] = _attention(layer, options, steps, tensors)
     for layer in dict.fromkeys(map(_layer, names)):
         tensors |= _overview(layer, steps)
-    return tensors, {"steps": shapes, "attentions": attentions}
+    return tensors, {"steps": shapes, "attentions": attentions, "overview": OVERVIEW}
 
 
 def save(path: Path, tensors: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:
@@ -160,7 +161,9 @@ def _is_softmax(options: Mapping[str, Any]) -> bool:
 def _overview(layer: str, steps: Trace) -> Tensors:
     """Of large matrices of weights: every n-th row, and in it the largest of every n columns."""
     weights = steps.get(layer + "weights")
-    if isinstance(weights, list) or (weights is None and layer + "options" not in steps.notes):
+    operands = {layer + "queries", layer + "keys"} <= steps.keys()
+    told = operands and layer + "options" in steps.notes
+    if isinstance(weights, list) or (weights is None and not told):
         return {}
     size = (steps[layer + "queries"] if weights is None else weights).shape[-2]
     if size <= OVERVIEW:

@@ -8,6 +8,8 @@
 /** @typedef {Matrix & {from: number, recomputed: boolean}} Rows */
 /** @typedef {{rate: number, seed: number} | null} Training */
 
+import { step as stepName } from "./trace.js";
+
 const ORDER = ["scores", "scaled", "capped", "masked", "weights", "dropped", "context"];
 
 export class Head {
@@ -43,7 +45,7 @@ export class Head {
       if (!facts?.recomputable) return false;
       if (name === "capped") return facts.softcap != null;
       if (name === "masked") return facts.mask.length > 0 || facts.allowed || facts.bias;
-      return name !== "dropped";
+      return name !== "dropped" && (name !== "context" || this.operand("values"));
     });
   }
 
@@ -54,7 +56,7 @@ export class Head {
 
   /** The name of a step's tensor. @param {string} step */
   name(step) {
-    return this.attention ? `${this.attention}.${step}` : step;
+    return stepName(this.attention, step);
   }
 
   /**
@@ -98,8 +100,13 @@ export class Head {
 
   /** Whether a query may see a key, by the manifest. @param {number} row @param {number} key */
   allowed(row, key) {
-    const behind = row + this.offset - key;
-    return behind >= this.least && behind < this.window;
+    return this.sees(row, key, key);
+  }
+
+  /** Whether a query may see any of some keys. @param {number} row @param {number} from @param {number} to */
+  sees(row, from, to) {
+    const query = row + this.offset;
+    return query - from >= this.least && query - to < this.window;
   }
 
   /** @param {number} from @param {number} to @param {Training} training */
@@ -113,7 +120,6 @@ export class Head {
       return matrix.data;
     };
     const [rows, columns] = [to - from, this.size[1]];
-    const values = await this._operand("values");
     let weights;
     if (trace.has(this.name("weights"))) {
       weights = (await trace.matrix(this.name("weights"), this.index, from, to)).data;
@@ -156,6 +162,8 @@ export class Head {
       }
       weights = dropped;
     }
+    if (!this.operand("values")) return found;
+    const values = await this._operand("values");
     const context = made("context", values.columns);
     for (let i = 0; i < rows; i++) {
       for (let j = 0; j < columns; j++) {
@@ -178,10 +186,14 @@ export class Head {
 
   /** A mask or bias that broadcasts to (heads, queries, keys). @param {string} name @param {number} from @param {number} to */
   async _broadcast(name, from, to) {
+    /** @type {number[]} */
     const shape = this.trace.header[name].shape;
-    const heads = shape.slice(0, -2).reduce((/** @type {number} */ a, /** @type {number} */ b) => a * b, 1);
+    const count = this.facts?.heads ?? 1;
+    const texts = shape.slice(0, -3).reduce((a, b) => a * b, 1);
+    const heads = shape.at(-3) ?? 1;
+    const text = texts === 1 ? 0 : Math.floor(this.index / count);
     const one = shape.at(-2) === 1;
-    const part = await this.trace.matrix(name, heads === 1 ? 0 : this.index, one ? 0 : from, one ? 1 : to);
+    const part = await this.trace.matrix(name, text * heads + (heads === 1 ? 0 : this.index % count), one ? 0 : from, one ? 1 : to);
     return (/** @type {number} */ row, /** @type {number} */ key) =>
       part.data[(one ? 0 : row) * part.columns + (part.columns === 1 ? 0 : key)];
   }

@@ -18,7 +18,6 @@ export function seen(app) {
   return app.width < 640 ? 12 : Math.max(24, Math.min(40, Math.floor(app.width / 40)));
 }
 
-const OVERVIEW = 48; // rows and columns of a large matrix from afar, as in trace_file.py
 const DROPOUT = 0.1; // of a model that was trained without
 
 /** The steps of a head, and the one in focus. @param {App} app @param {Head} head */
@@ -71,7 +70,7 @@ export async function headView(app, head) {
   }
   const focus = /** @type {Part & {recomputed: boolean}} */ (parts.get(step));
   const hover = (/** @type {[number, number] | null} */ cell) => app.say(cell ? told(parts, step, cell, queryTokens, keyTokens) : []);
-  const pick = (/** @type {[number, number]} */ cell) => app.go({ step, cell: step === "context" ? [cell[0], -1] : cell });
+  const pick = (/** @type {[number, number]} */ cell) => app.go({ step, cell: step === "context" ? [cell[0], Math.min(cell[0], columns - 1)] : cell });
   const picture = await focused(app, head, step, parts, { hover, pick, left, right, top, bottom, keyTokens });
 
   const shown = state.lines && (step === "weights" || step === "dropped");
@@ -84,7 +83,7 @@ export async function headView(app, head) {
         h("div", { class: "scroll" }, shown ? lines(focus) : picture),
         h("figcaption", {}, shown ? null : legend(focus.scale, focus.most, Boolean(focus.hatched)),
           h("code", {}, focus.name),
-          focus.recomputed && note("recomputed here from queries and keys, within 1e-6 of the engine"),
+          focus.recomputed && note("recomputed here from queries and keys, in double precision"),
           large && note(`rows ${top} to ${bottom - 1} of ${rows}, columns ${left} to ${right - 1} of ${columns}`))),
       state.table ? h("div", { class: "scroll" }, table(focus)) : null,
       large ? await navigator(app, head, top, left) : null,
@@ -199,7 +198,7 @@ export async function headThumb(head) {
   if (head.trace.has(overview)) {
     const apart = apartOf(head);
     const whole = await head.trace.matrix(overview, head.index);
-    return thumbnail(whole, "share", 1, (i, j) => !head.allowed(i * apart, j * apart));
+    return thumbnail(whole, "share", 1, (i, j) => !head.sees(i * apart, j * apart, (j + 1) * apart - 1));
   }
   const whole = await head.rows("weights");
   return thumbnail(whole, "share", 1, (i, j) => !head.allowed(i, j));
@@ -231,7 +230,7 @@ async function navigator(app, head, top, left) {
 
 /** How many rows one of an overview stands for: trace_file.apart. @param {Head} head */
 function apartOf(head) {
-  return Math.ceil(head.size[0] / OVERVIEW);
+  return Math.ceil(head.size[0] / head.trace.manifest.overview);
 }
 
 /** Whether a cell is masked: −∞ in `masked` or, where that is no step, by what the head may see. */

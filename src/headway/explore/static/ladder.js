@@ -34,7 +34,7 @@ export async function ladderView(app) {
         : { sentence: "Nine rungs, each the one before plus one idea. Press a rung for its equation, a matrix for its steps.", equation: "weights → context", rung: null }),
       open && note(open.source),
       open && h("p", {}, h("code", {}, `python -m headway.ladder.${open.name}`)),
-      note(`“${ladder.text}”: three numbers a word, the book's for its own sentence. The matrices are the book's, drawn with seed 123; no trained rungs were found.`),
+      note(`“${ladder.text}”: three numbers a word, the book's for its own sentence. The matrices are the book's, drawn with seed 123.`),
     ],
   };
 }

@@ -51,6 +51,7 @@ export async function layerView(app, layer) {
         const arrow = i > 0 && !sign && !(after instanceof HTMLElement && after.classList.contains("plus"));
         return [arrow && h("span", { class: "arrow", "aria-hidden": "true" }, "→"), one];
       }))),
+      h("div", { class: "row" }, legend("share", 1, true), note("all else: blue below 0, white 0, red above, each by its own largest")),
       opened,
     ],
     panel: [

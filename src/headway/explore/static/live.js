@@ -6,7 +6,7 @@ import { inPage, onServer, reached } from "./source.js";
 /** @typedef {import("./state.js").State} State */
 /** @typedef {import("./trace.js").Manifest} Manifest */
 
-const WRITE = 24; // new tokens
+const KEPT = 6; // answers: the server keeps a few more
 
 /** What the page was opened on, and how to get another answer. */
 export class Live {
@@ -20,6 +20,7 @@ export class Live {
   constructor(first, served) {
     this.first = first;
     this.served = served;
+    this.asking = new AbortController();
     /** @type {Map<string, Promise<Trace>>} */
     this.answers = new Map();
   }
@@ -36,11 +37,15 @@ export class Live {
     const key = JSON.stringify(question);
     const known = this.answers.get(key);
     if (known) return known;
-    const answer = this._post("/trace", question)
+    this.asking.abort(); // nobody waits for another answer any more, and the server can stop
+    this.asking = new AbortController();
+    const forget = () => this.answers.delete(key);
+    const answer = this._post("/trace", question, this.asking.signal)
       .then((found) => found.json())
-      .then(({ trace }) => Trace.open(onServer(trace)));
+      .then(({ trace }) => Trace.open(onServer(trace, forget)));
+    answer.catch(forget);
     this.answers.set(key, answer);
-    answer.catch(() => this.answers.delete(key));
+    for (const old of [...this.answers.keys()].slice(0, -KEPT)) this.answers.delete(old);
     return answer;
   }
 
@@ -57,19 +62,20 @@ export class Live {
     return {
       text: state?.text ?? text,
       edits: state && edited && model ? state.edits : [],
-      write: model ? WRITE : 0,
+      write: sampling?.write ?? 0,
       temperature: state?.temperature ?? sampling?.temperature ?? 1,
       top_k: state?.top_k ?? sampling?.top_k ?? null,
       seed: state?.seed ?? 0,
     };
   }
 
-  /** @param {string} path @param {object} body */
-  async _post(path, body) {
+  /** @param {string} path @param {object} body @param {AbortSignal} [signal] */
+  async _post(path, body, signal) {
     const found = await reached(path, {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-Headway-Token": content("headway-token") },
       body: JSON.stringify(body),
+      signal,
     });
     if (!found.ok) throw new Error((await found.json().catch(() => ({}))).error ?? `the server said ${found.status}`);
     return found;

@@ -53,7 +53,8 @@ const dialog = /** @type {HTMLDialogElement} */ (h("dialog", { "aria-label": "ke
 
 async function render() {
   const mine = ++turn;
-  const state = read(location.hash);
+  const hash = location.hash;
+  const state = read(hash);
   if (!played) stop(); // whoever steps or goes elsewhere has taken over
   played = false;
   document.body.classList.add("busy");
@@ -68,18 +69,27 @@ async function render() {
     app = now;
     say([]);
     const swap = () => {
-      const focused = document.activeElement?.id;
+      if (mine !== turn) return; // a transition begins later, and by then something else may be asked
+      const focused = document.activeElement && known(document.activeElement);
+      const text = field();
+      if (text && text === document.activeElement) typed ??= text.value;
       document.body.replaceChildren(...frame(now, view), dialog);
-      if (focused) document.getElementById(focused)?.focus();
-      const input = /** @type {HTMLInputElement | null} */ (document.getElementById("text"));
+      for (const one of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(FOCUSABLE))) {
+        if (known(one) === focused) one.focus();
+      }
+      const input = field();
       if (input && typed != null) input.value = typed;
       typed = null;
       if (trouble) complain();
-      document.body.dataset.drawn = location.hash; // for whoever waits for it
+      document.body.dataset.drawn = hash; // for whoever waits for it
     };
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches || !document.startViewTransition;
     if (still || level === crumbs(now, headAt(now)).children.length) swap();
-    else document.startViewTransition(swap);
+    else {
+      // A transition may be skipped, which its promises call a failure: the page is drawn all the same.
+      const { ready, finished, updateCallbackDone } = document.startViewTransition(swap);
+      for (const each of [ready, finished, updateCallbackDone]) each.catch(() => {});
+    }
     document.title = `Headway: ${trace.manifest.title}`;
   } catch (error) {
     if (mine !== turn) return;
@@ -88,12 +98,26 @@ async function render() {
     if (app) {
       // Address and controls go back to what is shown; what was typed stays.
       history.replaceState(null, "", write(app.state));
-      typed = /** @type {HTMLInputElement | null} */ (document.getElementById("text"))?.value ?? null;
+      typed = field()?.value ?? null;
       render();
     } else if (location.hash) location.hash = ""; // at least what the page was opened on
+    else document.body.replaceChildren(note(trouble));
   } finally {
     if (mine === turn) document.body.classList.remove("busy");
   }
+}
+
+/** The field of the text. */
+function field() {
+  return /** @type {HTMLTextAreaElement | null} */ (document.getElementById("text"));
+}
+
+const FOCUSABLE = "a, button, input, select, textarea, svg[tabindex]";
+
+/** What tells an element from the others, so that the same one has the focus when all is drawn anew. @param {Element} element */
+function known(element) {
+  const label = element.getAttribute("aria-label") ?? element.closest("label")?.textContent ?? element.textContent;
+  return `${element.tagName} ${label}`;
 }
 
 /** Say what went wrong, over what was there before. */
@@ -112,7 +136,8 @@ function context(trace, base, state) {
   return {
     trace, base, state, live, address, say, play, playing: timer !== undefined,
     width: wide > 900 ? wide - 370 : wide - 24, top: { ...START, text, edits, temperature, top_k, seed },
-    go: (changes) => { location.hash = address(changes); },
+    // From the newest address, for what is drawn may lag behind quick keys.
+    go: (changes) => { location.hash = write({ ...read(location.hash), ...changes }); },
   };
 }
 
@@ -137,11 +162,13 @@ function frame(app, view) {
   const { trace, state } = app;
   const { manifest } = trace;
   const head = headAt(app);
-  const input = /** @type {HTMLInputElement} */ (h("input", { id: "text", name: "text", value: manifest.text ?? "", "aria-label": "text", autocomplete: "off", spellcheck: "false", disabled: !live.canAsk }));
+  const drawn = view.picture.some((part) => part instanceof Element && part.querySelector("svg.matrix"));
+  const input = /** @type {HTMLTextAreaElement} */ (h("textarea", { id: "text", rows: 1, "aria-label": "text", autocomplete: "off", spellcheck: "false", disabled: !live.canAsk }, manifest.text));
   const ask = (/** @type {Event} */ event) => {
     event.preventDefault();
     app.go({ text: input.value, cell: null, at: null, query: null });
   };
+  input.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey) ask(event); });
   const facts = [
     manifest.kind === "model" ? `run: ${manifest.title}` : manifest.title,
     manifest.step != null && `step ${manifest.step.toLocaleString("en")}`,
@@ -157,7 +184,7 @@ function frame(app, view) {
       h("span", { class: "row" },
         up(app) && h("a", { class: "up", href: up(app) }, "▲ up"),
         button("copy address", () => navigator.clipboard?.writeText(location.href)),
-        button("SVG", () => pictureSVG(), { title: "save the picture" }), button("PNG", () => picturePNG(), { title: "save the picture" }),
+        drawn && button("SVG", () => pictureSVG(), { title: "save the picture" }), drawn && button("PNG", () => picturePNG(), { title: "save the picture" }),
         live.canAsk && button("save as HTML", () => keep(app)))),
     h("ol", { class: "tokens", "aria-label": "tokens" }, shown(app).map((token, i) => 
       h("li", { class: "token", "data-token": i, title: token.id == null ? "" : `token ${token.id}`, onclick: () => pointed(app, i) }, token.display))),
@@ -197,7 +224,7 @@ function crumbs(app, head) {
   if (head) {
     const { step } = stepsOf(app, head);
     path.push([`Head ${head.label}`, address({ cell: null, step: null })], [step, address({ cell: null, step })]);
-    if (state.cell) path.push([`[${state.cell.map((at, i) => (at < 0 ? "all" : trace.tokens(head.attention)[i][Math.min(at, head.size[i] - 1)].display)).join(", ")}]`, location.hash]);
+    if (state.cell) path.push([`[${state.cell.map((at, i) => trace.tokens(head.attention)[i][Math.min(at, head.size[i] - 1)].display).join(", ")}]`, location.hash]);
   }
   const also = trace.manifest.kind === "model" && !ladder ? h("a", { class: "aside", href: address({ ...top, ladder: true }) }, "the ladder") : null;
   return h("span", { class: "crumbs" }, path.map(([name, href], i) => [i > 0 && " › ", h("a", { href, "aria-current": i === path.length - 1 ? "page" : false }, name)]).flat(), also);
@@ -225,7 +252,12 @@ function play() {
       if (!app || !head || app.state.cell) return stop();
       const { steps, step } = stepsOf(app, head);
       played = true;
-      app.go({ step: steps[(steps.indexOf(step) + 1) % steps.length] });
+      const next = app.address({ step: steps[(steps.indexOf(step) + 1) % steps.length] });
+      if (location.protocol === "about:") location.hash = next; // in a notebook's frame
+      else {
+        history.replaceState(null, "", next); // so that Back leaves the playing
+        render();
+      }
     }, PLAYED);
     played = true;
   }
@@ -254,15 +286,17 @@ async function keep(app) {
 function pressed(event) {
   const target = /** @type {HTMLElement} */ (event.target);
   if (!app || event.ctrlKey || event.metaKey || event.altKey || target.closest("input, select, textarea, dialog")) return;
-  const { state, go, trace } = app;
-  const head = headAt(app);
+  const { go, trace } = app;
+  const state = read(location.hash);
+  const now = { ...app, state };
+  const head = headAt(now);
   const move = (/** @type {"head" | "layer"} */ what, /** @type {number} */ by, /** @type {number} */ count) => {
     const to = (state[what] ?? 0) + by;
     if (to >= 0 && to < count) go({ [what]: to });
   };
   const along = (/** @type {number} */ by) => {
-    if (!app || !head || state.cell) return;
-    const { steps, step } = stepsOf(app, head);
+    if (!head || state.cell) return;
+    const { steps, step } = stepsOf(now, head);
     const to = steps[steps.indexOf(step) + by];
     if (to) go({ step: to });
   };
@@ -270,16 +304,16 @@ function pressed(event) {
   /** @type {Record<string, () => void>} */
   const acts = {
     ArrowLeft: () => along(-1), ArrowRight: () => along(1),
-    Escape: () => { const to = app && up(app); if (to) location.hash = to; },
+    Escape: () => { const to = up(now); if (to) location.hash = to; },
     "[": () => state.head != null && move("head", -1, layer?.heads.length ?? 0), "]": () => state.head != null && move("head", 1, layer?.heads.length ?? 0),
     ",": () => state.layer != null && move("layer", -1, trace.layers.length), ".": () => state.layer != null && move("layer", 1, trace.layers.length),
     l: () => head && go({ lines: !state.lines, step: "weights" }), n: () => go({ table: !state.table }),
-    "/": () => /** @type {HTMLInputElement | null} */ (document.getElementById("text"))?.select(), "?": () => dialog.showModal(),
+    "/": () => field()?.select(), "?": () => dialog.showModal(),
   };
   const shift = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
   if (event.shiftKey && shift && head) {
-    const size = seen(app);
-    const at = windowAt(app, head.size).map((from, i) => Math.max(0, Math.min(from + (shift[i] * size) / 2, head.size[i] - size)));
+    const size = seen(now);
+    const at = windowAt(now, head.size).map((from, i) => Math.max(0, Math.min(from + (shift[i] * size) / 2, head.size[i] - size)));
     acts[event.key] = () => go({ at: [at[0], at[1]] });
   }
   if (event.key === " " && head && !state.cell && !target.closest("a, button")) acts[" "] = play;

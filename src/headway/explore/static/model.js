@@ -3,6 +3,7 @@
 import { h } from "./dom.js";
 import { percent, short } from "./numbers.js";
 import { headLink } from "./layer.js";
+import { legend } from "./matrix.js";
 import { edits, note, picker, words } from "./panel.js";
 import { step } from "./trace.js";
 
@@ -40,6 +41,7 @@ export async function modelView(app) {
       Object.keys(changes).length
         ? note(`The line through the layers is the residual stream; it is as thick as what attention (purple) and MLP (grey) add to it, beside its own length.${base ? " Δ: how far your changes move the stream of the token chosen at the right." : ""}`)
         : null,
+      legend("share", 1, true),
       written(app),
     ],
     panel: [
@@ -93,8 +95,9 @@ export function probabilities(app, row) {
   const { temperature, top_k } = chosen(app);
   const all = Float64Array.from(row);
   const best = all.reduce((most, x) => Math.max(most, x), -Infinity);
-  const floor = top_k ? [...all].sort((a, b) => b - a)[Math.min(top_k, all.length) - 1] : -Infinity;
-  const raised = all.map((x) => (x < floor ? 0 : temperature === 0 ? Number(x === best) : Math.exp((x - best) / temperature)));
+  const order = [...all.keys()].sort((a, b) => all[b] - all[a]); // stable, as the engine's
+  const kept = new Set(order.slice(0, temperature === 0 ? 1 : (top_k ?? all.length)));
+  const raised = all.map((x, id) => (!kept.has(id) ? 0 : temperature === 0 ? 1 : Math.exp((x - best) / temperature)));
   const total = raised.reduce((sum, x) => sum + x, 0);
   return raised.map((x) => x / total);
 }

@@ -35,7 +35,7 @@ export function words(app, said, edits = []) {
 export function edits(app, heads) {
   const { manifest } = app.trace;
   if (manifest.kind !== "model") return null;
-  const active = app.state.edits;
+  const active = app.live.canAsk ? app.state.edits : (manifest.edits ?? []);
   const list = active.length
     ? h("ul", { class: "edits" }, active.map((edit) =>
         h("li", {}, `${edit.attention}${edit.head == null ? "" : `, head ${edit.head}`}: ${EDITS[edit.what] ?? edit.what} `,

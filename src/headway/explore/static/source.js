@@ -3,14 +3,17 @@
 /** @typedef {(begin: number, end: number) => Promise<ArrayBuffer>} Source */
 
 /**
- * A trace on the server that sent the page.
- * @param {string} id @returns {Source}
+ * A trace on the server that sent the page. gone: told when the server has it no more.
+ * @param {string} id @param {() => void} [gone] @returns {Source}
  */
-export function onServer(id) {
+export function onServer(id, gone) {
   return async (begin, end) => {
     if (begin === end) return new ArrayBuffer(0);
     const answer = await reached(`/trace/${id}`, { headers: { Range: `bytes=${begin}-${end - 1}` } });
-    if (answer.status !== 206) throw new Error("The explorer has no such trace any more: load the page anew.");
+    if (answer.status !== 206) {
+      gone?.();
+      throw new Error("The explorer had forgotten this trace: try again.");
+    }
     return answer.arrayBuffer();
   };
 }
@@ -22,7 +25,8 @@ export function onServer(id) {
 export async function reached(path, request) {
   try {
     return await fetch(path, request);
-  } catch {
+  } catch (error) {
+    if (request.signal?.aborted) throw error;
     throw new Error("The explorer does not answer. If it was ended, start it again and load this page anew.");
   }
 }

@@ -18,6 +18,8 @@ export const START = {
   lines: false, table: false, training: null,
 };
 
+const NUMBERS = ["top_k", "seed", "layer", "head", "part", "query", "training"];
+
 /** The state of an address; what it does not say, or says wrongly, is as at the start. @param {string} hash */
 export function read(hash) {
   const said = new URLSearchParams(hash.replace(/^#/, ""));
@@ -34,7 +36,7 @@ export function read(hash) {
     } else if (name === "edit") {
       const [what, attention, head] = value.split("|");
       if (attention !== undefined) found.edits.push({ what, attention, head: head ? Number(head) : null });
-    } else if (name in START && /^\d{1,9}$/.test(value)) found[name] = Number(value);
+    } else if (NUMBERS.includes(name) && /^\d{1,9}$/.test(value)) found[name] = Number(value);
   }
   return /** @type {State} */ (found);
 }

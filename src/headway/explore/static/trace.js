@@ -19,15 +19,15 @@ import { Head } from "./attention.js";
  *   kind: string, title: string, text: string, tokens: Token[], key_tokens?: Token[], steps: [string, number[]][],
  *   attentions: Record<string, Facts>, step?: number, validation?: number | null, rung?: string | null,
  *   model?: Record<string, any>, vocabulary?: string[], changes?: Record<string, number[]>,
- *   edits?: Edit[], written?: Token[], left_out?: string[],
- *   sampling?: {temperature: number, top_k: number | null, seed: number},
+ *   overview: number, edits?: Edit[], written?: Token[], left_out?: string[],
+ *   sampling?: {write: number, temperature: number, top_k: number | null, seed: number},
  *   ladder?: {tokens: Token[], key_tokens?: Token[], text: string, rungs: Rung[]},
  * }} Manifest
  */
 /** @typedef {{name: string, title: string, heads: Head[]}} Layer */
 
 const KINDS = { F32: Float32Array, F64: Float64Array, BOOL: Uint8Array, U8: Uint8Array };
-const KEPT = 64 * 2 ** 20; // bytes that are remembered
+const KEPT = 24 * 2 ** 20; // bytes that are remembered, of each of a few traces
 const AT_ONCE = 2 ** 18; // bytes of a tensor that is fetched whole, whatever part is asked for
 
 export class Trace {
@@ -104,6 +104,7 @@ export class Trace {
     this.bytes += end - begin;
     const found = this.source(this.start + begin, this.start + end);
     this.remembered.set(key, found);
+    found.catch(() => this.remembered.delete(key));
     return found;
   }
 

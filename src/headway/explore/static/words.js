@@ -1,5 +1,7 @@
 // What each step does, in a sentence, with its equation and the rung of the ladder that brings it.
 
+import { short } from "./numbers.js";
+
 /** @typedef {import("./attention.js").Head} Head */
 /** @typedef {import("./trace.js").Manifest} Manifest */
 /** @typedef {{sentence: string, equation: string, rung: string | null}} Words */
@@ -49,12 +51,23 @@ export function ofStep(step, head) {
   if (rung === "simplified" && step === "scores") {
     return { sentence: "On this rung the inputs are queries, keys and values at once.", equation: "scores = x xᵀ", rung };
   }
+  if (step === "scaled" && facts && Math.abs(facts.scale - width(head) ** -0.5) > 1e-9) {
+    return { ...STEPS.scaled, sentence: "Multiplied by the scale that was given.", equation: `scaled = ${short(facts.scale)} scores` };
+  }
   if (step === "weights") {
     const before = steps[steps.indexOf("weights") - 1] ?? "scores";
+    if (facts && facts.normalizer !== "softmax") {
+      return { sentence: `The ${facts.normalizer} makes shares of each row.`, equation: `weights = ${facts.normalizer}(${before})`, rung: null };
+    }
     const { sentence } = STEPS.weights;
     return { ...STEPS.weights, sentence: sentence + prefix, equation: `weights = exp(${before}) / Σ exp(${before})` };
   }
   return STEPS[step];
+}
+
+/** Features of a query. @param {Head} head */
+function width(head) {
+  return head.trace.shapes.get(head.name("queries"))?.at(-1) ?? 1;
 }
 
 /** @param {Head} head @param {number} heads @param {Manifest} manifest @returns {Words} */

@@ -1,0 +1,147 @@
+"""What the page is told: the text, the numbers beside the tensors, and what changes did."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+import headway
+from headway.explore import subjects, trace_file
+from headway.explore.edits import EDITS, Edit
+from headway.explore.subjects import Ask, BesideLadder, LadderSubject, RunSubject
+from headway.torch.generate import generate
+from headway.torch.weights import load
+
+TEXT = "it was the best"
+LAYER = "blocks.0.attention"
+
+
+@pytest.fixture(scope="module")
+def subject(run):
+    return RunSubject(run)
+
+
+def test_the_manifest_says_what_ran(subject, run):
+    tensors, manifest = subject.trace(Ask(TEXT, write=6, temperature=1.3, top_k=7, seed=4))
+    assert [token["id"] for token in manifest["tokens"]] == list(TEXT.encode())
+    start = [np.array(list(TEXT.encode()))]
+    draws = {"tokens": 6, "temperature": 1.3, "top_k": 7, "seed": 4}
+    written = [token for (token,) in generate(load(run), start, **draws)]
+    assert [token["id"] for token in manifest["written"]] == written
+    assert manifest["validation"] == run.logged()[-1]["validation"]
+    assert manifest["step"] == 20
+    assert manifest["vocabulary"][32] == "·"
+    assert manifest["steps"][0] == ["embedded", [1, 15, 32]]
+    names = ("embedded", "blocks.0.after_attention", "blocks.0.after_mlp")
+    shares = [
+        (np.linalg.norm(new - old, axis=-1) / np.linalg.norm(old, axis=-1)).mean()
+        for old, new in pairwise(tensors[name][0] for name in names)
+    ]
+    np.testing.assert_allclose(manifest["changes"]["blocks.0"], shares, rtol=1e-5)
+
+
+def test_of_many_logits_the_last_are_kept(subject, monkeypatch):
+    whole = subject.trace(Ask(TEXT))[0]["logits"]
+    monkeypatch.setattr(subjects, "LOGITS", 3 * whole[0, 0].nbytes)
+    assert np.array_equal(subject.trace(Ask(TEXT))[0]["logits"], whole[:, -3:])
+
+
+def test_a_trace_that_is_no_longer_wanted_stops(subject):
+    asked = []
+
+    def stop():
+        asked.append(1)
+        if len(asked) == 3:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        subject.trace(Ask(TEXT, write=5), stop)
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("only", [("queries", "keys"), ("queries", "keys", "weights")])
+def test_an_overview_is_every_nth_row_and_the_largest_of_n_columns(only):
+    queries = torch.randn(1, 2, 100, 4, generator=torch.Generator().manual_seed(0))
+    with headway.trace(only=only) as steps:
+        headway.attend(queries, queries, queries, causal=True)
+    tensors, manifest = trace_file.described(steps)
+    assert manifest["overview"] == 48
+    assert trace_file.apart(100) == 3
+    weights = headway.weights(queries, queries, causal=True).numpy()
+    for row in range(34):
+        for column in range(34):
+            part = weights[:, :, 3 * row, 3 * column : 3 * column + 3].max(-1)
+            np.testing.assert_allclose(tensors["overview"][:, :, row, column], part, atol=1e-6)
+
+
+def test_what_was_changed_is_not_recomputed(subject):
+    tensors, manifest = subject.trace(Ask(TEXT, edits=(Edit("uniform", LAYER, 1),)))
+    assert not manifest["attentions"][LAYER]["recomputable"]
+    assert manifest["attentions"]["blocks.1.attention"]["recomputable"]
+    even = np.tril(np.ones((15, 15))) / np.arange(1, 16)[:, None]
+    np.testing.assert_allclose(tensors[f"{LAYER}.weights"][0, 1], even, rtol=1e-6)
+
+
+def test_a_lean_trace_keeps_the_weights_of_changed_layers(subject, monkeypatch):
+    monkeypatch.setitem(trace_file.record.__kwdefaults__, "most", 0)
+    tensors, manifest = subject.trace(Ask(TEXT, edits=(Edit("identity", LAYER),)))
+    assert f"{LAYER}.weights" in tensors
+    assert f"{LAYER}.scores" not in tensors
+    assert "blocks.1.attention.weights" not in tensors
+    assert [f"{LAYER}.weights", [1, 4, 15, 15]] in manifest["steps"]
+    assert ["blocks.1.attention.weights", [1, 4, 15, 15]] in manifest["steps"]
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_a_change_is_of_its_head_alone(subject, what):
+    plain, _ = subject.trace(Ask(TEXT))
+    changed, _ = subject.trace(Ask(TEXT, edits=(Edit(what, LAYER, 2),)))
+    before, after = (tensors[f"{LAYER}.context"][0] for tensors in (plain, changed))
+    differs = [
+        not np.allclose(one, other, atol=1e-6) for one, other in zip(before, after, strict=True)
+    ]
+    assert differs == [False, False, True, False]
+    assert not np.allclose(plain["logits"], changed["logits"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"what": "offf", "attention": LAYER}, "an edit is one of off, no scale"),
+        ({"what": [], "attention": LAYER}, "an edit is one of"),
+        ({"what": "off", "attention": "blocks.*"}, "names no attention"),
+        ({"what": "off", "attention": 3}, "names no attention"),
+        ({"what": "off", "attention": LAYER, "head": -1}, "a head is a number from 0"),
+        ({"what": "off", "attention": LAYER, "head": True}, "a head is a number from 0"),
+        ({"what": "off"}, "an edit has"),
+        ({"what": "off", "attention": LAYER, "more": 1}, "an edit has"),
+        ("off", "an edit has"),
+    ],
+)
+def test_what_is_no_edit(found, said):
+    with pytest.raises(ValueError, match=said):
+        Edit.from_json(found)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (Edit("off", "blocks.7.attention"), "cannot be changed so: no step is called"),
+        (Edit("off", LAYER, 4), "has 4 heads, counted from 0: no 4"),
+    ],
+)
+def test_what_cannot_be_changed(subject, edit, said):
+    with pytest.raises(ValueError, match=said):
+        subject.trace(Ask(TEXT, edits=(edit,)))
+
+
+def test_the_ladder_beside_a_run(subject):
+    tensors, manifest = BesideLadder(subject).trace(Ask(TEXT))
+    alone, _ = LadderSubject().trace(Ask("Your journey starts with one step"))
+    assert all(np.array_equal(tensors[name], alone[name]) for name in alone)
+    assert manifest["kind"] == "model"
+    assert manifest["ladder"]["text"] == "Your journey starts with one step"
+    for text in ("", " ", "w " * 33):
+        with pytest.raises(ValueError, match="the ladder takes 1 to 32 words"):
+            LadderSubject().trace(Ask(text))
