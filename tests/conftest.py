@@ -1,6 +1,7 @@
 """Shapes are checked in every test: jaxtyping's annotations, by beartype, on import."""
 
 import os
+import shutil
 import tempfile
 
 import hypothesis
@@ -31,3 +32,9 @@ torch.set_num_threads(1)  # the tests run side by side
 
 hypothesis.settings.register_profile("headway", deadline=None, derandomize=True, max_examples=8)
 hypothesis.settings.load_profile("headway")
+
+
+def pytest_terminal_summary(terminalreporter):
+    if shutil.which("chromium") is None:
+        terminalreporter.section("THE BROWSER TESTS DID NOT RUN", sep="!", red=True)
+        terminalreporter.line("Debian's chromium is missing: apt-get install chromium")
