@@ -11,6 +11,7 @@ import torch
 from playwright.sync_api import expect
 
 import headway
+from headway.cli.train import train
 from headway.explore import export, trace_file
 from headway.explore.notebook import show
 from headway.explore.subjects import Ask, BesideLadder, LadderSubject, RunSubject
@@ -21,6 +22,7 @@ from headway.parts.masks import Mask
 from headway.torch import GPT
 from headway.torch.gpt import multi_head
 from headway.tracing import INSIDE
+from headway.training.runs import find
 from pages import opened, settled, table
 
 pytestmark = pytest.mark.xdist_group("browser")
@@ -452,6 +454,41 @@ def test_lines_lead_from_queries_to_keys(page, exported, traced):
         assert x0 < x1
         query, key = (round((y - 28) / 24 - 0.5) for y in (y0, y1))
         assert width == pytest.approx(9 * weights[query, key], rel=1e-6)
+
+
+@pytest.mark.parametrize("rung", ["fixed", "simplified", "stacked", "tiled"])
+def test_a_run_with_a_rung_in_the_attentions_place(page, rung, tmp_path):
+    (tmp_path / "text.txt").write_text("one and two and three and four and five. " * 40)
+    sizes = {"context": 32, "width": 12, "layers": 1, "heads": 2, "steps": 2, "batch": 2}
+    train(
+        str(tmp_path / "text.txt"),
+        name=rung,
+        rung=rung,
+        runs=str(tmp_path),
+        tokenizer="char",
+        **sizes,
+    )
+    subject = RunSubject(find(rung, str(tmp_path)))
+    tensors, manifest = BesideLadder(subject).trace(Ask("one and two", write=3))
+    (tmp_path / "page.html").write_text(export.page(tensors, manifest))
+    at, size = (tmp_path / "page.html").as_uri(), len(manifest["tokens"])
+    for state in ("", "layer=0", "layer=0&head=0&step=scores", "layer=0&head=0&step=context"):
+        opened(page, f"{at}#{state}")
+        assert page.locator("main h2").count() > 0
+    head = 1 if rung == "stacked" else 0
+    name = "blocks.0.attention" + (".heads.1" if rung == "stacked" else "")
+    opened(page, f"{at}#layer=0&head={head}&step=weights&table=1")
+    shown = table(page)
+    assert page.locator("table.numbers td", has_text="╱").count() == size * (size - 1) // 2
+    np.testing.assert_allclose(shown.sum(1), 1, rtol=1e-5)
+    if rung != "tiled":  # which never has them
+        assert np.array_equal(shown, tensors[f"{name}.weights"].reshape(-1, size, size)[0])
+    opened(page, f"{at}#layer=0&head={head}&step=weights&cell=4,2")
+    sums = re.search(r"weight\[.*?\] = (.*)", page.inner_text("main"))[1]
+    *_, quotient, weight = sums.split(" = ")
+    above, below = map(float, quotient.split(" / "))
+    assert above / below == pytest.approx(float(weight), rel=0.02)
+    assert float(weight) == pytest.approx(shown[4, 2], rel=0.006)
 
 
 NASTY = [
