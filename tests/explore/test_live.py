@@ -13,6 +13,8 @@ from playwright.sync_api import expect
 import headway
 from headway.explore import server
 from headway.explore.subjects import Ask, BesideLadder, LadderSubject, RunSubject
+from headway.explore.trace_file import spelled
+from headway.torch.generate import generate
 from headway.torch.weights import load
 from pages import opened, settled, table
 
@@ -174,7 +176,14 @@ def test_what_a_change_does_downstream(page, address, model, what, step, change)
     for name, share in bars(page).items():
         if len(name) == 1 and name.isascii():
             assert share == pytest.approx(shares[ord(name)].item(), rel=1e-4)
-    assert page.locator(".ghost").count() >= 10  # where the bars were before
+    ghosts = page.locator(".next .bar").evaluate_all(
+        """all => all.map(bar => [bar.querySelector('.token').textContent,
+            parseFloat(bar.querySelector('.ghost').style.left)])"""
+    )
+    assert len(ghosts) >= 10
+    for name, left in ghosts:  # where the bars were before
+        if len(name) == 1 and name.isascii():
+            assert left / 100 == pytest.approx(plain[ord(name)].item(), rel=1e-3)
     moved = page.locator(".band .moved").all_inner_texts()
     assert len(moved) == 2
     streams = []
@@ -319,6 +328,51 @@ def test_top_k_reaches_the_sampler(page, address):
     page.get_by_role("button", name="write again").click()
     expect(page.locator(".written")).to_contain_text("seed 1")
     assert page.locator(".written p").first.inner_text() == one  # the likeliest, whatever the seed
+
+
+def test_a_question_is_asked_again_where_its_answer_was_lost(page, address):
+    opened(page, address)
+    asked = []
+    page.on(
+        "request",
+        lambda request: (
+            asked.append(request.method + request.post_data_json["text"])
+            if request.url.endswith("/trace")
+            else None
+        ),
+    )
+    # The first answer is aborted by the next question; coming back asks anew.
+    page.route("**/trace", lambda route: (page.wait_for_timeout(150), route.continue_()))
+    page.evaluate("""() => { location.hash = 'text=first';
+        setTimeout(() => { location.hash = 'text=other'; }, 30); }""")
+    expect(page.locator(".tokens")).to_have_text("other")
+    page.unroute("**/trace")
+    opened(page, f"{address}#text=first")
+    expect(page.locator(".tokens")).to_have_text("first")
+    assert asked == ["POSTfirst", "POSTother", "POSTfirst"]
+    # A range that could not be read is read again, and a trace forgotten there is asked for again.
+    for layer, fail in enumerate(
+        (lambda route: route.abort(), lambda route: route.fulfill(status=404, body=""))
+    ):
+        page.route("**/trace/*", fail)
+        page.evaluate(f"location.hash = 'text=first&layer={layer}'")
+        expect(page.locator(".error")).to_be_visible()
+        page.unroute("**/trace/*")
+        opened(page, f"{address}#text=first&layer={layer}")
+        expect(page.locator(".flow")).to_have_count(2)
+        assert len(asked) >= 3 + layer
+        opened(page, f"{address}#text=first")
+
+
+def test_what_is_written_stands_in_order(page, address, run):
+    opened(page, f"{address}#temperature=0.01&seed=5")
+    start = [np.array(list(TEXT.encode()))]
+    draws = {"tokens": 24, "temperature": 0.01, "seed": 5}
+    written = bytes(token for (token,) in generate(load(run), start, **draws))
+    warm = bytes(token for (token,) in generate(load(run), start, **draws | {"temperature": 1.0}))
+    assert written != warm
+    shown = page.locator(".written .token:not(.dim)").all_inner_texts()
+    assert shown == [each["display"] for each in spelled(written, run.tokenizer)]
 
 
 @pytest.mark.parametrize(("name", "begins"), [("SVG", b"<svg"), ("PNG", b"\x89PNG")])

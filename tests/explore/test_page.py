@@ -2,11 +2,13 @@
 
 import json
 import re
+from base64 import b64decode
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from playwright.sync_api import expect
 
@@ -242,6 +244,47 @@ def test_rows_of_a_large_file_come_from_their_own_bytes(page, tmp_path, monkeypa
     assert np.array_equal(table(page), weights[1, 105:129, 53:77])
 
 
+def test_every_byte_of_a_large_file_is_there(monkeypatch, traced):
+    monkeypatch.setattr(export, "PIECE", 3 * 7001)
+    page = export.page(*traced)
+    pieces = re.findall(r'<script type="application/octet-stream"[^>]*>([^<]*)<', page)
+    raw = [b64decode(piece) for piece in pieces]
+    assert len(raw) > 5
+    assert {len(each) for each in raw[:-1]} == {3 * 7001}
+    tensors = safetensors.numpy.load(b"".join(raw))
+    assert all(np.array_equal(tensors[name], tensor) for name, tensor in traced[0].items())
+
+
+def test_a_mouse_finds_the_cell_under_it(page, tmp_path):
+    """And both sides have their own words: five queries, nine keys."""
+    with headway.trace() as steps:
+        of_attend(5, 9, causal=True)()
+    words = ("a b c d e", "r s t u v w x y z")
+    show(steps, words).save(tmp_path / "page.html")
+    at = (tmp_path / "page.html").as_uri()
+    opened(page, f"{at}#layer=0&head=1&step=weights")
+    weights = steps["weights"][0, 1].numpy()
+    picture = ".before-after svg[tabindex]"
+    cells = rects(page, picture)
+    y, x, _ = cells[3 * 9 + 6]
+    box = page.locator(picture).bounding_box()
+    page.mouse.move(box["x"] + x + 5, box["y"] + y + 5)
+    said = page.inner_text("dl.numbers").split("\n")
+    assert said[:4] == ["query", "d (3)", "key", "x (6)"]
+    assert said[-1] == str(weights[3, 6])
+    labels = page.locator(f"{picture} text.label title").all_text_contents()
+    assert labels == " ".join(words).split()
+    page.mouse.click(box["x"] + x + 5, box["y"] + y + 5)
+    settled(page)
+    assert "cell=3,6" in page.url
+    opened(page, f"{at}#layer=0&head=1&step=weights&lines=1")
+    sides = page.locator("svg.lines text.label").evaluate_all(
+        "all => all.map(one => [Number(one.getAttribute('x')) < 110, one.textContent])"
+    )
+    assert [text for left, text in sides if left] == words[0].split()
+    assert [text for left, text in sides if not left] == words[1].split()
+
+
 def test_the_last_of_two_quick_moves_is_what_is_shown(page, exported):
     for pause in (0, 2, 5, 10, 20, 35):
         opened(page, f"{exported}#layer=0")
@@ -253,6 +296,64 @@ def test_the_last_of_two_quick_moves_is_what_is_shown(page, exported):
         page.wait_for_timeout(pause + 20)
         settled(page)
         assert "Head 2 › weights" in page.inner_text(".crumbs")
+
+
+LONG = "it was the best of times, it was the worst of times, it was"
+
+
+@pytest.fixture(scope="module")
+def long(run, tmp_path_factory):
+    tensors, manifest = BesideLadder(RunSubject(run)).trace(Ask(LONG))
+    file = tmp_path_factory.mktemp("long") / "page.html"
+    file.write_text(export.page(tensors, manifest))
+    return file.as_uri(), tensors
+
+
+def test_windows_of_long_texts(page, long):
+    at, tensors = long
+    hidden = tensors["blocks.1.mlp.hidden"][0]
+    opened(page, f"{at}#layer=1&tensor=blocks.1.mlp.hidden&at=7,31&table=1")
+    assert np.array_equal(table(page), hidden[7:31, 31:55])
+    opened(page, f"{at}#layer=1&tensor=blocks.1.attention.keys&part=2&table=1")
+    assert np.array_equal(table(page), tensors["blocks.1.attention.keys"][0, 2, :24])
+    opened(page, f"{at}#layer=1&head=2&step=dropped&training=7&at=30,5&table=1")
+    weights = tensors["blocks.1.attention.weights"][0, 2].astype(float)
+    places = [np.arange(n, dtype=np.int32) for n in (1, 4, len(LONG), len(LONG))]
+    batch, heads, rows, columns = np.ix_(*places)
+    kept = keep(0.1, 7, batch, heads, rows, columns, like=np.zeros(1))[0, 2]
+    dropped = np.where(kept, weights / 0.9, 0)[30:54, 5:29]
+    np.testing.assert_allclose(table(page), dropped, rtol=1e-12)
+    page.get_by_role("button", name="draw again").click()
+    settled(page)
+    assert "seed 8" in page.inner_text("aside")
+    assert not np.allclose(table(page), dropped)
+
+
+def test_a_cell_of_a_long_row(page, long):
+    """The strongest keys, each with its own value; the arithmetic as it is written."""
+    at, tensors = long
+    part = {
+        n: tensors[f"blocks.1.attention.{n}"][0, 2].astype(float)
+        for n in ("queries", "keys", "values", "scores", "scaled", "weights")
+    }
+    opened(page, f"{at}#layer=1&head=2&step=weights&cell=50,20&table=1")
+    row = part["weights"][50]
+    best = sorted({*np.argsort(-row, kind="stable")[:16], 20})
+    drawn = [LONG[key].replace(" ", "·") for key in best]
+    assert page.locator(".bars .token").all_inner_texts() == drawn
+    np.testing.assert_allclose(table(page)[:-1], row[best, None] * part["values"][best], rtol=1e-6)
+    text = page.inner_text("main").replace("−", "-")
+    number = r"\(?(-?[\d.e-]+)\)?"
+    terms = re.findall(f"{number} × {number}", text)[:3]
+    for c, (one, other) in enumerate(terms):
+        assert float(one) == pytest.approx(part["queries"][50, c], rel=0.006)
+        assert float(other) == pytest.approx(part["keys"][20, c], rel=0.006)
+    total = float(page.inner_text("strong[data-sum]").replace("−", "-"))
+    assert total == pytest.approx(part["scores"][50, 20], rel=0.006)
+    score, root, quotient = re.search(rf"{number} / √(\d+) = {number}", text).groups()
+    assert float(score) == total
+    assert int(root) == 8
+    assert float(quotient) == pytest.approx(part["scaled"][50, 20], rel=0.006)
 
 
 def test_dropout_is_drawn_by_the_engines_hash(page, exported, traced):
@@ -330,6 +431,9 @@ def test_playing_and_stepping_by_the_keyboard(page, exported):
     expect(page.locator(".crumbs")).to_contain_text("Head 2")
     keyboard.press(".")
     expect(page.locator(".crumbs")).to_contain_text("Layer 1")
+    keyboard.press(",")
+    expect(page.locator(".crumbs")).to_contain_text("Layer 0")
+    keyboard.press("Control+n")
     keyboard.press("n")
     expect(page.locator("table.numbers")).to_be_visible()
     keyboard.press("l")
@@ -435,6 +539,17 @@ def test_the_ladders_differences(page, tmp_path):
         column = f".rung:nth-child({list(LADDER).index(name) + 1})"
         fills = {fill for *_, fill in rects(page, f"{column} .rung-weights svg")}
         assert (fills == {"#ffffff"}) == white, name
+        fills = {fill for *_, fill in rects(page, f"{column} > div:last-child svg")}
+        assert (fills == {"#ffffff"}) == white, name
+    opened(page, (tmp_path / "ladder.html").as_uri())
+    for number, name in enumerate(LADDER):
+        cells = rects(page, f".rung:nth-child({number + 1}) > div:last-child svg")
+        result = tensors[f"ladder.{name}.result"].ravel()
+        seen = sorted((x, -int(fill[3:5], 16)) for x, (*_, fill) in zip(result, cells, strict=True))
+        assert all(one[1] <= other[1] for one, other in pairwise(seen)), (
+            name
+        )  # all positive: redder
+    opened(page, f"{(tmp_path / 'ladder.html').as_uri()}#diff=1")
     cells = rects(page, ".rung:nth-child(4) .rung-weights svg")
     change = tensors["ladder.causal.weights"][0] - tensors["ladder.trainable.weights"]
     for (_, _, fill), number in zip(cells, change.ravel(), strict=True):
@@ -577,7 +692,9 @@ def test_a_trace_or_a_run_in_a_notebook_is_the_page(page, run):
     frame.locator(".band a.head").last.click()
     frame.locator(".tile").first.wait_for()
     assert frame.locator("svg.matrix text.label").first.text_content().endswith("one")
-    page.set_content(show(run, TEXT)._repr_html_())
+    inline = show(run, TEXT)._repr_html_()
+    assert 'sandbox="allow-scripts allow-downloads"' in inline  # nothing of the notebook's
+    page.set_content(inline)
     expect(frame.locator(".tokens .token")).to_have_count(len(TEXT))
     with pytest.raises(ValueError, match="5 tokens, the text 2"):
         show(steps, "one two")

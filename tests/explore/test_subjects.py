@@ -12,6 +12,7 @@ from headway.explore.edits import EDITS, Edit
 from headway.explore.subjects import Ask, BesideLadder, LadderSubject, RunSubject
 from headway.torch.generate import generate
 from headway.torch.weights import load
+from headway.training.runs import Run
 
 TEXT = "it was the best"
 LAYER = "blocks.0.attention"
@@ -22,14 +23,16 @@ def subject(run):
     return RunSubject(run)
 
 
-def test_the_manifest_says_what_ran(subject, run):
+def test_the_manifest_says_what_ran(subject, run, monkeypatch):
+    logged = [{"validation": 0.5}, {"validation": 0.25}, {"validation": None}]
+    monkeypatch.setattr(Run, "logged", lambda self: logged)
     tensors, manifest = subject.trace(Ask(TEXT, write=6, temperature=1.3, top_k=7, seed=4))
     assert [token["id"] for token in manifest["tokens"]] == list(TEXT.encode())
     start = [np.array(list(TEXT.encode()))]
     draws = {"tokens": 6, "temperature": 1.3, "top_k": 7, "seed": 4}
     written = [token for (token,) in generate(load(run), start, **draws)]
     assert [token["id"] for token in manifest["written"]] == written
-    assert manifest["validation"] == run.logged()[-1]["validation"]
+    assert manifest["validation"] == 0.25
     assert manifest["step"] == 20
     assert manifest["vocabulary"][32] == "·"
     assert manifest["steps"][0] == ["embedded", [1, 15, 32]]

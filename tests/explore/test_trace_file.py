@@ -133,6 +133,9 @@ def test_matrices_too_large_are_left_out_where_they_can_be_recomputed():
 def test_the_normalizer_is_named():
     _, attentions = recorded(model(attending(normalizer=sparsemax)))
     assert {facts["normalizer"] for facts in attentions.values()} == {"sparsemax"}
+    assert not any(facts["recomputable"] for facts in attentions.values())
+    lean, _ = recorded(model(attending(normalizer=sparsemax)), most=0)
+    assert "blocks.0.attention.weights" in lean
 
 
 def test_tokens_are_drawn():

@@ -37,6 +37,7 @@ const PLAYED = 1600; // milliseconds a step
 /** @type {string | null} */
 let typed = null; // a text that was refused
 let trouble = ""; // what went wrong and is not said yet
+let recovering = false; // whether what was shown before is drawn again after a failure
 let played = false; // whether it was the player that went on
 let turn = 0; // of several renderings only the last one counts
 /** @type {number | undefined} */
@@ -95,11 +96,14 @@ async function render() {
     if (mine !== turn) return;
     stop();
     trouble = error instanceof Error ? error.message : String(error);
-    if (app) {
+    if (app && recovering) complain();
+    else if (app) {
       // Address and controls go back to what is shown; what was typed stays.
+      recovering = true;
       history.replaceState(null, "", write(app.state));
       typed = field()?.value ?? null;
-      render();
+      await render();
+      recovering = false;
     } else if (location.hash) location.hash = ""; // at least what the page was opened on
     else document.body.replaceChildren(note(trouble));
   } finally {
