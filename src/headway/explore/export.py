@@ -54,10 +54,9 @@ def page(tensors: Mapping[str, np.ndarray], manifest: Manifest, address: str = "
         head.replace(charset, f"{charset}\n{limits}"),
         f'<style nonce="{nonce}">\n{style}</style>\n',
         f'<script type="importmap" nonce="{nonce}">{json.dumps({"imports": imports})}</script>\n',
-        f'<script type="module" nonce="{nonce}">{_opening(address)}</script>\n</head>\n',
-        body.split("</body>")[0],
-        *_pieces(raw),
-        "</body>\n</html>\n",
+        f'<script type="module" nonce="{nonce}">{_opening(address)}</script>\n',
+        *_pieces(raw),  # in the head: a body that grows would be laid out again and again
+        f"</head>\n{body}",
     ]
     return "".join(parts)
 
