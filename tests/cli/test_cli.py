@@ -292,7 +292,7 @@ def test_trace_writes_a_file_that_is_the_models_own(place):
     assert [token["display"] for token in manifest["tokens"]] == list("It·was")
     assert tensors["blocks.0.attention.weights"].shape == (1, 2, 6, 6)
     assert manifest["attentions"]["blocks.0.attention"]["scale"] == 8**-0.5
-    assert (manifest["run"], manifest["step"]) == ("tiny", 4)
+    assert (manifest["title"], manifest["step"]) == ("tiny", 4)
 
 
 def test_any_tokenizer_json_will_do(place):
