@@ -66,7 +66,7 @@ def engine_free(name):
     return room(name) in ENGINE_FREE or (room(name) == "explore" and "subjects" not in name)
 
 
-@pytest.mark.parametrize("name", filter(engine_free, FILES))
+@pytest.mark.parametrize("name", [name for name in FILES if engine_free(name)])
 def test_engine_free_rooms_name_no_engine(name):
     imported = {each.split(".")[0] for each in imports(TREES[name])}
     assert not imported & {"torch", "jax"}

@@ -69,7 +69,10 @@ def test_these_are_all_of_them():
     assert [len(cases) for cases in (ATTENTION, ROTARY, RMS)] == [93, 8, 19]
 
 
-@pytest.mark.parametrize("on", ENGINES)
+# JAX compiles every case anew, half a second each: `make test-all` runs them.
+@pytest.mark.parametrize(
+    "on", [pytest.param(on, marks=[pytest.mark.slow] * (on == "jax")) for on in ENGINES]
+)
 @each(ATTENTION)
 def test_attention(on, case):
     judge(on, case, onnx_cases.attention, in_float32=(on, case.name) in LEDGER)
