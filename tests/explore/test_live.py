@@ -84,6 +84,7 @@ def test_another_text(page, address, model):
             assert share == pytest.approx(shares[ord(name)].item(), rel=1e-5)
     page.go_back()
     expect(page.locator(".tokens .token")).to_have_count(len(TEXT))
+    assert page.input_value("#text") == TEXT
 
 
 def test_a_text_that_does_not_fit_is_refused_in_a_line(page, address):

@@ -24,8 +24,9 @@ STATIC = files("headway.explore") / "static"
 
 
 def page(tensors: Mapping[str, np.ndarray], manifest: Manifest, address: str = "") -> str:
-    """One HTML file. address: where it opens, the page's own address after the #.
+    """One HTML file.
 
+    tensors, manifest: what a `Subject` gives. address: where it opens, the page's own after the #.
     Raises ValueError, with advice, when it would be too large.
     """
     kept, manifest = spared(tensors, manifest)

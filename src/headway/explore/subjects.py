@@ -57,7 +57,10 @@ class Subject(Protocol):
     """Something that a page can be opened on."""
 
     def trace(self, ask: Ask, stop: Stop = go_on) -> tuple[Tensors, Manifest]:
-        """The tensors and the manifest. Raises ValueError for a text that it cannot read."""
+        """The tensors by the names of their steps, shaped as they were traced, and the manifest.
+
+        Raises ValueError for a text that it cannot read.
+        """
         ...
 
 
@@ -227,5 +230,6 @@ def changes(tensors: Tensors) -> dict[str, list[float]]:
     for before, after in pairwise(names):
         old, new = tensors[before].astype(np.float64), tensors[after].astype(np.float64)
         share = np.linalg.norm(new - old, axis=-1) / np.maximum(np.linalg.norm(old, axis=-1), 1e-30)
-        found.setdefault(after.rpartition(".")[0], []).append(float(share.mean()))
+        if np.isfinite(share).all():  # JSON knows no NaN
+            found.setdefault(after.rpartition(".")[0], []).append(float(share.mean()))
     return found

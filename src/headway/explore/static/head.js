@@ -157,7 +157,7 @@ async function focused(app, head, step, parts, at) {
  */
 function product(left, top, result, at) {
   const one = matrix(left);
-  const other = matrix({ ...top, role: undefined });
+  const other = matrix(top);
   const made = matrix({
     ...result, onpick: at.pick,
     onhover: (cell) => {
@@ -242,7 +242,7 @@ function masked(
 }
 
 /** @param {{data: ArrayLike<number>, rows: number, columns: number}} matrix @param {number} from @param {number} to */
-export function cut({ data, rows, columns }, from, to) {
+function cut({ data, rows, columns }, from, to) {
   if (from === 0 && to === columns) return data;
   const part = new Float64Array(rows * (to - from));
   for (let i = 0; i < rows; i++) for (let j = from; j < to; j++) part[i * (to - from) + j - from] = data[i * columns + j];

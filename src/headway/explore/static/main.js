@@ -73,7 +73,7 @@ async function render() {
       if (mine !== turn) return; // a transition begins later, and by then something else may be asked
       const focused = document.activeElement && known(document.activeElement);
       const text = field();
-      if (text && text === document.activeElement) typed ??= text.value;
+      if (text && text.value !== text.defaultValue) typed ??= text.value; // still being written
       document.body.replaceChildren(...frame(now, view), dialog);
       for (const one of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(FOCUSABLE))) {
         if (known(one) === focused) one.focus();
@@ -190,7 +190,7 @@ function frame(app, view) {
         button("copy address", () => navigator.clipboard?.writeText(location.href)),
         drawn && button("SVG", () => pictureSVG(), { title: "save the picture" }), drawn && button("PNG", () => picturePNG(), { title: "save the picture" }),
         live.canAsk && button("save as HTML", () => keep(app)))),
-    h("ol", { class: "tokens", "aria-label": "tokens" }, shown(app).map((token, i) => 
+    h("ol", { class: "tokens", "aria-label": "tokens" }, shown(app).map((token, i) =>
       h("li", { class: "token", "data-token": i, title: token.id == null ? "" : `token ${token.id}`, onclick: () => pointed(app, i) }, token.display))),
     h("main", { class: view.wide && "wide" }, h("div", { class: "picture" }, ...kept(view.picture)),
       h("aside", {}, ...kept([view.panel[0], view.cells && numbers, ...view.panel.slice(1)]))),
