@@ -109,7 +109,7 @@ BAD = {
     "many words": (["--ladder", "a " * 33, "--html", "x.html"], "1 to 32 words, not 33"),
     "too large": (["--ladder", "a " * 9, "--html", "x.html"], "too large"),
     "half a file": (["--ladder", "half", "--html", "x.html"], "surrogates not allowed"),
-    "no folder": (["--ladder", "a", "--html", "no/where.html"], "No such file"),
+    "no folder": (["--ladder", "a", "--html", "no/where.html"], "no/where.html: No such file"),
     "a folder": (["--ladder", "a", "--html", "runs"], "directory"),
 }
 

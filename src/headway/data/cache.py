@@ -23,5 +23,9 @@ def whole(file: Path) -> Iterator[Path]:
     try:
         yield aside
         aside.replace(file)
+    except OSError as error:
+        if error.strerror:
+            error.filename = str(file)  # what the caller knows, not the name aside
+        raise
     finally:
         aside.unlink(missing_ok=True)
