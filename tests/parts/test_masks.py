@@ -154,3 +154,41 @@ def test_a_window_of_nothing_is_refused():
 def test_torch_masks_follow_the_device_of_the_queries():
     q = torch.zeros(1, 2, 3, 4, device="meta")
     assert materialise(causal, q, q).device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("mask", "band", "is_band"),
+    [
+        (causal, (0, np.inf), True),
+        (window(3), (0, 2), True),
+        (causal & window(3), (0, 2), True),
+        (window(3) & padding(LENGTHS), (0, 2), False),
+        (causal | window(3), (-np.inf, np.inf), False),
+        (~causal, (-np.inf, np.inf), False),
+    ],
+    ids=str,
+)
+def test_the_band_says_where_nobody_sees(mask, band, is_band):
+    assert (mask.band, mask.is_band) == (band, is_band)
+    seen = whole(mask, offset=1)
+    distance = 1 + np.arange(QUERIES)[:, None] - np.arange(KEYS)
+    inside = (distance >= band[0]) & (distance <= band[1])
+    assert not seen[..., ~inside].any()
+    assert not is_band or seen[..., inside].all()
+
+
+def test_only_masks_without_arrays_can_be_asked_cell_by_cell():
+    array = np.ones((QUERIES, KEYS), dtype=bool)
+    assert (causal & ~(padding(LENGTHS) | documents(IDS))).by_position
+    for mask in (as_mask(array), causal & array, array | causal, ~(causal & array)):
+        assert not mask.by_position
+
+
+def test_parts_of_the_heads():
+    of_heads = np.random.default_rng(2).random((HEADS, 1, KEYS)) > 0.5
+    q, k = np.zeros((BATCH, HEADS, QUERIES, 4)), np.zeros((BATCH, HEADS, KEYS, 4))
+    where = cells(q, k).heads_only(slice(1, 3))
+    mask = Mask(lambda batch, head, query, key: key % HEADS == head)
+    for each in (as_mask(of_heads), mask):
+        expected = materialise(each, q, k)[:, 1:3]
+        assert np.array_equal(np.broadcast_to(each.on(where), expected.shape), expected)

@@ -33,7 +33,7 @@ from safetensors.numpy import load_file, save_file
 
 from headway.data import cache
 from headway.parts.attention import attention_weights
-from headway.parts.masks import as_mask, causal, materialise
+from headway.parts.masks import as_mask, cells, materialise
 from headway.parts.normalizers import softmax
 from headway.tokenizers import Tokenizer
 from headway.tracing import INSIDE, Trace, silent, trace
@@ -172,10 +172,10 @@ def _overview(layer: str, steps: Trace) -> Tensors:
     if weights is None:
         options = dict(steps.notes[layer + "options"])
         options.pop("dropout", None)
+        queries, keys = steps[layer + "queries"], steps[layer + "keys"]
+        where = cells(queries, keys, options.get("offset")).rows_only(rows)
         with silent():
-            some = attention_weights(
-                steps[layer + "queries"], steps[layer + "keys"], **options, rows=rows
-            )
+            some = attention_weights(queries[..., rows, :], keys, **options, where=where)
     else:
         some = weights[..., rows, :]
     found = as_numpy(some)
@@ -195,7 +195,7 @@ def _attention(layer: str, options: Mapping[str, Any], steps: Trace, tensors: Te
     offset = options.get("offset")
     mask, bias = options.get("mask"), options.get("bias")
     terms = () if mask is None else as_mask(mask).terms
-    if any(term is not causal and not str(term).startswith("window(") for term in terms):
+    if not all(term.is_band for term in terms):
         tensors[layer + "allowed"] = as_numpy(materialise(mask, queries, keys, offset))
     if bias is not None:
         tensors[layer + "bias"] = as_numpy(bias)

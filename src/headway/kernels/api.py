@@ -23,7 +23,7 @@ from headway.parts.attention import (
     inputs,
 )
 from headway.parts.dropout import Seed
-from headway.parts.masks import Offset
+from headway.parts.masks import Offset, cells
 from headway.parts.normalizers import Normalizer, softmax
 from headway.tracing import tap
 
@@ -87,7 +87,8 @@ def attend(
     call = replace(call, queries=queries, keys=keys, values=values)
     if rows is not None:
         with tracing.rows_taken():
-            attention_weights(queries, keys, **call.options(), rows=rows)
+            where = cells(queries, keys, call.offset).rows_only(rows)
+            attention_weights(queries[..., rows, :], keys, **call.options(), where=where)
     return tap("context", chosen.run(call))
 
 

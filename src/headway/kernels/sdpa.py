@@ -66,7 +66,7 @@ def _run(call: Call) -> Array:
 
 def _is_causal_from_top_left(call: Call) -> bool:
     """Whether the mask is the causal one alone and the first query meets the first key."""
-    if call.mask is None or any(term is not causal for term in call.mask.terms):
+    if call.mask is None or not call.mask.is_band or call.mask.band != causal.band:
         return False
     if call.offset is None:
         return bool(call.queries.shape[-2] == call.keys.shape[-2])

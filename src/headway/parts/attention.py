@@ -7,6 +7,7 @@ heads (`kv_heads`), each shared by several heads of queries.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Bool, Float
@@ -26,6 +27,12 @@ Context = Float[Array, "*batch heads queries d_v"]
 Weights = Float[Array, "*batch heads queries keys"]
 MaskLike = Mask | Bool[Array, "..."] | None
 Bias = Float[Array, "..."] | None
+Products = Callable[[Queries, Keys], Weights]
+
+
+def grouped_dot(queries: Queries, keys: Keys) -> Weights:
+    """`scores.dot`, each head of keys for its group of heads of queries."""
+    return dot(queries, repeat(keys, heads=queries.shape[-3]))
 
 
 def attention(
@@ -106,14 +113,26 @@ def attention_weights(
     dropout: float = 0.0,
     seed: Seed | None = None,
     offset: Offset = None,
-    rows: slice | None = None,
-) -> Float[Array, "*batch heads rows keys"]:
-    """The weights of `attention`. rows: only those of some queries, at their own positions."""
+    where: Cells | None = None,
+    products: Products = grouped_dot,
+) -> Weights:
+    """The weights of `attention`, which explains the options.
+
+    where: the cells that these queries and keys are, of a matrix that may be larger. products:
+    how every query meets every key of its head.
+    """
     xp = namespace(queries)
-    where = cells(queries, keys, offset)
-    if rows is not None:
-        queries, where = queries[..., rows, :], where.rows_only(rows)
-    masked = masked_scores(queries, keys, where, mask=mask, bias=bias, scale=scale, softcap=softcap)
+    where = cells(queries, keys, offset) if where is None else where
+    masked = masked_scores(
+        queries,
+        keys,
+        where,
+        mask=mask,
+        bias=bias,
+        scale=scale,
+        softcap=softcap,
+        products=products,
+    )
     if mask is None and bias is None:
         weights = normalizer(masked, None)
     else:
@@ -136,14 +155,15 @@ def masked_scores(
     bias: Bias = None,
     scale: float | None = None,
     softcap: float | None = None,
+    products: Products = grouped_dot,
 ) -> Weights:
     """The scores as they go into the normalizer: scaled, capped, biased, -inf where forbidden.
 
-    where: the cells that these queries and keys are, of a matrix that may be larger.
+    where, products: as in `attention_weights`.
     """
     xp = namespace(queries)
     scale = default_scale(queries) if scale is None else scale
-    scores = tap("scores", dot(queries, repeat(keys, heads=queries.shape[-3])))
+    scores = tap("scores", products(queries, keys))
     scores = tap("scaled", scores * scale)
     if softcap is not None:
         scores = tap("capped", softcap * xp.tanh(scores / softcap))

@@ -6,7 +6,7 @@ A mask is a structure first (kernels ask for it by `terms`) and a matrix only wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
+from math import inf, prod
 from typing import NamedTuple, final
 
 from jaxtyping import Bool, Float, Int, Shaped
@@ -20,7 +20,7 @@ class Cells(NamedTuple):
     """The indices of the cells of a matrix of scores (..., heads, queries, keys), broadcasting.
 
     batch (..., 1, 1, 1), head (heads, 1, 1), query (..., queries, 1) and key (keys,) are int32;
-    `rows` and `columns` say which part of the whole matrix these cells are.
+    `heads`, `rows` and `columns` say which part of the whole matrix these cells are.
     """
 
     shape: tuple[int, ...]  # of the whole matrix
@@ -28,12 +28,17 @@ class Cells(NamedTuple):
     head: Array
     query: Array
     key: Array
+    heads: slice = slice(None)
     rows: slice = slice(None)
     columns: slice = slice(None)
 
     def rows_only(self, rows: slice) -> Cells:
         """The same, of some rows (queries) only."""
         return self._replace(query=self.query[..., rows, :], rows=rows)
+
+    def heads_only(self, heads: slice) -> Cells:
+        """The same, of some heads only."""
+        return self._replace(head=self.head[heads], heads=heads)
 
     def columns_only(self, columns: slice) -> Cells:
         """The same, of some columns (keys) only."""
@@ -51,9 +56,10 @@ class Cells(NamedTuple):
                 f"the {what} {tuple(array.shape)} does not broadcast to (..., heads, queries, "
                 f"keys) = {self.shape}; for padding use padding(lengths) or (batch, 1, 1, keys)"
             )
-        rows = self.rows if array.shape[-2] > 1 else slice(None)
-        columns = self.columns if array.shape[-1] > 1 else slice(None)
-        return array[..., rows, columns]
+        parts = (self.heads, self.rows, self.columns)[-array.ndim :]
+        sizes = array.shape[-len(parts) :]
+        taken = [part if size > 1 else slice(None) for part, size in zip(parts, sizes, strict=True)]
+        return array[..., *taken]
 
 
 def cells(
@@ -85,40 +91,61 @@ def cells(
 Predicate = Callable[[Array, Array, Array, Array], Array]
 
 
+class Band(NamedTuple):
+    """The cells with least <= query - key <= most."""
+
+    least: float = -inf
+    most: float = inf
+
+    def __and__(self, other: Band) -> Band:
+        return Band(max(self.least, other.least), min(self.most, other.most))
+
+
 @final
 class Mask:
     """`Mask(lambda batch, head, query, key: key <= query)`: True = may attend.
 
     The predicate gets index arrays that broadcast. Composes with `&`, `|` and `~`, with boolean
-    arrays (..., heads, queries, keys) too. `terms` are the masks of a conjunction, so that a
-    kernel can recognise the ones that it knows.
+    arrays (..., heads, queries, keys) too.
+
+    What a kernel can know without making the matrix: no cell outside `band` is allowed, and if
+    `is_band` every cell inside is; `by_position` is False when an array (..., queries, keys) takes
+    part, which cannot be asked cell by cell. `terms` are the masks of a conjunction.
     """
 
     __array_ufunc__ = None  # so that `array & mask` comes to __rand__
     __array_priority__ = 1000
 
-    def __init__(self, predicate: Predicate, name: str = "custom") -> None:
+    def __init__(
+        self, predicate: Predicate, name: str = "custom", *, band: Band | None = None
+    ) -> None:
         self.name = name
         self.terms: tuple[Mask, ...] = (self,)
+        self.band, self.is_band = band or Band(), band is not None
+        self.by_position = True
         self.on: Callable[[Cells], Bool[Array, "..."]] = lambda cells: predicate(
             cells.batch, cells.head, cells.query, cells.key
         )
 
     @classmethod
-    def _from(cls, on: Callable[[Cells], Array], name: str) -> Mask:
+    def _from(cls, on: Callable[[Cells], Array], name: str, *parts: Mask) -> Mask:
         mask = cls(lambda *_: True, name)
         mask.on = on
+        mask.by_position = bool(parts) and all(part.by_position for part in parts)
         return mask
 
     def __and__(self, other: Mask | Bool[Array, "..."]) -> Mask:
         other = as_mask(other)
-        both = self._from(lambda cells: self.on(cells) & other.on(cells), f"{self} & {other}")
+        name = f"{self} & {other}"
+        both = self._from(lambda cells: self.on(cells) & other.on(cells), name, self, other)
         both.terms = (*self.terms, *other.terms)
+        both.band, both.is_band = self.band & other.band, self.is_band and other.is_band
         return both
 
     def __or__(self, other: Mask | Bool[Array, "..."]) -> Mask:
         other = as_mask(other)
-        return self._from(lambda cells: self.on(cells) | other.on(cells), f"({self} | {other})")
+        name = f"({self} | {other})"
+        return self._from(lambda cells: self.on(cells) | other.on(cells), name, self, other)
 
     def __rand__(self, other: Bool[Array, "..."]) -> Mask:
         return as_mask(other) & self
@@ -127,7 +154,7 @@ class Mask:
         return as_mask(other) | self
 
     def __invert__(self) -> Mask:
-        return self._from(lambda cells: ~self.on(cells), f"~({self})")
+        return self._from(lambda cells: ~self.on(cells), f"~({self})", self)
 
     def __repr__(self) -> str:
         return self.name
@@ -162,7 +189,7 @@ def materialise(
     return namespace(queries).broadcast_to(as_mask(mask).on(where), where.shape)
 
 
-causal = Mask(lambda batch, head, query, key: key <= query, "causal")
+causal = Mask(lambda batch, head, query, key: key <= query, "causal", band=Band(least=0))
 
 
 def window(width: int) -> Mask:
@@ -170,7 +197,9 @@ def window(width: int) -> Mask:
     if width < 1:
         raise ValueError(f"a window has a width of 1 or more: {width} is not")
     return Mask(
-        lambda batch, head, query, key: (key <= query) & (query - key < width), f"window({width})"
+        lambda batch, head, query, key: (key <= query) & (query - key < width),
+        f"window({width})",
+        band=Band(0, width - 1),
     )
 
 
