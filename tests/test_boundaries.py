@@ -18,7 +18,7 @@ BELOW = {
     "tracing": set(),
     "parts": {"tracing"},
     "ladder": {"parts", "tracing"},
-    "kernels": {"parts", "tracing"},
+    "kernels": {"ladder", "parts", "tracing"},
     "models": set(),
     "tokenizers": set(),
     "data": {"tokenizers"},

@@ -32,7 +32,9 @@ def close_enough(found, plain, exact, eps):
     """The design's bound: twice the plain mechanism's error, and a little for rounding."""
     for one, other, right in zip(found, plain, exact, strict=True):
         error, usual = (one - right).abs().max(), (other - right).abs().max()
-        assert error <= 2 * usual + 4 * eps * right.abs().max()
+        # In float64 the plain mechanism is what the others are held to, its own error unknown.
+        least = 1e-12 if eps < 1e-15 else 4 * eps * right.abs().max()
+        assert error <= 2 * usual + least
 
 
 MASKS = {
@@ -81,14 +83,15 @@ def test_fast_kernels_know_every_mask_and_bias(kernel, name, bias, offset):
         assert torch.allclose(one, other, rtol=0, atol=1e-12)
 
 
-def test_gradient_of_the_bias():
+@pytest.mark.parametrize("kernel", FAST)
+def test_gradient_of_the_bias(kernel):
     leaves = arrays(CASES["cross"])
     found = []
-    for kernel in ("sdpa", "plain"):
+    for name in (kernel, "plain"):
         bias = torch.linspace(-1, 1, 105, dtype=torch.float64).reshape(3, 5, 7)
         bias[1, 2, 3] = -torch.inf
         bias.requires_grad_()
-        headway.attend(*leaves, bias=bias, causal=True, kernel=kernel).square().sum().backward()
+        headway.attend(*leaves, bias=bias, causal=True, kernel=name).square().sum().backward()
         found.append(bias.grad)
     assert found[0].isfinite().all()
     assert torch.allclose(*found, rtol=0, atol=1e-12)
@@ -127,7 +130,7 @@ def test_sdpa_refuses_what_it_cannot_do_and_plain_takes_over(options, reason):
     told = headway.explain(*leaves, **options)
     assert told.chosen == "plain"
     assert reason in told.refusals["sdpa"]
-    assert str(told) == f"plain runs\nsdpa {told.refusals['sdpa']}"
+    assert str(told).startswith(f"plain runs\nsdpa {told.refusals['sdpa']}")
     with pytest.raises(headway.Unsupported, match=reason):
         headway.attend(*leaves, kernel="sdpa", **options)
     assert headway.attend(*leaves, **options).isfinite().all()

@@ -1,9 +1,11 @@
 """Run in a process of its own by test_compiled.py: torch.compile sees no shape checks there."""
 
+import pytest
 import torch
 
 import headway
 from headway.models.gpt import MODERN, GPTConfig
+from headway.parts.masks import padding
 from headway.parts.normalizers import entmax15, sparsemax
 from headway.torch import GPT
 
@@ -46,6 +48,41 @@ def normalizers_compile() -> None:
         assert torch.allclose(one, other, atol=1e-10)
 
 
+def tiles_compile_as_one_operation() -> None:
+    inputs = [torch.randn(2, heads, 11, 4, dtype=torch.float64) for heads in (6, 3, 3)]
+    inputs = [x.requires_grad_() for x in inputs]
+    options = {"causal": True, "window": 6, "softcap": 2.0, "scale": 0.4}
+
+    def tiled(*inputs: torch.Tensor) -> torch.Tensor:
+        return headway.attend(*inputs, kernel="tiled", **options)
+
+    found = torch.compile(tiled, fullgraph=True)(*inputs)
+    assert torch.allclose(found, tiled(*inputs), rtol=0, atol=1e-12)
+    gradients = torch.autograd.grad(found.sin().sum(), inputs)
+    usual = torch.autograd.grad(tiled(*inputs).sin().sum(), inputs)
+    for one, other in zip(gradients, usual, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-12)
+
+
+def tiles_refuse_what_they_cannot_compile() -> None:
+    x = torch.randn(2, 3, 11, 4)
+    refused = {
+        "causal and window alone": {"mask": padding(torch.tensor([3, 5]))},
+        "no dropout": {"dropout": 0.5, "seed": 3},
+        "takes no bias": {"bias": torch.zeros(11, 11)},
+    }
+    for reason, options in refused.items():
+
+        def tiled(x: torch.Tensor, options=options) -> torch.Tensor:
+            return headway.attend(x, x, x, kernel="tiled", **options)
+
+        assert tiled(x).isfinite().all()
+        with pytest.raises(Exception, match=reason):
+            torch.compile(tiled, fullgraph=True, backend="eager")(x)
+
+
 model_compiles_whole_and_tracing_leaves_it_alone()
+tiles_compile_as_one_operation()
+tiles_refuse_what_they_cannot_compile()
 normalizers_compile()
 print("compiled and held")

@@ -11,6 +11,7 @@ from headway import tracing
 from headway.kernels.call import Call, Kernel, Options, Unsupported
 from headway.kernels.plain import PLAIN
 from headway.kernels.sdpa import SDPA
+from headway.kernels.tiled import TILED
 from headway.parts.attention import (
     Bias,
     Context,
@@ -28,7 +29,9 @@ from headway.parts.normalizers import Normalizer, softmax
 from headway.tracing import tap
 
 # The best first: `kernel=None` takes the first that does not refuse.
-KERNELS: MappingProxyType[str, Kernel] = MappingProxyType({"sdpa": SDPA, "plain": PLAIN})
+KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
+    {"sdpa": SDPA, "plain": PLAIN, "tiled": TILED}
+)
 
 
 def attend(

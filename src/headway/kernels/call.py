@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypedDict
 
@@ -78,6 +79,15 @@ class Call:
             for name, value in vars(self).items()
             if name not in ("queries", "keys", "values")
         }
+
+
+def engine(array: Array) -> str:
+    """The library that an array is of: "numpy", "torch" or "jax"."""
+    for name, kind in (("torch", "Tensor"), ("jax", "Array")):
+        library = sys.modules.get(name)
+        if library is not None and isinstance(array, getattr(library, kind)):
+            return name
+    return "numpy"
 
 
 def _check_shapes(queries: Shape, keys: Shape, values: Shape) -> None:
