@@ -13,23 +13,14 @@ a block brings a larger maximum, what was summed so far is scaled down. The resu
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from jaxtyping import Float
 
 from headway.ladder import fused
 from headway.ladder.rung import Parameters, Rung
 from headway.parts.arrays import Array, namespace
-from headway.parts.attention import (
-    Bias,
-    Context,
-    Keys,
-    MaskLike,
-    Queries,
-    Values,
-    Weights,
-    inputs,
-    masked_scores,
-)
+from headway.parts.attention import Context, Keys, MaskLike, Queries, Values, inputs, masked_scores
 from headway.parts.dropout import Seed, drop
 from headway.parts.heads import repeat
 from headway.parts.masks import Cells, Offset, cells
@@ -45,18 +36,14 @@ def online_attention(
     keys: Keys,
     values: Values,
     *,
-    mask: MaskLike = None,
-    bias: Bias = None,
-    scale: float | None = None,
-    softcap: float | None = None,
     dropout: float = 0.0,
     seed: Seed | None = None,
     offset: Offset = None,
     block: int = BLOCK,
+    **how: Any,
 ) -> Context:
-    """`parts.attention` with the softmax, `block` keys at a time."""
-    options = {"mask": mask, "bias": bias, "scale": scale, "softcap": softcap, "offset": offset}
-    queries, keys, values = inputs(queries, keys, values, **options)
+    """`parts.attention` with the softmax, `block` keys at a time. how: those of `masked_scores`."""
+    queries, keys, values = inputs(queries, keys, values, **how, offset=offset)
     values = repeat(values, heads=queries.shape[-3])
     whole = cells(queries, keys, offset)
     state = nothing_seen(queries, values)
@@ -64,15 +51,7 @@ def online_attention(
         tile = slice(start, start + block)
         where = whole.columns_only(tile)
         with silent():  # blocks of scores are no step that a trace could show
-            scores = masked_scores(
-                queries,
-                keys[..., tile, :],
-                where,
-                mask=mask,
-                bias=bias,
-                scale=scale,
-                softcap=softcap,
-            )
+            scores = masked_scores(queries, keys[..., tile, :], where, **how)
         state = with_block(state, scores, values[..., tile, :], where, dropout, seed)
     return tap("context", context_of(state))
 
@@ -85,7 +64,7 @@ def nothing_seen(queries: Queries, values: Values) -> State:
 
 
 def with_block(
-    state: State, scores: Weights, values: Values, where: Cells, dropout: float, seed: Seed | None
+    state: State, scores: Array, values: Array, where: Cells, dropout: float, seed: Seed | None
 ) -> State:
     """The state after one more block of keys."""
     before, total, context = state
