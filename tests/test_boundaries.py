@@ -18,7 +18,7 @@ BELOW = {
     "tracing": set(),
     "parts": {"tracing"},
     "ladder": {"parts", "tracing"},
-    "kernels": {"ladder", "parts", "tracing"},
+    "kernels": {"data", "ladder", "parts", "tracing"},
     "models": set(),
     "tokenizers": set(),
     "data": {"tokenizers"},

@@ -75,6 +75,11 @@ def scope(name: str) -> AbstractContextManager[None]:
     return _Entered(prefix=name + ".") if _open else nullcontext()
 
 
+def listening() -> bool:
+    """Whether anybody, in any thread, has a trace or an edit open."""
+    return _open > 0
+
+
 def wanted(names: Iterable[str]) -> slice | None:
     """The rows of queries for which somebody asks one of `names` here: None when nobody does.
 

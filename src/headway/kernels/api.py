@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Unpack
 
 from headway import tracing
+from headway.kernels import choice
 from headway.kernels.call import Call, Kernel, Options, Unsupported
 from headway.kernels.plain import PLAIN
 from headway.kernels.sdpa import SDPA
@@ -28,7 +29,6 @@ from headway.parts.masks import Offset, cells
 from headway.parts.normalizers import Normalizer, softmax
 from headway.tracing import tap
 
-# The best first: `kernel=None` takes the first that does not refuse.
 KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
     {"sdpa": SDPA, "plain": PLAIN, "tiled": TILED}
 )
@@ -83,6 +83,8 @@ def attend(
         offset=offset,
     )
     chosen = _chosen(call, kernel)
+    if not tracing.listening():
+        return chosen.run(call)
     rows = tracing.wanted(tracing.INSIDE)
     if chosen is PLAIN or rows == tracing.WHOLE:
         return PLAIN.run(call)
@@ -106,31 +108,40 @@ def weights(queries: Queries, keys: Keys, **options: Unpack[Options]) -> Weights
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which kernel would run, and why each one that comes before it would not."""
+    """Which kernel would run, why that one, and why others could not."""
 
     chosen: str
+    why: str
     refusals: dict[str, str]
 
     def __str__(self) -> str:
         refused = (f"{name} {reason}" for name, reason in self.refusals.items())
-        return "\n".join([f"{self.chosen} runs", *refused])
+        return "\n".join([f"{self.chosen} runs: {self.why}", *refused])
 
 
 def explain(
     queries: Queries, keys: Keys, values: Values, **options: Unpack[Options]
 ) -> Explanation:
-    """Which kernel `attend` would take for this call, and why each other one refuses it."""
+    """Which kernel `attend` would take for this call, and why each one that refuses does so."""
     call = Call.of(queries, keys, values, **options)
     refusals = {name: kernel.refuse(call) for name, kernel in KERNELS.items()}
+    kind, _ = choice.of(call)
+    chosen = _chosen(call, None)
+    here = "the fastest of those that take the call, as measured on this machine"
     return Explanation(
-        chosen=next(name for name, reason in refusals.items() if reason is None),
+        chosen=next(name for name, kernel in KERNELS.items() if kernel is chosen),
+        why=here if kind in choice.table() else "by rule; `headway bench --tune` measures",
         refusals={name: reason for name, reason in refusals.items() if reason is not None},
     )
 
 
 def _chosen(call: Call, name: str | None) -> Kernel:
     if name is None:
-        return next(kernel for kernel in KERNELS.values() if kernel.refuse(call) is None)
+        for best in choice.ranking(call):
+            kernel = KERNELS.get(best)  # a table may be of another version
+            if kernel is not None and kernel.refuse(call) is None:
+                return kernel
+        return PLAIN
     if name not in KERNELS:
         near = get_close_matches(name, KERNELS, n=1, cutoff=0.0)[0]
         raise ValueError(f"no kernel is called {name!r}; did you mean {near!r}?")

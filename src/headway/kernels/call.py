@@ -35,7 +35,7 @@ class Options(TypedDict, total=False):
     offset: Offset
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen, which takes as long again to make as all else in `attend`
 class Call:
     """The arguments of `attend`; `mask` already holds `causal` and `window`."""
 
@@ -64,7 +64,8 @@ class Call:
         **options: Any,
     ) -> Call:
         """The call with its sugar resolved. Raises ValueError for shapes that do not fit."""
-        _check_shapes(tuple(queries.shape), tuple(keys.shape), tuple(values.shape))
+        if not _fit(queries.shape, keys.shape, values.shape):
+            _complain(tuple(queries.shape), tuple(keys.shape), tuple(values.shape))
         whole = None if mask is None else as_mask(mask)
         if causal:
             whole = both(whole, masks.causal)
@@ -90,7 +91,18 @@ def engine(array: Array) -> str:
     return "numpy"
 
 
-def _check_shapes(queries: Shape, keys: Shape, values: Shape) -> None:
+def _fit(queries: Shape, keys: Shape, values: Shape) -> bool:
+    return (
+        len(queries) == len(keys) == len(values) >= 3
+        and queries[-1] == keys[-1]
+        and keys[:-1] == values[:-1]
+        and queries[:-3] == keys[:-3]
+        and keys[-3] > 0
+        and queries[-3] % keys[-3] == 0
+    )
+
+
+def _complain(queries: Shape, keys: Shape, values: Shape) -> None:
     said = f"queries {queries}, keys {keys}, values {values}"
     wanted = "(..., heads, Tq, d_k), (..., kv_heads, Tk, d_k), (..., kv_heads, Tk, d_v)"
     if not len(queries) == len(keys) == len(values) >= 3:

@@ -13,6 +13,7 @@ from jaxtyping import Int, Integer
 from torch import Tensor, nn
 
 from headway.data.batches import batch, evaluation
+from headway.kernels import choice
 from headway.torch import devices, weights
 from headway.torch.gpt import GPT
 from headway.torch.optimizers import Optimizer
@@ -121,6 +122,7 @@ class Trainer:
             "device": self.device.type,
             "torch": torch.__version__,
             "processor": platform.machine(),
+            "kernels": choice.digest(),
         }
 
     @property
