@@ -318,9 +318,9 @@ class _Tiles:
             return None
         where = self.where.rows_only(rows).columns_only(columns)
         coordinates = (where.batch, where.head, where.query, where.key)
-        kept = keep(rate, seed, *coordinates, like=self.queries)
-        whole = kept.expand(*self.shape, *kept.shape[-2:]).to(self.dtype).div_(1 - rate)
-        return whole.view(self.count, -1, whole.shape[-1])
+        kept: Tensor = keep(rate, seed, *coordinates, like=self.queries)
+        factors = kept.expand(*self.shape, *kept.shape[-2:]).to(self.dtype).div_(1 - rate)
+        return factors.view(self.count, -1, factors.shape[-1])
 
 
 def _blocks(first: int, end: int, size: int) -> Iterator[slice]:
