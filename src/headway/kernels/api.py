@@ -9,8 +9,13 @@ from typing import Unpack
 
 from headway import tracing
 from headway.kernels.call import Call, Kernel, Options, Unsupported
+from headway.kernels.einsum import EINSUM
+from headway.kernels.flex import FLEX
+from headway.kernels.jax import JAX
+from headway.kernels.mha import MHA
 from headway.kernels.plain import PLAIN
-from headway.kernels.sdpa import SDPA
+from headway.kernels.sdpa import CUDNN, EFFICIENT, FLASH, MATH, SDPA
+from headway.kernels.stacked import STACKED
 from headway.parts.attention import (
     Bias,
     Context,
@@ -27,8 +32,23 @@ from headway.parts.masks import Offset, cells
 from headway.parts.normalizers import Normalizer, softmax
 from headway.tracing import tap
 
-# The best first: `kernel=None` takes the first that does not refuse.
-KERNELS: MappingProxyType[str, Kernel] = MappingProxyType({"sdpa": SDPA, "plain": PLAIN})
+# The best first: `kernel=None` takes the first that does not refuse. `plain` refuses nothing, so
+# those behind it run when they are named.
+KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
+    {
+        "sdpa": SDPA,
+        "plain": PLAIN,
+        "stacked": STACKED,
+        "einsum": EINSUM,
+        "sdpa-math": MATH,
+        "sdpa-flash": FLASH,
+        "sdpa-efficient": EFFICIENT,
+        "sdpa-cudnn": CUDNN,
+        "mha": MHA,
+        "flex": FLEX,
+        "jax": JAX,
+    }
+)
 
 
 def attend(
