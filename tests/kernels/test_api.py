@@ -16,6 +16,7 @@ from engines import ENGINES
 from headway.kernels.api import KERNELS
 from headway.kernels.call import Call
 from headway.kernels.cases import CASES
+from headway.kernels.flex import block_mask
 from headway.parts.arrays import namespace
 from headway.parts.masks import Mask, causal, documents, padding, window
 from headway.parts.normalizers import sparsemax
@@ -97,10 +98,12 @@ def outcomes(kernel, engine, leaves, options=lambda array: {}):
     refused = REFUSED[kernel, engine]
     gradients = engine != "numpy" and "gradient" not in refused
     exactly = [torch.tensor(ENGINES[engine].numpy(x).astype(np.float64)) for x in leaves]
-    runs = {"found": (kernel, engine, leaves), "plain": ("plain", engine, leaves)}
-    runs["exact"] = ("plain", "torch", exactly)
     done = []
-    for name, on, inputs in runs.values():
+    for name, on, inputs in (
+        (kernel, engine, leaves),
+        ("plain", engine, leaves),
+        ("plain", "torch", exactly),
+    ):
         given = options(ENGINES[on].array)
         if "gradient of the bias" in refused and len(inputs) == 4:
             *inputs, given["bias"] = inputs
@@ -115,29 +118,38 @@ def close_enough(found, plain, exact, eps):
         assert error <= 2 * usual + 4 * eps * abs(right).max()
 
 
-def each(names, *others, quick):
-    """A test of every kernel on each of its engines, and of every combination of the others.
+def runs(*others):
+    """Every kernel on each of its engines with every combination of the others."""
+    return [(*pair, *rest) for pair, *rest in product(HELD, *others)]
 
-    flex compiles each anew, for six seconds, and JAX for one: all but a few quick ones are slow,
-    and run by `make test-all`.
+
+def each(names, runs, quick):
+    """A test for each run. flex compiles every one, for six seconds, and JAX for one: there all
+    but the quick ones are slow, and run by `make test-all`.
     """
-    every = []
-    for pair, *rest in product(HELD, *others):
-        compiles = pair[0] == "flex" or pair[1] == "jax"
-        marks = [pytest.mark.slow] if compiles and tuple(rest) not in quick else []
-        every.append(pytest.param(*pair, *rest, marks=marks))
-    return pytest.mark.parametrize(("kernel", "engine", *names), every)
+    marked = []
+    for kernel, engine, *rest in runs:
+        compiles = kernel == "flex" or engine == "jax"
+        marks = [pytest.mark.slow] if compiles and rest not in quick else []
+        marked.append(pytest.param(kernel, engine, *rest, marks=marks))
+    return pytest.mark.parametrize(("kernel", "engine", *names), marked)
 
 
-@each(["name", "dtype"], CASES, DTYPES, quick=[("grouped", "float32")])
+def case_runs():
+    for kernel, engine, name, dtype in runs(CASES, DTYPES):
+        refused = REFUSED[kernel, engine]
+        taken = f"{name}, one width" if name in refused else name
+        if not refused & {taken, dtype}:
+            yield kernel, engine, taken, dtype
+
+
+@each(
+    ["name", "dtype"],
+    case_runs(),
+    quick=[["grouped", "float32"], ["grouped, one width", "float32"]],
+)
 def test_kernels_are_as_right_as_the_plain_one(kernel, engine, name, dtype):
-    refused = REFUSED[kernel, engine]
-    case = CASES[name]
-    if name in refused:
-        name = f"{name}, one width"
-        case = ONE_WIDTH[name]
-    if refused & {name, dtype}:
-        pytest.skip("refused, which has a test of its own")
+    case = (CASES | ONE_WIDTH)[name]
     leaves = arrays(case, engine, dtype)
     found, plain, exact = outcomes(kernel, engine, leaves, lambda array: case.options)
     close_enough(found, plain, exact, jnp.finfo(DTYPES[dtype]).eps)
@@ -156,18 +168,20 @@ BIASES = (None, "numbers", "with -inf")
 OFFSETS = (None, 0, "rows")
 
 
+def mask_runs():
+    for kernel, engine, mask, bias, offset in runs(MASKS, BIASES, OFFSETS):
+        array = mask in ("array", "nobody")
+        if not (array and "an array for a mask" in REFUSED[kernel, engine]):
+            yield kernel, engine, mask, bias, offset
+
+
 @each(
     ["mask", "bias", "offset"],
-    MASKS,
-    BIASES,
-    OFFSETS,
-    quick=[("window and padding", "with -inf", "rows"), ("nobody", None, None)],
+    mask_runs(),
+    quick=[["window and padding", "with -inf", "rows"]],
 )
 def test_kernels_know_every_mask_and_bias(kernel, engine, mask, bias, offset):
-    refused = REFUSED[kernel, engine]
-    if mask in ("array", "nobody") and "an array for a mask" in refused:
-        pytest.skip("refused, which has a test of its own")
-    dtype = "float32" if "float64" in refused else "float64"
+    dtype = "float32" if "float64" in REFUSED[kernel, engine] else "float64"
     leaves = arrays(ONE_WIDTH["cross, one width"], engine, dtype)
     if bias is not None:
         numbers = np.random.default_rng(5).normal(size=(3, 5, 7)).astype(dtype)
@@ -243,6 +257,121 @@ def test_kernels_say_why(kernel, name, reason):
     ((leaves, options),) = ([q, o] for n, q, o in trials("torch") if n == name)
     with pytest.raises(headway.Unsupported, match=reason):
         headway.attend(*leaves, kernel=kernel, **options)
+
+
+@each([], [pair for pair in HELD if pair[0] in ("stacked", "einsum")], quick=[])
+def test_kernels_drop_the_same_cells_and_take_every_option_at_once(kernel, engine):
+    r = np.random.default_rng(6)
+    bias = r.normal(size=(6, 5, 7))
+    bias[1:3, 2] = -np.inf
+    array = ENGINES[engine].array
+    options = {
+        "mask": causal & array(r.random((2, 6, 5, 7)) > 0.3),
+        "bias": array(bias),
+        "offset": array([2, 1]),
+        "softcap": 1.5,
+        "normalizer": sparsemax,
+        "dropout": 0.4,
+        "seed": (1, 2),
+    }
+    leaves = arrays(CASES["grouped"], engine)
+    found, plain = (headway.attend(*leaves, **options, kernel=k) for k in (kernel, "plain"))
+    found, plain = ENGINES[engine].numpy(found), ENGINES[engine].numpy(plain)
+    assert np.allclose(found, plain, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("kernel", ["stacked", "einsum"])
+def test_parts_of_a_kernel_are_no_steps_of_a_trace(kernel):
+    leaves = arrays(CASES["grouped"])
+    with headway.trace(rows=slice(1, 3)) as steps:
+        headway.attend(*leaves, causal=True, kernel=kernel)
+    whole = headway.weights(*leaves[:2], causal=True)
+    assert torch.allclose(steps["weights"], whole[..., 1:3, :], rtol=0, atol=1e-15)
+
+
+def test_einsum_repeats_no_keys_and_no_values(monkeypatch):
+    leaves = arrays(CASES["grouped"])
+    plain = headway.attend(*leaves, kernel="plain")
+    monkeypatch.delattr("headway.parts.attention.repeat")
+    found = headway.attend(*leaves, kernel="einsum")
+    assert torch.allclose(found, plain, rtol=0, atol=1e-14)
+    with pytest.raises(NameError):
+        headway.attend(*leaves, kernel="plain")
+
+
+def test_sdpa_runs_the_backend_that_was_named_and_then_chooses_again():
+    leaves = [x.requires_grad_() for x in arrays(CASES["self"])]
+    ran = {
+        kernel: "FlashAttention" in headway.attend(*leaves, kernel=kernel).grad_fn.name()
+        for kernel in ("sdpa-math", "sdpa-flash", "sdpa")
+    }
+    assert ran == {"sdpa-math": False, "sdpa-flash": True, "sdpa": True}
+
+
+def test_what_pytorch_refuses_only_when_it_runs_is_unsupported_too():
+    call = Call.of(*arrays(CASES["cross"]))
+    with pytest.raises(headway.Unsupported, match="PyTorch cannot run this call on FLASH"):
+        KERNELS["sdpa-flash"].run(call)
+
+
+def test_the_bias_of_a_head_keeps_sdpa_on_its_fast_backend():
+    leaves = [x.requires_grad_() for x in arrays(CASES["self"])]
+    bias = torch.randn(3, 5, 5, dtype=torch.float64)
+    context = headway.attend(*leaves, bias=bias, kernel="sdpa")
+    assert "FlashAttention" in context.grad_fn.next_functions[0][0].name()
+
+
+def test_flex_makes_the_blocks_of_a_band_once_and_for_all_heads():
+    def blocks(mask, offset=None):  # of 128 x 128, three by four of them
+        queries, keys = torch.zeros(2, 3, 384, 4), torch.zeros(2, 3, 512, 4)
+        return block_mask(Call.of(queries, keys, keys, mask=mask, offset=offset))
+
+    def full(found):
+        assert (found.kv_num_blocks == (found.kv_num_blocks > 0)).all()
+        return found.full_kv_num_blocks[:, 0].tolist()
+
+    with shapes_unchecked(True):
+        assert blocks(None) is None
+        assert blocks(causal) is blocks(causal)
+        assert blocks(causal).shape == (1, 1, 384, 512)
+        assert full(blocks(causal)) == [[1, 2, 3]]
+        assert full(blocks(causal, offset=0)) == [[0, 1, 2]]
+        assert full(blocks(causal, offset=torch.tensor([0, 128]))) == [[0, 1, 2], [1, 2, 3]]
+        kept = padding(torch.tensor([128, 512]))
+        assert blocks(kept) is not blocks(kept)
+        assert blocks(kept).shape == (2, 3, 384, 512)
+        assert full(blocks(kept)) == [[1, 1, 1], [4, 4, 4]]
+
+
+@pytest.mark.slow
+def test_flex_with_one_query_and_many_keys():
+    """PyTorch then takes another kernel, which leaves NaN where there is nothing to attend to."""
+    r = np.random.default_rng(0)
+    leaves = [torch.tensor(r.normal(size=(2, 3, n, 4))).float() for n in (1, 2000, 2000)]
+    options = {"mask": padding(torch.tensor([0, 700])), "softcap": 1.5}
+    with shapes_unchecked(True):
+        found = headway.attend(*leaves, **options, kernel="flex")
+    plain = headway.attend(*leaves, **options, kernel="plain")
+    assert (found[0] == 0).all()
+    assert torch.allclose(found, plain, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_flex_says_so_when_it_cannot_be_compiled():
+    leaves = arrays(CASES["self"], dtype="float32")
+    with (
+        shapes_unchecked(True),
+        torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(headway.Unsupported, match="PyTorch cannot compile flex_attention"),
+    ):
+        headway.attend(*leaves, kernel="flex", scale=0.123)
+
+
+def test_jax_runs_line_by_line_too():
+    leaves = arrays(CASES["self"], "jax", "float32")
+    found = headway.attend(*leaves, causal=True, kernel="jax")
+    plain = headway.attend(*leaves, causal=True, kernel="plain")
+    assert np.allclose(found, plain, rtol=0, atol=1e-6)
 
 
 def test_sugar_is_the_mask():

@@ -43,7 +43,9 @@ def _run(call: Call) -> Array:
         if each.numel() == rows * columns:
             each = each.reshape(rows, columns)
         else:
-            each = each.expand(*call.queries.shape[:-1], columns).reshape(prod(batch) * heads, rows, columns)
+            each = each.expand(*call.queries.shape[:-1], columns).reshape(
+                prod(batch) * heads, rows, columns
+            )
         mask = {"attn_mask": each, "is_causal": is_causal_from_top_left(call)}
 
     identity = torch.eye(heads * dim, dtype=call.queries.dtype, device=call.queries.device)
@@ -64,7 +66,11 @@ def _run(call: Call) -> Array:
         need_weights=False,
         **mask,
     )
-    context = context.reshape(rows, prod(batch), heads, dim).permute(1, 2, 0, 3).reshape(call.queries.shape)
+    context = (
+        context.reshape(rows, prod(batch), heads, dim)
+        .permute(1, 2, 0, 3)
+        .reshape(call.queries.shape)
+    )
     return context if alive is None else torch.where(alive, context, 0.0)
 
 
