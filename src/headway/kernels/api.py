@@ -10,8 +10,13 @@ from typing import Unpack
 from headway import tracing
 from headway.kernels import choice
 from headway.kernels.call import Call, Kernel, Options, Unsupported
+from headway.kernels.einsum import EINSUM
+from headway.kernels.flex import FLEX
+from headway.kernels.jax import JAX
+from headway.kernels.mha import MHA
 from headway.kernels.plain import PLAIN
-from headway.kernels.sdpa import SDPA
+from headway.kernels.sdpa import CUDNN, EFFICIENT, FLASH, MATH, SDPA
+from headway.kernels.stacked import STACKED
 from headway.kernels.tiled import TILED
 from headway.parts.attention import (
     Bias,
@@ -30,7 +35,20 @@ from headway.parts.normalizers import Normalizer, softmax
 from headway.tracing import tap
 
 KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
-    {"sdpa": SDPA, "plain": PLAIN, "tiled": TILED}
+    {
+        "plain": PLAIN,
+        "stacked": STACKED,
+        "einsum": EINSUM,
+        "tiled": TILED,
+        "sdpa": SDPA,
+        "sdpa-math": MATH,
+        "sdpa-flash": FLASH,
+        "sdpa-efficient": EFFICIENT,
+        "sdpa-cudnn": CUDNN,
+        "mha": MHA,
+        "flex": FLEX,
+        "jax": JAX,
+    }
 )
 
 

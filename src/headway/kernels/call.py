@@ -134,3 +134,14 @@ class Kernel(NamedTuple):
 
     refuse: Refuse
     run: Run
+
+
+def beyond_softmax(call: Call) -> str | None:
+    """Why a library's attention, which is a softmax and nothing else, cannot run the call."""
+    if call.normalizer is not softmax:
+        return "has softmax only"
+    if call.softcap is not None:
+        return "has no softcap"
+    if call.dropout:
+        return "has no seeded dropout, so a run could not be repeated"
+    return None

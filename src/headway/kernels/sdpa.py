@@ -1,4 +1,4 @@
-"""PyTorch's scaled_dot_product_attention, with whichever backend it chooses.
+"""PyTorch's scaled_dot_product_attention: with the backend it chooses, and with each by name.
 
 Its conventions differ from ours in three ways, mended here: `is_causal` counts positions from the
 top left, a row with nothing to attend to is not promised to be 0, and dropout takes no seed.
@@ -7,70 +7,110 @@ top left, a row with nothing to attend to is not promised to be 0, and dropout t
 from __future__ import annotations
 
 import sys
+import warnings
+from functools import partial
 from typing import Any
 
-from headway.kernels.call import Call, Kernel
+from headway.kernels.call import Call, Kernel, Unsupported, beyond_softmax
+from headway.kernels.matrix import is_causal_from_top_left, matrix
 from headway.parts.arrays import Array
-from headway.parts.masks import causal, cells
-from headway.parts.normalizers import softmax
 
 
 def _refuse(call: Call) -> str | None:
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(call.queries, torch.Tensor):
         return "takes PyTorch tensors only"
-    if call.normalizer is not softmax:
-        return "has softmax only"
-    if call.softcap is not None:
-        return "has no softcap"
-    if call.dropout:
-        return "has no seeded dropout, so a run could not be repeated"
-    return None
+    return beyond_softmax(call)
 
 
 def _run(call: Call) -> Array:
     import torch
 
-    queries, keys, values = call.queries, call.keys, call.values
-    grouped = queries.shape[-3] != keys.shape[-3]
-
     def sdpa(**mask: Any) -> Array:
         return torch.nn.functional.scaled_dot_product_attention(
-            queries, keys, values, scale=call.scale, enable_gqa=grouped, **mask
+            call.queries,
+            call.keys,
+            call.values,
+            scale=call.scale,
+            enable_gqa=_is_grouped(call),
+            **mask,
         )
 
     if call.mask is None and call.bias is None:
         return sdpa()
-    if call.bias is None and _is_causal_from_top_left(call):
+    if is_causal_from_top_left(call):
         return sdpa(is_causal=True)
-
-    where = cells(queries, keys, call.offset)
-    bias = None if call.bias is None else where.of(call.bias, "bias")
-    allowed = torch.ones((), dtype=torch.bool, device=queries.device)
-    if call.mask is not None:
-        allowed = call.mask.on(where)
-    if bias is not None:
-        allowed = allowed & (bias != -torch.inf)
-    # A dead row attends to everything and is then thrown away, so that no NaN reaches it or its
-    # gradients.
-    allowed = allowed | torch.zeros(where.shape[-2:], dtype=torch.bool, device=queries.device)
-    alive = allowed.any(dim=-1, keepdim=True)
-    allowed = allowed | ~alive
-    if bias is None:
-        context = sdpa(attn_mask=allowed)
-    else:
-        finite = torch.where(bias == -torch.inf, 0.0, bias).to(queries.dtype)
-        context = sdpa(attn_mask=torch.where(allowed, finite, -torch.inf))
-    return torch.where(alive, context, 0.0)
+    allowed, bias, alive = matrix(call)
+    return torch.where(alive, sdpa(attn_mask=allowed if bias is None else bias), 0.0)
 
 
-def _is_causal_from_top_left(call: Call) -> bool:
-    """Whether the mask is the causal one alone and the first query meets the first key."""
-    if call.mask is None or not call.mask.is_band or call.mask.band != causal.band:
-        return False
-    if call.offset is None:
-        return bool(call.queries.shape[-2] == call.keys.shape[-2])
-    return isinstance(call.offset, int) and call.offset == 0
+def _is_grouped(call: Call) -> bool:
+    return bool(call.queries.shape[-3] != call.keys.shape[-3])
+
+
+def _refuse_on(backend: str, call: Call) -> str | None:
+    reason = _refuse(call)
+    if reason is not None:
+        return reason
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    if torch.compiler.is_compiling():  # then PyTorch cannot be asked, and raises by itself
+        return None
+    mask: dict[str, Any] = {}
+    if is_causal_from_top_left(call):
+        mask = {"is_causal": True}
+    elif call.mask is not None or call.bias is not None:
+        # Its size and kind without its cells.
+        kind = torch.bool if call.bias is None else call.queries.dtype
+        cell = torch.zeros((), dtype=kind, device=call.queries.device)
+        if call.bias is not None and torch.is_grad_enabled():
+            cell.requires_grad_(call.bias.requires_grad)
+        mask = {"attn_mask": cell.expand(*call.queries.shape[:-1], call.keys.shape[-2])}
+    with warnings.catch_warnings(record=True) as said, sdpa_kernel(getattr(SDPBackend, backend)):
+        warnings.simplefilter("always")
+        try:
+            # Private, but the one question that PyTorch answers for every device.
+            torch._fused_sdp_choice(
+                call.queries,
+                call.keys,
+                call.values,
+                **mask,
+                scale=call.scale,
+                enable_gqa=_is_grouped(call),
+            )
+        except RuntimeError as error:
+            return _reason(error, [str(each.message) for each in said], call.queries.device.type)
+    return None
+
+
+def _reason(error: RuntimeError, said: list[str], device: str) -> str:
+    if "No viable backend" in str(error):
+        return f"has no such backend on {device}"
+    reasons = [each.split(" (Triggered")[0] for each in said]
+    # What is left out are headings, and the other backends, which are switched off here.
+    reasons = [each for each in reasons if "because:" not in each and "disabled" not in each]
+    return f"is refused by PyTorch: {' '.join(reasons) or 'it does not say why'}"
+
+
+def _run_on(backend: str, call: Call) -> Array:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(getattr(SDPBackend, backend)):
+        try:
+            return _run(call)
+        except RuntimeError as error:
+            if "No available kernel" in str(error) or "No viable backend" in str(error):
+                raise Unsupported(f"PyTorch cannot run this call on {backend}: {error}") from error
+            raise
+
+
+def _named(backend: str) -> Kernel:
+    return Kernel(refuse=partial(_refuse_on, backend), run=partial(_run_on, backend))
 
 
 SDPA = Kernel(refuse=_refuse, run=_run)
+MATH = _named("MATH")
+FLASH = _named("FLASH_ATTENTION")
+EFFICIENT = _named("EFFICIENT_ATTENTION")
+CUDNN = _named("CUDNN_ATTENTION")
