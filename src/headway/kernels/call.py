@@ -95,8 +95,8 @@ def _fit(queries: Shape, keys: Shape, values: Shape) -> bool:
     return (
         len(queries) == len(keys) == len(values) >= 3
         and queries[-1] == keys[-1]
-        and keys[:-1] == values[:-1]
-        and queries[:-3] == keys[:-3]
+        and (keys == values or keys[:-1] == values[:-1])
+        and (queries == keys or queries[:-3] == keys[:-3])
         and keys[-3] > 0
         and queries[-3] % keys[-3] == 0
     )
