@@ -31,11 +31,10 @@ def subjects(engines: tuple[str, ...]) -> Iterator[Own]:
     """Everything that there is for these engines ("numpy", "torch", "jax")."""
     for engine in engines:
         for kernel in KERNELS:
-            features = _features(kernel, engine)
-            if features is not None:
+            takes = _takes(kernel, engine)
+            if takes is not None:
                 function = partial(_attend, kernel=kernel)
-                declared = {"kind": "qkv", "kv_heads": 2, "engine": engine, "features": features}
-                declared["mask_shape"] = "full"
+                declared = {"kind": "qkv", "engine": engine, "mask_shape": "full", **takes}
                 yield Own(f"kernel {kernel} on {engine}", function, declared)
     for rung in LADDER.values():
         yield Own(f"rung {rung.name} on numpy", *_numpy_rung(rung))
@@ -61,12 +60,12 @@ def _attend(
 _calls = iter(range(2**31))
 
 
-def _features(kernel: str, engine: str) -> tuple[str, ...] | None:
+def _takes(kernel: str, engine: str) -> dict[str, Any] | None:
     """What this kernel takes on arrays of an engine; None when it takes none of them."""
     x = ENGINES[engine]().array(np.zeros((1, 2, 3, 4)), "float32")
 
-    def takes(**options: Any) -> bool:
-        return KERNELS[kernel].refuse(Call.of(x, x, x, **options)) is None
+    def takes(keys: Array = x, **options: Any) -> bool:
+        return KERNELS[kernel].refuse(Call.of(x, keys, keys, **options)) is None
 
     if not takes():
         return None
@@ -77,7 +76,9 @@ def _features(kernel: str, engine: str) -> tuple[str, ...] | None:
         "softcap": {"softcap": 2.0},
         "dropout": {"dropout": 0.1, "seed": 0},
     }
-    return (*(name for name, options in trials.items() if takes(**options)), "positions", "cache")
+    features = [name for name, options in trials.items() if takes(**options)]
+    kv_heads = 2 if takes(x[:, :1]) else 4  # of 4
+    return {"features": (*features, "positions", "cache"), "kv_heads": kv_heads}
 
 
 def _numpy_rung(rung: Rung) -> tuple[Any, dict[str, Any]]:

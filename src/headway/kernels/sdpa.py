@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -57,16 +58,18 @@ def _refuse_on(backend: str, call: Call) -> str | None:
 
     if torch.compiler.is_compiling():  # then PyTorch cannot be asked, and raises by itself
         return None
+    call = _in_rows(call)
     mask: dict[str, Any] = {}
     if is_causal_from_top_left(call):
         mask = {"is_causal": True}
     elif call.mask is not None or call.bias is not None:
-        # Its size and kind without its cells.
+        # Its size and kind, one row for all.
         kind = torch.bool if call.bias is None else call.queries.dtype
-        cell = torch.zeros((), dtype=kind, device=call.queries.device)
+        columns = call.keys.shape[-2]
+        row = torch.zeros(columns, dtype=kind, device=call.queries.device)
         if call.bias is not None and torch.is_grad_enabled():
-            cell.requires_grad_(call.bias.requires_grad)
-        mask = {"attn_mask": cell.expand(*call.queries.shape[:-1], call.keys.shape[-2])}
+            row.requires_grad_(call.bias.requires_grad)
+        mask = {"attn_mask": row.expand(*call.queries.shape[:-1], columns)}
     with warnings.catch_warnings(record=True) as said, sdpa_kernel(getattr(SDPBackend, backend)):
         warnings.simplefilter("always")
         try:
@@ -84,6 +87,14 @@ def _refuse_on(backend: str, call: Call) -> str | None:
     return None
 
 
+def _in_rows(call: Call) -> Call:
+    """The same with the features of a token side by side, as all backends but MATH want them."""
+    inputs = {"queries": call.queries, "keys": call.keys, "values": call.values}
+    return replace(
+        call, **{name: x if x.stride(-1) == 1 else x.contiguous() for name, x in inputs.items()}
+    )
+
+
 def _reason(error: RuntimeError, said: list[str], device: str) -> str:
     if "No viable backend" in str(error):
         return f"has no such backend on {device}"
@@ -98,7 +109,7 @@ def _run_on(backend: str, call: Call) -> Array:
 
     with sdpa_kernel(getattr(SDPBackend, backend)):
         try:
-            return _run(call)
+            return _run(_in_rows(call))
         except RuntimeError as error:
             if "No available kernel" in str(error) or "No viable backend" in str(error):
                 raise Unsupported(f"PyTorch cannot run this call on {backend}: {error}") from error
