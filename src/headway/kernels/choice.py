@@ -22,13 +22,14 @@ from headway.data import cache as files
 from headway.kernels.call import Call, engine
 from headway.parts.masks import causal
 
-# Without a table. PyTorch's own kernel wins or is close everywhere; where it refuses (dropout by a
-# seed, softcap) tiles win as soon as a head has more than one, and torch.compile fuses `plain`.
+# Without a table. PyTorch's own kernel wins or is close wherever it takes the call. What it refuses
+# (dropout by a seed, softcap) is faster in tiles as soon as a head has more than one; NumPy and JAX
+# are so for long texts alone, and then for the memory.
 RULES: Mapping[str, tuple[str, ...]] = {
     "short": ("sdpa", "plain"),
     "long": ("sdpa", "tiled", "plain"),
 }
-SHORT = 128 * 128  # cells of a head's matrix of scores
+SHORT = {"torch": 128**2, "numpy": 2048**2, "jax": 2048**2}  # cells of a head's scores, at most
 NEAREST = 4
 
 
@@ -78,7 +79,8 @@ _rankings: dict[Any, tuple[str, ...]] = {}
 
 
 def _by_rule(call: Call) -> tuple[str, ...]:
-    short = call.queries.shape[-2] * call.keys.shape[-2] <= SHORT
+    cells = call.queries.shape[-2] * call.keys.shape[-2]
+    short = cells <= SHORT[engine(call.queries)]
     return RULES["short" if short else "long"]
 
 

@@ -27,22 +27,16 @@ def _refuse(call: Call) -> str | None:
 def _run(call: Call) -> Array:
     import torch
 
-    def sdpa(**mask: Any) -> Array:
-        return torch.nn.functional.scaled_dot_product_attention(
-            call.queries,
-            call.keys,
-            call.values,
-            scale=call.scale,
-            enable_gqa=_is_grouped(call),
-            **mask,
-        )
-
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    inputs = (call.queries, call.keys, call.values)
+    options: dict[str, Any] = {"scale": call.scale, "enable_gqa": _is_grouped(call)}
     if call.mask is None and call.bias is None:
-        return sdpa()
+        return sdpa(*inputs, **options)
     if is_causal_from_top_left(call):
-        return sdpa(is_causal=True)
+        return sdpa(*inputs, is_causal=True, **options)
     allowed, bias, alive = matrix(call)
-    return torch.where(alive, sdpa(attn_mask=allowed if bias is None else bias), 0.0)
+    context = sdpa(*inputs, attn_mask=allowed if bias is None else bias, **options)
+    return torch.where(alive, context, 0.0)
 
 
 def _is_grouped(call: Call) -> bool:
