@@ -52,19 +52,19 @@ class _Tiled(torch.autograd.Function):
         ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, call: Call
     ) -> Tensor:
         call = replace(call, queries=queries, keys=keys, values=values, bias=bias)
-        context, log_sum = _Tiles(call).forward()
-        ctx.save_for_backward(queries, keys, values, bias, context, log_sum)
+        context, sums = _Tiles(call).forward()
+        ctx.save_for_backward(queries, keys, values, bias, context, sums)
         ctx.call = replace(call, queries=None, keys=None, values=None, bias=None)
-        return context
+        return context.to(values.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("'tiled' has no second derivative; kernel='plain' has")
-        queries, keys, values, bias, context, log_sum = ctx.saved_tensors
+        queries, keys, values, bias, context, sums = ctx.saved_tensors
         call = replace(ctx.call, queries=queries, keys=keys, values=values, bias=bias)
         of_bias = ctx.needs_input_grad[3]
-        return (*_Tiles(call).backward(gradient, context, log_sum, of_bias), None)
+        return (*_Tiles(call).backward(gradient, context, sums, of_bias), None)
 
 
 # torch.compile takes the kernel whole, as two operations: unrolled, a long text would be thousands.
@@ -77,7 +77,7 @@ def _run_compiled(call: Call) -> Tensor:
     scale = default_scale(queries) if call.scale is None else call.scale
     numbers = (band.least, band.most, offset, scale, call.softcap)
     context: Tensor = _forward(queries, keys, call.values, *numbers)[0]
-    return context
+    return context.to(call.values.dtype)
 
 
 def _banded(
@@ -113,27 +113,26 @@ def _forward(*inputs: Any) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op(
     "headway::tiled_backward",
     mutates_args=(),
-    schema=f"(Tensor gradient, Tensor context, Tensor log_sum, {_INPUTS})"
-    " -> (Tensor, Tensor, Tensor)",
+    schema=f"(Tensor gradient, Tensor context, Tensor sums, {_INPUTS}) -> (Tensor, Tensor, Tensor)",
 )
 def _backward(
-    gradient: Tensor, context: Tensor, log_sum: Tensor, *inputs: Any
+    gradient: Tensor, context: Tensor, sums: Tensor, *inputs: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found = _Tiles(_banded(*inputs)).backward(gradient, context, log_sum, of_bias=False)
+    found = _Tiles(_banded(*inputs)).backward(gradient, context, sums, of_bias=False)
     return found[0], found[1], found[2]
 
 
 @_forward.register_fake
 def _(queries: Tensor, keys: Tensor, values: Tensor, *numbers: Any) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(queries.dtype, torch.float32)
-    context = values.new_empty((*queries.shape[:-1], values.shape[-1]))
-    folded = (keys.shape[:-2].numel(), queries.shape[-3] // keys.shape[-3], queries.shape[-2], 1)
+    context = values.new_empty((*queries.shape[:-1], values.shape[-1]), dtype=dtype)
+    folded = (keys.shape[:-2].numel(), queries.shape[-3] // keys.shape[-3], queries.shape[-2], 2)
     return context, queries.new_empty(folded, dtype=dtype)
 
 
 @_backward.register_fake
 def _(
-    gradient: Tensor, context: Tensor, log_sum: Tensor, *inputs: Any
+    gradient: Tensor, context: Tensor, sums: Tensor, *inputs: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     queries, keys, values = (torch.empty_like(x).contiguous() for x in inputs[:3])
     return queries, keys, values
@@ -144,7 +143,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.numbers = inputs[3:]
 
 
-def _gradients(ctx: Any, gradient: Tensor, of_log_sum: Tensor | None) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, gradient: Tensor, of_sums: Tensor | None) -> tuple[Tensor | None, ...]:
     found = _backward(gradient, *ctx.saved_tensors, *ctx.numbers)
     return (*found, *(None for _ in ctx.numbers))
 
@@ -179,10 +178,13 @@ class _Tiles:
         self.buffers = torch.empty((2, tile), dtype=self.dtype, device=queries.device)
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """The context, and log2 of each row's sum of exponentials."""
+        """The context, and of each row the largest score and the sum of 2^(score - largest).
+
+        (One number, the logarithm of the whole sum, would do, but be as coarse as a large score.)
+        """
         d_v = self.values.shape[-1]
         context = self.queries.new_empty((*self.queries.shape[:-1], d_v))
-        log_sum = self.queries.new_empty((*self.queries.shape[:-1], 1))
+        sums = self.queries.new_empty((*self.queries.shape[:-1], 2))
         for rows in _blocks(0, self.queries.shape[-2], ROWS):
             queries = self._tile(self.queries, rows) * self.scale
             found = queries.new_zeros((*queries.shape[:-1], d_v))
@@ -201,17 +203,16 @@ class _Tiles:
                 if kept is not None:  # dropped weights count in the sum
                     weights.mul_(kept)
                 found.mul_(shrink).baddbmm_(weights, self.values[:, columns])
-            alive = total > 0
-            found.div_(torch.where(alive, total, 1.0))
+            total.masked_fill_(total == 0, 1.0)  # nothing to attend to: the context is 0
+            found.div_(total)
             context[:, :, rows] = found.view(self.count, self.group, -1, d_v)
-            # 2^(score - inf) is 0: the weights of a row with nothing to attend to.
-            log_sums = torch.where(alive, anchor + total.log2(), torch.inf)
-            log_sum[:, :, rows] = log_sums.view(self.count, self.group, -1, 1)
+            row_sums = torch.cat([anchor, total], dim=-1)
+            sums[:, :, rows] = row_sums.view(self.count, self.group, -1, 2)
         whole = (*self.shape, -1, d_v)
-        return context.view(whole).to(self.call.values.dtype), log_sum
+        return context.view(whole), sums
 
     def backward(
-        self, gradient: Tensor, context: Tensor, log_sum: Tensor, of_bias: bool
+        self, gradient: Tensor, context: Tensor, sums: Tensor, of_bias: bool
     ) -> tuple[Any, ...]:
         """The gradients of queries, keys, values and, if wanted, bias (else None)."""
         gradient, context = self._folded(gradient), self._folded(context)
@@ -221,15 +222,16 @@ class _Tiles:
         d_bias = None if bias is None or not of_bias else torch.zeros_like(bias, dtype=self.dtype)
         for rows in _blocks(0, self.queries.shape[-2], ROWS):
             queries = self._tile(self.queries, rows) * self.scale
-            of_context = self._tile(gradient, rows)
-            log_sums = self._tile(log_sum, rows)
+            largest, total = self._tile(sums, rows).tensor_split(2, dim=-1)
+            # Divided by the sum here, not cell by cell: then exponentials may stand for weights.
+            of_context = self._tile(gradient, rows) / total
             # Of each row, what its weights have in common: sum of weight * gradient of weight.
             common = (of_context * self._tile(context, rows)).sum(-1, keepdim=True)
             of_queries = torch.zeros_like(queries)
             for columns in self._columns(rows):
                 keys, values = self.keys[:, columns], self.values[:, columns]
                 weights, slope = self._scores(queries, rows, columns)
-                weights.sub_(log_sums).exp2_()
+                weights.sub_(largest).exp2_()
                 of_scores = self._product(1, of_context, values)
                 kept = self._kept(rows, columns)
                 used = weights if kept is None else weights * kept
