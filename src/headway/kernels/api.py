@@ -13,6 +13,7 @@ from headway.kernels.call import Call, Kernel, Options, Unsupported
 from headway.kernels.plain import PLAIN
 from headway.kernels.sdpa import SDPA
 from headway.kernels.tiled import TILED
+from headway.kernels.triton import TRITON
 from headway.parts.attention import (
     Bias,
     Context,
@@ -30,7 +31,7 @@ from headway.parts.normalizers import Normalizer, softmax
 from headway.tracing import tap
 
 KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
-    {"sdpa": SDPA, "plain": PLAIN, "tiled": TILED}
+    {"sdpa": SDPA, "plain": PLAIN, "tiled": TILED, "triton": TRITON}
 )
 
 
