@@ -5,37 +5,15 @@ import pytest
 import torch
 
 import headway
+from bound import arrays, close_enough, outcome
 from engines import ENGINES
 from headway.kernels.api import KERNELS
 from headway.kernels.cases import CASES
 from headway.parts.masks import Mask, causal, documents, padding, window
 from headway.parts.normalizers import sparsemax
 
-FAST = [name for name in KERNELS if name != "plain"]
+FAST = [name for name in KERNELS if name not in ("plain", "triton")]  # for that: test_triton.py
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def arrays(case, dtype=torch.float64):
-    r = np.random.default_rng(3)
-    return [torch.tensor(r.normal(size=s), dtype=dtype, requires_grad=True) for s in case.shapes]
-
-
-def outcome(leaves, **options):
-    """The output and all gradients, in float64."""
-    context = headway.attend(*leaves, **options)
-    weight = torch.cos(torch.arange(context.numel(), dtype=torch.float64)).reshape(context.shape)
-    gradients = torch.autograd.grad((context * weight.to(context.dtype)).sum(), leaves)
-    return [each.detach().double() for each in (context, *gradients)]
-
-
-def close_enough(found, plain, exact, eps):
-    """The design's bound: twice the plain mechanism's error, and a little for rounding."""
-    for one, other, right in zip(found, plain, exact, strict=True):
-        error, usual = (one - right).abs().max(), (other - right).abs().max()
-        # In float64 the plain mechanism is what the others are held to, its own error unknown.
-        least = 1e-12 if eps < 1e-15 else 4 * eps * right.abs().max()
-        assert error <= 2 * usual + least
-
 
 MASKS = {
     "none": lambda: None,

@@ -71,7 +71,7 @@ def _features(kernel: str, engine: str) -> tuple[str, ...] | None:
     if not takes():
         return None
     trials: dict[str, dict[str, Any]] = {
-        "mask": {"mask": causal_mask & causal_mask},
+        "mask": {"mask": causal_mask | causal_mask},
         "causal": {"causal": True},
         "window": {"window": 2},
         "softcap": {"softcap": 2.0},

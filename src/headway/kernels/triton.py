@@ -62,7 +62,7 @@ def _run(call: Call) -> Array:
         x.reshape(prod(x.shape[:-3]), *x.shape[-3:]) for x in (call.queries, call.keys, call.values)
     )
     scale = default_scale(queries) if call.scale is None else call.scale
-    context, _ = flash(queries, keys, values, seed, _band(call), scale, call.softcap, call.dropout)
+    context, *_ = flash(queries, keys, values, seed, _band(call), scale, call.softcap, call.dropout)
     return context.reshape(*call.queries.shape[:-1], values.shape[-1])
 
 

@@ -5,16 +5,20 @@ and walks along those blocks of the other side that the mask's band lets it meet
 
     forward, own Q, along K and V:   S = scale Q K^T,   m' = max(m, rowmax S),   P = e^(S - m'),
                                      l' = e^(m - m') l + rowsum P,   O' = e^(m - m') O + P V
-    at the end:                      O / l, and for the way back L = m + log l
+    at the end:                      O / l
 
-    backward, P = e^(S - L) again, D = rowsum(dO * O):
-                                     dP = dO V^T,   dS = P * (dP - D)
+    backward, D = rowsum(dO * O):    P = e^(S - m) / l,   dP = dO V^T,   dS = P * (dP - D)
     own K and V, along Q and dO:     dV = sum P^T dO,   dK = scale sum dS^T Q
     own Q and dO, along K and V:     dQ = scale sum dS K
 
 Nothing of the size queries x keys is stored. Every number has one program that writes it, so there
 are no atomics, and a call repeated gives the same bits. The exponentials are powers of 2, for which
-there is an instruction: S, m and L are in units of log 2.
+there is an instruction: S and m are in units of log 2.
+
+Two things differ from the paper, so that float32 is as right as the plain mechanism. m and l are
+kept, not L = m + log l, which rounds all weights of a row the same way. And D is rowsum(P * dP)
+there, from the same products as dS, of which then no rounding is left over where a row has one
+large weight. In 16 bits both are less than what rounding P and dS costs.
 """
 
 from __future__ import annotations
@@ -60,6 +64,14 @@ class _Call(NamedTuple):
     seed: Any  # its hash, one number; None without dropout
 
 
+class _Rows(NamedTuple):
+    """Arrays (batch, heads, queries) of float32: one number a row each."""
+
+    peak: Any  # m
+    share: Any  # 1 / l, and 0 for a dead row
+    delta: Any  # D
+
+
 def _jit(function: Any) -> Any:
     """triton.jit of the bare function: the tests wrap every function in a check of shapes."""
     return triton.jit(unwrap(function))
@@ -100,15 +112,18 @@ def _store(tile, array, batch, head, first, TOKENS: constexpr, DIM: constexpr):
 
 @_jit
 def _place(call, batch, head, row):
-    """Where the number of a row is in an array (batch, heads, queries)."""
-    return (batch.to(tl.int64) * call.q.shape[1] + head) * call.q.shape[2] + row
+    """Where the number of a row is in an array (batch, heads, queries), and whether it exists."""
+    begin = (batch.to(tl.int64) * call.q.shape[1] + head) * call.q.shape[2]
+    return begin + row, row < call.q.shape[2]
 
 
 @_jit
-def _rows(call, logs, delta, batch, head, row):
-    """L and D of some rows."""
-    place, there = _place(call, batch, head, row), row < call.q.shape[2]
-    return tl.load(logs + place, there, other=0.0), tl.load(delta + place, there, other=0.0)
+def _load_rows(call, rows, batch, head, row):
+    """m, 1 / l and D of some rows, 0 where there are none."""
+    place, there = _place(call, batch, head, row)
+    peak = tl.load(rows.peak + place, there, other=0.0)
+    share = tl.load(rows.share + place, there, other=0.0)
+    return peak, share, tl.load(rows.delta + place, there, other=0.0)
 
 
 @_jit
@@ -182,7 +197,7 @@ def _kept(call, batch, head, row, key):
 
 
 @_jit
-def _forward(call, context, logs, D_K: constexpr, D_V: constexpr, OWN: constexpr, OTHER: constexpr):
+def _forward(call, context, rows, D_K: constexpr, D_V: constexpr, OWN: constexpr, OTHER: constexpr):
     """Algorithm 1, for one block of queries."""
     first, batch, head = _program(call.q, OWN)
     kv_head = head // (call.q.shape[1] // call.k.shape[1])
@@ -209,37 +224,78 @@ def _forward(call, context, logs, D_K: constexpr, D_V: constexpr, OWN: constexpr
                 weights = tl.where(kept, weights / call.kept, 0.0)
             summed = summed * shrink + _dot(weights.to(v.dtype), v)
             largest = larger
-    # A dead row gets context 0, and an L with which its P is 0 again: 2^(-inf - 0).
     dead = total == 0
     total = tl.where(dead, 1.0, total)
     _store(summed / total, context, batch, head, first, OWN, D_V)
-    log = tl.where(dead, 0.0, largest + tl.log2(total))
-    tl.store(logs + _place(call, batch, head, row), log, row < call.q.shape[2])
+    place, there = _place(call, batch, head, row)
+    tl.store(rows.peak + place, tl.where(dead, 0.0, largest), there)
+    tl.store(rows.share + place, tl.where(dead, 0.0, 1 / total), there)
 
 
 @_jit
 def _again(call, left, right, row, key, rows, batch, head, CUT: constexpr):
-    """Of one tile: P as it met the values, and dS.
+    """Of one tile: P, P as it met the values, dP, and the slope of the softcap.
 
-    left and right are (queries, dO) and (keys, values), either way around; rows is (L, D).
+    left and right are (queries, dO) and (keys, values), either way around.
     """
     scores, slope = _scores(call, left[0], right[0], row, key, CUT)
-    weights = tl.exp2(scores - rows[0])
+    weights = tl.exp2(scores - rows[0]) * rows[1]
     gradient = _dot(left[1], tl.trans(right[1]))
     dropped = weights
     if call.seed is not None:
         factor = tl.where(_kept(call, batch, head, row, key), 1 / call.kept, 0.0)
         dropped = weights * factor
         gradient = gradient * factor
-    return dropped, weights * (gradient - rows[1]) * slope
+    return weights, dropped, gradient, slope
+
+
+@_jit
+def _backward_queries(
+    call,
+    received,
+    rows,
+    queries_gradient,
+    D_K: constexpr,
+    D_V: constexpr,
+    OWN: constexpr,
+    OTHER: constexpr,
+):
+    """Algorithm 2's dQ of one block of queries; without a place for it, D as rowsum(P * dP)."""
+    first, batch, head = _program(call.q, OWN)
+    kv_head = head // (call.q.shape[1] // call.k.shape[1])
+    row = (first + tl.arange(0, OWN))[:, None]
+    q = _load(call.q, batch, head, first, OWN, D_K)
+    do = _load(received, batch, head, first, OWN, D_V)
+    numbers = _load_rows(call, rows, batch, head, row)
+    delta = tl.zeros((OWN, 1), tl.float32)
+    dq = tl.zeros((OWN, D_K), tl.float32)
+    borders = _borders(first, call.k.shape[2], call.least, call.most, OWN, OTHER)
+    for part in tl.static_range(3):
+        for start in range(borders[part], borders[part + 1], OTHER):
+            key = (start + tl.arange(0, OTHER))[None, :]
+            k = _load(call.k, batch, kv_head, start, OTHER, D_K)
+            v = _load(call.v, batch, kv_head, start, OTHER, D_V)
+            p, _, dp, slope = _again(
+                call, (q, do), (k, v), row, key, numbers, batch, head, part != 1
+            )
+            if queries_gradient is None:
+                delta += tl.sum(p * dp, 1, keep_dims=True)
+            else:
+                ds = p * (dp - numbers[2]) * slope
+                dq += _dot(ds.to(k.dtype), k)
+    if queries_gradient is None:
+        place, there = _place(call, batch, head, row)
+        tl.store(rows.delta + place, delta, there)
+    else:
+        dq *= call.scale / _LOG2_E
+        _store(dq, queries_gradient, batch, head, first, OWN, D_K)
 
 
 @_jit
 def _backward_keys(
     call,
     received,
-    logs,
-    delta,
+    rows,
     keys_gradient,
     values_gradient,
     D_K: constexpr,
@@ -263,45 +319,16 @@ def _backward_keys(
                 row = (start + tl.arange(0, OTHER))[None, :]
                 q = _load(call.q, batch, head, start, OTHER, D_K)
                 do = _load(received, batch, head, start, OTHER, D_V)
-                rows = _rows(call, logs, delta, batch, head, row)
-                p, ds = _again(call, (k, v), (q, do), row, key, rows, batch, head, part != 1)
-                dv += _dot(p.to(do.dtype), do)
+                numbers = _load_rows(call, rows, batch, head, row)
+                p, dropped, dp, slope = _again(
+                    call, (k, v), (q, do), row, key, numbers, batch, head, part != 1
+                )
+                ds = p * (dp - numbers[2]) * slope
+                dv += _dot(dropped.to(do.dtype), do)
                 dk += _dot(ds.to(q.dtype), q)
     dk *= call.scale / _LOG2_E
     _store(dk, keys_gradient, batch, kv_head, first, OWN, D_K)
     _store(dv, values_gradient, batch, kv_head, first, OWN, D_V)
-
-
-@_jit
-def _backward_queries(
-    call,
-    received,
-    logs,
-    delta,
-    queries_gradient,
-    D_K: constexpr,
-    D_V: constexpr,
-    OWN: constexpr,
-    OTHER: constexpr,
-):
-    """Algorithm 2's dQ of one block of queries."""
-    first, batch, head = _program(call.q, OWN)
-    kv_head = head // (call.q.shape[1] // call.k.shape[1])
-    row = (first + tl.arange(0, OWN))[:, None]
-    q = _load(call.q, batch, head, first, OWN, D_K)
-    do = _load(received, batch, head, first, OWN, D_V)
-    rows = _rows(call, logs, delta, batch, head, row)
-    dq = tl.zeros((OWN, D_K), tl.float32)
-    borders = _borders(first, call.k.shape[2], call.least, call.most, OWN, OTHER)
-    for part in tl.static_range(3):
-        for start in range(borders[part], borders[part + 1], OTHER):
-            key = (start + tl.arange(0, OTHER))[None, :]
-            k = _load(call.k, batch, kv_head, start, OTHER, D_K)
-            v = _load(call.v, batch, kv_head, start, OTHER, D_V)
-            _, ds = _again(call, (q, do), (k, v), row, key, rows, batch, head, part != 1)
-            dq += _dot(ds.to(k.dtype), k)
-    dq *= call.scale / _LOG2_E
-    _store(dq, queries_gradient, batch, head, first, OWN, D_K)
 
 
 # By the width of a head, the blocks (OWN, OTHER) of algorithm 1 and of algorithm 2 for numbers of
@@ -315,54 +342,62 @@ def blocks(dim: int, size: int) -> list[tuple[int, int]]:
     return [(own * 2 // size, other * 2 // size) for own, other in _BLOCKS[widest]]
 
 
-@torch.library.custom_op("headway::flash", mutates_args=())
+_INPUTS = (
+    "Tensor queries, Tensor keys, Tensor values, "
+    "Tensor? seed, SymInt[] band, float scale, float? softcap, float rate"
+)
+
+
+@torch.library.custom_op(
+    "headway::triton", mutates_args=(), schema=f"({_INPUTS}) -> (Tensor, Tensor, Tensor)"
+)
 def flash(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    seed: Tensor | None,
-    band: list[int],
-    scale: float,
-    softcap: float | None,
-    rate: float,
-) -> tuple[Tensor, Tensor]:
-    """The context (batch, heads, queries, d_v), and L (batch, heads, queries).
+    queries: Tensor, keys: Tensor, values: Tensor, *numbers: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The context (batch, heads, queries, d_v), and m and 1 / l (batch, heads, queries).
 
     queries (batch, heads, queries, d_k), keys (batch, kv_heads, keys, d_k), values (batch,
-    kv_heads, keys, d_v). seed: `dropout.hashed`, for dropout at this rate; None for none.
-    band: least, most and offset; least <= row - key <= most and query position = offset + row.
+    kv_heads, keys, d_v). numbers: seed, `dropout.hashed` or None for no dropout; band, that is
+    least, most and offset, for which least <= row - key <= most and query position = offset + row;
+    scale; softcap or None; rate, the share of weights that are dropped.
     """
-    shape = (*queries.shape[:-1], values.shape[-1])
-    context, logs = queries.new_empty(shape), queries.new_empty(shape[:-1], dtype=torch.float32)
-    call = _call(queries, keys, values, seed, band, scale, softcap, rate)
-    block, _ = blocks(max(queries.shape[-1], shape[-1]), queries.dtype.itemsize)
-    _launch(_forward, queries, call, block, _array(context), logs)
-    return context, logs
+    context, peak, share = _results(queries, keys, values)
+    block, _ = blocks(max(queries.shape[-1], values.shape[-1]), queries.dtype.itemsize)
+    call = _call(queries, keys, values, *numbers)
+    _launch(_forward, queries, call, block, _array(context), _Rows(peak, share, None))
+    return context, peak, share
 
 
-@torch.library.custom_op("headway::flash_backward", mutates_args=())
+@torch.library.custom_op(
+    "headway::triton_backward",
+    mutates_args=(),
+    schema=f"(Tensor received, Tensor context, Tensor peak, Tensor share, {_INPUTS})"
+    " -> (Tensor, Tensor, Tensor)",
+)
 def flash_backward(
-    received: Tensor,
-    context: Tensor,
-    logs: Tensor,
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    seed: Tensor | None,
-    band: list[int],
-    scale: float,
-    softcap: float | None,
-    rate: float,
+    received: Tensor, context: Tensor, peak: Tensor, share: Tensor, *inputs: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of queries, keys and values, where `received` is that of the context."""
-    delta = (received.float() * context.float()).sum(-1).contiguous()
-    dq, dk, dv = (x.new_empty(x.shape) for x in (queries, keys, values))
-    call = _call(queries, keys, values, seed, band, scale, softcap, rate)
+    """The gradients of `flash`'s queries, keys and values; `received` is that of the context."""
+    queries, keys, values = inputs[:3]
     _, block = blocks(max(queries.shape[-1], values.shape[-1]), queries.dtype.itemsize)
-    seen = (_array(received), logs, delta)
-    _launch(_backward_keys, keys, call, block, *seen, _array(dk), _array(dv))
-    _launch(_backward_queries, queries, call, block, *seen, _array(dq))
+    call, gradient = _call(*inputs), _array(received)
+    if queries.dtype == torch.float32:
+        rows = _Rows(peak, share, torch.empty_like(peak))
+        _launch(_backward_queries, queries, call, block, gradient, rows, None)
+    else:
+        delta = (received.float() * context.float()).sum(-1)
+        rows = _Rows(peak, share, delta.contiguous())
+    dq, dk, dv = (x.new_empty(x.shape) for x in inputs[:3])
+    _launch(_backward_queries, queries, call, block, gradient, rows, _array(dq))
+    _launch(_backward_keys, keys, call, block, gradient, rows, _array(dk), _array(dv))
     return dq, dk, dv
+
+
+def _results(queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    """Room for what `flash` gives."""
+    rows = queries.shape[:-1]
+    peak, share = (queries.new_empty(rows, dtype=torch.float32) for _ in range(2))
+    return queries.new_empty((*rows, values.shape[-1])), peak, share
 
 
 def _array(array: Tensor) -> _Array:
@@ -396,39 +431,36 @@ def _call(
 
 
 def _launch(kernel: Any, own: Tensor, call: _Call, block: tuple[int, int], *arrays: Any) -> None:
-    """Run a kernel, a program for each block of `own`."""
+    """Run a kernel, one program for each block of `own`."""
     batch, heads, tokens, _ = own.shape
     # Tiles are powers of 2, of which tensor cores want 16.
     dims = (max(16, triton.next_power_of_2(x.shape[-1])) for x in (call.q, call.v))
+    programs = triton.cdiv(tokens, block[0]) * batch * heads
     with torch.cuda.device_of(own):
-        programs = triton.cdiv(tokens, block[0]) * batch * heads
         kernel[programs,](call, *arrays, *dims, *block, num_warps=8, num_stages=2)
 
 
-# What PyTorch cannot see by itself: shapes, and that one operator is the other's derivative.
+# What PyTorch cannot see by itself: the shapes, and that one operator is the other's derivative.
 
 
-@flash.register_fake
-def _(queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    rows = queries.shape[:-1]
-    return queries.new_empty((*rows, values.shape[-1])), queries.new_empty(
-        rows, dtype=torch.float32
-    )
+flash.register_fake(_results)
 
 
 @flash_backward.register_fake
-def _(received: Tensor, context: Tensor, logs: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+def _(
+    received: Tensor, context: Tensor, peak: Tensor, share: Tensor, *inputs: Any
+) -> tuple[Tensor, ...]:
     return tuple(x.new_empty(x.shape) for x in inputs[:3])
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*output, *inputs[:4])
     ctx.numbers = inputs[4:]
 
 
-def _backward(ctx: Any, received: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = flash_backward(received, *ctx.saved_tensors, *ctx.numbers)
-    return (*gradients, None, *(None for _ in ctx.numbers))
+def _gradients(ctx: Any, received: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    found = flash_backward(received, *ctx.saved_tensors, *ctx.numbers)
+    return (*found, None, *(None for _ in ctx.numbers))
 
 
-flash.register_autograd(_backward, setup_context=_remember)
+flash.register_autograd(_gradients, setup_context=_remember)
