@@ -132,7 +132,7 @@ def loaded(code):
 def test_importing_headway_loads_no_engine():
     found = loaded("import headway; headway.attend; headway.trace; import headway.ladder.rungs")
     assert "numpy" in found
-    assert not found & {"torch", "jax"}
+    assert not found & {"torch", "jax", "triton"}
 
 
 def test_help_loads_no_engine_and_answers_at_once():

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import headway
+from bound import close_enough
 from engines import ENGINES
 from headway.kernels.api import KERNELS
 from headway.kernels.call import Call
@@ -113,15 +114,6 @@ def outcomes(kernel, engine, leaves, options=lambda array: {}):
             *inputs, given["bias"] = inputs
         done.append(outcome(name, on, inputs, gradients, **given))
     return done
-
-
-def close_enough(found, plain, exact, eps):
-    """The design's bound: twice the plain mechanism's error, and a little for rounding."""
-    for one, other, right in zip(found, plain, exact, strict=True):
-        error, usual = abs(one - right).max(), abs(other - right).max()
-        # In float64 the plain mechanism is what the others are held to, its own error unknown.
-        least = 1e-12 if eps < 1e-15 else 4 * eps * abs(right).max()
-        assert error <= 2 * usual + least
 
 
 def compiles(kernel, engine):

@@ -171,3 +171,9 @@ def test_once_and_no_further():
     context = headway.attend(x, x, x, kernel="tiled")
     with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.grad(context.sum(), x, create_graph=True)
+
+
+def test_dropout_without_a_seed_is_refused():
+    x = torch.randn(1, 1, 5, 2)
+    with pytest.raises(ValueError, match="needs a seed"):
+        headway.attend(x, x, x, dropout=0.1, kernel="tiled")

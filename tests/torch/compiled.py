@@ -1,5 +1,8 @@
 """Run in a process of its own by test_compiled.py: torch.compile sees no shape checks there."""
 
+import os
+from importlib.util import find_spec
+
 import pytest
 import torch
 
@@ -8,6 +11,9 @@ from headway.models.gpt import MODERN, GPTConfig
 from headway.parts.masks import padding
 from headway.parts.normalizers import entmax15, sparsemax
 from headway.torch import GPT
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def graphs() -> int:
@@ -81,8 +87,28 @@ def tiles_refuse_what_they_cannot_compile() -> None:
             torch.compile(tiled, fullgraph=True, backend="eager")(x)
 
 
+def triton_compiles_as_one_operation() -> None:
+    inputs = [torch.randn(2, heads, 11, 4) for heads in (6, 3, 3)]
+    inputs = [x.requires_grad_() for x in inputs]
+
+    def flash(*inputs: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        options = {"causal": True, "window": 6, "dropout": 0.2, "seed": (1, step)}
+        return headway.attend(*inputs, kernel="triton", **options)
+
+    compiled = torch.compile(flash, fullgraph=True)
+    made = graphs()
+    for step in (torch.tensor(3), torch.tensor(4)):
+        found, usual = compiled(*inputs, step=step), flash(*inputs, step=step)
+        assert torch.equal(found, usual)
+        gradients = (torch.autograd.grad(x.sin().sum(), inputs) for x in (found, usual))
+        assert all(map(torch.equal, *gradients))
+    assert graphs() == made + 1, "compiled again"
+
+
 model_compiles_whole_and_tracing_leaves_it_alone()
 tiles_compile_as_one_operation()
 tiles_refuse_what_they_cannot_compile()
 normalizers_compile()
+if find_spec("triton") is not None:
+    triton_compiles_as_one_operation()
 print("compiled and held")

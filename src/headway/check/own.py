@@ -70,7 +70,7 @@ def _takes(kernel: str, engine: str) -> dict[str, Any] | None:
     if not takes():
         return None
     trials: dict[str, dict[str, Any]] = {
-        "mask": {"mask": causal_mask & causal_mask},
+        "mask": {"mask": causal_mask | causal_mask},
         "causal": {"causal": True},
         "window": {"window": 2},
         "softcap": {"softcap": 2.0},

@@ -18,6 +18,7 @@ from headway.kernels.plain import PLAIN
 from headway.kernels.sdpa import CUDNN, EFFICIENT, FLASH, MATH, SDPA
 from headway.kernels.stacked import STACKED
 from headway.kernels.tiled import TILED
+from headway.kernels.triton import TRITON
 from headway.parts.attention import (
     Bias,
     Context,
@@ -48,6 +49,7 @@ KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
         "mha": MHA,
         "flex": FLEX,
         "jax": JAX,
+        "triton": TRITON,
     }
 )
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from headway.kernels.call import Call
-from headway.parts.dropout import keep
+from headway.parts.dropout import check, hashed, kept
 from headway.parts.masks import Band, Mask, cells
 from headway.parts.scores import default_scale
 
@@ -173,6 +173,9 @@ class _Tiles:
         self.where = cells(queries, keys, call.offset)
         offset = keys.shape[-2] - queries.shape[-2] if call.offset is None else call.offset
         self.offset = offset if isinstance(offset, int) else None
+        if call.dropout:
+            check(call.dropout, call.seed)
+            self.seed = hashed(call.seed, like=self.queries)
         rows, columns = min(ROWS, queries.shape[-2]), min(COLUMNS, keys.shape[-2])
         tile = self.count * self.group * rows * columns
         self.buffers = torch.empty((2, tile), dtype=self.dtype, device=queries.device)
@@ -199,9 +202,9 @@ class _Tiles:
                 shrink = (before - anchor).exp2_()
                 weights.sub_(anchor).exp2_()
                 total.mul_(shrink).add_(weights.sum(-1, keepdim=True))
-                kept = self._kept(rows, columns)
-                if kept is not None:  # dropped weights count in the sum
-                    weights.mul_(kept)
+                factors = self._factors(rows, columns)
+                if factors is not None:  # dropped weights count in the sum
+                    weights.mul_(factors)
                 found.mul_(shrink).baddbmm_(weights, self.values[:, columns])
             total.masked_fill_(total == 0, 1.0)  # nothing to attend to: the context is 0
             found.div_(total)
@@ -233,11 +236,11 @@ class _Tiles:
                 weights, slope = self._scores(queries, rows, columns)
                 weights.sub_(largest).exp2_()
                 of_scores = self._product(1, of_context, values)
-                kept = self._kept(rows, columns)
-                used = weights if kept is None else weights * kept
+                factors = self._factors(rows, columns)
+                used = weights if factors is None else weights * factors
                 d_values[:, columns].baddbmm_(used.mT, of_context)
-                if kept is not None:
-                    of_scores.mul_(kept)
+                if factors is not None:
+                    of_scores.mul_(factors)
                 of_scores.sub_(common).mul_(weights)
                 if d_bias is not None:
                     part = self.where.rows_only(rows).columns_only(columns).of(d_bias, "bias")
@@ -313,15 +316,14 @@ class _Tiles:
         farthest = rows.stop - 1 + self.offset - columns.start
         return bool(mask.band.least <= nearest and farthest <= mask.band.most)
 
-    def _kept(self, rows: slice, columns: slice) -> Tensor | None:
+    def _factors(self, rows: slice, columns: slice) -> Tensor | None:
         """What dropout multiplies the tile with: 0, or more than 1 to make up for it."""
-        rate, seed = self.call.dropout, self.call.seed
+        rate = self.call.dropout
         if not rate:
             return None
         where = self.where.rows_only(rows).columns_only(columns)
-        coordinates = (where.batch, where.head, where.query, where.key)
-        kept: Tensor = keep(rate, seed, *coordinates, like=self.queries)
-        factors = kept.expand(*self.shape, *kept.shape[-2:]).to(self.dtype).div_(1 - rate)
+        drawn: Tensor = kept(rate, self.seed, where.batch, where.head, where.query, where.key)
+        factors = drawn.expand(*self.shape, *drawn.shape[-2:]).to(self.dtype).div_(1 - rate)
         return factors.view(self.count, -1, factors.shape[-1])
 
 

@@ -15,8 +15,8 @@ from headway.parts.arrays import Array, device, integers, namespace
 
 Seed = int | Array | Sequence[int | Array]  # one number or several, such as (seed, step, layer)
 
-_GOLDEN = 0x9E3779B9 - 2**32
-_ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32), (16, 1))
+GOLDEN = 0x9E3779B9 - 2**32
+ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32), (16, 1))
 
 
 def fold(seed: Seed | None, *parts: int | Array) -> tuple[int | Array, ...] | None:
@@ -33,13 +33,30 @@ def keep(
 
     coordinates: int32 arrays that broadcast; the order matters. like: an array of the engine.
     """
+    return kept(rate, hashed(seed, like), *coordinates)
+
+
+def kept(
+    rate: float, state: Int[Array, "1"], *coordinates: Int[Array, "..."]
+) -> Bool[Array, "..."]:
+    """`keep` with the hash of the seed."""
+    for coordinate in coordinates:  # the coarse ones first: only the last runs on every cell
+        state = _mixed(state, coordinate)
+    return state >= threshold(rate)
+
+
+def hashed(seed: Seed, like: Array) -> Int[Array, "1"]:
+    """The hash of a seed alone, to which a cell's coordinates are still to come."""
     xp = namespace(like)
     state = xp.zeros((1,), dtype=xp.int32, device=device(like))
-    # Coarse coordinates first: only the last round runs on every cell.
-    parts = [_as_int32(part, like) for part in fold(seed) or ()]
-    for part in (*parts, *coordinates):
-        state = _mix(state ^ _mix(part + _GOLDEN))
-    return state >= floor(rate * 2**32) - 2**31
+    for part in fold(seed) or ():
+        state = _mixed(state, _as_int32(part, like))
+    return state
+
+
+def threshold(rate: float) -> int:
+    """A share `rate` of all hashes is smaller."""
+    return floor(rate * 2**32) - 2**31
 
 
 def dropout(x: Float[Array, "..."], rate: float, seed: Seed | None) -> Float[Array, "..."]:
@@ -64,11 +81,16 @@ def drop(
 
     Raises ValueError for a rate outside [0, 1) and when there is no seed.
     """
+    check(rate, seed)
+    return namespace(x).where(keep(rate, seed, *coordinates, like=x), x / (1 - rate), 0.0)
+
+
+def check(rate: float, seed: Seed | None) -> None:
+    """Raises ValueError for a rate outside [0, 1) and when there is no seed."""
     if not 0 <= rate < 1:
         raise ValueError(f"dropout is a share from 0 up to, not including, 1: {rate} is not")
     if seed is None:
         raise ValueError("dropout > 0 needs a seed, such as seed=(run_seed, step)")
-    return namespace(x).where(keep(rate, seed, *coordinates, like=x), x / (1 - rate), 0.0)
 
 
 def _as_int32(part: int | Array, like: Array) -> Int[Array, "1"]:
@@ -79,8 +101,12 @@ def _as_int32(part: int | Array, like: Array) -> Int[Array, "1"]:
     return xp.asarray(part, dtype=xp.int32, device=device(like)).reshape((1,))
 
 
+def _mixed(state: Int[Array, "..."], part: Int[Array, "..."]) -> Int[Array, "..."]:
+    return _mix(state ^ _mix(part + GOLDEN))
+
+
 def _mix(x: Int[Array, "..."]) -> Int[Array, "..."]:
-    for shift, factor in _ROUNDS:
+    for shift, factor in ROUNDS:
         # >> keeps the sign; the hash wants zeros to come in from the left.
         x = (x ^ ((x >> shift) & (2 ** (32 - shift) - 1))) * factor
     return x
