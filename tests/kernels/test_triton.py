@@ -252,7 +252,9 @@ def test_once_and_no_further():
         gradient.sum().backward()
 
 
-@pytest.mark.parametrize("what", ["one", pytest.param("table", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "what", ["one", pytest.param("table", marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
 def test_compiles_for_a_gpu_that_is_not_here(what, tmp_path):
     """What the interpreter cannot tell: whether Triton's compiler takes it, and where it fits."""
     script = Path(__file__).with_name("triton_ahead.py")
