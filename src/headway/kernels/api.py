@@ -125,13 +125,18 @@ def explain(
     )
 
 
-def _chosen(call: Call, name: str | None) -> Kernel:
-    if name is None:
-        return next(kernel for kernel in KERNELS.values() if kernel.refuse(call) is None)
+def named(name: str) -> Kernel:
+    """The kernel of this name. Raises ValueError, which tells the nearest, when there is none."""
     if name not in KERNELS:
         near = get_close_matches(name, KERNELS, n=1, cutoff=0.0)[0]
         raise ValueError(f"no kernel is called {name!r}; did you mean {near!r}?")
-    reason = KERNELS[name].refuse(call)
+    return KERNELS[name]
+
+
+def _chosen(call: Call, name: str | None) -> Kernel:
+    if name is None:
+        return next(kernel for kernel in KERNELS.values() if kernel.refuse(call) is None)
+    reason = named(name).refuse(call)
     if reason is not None:
         raise Unsupported(f"the kernel {name!r} cannot run this call: it {reason}")
     return KERNELS[name]
