@@ -528,13 +528,10 @@ class Subject:
     def _found_width(self) -> int:
         if self.kind != "self":
             return 0
-        for name in ("embed_dim", "d_model", "d_in", "hidden_size", "width"):
-            if isinstance(getattr(self.attention, name, None), int):
-                return int(getattr(self.attention, name))
-        for module in self.module.modules() if self.module is not None else ():
-            if isinstance(getattr(module, "in_features", None), int):
-                return int(module.in_features)
-        raise ValueError("say how many features a token has: width=64 (--width 64)")
+        width = found_width(self.attention)
+        if width is None:
+            raise ValueError("say how many features a token has: width=64 (--width 64)")
+        return width
 
     def _found_vocabulary(self) -> int:
         if self.kind != "model":
@@ -562,6 +559,16 @@ class Subject:
         if not found:
             raise Refused("has no nn.Embedding that looks up the tokens, which have no gradients")
         return found[0]
+
+
+def found_width(attention: Any) -> int | None:
+    """How many features a token of this attention has, where that can be seen."""
+    for name in ("embed_dim", "d_model", "d_in", "hidden_size", "width"):
+        if isinstance(getattr(attention, name, None), int):
+            return int(getattr(attention, name))
+    modules = attention.modules() if hasattr(attention, "modules") else ()
+    found = (getattr(module, "in_features", None) for module in modules)
+    return next((int(width) for width in found if isinstance(width, int)), None)
 
 
 def _call(attention: Any, *inputs: Any, **options: Any) -> Any:

@@ -8,6 +8,7 @@ from importlib import metadata
 from cyclopts import App, CycloptsError
 from rich.console import Console
 
+from headway.cli.bench import bench
 from headway.cli.check import check
 from headway.cli.explore import explore
 from headway.cli.generate import generate
@@ -25,7 +26,7 @@ app = App(
     print_error=False,
     suppress_keyboard_interrupt=False,
 )
-for verb in (ladder, train, generate, explore, trace, check, runs, info):
+for verb in (ladder, train, generate, explore, trace, check, bench, runs, info):
     app.command(verb)
 
 

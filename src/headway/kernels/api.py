@@ -155,6 +155,14 @@ def explain(
     )
 
 
+def named(name: str) -> Kernel:
+    """The kernel of this name. Raises ValueError, which tells the nearest, when there is none."""
+    if name not in KERNELS:
+        near = get_close_matches(name, KERNELS, n=1, cutoff=0.0)[0]
+        raise ValueError(f"no kernel is called {name!r}; did you mean {near!r}?")
+    return KERNELS[name]
+
+
 def _chosen(call: Call, name: str | None) -> Kernel:
     if name is None:
         for best in choice.ranking(call):
@@ -162,10 +170,8 @@ def _chosen(call: Call, name: str | None) -> Kernel:
             if kernel is not None and kernel.refuse(call) is None:
                 return kernel
         return PLAIN
-    if name not in KERNELS:
-        near = get_close_matches(name, KERNELS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"no kernel is called {name!r}; did you mean {near!r}?")
-    reason = KERNELS[name].refuse(call)
+    kernel = named(name)
+    reason = kernel.refuse(call)
     if reason is not None:
         raise Unsupported(f"the kernel {name!r} cannot run this call: it {reason}")
-    return KERNELS[name]
+    return kernel

@@ -189,6 +189,12 @@ def table() -> Table:
         return {}
 
 
+def forget() -> None:
+    """The table was written anew: read it again, and choose again."""
+    table.cache_clear()
+    _rankings.clear()
+
+
 def digest() -> str:
     """A name for the choices that are made here: runs that have the same one choose the same."""
     rows = sorted(

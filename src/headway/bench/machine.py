@@ -1,0 +1,44 @@
+"""The machine that figures were measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headway.bench.measure import memory
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """Processor, cores, threads of PyTorch, memory (bytes), accelerator, system, versions, date."""
+    found = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory": memory("MemTotal"),
+        "accelerator": torch.cuda.get_device_name() if device == "cuda" else None,
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("torch", "jax", "headway")},
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
