@@ -53,7 +53,7 @@ REFUSED = {
     | {"grouped, one width", "one kv head, one width", "two batch axes, one width"}
     | {"scaled, one width"},
     ("flex", "torch"): {"normalizer", "dropout", "an array for a mask", "float64"}
-    | {"gradient", "gradient of the bias"},
+    | {"gradient", "gradient of the bias", "24 keys of 16"},
     ("jax", "jax"): BEYOND_SOFTMAX | WIDE | {"float64"},
 }
 HELD = [pair for pair in REFUSED if pair[0] != "plain"]
@@ -218,6 +218,8 @@ def trials(engine):
     yield "softcap", leaves, {"softcap": 2.0}
     yield "normalizer", leaves, {"normalizer": sparsemax}
     yield "dropout", leaves, {"dropout": 0.5, "seed": 1}
+    beside = CASES["self"]._replace(keys=24, d_k=16, d_v=16)  # where flex is wrong
+    yield "24 keys of 16", arrays(beside, engine, "float32"), {}
     if engine == "torch":
         yield "gradient", [x.clone().requires_grad_() for x in leaves], {}
         yield "gradient of the bias", leaves, {"bias": numbers.clone().requires_grad_()}
@@ -250,6 +252,7 @@ def test_kernels_refuse_this_and_nothing_else(kernel, engine):
         ("mha", "scaled, one width", "has the scale"),
         ("flex", "gradient", "has no gradients on a CPU"),
         ("flex", "an array for a mask", "masks of positions only"),
+        ("flex", "24 keys of 16", "is wrong on a CPU"),
         ("flex", "float64", "float32, bfloat16 and float16 only"),
     ],
 )
@@ -357,6 +360,7 @@ def test_flex_makes_the_blocks_of_a_band_once_and_for_all_heads():
     with shapes_unchecked(True):
         assert blocks(None) is None
         assert blocks(causal) is blocks(causal)
+        assert blocks(window(129)) is blocks(window(129)) is not blocks(window(130))
         assert blocks(causal).shape == (1, 1, 384, 512)
         assert full(blocks(causal)) == [[1, 2, 3]]
         assert full(blocks(causal, offset=0)) == [[0, 1, 2]]

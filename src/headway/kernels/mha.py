@@ -42,10 +42,8 @@ def _run(call: Call) -> Array:
         each = ~allowed if bias is None else bias
         if each.numel() == rows * columns:
             each = each.reshape(rows, columns)
-        else:
-            each = each.expand(*call.queries.shape[:-1], columns).reshape(
-                prod(batch) * heads, rows, columns
-            )
+        else:  # one for each head of each text, in one row
+            each = each.expand(*call.queries.shape[:-1], columns).flatten(end_dim=-3)
         mask = {"attn_mask": each, "is_causal": is_causal_from_top_left(call)}
 
     identity = torch.eye(heads * dim, dtype=call.queries.dtype, device=call.queries.device)
@@ -66,11 +64,8 @@ def _run(call: Call) -> Array:
         need_weights=False,
         **mask,
     )
-    context = (
-        context.reshape(rows, prod(batch), heads, dim)
-        .permute(1, 2, 0, 3)
-        .reshape(call.queries.shape)
-    )
+    context = context.reshape(rows, prod(batch), heads, dim).permute(1, 2, 0, 3)
+    context = context.reshape(call.queries.shape)
     return context if alive is None else torch.where(alive, context, 0.0)
 
 
