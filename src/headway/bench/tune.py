@@ -47,6 +47,7 @@ LEFT_OUT = ("flex", "mha")
 
 
 SECONDS = 0.1  # of one kernel on one question
+ROUNDS = 200  # of a hundred calls each, to see what a call costs before its kernel runs
 
 
 class Question(NamedTuple):
@@ -212,6 +213,6 @@ def overhead() -> tuple[float, float]:
         Side(lambda: attend(x, x, x, causal=True)),
     )
     with torch.no_grad():
-        rounds = [[side.seconds(100) for side in sides] for _ in range(200)]
+        rounds = [[side.seconds(100) for side in sides] for _ in range(ROUNDS)]
     itself, through = map(min, zip(*rounds, strict=True))
     return itself, through - itself
