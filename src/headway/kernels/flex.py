@@ -137,7 +137,7 @@ def _run(call: Call) -> Array:
         raise Unsupported(f"PyTorch cannot compile flex_attention for this call: {said}") from error
     context = context.reshape(*call.queries.shape[:-1], call.values.shape[-1])
     if call.queries.shape[-2] == 1 and (call.mask is not None or call.bias is not None):
-        # For one query and many keys another kernel runs, whose dead rows are not 0.
+        # For one query and many keys another kernel runs, which gives NaN when all rows are dead.
         context = torch.where(matrix(call).alive, context, 0.0)
     return context
 
