@@ -1,25 +1,5 @@
 """The design's bound on a kernel's error, for the tests that hold kernels to it."""
 
-import numpy as np
-import torch
-
-import headway
-
-
-def arrays(case, dtype=torch.float64, device="cpu"):
-    r = np.random.default_rng(3)
-    made = [torch.tensor(r.normal(size=s), dtype=dtype, device=device) for s in case.shapes]
-    return [x.requires_grad_() for x in made]
-
-
-def outcome(leaves, **options):
-    """The output and all gradients, in float64."""
-    context = headway.attend(*leaves, **options)
-    weight = torch.cos(torch.arange(context.numel(), dtype=torch.float64)).reshape(context.shape)
-    loss = (context * weight.to(context)).sum()
-    gradients = torch.autograd.grad(loss, leaves)
-    return [each.detach().double() for each in (context, *gradients)]
-
 
 def close_enough(found, plain, exact, eps):
     """Twice the plain mechanism's error, and a little for rounding."""

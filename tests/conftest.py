@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from importlib.util import find_spec
 
 import hypothesis
 import jax
@@ -38,3 +39,6 @@ def pytest_terminal_summary(terminalreporter):
     if shutil.which("chromium") is None:
         terminalreporter.section("THE BROWSER TESTS DID NOT RUN", sep="!", red=True)
         terminalreporter.line("Debian's chromium is missing: apt-get install chromium")
+    if find_spec("triton") is None:
+        terminalreporter.section("THE TESTS OF TRITON DID NOT RUN", sep="!", red=True)
+        terminalreporter.line("triton does not install here")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import headway
-from bound import arrays, close_enough, outcome
+from bound import close_enough
 from headway.kernels.cases import CASES, Case
 from headway.parts.masks import Band, Mask, causal, padding
 
@@ -44,8 +44,22 @@ def _small_blocks(monkeypatch):
     monkeypatch.setattr(triton_flash, "blocks", lambda dim, size: [(16, 32), (32, 16)])
 
 
+def arrays(case, dtype):
+    r = np.random.default_rng(3)
+    made = [torch.tensor(r.normal(size=s), dtype=dtype, device=DEVICE) for s in case.shapes]
+    return [x.requires_grad_() for x in made]
+
+
+def outcome(leaves, **options):
+    """The output and all gradients, in float64."""
+    context = headway.attend(*leaves, **options)
+    weight = torch.cos(torch.arange(context.numel())).reshape(context.shape).to(context)
+    gradients = torch.autograd.grad((context * weight).sum(), leaves)
+    return [each.detach().double() for each in (context, *gradients)]
+
+
 def hold(case, dtype=torch.float32, **options):
-    low = arrays(case, dtype, DEVICE)
+    low = arrays(case, dtype)
     exact = [x.detach().double().requires_grad_() for x in low]
     found = outcome(low, kernel="triton", **options)
     plain = outcome(low, kernel="plain", **options)
@@ -73,6 +87,7 @@ OPTIONS = {
     "beyond the last key": {"window": 9, "offset": 30},
     "around": {"mask": AROUND},
     "softcap": {"causal": True, "softcap": 0.7},
+    "softcap, hardly": {"softcap": 50.0},
     "dropout": {"dropout": 0.3, "seed": (3, torch.tensor(4, device=DEVICE)), "offset": 3},
     "everything": {
         **{"causal": True, "window": 21, "softcap": 2.0, "scale": 0.8},
@@ -115,7 +130,7 @@ def test_dead_rows_are_zero():
 
 @pytest.mark.usefixtures("_small_blocks")
 def test_drops_the_same_cells():
-    q, k, _ = (x.detach() for x in arrays(SEVERAL, torch.float32, DEVICE))
+    q, k, _ = (x.detach() for x in arrays(SEVERAL, torch.float32))
     values = torch.eye(45, device=DEVICE)[None]  # so that the context is the weights
     options = {"causal": True, "offset": 2, "dropout": 0.4, "seed": (1, 2**40 + 3)}
     found = headway.attend(q, k, values, kernel="triton", **options)
@@ -124,7 +139,7 @@ def test_drops_the_same_cells():
 
 @pytest.mark.usefixtures("_small_blocks")
 def test_any_strides():
-    made = arrays(Case((2,), 3, 1, 5, 7, 4, 6, {}), torch.float32, DEVICE)
+    made = arrays(Case((2,), 3, 1, 5, 7, 4, 6, {}), torch.float32)
     q, k, v = (x.detach() for x in made)
     v[1] = v[0]
     wide = torch.stack([k, -k], dim=-1).flatten(-2)  # every second number is a key's
@@ -154,6 +169,18 @@ def _borders(out, first, length, least, most, OWN: tl.constexpr, OTHER: tl.const
     tl.store(out + 3, end)
 
 
+@pytest.mark.slow  # room for 4 GiB, hardly any of it touched
+def test_more_elements_than_32_bits_count():
+    room = torch.empty(2**31 + 64, dtype=torch.float16, device=DEVICE)
+    inputs = [room.as_strided((3, 1, 5, 4), (2**30, 64, 4, 1), start) for start in (0, 20, 40)]
+    for x in inputs:
+        x.copy_(torch.randn(3, 1, 5, 4))
+    found, near = (
+        headway.attend(*each, kernel="triton") for each in (inputs, [x.clone() for x in inputs])
+    )
+    assert torch.equal(found, near)
+
+
 def test_no_block_is_met_in_vain_and_none_is_masked_in_vain():
     OWN, OTHER, length = 8, 4, 21
     kernel = triton.jit(_borders)
@@ -181,7 +208,7 @@ def test_no_block_is_met_in_vain_and_none_is_masked_in_vain():
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of the NaNs
 @pytest.mark.usefixtures("_small_blocks")
 def test_what_lies_outside_the_band_is_not_even_read():
-    made = arrays(Case((), 1, 1, 64, 64, 4, 5, {}), torch.float32, DEVICE)
+    made = arrays(Case((), 1, 1, 64, 64, 4, 5, {}), torch.float32)
     q, k, v = (x.detach() for x in made)
     # Queries from 32 on see keys from 29 on; the blocks of those begin at 16 at the earliest.
     k[:, :16], v[:, :16], q[:, :32] = torch.nan, torch.nan, torch.nan
@@ -236,7 +263,7 @@ def test_dropout_without_a_seed_or_out_of_range_is_refused():
 
 
 def test_the_operator_keeps_its_promises():
-    leaves = arrays(Case((1,), 2, 1, 3, 5, 4, 6, {}), torch.float32, DEVICE)
+    leaves = arrays(Case((1,), 2, 1, 3, 5, 4, 6, {}), torch.float32)
     seed = torch.tensor([3], dtype=torch.int32, device=DEVICE)
     # That torch.compile takes it is in tests/torch/compiled.py.
     which = ("test_schema", "test_autograd_registration", "test_faketensor")
