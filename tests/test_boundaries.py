@@ -29,6 +29,7 @@ BELOW["training"] = {"checkpoints", "data", "ladder", "models", "parts", "tokeni
 BELOW["torch"] = BELOW["jax"] = set(BELOW) - {"reference"}
 BELOW["explore"] = set(BELOW) - {"reference"}
 BELOW["check"] = set(BELOW) - {"reference", "explore"}
+BELOW["bench"] = set(BELOW) - {"reference", "explore"}
 BELOW["cli"] = set(BELOW) - {"reference"}
 ENGINE_FREE = ("tracing", "parts", "ladder", "models", "tokenizers", "data", "training")
 ENGINE_FREE += ("checkpoints", "reference")
