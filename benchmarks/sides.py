@@ -6,13 +6,14 @@ A process of its own, since an allocator's settings and a number of threads are 
 from __future__ import annotations
 
 import multiprocessing
-import platform
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+
+from headway.bench.machine import machine as described
 
 THREADS = 2
 
@@ -39,15 +40,7 @@ class Side:
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        models = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-    return {
-        "processor": models[0] if models else platform.processor(),
-        "cores": multiprocessing.cpu_count(),
-        "threads": THREADS,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+    return {**described(), "threads": THREADS}
 
 
 def _serve(there: Connection, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

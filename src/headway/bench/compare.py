@@ -112,8 +112,13 @@ class Bench:
     def compare(self, setting: Setting, shorter: Table | None = None) -> Table:
         """The table of a setting. shorter: that of the same setting with fewer tokens."""
         table = Table(setting, skipped=self._refused(setting))
-        if table.skipped:
-            return table
+        if not table.skipped:
+            with measure.no_collection():
+                self._fill(table, shorter)
+        return table
+
+    def _fill(self, table: Table, shorter: Table | None) -> None:
+        setting = table.setting
         some = [*candidates(setting, self.kernels), *self.yours]
         table.rows = [Row(candidate.name) for candidate in some]
         self.show(table, "what is right")
@@ -140,7 +145,6 @@ class Bench:
             else:
                 ready[row.name] = side
         self._time(table, ready)
-        return table
 
     def affordable(self, setting: Setting) -> Setting:
         """The setting, its batch halved until one run of plain may end in time."""
@@ -226,10 +230,11 @@ class Bench:
             return "gives numbers that are not finite"
         truth = exact.exact(setting) if candidate.right is None else candidate.right(setting)
         row.error = None if truth is None else truth.error(found)
-        if candidate.complaint or truth is None or truth.holds(found):
+        if candidate.complaint or truth is None or truth.excess(found) <= 1:
             return candidate.complaint
-        leaks = setting.mask is not None and side.sees_the_future()
-        return "attends to the future" if leaks else "is not what is right"
+        if setting.mask is not None and side.sees_the_future():
+            return "attends to the future"
+        return f"its error is {truth.excess(found):,.3g} times what rounding allows"
 
     def _need(self, candidate: Candidate, side: Side, setting: Setting) -> float | None:
         """Bytes that a run would take, from runs of few tokens; 0 where any attention has room."""

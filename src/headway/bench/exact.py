@@ -121,10 +121,13 @@ class Exact(NamedTuple):
         pairs = zip(differences(found, self.right), self.right, strict=True)
         return max(difference / _largest(right) for difference, right in pairs)
 
-    def holds(self, found: Sequence[Tensor]) -> bool:
-        """Whether each difference is at most 2 * the usual + 4 * eps * the largest number."""
+    def excess(self, found: Sequence[Tensor]) -> float:
+        """The largest difference by what is allowed: 2 * the usual + 4 * eps * the largest number.
+
+        Above 1 it is wrong.
+        """
         triples = zip(differences(found, self.right), self.usual, self.right, strict=True)
-        return all(d <= 2 * usual + 4 * self.eps * _largest(right) for d, usual, right in triples)
+        return max(d / (2 * usual + 4 * self.eps * _largest(right)) for d, usual, right in triples)
 
 
 def exact(setting: Setting) -> Exact:

@@ -52,13 +52,14 @@ def page(report: Report, plots: Sequence[Plot]) -> str:
 
 
 def _inline(svg: str) -> str:
-    """A plot as a part of the page, in the page's own colours."""
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace(PAPER, "none")
+    """A plot as a part of the page: in the page's own colours, as wide as there is room."""
+    svg = re.sub("<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
+    svg = re.sub('<g id="[^"]*"', "<g", svg)  # there are two plots in a page
+    svg = svg.replace(INK, "currentColor").replace(PAPER, "none")
     for light, dark in COLOURS.items():
         svg = svg.replace(light, f"light-dark({light}, {dark})")
-    return re.sub(
-        r'(<svg [^>]*?)width="[^"]*" height="[^"]*"|height="[^"]*pt"', r"\1", svg, count=2
-    )
+    return svg
 
 
 def _section(report: Report, table: Table) -> str:

@@ -133,7 +133,6 @@ def bench(
         from headway.bench import files, measure  # late: `headway --help` answers at once
         from headway.bench.yours import Yours
 
-        measure.settle(threads)
         place = _place(device)
         if tune:
             _tune(place, output)
@@ -142,6 +141,7 @@ def bench(
         plan = _plan(shape, place, yours)
         named = None if kernels is None else _kernels(kernels)
         folder = files.free_folder(output)
+        measure.settle(threads)
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
         report, stopped = _measure(plan, named, yours, seconds, console, folder, fixed=bool(shape))
         files.write(report, folder)

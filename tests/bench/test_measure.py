@@ -1,0 +1,169 @@
+"""Rounds and memory."""
+
+import random
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from headway.bench import measure, ran
+from headway.bench.measure import Side, in_turns, peak_memory, ratios
+from headway.bench.settings import Setting
+from headway.parts.masks import materialise
+
+
+def test_every_side_runs_once_a_round():
+    calls = []
+    sides = {
+        name: Side(lambda name=name: calls.append(name) or time.sleep(0.003)) for name in "abc"
+    }
+    rounds = []
+    found = in_turns(sides, seconds=1e-9, after=lambda found: rounds.append(len(found["a"])))
+    assert {len(each) for each in found.values()} == {measure.LEAST}
+    assert rounds == [1, 2, 3]
+    timed = calls[-3 * measure.LEAST :]
+    chunks = [tuple(timed[start : start + 3]) for start in range(0, len(timed), 3)]
+    assert all(sorted(chunk) == ["a", "b", "c"] for chunk in chunks)
+    assert len(set(chunks)) > 1  # not always in the same order
+    assert all(0.003 <= each < 1 for each in found["a"])
+
+
+def test_rounds_end_with_the_seconds_and_with_the_yardstick():
+    sides = {"fast": Side(lambda: None), "slow": Side(lambda: time.sleep(0.03))}
+    alone = in_turns(sides, seconds=0.12)
+    assert len(alone["fast"]) == measure.MOST
+    assert measure.LEAST <= len(alone["slow"]) <= 5
+    held = in_turns(sides, seconds=0.12, yardstick="slow")
+    assert len(held["fast"]) == len(held["slow"]) <= 5
+
+
+def test_short_calls_are_repeated_until_the_clock_can_tell():
+    calls = []
+    found = in_turns({"short": Side(lambda: calls.append(1))}, seconds=1e-9)
+    assert len(calls) > 100
+    assert max(found["short"]) < measure.SHORTEST
+
+
+def test_the_clock_waits_for_what_was_begun():
+    pending = []
+
+    def finish():
+        time.sleep(0.01 * len(pending))
+        pending.clear()
+
+    assert Side(lambda: pending.append(1), finish).seconds(times=2) >= 0.01
+
+
+def test_speed_is_the_ratio_in_the_same_round():
+    assert ratios([1.0, 2.0, 4.0], [2.0, 8.0]) == [2.0, 4.0]
+
+
+@pytest.mark.parametrize("megabytes", [8, 100])
+def test_memory_is_what_was_allocated(megabytes):
+    def work():
+        return torch.ones(megabytes * 250_000)  # float32
+
+    for _ in range(2):
+        assert peak_memory(work) == pytest.approx(megabytes * 1e6, rel=0.03, abs=3e5)
+
+
+def test_memory_is_the_most_at_a_time_though_the_heap_was_full_of_holes():
+    generator = random.Random(0)
+    kept = [torch.ones(generator.randrange(1, 200_000)) for _ in range(400)]
+    del kept[::2]  # free again: what glibc keeps
+
+    def work():
+        for _ in range(3):
+            torch.ones(5_000_000)  # 20 MB, and freed
+        return torch.ones(5_000_000), torch.ones(2_500_000)
+
+    assert peak_memory(work) == pytest.approx(30e6, rel=0.03)
+    assert len(kept) == 200
+
+
+def test_the_machine_has_peaks_and_memory():
+    assert 1e8 < measure.peak_flops(torch.float32, size=256) < 1e16
+    assert 1e7 < measure.bandwidth(size=2**22) < 1e14
+    assert measure.memory("MemTotal") >= measure.memory() > 1e8
+
+
+# What ran
+
+
+class Doubles(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x @ x.mT
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+def test_the_profiler_names_what_ran():
+    x = torch.randn(2, 3, 5, 4, requires_grad=True)
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    assert ran.by_torch(lambda: sdpa(x, x, x)) == ("flash (CPU)", False)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        assert ran.by_torch(lambda: sdpa(x, x, x)).name == "math"
+    assert ran.by_torch(lambda: Doubles.apply(x)).name == "Doubles"
+    assert ran.by_torch(lambda: x @ x.mT + x[0, 0] @ x[0, 0].mT).name == "bmm + mm"
+    assert ran.by_torch(lambda: x + x).name == "no known operation"
+
+
+def test_the_compiled_program_names_what_ran():
+    program = """
+      %a = f32[2]{0} fusion(%b), kind=kLoop
+      %c = f32[2]{0} dot(%a, %b)
+      %d = f32[2]{0} custom-call(%c), custom_call_target="__cudnn$fmhaSoftmax"
+      %e = f32[2]{0} dot(%a, %b)
+    """
+    assert ran.by_xla(program) == ("XLA: __cudnn$fmhaSoftmax + 2 dot + fused", True)
+
+
+# Settings
+
+SMALL = Setting(batch=2, tokens=7, heads=3, kv_heads=1, head_dim=5)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        SMALL,
+        replace(SMALL, causal=False),
+        replace(SMALL, window=3),
+        replace(SMALL, window=3, causal=False),
+        replace(SMALL, window=50),
+    ],
+)
+def test_the_cells_that_count_are_those_that_the_mask_allows(setting):
+    one = torch.zeros(1, 7, 5)
+    counted = 49 if setting.mask is None else int(materialise(setting.mask, one, one).sum())
+    assert setting.cells == counted
+
+
+def test_operations_and_bytes_counted_by_hand():
+    setting = Setting(2, 7, 3, 1, 5, causal=False, backward=False)
+    assert setting.flops == 2 * 3 * 49 * (2 * 5 + 2 * 5)
+    assert replace(setting, backward=True).flops == 3.5 * setting.flops
+    assert setting.bytes == 4 * 2 * 7 * 5 * (3 + 1 + 1 + 3)
+    layer = replace(setting, projections=True)
+    assert layer.flops - setting.flops == 2 * 7 * 2 * (15 * 15 + 15 * 5 + 15 * 5 + 15 * 15)
+    assert layer.bytes == 4 * (2 * 2 * 7 * 15 + 15 * 15 * 2 + 15 * 5 * 2)
+    assert replace(layer, dtype="bfloat16").bytes == layer.bytes / 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"batch": 0}, "batch is 1 or more"),
+        ({"kv_heads": 2}, "2 kv_heads do not divide 3 heads"),
+        ({"dtype": "int8"}, "dtype is one of"),
+        ({"window": 0}, "a window has a width"),
+        ({"dropout": 1.0}, "a share from 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        replace(SMALL, **wrong)
