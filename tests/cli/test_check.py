@@ -163,6 +163,7 @@ def test_mistakes_get_one_line(place, arguments, said):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # JAX compiles every shape, for each kernel that runs on it
 def test_all_of_headways_own(place):
     done = check("--self", cwd=place)
     assert done.returncode == 0, done.stdout
