@@ -59,9 +59,9 @@ def place(tmp_path_factory):
     return folder
 
 
-def check(*arguments, cwd):
+def check(*arguments, cwd, timeout=200):
     return subprocess.run(
-        [HEADWAY, "check", *arguments], cwd=cwd, capture_output=True, text=True, timeout=200
+        [HEADWAY, "check", *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout
     )
 
 
@@ -165,7 +165,7 @@ def test_mistakes_get_one_line(place, arguments, said):
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # JAX compiles every shape, for each kernel that runs on it
 def test_all_of_headways_own(place):
-    done = check("--self", cwd=place)
+    done = check("--self", cwd=place, timeout=800)
     assert done.returncode == 0, done.stdout
     assert all(name in done.stdout for name in ("kernel sdpa on torch", "on jax", "GPT, modern"))
     assert "fail" not in done.stdout
