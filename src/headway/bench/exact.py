@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -114,12 +115,13 @@ class Exact(NamedTuple):
     @property
     def plain_error(self) -> float:
         """The plain mechanism's, as `error` tells it."""
-        return max(u / _largest(right) for u, right in zip(self.usual, self.right, strict=True))
+        pairs = zip(self.usual, self.right, strict=True)
+        return max(_share(usual, _largest(right)) for usual, right in pairs)
 
     def error(self, found: Sequence[Tensor]) -> float:
         """The largest difference from what is right, as a share of its largest number."""
         pairs = zip(differences(found, self.right), self.right, strict=True)
-        return max(difference / _largest(right) for difference, right in pairs)
+        return max(_share(difference, _largest(right)) for difference, right in pairs)
 
     def excess(self, found: Sequence[Tensor]) -> float:
         """The largest difference by what is allowed: 2 * the usual + 4 * eps * the largest number.
@@ -127,7 +129,17 @@ class Exact(NamedTuple):
         Above 1 it is wrong.
         """
         triples = zip(differences(found, self.right), self.usual, self.right, strict=True)
-        return max(d / (2 * usual + 4 * self.eps * _largest(right)) for d, usual, right in triples)
+        return max(
+            _share(difference, 2 * usual + 4 * self.eps * _largest(right))
+            for difference, usual, right in triples
+        )
+
+
+def _share(part: float, whole: float) -> float:
+    """0 of nothing: where a query sees one key, all gradients of its scores are exactly 0."""
+    if part == 0:
+        return 0.0
+    return part / whole if whole else math.inf
 
 
 def exact(setting: Setting) -> Exact:

@@ -19,7 +19,7 @@ def free_folder(output: Path | None) -> Path:
     Raises ValueError when there are results in it already.
     """
     if output is not None:
-        if (output / "bench.json").exists():
+        if any((output / name).exists() for name in ("bench.json", "tune.json")):
             raise ValueError(f"there are results in {output} already: name another folder")
         output.mkdir(parents=True, exist_ok=True)
         return output

@@ -160,7 +160,10 @@ def peak_memory(work: Callable[[], object], device: str = "cpu") -> int | None:
     if not _CLEAR.exists():
         return None
     with _no_kept_memory():
-        _CLEAR.write_text("5")  # the peak is now what is resident now (man 5 proc)
+        try:
+            _CLEAR.write_text("5")  # the peak is now what is resident now (man 5 proc)
+        except OSError:
+            return None
         before = _status("VmHWM")
         work()
         return max(0, _status("VmHWM") - before)
@@ -229,8 +232,9 @@ def memory(name: str = "MemAvailable", device: str = "cpu") -> int | None:
         return None
 
 
-def peak_flops(dtype: torch.dtype, device: str = "cpu", size: int = 2048) -> float:
+def peak_flops(dtype: torch.dtype, device: str = "cpu", size: int | None = None) -> float:
     """Floating-point operations a second of the best of several products of square matrices."""
+    size = size or (2048 if device == "cpu" else 8192)
     one, other = torch.randn(2, size, size, device=device).to(dtype).unbind()
     return 2 * size**3 / _best(lambda: one @ other, device)
 

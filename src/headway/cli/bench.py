@@ -135,6 +135,10 @@ def bench(
 
         place = _place(device)
         if tune:
+            if shape or kernels or module:
+                raise ValueError(
+                    "--tune has its own shapes: it takes --device, --threads, --output"
+                )
             _tune(place, output)
             return
         yours = None if module is None else Yours.load(module, settings or [])
@@ -218,12 +222,13 @@ def _tune(place: str, output: Path | None) -> None:
         if stopped():  # half a table would choose worse than the rules
             console.print("stopped: the table is what it was before")
             sys.exit(130)
-        choice.save(tables[-1], file)
+        choice.save({**choice.table(), **tables[-1]}, file)
         choice.forget()
         console.print(f"{file}: {len(tables)} calls measured")
         asked = tuning.questions(tuning.UNSEEN)
         verdicts = [*_counted("judging", tuning.judge(place, stopped), asked, console)]
-        if not verdicts:
+        if stopped():
+            console.print("stopped: how well it chooses was not measured to the end")
             sys.exit(130)
     found = tuning.report(machine(place), verdicts)
     files.write_json(found, folder / "tune.json")
@@ -331,6 +336,13 @@ def _true_compile_times() -> Iterator[None]:
     Both are read when PyTorch is loaded.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
     with TemporaryDirectory(prefix="headway-bench-") as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-        yield
+        os.environ[name] = folder
+        try:
+            yield
+        finally:
+            del os.environ[name]
+            if before is not None:
+                os.environ[name] = before

@@ -104,7 +104,7 @@ def attend(
     )
     chosen = _chosen(call, kernel)
     if not tracing.listening():
-        return chosen.run(call)
+        return _run(chosen, call, kernel)
     rows = tracing.wanted(tracing.INSIDE)
     if chosen is PLAIN or rows == tracing.WHOLE:
         return PLAIN.run(call)
@@ -114,7 +114,9 @@ def attend(
         with tracing.rows_taken():
             where = cells(queries, keys, call.offset).rows_only(rows)
             attention_weights(queries[..., rows, :], keys, **call.options(), where=where)
-    return tap("context", chosen.run(call))
+    with tracing.silent():  # parts of a kernel are no steps
+        context = _run(chosen, call, kernel)
+    return tap("context", context)
 
 
 def weights(queries: Queries, keys: Keys, **options: Unpack[Options]) -> Weights:
@@ -161,6 +163,16 @@ def named(name: str) -> Kernel:
         near = get_close_matches(name, KERNELS, n=1, cutoff=0.0)[0]
         raise ValueError(f"no kernel is called {name!r}; did you mean {near!r}?")
     return KERNELS[name]
+
+
+def _run(chosen: Kernel, call: Call, name: str | None) -> Context:
+    """The kernel's context; `plain`'s where one that nobody named finds out that it cannot."""
+    try:
+        return chosen.run(call)
+    except Unsupported:
+        if name is not None:
+            raise
+        return PLAIN.run(call)
 
 
 def _chosen(call: Call, name: str | None) -> Kernel:

@@ -65,7 +65,8 @@ def ranking(call: Call) -> tuple[str, ...]:
     if torch is not None and torch.compiler.is_compiling():
         return RULES["short"]
     queries, mask = call.queries, _mask(call)
-    compute = (queries.dtype, getattr(queries, "device", None), _records(torch, call))
+    threads = 0 if torch is None else torch.get_num_threads()
+    compute = (queries.dtype, getattr(queries, "device", None), _records(torch, call), threads)
     key = (queries.shape, call.keys.shape, mask, call.dropout > 0, call.softcap is None, *compute)
     found = _rankings.get(key)
     if found is None:
@@ -91,7 +92,7 @@ def of(call: Call) -> tuple[Kind, Size]:
     kind = Kind(
         engine=library,
         device=queries.device.type if library == "torch" else "cpu",
-        threads=torch.get_num_threads() if torch and library == "torch" else 0,
+        threads=torch.get_num_threads() if torch and _is_torch_on_cpu(call) else 0,
         dtype=str(queries.dtype).removeprefix("torch."),
         backward=_records(torch, call),
         mask=_mask(call),
@@ -121,8 +122,12 @@ def measured(table: Table, kind: Kind, size: Size) -> tuple[str, ...]:
     return (*sorted(everywhere, key=cost), "plain")
 
 
+def _is_torch_on_cpu(call: Call) -> bool:
+    return engine(call.queries) == "torch" and call.queries.device.type == "cpu"
+
+
 def _distance(one: Size, other: Size) -> float:
-    return math.dist([math.log2(n) for n in one], [math.log2(n) for n in other])
+    return math.dist([math.log2(max(n, 1)) for n in one], [math.log2(max(n, 1)) for n in other])
 
 
 def _mask(call: Call) -> str:
@@ -140,7 +145,10 @@ def _records(torch: Any, call: Call) -> bool:
     return (
         torch is not None
         and torch.is_grad_enabled()
-        and any(getattr(x, "requires_grad", False) for x in (call.queries, call.keys, call.values))
+        and any(
+            getattr(x, "requires_grad", False)
+            for x in (call.queries, call.keys, call.values, call.bias)
+        )
     )
 
 
@@ -182,7 +190,7 @@ def table() -> Table:
     """This machine's table, read once; empty when there is none."""
     try:
         return load(path())
-    except OSError:
+    except (OSError, RuntimeError):  # no table, or no home
         return {}
     except ValueError as error:
         warnings.warn(str(error), stacklevel=2)

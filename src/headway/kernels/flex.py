@@ -28,6 +28,8 @@ def _refuse(call: Call) -> str | None:
         return reason
     import torch
 
+    if torch.compiler.is_compiling():
+        return "is compiled by itself, and not again as a part of something"
     device = call.queries.device.type
     if call.queries.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return "takes float32, bfloat16 and float16 only"

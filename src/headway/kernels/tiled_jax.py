@@ -75,6 +75,6 @@ def _blocks(x: Array, size: int) -> Array:
     """(..., tokens, dim) -> (blocks, ..., at most `size` tokens, dim), filled up with zeros."""
     tokens = x.shape[-2]
     size = min(size, tokens)
-    missing = -tokens % size
+    missing = -tokens % max(size, 1)
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, missing), (0, 0)])
     return jnp.moveaxis(x.reshape((*x.shape[:-2], -1, size, x.shape[-1])), -3, 0)

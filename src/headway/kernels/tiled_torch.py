@@ -119,7 +119,7 @@ def _backward(
     gradient: Tensor, context: Tensor, sums: Tensor, *inputs: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     found = _Tiles(_banded(*inputs)).backward(gradient, context, sums, of_bias=False)
-    return found[0], found[1], found[2]
+    return found[0].contiguous(), found[1].contiguous(), found[2].contiguous()
 
 
 @_forward.register_fake
@@ -301,7 +301,7 @@ class _Tiles:
         by_cell = self._by_cell(scores)
         where = self.where.rows_only(rows).columns_only(columns)
         if call.bias is not None:
-            by_cell += where.of(call.bias, "bias") * UNIT
+            by_cell += where.of(call.bias, "bias").to(self.dtype) * UNIT
         if call.mask is not None and not self._all_inside(call.mask, rows, columns):
             # On a CPU ten times as fast as masked_fill_.
             most = torch.where(call.mask.on(where), torch.inf, -torch.inf).to(scores.dtype)
