@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.util import find_spec
+from importlib import metadata
 from math import ceil, floor, prod
 
 from headway.kernels.call import Call, Kernel
@@ -19,7 +19,17 @@ from headway.parts.masks import Band
 from headway.parts.normalizers import softmax
 from headway.parts.scores import default_scale
 
-_INSTALLED = find_spec("triton") is not None
+
+def _installed() -> bool:
+    """Whether Triton is there, and takes kernels whose arguments are tuples of tuples."""
+    try:
+        version = metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return False
+    return tuple(map(int, version.split(".")[:2])) >= (3, 6)
+
+
+_INSTALLED = _installed()
 
 
 def _refuse(call: Call) -> str | None:
@@ -28,7 +38,7 @@ def _refuse(call: Call) -> str | None:
     if torch is None or not all(isinstance(x, torch.Tensor) for x in arrays):
         return "takes PyTorch tensors only"
     if not _INSTALLED:
-        return "needs the triton package"
+        return "needs the triton package, 3.6 or later"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if not interpreted and not all(x.is_cuda for x in arrays):
         return "needs CUDA"
