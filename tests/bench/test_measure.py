@@ -59,13 +59,13 @@ def test_speed_is_the_ratio_in_the_same_round():
     assert ratios([1.0, 2.0, 4.0], [2.0, 8.0]) == [2.0, 4.0]
 
 
-@pytest.mark.parametrize("megabytes", [8, 100])
+@pytest.mark.parametrize("megabytes", [40, 100])
 def test_memory_is_what_was_allocated(megabytes):
     def work():
         return torch.ones(megabytes * 250_000)  # float32
 
     for _ in range(2):
-        assert peak_memory(work) == pytest.approx(megabytes * 1e6, rel=0.03, abs=3e5)
+        assert peak_memory(work) == pytest.approx(megabytes * 1e6, rel=0.03, abs=1e6)
 
 
 def test_memory_is_the_most_at_a_time_though_the_heap_was_full_of_holes():
@@ -75,8 +75,8 @@ def test_memory_is_the_most_at_a_time_though_the_heap_was_full_of_holes():
 
     def work():
         for _ in range(3):
-            torch.ones(5_000_000)  # 20 MB, and freed
-        return torch.ones(5_000_000), torch.ones(2_500_000)
+            torch.ones(7_500_000)  # 30 MB, and freed
+        return torch.ones(5_000_000)
 
     assert peak_memory(work) == pytest.approx(30e6, rel=0.03)
     assert len(kept) == 200

@@ -283,13 +283,16 @@ def test_kernels_drop_the_same_cells_and_take_every_option_at_once(kernel, engin
     assert np.allclose(found, plain, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("kernel", ["stacked", "einsum"])
-def test_parts_of_a_kernel_are_no_steps_of_a_trace(kernel):
-    leaves = arrays(CASES["grouped"])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kernel", ["stacked", "einsum", "tiled"])
+def test_parts_of_a_kernel_are_no_steps_of_a_trace(kernel, engine):
+    leaves = arrays(CASES["grouped"], engine)
     with headway.trace(rows=slice(1, 3)) as steps:
         headway.attend(*leaves, causal=True, kernel=kernel)
+    assert steps["context"].shape == (2, 6, 2, 3)
     whole = headway.weights(*leaves[:2], causal=True)
-    assert torch.allclose(steps["weights"], whole[..., 1:3, :], rtol=0, atol=1e-15)
+    found, whole = (ENGINES[engine].numpy(x) for x in (steps["weights"], whole[..., 1:3, :]))
+    assert np.allclose(found, whole, rtol=0, atol=1e-15)
 
 
 def test_einsum_repeats_no_keys_and_no_values(monkeypatch):

@@ -166,3 +166,35 @@ def test_the_digest_names_the_choices(tuned):
     assert choice.digest() == one
     tuned({CAUSAL: {SMALL: TABLE[CAUSAL][SMALL]}})
     assert choice.digest() not in (one, "by rule")
+
+
+def test_an_empty_call_has_a_kernel_too(tuned):
+    tuned(TABLE)
+    empty = torch.zeros(0, 4, 16, 8)
+    with torch.no_grad():
+        assert headway.attend(empty, empty, empty, causal=True).shape == (0, 4, 16, 8)
+
+
+def test_where_nobody_named_it_a_kernel_may_find_out_late(monkeypatch):
+    def late(call):
+        raise headway.Unsupported("after all")
+
+    fast = KERNELS["sdpa"]._replace(run=late)
+    monkeypatch.setattr("headway.kernels.api.KERNELS", {**KERNELS, "sdpa": fast})
+    x = torch.randn(1, 4, 16, 8)
+    plain = headway.attend(x, x, x, kernel="plain")
+    assert torch.equal(headway.attend(x, x, x), plain)
+    with pytest.raises(headway.Unsupported, match="after all"):
+        headway.attend(x, x, x, kernel="sdpa")
+
+
+def test_other_threads_are_another_kind(tuned):
+    tuned(TABLE)
+    with torch.no_grad():
+        assert choice.ranking(call())[0] == "plain"
+        threads = torch.get_num_threads()
+        torch.set_num_threads(threads + 1)
+        try:
+            assert choice.ranking(call())[0] == "sdpa"
+        finally:
+            torch.set_num_threads(threads)
