@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from headway.bench.measure import memory
+from headway.kernels.choice import version
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
@@ -24,7 +24,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "accelerator": torch.cuda.get_device_name() if device == "cuda" else None,
         "os": platform.platform(),
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("torch", "jax", "headway")},
+        **{name: version(name) for name in ("torch", "jax", "headway")},
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
     return {name: value for name, value in found.items() if value is not None}
@@ -35,10 +35,3 @@ def _processor() -> str:
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

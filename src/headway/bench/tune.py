@@ -30,11 +30,10 @@ ASKED: Mapping[str, Callable[[Size], dict[str, Any]]] = {
     "dropout": lambda size: {"causal": True, "dropout": 0.1, "seed": 0},
 }
 SIZES = (
-    *(Size(heads, tokens, tokens, 64) for heads in (2, 12, 64) for tokens in (16, 64, 256)),
-    *(Size(heads, 768, 768, 64) for heads in (2, 12)),
-    Size(2, 2048, 2048, 64),
-    *(Size(12, tokens, tokens, features) for tokens in (64, 256) for features in (16, 128)),
-    *(Size(heads, 1, tokens, 64) for heads in (2, 64) for tokens in (64, 1024)),
+    *(Size(heads, tokens, tokens, 64) for heads in (2, 24) for tokens in (16, 64, 256)),
+    *(Size(heads, 1024, 1024, 64) for heads in (2, 12)),
+    *(Size(12, 64, 64, features) for features in (16, 128)),
+    *(Size(heads, 1, tokens, 64) for heads, tokens in ((2, 64), (64, 1024))),
 )
 UNSEEN = (
     *(Size(8, tokens, tokens, 64) for tokens in (24, 100, 400, 1024)),

@@ -154,7 +154,7 @@ def _records(torch: Any, call: Call) -> bool:
 
 def path() -> Path:
     """The file of this machine's table. Raises OSError where there is no place for it."""
-    versions = [f"{name}-{_version(name)}" for name in ("torch", "jax")]
+    versions = [f"{name}-{version(name)}" for name in ("torch", "jax")]
     return files.folder("kernels") / f"{'-'.join([platform.node(), *versions])}.json"
 
 
@@ -213,8 +213,9 @@ def digest() -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:12] if rows else "by rule"
 
 
-def _version(library: str) -> str:
+def version(library: str) -> str | None:
+    """Of an installed package; None without it."""
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:
-        return "none"
+        return None
