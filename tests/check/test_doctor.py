@@ -271,7 +271,15 @@ def test_models_of_transformers(make):
     assert passed >= {"future", "cache", "padding", "labels", "derivative"}
 
 
-@pytest.mark.parametrize("own", [*subjects(("torch", "numpy"))], ids=lambda own: own.name)
+# Other ways to the same result, which tests/kernels holds to the plain one.
+OTHERS = ("kernel stacked", "kernel einsum", "kernel mha", "kernel sdpa-")
+
+
+def quick_or_slow(own):
+    return pytest.param(own, marks=[pytest.mark.slow] * own.name.startswith(OTHERS), id=own.name)
+
+
+@pytest.mark.parametrize("own", map(quick_or_slow, subjects(("torch", "numpy"))))
 def test_headways_own_are_right(own):
     report = diagnose(own.attention, name=own.name, **own.declared)
     assert report.ok

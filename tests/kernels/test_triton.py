@@ -280,7 +280,11 @@ def test_once_and_no_further():
 
 
 @pytest.mark.parametrize(
-    "what", ["one", pytest.param("table", marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+    "what",
+    [
+        pytest.param("one", marks=pytest.mark.slow),
+        pytest.param("table", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+    ],
 )
 def test_compiles_for_a_gpu_that_is_not_here(what, tmp_path):
     """What the interpreter cannot tell: whether Triton's compiler takes it, and where it fits."""
