@@ -147,12 +147,12 @@ def explain(
     """Which kernel `attend` would take for this call, and why each one that refuses does so."""
     call = Call.of(queries, keys, values, **options)
     refusals = {name: kernel.refuse(call) for name, kernel in KERNELS.items()}
-    kind, _ = choice.of(call)
     chosen = _chosen(call, None)
+    name = next(name for name, kernel in KERNELS.items() if kernel is chosen)
     here = "the fastest of those that take the call, as measured on this machine"
     return Explanation(
-        chosen=next(name for name, kernel in KERNELS.items() if kernel is chosen),
-        why=here if kind in choice.table() else "by rule; `headway bench --tune` measures",
+        chosen=name,
+        why=here if choice.knows(call, name) else "by rule; `headway bench --tune` measures",
         refusals={name: reason for name, reason in refusals.items() if reason is not None},
     )
 

@@ -122,6 +122,12 @@ def measured(table: Table, kind: Kind, size: Size) -> tuple[str, ...]:
     return (*sorted(everywhere, key=cost), "plain")
 
 
+def knows(call: Call, kernel: str) -> bool:
+    """Whether the table has times of this kernel for calls of this kind."""
+    kind, _ = of(call)
+    return any(kernel in seconds for seconds in table().get(kind, {}).values())
+
+
 def _is_torch_on_cpu(call: Call) -> bool:
     return engine(call.queries) == "torch" and call.queries.device.type == "cpu"
 
