@@ -8,6 +8,7 @@ import torch
 
 import headway
 from headway.models.gpt import MODERN, GPTConfig
+from headway.parts.heads import split
 from headway.parts.masks import padding
 from headway.parts.normalizers import entmax15, sparsemax
 from headway.torch import GPT
@@ -70,6 +71,18 @@ def tiles_compile_as_one_operation() -> None:
         assert torch.allclose(one, other, rtol=0, atol=1e-12)
 
 
+def tiles_of_heads_that_were_split_compile_too() -> None:
+    x = torch.randn(1, 11, 12, dtype=torch.float64, requires_grad=True)
+
+    def tiled(x: torch.Tensor) -> torch.Tensor:
+        heads = split(x, 3)  # of one text: strides that no copy has put in order
+        return headway.attend(heads, heads, heads, causal=True, kernel="tiled")
+
+    (found,) = torch.autograd.grad(torch.compile(tiled, fullgraph=True)(x).sin().sum(), x)
+    (usual,) = torch.autograd.grad(tiled(x).sin().sum(), x)
+    assert torch.allclose(found, usual, rtol=0, atol=1e-12)
+
+
 def tiles_refuse_what_they_cannot_compile() -> None:
     x = torch.randn(2, 3, 11, 4)
     refused = {
@@ -107,6 +120,7 @@ def triton_compiles_as_one_operation() -> None:
 
 model_compiles_whole_and_tracing_leaves_it_alone()
 tiles_compile_as_one_operation()
+tiles_of_heads_that_were_split_compile_too()
 tiles_refuse_what_they_cannot_compile()
 normalizers_compile()
 if find_spec("triton") is not None:
