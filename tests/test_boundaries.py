@@ -19,17 +19,19 @@ BELOW = {
     "parts": {"tracing"},
     "ladder": {"parts", "tracing"},
     "kernels": {"data", "ladder", "parts", "tracing"},
-    "models": set(),
+    "models": {"parts", "tracing"},
     "tokenizers": set(),
     "data": {"tokenizers"},
     "checkpoints": set(),
     "reference": set(),
+    "pages": set(),
 }
 BELOW["training"] = {"checkpoints", "data", "ladder", "models", "parts", "tokenizers"}
 BELOW["torch"] = BELOW["jax"] = set(BELOW) - {"reference"}
 BELOW["explore"] = set(BELOW) - {"reference"}
 BELOW["check"] = set(BELOW) - {"reference", "explore"}
 BELOW["bench"] = set(BELOW) - {"reference", "explore"}
+BELOW["lab"] = set(BELOW) - {"reference", "explore", "check"}
 BELOW["cli"] = set(BELOW) - {"reference"}
 ENGINE_FREE = ("tracing", "parts", "ladder", "models", "tokenizers", "data", "training")
 ENGINE_FREE += ("checkpoints", "reference")

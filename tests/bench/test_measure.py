@@ -112,6 +112,23 @@ def test_the_profiler_names_what_ran():
     assert ran.by_torch(lambda: x + x).name == "no known operation"
 
 
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("flash_forward", True),
+        ("_attn_fwd", True),
+        ("triton_poi_fused_add_0", False),  # TorchInductor's
+        ("sm90_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize64x64x32", False),
+        ("ampere_sgemm_128x64_tn", False),
+        ("cutlass_80_tensorop_s1688gemm_128x128", False),
+        ("nvjet_hsh_128x256_64x4_2x1_v_bz_TNN", False),
+        ("void at::native::vectorized_elementwise_kernel<4>(int)", False),
+    ],
+)
+def test_a_library_s_products_on_a_gpu_are_nobody_s_triton(name, wanted):
+    assert ran.is_of_triton(name) == wanted
+
+
 def test_the_compiled_program_names_what_ran():
     program = """
       %a = f32[2]{0} fusion(%b), kind=kLoop

@@ -36,6 +36,7 @@ def _small_tiles(monkeypatch):
     for kernel in (tiled_torch, tiled_jax):
         monkeypatch.setattr(kernel, "ROWS", 4)
         monkeypatch.setattr(kernel, "COLUMNS", 3)
+    monkeypatch.setattr(tiled_torch, "FEW", 0)
 
 
 def arrays():
@@ -96,9 +97,18 @@ def test_gradient_of_a_bias_of_any_shape(shape):
     assert torch.allclose(*found, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("mask", "tiles"), [(None, 12), (causal, 9), (window(2), 6)], ids=str)
-def test_tiles_that_nobody_sees_are_left_out(monkeypatch, mask, tiles):
-    """Twelve rows and columns in tiles of 4 by 3, counted on paper."""
+@pytest.mark.parametrize(
+    ("mask", "few", "tiles"),
+    [
+        *((None, 0, 12), (causal, 0, 9), (window(2), 0, 6)),
+        *((None, 1, 8), (causal, 1, 6), (window(2), 1, 6)),  # 6 by 3, but in a narrow band
+    ],
+    ids=str,
+)
+def test_tiles_that_nobody_sees_are_left_out(monkeypatch, mask, few, tiles):
+    """Twelve rows and columns in tiles of 4 by 3, counted on paper; higher where heads are few."""
+    monkeypatch.setattr(tiled_torch, "FEW", few)
+    monkeypatch.setattr(tiled_torch, "MORE_ROWS", 6)
     met, scores = [], tiled_torch._Tiles._scores
 
     def counted(self, queries, rows, columns):

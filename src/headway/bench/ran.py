@@ -37,7 +37,7 @@ def by_torch(work: Callable[[], object], cuda: bool = False) -> Ran:
     on_gpu = Counter(each.name for each in events if each.device_type.name == "CUDA")
     names = Counter(each.name for each in events if each.device_type.name == "CPU")
     inductor = any("CompiledFxGraph" in name for name in names)
-    theirs = [name for name in on_gpu if name.isidentifier() and not _is_fused(name)]  # Triton's
+    theirs = [name for name in on_gpu if is_of_triton(name)]
     said = [word for name, word in ATTENTION.items() if name in names]
     said = said or [name for name in names if _is_function(name)] or theirs
     if not said:
@@ -65,6 +65,17 @@ def _of_xla(program: str) -> Iterator[str]:
 
 def _times(count: int, name: str) -> str:
     return name if count == 1 else f"{count} {name}"
+
+
+def is_of_triton(name: str) -> bool:
+    """A kernel on the GPU that Triton compiled for somebody: it bears the name of their function.
+
+    Those of C++ have brackets or colons in theirs, but for the matrix products of the libraries.
+    """
+    return name.isidentifier() and not _is_fused(name) and not _LIBRARY.match(name)
+
+
+_LIBRARY = re.compile(r"sm\d+_|(volta|turing|ampere|hopper|blackwell|cutlass|nvjet|cudnn|xmma)_?")
 
 
 def _is_fused(name: str) -> bool:

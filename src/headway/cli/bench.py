@@ -331,11 +331,13 @@ def _live(console: Console, report: Report) -> Iterator[tuple[Show, Done]]:
 
 @contextmanager
 def _true_compile_times() -> Iterator[None]:
-    """What earlier runs compiled is not used again. (And the profiler keeps silent.)
+    """What earlier runs compiled is not used again. (And the profiler keeps silent, and JAX leaves
+    PyTorch its share of a GPU's memory.)
 
-    Both are read when PyTorch is loaded.
+    All are read when PyTorch and JAX are loaded.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     name = "TORCHINDUCTOR_CACHE_DIR"
     before = os.environ.get(name)
     with TemporaryDirectory(prefix="headway-bench-") as folder:

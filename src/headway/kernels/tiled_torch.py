@@ -22,6 +22,7 @@ from headway.parts.scores import default_scale
 
 # Of one head. The matrix products want a hundred rows or more, the caches want small tiles.
 ROWS, COLUMNS = 128, 512
+FEW, MORE_ROWS = 4, 512  # heads so few that their tiles do not fill a core, and what then fits
 # Scores are in units of log 2: PyTorch's exp on a CPU takes up to sixty times as long for what
 # becomes a denormal number, as a peaked softmax makes them; its exp2 does not.
 UNIT = math.log2(math.e)
@@ -176,8 +177,12 @@ class _Tiles:
         if call.dropout:
             check(call.dropout, call.seed)
             self.seed = hashed(call.seed, like=self.queries)
-        rows, columns = min(ROWS, queries.shape[-2]), min(COLUMNS, keys.shape[-2])
-        tile = self.count * self.group * rows * columns
+        heads = self.count * self.group
+        band = Band() if call.mask is None else call.mask.band
+        # In a narrow band most of a high tile is outside it.
+        wide = band.most - band.least > 2 * MORE_ROWS
+        self.rows = MORE_ROWS if heads <= FEW and wide else ROWS
+        tile = heads * min(self.rows, queries.shape[-2]) * min(COLUMNS, keys.shape[-2])
         self.buffers = torch.empty((2, tile), dtype=self.dtype, device=queries.device)
 
     def forward(self) -> tuple[Tensor, Tensor]:
@@ -188,7 +193,7 @@ class _Tiles:
         d_v = self.values.shape[-1]
         context = self.queries.new_empty((*self.queries.shape[:-1], d_v))
         sums = self.queries.new_empty((*self.queries.shape[:-1], 2))
-        for rows in _blocks(0, self.queries.shape[-2], ROWS):
+        for rows in _blocks(0, self.queries.shape[-2], self.rows):
             queries = self._tile(self.queries, rows) * self.scale
             found = queries.new_zeros((*queries.shape[:-1], d_v))
             total = queries.new_zeros((*queries.shape[:-1], 1))
@@ -223,7 +228,7 @@ class _Tiles:
         d_keys, d_values = torch.zeros_like(self.keys), torch.zeros_like(self.values)
         bias = self.call.bias
         d_bias = None if bias is None or not of_bias else torch.zeros_like(bias, dtype=self.dtype)
-        for rows in _blocks(0, self.queries.shape[-2], ROWS):
+        for rows in _blocks(0, self.queries.shape[-2], self.rows):
             queries = self._tile(self.queries, rows) * self.scale
             largest, total = self._tile(sums, rows).tensor_split(2, dim=-1)
             # Divided by the sum here, not cell by cell: then exponentials may stand for weights.
