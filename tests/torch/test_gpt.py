@@ -8,8 +8,10 @@ import torch
 
 import headway
 from headway.ladder.rungs import LADDER
-from headway.models.gpt import GPT2, MODERN, GPTConfig, shapes
+from headway.models.gpt import GPT2, MODERN, POSITIONS, GPTConfig, shapes
 from headway.parts.masks import documents, padding
+from headway.parts.normalizers import entmax15, sparsemax
+from headway.parts.positions import alibi, relative
 from headway.torch import GPT
 from headway.torch.gpt import multi_head, of_rung
 
@@ -18,6 +20,12 @@ PRESETS = {
     "modern": MODERN,
     "llama": {**MODERN, "mlp": "swiglu", "tied": False, "kv_heads": 2, "qk_norm": False},
     "untied grouped gpt2": {"tied": False, "kv_heads": 1},
+    "no positions": {"positions": "none"},
+    "sinusoidal": {"positions": "sinusoidal"},
+    "alibi": {"positions": "alibi"},
+    "relative": {**MODERN, "positions": "relative", "kv_heads": 2},
+    "wide heads": {**MODERN, "d_k": 10, "d_mlp": 7, "kv_heads": 2},
+    "entmax": {"normalizer": "entmax15", "scale": 0.7},
 }
 TOKENS = torch.randint(0, 11, (2, 9), generator=torch.Generator().manual_seed(0))
 
@@ -137,10 +145,66 @@ def test_a_rung_with_the_weights_of_the_production_attention_gives_its_logits():
     assert torch.allclose(rung(TOKENS), model(TOKENS), rtol=0, atol=1e-12)
 
 
-def test_a_rung_refuses_what_only_production_has():
-    for choice in (MODERN, {"kv_heads": 2}):
-        with pytest.raises(ValueError, match="leave the rung out"):
-            GPT(config(**choice), of_rung(LADDER["multihead"]))
+@pytest.mark.parametrize(
+    "choice",
+    [
+        *(MODERN, {"kv_heads": 2}, {"positions": "alibi"}, {"scale": 1.0}),
+        *({"normalizer": "sparsemax"}, {"norm": "rms", "d_k": 5}, {"causal": False}),
+    ],
+    ids=str,
+)
+def test_a_rung_refuses_what_only_production_has(choice):
+    with pytest.raises(ValueError, match="leave the rung out"):
+        GPT(config(**choice), of_rung(LADDER["multihead"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({"positions": "none"}, {}),
+        ({"positions": "alibi"}, {"bias": alibi(4, torch.arange(9), torch.arange(9))}),
+        ({"positions": "relative"}, {"bias": "table"}),
+        ({"normalizer": "sparsemax"}, {"normalizer": sparsemax}),
+        ({"normalizer": "entmax15"}, {"normalizer": entmax15}),
+        ({"scale": 1.0}, {"scale": 1.0}),
+        ({"norm": "rms", "d_k": 5}, {"scale": 5**-0.5}),
+        ({"causal": False}, {"causal": False}),
+    ],
+    ids=lambda given: next(iter(given)) if given else "nothing",
+)
+def test_each_choice_of_the_config_reaches_the_weights(changes, options):
+    model = lively(GPT(config(**changes))).eval()
+    with headway.trace("blocks.1.attention.*") as steps:
+        model(TOKENS)
+    if options.get("bias") == "table":
+        table = model.blocks[1].attention.bias_of.table
+        assert table.shape == (4, 19)
+        options = {"bias": relative(table, torch.arange(9), torch.arange(9))}
+    queries, keys = (steps[f"blocks.1.attention.{name}"] for name in ("queries", "keys"))
+    wanted = headway.weights(queries, keys, **{"causal": True, **options})
+    assert torch.allclose(steps["blocks.1.attention.weights"], wanted, atol=1e-6)
+    if changes != {"positions": "none"}:
+        assert not torch.allclose(
+            wanted, headway.weights(queries, keys, causal=True), atol=1e-3
+        ) or ("d_k" in changes)
+
+
+def test_without_positions_a_text_is_a_bag_of_words_to_the_last_token():
+    """One layer: what precedes the last token may be shuffled. With positions it may not."""
+    shuffled = torch.cat([TOKENS[:, :8].flip(1), TOKENS[:, 8:]], dim=1)
+    for positions in POSITIONS:
+        norm = "rms" if positions == "rotary" else "layer"
+        model = lively(GPT(config(layers=1, positions=positions, norm=norm))).eval()
+        same = torch.allclose(model(TOKENS)[:, -1], model(shuffled)[:, -1], atol=1e-5)
+        assert same == (positions == "none"), positions
+
+
+def test_the_leak_sees_later_tokens_with_a_rung_and_without():
+    changed = TOKENS.clone()
+    changed[:, 5] = (changed[:, 5] + 1) % 11
+    for attention in (multi_head, of_rung(LADDER["trainable"])):
+        model = lively(GPT(config(causal=False), attention)).eval()
+        assert not torch.allclose(model(TOKENS)[:, :5], model(changed)[:, :5], atol=1e-3)
 
 
 def test_masks_from_outside_padding_and_documents():
@@ -229,6 +293,11 @@ def test_too_many_tokens_are_refused():
         ({"layers": 0}, "layers is 1 or more"),
         ({"mlp": "relu"}, "one of gelu, relu2, swiglu"),
         ({"norm": "batch"}, "one of layer, rms"),
+        ({"positions": "polar"}, "one of learned, none, sinusoidal, rotary, alibi, relative"),
+        ({"normalizer": "hardmax"}, "one of softmax, sparsemax, entmax15"),
+        ({"d_k": 4}, "d_k is for norm 'rms'"),
+        ({"norm": "rms", "d_k": 0}, "d_k is 1 or more"),
+        ({"d_mlp": 0}, "d_mlp is 1 or more"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, said):

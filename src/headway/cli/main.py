@@ -12,6 +12,7 @@ from headway.cli.bench import bench
 from headway.cli.check import check
 from headway.cli.explore import explore
 from headway.cli.generate import generate
+from headway.cli.lab import climb, compare
 from headway.cli.ladder import ladder
 from headway.cli.runs import info, runs
 from headway.cli.trace import trace
@@ -26,7 +27,7 @@ app = App(
     print_error=False,
     suppress_keyboard_interrupt=False,
 )
-for verb in (ladder, train, generate, explore, trace, check, bench, runs, info):
+for verb in (ladder, train, generate, explore, trace, check, bench, climb, compare, runs, info):
     app.command(verb)
 
 

@@ -122,7 +122,7 @@ def train(
     """
     given = {k: v for k, v in locals().items() if v is not None and k not in _ELSEWHERE}
     # Late imports: `headway --help` answers at once.
-    from headway.training import recipes
+    from headway.training import advice, recipes
     from headway.training.runs import find, must_be_free, run_path
 
     if resume is not None:
@@ -132,7 +132,10 @@ def train(
         return
     path = run_path(name, runs) if name is not None else _next_free(runs)
     must_be_free(path)
-    plan = recipes.plan(recipes.override(recipes.read(recipe or "small"), given))
+    usual = recipes.read(recipe or "small")
+    plan = recipes.plan(recipes.override(usual, given))
+    for mistake in advice.mistakes(plan.config, usual):
+        print(f"headway: {mistake}", file=sys.stderr)
     _begin(path, plan, device, tensorboard)
 
 
@@ -181,6 +184,7 @@ def _resume(run: Run, given: Mapping[str, Any], device: str | None, tensorboard:
 def _fit(trainer: Trainer, run: Run, tokens: Any, writer: Any) -> None:
     """Train to the end, or to Ctrl-C, and say what came of it."""
     from headway.torch.generate import generate
+    from headway.training import advice
     from headway.training.loop import fit
 
     config, tokenizer, console = run.config, run.tokenizer, Console(highlight=False, soft_wrap=True)
@@ -199,11 +203,16 @@ def _fit(trainer: Trainer, run: Run, tokens: Any, writer: Any) -> None:
         written = generate(trainer.model, [start], tokens=count, temperature=0.8, top_p=0.95)
         return tokenizer.decode([*start, *(token for (token,) in written)]).strip()
 
-    curves = writer and writer(run.path / "tensorboard")
+    curves, bands = writer and writer(run.path / "tensorboard"), advice.bands(config)
     with progress(console, training.steps) as show, interrupts() as interrupted:
 
         def each(done: Step, seconds: float) -> None:
+            nonlocal bands
             show(done.step, done.loss, done.validation, done.tokens / seconds)
+            strange = bands.leaves(done.step, done.validation) if bands else ""
+            if strange:
+                console.print(Text(strange, style="yellow"))
+                bands = None  # once is enough
             if curves is not None:
                 for name in ("loss", "validation", "learning_rate", "gradient_norm"):
                     if getattr(done, name) is not None:

@@ -6,7 +6,7 @@ With `norm="layer"` the architecture and the names are GPT-2's (Radford et al. 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -15,6 +15,8 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Float
 
+from headway.parts.normalizers import Normalizer, entmax15, softmax, sparsemax
+
 Shape = tuple[int, ...]
 
 
@@ -22,10 +24,12 @@ Shape = tuple[int, ...]
 class GPTConfig:
     """The sizes and choices of a decoder. Raises ValueError for sizes that do not fit together.
 
-    positions: a learnt table, or `rotary`. norm: LayerNorm with biases everywhere, or RMSNorm
-    without. mlp: GELU (tanh's) or squared ReLU (So et al. 2021) of width 4 * width, or SwiGLU
-    (Shazeer 2020) of the same number of parameters. qk_norm: RMSNorm of each head's queries and
-    keys (Henry et al. 2020). tied: the head is the embedding, transposed. eps: of the norms.
+    positions: see POSITIONS. norm: LayerNorm with biases everywhere, or RMSNorm without. mlp: GELU
+    (tanh's) or squared ReLU (So et al. 2021) of width 4 * width, or SwiGLU (Shazeer 2020) of the
+    same number of parameters. qk_norm: RMSNorm of each head's queries and keys (Henry et al. 2020).
+    tied: the head is the embedding, transposed. eps: of the norms. causal: False lets every token
+    see the later ones: the leak, which the lab shows. scale: of the scores. normalizer: see
+    NORMALIZERS. d_k: features of one head. d_mlp: the width inside the MLP.
     """
 
     vocabulary: int
@@ -34,29 +38,40 @@ class GPTConfig:
     layers: int
     heads: int
     kv_heads: int | None = None  # as many as heads
-    positions: Literal["learned", "rotary"] = "learned"
+    positions: Literal["learned", "none", "sinusoidal", "rotary", "alibi", "relative"] = "learned"
     norm: Literal["layer", "rms"] = "layer"
     mlp: Literal["gelu", "relu2", "swiglu"] = "gelu"
     qk_norm: bool = False
     tied: bool = True
     dropout: float = 0.0
     eps: float = 1e-5
+    causal: bool = True
+    scale: float | None = None  # 1 / sqrt(d_k)
+    normalizer: Literal["softmax", "sparsemax", "entmax15"] = "softmax"
+    d_k: int | None = None  # width / heads
+    d_mlp: int | None = None  # as the kind of MLP has it
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "context", "width", "layers", "heads"):
-            if getattr(self, name) < 1:
+        sizes = ("vocabulary", "context", "width", "layers", "heads", "d_k", "d_mlp")
+        for name in sizes:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is 1 or more: {getattr(self, name)} is not")
-        if self.width % self.heads:
+        if self.d_k is None and self.width % self.heads:
             raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
+        if self.d_k is not None and self.norm == "layer":
+            raise ValueError("d_k is for norm 'rms': GPT-2's heads have width / heads features")
         if self.groups < 1 or self.heads % self.groups:
             raise ValueError(f"{self.groups} kv_heads do not divide {self.heads} heads")
         if self.positions == "rotary" and self.head_dim % 2:
             raise ValueError(
                 f"rotary positions turn pairs of features: a head of {self.head_dim} is odd"
             )
+        if self.positions == "sinusoidal" and self.width % 2:
+            raise ValueError(f"sinusoidal positions come in pairs: a width of {self.width} is odd")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is a share from 0 to below 1: {self.dropout} is not")
-        choices = {"positions": ("learned", "rotary"), "norm": ("layer", "rms"), "mlp": MLP_WIDTHS}
+        choices: dict[str, Iterable[str]] = {"norm": ("layer", "rms"), "mlp": MLP_WIDTHS}
+        choices |= {"positions": POSITIONS, "normalizer": NORMALIZERS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -66,7 +81,7 @@ class GPTConfig:
     @property
     def head_dim(self) -> int:
         """Features of one head."""
-        return self.width // self.heads
+        return self.width // self.heads if self.d_k is None else self.d_k
 
     @property
     def groups(self) -> int:
@@ -76,7 +91,7 @@ class GPTConfig:
     @property
     def hidden(self) -> int:
         """The width inside the MLP."""
-        return round(self.width * MLP_WIDTHS[self.mlp])
+        return round(self.width * MLP_WIDTHS[self.mlp]) if self.d_mlp is None else self.d_mlp
 
     @property
     def names(self) -> Names:
@@ -84,8 +99,18 @@ class GPTConfig:
         return GPT2_NAMES if self.norm == "layer" else LLAMA_NAMES
 
 
+INITIAL = 0.02  # the standard deviation of a parameter's first values
+
 # Relative to the model's: three matrices of 8/3 hold as many parameters as two of 4.
 MLP_WIDTHS = {"gelu": 4.0, "relu2": 4.0, "swiglu": 8 / 3}
+
+# How a token's place reaches the model: added to the embedding (a learnt row of a table, or sines),
+# not at all, turned into queries and keys, or as a bias of the scores (a slope, or a learnt table).
+POSITIONS = ("learned", "none", "sinusoidal", "rotary", "alibi", "relative")
+
+NORMALIZERS: Mapping[str, Normalizer] = MappingProxyType(
+    {"softmax": softmax, "sparsemax": sparsemax, "entmax15": entmax15}
+)
 
 # What a preset decides; the sizes are the caller's.
 GPT2: Mapping[str, Any] = MappingProxyType({})
@@ -149,7 +174,7 @@ def initial(name: str, shape: Shape, layers: int, seed: int) -> Float[np.ndarray
     if len(shape) == 1:
         return np.ones(shape, dtype=np.float32)
     writes = owner.endswith(("c_proj", "o_proj", "down_proj")) or kind == "W_output"
-    width = 0.02 / (2 * layers) ** 0.5 if writes else 0.02
+    width = INITIAL / (2 * layers) ** 0.5 if writes else INITIAL
     generator = np.random.Generator(np.random.Philox(key=[seed, crc32(name.encode())]))
     return (width * generator.standard_normal(shape)).astype(np.float32)
 
@@ -160,16 +185,20 @@ def _norm(name: str, config: GPTConfig) -> dict[str, Shape]:
 
 
 def _attention(config: GPTConfig) -> dict[str, Shape]:
-    width, kv_width = config.width, config.groups * config.head_dim
+    width, head_dim = config.width, config.head_dim
+    q_width, kv_width = config.heads * head_dim, config.groups * head_dim
+    table: dict[str, Shape] = {}
+    if config.positions == "relative":
+        table["bias_of.table"] = (config.heads, 2 * config.context - 1)
     if config.norm == "layer":
-        qkv_width = width + 2 * kv_width
-        table: dict[str, Shape] = {"c_attn.weight": (width, qkv_width), "c_attn.bias": (qkv_width,)}
-        table |= {"c_proj.weight": (width, width), "c_proj.bias": (width,)}
+        qkv_width = q_width + 2 * kv_width
+        table |= {"c_attn.weight": (width, qkv_width), "c_attn.bias": (qkv_width,)}
+        table |= {"c_proj.weight": (q_width, width), "c_proj.bias": (width,)}
     else:
-        table = {"q_proj.weight": (width, width), "k_proj.weight": (kv_width, width)}
-        table |= {"v_proj.weight": (kv_width, width), "o_proj.weight": (width, width)}
+        table |= {"q_proj.weight": (q_width, width), "k_proj.weight": (kv_width, width)}
+        table |= {"v_proj.weight": (kv_width, width), "o_proj.weight": (width, q_width)}
     if config.qk_norm:
-        table |= {"q_norm.weight": (config.head_dim,), "k_norm.weight": (config.head_dim,)}
+        table |= {"q_norm.weight": (head_dim,), "k_norm.weight": (head_dim,)}
     return table
 
 

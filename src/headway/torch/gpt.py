@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import final
 
 import torch
@@ -11,14 +12,16 @@ from torch import Tensor, nn
 
 from headway.kernels.api import attend as default_attend
 from headway.ladder.rung import Rung
-from headway.models.gpt import GPTConfig, Names, initial
+from headway.models.gpt import INITIAL, NORMALIZERS, GPTConfig, Names, initial
 from headway.parts.arrays import Array
 from headway.parts.dropout import Seed, dropout, fold
 from headway.parts.masks import Mask, causal, padding
+from headway.parts.positions import alibi, sinusoidal
 from headway.torch.layers import (
     Cache,
     GeluMLP,
     MultiHeadAttention,
+    RelativeBias,
     RungAttention,
     SquaredReluMLP,
     SwigluMLP,
@@ -29,17 +32,29 @@ _MLPS = {"gelu": GeluMLP, "relu2": SquaredReluMLP, "swiglu": SwigluMLP}
 
 
 def multi_head(config: GPTConfig, attend: Callable[..., Array] = default_attend) -> nn.Module:
-    """The production attention of a GPT: causal, with any kernel (`attend`)."""
+    """The production attention of a GPT, with any kernel (`attend`)."""
     gpt2 = config.norm == "layer"
+    if config.normalizer != "softmax":
+        attend = partial(attend, normalizer=NORMALIZERS[config.normalizer])
+    if config.scale is not None:
+        attend = partial(attend, scale=config.scale)
+    bias_of: Callable[[Tensor, Tensor], Tensor] | None = None
+    if config.positions == "alibi":
+        bias_of = partial(alibi, config.heads)
+    if config.positions == "relative":
+        bias_of = RelativeBias(config.heads, reach=config.context - 1)
     return MultiHeadAttention(
         config.width,
         heads=config.heads,
         kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
         fused=gpt2,
         bias=gpt2,
         rotary=10000.0 if config.positions == "rotary" else None,
         qk_norm=config.eps if config.qk_norm else None,
+        bias_of=bias_of,
         dropout=config.dropout,
+        mask=causal if config.causal else None,
         attend=attend,
     )
 
@@ -52,17 +67,25 @@ def of_rung(rung: Rung, attend: Callable[..., Array] | None = None) -> Attention
     """
 
     def attention(config: GPTConfig) -> nn.Module:
-        extra = {"rotary positions": config.positions == "rotary", "qk_norm": config.qk_norm}
-        extra["grouped heads"] = config.groups != config.heads
+        in_attention = ("rotary", "alibi", "relative")
+        extra = {
+            f"{config.positions} positions": config.positions in in_attention,
+            "qk_norm": config.qk_norm,
+            "grouped heads": config.groups != config.heads,
+            "scale of its own": config.scale is not None,
+            "other normalizer": config.normalizer != "softmax",
+            "other d_k": config.d_k is not None,
+            "way to see later tokens": not config.causal and "attend" in rung.options,
+        }
         for name, wanted in extra.items():
             if wanted:
-                raise ValueError(f"a rung of the ladder has no {name}: leave the rung out")
+                raise ValueError(f"the rung {rung.name!r} has no {name}: leave the rung out")
         return RungAttention(
             rung,
             config.width,
             heads=config.heads if "heads" in rung.options else 1,
             dropout=config.dropout if "dropout" in rung.options else 0.0,
-            mask=None if "attend" in rung.options else causal,
+            mask=None if "attend" in rung.options or not config.causal else causal,
             attend=attend,
         )
 
@@ -108,8 +131,11 @@ class GPT(nn.Module):
 
     @property
     def can_cache(self) -> bool:
-        """Whether the attention can go on from a cache; a rung sees its tokens whole."""
-        return all(isinstance(block.attention, MultiHeadAttention) for block in self.blocks)
+        """Whether the attention can go on from a cache: a rung sees its tokens whole, and where
+        tokens see later ones all that came before changes with each."""
+        return self.config.causal and all(
+            isinstance(block.attention, MultiHeadAttention) for block in self.blocks
+        )
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -148,6 +174,9 @@ class GPT(nn.Module):
             positions = (positions - starts[:, None]).clamp(min=0)
         if self.config.positions == "learned":
             x = x + self._part(names.positions)(positions)
+        if self.config.positions == "sinusoidal":  # as large as the embeddings are at first
+            waves = sinusoidal(positions.to(x.dtype), self.config.width)
+            x = x + waves * (INITIAL * 2**0.5)
         x = tap("embedded", dropout(x, rate, fold(seed, 0)))
         for layer, block in enumerate(self.blocks):
             with scope(f"blocks.{layer}"):

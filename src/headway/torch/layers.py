@@ -19,7 +19,7 @@ from headway.parts.attention import MaskLike
 from headway.parts.dropout import Seed
 from headway.parts.heads import merge, split
 from headway.parts.masks import Mask, both, causal
-from headway.parts.positions import rotary
+from headway.parts.positions import relative, rotary
 from headway.parts.projections import output, project, project_fused
 from headway.tracing import tap
 
@@ -81,6 +81,8 @@ class MultiHeadAttention(nn.Module):
         k_proj, v_proj, o_proj (d_out, d_in), as in Llama.
     rotary: the base of rotary positions (10,000 in Llama), or None.
     qk_norm: the eps of an RMSNorm of each head's queries and keys, or None.
+    bias_of: from the positions of queries and keys to a bias (heads, Tq, Tk) of the scores, ALiBi's
+        or a `RelativeBias`, which learns; or None.
     mask: who may attend to whom, always; causal unless told otherwise, None for everybody.
     dropout: of the weights while training; `forward` then needs a seed.
     attend: the function that does the work: `functools.partial(headway.attend, kernel="plain")`.
@@ -100,6 +102,7 @@ class MultiHeadAttention(nn.Module):
         bias: bool = False,
         rotary: float | None = None,
         qk_norm: float | None = None,
+        bias_of: Callable[[Tensor, Tensor], Tensor] | None = None,
         dropout: float = 0.0,
         mask: MaskLike = causal,
         attend: Callable[..., Array] = default_attend,
@@ -124,7 +127,7 @@ class MultiHeadAttention(nn.Module):
         if qk_norm is not None:
             self.q_norm = nn.RMSNorm(head_dim, eps=qk_norm)
             self.k_norm = nn.RMSNorm(head_dim, eps=qk_norm)
-        self.fused, self.rotary, self.qk_norm = fused, rotary, qk_norm
+        self.fused, self.rotary, self.qk_norm, self.bias_of = fused, rotary, qk_norm, bias_of
         self.dropout, self.mask, self.attend = dropout, mask, attend
 
     def forward(
@@ -145,13 +148,17 @@ class MultiHeadAttention(nn.Module):
         keys, values = split(keys, self.kv_heads), split(values, self.kv_heads)
         if self.qk_norm is not None:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
+        first = 0 if cache is None else cache.length
+        positions = torch.arange(first, first + x.shape[-2], device=x.device)
         if self.rotary is not None:
-            first = 0 if cache is None else cache.length
-            positions = torch.arange(first, first + x.shape[-2], device=x.device)
             queries = rotary(queries, positions, self.rotary)
             keys = rotary(keys, positions, self.rotary)
         if cache is not None:
             keys, values = cache.extend(keys, values)
+        bias = None
+        if self.bias_of is not None:
+            seen = torch.arange(keys.shape[-2], device=x.device)
+            bias = self.bias_of(positions, seen).to(x.dtype)
         context = self.attend(
             queries,
             keys,
@@ -159,6 +166,7 @@ class MultiHeadAttention(nn.Module):
             mask=_together(self.mask, mask),
             dropout=self.dropout if self.training else 0.0,
             seed=seed,
+            **({} if bias is None else {"bias": bias}),
         )
         return self._output(merge(context))
 
@@ -176,6 +184,18 @@ class MultiHeadAttention(nn.Module):
         else:
             found = output(context, self.o_proj.weight.mT, self.o_proj.bias)
         return tap("output", found)
+
+
+@final
+class RelativeBias(nn.Module):
+    """A learnt number for each head and distance up to `reach` (see `parts.positions.relative`)."""
+
+    def __init__(self, heads: int, reach: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(heads, 2 * reach + 1))
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        return relative(self.table, queries, keys)
 
 
 @final

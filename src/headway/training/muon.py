@@ -21,7 +21,7 @@ MOMENTUM = 0.9  # a prototype on char-cpu, 350 steps, one seed: 1.815 nats, and 
 Matrices = list[Array]  # each (d_out, d_in)
 
 # Beside the projections of the blocks a model has tables and the head, which AdamW trains.
-_TABLES = ("wte", "wpe", "embed_tokens", "embed_positions", "lm_head")
+_TABLES = ("wte", "wpe", "embed_tokens", "embed_positions", "lm_head", "bias_of.table")
 
 
 def is_matrix(name: str, ndim: int) -> bool:

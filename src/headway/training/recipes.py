@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from headway.training.settings import TrainingConfig, check_keys
 
 Settings = dict[str, Any]
 
-_TOP = ("text", "tokenizer", "rung", "model", "training")
+TEXT, TOKENIZER = "manual", "bpe"  # where a recipe says nothing
+TOP = ("text", "tokenizer", "rung", "model", "training")
 _MODEL = ("preset", *(field.name for field in fields(GPTConfig)))
 _TRAINING = tuple(field.name for field in fields(TrainingConfig))
 
@@ -42,16 +44,25 @@ def read(recipe: str) -> Settings:
     else:
         near = get_close_matches(recipe, names(), n=1, cutoff=0.0)[0]
         raise ValueError(f"no recipe {recipe!r}; did you mean {near!r}? Or give a path to a .toml")
+    return check(parsed(text, recipe), f"the recipe {recipe}")
+
+
+def parsed(text: str, file: str) -> Settings:
+    """What a TOML file says. Raises ValueError when it is none."""
     try:
-        found = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{recipe} is no TOML: {error}") from error
-    check_keys(f"the recipe {recipe}", found, _TOP)
+        raise ValueError(f"{file} is no TOML: {error}") from error
+
+
+def check(settings: Settings, what: str) -> Settings:
+    """The same, with both tables. Raises ValueError for an unknown key, with the nearest one."""
+    check_keys(what, settings, TOP)
     for table, known in (("model", _MODEL), ("training", _TRAINING)):
-        if not isinstance(found.setdefault(table, {}), dict):
-            raise ValueError(f"{table!r} in the recipe {recipe} is a table: write [{table}]")
-        check_keys(f"[{table}] of {recipe}", found[table], known)
-    return found
+        if not isinstance(settings.setdefault(table, {}), dict):
+            raise ValueError(f"{table!r} in {what} is a table: write [{table}]")
+        check_keys(f"[{table}] of {what}", settings[table], known)
+    return settings
 
 
 def override(settings: Settings, flags: Mapping[str, Any]) -> Settings:
@@ -61,7 +72,7 @@ def override(settings: Settings, flags: Mapping[str, Any]) -> Settings:
     if "rung" in flags:
         model["preset"] = "gpt2"  # a rung has neither the rotary positions nor the QK-norm
     for name, value in flags.items():
-        table = found if name in _TOP else model if name in _MODEL else training
+        table = found if name in TOP else model if name in _MODEL else training
         table[name] = value
     return found
 
@@ -85,7 +96,7 @@ def plan(settings: Settings) -> Plan:
     if rung is not None:
         rung_named(rung)
     _model(settings["model"], vocabulary=1)  # its sizes alone
-    text, kind = settings.get("text", "manual"), settings.get("tokenizer", "bpe")
+    text, kind = settings.get("text", TEXT), settings.get("tokenizer", TOKENIZER)
     corpus = corpora.read(text)
     tokenizer = _tokenizer(kind, settings["model"].get("vocabulary"), corpus)
     config = RunConfig(
@@ -112,6 +123,7 @@ def _model(model: Mapping[str, Any], vocabulary: int) -> GPTConfig:
     return GPTConfig(vocabulary=vocabulary, **{**PRESETS[preset], **own})
 
 
+@lru_cache(maxsize=8)  # the lab asks for each of its variants
 def _tokenizer(kind: str, vocabulary: int | None, corpus: str) -> Tokenizer:
     if kind == "bpe":
         return Tokenizer.byte_pairs(corpus, 1024 if vocabulary is None else vocabulary)

@@ -1,0 +1,61 @@
+"""Record where the losses of a recipe lie: python -m headway.lab.bands char-cpu
+
+Trains it with five seeds, as `headway compare` does, and prints the JSON for src/headway/bands.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+
+from scipy.stats import t
+
+from headway.lab import report, work
+from headway.lab.experiments import Experiment, Variant
+from headway.lab.files import RUNS
+from headway.lab.report import Ended
+from headway.training import recipes
+from headway.training.advice import Bands, comparable
+from headway.training.runs import Run
+
+SEEDS = 5
+SHARE = 0.99
+LEAST = 0.02  # nats either way: other machines round otherwise
+
+
+def record(recipe: str, lab: Path) -> Bands:
+    """Train what is not trained yet. Raises ValueError when a run fails."""
+    variant = Variant(recipe, recipes.read(recipe))
+    experiment = Experiment(f"bands of {recipe}", "Where do its losses lie?", [variant], SEEDS)
+    wrong = work.run(experiment, lab / RUNS)
+    runs = report.gather(experiment, lab / RUNS, wrong)
+    if not all(run.result for run in runs):
+        raise ValueError(
+            "; ".join(run.failed for run in runs if run.failed) or "not all runs ended"
+        )
+    return around(recipe, runs, Run.open(lab / RUNS / runs[0].job.folder))
+
+
+def around(recipe: str, runs: list[Ended], first: Run) -> Bands:
+    """The bands of these runs. first: one of them."""
+    steps = [step for step, _ in runs[0].curve]
+    losses = [[dict(run.curve)[step] for run in runs] for step in steps]
+    reach = float(t.ppf((1 + SHARE) / 2, len(runs) - 1)) * sqrt(1 + 1 / len(runs))
+    wide = [max(LEAST, reach * stdev(each)) for each in losses]
+    return Bands(
+        recipe=recipe,
+        config=comparable(first.config),
+        seeds=len(runs),
+        steps=steps,
+        low=[round(mean(each) - far, 4) for each, far in zip(losses, wide, strict=True)],
+        high=[round(mean(each) + far, 4) for each, far in zip(losses, wide, strict=True)],
+        machine=(runs[0].result or {})["machine"],
+    )
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(record(sys.argv[1], Path("lab"))), indent=1))

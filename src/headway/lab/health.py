@@ -1,0 +1,102 @@
+"""How well the attention of a model in training does: what its weights look like, head by head."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from headway.torch.gpt import GPT
+from headway.torch.train import Trainer
+from headway.tracing import trace
+from headway.training import muon
+
+Maps = list[Float[np.ndarray, "windows heads tokens tokens"]]
+
+# The parameter that makes the queries, alone or as the first part of a packed one.
+_QUERIES = re.compile(r"\.(W_query|W_qkv|q_proj\.weight|c_attn\.weight)$")
+
+
+class Health(NamedTuple):
+    """Of every layer, from the first; but for `query_gradient`, of every head in it.
+
+    entropy: of a query's weights, as a share of what equal weights have: 1 is attention to all
+        alike, 0 to one token alone; the mean over the queries that see two tokens or more.
+    largest: the largest scaled score of those that get weight, before any bias of positions.
+    first: the share of weight that the first token gets from the queries after it.
+    query_gradient: the norm of the gradient of W_query, before it was clipped; none where the
+        mechanism has no such matrix.
+    """
+
+    entropy: list[list[float]]
+    largest: list[list[float]]
+    first: list[list[float]]
+    query_gradient: list[float]
+
+
+def look(trainer: Trainer, windows: Int[Tensor, "windows tokens"], norm: float) -> Health:
+    """The model after its last step. norm: of all gradients together in that step."""
+    weights, scores = seen(trainer.model, windows)
+    clipped = max(1.0, norm / trainer.config.clip)
+    return Health(
+        entropy=[entropy(each, trainer.model.config.causal).tolist() for each in weights],
+        largest=[_largest(each).tolist() for each in scores],
+        first=[each[:, :, 1:, 0].mean((0, 2)).tolist() for each in weights],
+        query_gradient=[clipped * each for each in _query_gradients(trainer.model)],
+    )
+
+
+def entropy(
+    weights: Float[np.ndarray, "windows heads tokens tokens"], causal: bool = True
+) -> Float[np.ndarray, " heads"]:
+    """Of each head: see `Health`."""
+    positive = np.where(weights > 0, weights, 1.0)
+    found = -(positive * np.log(positive)).sum(-1)[..., 1:]
+    tokens = weights.shape[-1]
+    equal = np.log(np.arange(2, tokens + 1) if causal else np.full(tokens - 1, tokens))
+    return np.asarray((found / equal).mean((0, 2)))
+
+
+def seen(model: GPT, windows: Int[Tensor, "windows tokens"]) -> tuple[Maps, Maps]:
+    """Of each layer, the weights and what they were made of: -inf where there is no weight."""
+    training = model.training
+    model.eval()
+    with torch.no_grad(), trace(["blocks.*.attention*weights", "blocks.*.attention*.sc*"]) as steps:
+        model(windows)
+    model.train(training)
+    size = (len(windows), -1, windows.shape[-1], windows.shape[-1])
+    layers = range(model.config.layers)
+    weights = [_heads(steps, layer, ("weights",), size) for layer in layers]
+    scores = [_heads(steps, layer, ("scaled", "scores"), size) for layer in layers]
+    return weights, [np.where(w > 0, s, -np.inf) for w, s in zip(weights, scores, strict=True)]
+
+
+def _heads(
+    steps: Mapping[str, Tensor], layer: int, names: tuple[str, ...], size: tuple[int, ...]
+) -> Float[np.ndarray, "windows heads tokens tokens"]:
+    """A step of all heads of a layer, whether they were made together or one after another."""
+    for name in names:
+        pattern = re.compile(rf"blocks\.{layer}\.attention\.(.*\.)?{name}")
+        found = [value for key, value in steps.items() if pattern.fullmatch(key)]
+        if found:
+            whole = [
+                each.expand(size[0], *each.shape[-2:]) if each.ndim == 2 else each for each in found
+            ]
+            return np.concatenate([each.reshape(size).numpy(force=True) for each in whole], axis=1)
+    raise LookupError(f"block {layer} made no {names[0]}")
+
+
+def _largest(scores: Float[np.ndarray, "windows heads tokens tokens"]) -> Float[np.ndarray, " h"]:
+    return np.asarray(scores.max((0, 2, 3)))
+
+
+def _query_gradients(model: GPT) -> Iterator[float]:
+    """The norm of each layer's, from the first layer."""
+    for name, parameter in model.named_parameters():
+        if _QUERIES.search(name) and parameter.grad is not None:
+            yield float(muon.unpacked(name, parameter.grad)[0].norm())

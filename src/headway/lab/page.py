@@ -1,0 +1,196 @@
+"""A report as one HTML page, and its pictures."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from headway import pages
+from headway.lab import report as reports
+from headway.lab.experiments import Variant
+from headway.lab.health import entropy
+from headway.lab.report import COLUMNS, LEGEND, Ended, Report
+from headway.pages import COLOURS, INK, MARKS, Picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STYLE = """
+.answers li { color: inherit; font-size: 1rem; margin: .3rem 0 }
+td:first-child, th:first-child { text-align: left; font-weight: 600 }
+.apart { opacity: .6 }
+.samples { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
+  gap: 1.5rem } .samples img { width: 100%; background: #fff; border-radius: 4px }
+pre { white-space: pre-wrap; font-size: .8rem; max-height: 12rem; overflow: auto; margin: .3rem 0;
+  border-left: 3px solid var(--line); padding-left: .7rem }
+code { font-size: .9rem }
+"""
+
+# What is drawn of the training health: its key, and what it says.
+DRAWN = {
+    "entropy": "entropy of the weights (1 = equal)",
+    "largest": "largest score",
+    "first": "share of weight on the first token",
+    "query_gradient": "gradient norm of W_query",
+}
+
+
+def page(report: Report, drawn: Sequence[Picture]) -> str:
+    """The question, the answers, the table, the curves, a sample and the maps of each variant."""
+    answers = "".join(f"<li>{escape(each)}</li>" for each in reports.answers(report))
+    head = "".join(f"<th>{escape(column.title)}</th>" for column in COLUMNS)
+    rows = "\n".join(_row(report, each) for each in report.ranked)
+    plots = "".join(pages.inline(each.svg) for each in drawn)
+    samples = "".join(_sample(report, each) for each in report.ranked)
+    body = (
+        f"<h1>{escape(report.experiment.question)}</h1>\n"
+        f"<p class=soft>{escape(report.experiment.name)}: {escape(reports.described(report))}</p>\n"
+        f"<ul class=answers>{answers}</ul>\n"
+        f"<div class=wide><table><tr><th>variant</th>{head}<th>by seed</th></tr>\n{rows}</table>"
+        f"</div>\n<p class=soft>{escape(LEGEND)}.</p>\n<div class=plots>{plots}</div>\n"
+        "<h2>What each writes, and where it looks</h2>\n"
+        "<p class=soft>The first run that ended; a row of a map is a query, a column a key, darker "
+        "is more weight; layers from the top, heads side by side.</p>\n"
+        f"<div class=samples>{samples}</div>\n"
+        f"<h2>Again</h2>\n<pre><code>{escape(report.command)}</code></pre>"
+    )
+    return pages.page(f"headway: {report.experiment.name}", body, STYLE)
+
+
+def _row(report: Report, variant: Variant) -> str:
+    row = reports.record(report, variant)
+    cells = "".join(f"<td>{escape(reports.cell(column, row))}</td>" for column in COLUMNS)
+    losses = report.losses[variant.name].values()
+    seeds = " ".join(f"{each:.3f}" for each in losses)
+    kind = ' class="apart"' if variant.apart else ""
+    return f"<tr{kind}><td>{escape(variant.name)}</td>{cells}<td>{seeds}</td></tr>"
+
+
+def _sample(report: Report, variant: Variant) -> str:
+    first = next((run for run in report.of(variant) if run.result), None)
+    if first is None or first.result is None:
+        return ""
+    picture = base64.b64encode(_maps(variant.name, first.result).png).decode()
+    name, wide = escape(variant.name), max(map(len, first.result["maps"]))
+    return (
+        f"<div><b>{name}</b><pre>{escape(first.result['sample'])}</pre>"
+        f'<img alt="attention maps of {name}" style="max-width: {wide * 9}rem" '
+        f'src="data:image/png;base64,{picture}"></div>\n'
+    )
+
+
+def pictures(report: Report) -> Iterator[Picture]:
+    """The curves of the loss, and of what stands in DRAWN as far as there is any."""
+    shown = [each for each in report.experiment.variants if any(r.curve for r in report.of(each))]
+    colours = {
+        each.name: INK if place == 0 else [*COLOURS][(place - 1) % len(COLOURS)]
+        for place, each in enumerate(shown)
+    }
+    losses = {v.name: [dict(run.curve) for run in report.of(v) if run.curve] for v in shown}
+    ranked = [each.name for each in shown if not each.apart]
+    if losses:
+        yield _curves("loss", "loss on held-out text, nats a token", losses, colours, ranked)
+    for key, label in DRAWN.items():
+        found = {v.name: [*_health(report.of(v), key)] for v in shown}
+        found = {name: series for name, series in found.items() if any(series)}
+        if found:
+            yield _curves(key, label, found, colours)
+
+
+def _health(runs: Sequence[Ended], key: str) -> Iterator[dict[int, float]]:
+    """Of each run, the mean over layers and heads (of scores the largest), by step."""
+    reduce = np.max if key == "largest" else np.mean
+    for run in runs:
+        yield {line["step"]: float(reduce(line[key])) for line in run.health if line[key]}
+
+
+def _curves(
+    name: str,
+    label: str,
+    series: Mapping[str, Sequence[Mapping[int, float]]],
+    colours: Mapping[str, str],
+    framed: Sequence[str] = (),
+) -> Picture:
+    """The mean over the seeds, in a band from the least to the most of them.
+
+    framed: series that the frame is for; the others may leave it.
+    """
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_axes((0.085, 0.115, 0.66, 0.79), facecolor="none")
+        ends: dict[str, tuple[float, float]] = {}
+        for place, (variant, seeds) in enumerate(series.items()):
+            steps = sorted({step for each in seeds for step in each})
+            at = [[each[step] for each in seeds if step in each] for step in steps]
+            low, high = [min(each) for each in at], [max(each) for each in at]
+            means = [mean(each) for each in at]
+            colour = colours[variant]
+            axes.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
+            mark = MARKS[place // (len(COLOURS) + 1) % len(MARKS)]
+            axes.plot(steps, means, color=colour, lw=1.5, marker=mark, markersize=3)
+            ends[variant] = (steps[-1], means[-1])
+        pages.bare(axes)
+        _limits(axes, [series[variant] for variant in framed])
+        bottom, top = axes.get_ylim()
+        inside = {name: (step, min(max(y, bottom), top)) for name, (step, y) in ends.items()}
+        axes.set_xlabel("steps")
+        figure.text(0.085, 0.94, label, size=12, weight="bold")
+        pages.labels(axes, inside, dict(colours))
+
+    return pages.draw(name, (9, 5.2), paint)
+
+
+def _limits(axes: Axes, framed: Sequence[Sequence[Mapping[int, float]]]) -> None:
+    """The loss of the first steps would press all later ones into a line."""
+    late = [
+        value
+        for seeds in framed
+        for each in seeds
+        for step, value in each.items()
+        if step >= max(each) / 4
+    ]
+    if late:
+        room = 0.05 * (max(late) - min(late) or 1)
+        axes.set_ylim(min(late) - room, max(late) + room)
+
+
+def _maps(name: str, result: Mapping[str, Any]) -> Picture:
+    """The weights of every head on one text, with its tokens at the first."""
+
+    def paint(figure: Figure) -> None:
+        layers, words = result["maps"], [_visible(word) for word in result["words"]]
+        grid = figure.subplots(len(layers), max(map(len, layers)), squeeze=False)
+        for row, layer in zip(grid, layers, strict=True):
+            for axes in row:
+                axes.set_axis_off()
+            for axes, weights in zip(row, layer, strict=False):
+                axes.set_axis_on()
+                axes.set_title(_told(np.array(weights)), size=5.5, pad=2)
+                axes.imshow(weights, cmap="Blues", vmin=0, vmax=1)
+                axes.set_xticks([])
+                axes.set_yticks([])
+        first = grid[0][0]
+        first.set_yticks(range(len(words)), words, size=5)
+        figure.subplots_adjust(0.06, 0.02, 0.99, 0.95, 0.06, 0.12)
+
+    layers = result["maps"]
+    wide = max(map(len, layers))
+    return pages.draw(name, (1.6 * wide, 1.6 * len(layers)), paint)
+
+
+def _told(weights: Float[np.ndarray, "tokens tokens"]) -> str:
+    """A head's health in a few words."""
+    causal = not np.triu(weights, 1).any()
+    share = entropy(weights[None, None], causal)[0]
+    return f"entropy {share:.2f}, first token {weights[1:, 0].mean():.0%}"
+
+
+def _visible(word: str) -> str:
+    return word.replace(" ", "␣").replace("\n", "⏎")

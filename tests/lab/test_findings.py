@@ -1,0 +1,87 @@
+"""What may be claimed from losses: with few seeds what is unanimous and large, else an interval."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headway.lab.findings import SMALL, compared, interval
+
+
+def claim(*differences):
+    own = dict(enumerate(2.0 + each for each in differences))
+    return compared("a", "b", {"a": own, "b": dict.fromkeys(own, 2.0)}, len(own)).claim
+
+
+@pytest.mark.parametrize(
+    ("differences", "wanted"),
+    [
+        ((-0.10, -0.11, -0.12), "better"),
+        ((0.10, 0.11, 0.12), "worse"),
+        ((-0.10, -0.11, 0.12), "too short to tell"),  # not unanimous
+        ((-0.02, -0.11, -0.20), "too short to tell"),  # further from each other than from 0
+        ((-0.005, -0.006, -0.007), "no difference seen"),  # nobody would choose by it
+        ((-0.004, 0.003, 0.008), "no difference seen"),
+        ((-0.3,), "too short to tell"),  # one seed says nothing, nor do two
+        ((-0.3, -0.3), "too short to tell"),
+        ((0.001, 0.001), "too short to tell"),
+        ((-0.10, -0.11, -0.12, -0.10, -0.13), "better"),
+        ((0.2, 0.1, 0.3, 0.4, 0.2), "worse"),
+        ((-0.1, 0.1, -0.2, 0.2, 0.05), "too short to tell"),
+        ((0.001, -0.001, 0.002, -0.002, 0.0), "no difference seen"),
+        ((-0.001, -0.0011, -0.0012, -0.001, -0.0013), "no difference seen"),  # sure, and nothing
+    ],
+)
+def test_claims(differences, wanted):
+    assert claim(*differences) == wanted
+
+
+def test_only_seeds_that_both_have_are_paired():
+    losses = {"a": {0: 2.0, 2: 2.5}, "b": {0: 1.5, 1: 9.0, 2: 2.75}}
+    found = compared("a", "b", losses, 2)
+    assert found.differences == {0: 0.5, 2: -0.25}
+    assert found.mean == 0.125
+
+
+def test_survivors_do_not_speak_for_those_that_failed():
+    losses = {"a": dict.fromkeys(range(4), 1.0), "b": dict.fromkeys(range(5), 2.0)}
+    found = compared("a", "b", losses, 5)
+    assert found.claim == "nothing"
+    assert str(found) == "a against b: nothing can be said, for 4 of 5 seeds ended in both"
+    assert compared("a", "c", losses, 5).claim == "nothing"
+    assert compared("a", "b", {**losses, "a": losses["b"]}, 5).claim == "no difference seen"
+
+
+def test_the_interval_is_students():
+    """By hand: mean 3, s = sqrt(2.5), t(0.975, 4) = 2.776445."""
+    low, high = interval([1, 2, 3, 4, 5])
+    assert (low + high) / 2 == pytest.approx(3)
+    assert (high - low) / 2 == pytest.approx(2.776445 * 2.5**0.5 / 5**0.5, rel=1e-6)
+    assert interval([1, 2, 3, 4]) is None
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    found = [interval(random.normal(0.3, 1, 5).tolist()) for _ in range(2000)]
+    share = np.mean([low < 0.3 < high for low, high in found])
+    assert share == pytest.approx(0.95, abs=0.015)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=8))
+def test_the_other_way_round_is_the_opposite(differences):
+    opposite = {"better": "worse", "worse": "better"}
+    found = claim(*differences)
+    assert claim(*(-each for each in differences)) == opposite.get(found, found)
+    if found in opposite:
+        assert max(abs(each) for each in differences) > SMALL
+
+
+def test_the_sentence_says_how_sure_it_is():
+    two = dict.fromkeys(range(5), 2.0)
+    three = {0: 1.8, 1: 1.79, 2: 1.81}
+    assert str(compared("a", "b", {"a": three, "b": two}, 3)) == (
+        "a against b: better by 0.200 nats a token (by seed: -0.200, -0.210, -0.190)"
+    )
+    assert str(compared("a", "b", {"a": two, "b": two}, 5)) == (
+        "a against b: no difference seen (95% interval +0.000 to +0.000, 5 seeds)"
+    )
