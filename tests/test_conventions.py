@@ -54,6 +54,7 @@ def measured():
     ).stdout
 
 
+@pytest.mark.slow  # asks every library anew: half a minute
 def test_the_page_says_what_was_measured(measured):
     _, part, _ = on_the_page()
     assert part == measured, "run `make docs`, and read what changed"

@@ -167,6 +167,7 @@ def test_a_run_that_fails_is_shown_and_the_others_go_on(tmp_path):
     ], "what failed would fail again, and is not repeated"
 
 
+@pytest.mark.slow  # three trainings; that a run goes on bit for bit is tested in tests/cli too
 def test_stopped_and_gone_on_with_is_the_run_that_nobody_stopped(done, tmp_path):
     """Stopped in the middle; then to the end."""
     _, place = done

@@ -47,9 +47,7 @@ def _points(what: str, name: str, tables: Sequence[Table]) -> Iterator[tuple[int
 
 
 def _value(what: str, row: Row) -> float | None:
-    """Milliseconds or MB; None for what was not measured or is wrong."""
-    if row.verdict not in ("right", "skipped"):
-        return None
+    """Milliseconds or MB; None for what was not measured, as what is wrong never is."""
     if what == "time":
         return None if row.median is None else row.median * 1e3
     return None if row.memory is None or row.memory < LITTLE else row.memory / 1e6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -134,12 +134,12 @@ def train(
     must_be_free(path)
     usual = recipes.read(recipe or "small")
     plan = recipes.plan(recipes.override(usual, given))
-    for mistake in advice.mistakes(plan.config, usual):
-        print(f"headway: {mistake}", file=sys.stderr)
-    _begin(path, plan, device, tensorboard)
+    _begin(path, plan, [*advice.mistakes(plan.config, usual)], device, tensorboard)
 
 
-def _begin(path: Path, plan: Plan, device: str | None, tensorboard: bool) -> None:
+def _begin(
+    path: Path, plan: Plan, mistakes: Sequence[str], device: str | None, tensorboard: bool
+) -> None:
     """A new run. Its directory is made when all that can be refused has been."""
     from headway.torch import devices, weights  # late: PyTorch takes seconds to load
     from headway.torch.train import Trainer
@@ -152,7 +152,10 @@ def _begin(path: Path, plan: Plan, device: str | None, tensorboard: bool) -> Non
     config = replace(plan.config, training=training)
     trainer = Trainer(model, *tokens, training)
     curves = _curves() if tensorboard else None
-    _fit(trainer, Run.create(path, config, plan.tokenizer), tokens, curves)
+    run = Run.create(path, config, plan.tokenizer)
+    for mistake in mistakes:
+        print(f"headway: {mistake}", file=sys.stderr)
+    _fit(trainer, run, tokens, curves)
 
 
 def _resume(run: Run, given: Mapping[str, Any], device: str | None, tensorboard: bool) -> None:
