@@ -60,6 +60,7 @@ def test_the_page_says_what_was_measured(measured):
     assert part == measured, "run `make docs`, and read what changed"
 
 
+@pytest.mark.slow
 def test_headway_keeps_its_promises(measured):
     table = [line.strip("| ").split(" | ") for line in measured.splitlines()[4:]]
     assert {row[0]: row[-1] for row in table} == HEADWAY

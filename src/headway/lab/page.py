@@ -120,7 +120,7 @@ def _curves(
 ) -> Picture:
     """The mean over the seeds, in a band from the least to the most of them.
 
-    framed: series that the frame is for; the others may leave it.
+    framed: series that the frame is for; the others, which stand apart, may leave it.
     """
 
     def paint(figure: Figure) -> None:
@@ -132,9 +132,12 @@ def _curves(
             low, high = [min(each) for each in at], [max(each) for each in at]
             means = [mean(each) for each in at]
             colour = colours[variant]
-            axes.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
             mark = MARKS[place // (len(COLOURS) + 1) % len(MARKS)]
-            axes.plot(steps, means, color=colour, lw=1.5, marker=mark, markersize=3)
+            apart = bool(framed) and variant not in framed
+            if not apart:
+                axes.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
+            line = (0, (4, 2)) if apart else "-"
+            axes.plot(steps, means, ls=line, color=colour, lw=1.5, marker=mark, markersize=3)
             ends[variant] = (steps[-1], means[-1])
         pages.bare(axes)
         _limits(axes, [series[variant] for variant in framed])
