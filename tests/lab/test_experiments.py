@@ -136,6 +136,7 @@ def test_the_folder_of_a_run_tells_its_settings_apart(text):
         ),
         ('question = "?"\nrecipe = "smal"\nvariants = []', "did you mean 'small'"),
         ("question =", "is no TOML"),
+        ('question = "?"\nquick = 3\nvariants = []', "'quick' of the experiment .* is a table"),
     ],
 )
 def test_mistakes_are_named(tmp_path, content, said):

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -134,6 +133,8 @@ def read(name: str, size: str) -> Experiment:
         if key not in found:
             raise ValueError(f"{what} has no {key!r}")
     budget = found.get(size, {})
+    if not isinstance(budget, dict):
+        raise ValueError(f"{size!r} of {what} is a table: {size} = {{ seeds = 3, steps = 600 }}")
     check_keys(f"{size!r} of {what}", budget, ("seeds", "steps"))
     own = {key: value for key, value in found.items() if key in recipes.TOP}
     base = laid_over(recipes.read(found.get("recipe", RECIPE)), recipes.check(own, what))
@@ -161,7 +162,7 @@ def is_experiment(name: str) -> bool:
     """Whether this is an experiment, not a recipe: a name of ours, or a file with variants."""
     if not name.endswith(".toml"):
         return True
-    return "variants" in tomllib.loads(Path(name).read_text(encoding="utf-8"))
+    return "variants" in recipes.parsed(Path(name).read_text(encoding="utf-8"), name)
 
 
 def _variants(found: Any, base: Settings, what: str) -> Iterator[Variant]:
