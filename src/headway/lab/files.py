@@ -26,7 +26,7 @@ def write(report: Report, folder: Path) -> Path:
     texts = {
         "index.html": page(report, drawn),
         "report.md": markdown(report),
-        "report.json": json.dumps(as_dict(report), indent=1, allow_nan=False) + "\n",
+        "report.json": json.dumps(as_dict(report), allow_nan=False) + "\n",
     }
     for name, text in texts.items():
         with whole(place / name) as aside:
