@@ -234,6 +234,7 @@ def test_encoder_layer():
     assert diagnose(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)).ok
 
 
+@pytest.mark.slow  # JAX compiles for each of its shapes
 def test_jax_attends_to_all_alike_in_dead_rows_and_nothing_worse():
     report = diagnose(jax.nn.dot_product_attention)
     assert [finding.check for finding in report.failed] == ["dead-rows"]

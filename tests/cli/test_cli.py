@@ -170,6 +170,7 @@ def test_ctrl_c_finishes_the_step_saves_and_exits_130_and_the_run_goes_on(place)
     assert told(run) == told(place / "runs" / "whole")
 
 
+@pytest.mark.slow  # three trainings; Ctrl-C and a damaged checkpoint go the same way
 def test_kill_9_and_resume_is_the_run_that_nobody_killed(place):
     every = ("--save-every", "7")
     with training(place, "unkilled", *every, steps="200") as process:
