@@ -42,7 +42,7 @@ def climb(
     quick
         Under ten minutes on two cores.
     full
-        Five seeds and five times the steps.
+        Five seeds and six times the steps.
     lab
         The folder of all runs and reports.
     """

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 NAME = "climb"
 QUESTION = "What does each rung of the ladder buy?"
-STEPS = {"quick": 1200, "full": 6000}
+STEPS = {"quick": 1000, "full": 6000}
 SEEDS = {"quick": 3, "full": 5}
 DROPOUT = 0.1  # from the rung `dropout` on
 DROPPED = (
