@@ -61,4 +61,7 @@ def test_numbers_packed_wrongly_are_seen(trained, monkeypatch):
 
 def test_nothing_is_said_of_what_has_not_ended(trained, tmp_path):
     experiment, _ = trained
+    folder = tmp_path / experiment.jobs[0].folder
+    folder.mkdir()
+    (folder / work.FAILED).write_text("{}")
     assert [*climb.repacked(experiment, tmp_path)] == [climb.DROPPED]

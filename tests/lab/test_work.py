@@ -293,6 +293,16 @@ def test_bad_input_is_one_line(tmp_path, words, said):
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_text_that_is_too_short_is_said_once_and_before_any_run(tmp_path):
+    (tmp_path / "short.txt").write_text("short")
+    line = [HEADWAY, "climb", "short.txt"]
+    found = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert found.stderr.count("\n") == 1
+    assert "the text has 5 tokens, too few for a context of 64" in found.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["short.txt"]
+
+
 def test_ctrl_c_writes_what_there_is_and_says_how_to_go_on(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT * 10)
     (tmp_path / "own.toml").write_text(

@@ -60,9 +60,10 @@ def bench(
 ) -> None:
     """Compare every way to run attention: time, memory, error, and what really ran.
 
-    By itself: the book's shape (batch 8, 1,024 tokens, width 768, 12 heads) in seven settings, then
-    a sweep of lengths. Any option of the shape gives that setting alone, or a sweep of several
-    lengths. What is wrong is not ranked. Ctrl-C ends it, and what was measured is written.
+    By itself: the book's shape (batch 8, 1,024 tokens, width 768, 12 heads), one text of it in five
+    more settings, then a sweep of lengths. Any option of the shape gives that setting alone, or a
+    sweep of several lengths. What is wrong is not ranked. Ctrl-C ends it, and what was measured is
+    written.
 
     Parameters
     ----------

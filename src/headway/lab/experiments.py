@@ -28,6 +28,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from headway.data.batches import split
+from headway.data.tokens import prepared
 from headway.training import recipes
 from headway.training.recipes import Settings
 from headway.training.runs import RunConfig
@@ -78,8 +80,15 @@ class Experiment:
 
     @cached_property
     def jobs(self) -> tuple[Job, ...]:
-        """Every run: all variants with the first seed, then with the next."""
-        configs = [(each, recipes.plan(each.settings).config) for each in self.variants]
+        """Every run: all variants with the first seed, then with the next.
+
+        Raises ValueError for settings that make no sense, and for a text that is too short.
+        """
+        configs = []
+        for variant in self.variants:
+            plan = recipes.plan(variant.settings)
+            split(prepared(plan.corpus, plan.tokenizer), plan.config.model.context)
+            configs.append((variant, plan.config))
         return tuple(
             _job(variant, config, seed) for seed in range(self.seeds) for variant, config in configs
         )
