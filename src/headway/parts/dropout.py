@@ -46,12 +46,14 @@ def kept(
 
 
 def hashed(seed: Seed, like: Array) -> Int[Array, "1"]:
-    """The hash of a seed alone, to which a cell's coordinates are still to come."""
-    xp = namespace(like)
-    state = xp.zeros((1,), dtype=xp.int32, device=device(like))
+    """The hash of a seed alone, to which a cell's coordinates are still to come.
+
+    Numbers stay Python's, for an engine takes as long for one number as for thousands.
+    """
+    state: int | Array = 0
     for part in fold(seed) or ():
-        state = _mixed(state, _as_int32(part, like))
-    return state
+        state = _mixed(state, _wrapped(part) if isinstance(part, int) else _as_int32(part, like))
+    return _as_int32(state, like)
 
 
 def threshold(rate: float) -> int:
@@ -95,18 +97,21 @@ def check(rate: float, seed: Seed | None) -> None:
 
 def _as_int32(part: int | Array, like: Array) -> Int[Array, "1"]:
     xp = namespace(like)
-    if isinstance(part, int):
-        part = (part + 2**31) % 2**32 - 2**31
     # One element rather than none: NumPy warns when a scalar overflows, and here all do.
     return xp.asarray(part, dtype=xp.int32, device=device(like)).reshape((1,))
 
 
-def _mixed(state: Int[Array, "..."], part: Int[Array, "..."]) -> Int[Array, "..."]:
-    return _mix(state ^ _mix(part + GOLDEN))
+def _mixed(state: int | Array, part: int | Array) -> int | Array:
+    return _mix(state ^ _mix(_wrapped(part + GOLDEN)))
 
 
-def _mix(x: Int[Array, "..."]) -> Int[Array, "..."]:
+def _mix(x: int | Array) -> int | Array:
     for shift, factor in ROUNDS:
         # >> keeps the sign; the hash wants zeros to come in from the left.
-        x = (x ^ ((x >> shift) & (2 ** (32 - shift) - 1))) * factor
+        x = _wrapped((x ^ ((x >> shift) & (2 ** (32 - shift) - 1))) * factor)
     return x
+
+
+def _wrapped(x: int | Array) -> int | Array:
+    """Python's integers as int32 would hold them; int32 itself wraps."""
+    return (x + 2**31) % 2**32 - 2**31 if isinstance(x, int) else x
