@@ -22,6 +22,7 @@ from torch import nn
 
 from headway.data.batches import evaluation, split
 from headway.torch import devices, weights
+from headway.torch.tasks import NextToken
 from headway.torch.train import Trainer
 from headway.training import recipes
 
@@ -56,13 +57,13 @@ def headway(seed: int) -> Work:
     tokens = split(plan.tokenizer.encode(plan.corpus), plan.config.model.context)
     model = weights.build(plan.config)
     training = devices.suited(model, plan.config.training, torch.device("cpu"))
-    trainer = Trainer(model, *tokens, replace(training, evaluate_every=10**9))
-    exam = [torch.from_numpy(part) for part in evaluation(tokens[1], 64, WINDOWS)]
+    training = replace(training, evaluate_every=10**9, evaluation_windows=WINDOWS)
+    trainer = Trainer(model, NextToken(model, *tokens, training), training)
 
     def work(task: str) -> float:
         if task == "train":
             return sum(trainer.advance().loss for _ in range(AT_ONCE)) / AT_ONCE
-        return trainer.evaluate(*exam)
+        return trainer.evaluate()
 
     return work
 

@@ -23,6 +23,7 @@ from benchmarks.sides import Side, machine
 
 from headway.models.gpt import GPTConfig
 from headway.torch import GPT
+from headway.torch.tasks import NextToken
 from headway.torch.train import Trainer
 from headway.training.settings import TrainingConfig
 
@@ -50,7 +51,9 @@ def headway(**settings: Any) -> Callable[[int], list[float]]:
         precision="float32",
         **{"compile": False, **settings},
     )
-    trainer = Trainer(_model(), TOKENS[:-1000], TOKENS[-1000:], config)
+    model = _model()
+    task = NextToken(model, TOKENS[:-1000], TOKENS[-1000:], config)
+    trainer = Trainer(model, task, config)
     return lambda count: [trainer.advance().loss for _ in range(count)]
 
 

@@ -21,6 +21,7 @@ from headway.lab.report import Report
 from headway.ladder.rungs import LADDER
 from headway.models.gpt import GPTConfig
 from headway.torch.gpt import GPT, of_rung
+from headway.torch.tasks import NextToken
 from headway.torch.train import Trainer
 from headway.training import recipes
 from headway.training.runs import Run
@@ -78,7 +79,8 @@ def test_a_run_is_what_train_would_have_made_of_it(done):
     plan = recipes.plan(job.settings)
     model = weights.build(run.config)
     tokens = split(prepared(plan.corpus, plan.tokenizer), run.config.model.context)
-    trainer = Trainer(model, *tokens, run.config.training)
+    task = NextToken(model, *tokens, run.config.training)
+    trainer = Trainer(model, task, run.config.training)
     assert [trainer.advance().loss for _ in range(6)] == [line["loss"] for line in run.logged()]
 
 
@@ -242,7 +244,8 @@ def test_health_is_that_of_the_weights_and_of_the_gradient_before_it_was_clipped
     config = GPTConfig(vocabulary=9, context=8, width=16, layers=2, heads=4)
     model = GPT(config, of_rung(LADDER["multihead"]))
     tokens = np.arange(200) % 9
-    trainer = Trainer(model, tokens, tokens, TrainingConfig(steps=9, batch=2, clip=0.01))
+    training = TrainingConfig(steps=9, batch=2, clip=0.01)
+    trainer = Trainer(model, NextToken(model, tokens, tokens, training), training)
     done = trainer.advance()
     windows = torch.arange(16).reshape(2, 8) % 9
     found = health.look(trainer, windows, done.gradient_norm)
@@ -262,7 +265,8 @@ def test_a_mechanism_without_queries_has_no_such_gradient():
     config = GPTConfig(vocabulary=9, context=8, width=16, layers=2, heads=1)
     model = GPT(config, of_rung(LADDER["simplified"]))
     tokens = np.arange(200) % 9
-    trainer = Trainer(model, tokens, tokens, TrainingConfig(steps=9, batch=2))
+    training = TrainingConfig(steps=9, batch=2)
+    trainer = Trainer(model, NextToken(model, tokens, tokens, training), training)
     done = trainer.advance()
     assert health.look(trainer, torch.zeros(1, 8, dtype=torch.int64), done.gradient_norm)[3] == []
 

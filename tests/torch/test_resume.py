@@ -8,6 +8,7 @@ from headway.checkpoints import files
 from headway.models.gpt import MODERN, GPTConfig
 from headway.tokenizers import Tokenizer
 from headway.torch import weights
+from headway.torch.tasks import NextToken
 from headway.torch.train import Trainer
 from headway.training.loop import NotFinite, fit, resume
 from headway.training.runs import Run, RunConfig
@@ -30,7 +31,12 @@ def config(preset=MODERN, dropout=0.2, **settings):
 
 
 def trainer(of):
-    return Trainer(weights.build(of), TOKENS[:-200], TOKENS[-200:], of.training)
+    model = weights.build(of)
+    return Trainer(model, task(model, of), of.training)
+
+
+def task(model, of):
+    return NextToken(model, TOKENS[:-200], TOKENS[-200:], of.training)
 
 
 def state(of):
@@ -189,7 +195,7 @@ def test_gradients_do_not_depend_on_how_the_batch_is_cut():
     for micro_batch in (None, 1, 3, 4):
         of = config(micro_batch=micro_batch, dropout=0.0)
         model = weights.build(of).double()
-        some = Trainer(model, TOKENS[:-200], TOKENS[-200:], of.training)
+        some = Trainer(model, task(model, of), of.training)
         some.advance()
         found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     for other in found[1:]:

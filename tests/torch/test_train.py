@@ -13,6 +13,7 @@ from headway.tokenizers import Tokenizer
 from headway.torch import GPT, weights
 from headway.torch.generate import generate
 from headway.torch.gpt import multi_head, of_rung
+from headway.torch.tasks import NextToken
 from headway.torch.train import Trainer
 from headway.training.runs import Run, RunConfig
 from headway.training.settings import TrainingConfig
@@ -39,7 +40,7 @@ def trained(config, attention=multi_head, steps=60, **settings):
     model = GPT(config, attention)
     settings = {"batch": 8, "learning_rate": 1e-2, "evaluate_every": 20, **settings}
     training = TrainingConfig(steps=steps, **settings)
-    trainer = Trainer(model, tokens[:-300], tokens[-300:], training)
+    trainer = Trainer(model, NextToken(model, tokens[:-300], tokens[-300:], training), training)
     return model, [trainer.advance() for _ in range(steps)]
 
 
@@ -63,16 +64,15 @@ def test_training_is_repeatable_with_dropout_and_follows_its_seed():
 
 
 def test_evaluation_is_the_mean_over_windows_of_any_batch():
-    model, tokens = GPT(small()), np.arange(100) % 27
-    inputs = torch.randint(0, 27, (5, 16))
+    model, tokens = GPT(small()), np.random.default_rng(0).integers(0, 27, 5 * 16 + 1)
 
-    def evaluate(batch, rows):
-        trainer = Trainer(model, tokens, tokens, TrainingConfig(batch=batch))
-        return trainer.evaluate(inputs[rows], inputs[rows])
+    def evaluate(batch, held_out=tokens):
+        training = TrainingConfig(batch=batch)
+        return Trainer(model, NextToken(model, tokens, held_out, training), training).evaluate()
 
-    one, other = (evaluate(batch, slice(None)) for batch in (2, 5))
+    one, other = (evaluate(batch) for batch in (2, 5))
     assert one == pytest.approx(other, rel=1e-6)
-    alone = [evaluate(1, [i]) for i in range(5)]
+    alone = [evaluate(1, tokens[16 * i : 16 * i + 17]) for i in range(5)]
     assert one == pytest.approx(np.mean(alone), rel=1e-6)
 
 

@@ -40,7 +40,7 @@ def climb(
     text
         A file, a folder of text files, or manual, shakespeare or verdict.
     quick
-        Three seeds: some nine minutes on two cores. The default.
+        Three seeds: some ten minutes on two cores. The default.
     full
         Five seeds and six times the steps.
     lab

@@ -17,6 +17,7 @@ from headway.cli.ladder import ladder
 from headway.cli.runs import info, runs
 from headway.cli.trace import trace
 from headway.cli.train import train
+from headway.cli.translate import translate
 
 app = App(
     name="headway",
@@ -29,6 +30,7 @@ app = App(
 )
 for verb in (ladder, train, generate, explore, trace, check, bench, climb, compare, runs, info):
     app.command(verb)
+app.command(translate)
 
 
 def main() -> None:

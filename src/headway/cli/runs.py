@@ -50,7 +50,7 @@ def info(run: str, /, *, runs: str = "runs") -> None:
     from headway.checkpoints import files  # late: `headway --help` answers at once
     from headway.training.runs import find
 
-    opened = find(run, runs)
+    opened = find(run, runs, translates=None)
     config = opened.config
     console = Console(highlight=False, soft_wrap=True)
     text, tokenizer, model, steps, validation, seconds = _row(opened)
@@ -86,10 +86,11 @@ def _row(run: Run) -> list[str]:
     done = steps[-1]["step"] if steps else 0
     validation = [step["validation"] for step in steps if step["validation"] is not None]
     model = config.model
+    kind = model.kind if config.translates else config.rung or "multihead"
     return [
         Path(config.text).name,
         Path(config.tokenizer).name,
-        f"{config.rung or 'multihead'} {model.layers}x{model.width}, context {model.context}",
+        f"{kind} {model.layers}x{model.width}, context {model.context}",
         f"{done:,}/{config.training.steps:,}",
         f"{validation[-1]:.3f}" if validation else "-",
         f"{steps[-1]['seconds']:,.0f}" if steps else "-",

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from headway.cli.progress import interrupts, preparing, progress
+from headway.cli.progress import follow, preparing
 
 if TYPE_CHECKING:
     from headway.tokenizers import Tokenizer
@@ -123,15 +123,14 @@ def train(
     given = {k: v for k, v in locals().items() if v is not None and k not in _ELSEWHERE}
     # Late imports: `headway --help` answers at once.
     from headway.training import advice, recipes
-    from headway.training.runs import find, must_be_free, run_path
+    from headway.training.runs import find, new_path
 
     if resume is not None:
         if name is not None or recipe is not None:
             raise ValueError("--resume goes on with a run as it is: leave --name and --recipe out")
         _resume(find(resume, runs), given, device, tensorboard)
         return
-    path = run_path(name, runs) if name is not None else _next_free(runs)
-    must_be_free(path)
+    path = new_path(name, runs)
     usual = recipes.read(recipe or "small")
     plan = recipes.plan(recipes.override(usual, given))
     _begin(path, plan, [*advice.mistakes(plan.config, usual)], device, tensorboard)
@@ -142,6 +141,7 @@ def _begin(
 ) -> None:
     """A new run. Its directory is made when all that can be refused has been."""
     from headway.torch import devices, weights  # late: PyTorch takes seconds to load
+    from headway.torch.tasks import NextToken
     from headway.torch.train import Trainer
     from headway.training.runs import Run
 
@@ -150,7 +150,7 @@ def _begin(
     model = weights.build(plan.config).to(place)
     training = devices.suited(model, plan.config.training, place)
     config = replace(plan.config, training=training)
-    trainer = Trainer(model, *tokens, training)
+    trainer = Trainer(model, NextToken(model, *tokens, training), training)
     curves = _curves() if tensorboard else None
     run = Run.create(path, config, plan.tokenizer)
     for mistake in mistakes:
@@ -163,22 +163,18 @@ def _resume(run: Run, given: Mapping[str, Any], device: str | None, tensorboard:
     from headway.data import corpora
     from headway.tokenizers import digest
     from headway.torch import devices, weights  # late: PyTorch takes seconds to load
+    from headway.torch.tasks import NextToken
     from headway.torch.train import Trainer
     from headway.training import loop
 
     config, tokenizer = run.config, run.tokenizer
-    for name, value in given.items():
-        if name not in config.flat() or config.flat()[name] != value:
-            raise ValueError(
-                f"{name} cannot change when a run goes on: it is {config.flat().get(name)!r}; "
-                f"leave {value!r} out, or start a new run"
-            )
+    config.require_unchanged(given)
     corpus = corpora.read(config.text)
     now = replace(config, text_sha256=digest(corpus), tokenizer_sha256=tokenizer.fingerprint)
     config.require_same(now, "now")
     tokens = _tokens(corpus, tokenizer, config.model.context)
     model = weights.build(config).to(devices.choose(device))
-    trainer = Trainer(model, *tokens, config.training)
+    trainer = Trainer(model, NextToken(model, *tokens, config.training), config.training)
     for difference in loop.resume(trainer, run, config):
         print(f"headway: {difference}, so the run may differ in its last bits", file=sys.stderr)
     _fit(trainer, run, tokens, _curves() if tensorboard else None)
@@ -188,7 +184,6 @@ def _fit(trainer: Trainer, run: Run, tokens: Any, writer: Any) -> None:
     """Train to the end, or to Ctrl-C, and say what came of it."""
     from headway.torch.generate import generate
     from headway.training import advice
-    from headway.training.loop import fit
 
     config, tokenizer, console = run.config, run.tokenizer, Console(highlight=False, soft_wrap=True)
     training = config.training
@@ -207,34 +202,23 @@ def _fit(trainer: Trainer, run: Run, tokens: Any, writer: Any) -> None:
         return tokenizer.decode([*start, *(token for (token,) in written)]).strip()
 
     curves, bands = writer and writer(run.path / "tensorboard"), advice.bands(config)
-    with progress(console, training.steps) as show, interrupts() as interrupted:
 
-        def each(done: Step, seconds: float) -> None:
-            nonlocal bands
-            show(done.step, done.loss, done.validation, done.tokens / seconds)
-            strange = bands.leaves(done.step, done.validation) if bands else ""
-            if strange:
-                console.print(Text(strange, style="yellow"))
-                bands = None  # once is enough
-            if curves is not None:
-                for name in ("loss", "validation", "learning_rate", "gradient_norm"):
-                    if getattr(done, name) is not None:
-                        curves.add_scalar(name, getattr(done, name), done.step)
+    def each(done: Step) -> None:
+        nonlocal bands
+        strange = bands.leaves(done.step, done.validation) if bands else ""
+        if strange:
+            console.print(Text(strange, style="yellow"))
+            bands = None  # once is enough
+        if curves is not None:
+            for name in ("loss", "validation", "learning_rate", "gradient_norm"):
+                if getattr(done, name) is not None:
+                    curves.add_scalar(name, getattr(done, name), done.step)
 
-        def saved() -> None:
-            if trainer.step < training.steps:
-                line = " ".join(sample(_GLANCE).split())
-                console.print(Text(f"step {trainer.step:,} writes: {line}", style="dim"))
-
-        fit(trainer, run, config, each=each, saved=saved, interrupted=interrupted)
-    if curves is not None:
-        curves.close()
-    if trainer.step < training.steps:
-        console.print(
-            f"stopped after step {trainer.step:,} and saved it in {run.checkpoints}\n"
-            f"go on: headway train --resume {run.path.name}"
-        )
-        sys.exit(130)
+    try:
+        follow(trainer, run, console, "headway train", each=each, glance=lambda: sample(_GLANCE))
+    finally:
+        if curves is not None:
+            curves.close()
     console.print(Panel(Text(sample(_SAMPLE)), title="a sample", title_align="left"))
     ended = run.logged()[-1]
     words = tokenizer.decode(tokens[1][:_GLANCE]).split()[1:-1]  # the ends may be cut
@@ -263,10 +247,3 @@ def _curves() -> Any:
     except ImportError as error:
         raise ValueError("TensorBoard is missing: pip install 'headway[tensorboard]'") from error
     return SummaryWriter
-
-
-def _next_free(runs: str) -> Path:
-    number = 1
-    while (Path(runs) / f"run-{number}").exists():
-        number += 1
-    return Path(runs) / f"run-{number}"

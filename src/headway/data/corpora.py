@@ -57,7 +57,7 @@ def read(source: str = "manual") -> str:
     if source == "manual":
         return manual()
     if source in PUBLIC:
-        return _text(_public(source))
+        return read_file(_public(source))
     path = Path(source)
     if path.is_dir():
         files = sorted(
@@ -73,7 +73,7 @@ def read(source: str = "manual") -> str:
         near = get_close_matches(source, ("manual", *PUBLIC), n=1)
         hint = f"did you mean {near[0]}?" if near else "give a path, or manual or shakespeare"
         raise ValueError(f"no file or folder {source}: {hint}")
-    text = "\n\n".join(_text(file) for file in files)
+    text = "\n\n".join(read_file(file) for file in files)
     if not text.strip():
         raise ValueError(f"{source} is empty: give a file with text")
     return text
@@ -108,7 +108,8 @@ def _is(file: Path, sha256: str) -> bool:
         return hashlib.file_digest(content, "sha256").hexdigest() == sha256
 
 
-def _text(file: Path) -> str:
+def read_file(file: Path) -> str:
+    """The text of a file. Raises ValueError when it is not UTF-8."""
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

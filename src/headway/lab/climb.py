@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 NAME = "climb"
 QUESTION = "What does each rung of the ladder buy?"
-STEPS = {"quick": 1000, "full": 6000}
+STEPS = {"quick": 1200, "full": 6000}
+LOOKS = 8  # at the held-out text: each takes as long as twenty steps
 SEEDS = {"quick": 3, "full": 5}
 DROPOUT = 0.1  # from the rung `dropout` on
 DROPPED = (
@@ -44,15 +45,16 @@ PACKED: Mapping[str, Any] = {"fused": None, "tiled": partial(attend, kernel="til
 LAYERS = ((8, 64), (1, 2048))  # batch and tokens of the layer that is timed
 LEAK = "trainable, no mask"
 APART = (
-    "not ranked, for it leaks: without the mask a token sees the one that it should predict, so "
-    "its loss is too good to be true, and what it writes is rubbish, for then nothing stands there"
+    "not ranked, for it leaks: without the mask a token sees the one that it should predict; as "
+    "soon as training finds that, the loss is too good to be true, and what it writes is rubbish, "
+    "for then nothing stands there"
 )
 
 
 def experiment(text: str, size: str) -> Experiment:
     """The climb on a text. size: quick or full."""
     base = {**recipes.read(RECIPE), "text": text}
-    base["training"]["steps"] = STEPS[size]
+    base["training"] |= {"steps": STEPS[size], "evaluate_every": STEPS[size] // LOOKS}
     variants = []
     for place, rung in enumerate(RUNGS):
         dropout = DROPOUT if place >= RUNGS.index("dropout") else 0.0

@@ -161,6 +161,7 @@ def _do(job: Job, folder: str) -> None:
     from headway.data.tokens import prepared
     from headway.lab import health
     from headway.torch import devices, weights
+    from headway.torch.tasks import NextToken
     from headway.torch.train import Trainer
     from headway.training import loop, recipes
 
@@ -172,7 +173,7 @@ def _do(job: Job, folder: str) -> None:
     tokens = split(prepared(plan.corpus, plan.tokenizer), context)
     model = weights.build(plan.config).to(place)
     config = replace(plan.config, training=devices.suited(model, plan.config.training, place))
-    trainer = Trainer(model, *tokens, config.training)
+    trainer = Trainer(model, NextToken(model, *tokens, config.training), config.training)
     path, differences = Path(folder), []
     if (path / "config.json").is_file():
         run_ = Run.open(path)

@@ -48,6 +48,7 @@ def attention(
     dropout: float = 0.0,
     seed: Seed | None = None,
     offset: Offset = None,
+    products: Products = grouped_dot,
 ) -> Context:
     """Each query's context: the values, averaged by how well their keys fit the query.
 
@@ -56,6 +57,7 @@ def attention(
     scale: by default 1 / sqrt(d_k). softcap: c * tanh(scores / c) (Gemma 2), before the mask.
     offset: query_position = offset + row; by default keys - queries.
     dropout: of the weights, by `seed`; pass it only while training.
+    products: how every query meets every key of its head, the score of `parts.scores`.
 
     A query with nothing to attend to gets context 0 and gradients 0. Raises ValueError when the
     shapes do not fit and for dropout without a seed.
@@ -71,6 +73,7 @@ def attention(
         normalizer=normalizer,
         dropout=dropout,
         offset=offset,
+        products=products,
     )
     weights = attention_weights(
         queries,
@@ -83,6 +86,7 @@ def attention(
         dropout=dropout,
         seed=seed,
         offset=offset,
+        products=products,
     )
     return tap("context", weights @ repeat(values, heads=queries.shape[-3]))
 
@@ -118,8 +122,7 @@ def attention_weights(
 ) -> Weights:
     """The weights of `attention`, which explains the options.
 
-    where: the cells that these queries and keys are, of a matrix that may be larger. products:
-    how every query meets every key of its head.
+    where: the cells that these queries and keys are, of a matrix that may be larger.
     """
     xp = namespace(queries)
     where = cells(queries, keys, offset) if where is None else where

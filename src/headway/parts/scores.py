@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 
 from headway.parts.arrays import Array, namespace
+from headway.tracing import tap
 
 
 def dot(
@@ -42,5 +43,17 @@ def additive(
 
     Bahdanau et al. 2015, appendix A.1.2. Needs memory for (..., queries, keys, d_a).
     """
-    hidden = (queries @ W_query)[..., :, None, :] + (keys @ W_key)[..., None, :, :]
-    return namespace(queries).tanh(hidden) @ v
+    return tanh_sum(queries @ W_query, keys @ W_key, v)
+
+
+def tanh_sum(
+    queries: Float[Array, "... queries d_a"],
+    keys: Float[Array, "... keys d_a"],
+    v: Float[Array, " d_a"],
+) -> Float[Array, "... queries keys"]:
+    """score[q, k] = v . tanh(queries[q] + keys[k]): `additive`, of what is projected already.
+
+    Keys that many queries meet one after another are then projected once.
+    """
+    hidden = namespace(queries).tanh(queries[..., :, None, :] + keys[..., None, :, :])
+    return tap("hidden", hidden) @ v

@@ -6,21 +6,23 @@ The mathematics is that of `parts`; what is here is state: parameters, and the c
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from headway.kernels.api import attend as default_attend
 from headway.ladder.rung import Rung, RungConfig
 from headway.parts.arrays import Array
-from headway.parts.attention import MaskLike
+from headway.parts.attention import MaskLike, attention
 from headway.parts.dropout import Seed
 from headway.parts.heads import merge, split
 from headway.parts.masks import Mask, both, causal
 from headway.parts.positions import relative, rotary
 from headway.parts.projections import output, project, project_fused
+from headway.parts.scores import tanh_sum
 from headway.tracing import tap
 
 Sequence_ = Float[Tensor, "batch tokens width"]
@@ -54,7 +56,22 @@ class Cache:
         self._keys[..., self.length : end, :] = keys
         self._values[..., self.length : end, :] = values
         self.length = end
-        return self._keys[..., :end, :], self._values[..., :end, :]
+        return self.held
+
+    @property
+    def held(self) -> tuple[Tensor, Tensor]:
+        """All keys and values so far. Raises ValueError when there are none."""
+        if self._keys is None or self._values is None:
+            raise ValueError("the cache is empty")
+        return self._keys[..., : self.length, :], self._values[..., : self.length, :]
+
+    def __getitem__(self, rows: Int[Tensor, " rows"]) -> Cache:
+        """The same of these rows of the batch, in this order, each as often as it is named."""
+        chosen = Cache(self.capacity)
+        if self.length:
+            keys, values = self.held
+            chosen.extend(keys[rows], values[rows])
+        return chosen
 
 
 @final
@@ -184,6 +201,111 @@ class MultiHeadAttention(nn.Module):
         else:
             found = output(context, self.o_proj.weight.mT, self.o_proj.bias)
         return tap("output", found)
+
+
+@final
+class CrossAttention(nn.Module):
+    """Multi-head attention whose queries come from one sequence, keys and values from another.
+
+    Vaswani et al. 2017, section 3.2.3. d_in: features of both, and of the output.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        *,
+        heads: int,
+        dropout: float = 0.0,
+        attend: Callable[..., Array] = default_attend,
+    ) -> None:
+        super().__init__()
+        self.heads, self.dropout, self.attend = heads, dropout, attend
+        self.q_proj, self.k_proj = nn.Linear(d_in, d_in), nn.Linear(d_in, d_in)
+        self.v_proj, self.o_proj = nn.Linear(d_in, d_in), nn.Linear(d_in, d_in)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch queries d_in"],
+        memory: Float[Tensor, "batch keys d_in"],
+        *,
+        mask: MaskLike = None,
+        cache: Cache | None = None,
+        seed: Seed | None = None,
+    ) -> Float[Tensor, "batch queries d_in"]:
+        """What each token of x found in the memory.
+
+        mask: of the memory's padding. cache: keeps the memory's keys and values from the first
+        call, as the memory stays while x goes on. Raises ValueError for dropout without a seed.
+        """
+        queries = split(self.q_proj(x), self.heads)
+        if cache is not None and cache.length:
+            keys, values = cache.held
+        else:
+            keys = split(self.k_proj(memory), self.heads)
+            values = split(self.v_proj(memory), self.heads)
+            if cache is not None:
+                keys, values = cache.extend(keys, values)
+        dropout = self.dropout if self.training else 0.0
+        context = self.attend(queries, keys, values, mask=mask, dropout=dropout, seed=seed)
+        return tap("output", self.o_proj(merge(context)))
+
+
+@final
+class AdditiveAttention(nn.Module):
+    """score(s, h) = v . tanh(s W_query + h W_key)  (Bahdanau et al. 2015, appendix A.1.2).
+
+    Keys are projected once, by `keys`, and met by one query after another.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.W_query = nn.Parameter(torch.empty(width, width))
+        self.W_key = nn.Parameter(torch.empty(width, width))
+        self.v = nn.Parameter(torch.empty(width))
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=width**-0.5)
+
+    def keys(self, memory: Float[Tensor, "batch keys width"]) -> Tensor:
+        """The memory, projected."""
+        return memory @ self.W_key
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch queries width"],
+        keys: Float[Tensor, "batch keys width"],
+        memory: Float[Tensor, "batch keys width"],
+        *,
+        mask: MaskLike = None,
+    ) -> Float[Tensor, "batch queries width"]:
+        """The mean of the memory, weighted by how well its keys fit each query."""
+        queries = x @ self.W_query
+        with_head = (each[:, None] for each in (queries, keys, memory))
+        fit = partial(tanh_sum, v=self.v)
+        return attention(*with_head, mask=mask, scale=1.0, products=fit)[:, 0]
+
+
+@final
+class ProductAttention(nn.Module):
+    """score(s, h) = s W_query . h, Luong's "general", or s . h, "dot"  (Luong et al. 2015)."""
+
+    def __init__(self, width: int, general: bool) -> None:
+        super().__init__()
+        self.general = general
+        if general:
+            self.W_query = nn.Parameter(torch.empty(width, width))
+            nn.init.normal_(self.W_query, std=width**-0.5)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch queries width"],
+        memory: Float[Tensor, "batch keys width"],
+        *,
+        mask: MaskLike = None,
+    ) -> Float[Tensor, "batch queries width"]:
+        """The mean of the memory, weighted by its products with each query."""
+        queries = x @ self.W_query if self.general else x
+        with_head = (each[:, None] for each in (queries, memory, memory))
+        return default_attend(*with_head, mask=mask, scale=1.0)[:, 0]
 
 
 @final

@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, final
 
 from headway.models.gpt import GPTConfig
+from headway.models.seq2seq import Seq2SeqConfig
 from headway.tokenizers import Tokenizer
 from headway.training.settings import TrainingConfig, check_keys
 
-_Config = TypeVar("_Config", GPTConfig, TrainingConfig)
+_Config = TypeVar("_Config", GPTConfig, Seq2SeqConfig, TrainingConfig)
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """All that decides a run.
 
-    text: as it was named, and the SHA-256 of what stood there; the tokenizer likewise.
-    rung: of the ladder, in the attention's place; else multi-head.
+    text: as it was named, and the SHA-256 of what stood there; the tokenizer likewise. Of a
+    translation it is the pairs. rung: of the ladder, in the attention's place; else multi-head.
     """
 
     text: str
@@ -33,7 +34,7 @@ class RunConfig:
     tokenizer: str
     tokenizer_sha256: str
     rung: str | None
-    model: GPTConfig
+    model: Any  # a GPTConfig or, of a translation, a Seq2SeqConfig
     training: TrainingConfig
 
     def to_json(self) -> str:
@@ -45,14 +46,30 @@ class RunConfig:
         """Back again. Raises ValueError for an unknown or missing key, naming the nearest."""
         found = json.loads(text)
         check_keys(cls.__name__, found, (field.name for field in fields(cls)))
-        found["model"] = _config(GPTConfig, found["model"])
+        model = found["model"]
+        of_pairs = "kind" in model
+        found["model"] = _config(Seq2SeqConfig, model) if of_pairs else _config(GPTConfig, model)
         found["training"] = _config(TrainingConfig, found["training"])
         return cls(**found)
+
+    @property
+    def translates(self) -> bool:
+        """Whether the model reads one sentence and writes another."""
+        return isinstance(self.model, Seq2SeqConfig)
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its own name, the tables' among them."""
         whole = asdict(self)
         return {**whole.pop("model"), **whole.pop("training"), **whole}
+
+    def require_unchanged(self, given: Mapping[str, Any]) -> None:
+        """Raise ValueError, naming it, for a setting that is not what the run began with."""
+        for name, value in given.items():
+            if name not in self.flat() or self.flat()[name] != value:
+                raise ValueError(
+                    f"{name} cannot change when a run goes on: it is {self.flat().get(name)!r}; "
+                    f"leave {value!r} out, or start a new run"
+                )
 
     def require_same(self, other: RunConfig, where: str) -> None:
         """Raise ValueError, naming the field, when another config is not this one."""
@@ -135,6 +152,21 @@ class Run:
         return self.path / "log.jsonl"
 
 
+def new_path(name: str | None, folder: str) -> Path:
+    """Where a new run of this name may lie, by default the next free number.
+
+    Raises ValueError for a name that is no plain name, and when there is such a run already.
+    """
+    if name is not None:
+        path = run_path(name, folder)
+        must_be_free(path)
+        return path
+    number = 1
+    while (Path(folder) / f"run-{number}").exists():
+        number += 1
+    return Path(folder) / f"run-{number}"
+
+
 def run_path(name: str, folder: str) -> Path:
     """Where the run of this name lies. Raises ValueError for a name that is no plain name."""
     if not re.fullmatch(r"[\w][\w.-]*", name) or ".." in name:
@@ -152,9 +184,17 @@ def must_be_free(path: Path) -> None:
         )
 
 
-def find(run: str, folder: str) -> Run:
-    """The run of a name in a folder, or at a path. Raises ValueError when there is none."""
-    return Run.open(Path(run) if Path(run).name != run else run_path(run, folder))
+def find(run: str, folder: str, translates: bool | None = False) -> Run:
+    """The run of a name in a folder, or at a path. translates: whether it should; None if it may.
+
+    Raises ValueError when there is none, and for one of the other sort.
+    """
+    found = Run.open(Path(run) if Path(run).name != run else run_path(run, folder))
+    if translates is False and found.config.translates:
+        raise ValueError(f"{found.path} translates: see `headway translate --help`")
+    if translates and not found.config.translates:
+        raise ValueError(f"{found.path} does not translate: it goes on with a text (`generate`)")
+    return found
 
 
 def runs_in(folder: Path) -> list[Run]:

@@ -13,12 +13,16 @@ from typing import Any, Literal
 class TrainingConfig:
     """How to train. Raises ValueError for numbers that make no sense.
 
-    batch: windows a step. micro_batch: how many of them at a time, where the memory is short; the
-    gradient is the mean over all tokens of the batch all the same.
+    batch: windows a step; of a translation tokens, padding and both languages counted. micro_batch:
+    how many windows at a time, where the memory is short; the gradient is the mean over all tokens
+    of the batch all the same.
     optimizer: AdamW for everything, or Muon for the matrices of the blocks and AdamW for the rest.
     learning_rate: the highest, of both. warmup: the share of the steps in which it rises.
-    weight_decay: of matrices only. clip: the largest norm of all gradients together.
-    evaluate_every: steps between evaluations; evaluation_windows: how many windows, at most.
+    weight_decay: of matrices only. label_smoothing: the share of a target's probability that is
+    spread over all tokens (Szegedy et al. 2016); the validation loss is without it.
+    clip: the largest norm of all gradients together.
+    evaluate_every: steps between evaluations; evaluation_windows: how many windows, or pairs, at
+    most.
     save_every: steps between checkpoints.
     precision, compile: None until the run is made, then what suits the machine.
     """
@@ -30,6 +34,7 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     warmup: float = 0.05
     weight_decay: float = 0.1
+    label_smoothing: float = 0.0
     clip: float = 1.0
     evaluate_every: int = 50
     evaluation_windows: int = 64
@@ -48,6 +53,10 @@ class TrainingConfig:
                 raise ValueError(f"{name} is above 0: {getattr(self, name)} is not")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup is a share from 0 to 1: {self.warmup} is not")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"label_smoothing is a share from 0 to below 1: {self.label_smoothing} is not"
+            )
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay is 0 or more: {self.weight_decay} is not")
         if self.seed < 0:

@@ -1,0 +1,384 @@
+"""`headway translate`: models that read one language and write another."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from headway.cli.progress import follow
+
+if TYPE_CHECKING:
+    from headway.lab.translation import Scores
+    from headway.tokenizers import Tokenizer
+    from headway.torch.train import Trainer
+    from headway.training.runs import Run, RunConfig
+
+translate = App(name="translate", help="Translate: train, ask, measure and race models that do.")
+
+_SHADES = " ░▒▓█"
+_ELSEWHERE = ("model", "pairs", "depth", "name", "resume", "device", "runs")
+
+
+@translate.command
+def train(
+    *,
+    model: Literal["rnn", "bahdanau", "luong", "transformer", "encoder"] | None = None,
+    pairs: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    depth: int | None = None,
+    name: str | None = None,
+    resume: str | None = None,
+    width: int | None = None,
+    layers: int | None = None,
+    heads: int | None = None,
+    cell: Literal["gru", "lstm"] | None = None,
+    score: Literal["dot", "general"] | None = None,
+    vocabulary: int | None = None,
+    context: int | None = None,
+    dropout: float | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    learning_rate: float | None = None,
+    seed: int | None = None,
+    device: Literal["cuda", "mps", "cpu"] | None = None,
+    runs: str = "runs",
+) -> None:
+    """Train a model that translates, and keep it in a run directory.
+
+    Parameters
+    ----------
+    model
+        transformer (by default), rnn: the encoder's last state is all that the decoder gets,
+        bahdanau or luong: it looks back at all of them, or encoder: fills in masked words.
+    pairs
+        A file with a sentence, a tab and its translation in each line, or two files, line by line.
+        By default a grammar of our own, English to German.
+    depth
+        Of the grammar: how many clauses, at most, stand between a subject and its verb. By
+        default 3.
+    name
+        The name of the run; by default the next free number.
+    resume
+        Go on with this run, bit for bit, from its last checkpoint.
+    width
+        Features of a token and of a state.
+    layers
+        Of the Transformer, in the encoder and in the decoder.
+    heads
+        Of the Transformer's attention.
+    cell
+        Of the recurrent models.
+    score
+        Of luong's attention.
+    vocabulary
+        How many tokens, of both languages together, byte-level pairs may learn.
+    context
+        The most tokens of a sentence.
+    dropout
+        Share of features dropped while training.
+    steps
+        How many batches to learn from.
+    batch
+        Tokens in a batch, of both languages, padding counted.
+    learning_rate
+        At its highest.
+    seed
+        The same seed gives the same run.
+    device
+        By default the best that there is.
+    runs
+        The folder of the runs.
+    """
+    given = {k: v for k, v in locals().items() if v is not None and k not in _ELSEWHERE}
+    # Late imports: `headway --help` answers at once.
+    from headway.data.pairs import AND, GRAMMAR
+    from headway.training import translation
+    from headway.training.runs import find, new_path
+
+    if pairs is not None and (depth is not None or len(pairs) > 2):
+        raise ValueError("--pairs takes one file or two, and no --depth, which is the grammar's")
+    source = AND.join(pairs) if pairs else GRAMMAR if depth is None else f"{GRAMMAR}:{depth}"
+    if resume is not None:
+        if name is not None or pairs is not None or depth is not None:
+            raise ValueError("--resume goes on with a run as it is: leave what else it was out")
+        _resume(
+            find(resume, runs, translates=True), given | ({"kind": model} if model else {}), device
+        )
+        return
+    path = new_path(name, runs)
+    plan = translation.plan(source, {"kind": model or "transformer", **given})
+    if plan.longer:
+        print(
+            f"headway: {plan.longer:,} pairs are longer than {plan.config.model.context} tokens "
+            "and left out: a larger --context takes them in",
+            file=sys.stderr,
+        )
+    from headway.training.runs import Run
+
+    trainer = _trainer(plan.config, plan.pairs, plan.tokenizer, device)
+    run = Run.create(path, plan.config, plan.tokenizer)
+    words = json.dumps(translation.known_words(plan.pairs.train), ensure_ascii=False)
+    (run.path / translation.WORDS).write_text(words + "\n", encoding="utf-8")
+    _follow(trainer, run, plan.pairs)
+
+
+def _resume(run: Run, given: Mapping[str, Any], device: str | None) -> None:
+    """Go on with a run, with the settings and the pairs that it began with."""
+    from headway.data import pairs
+    from headway.training import loop, translation
+
+    config, tokenizer = run.config, run.tokenizer
+    config.require_unchanged(given)
+    whole = pairs.read(config.text)
+    now = replace(config, text_sha256=translation.fingerprint(whole))
+    config.require_same(now, "now")
+    some, _ = translation.held(whole, tokenizer, config.model.context)
+    trainer = _trainer(config, some, tokenizer, device)
+    for difference in loop.resume(trainer, run, config):
+        print(f"headway: {difference}, so the run may differ in its last bits", file=sys.stderr)
+    _follow(trainer, run, some)
+
+
+def _trainer(config: RunConfig, some: Any, tokenizer: Tokenizer, device: str | None) -> Trainer:
+    from headway.torch import devices, weights  # late: PyTorch takes seconds to load
+    from headway.torch.tasks import of_pairs
+    from headway.torch.train import Trainer
+
+    model = weights.build(config).to(devices.choose(device))
+    task = of_pairs(model, some, tokenizer, config.training)
+    return Trainer(model, task, config.training)
+
+
+def _follow(trainer: Trainer, run: Run, some: Any) -> None:
+    """Train to the end, or to Ctrl-C, and say what came of it."""
+    config, console = run.config, Console(highlight=False, soft_wrap=True)
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    console.print(
+        f"{config.text}: {len(some.train):,} pairs to learn from, {len(some.validation):,} to "
+        f"watch, {len(some.test):,} to test, {config.model.vocabulary:,} tokens; "
+        f"{config.model.kind} with {parameters:,} parameters"
+        f"{f', from step {trainer.step:,}' if trainer.step else ''}"
+    )
+
+    def glance() -> str:
+        said = _said(trainer.model, run.tokenizer, [some.validation[0].source], beams=1)
+        return f"{some.validation[0].source} → {said[0]}"
+
+    follow(trainer, run, console, "headway translate train", glance=glance)
+    shown = some.validation[:3]
+    said = _said(trainer.model, run.tokenizer, [pair.source for pair in shown], beams=4)
+    body = "\n\n".join(f"{pair.source}\n{each}" for pair, each in zip(shown, said, strict=True))
+    console.print(Panel(Text(body), title="some it never saw", title_align="left"))
+    ended = run.logged()[-1]
+    console.print(
+        f"validation loss {ended['validation']:.3f} nats a token after {ended['seconds']:,.0f} s; "
+        f"the run is in {run.path}"
+    )
+    name = run.path.name
+    if config.model.kind == "encoder":
+        console.print(f'fill in: headway translate {name} "{_hidden(shown[0].source)}"')
+        return
+    console.print(
+        f'translate: headway translate {name} "{shown[0].source}"\n'
+        f"measure: headway translate eval {name}"
+    )
+
+
+@translate.default
+def ask(
+    run: str,
+    /,
+    *sentences: str,
+    beams: int = 4,
+    penalty: float = 1.0,
+    alignment: bool | None = None,
+    runs: str = "runs",
+) -> None:
+    """Translate sentences with a trained model; one that fills in reads "_" as a masked word.
+
+    Parameters
+    ----------
+    run
+        The name of a run in the folder `runs`, or the path of one.
+    sentences
+        What to translate; without any, each line of the standard input.
+    beams
+        How many beginnings are kept; 1 always takes the likeliest word.
+    penalty
+        The length penalty: 0 prefers short translations, larger ones longer.
+    alignment
+        Show which words the model looked at; by default where the output is a terminal.
+    runs
+        The folder of the runs.
+    """
+    from headway.training.runs import find  # late: `headway --help` answers at once
+
+    opened = find(run, runs, translates=True)
+    asked = [*sentences] or [line.rstrip("\n") for line in sys.stdin]
+    for sentence in asked:
+        _check(sentence, opened)
+    from headway.torch.translate import alignment as looked_at
+    from headway.torch.weights import load
+
+    model, tokenizer = load(opened), opened.tokenizer
+    console = Console(highlight=False, soft_wrap=True)
+    if opened.config.model.kind == "encoder":
+        if not all("_" in sentence for sentence in asked):
+            raise ValueError(f'{opened.path} fills in words: write "_" for a masked one')
+        for line in _said(model, tokenizer, asked, beams):
+            console.print(line, markup=False)
+        return
+    from headway.data.pairs import encoded
+    from headway.lab import translation
+
+    shows = console.is_terminal if alignment is None else alignment
+    shows &= opened.config.model.kind != "rnn"
+    found = translation.translated(model, tokenizer, asked, beams, penalty)
+    for sentence, each in zip(asked, found, strict=True):
+        console.print(each.text, markup=False)
+        if not each.whole:
+            print(
+                f"headway: it had not ended after {len(each.tokens)} tokens, and was cut there",
+                file=sys.stderr,
+            )
+        if shows and each.whole:
+            weights = looked_at(model, encoded(sentence, tokenizer), each.tokens)
+            _show(console, translation.by_word(weights, sentence, each.text, tokenizer))
+
+
+def _show(console: Console, matrix: Any) -> None:
+    """Words below each other, and as many cells as the source has words, dark where it looked."""
+    wide = max(map(len, matrix.target))
+    for word, row in zip(matrix.target, matrix.weights, strict=True):
+        cells = "".join(2 * _SHADES[min(4, int(weight * 5))] for weight in row)
+        best = int(row.argmax())
+        console.print(
+            f"  {word:>{wide}} │{cells}│ {matrix.source[best]} {row[best]:.0%}", markup=False
+        )
+
+
+def _check(sentence: str, run: Run) -> None:
+    """Raise ValueError for what cannot be translated; tell of what is likely to go wrong."""
+    from headway.data.pairs import encoded
+    from headway.training import translation
+
+    context = run.config.model.context
+    if not sentence.strip():
+        raise ValueError("a sentence is empty: give some words")
+    tokens = len(encoded(sentence, run.tokenizer))
+    if tokens > context:
+        raise ValueError(
+            f"the sentence {sentence[:30]!r}… has {tokens:,} tokens, the model reads at most "
+            f"{context}: cut it in two, or train one with a larger --context"
+        )
+    known = json.loads((run.path / translation.WORDS).read_text(encoding="utf-8"))
+    said = translation.strange(sentence, known)
+    if said:
+        print(f"headway: {sentence[:60]!r}: {said}", file=sys.stderr)
+
+
+@translate.command
+def eval(
+    run: str,
+    /,
+    *,
+    beams: int = 4,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    runs: str = "runs",
+) -> None:
+    """Measure a run on the sentences held out for the test: by itself, by length and by depth.
+
+    Parameters
+    ----------
+    run
+        The name of a run in the folder `runs`, or the path of one.
+    beams
+        How many beginnings are kept; 1 always takes the likeliest word.
+    output
+        Write the scores, and what was said, to this JSON file too.
+    runs
+        The folder of the runs.
+    """
+    from rich.progress import Progress
+
+    from headway.training.runs import find  # late: `headway --help` answers at once
+
+    opened = find(run, runs, translates=True)
+    config, tokenizer = opened.config, opened.tokenizer
+    if config.model.kind == "encoder":
+        raise ValueError(f"{opened.path} fills in words: its validation loss is its measure")
+    from headway.data import pairs
+    from headway.lab import translation as lab
+    from headway.torch.weights import load
+    from headway.training import translation
+
+    whole = pairs.read(config.text)
+    now = replace(config, text_sha256=translation.fingerprint(whole))
+    config.require_same(now, "now")
+    some, _ = translation.held(whole, tokenizer, config.model.context)
+    asked = lab.questions(config.text, frozenset(pair.source for pair in some.train), some.test)
+    asked, longer = lab.fitting(asked, tokenizer, config.model.context)
+    if longer:
+        print(f"headway: {longer} test sentences are longer than the model", file=sys.stderr)
+    console = Console(highlight=False, soft_wrap=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("translating", total=len(asked))
+        found = lab.answers(
+            load(opened), tokenizer, asked, beams, lambda more: bar.advance(task, more)
+        )
+    groups = {"all": found, **lab.by_length(found), **lab.by_depth(found)}
+    table = {name: lab.scores(group) for name, group in groups.items()}
+    console.print(_table(table))
+    signatures = lab.signatures()
+    for line in signatures:
+        console.print(line, markup=False)
+    if output is not None:
+        from headway.data import cache
+
+        scores = {name: each._asdict() for name, each in table.items()}
+        said = [{**vars(each.asked), "said": each.said} for each in found]
+        text = json.dumps({"scores": scores, "signatures": signatures, "answers": said})
+        with cache.whole(output) as aside:
+            aside.write_text(text + "\n", encoding="utf-8")
+
+
+def _table(scores: Mapping[str, Scores]) -> Table:
+    table = Table("", box=None, header_style="bold")
+    for name in ("sentences", "BLEU", "chrF", "exact", "tokens right", "alignment error"):
+        table.add_column(name, justify="right")
+    for name, each in scores.items():
+        table.add_row(
+            name,
+            f"{each.sentences:,}",
+            f"{each.bleu:.1f}",
+            f"{each.chrf:.1f}",
+            f"{each.exact:.1%}",
+            f"{each.tokens:.1%}",
+            "-" if each.aer is None else f"{each.aer:.1%}",
+        )
+    return table
+
+
+def _said(model: Any, tokenizer: Tokenizer, asked: Sequence[str], beams: int) -> list[str]:
+    """Translations or, of a model that fills in, the sentences with its words in brackets."""
+    from headway.lab import translation
+
+    if model.config.kind == "encoder":
+        gaps = (sentence if "_" in sentence else _hidden(sentence) for sentence in asked)
+        return [translation.filled(model, tokenizer, sentence) for sentence in gaps]
+    return [each.text for each in translation.translated(model, tokenizer, asked, beams)]
+
+
+def _hidden(sentence: str) -> str:
+    """A sentence with its second word masked."""
+    first, *others = sentence.split()
+    return " ".join([first, "_", *others[1:]])

@@ -1,0 +1,345 @@
+"""English-German pairs from a grammar of our own: the one right translation of each sentence is
+known, and which word stands for which.
+
+German sets its verbs where English does not: infinitives and the particle of a separable verb at
+the end of a main clause, every verb at the end of a subordinate one, where auxiliaries pile up.
+The depth of a sentence is how many clauses, one inside the other, stand between its subject and its
+verb; each makes that distance longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from random import Random
+from typing import Any, NamedTuple, final
+
+
+class Example(NamedTuple):
+    """A pair. alignment: (English, German) places of the words (commas too) that stand for each
+    other; a word may have none, or several."""
+
+    english: str
+    german: str
+    alignment: tuple[tuple[int, int], ...]
+    depth: int
+
+
+def examples(count: int, depths: Sequence[int], seed: int) -> Iterator[Example]:
+    """`count` random sentences, their depths drawn from `depths`; a function of the seed."""
+    generator = Random(seed)
+    for _ in range(count):
+        writer = _Writer(generator)
+        yield writer.sentence(writer.one_of(depths))
+
+
+# A word, and the number that it shares with those which stand for it; 0 for nothing.
+Word = tuple[str, int]
+Words = list[Word]
+
+
+class Noun(NamedTuple):
+    english: str
+    englishes: str
+    german: str
+    germans: str
+    gender: str
+
+
+class Verb(NamedTuple):
+    """particle: what separates in German. perfect: the auxiliary that makes it."""
+
+    english: str
+    he: str
+    done: str
+    german: str
+    er: str
+    getan: str
+    particle: str = ""
+    perfect: str = "haben"
+
+
+def _rows(kind: Any, table: str) -> tuple[Any, ...]:
+    return tuple(kind(*(cell.strip() for cell in line.split("|"))) for line in table.split("\n"))
+
+
+BEINGS: tuple[Noun, ...] = _rows(
+    Noun,
+    """dog | dogs | Hund | Hunde | m
+wolf | wolves | Wolf | Wölfe | m
+bird | birds | Vogel | Vögel | m
+man | men | Mann | Männer | m
+doctor | doctors | Arzt | Ärzte | m
+teacher | teachers | Lehrer | Lehrer | m
+friend | friends | Freund | Freunde | m
+cat | cats | Katze | Katzen | f
+mouse | mice | Maus | Mäuse | f
+cow | cows | Kuh | Kühe | f
+woman | women | Frau | Frauen | f
+aunt | aunts | Tante | Tanten | f
+child | children | Kind | Kinder | n
+girl | girls | Mädchen | Mädchen | n
+horse | horses | Pferd | Pferde | n
+pig | pigs | Schwein | Schweine | n""",
+)
+PLACES: tuple[Noun, ...] = _rows(
+    Noun,
+    """garden | gardens | Garten | Gärten | m
+forest | forests | Wald | Wälder | m
+kitchen | kitchens | Küche | Küchen | f
+street | streets | Straße | Straßen | f
+house | houses | Haus | Häuser | n
+village | villages | Dorf | Dörfer | n""",
+)
+TRANSITIVE: tuple[Verb, ...] = _rows(
+    Verb,
+    """see | sees | seen | sehen | sieht | gesehen
+hear | hears | heard | hören | hört | gehört
+find | finds | found | finden | findet | gefunden
+love | loves | loved | lieben | liebt | geliebt
+chase | chases | chased | verfolgen | verfolgt | verfolgt
+carry | carries | carried | tragen | trägt | getragen
+forget | forgets | forgotten | vergessen | vergisst | vergessen
+greet | greets | greeted | grüßen | grüßt | gegrüßt
+pick up | picks up | picked up | holen | holt | geholt | ab
+invite | invites | invited | laden | lädt | geladen | ein
+look at | looks at | looked at | sehen | sieht | gesehen | an
+call | calls | called | rufen | ruft | gerufen | an""",
+)
+INTRANSITIVE: tuple[Verb, ...] = _rows(
+    Verb,
+    """sleep | sleeps | slept | schlafen | schläft | geschlafen
+laugh | laughs | laughed | lachen | lacht | gelacht
+sing | sings | sung | singen | singt | gesungen
+work | works | worked | arbeiten | arbeitet | gearbeitet
+wake up | wakes up | woken up | wachen | wacht | gewacht | auf | sein
+arrive | arrives | arrived | kommen | kommt | gekommen | an | sein""",
+)
+# Who sees another do something: "sees the cat running" is "sieht die Katze jagen".
+SEEING = TRANSITIVE[:2]
+MOVING = (("running", "jagen"), ("walking", "laufen"), ("jumping", "springen"))
+ADJECTIVES = (("old", "alt"), ("small", "klein"), ("young", "jung"), ("quick", "schnell"))
+THINKING = (("knows", "know", "weiß", "wissen"), ("says", "say", "sagt", "sagen"))
+
+_DEFINITE = {"m": ("der", "den", "dem"), "f": ("die", "die", "der"), "n": ("das", "das", "dem")}
+_INDEFINITE = {
+    "m": ("ein", "einen", "einem"),
+    "f": ("eine", "eine", "einer"),
+    "n": ("ein", "ein", "einem"),
+}
+_WEAK = {"m": ("e", "en", "en"), "f": ("e", "e", "en"), "n": ("e", "e", "en")}
+_MIXED = {"m": ("er", "en", "en"), "f": ("e", "e", "en"), "n": ("es", "es", "en")}
+# How often a verb stands alone, with one auxiliary (two kinds), two (two kinds), three.
+AUXILIARIES = (0.4, 0.2, 0.15, 0.1, 0.05, 0.1)
+NOMINATIVE, ACCUSATIVE, DATIVE = range(3)
+
+
+@dataclass(frozen=True)
+class _Clause:
+    """A clause but for its subject, in pieces that each language puts in its own order.
+
+    middle: what stands before the last verbs in German. finite: the verb that agrees. last: the
+    others, from the innermost, at the end of the clause. particle: of a separable finite verb.
+    before: whether, in a subordinate clause, the finite verb comes before the last ones.
+    """
+
+    english: Words
+    middle: Words
+    finite: Words
+    last: Words
+    particle: Words
+    before: bool = False
+
+    def german(self, subordinate: bool) -> Words:
+        if not subordinate:
+            return self.finite + self.middle + self.particle + self.last
+        if self.before:
+            return self.middle + self.finite + self.last
+        joined = [("".join(word for word, _ in self.particle + self.finite), self.finite[0][1])]
+        return self.middle + self.last + joined
+
+
+@final
+class _Writer:
+    """One sentence; words that stand for each other get one number."""
+
+    def __init__(self, generator: Random) -> None:
+        self._random, self._count = generator.random, 0  # of `Random` only this never changes
+
+    def sentence(self, depth: int) -> Example:
+        english, german = self._whole(depth)
+        english, german = _tidy([*english, self._same(".")]), _tidy([*german, (".", self._count)])
+        links = (
+            (i, j)
+            for i, (_, number) in enumerate(english)
+            for j, (_, other) in enumerate(german)
+            if number and number == other
+        )
+        return Example(_written(english), _written(german), tuple(links), depth)
+
+    def _whole(self, depth: int) -> tuple[Words, Words]:
+        if self._chance(0.25):  # the clause of that depth follows "that", its verbs at the end
+            teller, plural = self._noun_phrase(NOMINATIVE, 0)
+            he, they, er, sie = self.one_of(THINKING)
+            verb, that = self._number(), self._number()
+            english, german = self._clause(depth, subordinate=True)
+            return (
+                [*teller[0], (they if plural else he, verb), ("that", that), *english],
+                [*teller[1], (sie if plural else er, verb), (",", 0), ("dass", that), *german],
+            )
+        return self._clause(depth, subordinate=False)
+
+    def _clause(self, depth: int, subordinate: bool) -> tuple[Words, Words]:
+        (english, german), plural = self._noun_phrase(NOMINATIVE, depth)
+        rest = self._predicate(plural, 0)
+        return english + rest.english, german + rest.german(subordinate)
+
+    def _noun_phrase(
+        self, case: int, depth: int, nouns: Sequence[Noun] = BEINGS
+    ) -> tuple[tuple[Words, Words], bool]:
+        """A noun with what belongs to it, and whether it is plural; places are singular."""
+        noun: Noun = self.one_of(nouns)
+        plural = nouns is BEINGS and self._chance(0.3)
+        definite = plural or depth > 0 or self._chance(0.7)
+        article, adjective, name = self._number(), self._number(), self._number()
+        if plural:
+            der, ending = "die", "en"
+        elif definite:
+            der, ending = _DEFINITE[noun.gender][case], _WEAK[noun.gender][case]
+        else:
+            der, ending = _INDEFINITE[noun.gender][case], _MIXED[noun.gender][case]
+        english, german = [], [(der, article)]
+        kinds = ADJECTIVES if nouns is BEINGS else ADJECTIVES[:2]
+        small = self.one_of(kinds) if self._chance(0.25) else None
+        head = noun.englishes if plural else noun.english
+        next_word = small[0] if small else head
+        a = "the" if definite else "an" if next_word[0] in "aeiou" else "a"
+        english.append((a, article))
+        if small:
+            english.append((small[0], adjective))
+            german.append((small[1] + ending, adjective))
+        english.append((head, name))
+        german.append((noun.germans if plural else noun.german, name))
+        if depth:
+            relative = self._relative(noun, plural, depth - 1)
+            english, german = english + relative[0], german + relative[1]
+        return (english, german), plural
+
+    def _relative(self, noun: Noun, plural: bool, depth: int) -> tuple[Words, Words]:
+        """ ", who sees the cat,": of the subject or, "whom the cat sees", of the object."""
+        who, before, after = self._number(), self._number(), self._number()
+        if self._chance(0.7):
+            rest = self._predicate(plural, depth)
+            english, german = [("who", who), *rest.english], rest.german(subordinate=True)
+            case = NOMINATIVE
+        else:
+            inner, many = self._noun_phrase(NOMINATIVE, depth)
+            rest = self._verbs(self.one_of(TRANSITIVE), many)
+            english = [("whom", who), *inner[0], *rest.english]
+            german = inner[1] + rest.german(subordinate=True)
+            case = ACCUSATIVE
+        der = "die" if plural else _DEFINITE[noun.gender][case]
+        return (
+            [(",", before), *english, (",", after)],
+            [(",", before), (der, who), *german, (",", after)],
+        )
+
+    def _predicate(self, plural: bool, depth: int) -> _Clause:
+        """Verbs with an object, a place or neither; clauses in it need an object."""
+        if depth == 0 and self._chance(0.3):
+            rest = self._verbs(self.one_of(INTRANSITIVE), plural)
+            return self._somewhere(rest) if self._chance(0.4) else rest
+        (english, german), _ = self._noun_phrase(ACCUSATIVE, depth)
+        if self._chance(0.2):
+            running, jagen = self.one_of(MOVING)
+            number, through = self._number(), self._number()
+            place, _ = self._noun_phrase(ACCUSATIVE, 0, PLACES)
+            rest = self._verbs(self.one_of(SEEING), plural, (jagen, number))
+            english += [(running, number), ("through", through), *place[0]]
+            german += [("durch", through), *place[1]]
+        else:
+            rest = self._verbs(self.one_of(TRANSITIVE), plural)
+        return replace(rest, english=rest.english + english, middle=german)
+
+    def _somewhere(self, rest: _Clause) -> _Clause:
+        number = self._number()
+        (english, german), _ = self._noun_phrase(DATIVE, 0, PLACES)
+        return replace(
+            rest,
+            english=[*rest.english, ("in", number), *english],
+            middle=[*rest.middle, ("in", number), *german],
+        )
+
+    def _verbs(self, verb: Verb, plural: bool, inner: Word | None = None) -> _Clause:
+        """A verb with none to three auxiliaries. inner: the infinitive that it governs."""
+        main, first, second, third = (self._number() for _ in range(4))
+        to_see = [*([inner] if inner else []), (verb.particle + verb.german, main)]
+        see = _each(verb.english, main)
+        can = ("can", "kann", "können") if self._chance(0.5) else ("must", "muss", "müssen")
+        has = ("have", "haben") if plural else ("has", "hat")
+        drawn = self._random()
+        stack = sum(drawn >= share for share in accumulate(AUXILIARIES))
+        if stack == 0:  # sees
+            finite = [(verb.german if plural else verb.er, main)]
+            particle = [(verb.particle, main)] if verb.particle else []
+            last = [inner] if inner else []
+            return _Clause(
+                _each(verb.english if plural else verb.he, main), [], finite, last, particle
+            )
+        if stack == 1:  # can see
+            modal = [(can[2] if plural else can[1], first)]
+            return _Clause([(can[0], first), *see], [], modal, to_see, [])
+        if stack == 2:  # has seen; with an infinitive inside, "sehen" stays one
+            sein = ("sind" if plural else "ist") if verb.perfect == "sein" else has[1]
+            done = [(verb.particle + verb.getan, main)]
+            english = [(has[0], first), *_each(verb.done, main)]
+            last = to_see if inner else done
+            return _Clause(english, [], [(sein, first)], last, [], before=bool(inner))
+        able = [*_each("able to", second)]
+        if stack == 3:  # must be able to see
+            muss = [("müssen" if plural else "muss", first)]
+            english = [("must", first), ("be", second), *able, *see]
+            return _Clause(english, [], muss, [*to_see, ("können", second)], [])
+        if stack == 4:  # has been able to see
+            english = [(has[0], first), ("been", second), *able, *see]
+            last = [*to_see, ("können", second)]
+            return _Clause(english, [], [(has[1], first)], last, [], before=True)
+        # must have been able to see
+        english = [("must", third), ("have", first), ("been", second), *able, *see]
+        hatte = [("hatten" if plural else "hatte", first)]
+        last = [*to_see, ("können", second), ("müssen", third)]
+        return _Clause(english, [], hatte, last, [], before=True)
+
+    def _number(self) -> int:
+        self._count += 1
+        return self._count
+
+    def _same(self, word: str) -> Word:
+        return word, self._number()
+
+    def _chance(self, share: float) -> bool:
+        return self._random() < share
+
+    def one_of(self, things: Sequence[Any]) -> Any:
+        return things[int(self._random() * len(things))]
+
+
+def _each(words: str, number: int) -> Words:
+    return [(word, number) for word in words.split()]
+
+
+def _tidy(words: Words) -> Words:
+    """Of two commas one, and none before the full stop; a capital at the beginning."""
+    marks = (",", ".")
+    kept = [
+        (word, number)
+        for (word, number), (after, _) in zip(words, [*words[1:], ("", 0)], strict=True)
+        if not (word == "," and after in marks)
+    ]
+    first, number = kept[0]
+    return [(first[0].upper() + first[1:], number), *kept[1:]]
+
+
+def _written(words: Words) -> str:
+    return " ".join(word for word, _ in words).replace(" ,", ",").replace(" .", ".")

@@ -1,0 +1,279 @@
+"""How well a model translates: by itself, by the length of the sentences and by their depth."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from headway.data import grammar, pairs
+from headway.data.pairs import END, FIRST, MASK, PADDING, encoded, words
+from headway.tokenizers import Tokenizer
+from headway.torch.seq2seq import Seq2Seq
+from headway.torch.tasks import placed
+from headway.torch.translate import alignment, translate
+from headway.training import translation
+
+BEYOND = 2  # how much deeper than what was learnt the test goes
+EACH = 200  # test sentences of each depth
+LENGTHS = (5, 10, 15, 20, 30, 40)  # words at which groups of sentences end
+_AT_ONCE = 64
+
+
+class Text(NamedTuple):
+    """What a model said. whole: whether it ended by itself."""
+
+    text: str
+    tokens: list[int]
+    whole: bool
+
+
+class Matrix(NamedTuple):
+    """How much each word of the target looked at each of the source."""
+
+    source: list[str]
+    target: list[str]
+    weights: Float[np.ndarray, "target source"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A sentence to translate. links: of the words, where they are known; depth likewise."""
+
+    source: str
+    target: str
+    links: tuple[tuple[int, int], ...] = ()
+    depth: int | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of it. right, tokens: of the target's tokens, how many were the likeliest given
+    those before, and how many there are. hits, sure_hits, guesses, sure: of links, see `aer`."""
+
+    asked: Question
+    said: str
+    right: int
+    tokens: int
+    hits: int = 0
+    sure_hits: int = 0
+    guesses: int = 0
+    sure: int = 0
+
+
+class Scores(NamedTuple):
+    """Of some sentences. bleu, chrf: sacrebleu's; exact: the share that are right to the letter;
+    tokens: the share of right tokens; aer: the alignment error rate, None without known links."""
+
+    sentences: int
+    bleu: float
+    chrf: float
+    exact: float
+    tokens: float
+    aer: float | None
+
+
+def questions(source: str, known: frozenset[str], some: Sequence[pairs.Pair]) -> list[Question]:
+    """What to ask a model. source: of its pairs. known: the sentences that it learnt from; some:
+    those held out for the test, which a grammar does not need: it makes new ones, of depths beyond
+    those learnt too."""
+    if not pairs.is_grammar(source):
+        return [Question(*pair) for pair in some]
+    found: list[Question] = []
+    for depth in range(pairs.depth_of(source) + BEYOND + 1):
+        fresh = grammar.examples(4 * EACH, [depth], seed=1 + depth)
+        new = {each.english: each for each in fresh if each.english not in known}
+        found += [
+            Question(e.english, e.german, e.alignment, e.depth) for e in [*new.values()][:EACH]
+        ]
+    return found
+
+
+def answers(
+    model: Seq2Seq,
+    tokenizer: Tokenizer,
+    asked: Sequence[Question],
+    beams: int,
+    show: Callable[[int], object] = lambda more: None,
+) -> list[Answer]:
+    """What a model says to each. show: told how many more are done.
+
+    Raises ValueError for a sentence that the model cannot hold.
+    """
+    attends = model.config.kind != "rnn"
+    found = []
+    for first in range(0, len(asked), _AT_ONCE):
+        some = asked[first : first + _AT_ONCE]
+        said = translated(model, tokenizer, [each.source for each in some], beams)
+        right = _right(model, tokenizer, some)
+        for question, text, (hits, tokens) in zip(some, said, right, strict=True):
+            links = _links(model, tokenizer, question) if attends and question.links else ()
+            found.append(Answer(question, text.text, hits, tokens, *links))
+        show(len(some))
+    return found
+
+
+def fitting(
+    asked: Sequence[Question], tokenizer: Tokenizer, context: int
+) -> tuple[list[Question], int]:
+    """Those that a model of this context can hold, and how many it cannot."""
+    held = [
+        each
+        for each in asked
+        if max(len(tokenizer.encode(text)) for text in (each.source, each.target)) < context
+    ]
+    return held, len(asked) - len(held)
+
+
+def filled(model: Seq2Seq, tokenizer: Tokenizer, sentence: str) -> str:
+    """The sentence with the likeliest token for each "_" in brackets.
+
+    A gap takes the space before it with it, as the tokens of words do.
+    """
+    parts = re.split(r" ?_", sentence)
+    row = [int(token) + FIRST for token in tokenizer.encode(parts[0])]
+    gaps = []
+    for part in parts[1:]:
+        gaps.append(len(row))
+        row += [MASK, *(int(token) + FIRST for token in tokenizer.encode(part))]
+    source = torch.tensor([[*row, END]], device=next(model.parameters()).device)
+    model.eval()
+    with torch.no_grad():
+        logits = model(source, torch.tensor([source.shape[1]]))[0, gaps]
+    words_ = [
+        tokenizer.decode([int(best) - FIRST]) for best in logits[:, FIRST:].argmax(-1) + FIRST
+    ]
+    found = [parts[0]]
+    for word, part in zip(words_, parts[1:], strict=True):
+        space = word[: len(word) - len(word.lstrip())]
+        found += [f"{space}[{word.strip()}]", part]
+    return "".join(found)
+
+
+def translated(
+    model: Seq2Seq, tokenizer: Tokenizer, sources: Sequence[str], beams: int, penalty: float = 1.0
+) -> list[Text]:
+    """The translations of sentences."""
+    rows = [encoded(source, tokenizer) for source in sources]
+    return [
+        Text(tokenizer.decode([token - FIRST for token in each.tokens]), each.tokens, each.whole)
+        for each in translate(model, rows, beams=beams, penalty=penalty)
+    ]
+
+
+def by_word(
+    weights: Float[np.ndarray, "target source"], source: str, target: str, tokenizer: Tokenizer
+) -> Matrix:
+    """An alignment of tokens, ends included, as one of words: of each word of the target the mean
+    over its tokens, of each of the source the sum. What looked at the end is left out."""
+    rows, columns = _owners(target, tokenizer), _owners(source, tokenizer)
+    whole = np.zeros((len(words(target)), len(words(source))))
+    for row, token in zip(rows, weights, strict=False):  # the last is the end
+        for column, weight in zip(columns, token, strict=False):
+            whole[row, column] += weight / rows.count(row)
+    return Matrix(words(source), words(target), whole)
+
+
+def scores(some: Sequence[Answer]) -> Scores:
+    """All together. Raises ValueError when sacrebleu is missing."""
+    try:
+        from sacrebleu import BLEU, CHRF  # an extra
+    except ImportError as error:
+        raise ValueError("sacrebleu is missing: pip install 'headway[translate]'") from error
+    said, right = [each.said for each in some], [[each.asked.target for each in some]]
+    sure = sum(each.sure for each in some)
+    return Scores(
+        sentences=len(some),
+        bleu=BLEU().corpus_score(said, right).score,
+        chrf=CHRF().corpus_score(said, right).score,
+        exact=sum(each.said == each.asked.target for each in some) / len(some),
+        tokens=sum(each.right for each in some) / sum(each.tokens for each in some),
+        aer=aer(some) if sure else None,
+    )
+
+
+def signatures() -> list[str]:
+    """How sacrebleu computes its scores, in its own short form."""
+    from sacrebleu import BLEU, CHRF
+
+    found = []
+    for name, metric in (("BLEU", BLEU()), ("chrF", CHRF())):
+        metric.corpus_score(["a"], [["a"]])  # before that it knows no number of references
+        found.append(f"{name}: {metric.get_signature()}")
+    return found
+
+
+def aer(some: Sequence[Answer]) -> float:
+    """1 - (|A and S| + |A and P|) / (|A| + |S|)  (Och and Ney 2003, equation 9).
+
+    A: for each word of the target that stands for something, the word of the source that it looked
+    at most. P: all links; S: those of words of the target that have one only.
+    """
+    guesses, sure = sum(each.guesses for each in some), sum(each.sure for each in some)
+    hits = sum(each.hits + each.sure_hits for each in some)
+    return 1 - hits / (guesses + sure)
+
+
+def by_length(some: Sequence[Answer]) -> dict[str, list[Answer]]:
+    """Groups by the words of the source."""
+    edges = [0, *LENGTHS, 10**9]
+    found = {}
+    for low, high in pairwise(edges):
+        group = [each for each in some if low < len(words(each.asked.source)) <= high]
+        if group:
+            found[f"{low + 1} to {high} words" if high < 10**9 else f"more than {low} words"] = (
+                group
+            )
+    return found
+
+
+def by_depth(some: Sequence[Answer]) -> dict[str, list[Answer]]:
+    """Groups by depth, where there is such a thing."""
+    depths = sorted({each.asked.depth for each in some if each.asked.depth is not None})
+    return {f"depth {n}": [each for each in some if each.asked.depth == n] for n in depths}
+
+
+def _owners(sentence: str, tokenizer: Tokenizer) -> list[int]:
+    """For each token of a sentence, the number of the word to which most of it belongs."""
+    sizes = [len(tokenizer.token_bytes(token)) for token in tokenizer.encode(sentence).tolist()]
+    ends = [*accumulate(sizes)]
+    spans = [match.span() for match in pairs.WORD.finditer(sentence)]
+    place = [0, *accumulate(len(character.encode()) for character in sentence)]
+    inside = [(place[start], place[end]) for start, end in spans]
+    return [
+        max(
+            range(len(inside)), key=lambda n: min(end, inside[n][1]) - max(end - size, inside[n][0])
+        )
+        for size, end in zip(sizes, ends, strict=True)
+    ]
+
+
+def _right(model: Seq2Seq, tokenizer: Tokenizer, some: Sequence[Question]) -> list[tuple[int, int]]:
+    """Of each target's tokens, how many are the likeliest after those before, and how many."""
+    rows = translation.encode([pairs.Pair(each.source, each.target) for each in some], tokenizer)
+    device = next(model.parameters()).device
+    source, lengths, inputs, targets = placed(pairs.batch(rows), device)
+    with torch.no_grad():
+        likeliest = model(source, lengths, inputs).argmax(-1)
+    there = targets != PADDING
+    hits = (likeliest == targets) & there
+    return list(zip(hits.sum(1).tolist(), there.sum(1).tolist(), strict=True))
+
+
+def _links(model: Seq2Seq, tokenizer: Tokenizer, asked: Question) -> tuple[int, int, int, int]:
+    """hits, sure hits, guesses and sure links of a question, its target given."""
+    target = encoded(asked.target, tokenizer)[:-1]
+    weights = alignment(model, encoded(asked.source, tokenizer), target.tolist())
+    guess = by_word(weights, asked.source, asked.target, tokenizer).weights.argmax(1)
+    partners: dict[int, set[int]] = {}
+    for english, german in asked.links:
+        partners.setdefault(german, set()).add(english)
+    hit = {german for german, some in partners.items() if int(guess[german]) in some}
+    sure = {german for german, some in partners.items() if len(some) == 1}
+    return len(hit), len(hit & sure), len(partners), len(sure)

@@ -1,0 +1,406 @@
+"""Models that read one sentence and write another, in PyTorch: see `models.seq2seq`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from headway.models.seq2seq import Seq2SeqConfig, initial
+from headway.parts.dropout import Seed, dropout, fold
+from headway.parts.masks import Mask, causal, padding
+from headway.parts.positions import sinusoidal
+from headway.torch.layers import (
+    AdditiveAttention,
+    Cache,
+    CrossAttention,
+    MultiHeadAttention,
+    ProductAttention,
+)
+from headway.tracing import scope, tap
+
+Words = Float[Tensor, "batch tokens width"]
+# What a decoder keeps between words: tensors or caches, each with a row for each sentence.
+State = Sequence[Any]
+_CELLS = {"gru": (nn.GRU, nn.GRUCell), "lstm": (nn.LSTM, nn.LSTMCell)}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the encoder made of the sources.
+
+    states: of every token. last: of a recurrent encoder, its last state (of an LSTM also the last
+    cell), which of two directions is that of the one that ends at the first word.
+    """
+
+    states: Float[Tensor, "batch source width"]
+    lengths: Int[Tensor, " batch"]
+    last: tuple[Tensor, ...] = ()
+
+    @property
+    def mask(self) -> Mask | None:
+        """What is padding; None where there is none."""
+        whole = bool((self.lengths == self.states.shape[1]).all())
+        return None if whole else padding(self.lengths)
+
+    def __getitem__(self, rows: Int[Tensor, " rows"]) -> Memory:
+        """The same of these rows."""
+        last = tuple(each[rows] for each in self.last)
+        return Memory(self.states[rows], self.lengths[rows], last)
+
+
+@final
+class Seq2Seq(nn.Module):
+    """A model of any kind; see `Seq2SeqConfig`.
+
+    seed: the first values are a function of it and of the parameters' names, the same in every
+    engine; PyTorch's own random state is left alone.
+    """
+
+    def __init__(self, config: Seq2SeqConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng(devices=[]):  # the layers draw values, all replaced below
+            self.shared = nn.Embedding(config.vocabulary, config.width)
+            self.encoder: RecurrentEncoder | TransformerEncoder = (
+                RecurrentEncoder(config) if config.recurrent else TransformerEncoder(config)
+            )
+            if config.kind != "encoder":
+                self.decoder: Any = _DECODERS[config.kind](config)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                parameter.copy_(torch.from_numpy(initial(name, tuple(parameter.shape), seed)))
+
+    def forward(
+        self,
+        source: Int[Tensor, "batch source"],
+        lengths: Int[Tensor, " batch"],
+        inputs: Int[Tensor, "batch target"] | None = None,
+        *,
+        seed: Seed | None = None,
+    ) -> Float[Tensor, "batch tokens vocabulary"]:
+        """The logits of what comes after each token of `inputs`; of the kind `encoder`, which has
+        no inputs, of what each token of the source is.
+
+        lengths: of the sources, the rest of which is padding. seed: for dropout, while training.
+        Raises ValueError for a sentence longer than the context.
+        """
+        memory = self.encode(source, lengths, seed=fold(seed, 0))
+        if inputs is None:
+            return self._logits(memory.states)
+        state = self.begin(memory) if self.config.recurrent else ()  # nothing goes on from caches
+        return self.decode(inputs, memory, state, seed=fold(seed, 1))[0]
+
+    def encode(
+        self,
+        source: Int[Tensor, "batch source"],
+        lengths: Int[Tensor, " batch"],
+        *,
+        seed: Seed | None = None,
+    ) -> Memory:
+        """The sources, read."""
+        with scope("encoder"):
+            return self.encoder(self._embedded(source, 0, seed), lengths, seed=seed)
+
+    def begin(self, memory: Memory) -> State:
+        """What the decoder keeps before the first word."""
+        return self.decoder.begin(memory)
+
+    def decode(
+        self,
+        inputs: Int[Tensor, "batch target"],
+        memory: Memory,
+        state: State,
+        *,
+        seed: Seed | None = None,
+    ) -> tuple[Float[Tensor, "batch target vocabulary"], State]:
+        """The logits of the words after these inputs, which go on from the state, and the state
+        after them."""
+        with scope("decoder"):
+            before = self.decoder.written(state)
+            x = self._embedded(inputs, before, seed)
+            features, state = self.decoder(x, memory, state, seed=seed)
+        return self._logits(features), state
+
+    def _embedded(self, tokens: Tensor, before: int, seed: Seed | None) -> Words:
+        end = before + tokens.shape[-1]
+        if end > self.config.context:
+            raise ValueError(f"{end} tokens do not fit a context of {self.config.context}")
+        x = self.shared(tokens)
+        if not self.config.recurrent:
+            positions = torch.arange(before, end, device=x.device).to(x.dtype)
+            x = x * self.config.width**0.5 + sinusoidal(positions, self.config.width)
+        rate = self.config.dropout if self.training else 0.0
+        return tap("embedded", dropout(x, rate, fold(seed, 0)))
+
+    def _logits(self, features: Words) -> Float[Tensor, "batch tokens vocabulary"]:
+        return tap("logits", nn.functional.linear(features, self.shared.weight))
+
+
+@final
+class RecurrentEncoder(nn.Module):
+    """One state a word; where a decoder attends to them all, half of it read backwards."""
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        both = config.kind != "rnn"
+        rnn, _ = _CELLS[config.cell]
+        state = config.width // 2 if both else config.width
+        self.rnn = rnn(config.width, state, batch_first=True, bidirectional=both)
+
+    def forward(self, x: Words, lengths: Int[Tensor, " batch"], *, seed: Seed | None) -> Memory:
+        """The padding is not read."""
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        states, last = self.rnn(packed)
+        whole, _ = pad_packed_sequence(states, batch_first=True, total_length=x.shape[1])
+        parts = last if isinstance(last, tuple) else (last,)
+        return Memory(tap("states", whole), lengths, tuple(part[-1] for part in parts))
+
+
+@final
+class FirstState(nn.Module):
+    """The decoder's first state from the encoder's last: tanh(last W), of an LSTM's cell last W."""
+
+    def __init__(self, d_in: int, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(d_in, config.width)
+        if config.cell == "lstm":
+            self.cell = nn.Linear(d_in, config.width)
+
+    def forward(self, memory: Memory) -> tuple[Tensor, ...]:
+        """(hidden,) or (hidden, cell)."""
+        hidden = torch.tanh(self.hidden(memory.last[0]))
+        return (hidden,) if len(memory.last) == 1 else (hidden, self.cell(memory.last[1]))
+
+
+@final
+class BottleneckDecoder(nn.Module):
+    """All that it knows of the source is its first state."""
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        rnn, _ = _CELLS[config.cell]
+        self.rate = config.dropout
+        self.initial = FirstState(config.width, config)
+        self.rnn = rnn(config.width, config.width, batch_first=True)
+
+    def begin(self, memory: Memory) -> State:
+        return self.initial(memory)
+
+    def written(self, state: State) -> int:
+        """It has no positions."""
+        return 0
+
+    def forward(
+        self, x: Words, memory: Memory, state: State, *, seed: Seed | None
+    ) -> tuple[Words, State]:
+        states, state = _run(self.rnn, x, state)
+        return dropout(states, self.rate if self.training else 0.0, fold(seed, 1)), state
+
+
+@final
+class BahdanauDecoder(nn.Module):
+    """Before each step it looks back with the state of the one before.
+
+    c_i = attention(s_{i-1}, h), s_i = cell([y_{i-1}; c_i], s_{i-1}), and a word is said from s_i,
+    y_{i-1} and c_i through a layer of which the larger of every two outputs counts (Bahdanau et al.
+    2015, equations 4 to 6 and appendix A.2.2; the gates are PyTorch's).
+    """
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        _, cell = _CELLS[config.cell]
+        width, self.rate = config.width, config.dropout
+        self.initial = FirstState(width // 2, config)
+        self.attention = AdditiveAttention(width)
+        self.rnn = cell(2 * width, width)
+        self.output = nn.Linear(3 * width, 2 * width)
+
+    def begin(self, memory: Memory) -> State:
+        return (self.attention.keys(memory.states), *self.initial(memory))
+
+    def written(self, state: State) -> int:
+        """It has no positions."""
+        return 0
+
+    def forward(
+        self, x: Words, memory: Memory, state: State, *, seed: Seed | None
+    ) -> tuple[Words, State]:
+        (keys, *hidden), mask = state, memory.mask
+        states, contexts = [], []
+        for step in range(x.shape[1]):
+            with scope("attention"):
+                context = self.attention(hidden[0][:, None], keys, memory.states, mask=mask)[:, 0]
+            before = hidden[0] if len(hidden) == 1 else tuple(hidden)
+            after = self.rnn(torch.cat([x[:, step], context], dim=-1), before)
+            hidden = [*after] if isinstance(after, tuple) else [after]
+            states.append(hidden[0])
+            contexts.append(context)
+        seen = torch.cat([torch.stack(states, 1), x, torch.stack(contexts, 1)], dim=-1)
+        features = self.output(seen).unflatten(-1, (-1, 2)).amax(-1)
+        rate = self.rate if self.training else 0.0
+        return dropout(features, rate, fold(seed, 1)), (keys, *hidden)
+
+
+@final
+class LuongDecoder(nn.Module):
+    """After each step it looks back with the new state: tanh([c; s] W) says the word.
+
+    Luong et al. 2015, equation 5, global attention without input feeding: so the cell goes through
+    the whole sentence first, and all states look back at once.
+    """
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        rnn, _ = _CELLS[config.cell]
+        width, self.rate = config.width, config.dropout
+        self.initial = FirstState(width // 2, config)
+        self.rnn = rnn(width, width, batch_first=True)
+        self.attention = ProductAttention(width, general=config.score == "general")
+        self.output = nn.Linear(2 * width, width)
+
+    def begin(self, memory: Memory) -> State:
+        return self.initial(memory)
+
+    def written(self, state: State) -> int:
+        """It has no positions."""
+        return 0
+
+    def forward(
+        self, x: Words, memory: Memory, state: State, *, seed: Seed | None
+    ) -> tuple[Words, State]:
+        states, state = _run(self.rnn, x, state)
+        with scope("attention"):
+            context = self.attention(states, memory.states, mask=memory.mask)
+        features = torch.tanh(self.output(torch.cat([context, states], dim=-1)))
+        return dropout(features, self.rate if self.training else 0.0, fold(seed, 1)), state
+
+
+@final
+class TransformerEncoder(nn.Module):
+    """Layers in which every token of the source sees every other."""
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+
+    def forward(self, x: Words, lengths: Int[Tensor, " batch"], *, seed: Seed | None) -> Memory:
+        mask = Memory(x, lengths).mask
+        for number, layer in enumerate(self.layers):
+            with scope(f"blocks.{number}"):
+                x = layer(x, mask, fold(seed, 1 + number))
+        return Memory(tap("states", x), lengths)
+
+
+@final
+class EncoderLayer(nn.Module):
+    """norm(x + attention(x)), then norm(x + mlp(x)): norms last, as in the paper."""
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        self.rate = config.dropout
+        self.self_attn = MultiHeadAttention(config.width, heads=config.heads, bias=True, mask=None)
+        self.self_attn_layer_norm = nn.LayerNorm(config.width, eps=config.eps)
+        self.fc1 = nn.Linear(config.width, config.hidden)
+        self.fc2 = nn.Linear(config.hidden, config.width)
+        self.final_layer_norm = nn.LayerNorm(config.width, eps=config.eps)
+
+    def forward(self, x: Words, mask: Mask | None, seed: Seed | None) -> Words:
+        rate = self.rate if self.training else 0.0
+        with scope("self_attention"):
+            found = self.self_attn(x, mask=mask)
+        x = tap(
+            "after_attention", self.self_attn_layer_norm(x + dropout(found, rate, fold(seed, 0)))
+        )
+        thought = self.fc2(tap("hidden", torch.relu(self.fc1(x))))
+        return tap("after_mlp", self.final_layer_norm(x + dropout(thought, rate, fold(seed, 1))))
+
+
+@final
+class TransformerDecoder(nn.Module):
+    """Layers in which a token sees those before it, and all of the source."""
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        self.context = config.context
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
+
+    def begin(self, memory: Memory) -> State:
+        """For each layer a cache of what was written, and one of the source; without any it works
+        as well, and remembers nothing."""
+        sizes = (self.context, memory.states.shape[1])
+        return [Cache(size) for _ in self.layers for size in sizes]
+
+    def written(self, state: State) -> int:
+        """How many tokens there are already."""
+        return state[0].length if state else 0
+
+    def forward(
+        self, x: Words, memory: Memory, state: State, *, seed: Seed | None
+    ) -> tuple[Words, State]:
+        mask = memory.mask
+        caches = list(zip(state[::2], state[1::2], strict=True)) or [(None, None)] * len(
+            self.layers
+        )
+        for number, (layer, (own, other)) in enumerate(zip(self.layers, caches, strict=True)):
+            with scope(f"blocks.{number}"):
+                x = layer(x, memory, mask, own, other, fold(seed, 1 + number))
+        return x, state
+
+
+@final
+class DecoderLayer(nn.Module):
+    """norm(x + attention(x)), norm(x + attention(x, memory)), norm(x + mlp(x))."""
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        width, self.rate = config.width, config.dropout
+        self.self_attn = MultiHeadAttention(width, heads=config.heads, bias=True, mask=causal)
+        self.self_attn_layer_norm = nn.LayerNorm(width, eps=config.eps)
+        self.encoder_attn = CrossAttention(width, heads=config.heads)
+        self.encoder_attn_layer_norm = nn.LayerNorm(width, eps=config.eps)
+        self.fc1 = nn.Linear(width, config.hidden)
+        self.fc2 = nn.Linear(config.hidden, width)
+        self.final_layer_norm = nn.LayerNorm(width, eps=config.eps)
+
+    def forward(
+        self,
+        x: Words,
+        memory: Memory,
+        mask: Mask | None,
+        own: Cache | None,
+        other: Cache | None,
+        seed: Seed | None,
+    ) -> Words:
+        rate = self.rate if self.training else 0.0
+        with scope("self_attention"):
+            found = self.self_attn(x, cache=own)
+        x = self.self_attn_layer_norm(x + dropout(found, rate, fold(seed, 0)))
+        with scope("cross_attention"):
+            found = self.encoder_attn(
+                tap("after_self_attention", x), memory.states, mask=mask, cache=other
+            )
+        x = self.encoder_attn_layer_norm(x + dropout(found, rate, fold(seed, 1)))
+        thought = self.fc2(tap("hidden", torch.relu(self.fc1(tap("after_cross_attention", x)))))
+        return tap("after_mlp", self.final_layer_norm(x + dropout(thought, rate, fold(seed, 2))))
+
+
+_DECODERS = {
+    "rnn": BottleneckDecoder,
+    "bahdanau": BahdanauDecoder,
+    "luong": LuongDecoder,
+    "transformer": TransformerDecoder,
+}
+
+
+def _run(rnn: nn.Module, x: Words, state: State) -> tuple[Words, State]:
+    """All words through the cell, and the state after them."""
+    first = tuple(each[None] for each in state)
+    states, last = rnn(x, first if len(first) > 1 else first[0])
+    parts = last if isinstance(last, tuple) else (last,)
+    return tap("states", states), tuple(part[0] for part in parts)

@@ -1,0 +1,133 @@
+"""What a translation begins with: the pairs, the tokenizer of both languages, every setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from headway.data import pairs
+from headway.data.pairs import FIRST, Pair, Split, encoded, is_grammar, words
+from headway.models.seq2seq import Seq2SeqConfig
+from headway.tokenizers import Tokenizer, digest
+from headway.training.runs import RunConfig
+from headway.training.settings import TrainingConfig
+
+WORDS = "words.json"  # of a run: those that it learnt from, in each language
+
+# What suits two cores: for the grammar, which has 150 words in each language, and for a file.
+GRAMMAR: Mapping[str, Any] = MappingProxyType(
+    {"width": 128, "context": 96, "vocabulary": 640, "steps": 3000, "batch": 2048}
+    | {"learning_rate": 3e-3, "weight_decay": 0.0, "evaluate_every": 200, "save_every": 500}
+)
+FILE: Mapping[str, Any] = MappingProxyType(
+    {"width": 256, "context": 64, "vocabulary": 8000, "dropout": 0.2, "steps": 6000, "batch": 3000}
+    | {"learning_rate": 1e-3, "weight_decay": 0.01, "evaluate_every": 500, "save_every": 500}
+    | {"label_smoothing": 0.1}
+)
+TRANSFORMER: Mapping[str, Any] = MappingProxyType(
+    {"layers": 2, "heads": 4, "learning_rate": 1e-3, "warmup": 0.1}
+)
+
+
+def defaults(kind: str, source: str) -> dict[str, Any]:
+    """The settings of those who give none."""
+    found: dict[str, Any] = {"kind": kind, "evaluation_windows": 512}
+    found |= {"precision": "float32", "compile": False}
+    found.update(GRAMMAR if is_grammar(source) else FILE)
+    found.update(TRANSFORMER if kind in ("transformer", "encoder") else {})
+    return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a new run begins with. pairs: those that the model can hold. longer: how many cannot be
+    held, and are left out."""
+
+    config: RunConfig
+    tokenizer: Tokenizer
+    pairs: Split
+    longer: int
+
+
+def plan(source: str, settings: Mapping[str, Any]) -> Plan:
+    """Read the pairs, learn the tokenizer and resolve every setting.
+
+    source: see `data.pairs.read`. settings: fields of `Seq2SeqConfig` and `TrainingConfig`, over
+    those that suit the kind and the pairs. Raises ValueError for what makes no sense.
+    """
+    found = {**defaults(settings["kind"], source), **settings}
+    names = {field.name for field in fields(Seq2SeqConfig)}
+    training = TrainingConfig(**{k: v for k, v in found.items() if k not in names})
+    model = {name: value for name, value in found.items() if name in names}
+    Seq2SeqConfig(**model)  # its sizes, before anything slow is done
+    whole = pairs.read(source)
+    tokenizer = _tokenizer(whole, found["vocabulary"])
+    config = RunConfig(
+        text=source,
+        text_sha256=fingerprint(whole),
+        tokenizer="bpe",
+        tokenizer_sha256=tokenizer.fingerprint,
+        rung=None,
+        model=Seq2SeqConfig(**{**model, "vocabulary": tokenizer.vocabulary + FIRST}),
+        training=training,
+    )
+    some, longer = held(whole, tokenizer, config.model.context)
+    return Plan(config, tokenizer, some, longer)
+
+
+def fingerprint(whole: Sequence[Pair]) -> str:
+    """The SHA-256 of pairs."""
+    return digest("\n".join("\t".join(pair) for pair in whole))
+
+
+def held(whole: Sequence[Pair], tokenizer: Tokenizer, context: int) -> tuple[Split, int]:
+    """The pairs that a model of this context can hold, split, and how many it cannot.
+
+    Raises ValueError when hardly any are left.
+    """
+    some = pairs.split(whole)
+    short = Split(*([pair for pair in part if _fits(pair, tokenizer, context)] for part in some))
+    if not all(short):
+        raise ValueError(
+            f"next to no sentence fits a context of {context} tokens: give a larger --context"
+        )
+    return short, len(whole) - sum(map(len, short))
+
+
+def encode(some: Sequence[Pair], tokenizer: Tokenizer) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pairs as tokens, each with its end."""
+    return [(encoded(pair.source, tokenizer), encoded(pair.target, tokenizer)) for pair in some]
+
+
+def known_words(some: Sequence[Pair]) -> dict[str, list[str]]:
+    """The words of each language, in small letters, sorted: what WORDS holds."""
+    return {
+        side: sorted({word.lower() for pair in some for word in words(getattr(pair, side))})
+        for side in Pair._fields
+    }
+
+
+def strange(sentence: str, known: Mapping[str, Sequence[str]]) -> str:
+    """What is to be said of a sentence whose words were not learnt from; empty for all others."""
+    found = dict.fromkeys(word.lower() for word in words(sentence) if word.isalpha())
+    source, target = set(known["source"]), set(known["target"])
+    new = [word for word in found if word not in source]
+    if len(new) * 2 > len(found) and all(word in target for word in new):
+        return "this looks like the language that the run writes, not like the one that it reads"
+    if new:
+        return f"never seen in training, and likely to be mistranslated: {', '.join(new)}"
+    return ""
+
+
+def _fits(pair: Pair, tokenizer: Tokenizer, context: int) -> bool:
+    return max(len(tokenizer.encode(sentence)) for sentence in pair) < context
+
+
+@lru_cache(maxsize=4)  # the race asks for each of its runs
+def _tokenizer(whole: tuple[Pair, ...], vocabulary: int) -> Tokenizer:
+    return Tokenizer.byte_pairs("\n".join("\n".join(pair) for pair in whole), vocabulary)
