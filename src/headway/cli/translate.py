@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.panel import Panel
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from headway.cli.progress import follow
+from headway.cli.progress import follow, interrupts
 
 if TYPE_CHECKING:
     from headway.lab.translation import Scores
@@ -100,13 +102,10 @@ def train(
     """
     given = {k: v for k, v in locals().items() if v is not None and k not in _ELSEWHERE}
     # Late imports: `headway --help` answers at once.
-    from headway.data.pairs import AND, GRAMMAR
     from headway.training import translation
     from headway.training.runs import find, new_path
 
-    if pairs is not None and (depth is not None or len(pairs) > 2):
-        raise ValueError("--pairs takes one file or two, and no --depth, which is the grammar's")
-    source = AND.join(pairs) if pairs else GRAMMAR if depth is None else f"{GRAMMAR}:{depth}"
+    source = _source(pairs, depth)
     if resume is not None:
         if name is not None or pairs is not None or depth is not None:
             raise ValueError("--resume goes on with a run as it is: leave what else it was out")
@@ -308,8 +307,6 @@ def eval(
     runs
         The folder of the runs.
     """
-    from rich.progress import Progress
-
     from headway.training.runs import find  # late: `headway --help` answers at once
 
     opened = find(run, runs, translates=True)
@@ -345,10 +342,85 @@ def eval(
         from headway.data import cache
 
         scores = {name: each._asdict() for name, each in table.items()}
-        said = [{**vars(each.asked), "said": each.said} for each in found]
+        said = [lab.as_dict(each) for each in found]
         text = json.dumps({"scores": scores, "signatures": signatures, "answers": said})
         with cache.whole(output) as aside:
             aside.write_text(text + "\n", encoding="utf-8")
+
+
+@translate.command
+def race(
+    *,
+    pairs: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    depth: int | None = None,
+    quick: Annotated[bool, Parameter(negative=())] = False,
+    full: Annotated[bool, Parameter(negative=())] = False,
+    lab: Path = Path("lab"),
+) -> None:
+    """Train rnn, bahdanau and transformer with equal parameters and budget, and compare them.
+
+    Parameters
+    ----------
+    pairs
+        As in `headway translate train`; by default the grammar.
+    depth
+        Of the grammar.
+    quick
+        Three seeds. The default.
+    full
+        Five seeds and three times the steps.
+    lab
+        The folder of all runs and reports.
+    """
+    from headway.lab import files, race_report, work  # late: `headway --help` answers at once
+    from headway.lab.race import QUESTION, Race, compete
+    from headway.training.runs import Run
+
+    if quick and full:
+        raise ValueError("--quick or --full, not both")
+    size = "full" if full else "quick"
+    found = Race(_source(pairs, depth), size)
+    runs, console = lab / files.RUNS, Console(highlight=False, soft_wrap=True)
+    words = [*(["--pairs", *pairs] if pairs else []), *_option("--depth", depth), f"--{size}"]
+    words += [] if lab == Path("lab") else ["--lab", str(lab)]
+    command = shlex.join(["headway", "translate", "race", *words])
+    there = sum(work.is_done(runs / job.folder) for job in found.jobs)
+    console.print(f"{QUESTION}\n{len(found.jobs)} runs, {there} of them done already")
+    steps = sum(job.settings["steps"] for job in found.jobs)
+    with (
+        interrupts() as stopped,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
+        task = bar.add_task("training", total=steps)
+
+        def show() -> None:
+            far = (Run(runs / job.folder).logged() for job in found.jobs)
+            bar.update(task, completed=sum(log[-1]["step"] for log in far if log))
+
+        wrong = work.run(found, runs, do=compete, stopped=stopped, show=show)
+    report = race_report.Report(found, race_report.gather(found, runs, wrong), command)
+    place = race_report.write(report, lab)
+    for answer in race_report.answers(report):
+        console.print(f"- {answer}", markup=False)
+    console.print(f"the report: {place / 'index.html'}")
+    if stopped():
+        console.print(f"stopped; the same command goes on: {command}")
+        sys.exit(130)
+    if any(run.failed for run in report.runs):
+        sys.exit(1)
+
+
+def _source(pairs: Sequence[str] | None, depth: int | None) -> str:
+    """The name of the pairs. Raises ValueError for what does not go together."""
+    from headway.data.pairs import AND, GRAMMAR
+
+    if pairs is not None and (depth is not None or len(pairs) > 2):
+        raise ValueError("--pairs takes one file or two, and no --depth, which is the grammar's")
+    return AND.join(pairs) if pairs else GRAMMAR if depth is None else f"{GRAMMAR}:{depth}"
+
+
+def _option(name: str, value: int | None) -> list[str]:
+    return [] if value is None else [name, str(value)]
 
 
 def _table(scores: Mapping[str, Scores]) -> Table:

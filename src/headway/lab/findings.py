@@ -20,13 +20,14 @@ class Finding:
     """A variant against another: the losses' differences in nats a token, by seed.
 
     Negative is better. planned: seeds that both were to have. interval: Student's, of the mean
-    difference; None with fewer than ENOUGH.
+    difference; None with fewer than ENOUGH. unit: of the differences, where they are no losses.
     """
 
     variant: str
     against: str
     differences: Mapping[int, float]
     planned: int
+    unit: str = "nats a token"
 
     @property
     def mean(self) -> float | None:
@@ -68,17 +69,21 @@ class Finding:
             ended = f"{len(self.differences)} of {self.planned} seeds ended in both"
             return f"{start}: nothing can be said, for {ended}"
         if self.mean is not None and self.claim in ("better", "worse"):
-            return f"{start}: {self.claim} by {abs(self.mean):.3f} nats a token ({sure})"
+            return f"{start}: {self.claim} by {abs(self.mean):.3f} {self.unit} ({sure})"
         return f"{start}: {self.claim} ({sure})"
 
 
 def compared(
-    variant: str, against: str, losses: Mapping[str, Mapping[int, float]], planned: int
+    variant: str,
+    against: str,
+    losses: Mapping[str, Mapping[int, float]],
+    planned: int,
+    unit: str = Finding.unit,
 ) -> Finding:
     """Two variants by the seeds that both have."""
     own, other = losses.get(variant, {}), losses.get(against, {})
     differences = {seed: own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())}
-    return Finding(variant, against, differences, planned)
+    return Finding(variant, against, differences, planned, unit)
 
 
 def interval(numbers: Sequence[float]) -> tuple[float, float] | None:

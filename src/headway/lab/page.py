@@ -96,12 +96,12 @@ def pictures(report: Report) -> Iterator[Picture]:
     losses = {v.name: [dict(run.curve) for run in report.of(v) if run.curve] for v in shown}
     ranked = [each.name for each in shown if not each.apart]
     if losses:
-        yield _curves("loss", "loss on held-out text, nats a token", losses, colours, ranked)
+        yield curves("loss", "loss on held-out text, nats a token", losses, colours, ranked)
     for key, label in DRAWN.items():
         found = {v.name: [*_health(report.of(v), key)] for v in shown}
         found = {name: series for name, series in found.items() if any(series)}
         if found:
-            yield _curves(key, label, found, colours)
+            yield curves(key, label, found, colours)
 
 
 def _health(runs: Sequence[Ended], key: str) -> Iterator[dict[int, float]]:
@@ -111,16 +111,18 @@ def _health(runs: Sequence[Ended], key: str) -> Iterator[dict[int, float]]:
         yield {line["step"]: float(reduce(line[key])) for line in run.health if line[key]}
 
 
-def _curves(
+def curves(
     name: str,
     label: str,
     series: Mapping[str, Sequence[Mapping[int, float]]],
     colours: Mapping[str, str],
     framed: Sequence[str] = (),
+    along: str = "steps",
 ) -> Picture:
     """The mean over the seeds, in a band from the least to the most of them.
 
-    framed: series that the frame is for; the others, which stand apart, may leave it.
+    series: of each variant, a curve a seed. along: what the horizontal axis is. framed: series
+    that the frame is for; the others, which stand apart, may leave it.
     """
 
     def paint(figure: Figure) -> None:
@@ -143,7 +145,7 @@ def _curves(
         _limits(axes, [series[variant] for variant in framed])
         bottom, top = axes.get_ylim()
         inside = {name: (step, min(max(y, bottom), top)) for name, (step, y) in ends.items()}
-        axes.set_xlabel("steps")
+        axes.set_xlabel(along)
         figure.text(0.085, 0.94, label, size=12, weight="bold")
         pages.labels(axes, inside, dict(colours))
 

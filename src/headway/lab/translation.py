@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,6 +77,21 @@ class Scores(NamedTuple):
     exact: float
     tokens: float
     aer: float | None
+
+
+def as_dict(answer: Answer) -> dict[str, Any]:
+    """For JSON; `from_dict` makes it an answer again, but for the links."""
+    asked = answer.asked
+    known = {"source": asked.source, "target": asked.target, "depth": asked.depth}
+    return known | {name: value for name, value in vars(answer).items() if name != "asked"}
+
+
+def from_dict(found: Mapping[str, Any]) -> Answer:
+    """Back from JSON."""
+    own = {
+        name: value for name, value in found.items() if name not in ("source", "target", "depth")
+    }
+    return Answer(Question(found["source"], found["target"], depth=found["depth"]), **own)
 
 
 def questions(source: str, known: frozenset[str], some: Sequence[pairs.Pair]) -> list[Question]:

@@ -17,11 +17,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from headway.data.cache import whole
-from headway.lab.experiments import Experiment, Job
-from headway.training.runs import Run
+from headway.lab.experiments import Job
+from headway.tokenizers import Tokenizer
+from headway.training.loop import Step, Trainer
+from headway.training.runs import Run, RunConfig
 
 RESULT, FAILED, HEALTH = "result.json", "failed.json", "health.jsonl"
 GLANCE = 512  # tokens of the held-out text whose attention is looked at
@@ -31,16 +33,25 @@ WRITTEN = 120  # tokens of the sample
 _stop: Any = None  # of this worker: an event
 
 
+class HasJobs(Protocol):
+    """An experiment, or the race."""
+
+    @property
+    def jobs(self) -> tuple[Job, ...]: ...
+
+
 def run(
-    experiment: Experiment,
+    experiment: HasJobs,
     folder: Path,
     *,
+    do: Callable[[Job, str], None] | None = None,
     stopped: Callable[[], bool] = lambda: False,
     show: Callable[[], object] = lambda: None,
 ) -> dict[str, str]:
     """Do what is not done yet, until `stopped()`. Returns what went wrong with runs, by folder.
 
-    show: called about once a second. Raises ValueError when another process works in the folder.
+    do: trains one, in a process of its own; by default a GPT. show: called about once a second.
+    Raises ValueError when another process works in the folder.
     """
     jobs = [job for job in experiment.jobs if not is_done(folder / job.folder)]
     wrong: dict[str, str] = {}
@@ -56,7 +67,9 @@ def run(
     ):
         try:
             with _no_interrupts():  # the workers inherit it
-                waiting = {pool.submit(_do, job, str(folder / job.folder)): job for job in jobs}
+                waiting = {
+                    pool.submit(do or _do, job, str(folder / job.folder)): job for job in jobs
+                }
             while waiting:
                 if stopped():
                     stop.set()
@@ -145,7 +158,7 @@ def _begin(stop: Any) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def _is_stopped() -> bool:
+def is_stopped() -> bool:
     """Whether the parent wants no more of it, or is there no more."""
     parent = multiprocessing.parent_process()
     return bool(_stop.is_set()) or (parent is not None and not parent.is_alive())
@@ -153,7 +166,7 @@ def _is_stopped() -> bool:
 
 def _do(job: Job, folder: str) -> None:
     """Train it to the end, or until the parent stops it, and look at what came of it."""
-    if _is_stopped():
+    if is_stopped():
         return
     import torch
 
@@ -162,45 +175,79 @@ def _do(job: Job, folder: str) -> None:
     from headway.lab import health
     from headway.torch import devices, weights
     from headway.torch.tasks import NextToken
-    from headway.torch.train import Trainer
-    from headway.training import loop, recipes
+    from headway.torch.train import Trainer as TorchTrainer
+    from headway.training import recipes
 
-    place = devices.choose()
-    if place.type == "cpu":
-        torch.set_num_threads(1)
+    place = place_of_worker()
     plan = recipes.plan(job.settings)
     context = plan.config.model.context
     tokens = split(prepared(plan.corpus, plan.tokenizer), context)
     model = weights.build(plan.config).to(place)
     config = replace(plan.config, training=devices.suited(model, plan.config.training, place))
-    trainer = Trainer(model, NextToken(model, *tokens, config.training), config.training)
-    path, differences = Path(folder), []
+    trainer = TorchTrainer(model, NextToken(model, *tokens, config.training), config.training)
+    path = Path(folder)
+    inputs, _ = evaluation(tokens[1], context, max(1, GLANCE // context))
+    windows = torch.from_numpy(inputs).to(place)
+
+    def each(done: Step, seconds: float) -> None:
+        if done.validation is None:
+            return
+        found = health.look(trainer, windows, done.gradient_norm)
+        with (path / HEALTH).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": done.step, **found._asdict()}) + "\n")
+
+    ended = to_the_end(trainer, path, config, plan.tokenizer, each)
+    if ended is not None:
+        run_, differences = ended
+        result = _result(trainer, run_, plan.tokenizer, tokens[1])
+        write(path / RESULT, {**result, "differences": differences})
+
+
+def place_of_worker() -> Any:
+    """The device; on a CPU this process then takes one thread."""
+    import torch
+
+    from headway.torch import devices
+
+    place = devices.choose()
+    if place.type == "cpu":
+        torch.set_num_threads(1)
+    return place
+
+
+def to_the_end(
+    trainer: Trainer,
+    path: Path,
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    each: Callable[[Step, float], object] = lambda done, seconds: None,
+) -> tuple[Run, list[str]] | None:
+    """Begin the run, or go on with it, to its end, and what was different when it went on.
+
+    None when it was stopped before, and when it led nowhere, which is written down. each: told of
+    every step.
+    """
+    from headway.training import loop
+
+    differences = []
     if (path / "config.json").is_file():
         run_ = Run.open(path)
         differences = loop.resume(trainer, run_, config)
         _forget_after(trainer.step, path / HEALTH)
     else:
-        run_ = Run.create(path, config, plan.tokenizer)
-    inputs, _ = evaluation(tokens[1], context, max(1, GLANCE // context))
-    windows = torch.from_numpy(inputs).to(place)
+        run_ = Run.create(path, config, tokenizer)
 
-    def each(done: loop.Step, seconds: float) -> None:
-        if done.validation is None:
-            return
-        if not math.isfinite(done.validation):
+    def looked(done: Step, seconds: float) -> None:
+        if done.validation is not None and not math.isfinite(done.validation):
             raise loop.NotFinite(f"the validation loss after step {done.step} is {done.validation}")
-        found = health.look(trainer, windows, done.gradient_norm)
-        with (path / HEALTH).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": done.step, **found._asdict()}) + "\n")
+        each(done, seconds)
 
     try:
-        loop.fit(trainer, run_, config, each=each, interrupted=_is_stopped)
+        loop.fit(trainer, run_, config, each=looked, interrupted=is_stopped)
     except loop.NotFinite as error:  # it would be so again
-        _write(path / FAILED, {"failed": str(error)})
-        return
-    if trainer.step == config.training.steps:
-        result = _result(trainer, run_, plan.tokenizer, tokens[1])
-        _write(path / RESULT, {**result, "differences": differences})
+        write(path / FAILED, {"failed": str(error)})
+        return None
+    return (run_, differences) if trainer.step == config.training.steps else None
 
 
 def _forget_after(step: int, file: Path) -> None:
@@ -212,7 +259,8 @@ def _forget_after(step: int, file: Path) -> None:
             aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
-def _write(file: Path, found: dict[str, Any]) -> None:
+def write(file: Path, found: dict[str, Any]) -> None:
+    """As JSON, whole or not at all."""
     with whole(file) as aside:
         aside.write_text(json.dumps(found), encoding="utf-8")
 

@@ -1,0 +1,125 @@
+"""The race: the same sentences, budget and number of parameters, without attention, with it, and
+with nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from headway.data import pairs
+from headway.lab import work
+from headway.lab.experiments import Job
+from headway.models.seq2seq import Seq2SeqConfig, shapes
+from headway.training import translation
+
+NAME = "race"
+QUESTION = "What does attention buy a translator?"
+KINDS = ("rnn", "bahdanau", "transformer")
+SEEDS: Mapping[str, int] = MappingProxyType({"quick": 3, "full": 5})
+STEPS: Mapping[str, int] = MappingProxyType({"quick": 2500, "full": 7500})
+# The sentence that shows why: in German its verbs pile up at the end, in the opposite order.
+SENTENCE = "The dog, who must have been able to see the cat running through the garden, sleeps."
+
+
+@dataclass(frozen=True)
+class Race:
+    """source: of the pairs. size: quick or full. Raises ValueError for pairs that make no sense."""
+
+    source: str
+    size: str = "quick"
+
+    @property
+    def folder(self) -> str:
+        """A name for the report."""
+        stem = "-".join(Path(name).stem for name in self.source.split(pairs.AND))
+        return f"{NAME}-{stem.replace(':', '-')}-{self.size}"
+
+    @cached_property
+    def jobs(self) -> tuple[Job, ...]:
+        """Every run: all kinds with the first seed, then with the next."""
+        whole = translation.fingerprint(pairs.read(self.source))
+        found = []
+        for seed in range(SEEDS[self.size]):
+            for kind in KINDS:
+                settings = self.settings[kind] | {"seed": seed}
+                known = json.dumps([whole, settings], sort_keys=True)
+                digest = hashlib.sha256(known.encode()).hexdigest()[:8]
+                folder = f"{kind}-{seed}-{digest}"
+                found.append(Job(kind, seed, {"source": self.source} | settings, folder))
+        return tuple(found)
+
+    @cached_property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Of each kind: the Transformer as `headway translate train` has it, the others as wide as
+        it takes for as many parameters."""
+        model = translation.plan(self.source, {"kind": "transformer"}).config.model
+        wanted = _parameters(model)
+        found: dict[str, dict[str, Any]] = {}
+        for kind in KINDS:
+            width = model.width
+            if kind != "transformer":
+                sizes = {"kind": kind, "vocabulary": model.vocabulary, "context": model.context}
+                width = min(
+                    range(2, 4 * model.width, 2),
+                    key=lambda width: abs(
+                        _parameters(Seq2SeqConfig(**sizes, width=width)) - wanted
+                    ),
+                )
+            found[kind] = {"kind": kind, "width": width, "steps": STEPS[self.size]}
+        return found
+
+
+def _parameters(config: Seq2SeqConfig) -> int:
+    return sum(prod(shape) for shape in shapes(config).values())
+
+
+def compete(job: Job, folder: str) -> None:
+    """In a worker: train it to the end, then let it translate the test."""
+    from headway.bench.machine import machine
+    from headway.lab import translation as lab
+    from headway.torch import weights
+    from headway.torch.tasks import of_pairs
+    from headway.torch.train import Trainer
+    from headway.torch.translate import alignment
+
+    if work.is_stopped():
+        return
+    place = work.place_of_worker()
+    settings = dict(job.settings)
+    source = settings.pop("source")
+    plan = translation.plan(source, settings)
+    config, tokenizer = plan.config, plan.tokenizer
+    model = weights.build(config).to(place)
+    trainer = Trainer(
+        model, of_pairs(model, plan.pairs, tokenizer, config.training), config.training
+    )
+    path = Path(folder)
+    ended = work.to_the_end(trainer, path, config, tokenizer)
+    if ended is None:
+        return
+    known = frozenset(pair.source for pair in plan.pairs.train)
+    asked = lab.questions(source, known, plan.pairs.test)
+    asked, longer = lab.fitting(asked, tokenizer, config.model.context)
+    matrix = None
+    (said,) = lab.translated(model, tokenizer, [SENTENCE], beams=4)
+    if job.variant != "rnn" and said.whole:
+        looked = alignment(model, pairs.encoded(SENTENCE, tokenizer), said.tokens)
+        matrix = lab.by_word(looked, SENTENCE, said.text, tokenizer)._asdict()
+        matrix["weights"] = matrix["weights"].round(3).tolist()
+    result = {
+        "machine": machine(place.type),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "answers": [lab.as_dict(each) for each in lab.answers(model, tokenizer, asked, beams=4)],
+        "longer": longer,
+        "sentence": said.text,
+        "matrix": matrix,
+        "differences": ended[1],
+    }
+    work.write(path / work.RESULT, result)
