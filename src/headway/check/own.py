@@ -15,6 +15,7 @@ from headway.ladder.rung import Rung, RungConfig
 from headway.ladder.rungs import LADDER
 from headway.models.gpt import MODERN, GPTConfig
 from headway.parts.arrays import Array
+from headway.parts.masks import as_mask
 from headway.parts.positions import rotary
 
 
@@ -117,3 +118,58 @@ def _modules() -> Iterator[Own]:
     sizes: dict[str, Any] = {"vocabulary": 40, "context": 33, "width": 16, "layers": 2, "heads": 4}
     yield Own("GPT, gpt2", GPT(GPTConfig(**sizes, dropout=0.1)), {})
     yield Own("GPT, modern", GPT(GPTConfig(**sizes, **MODERN)), {})
+    yield from _translators()
+
+
+def _translators() -> Iterator[Own]:
+    """Attention between two sentences, asked about a sentence and itself; what whole translators
+    write, with the source given; and how one reads."""
+    import torch
+    from torch import Tensor, nn
+
+    from headway.models.seq2seq import Seq2SeqConfig
+    from headway.torch.layers import AdditiveAttention, CrossAttention, ProductAttention
+    from headway.torch.seq2seq import EncoderLayer, Seq2Seq
+
+    class Between(nn.Module):
+        def __init__(self, attention: nn.Module) -> None:
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+            seen = None if mask is None else mask[:, None, None]
+            keys = getattr(self.attention, "keys", None)
+            memory = (x,) if keys is None else (keys(x), x)
+            return self.attention(x, *memory, mask=seen)
+
+    class Writes(nn.Module):
+        def __init__(self, model: Seq2Seq) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, tokens: Tensor, cache: Any = None) -> Any:
+            source = torch.arange(5, 9).repeat(len(tokens), 1)
+            lengths = torch.tensor([4, *[3] * (len(tokens) - 1)])
+            memory = self.model.encode(source, lengths)
+            state = self.model.begin(memory) if cache is None else cache
+            return self.model.decode(tokens, memory, state)
+
+    class Reads(nn.Module):
+        def __init__(self, layer: EncoderLayer) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+            return self.layer(x, None if mask is None else as_mask(mask[:, None, None]), None)
+
+    masked = {"kind": "self", "width": 16, "features": ("mask",)}
+    yield Own("CrossAttention", Between(CrossAttention(16, heads=4)), masked)
+    yield Own("AdditiveAttention", Between(AdditiveAttention(16)), masked)
+    yield Own("ProductAttention", Between(ProductAttention(16, general=True)), masked)
+    for kind in ("rnn", "bahdanau", "luong", "transformer"):
+        sizes: dict[str, Any] = {"layers": 2, "heads": 4} if kind == "transformer" else {}
+        model = Seq2Seq(Seq2SeqConfig(kind, 40, 40, 16, **sizes))
+        declared = {"kind": "model", "vocabulary": 40, "features": ("cache",)}
+        yield Own(f"translator {kind}, what it writes", Writes(model), declared)
+    layer = EncoderLayer(Seq2SeqConfig("transformer", 40, 40, 16, heads=4))
+    yield Own("translator transformer, a layer that reads", Reads(layer), masked | {"block": True})

@@ -49,7 +49,14 @@ def explore(
         raise ValueError("what to explore? Give a run (`headway runs` lists them), or --ladder")
 
     from headway.data import cache  # late: `headway --help` answers at once
-    from headway.explore.subjects import WRITE, Ask, BesideLadder, LadderSubject, RunSubject
+    from headway.explore.subjects import (
+        WRITE,
+        Ask,
+        BesideLadder,
+        LadderSubject,
+        RunSubject,
+        TranslationSubject,
+    )
     from headway.ladder.rung import SENTENCE
     from headway.training.runs import find
 
@@ -57,8 +64,12 @@ def explore(
     if run is None or ladder:
         subject = LadderSubject()
         ask = Ask(SENTENCE if run is None else run)
+    elif (opened := find(run, runs, translates=None)).config.translates:
+        if text is None:
+            raise ValueError('what to translate? Give a sentence: headway explore RUN "The dog"')
+        subject, ask = TranslationSubject(opened), Ask(text)
     else:
-        of_run = RunSubject(find(run, runs))
+        of_run = RunSubject(opened)
         subject = BesideLadder(of_run)
         ask = Ask(of_run.own_words() if text is None else text, write=WRITE)
     if html is None:

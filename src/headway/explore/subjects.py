@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 import numpy as np
 
 from headway.checkpoints import files
+from headway.data.pairs import FIRST, START, encoded
 from headway.explore import trace_file
 from headway.explore.edits import Edit, all_opened
 from headway.explore.trace_file import Manifest, Tensors
 from headway.ladder.rung import SENTENCE, run_example, words_and_inputs
 from headway.ladder.rungs import LADDER
-from headway.tracing import edit
+from headway.tracing import edit, trace
 
 if TYPE_CHECKING:
     from headway.training.runs import Run
@@ -156,6 +157,84 @@ class RunSubject:
         for (token,) in steps:
             stop()
             yield token
+
+
+@final
+class TranslationSubject:
+    """A trained translator at its last checkpoint: what each word looked at in both sentences.
+
+    Raises ValueError when it has none, and for the kinds without attention between sentences.
+    """
+
+    def __init__(self, run: Run) -> None:
+        from headway.torch.weights import load  # late: PyTorch takes seconds to load
+
+        self.run, self.config, self.tokenizer = run, run.config, run.tokenizer
+        kind = self.config.model.kind
+        if kind in ("rnn", "encoder"):
+            raise ValueError(f"{run.path} is of kind {kind}, in which no word looks at the source")
+        checkpoint = files.latest(run.checkpoints)
+        self.step = int(checkpoint.name.removeprefix("step-"))
+        self.model = load(run, checkpoint).eval()
+
+    def trace(self, ask: Ask, stop: Stop = go_on) -> tuple[Tensors, Manifest]:
+        """The source through the encoder, and its translation through the decoder."""
+        import torch  # late: PyTorch takes seconds to load
+
+        from headway.torch.translate import read, translate
+
+        if ask.edits:
+            raise ValueError("a translation has nothing to edit")
+        source = encoded(ask.text, self.tokenizer)
+        if len(source) < 2:
+            raise ValueError("a sentence is empty: give some words")
+        (said,) = translate(self.model, [source])
+        target = said.tokens[: self.config.model.context - 1]
+        stop()
+        with torch.no_grad(), trace() as steps:
+            memory = read(self.model, [source])
+            self.model.decode(torch.tensor([[START, *target]]), memory, self.model.begin(memory))
+        if self.config.model.kind == "bahdanau":
+            tensors, manifest = self._one_by_one(steps)
+        else:
+            tensors, manifest = trace_file.described(steps)
+        written = self.tokenizer.decode([token - FIRST for token in target])
+        spelled = self._spelled(target)
+        return tensors, manifest | {
+            "kind": "translation",
+            "title": f"{trace_file.drawn(self.run.path.name.encode())}: {written}",
+            "model": asdict(self.config.model),
+            "rung": None,
+            "step": self.step,
+            "text": ask.text,
+            "key_tokens": [*self._spelled(source[:-1].tolist()), {"display": "⟨end⟩"}],
+            "tokens": [*spelled, {"display": "⟨end⟩"}],
+            "inputs": [{"display": "⟨start⟩"}, *spelled],
+        }
+
+    def _spelled(self, tokens: list[int]) -> list[Manifest]:
+        return trace_file.spelled((token - FIRST for token in tokens), self.tokenizer)
+
+    def _one_by_one(self, steps: Any) -> tuple[Tensors, Manifest]:
+        """The steps of a decoder that looks once a word, as one matrix: a row a word."""
+        layer, tensors = "decoder.attention", {}
+        for name in ("queries", "keys", "values", "scores", "weights", "context"):
+            found = trace_file.as_numpy(steps[f"{layer}.{name}"])  # (words, 1, 1, rows, columns)
+            whole = found[:1, 0, 0] if name in ("keys", "values") else found[:, 0, 0, 0][None]
+            tensors[f"{layer}.{name}"] = whole[None]
+        tensors[f"{layer}.v"] = trace_file.as_numpy(self.model.decoder.attention.v)
+        facts: Manifest = {
+            "scale": 1.0,
+            "softcap": None,
+            "normalizer": "softmax",
+            "mask": [],
+            "offset": 0,
+        }
+        facts |= {"heads": 1, "kv_heads": 1, "allowed": None, "bias": None}
+        facts |= {"recomputable": False, "additive": f"{layer}.v"}
+        shapes = [[name, list(t.shape)] for name, t in tensors.items() if name != f"{layer}.v"]
+        attentions = {layer: facts}
+        return tensors, {"steps": shapes, "attentions": attentions, "overview": trace_file.OVERVIEW}
 
 
 @final

@@ -2,9 +2,11 @@
 
 The manifest is the metadata key `headway`, sorted JSON:
 
-    kind                     model, ladder, or trace (of anything else)
+    kind                     model, translation, ladder, or trace (of anything else)
     title, model, rung, step what ran
-    tokens                   id, bytes (hexadecimal) and display form of each
+    tokens                   id, bytes (hexadecimal) and display form of each; of a translation
+                             the words that were said, with `inputs`, one earlier, and key_tokens,
+                             those of the source
     steps                    [name, shape] of every step, in the order in which they ran; the header
                              of the safetensors says which of them are in this file
     overview                 see below
@@ -32,7 +34,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from headway.data import cache
-from headway.parts.attention import attention_weights
+from headway.parts.attention import attention_weights, grouped_dot
 from headway.parts.masks import as_mask, cells, materialise
 from headway.parts.normalizers import softmax
 from headway.tokenizers import Tokenizer
@@ -155,7 +157,8 @@ def _layer(name: str) -> str:
 
 
 def _is_softmax(options: Mapping[str, Any]) -> bool:
-    return options.get("normalizer", softmax) is softmax
+    usual = options.get("products", grouped_dot) is grouped_dot
+    return usual and options.get("normalizer", softmax) is softmax
 
 
 def _overview(layer: str, steps: Trace) -> Tensors:

@@ -33,6 +33,8 @@ export async function cellView(app, head) {
     return place && (await app.trace.matrix(place.name, place.index, at, at + 1)).data;
   };
   const [q, k] = [await vector("queries", query), await vector("keys", chosen)];
+  const additive = head.facts?.additive;
+  const v = additive ? (await app.trace.matrix(additive)).data : null;
   const values = places.values && (await app.trace.matrix(places.values.name, places.values.index));
 
   const may = (/** @type {number} */ j) => (row.masked ? row.masked[j] !== -Infinity : head.allowed(query, j));
@@ -43,7 +45,9 @@ export async function cellView(app, head) {
   const changed = (/** @type {string} */ step) => edited(app, head, step).length > 0;
 
   const parts = [
-    q && k && row.scores && head.rung !== "fixed" && ["The score: query · key", dotProduct(q, k, row.scores[chosen], pair)],
+    q && k && row.scores && head.rung !== "fixed" && (v
+      ? ["The score: v · tanh(query + key)", product(q.map((x, c) => Math.tanh(x + k[c])), v, row.scores[chosen], pair, ["tanh", "v"], "tanh(query + key) times v")]
+      : ["The score: query · key", product(q, k, row.scores[chosen], pair, ["query", "key"], "query times key")]),
     (row.scaled || row.masked) && ["Scaled, masked", h("p", { class: "sum" }, scaled(head, row, chosen, may(chosen), changed))],
     row.weights && [head.rung === "fixed" ? "The share in its row" : "The softmax of its row",
       shares(head, row, seen, strongest, chosen, keyTokens, pair, changed("weights"))],
@@ -73,9 +77,9 @@ function numbered(token, i) {
 
 /**
  * Two strips of bars and their products. @param {ArrayLike<number>} q @param {ArrayLike<number>} k
- * @param {number} total @param {string} pair
+ * @param {number} total @param {string} pair @param {[string, string]} names @param {string} label
  */
-function dotProduct(q, k, total, pair) {
+function product(q, k, total, pair, names, label) {
   const count = q.length;
   const products = Array.from({ length: count }, (_, c) => q[c] * k[c]);
   const order = products.map((_, c) => c).sort((a, b) => Math.abs(products[b]) - Math.abs(products[a]));
@@ -96,8 +100,8 @@ function dotProduct(q, k, total, pair) {
   return [
     h("p", { class: "sum" }, `score${pair} = ${first.join(" + ")}${count > TERMS ? " + …" : ""} = `,
       h("strong", { "data-sum": products.reduce((a, b) => a + b, 0), "data-value": total }, short(total))),
-    h("div", { class: "scroll" }, s("svg", { class: "matrix", width: 76 + count * width, height: 160, role: "img", "aria-label": `query times key, ${count} features`, "font-family": "system-ui, sans-serif" },
-      line(0, "query"), bars(q, "var(--queries)", 0), line(52, "key"), bars(k, "var(--keys)", 52), line(104, "product"),
+    h("div", { class: "scroll" }, s("svg", { class: "matrix", width: 76 + count * width, height: 160, role: "img", "aria-label": `${label}, ${count} features`, "font-family": "system-ui, sans-serif" },
+      line(0, names[0]), bars(q, "var(--queries)", 0), line(52, names[1]), bars(k, "var(--keys)", 52), line(104, "product"),
       bars(products, "var(--ink)", 104))),
     note(`${count} products; the largest in size: ${order.slice(0, 3).map((c) => `feature ${c}: ${short(products[c])}`).join(", ")}.`),
   ];

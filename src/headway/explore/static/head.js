@@ -298,7 +298,7 @@ function controls(app, head, steps, step) {
       button("matrix", () => app.go({ lines: false }), { "aria-pressed": String(!state.lines) }),
       button("lines", () => app.go({ lines: true, step: step === "dropped" ? step : "weights" }), { "aria-pressed": String(state.lines) }),
       button("numbers", () => app.go({ table: !state.table }), { "aria-pressed": String(state.table) })),
-    head.facts && !head.trace.has(head.name("dropped")) && head.steps.includes("weights")
+    app.trace.manifest.kind !== "translation" && head.facts && !head.trace.has(head.name("dropped")) && head.steps.includes("weights")
       ? h("div", { class: "row" },
           button(drawn == null ? "show training's dropout" : "hide dropout", () => app.go({ training: drawn == null ? 0 : null, step: drawn == null ? "dropped" : "weights" })),
           drawn != null && button("draw again", () => app.go({ training: drawn + 1, step: "dropped" })),

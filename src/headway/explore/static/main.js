@@ -221,7 +221,7 @@ function crumbs(app, head) {
   const { state, trace, address, top } = app;
   const ladder = onLadder(state) || trace.manifest.kind === "ladder";
   /** @type {[string, string][]} */
-  const path = trace.manifest.kind === "ladder" ? [] : [[trace.manifest.kind === "model" ? "Model" : "Trace", address({ ...top })]];
+  const path = trace.manifest.kind === "ladder" ? [] : [[{ model: "Model", translation: "Translation" }[trace.manifest.kind] ?? "Trace", address({ ...top })]];
   if (ladder) path.push(["Ladder", address({ ...top, ladder: true })]);
   else if (state.layer != null && trace.layers[state.layer]) path.push([trace.layers[state.layer].title, address({ ...top, layer: state.layer })]);
   if (ladder && trace.rungs.some((rung) => rung.title === state.rung)) path.push([String(state.rung), address({ ...top, ladder: true, rung: state.rung })]);

@@ -11,6 +11,7 @@ import { step } from "./trace.js";
 /** @typedef {import("./trace.js").Trace} Trace */
 
 const TRACED = { sentence: "What was traced: each attention a band, each head a picture of its weights. Press one for its steps.", equation: "context = weights values", rung: null };
+const TRANSLATED = { sentence: "A sentence is read by the encoder and written anew by the decoder, which looks back at the source before it says each word. Rows are the words that look, columns those that are looked at. Press a picture for its steps.", equation: "context = Σ weights · states of the source", rung: null };
 const BARS = 10;
 const THICK = 46; // pixels for a change as large as the stream itself
 
@@ -45,7 +46,7 @@ export async function modelView(app) {
       written(app),
     ],
     panel: [
-      words(app, trace.manifest.kind === "trace" ? TRACED : {
+      words(app, trace.manifest.kind === "trace" ? TRACED : trace.manifest.kind === "translation" ? TRANSLATED : {
         sentence: "Each token becomes a vector; every layer adds to it what its heads found in the tokens before and what its MLP made of that; the last vector says how likely each next token is.",
         equation: "logits = head(norm(x)),  x = embedded + Σ layers", rung: null,
       }),

@@ -9,6 +9,7 @@ import { Head } from "./attention.js";
  * @typedef {{
  *   scale: number, softcap: number | null, normalizer: string, mask: string[], offset: number | number[],
  *   heads: number, kv_heads: number, allowed: string | null, bias: string | null, recomputable: boolean,
+ *   additive?: string,
  * }} Facts
  */
 /** @typedef {{name: string, idea: string, equation: string, source: string, dropout: number,
@@ -21,7 +22,7 @@ import { Head } from "./attention.js";
  *   model?: Record<string, any>, vocabulary?: string[], changes?: Record<string, number[]>,
  *   overview: number, edits?: Edit[], written?: Token[], left_out?: string[],
  *   sampling?: {write: number, temperature: number, top_k: number | null, seed: number},
- *   ladder?: {tokens: Token[], key_tokens?: Token[], text: string, rungs: Rung[]},
+ *   inputs?: Token[], ladder?: {tokens: Token[], key_tokens?: Token[], text: string, rungs: Rung[]},
  * }} Manifest
  */
 /** @typedef {{name: string, title: string, heads: Head[]}} Layer */
@@ -71,6 +72,9 @@ export class Trace {
 
   /** The tokens on the two sides of an attention: queries', keys'. @param {string} attention */
   tokens(attention) {
+    const { kind, key_tokens: source = [], inputs = [] } = this.manifest;
+    if (kind === "translation" && attention.startsWith("encoder.")) return [source, source];
+    if (kind === "translation" && attention.endsWith("self_attention")) return [inputs, inputs];
     const own = attention.startsWith("ladder.") ? this.manifest.ladder : this.manifest;
     const tokens = own?.tokens ?? [];
     return [tokens, own?.key_tokens ?? tokens];
@@ -118,12 +122,14 @@ export class Trace {
     /** @type {Map<string, string[]>} */
     const groups = new Map();
     for (const name of names) {
-      const layer = /^(.*blocks\.\d+)\./.exec(name)?.[1] ?? name;
+      // Of a translation each attention stands for itself, for they are between different sentences.
+      const whole = this.manifest.kind === "translation";
+      const layer = (!whole && /^(.*blocks\.\d+)\./.exec(name)?.[1]) || name;
       groups.set(layer, [...(groups.get(layer) ?? []), name]);
     }
     return [...groups].map(([name, attentions], i) => ({
       name,
-      title: name.includes("blocks.") ? `Layer ${i}` : name || "attention",
+      title: this.manifest.kind === "translation" ? spoken(name) : name.includes("blocks.") ? `Layer ${i}` : name || "attention",
       heads: this._heads(attentions),
     }));
   }
@@ -149,6 +155,13 @@ export class Trace {
 /** The full name of a step of an attention. @param {string} attention @param {string} name */
 export function step(attention, name) {
   return attention ? `${attention}.${name}` : name;
+}
+
+/** "decoder.blocks.0.cross_attention" as one says it. @param {string} name */
+function spoken(name) {
+  const [side, ...rest] = name.split(".");
+  const kind = rest.at(-1) === "self_attention" ? "itself" : "source";
+  return `${side}${rest.length > 1 ? ` ${rest[1]}` : ""} → ${kind}`;
 }
 
 /** @param {string} name */

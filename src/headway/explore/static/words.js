@@ -41,6 +41,9 @@ const STEPS = {
 /** @param {string} step @param {Head} head @returns {Words} */
 export function ofStep(step, head) {
   const { rung, inGPT, facts, steps } = head;
+  if (facts?.additive && step === "scores") {
+    return { sentence: "Every query is added to every key, bent by tanh, and weighed feature by feature by a vector v that was learnt: Bahdanau's score.", equation: "score = v · tanh(query + key)", rung: null };
+  }
   if (rung === "fixed" && step === "scores") {
     return { sentence: "On this rung scores come from positions alone: half as much with every step away.", equation: "scores = 2^−|i−j|", rung };
   }
@@ -73,6 +76,7 @@ function width(head) {
 /** @param {Head} head @param {number} heads @param {Manifest} manifest @returns {Words} */
 export function ofLayer(head, heads, { kind, model }) {
   const { rung } = head;
+  if (kind === "translation") return { sentence: "Queries of the words at the left of a picture meet keys of those above it: press a head for its steps.", equation: "context = weights values", rung: null };
   if (kind === "trace") return { sentence: "What was traced of this attention: press a head for its steps.", equation: "context = weights values", rung: null };
   const mlp = "Then the MLP adds what it makes of each token alone.";
   const equation = "x + attention(norm(x)),  then  x + mlp(norm(x))";

@@ -1,0 +1,143 @@
+"""`headway translate`: from pairs to a run, to translations and scores; and what is refused."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headway.data import grammar
+
+HEADWAY = Path(sys.executable).with_name("headway")
+SIZES = {"steps": 30, "batch": 400, "width": 16, "context": 60, "vocabulary": 300}
+SMALL = [word for name, size in SIZES.items() for word in (f"--{name}", str(size))]
+
+
+def headway(folder, *words, rc=0, **options):
+    found = subprocess.run(
+        [HEADWAY, "translate", *words], cwd=folder, capture_output=True, text=True, **options
+    )
+    assert found.returncode == rc, found.stderr
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("translate")
+    some = [*grammar.examples(400, [0], seed=9)]
+    rows = [f"{each.english}\t{each.german}\n" for each in some]
+    (place / "pairs.tsv").write_text("".join(rows), encoding="utf-8")
+    headway(place, "train", "--pairs", "pairs.tsv", "--model", "bahdanau", "--name", "b", *SMALL)
+    return place
+
+
+def test_a_run_translates_and_shows_where_it_looked(folder):
+    found = headway(folder, "b", "The dog sees the cat.", "--alignment", "--beams", "2")
+    lines = found.stdout.splitlines()
+    assert lines[0]
+    for line in lines[1:]:
+        assert re.fullmatch(r" +\S+ │[ ░▒▓█]{12}│ \S+ \d+%", line), line
+    piped = headway(folder, "b", input="The dog sees the cat.\nThe cat sleeps.\n")
+    assert len(piped.stdout.splitlines()) == 2
+
+
+def test_eval_tells_scores_by_length_and_writes_them(folder):
+    said = headway(folder, "eval", "b", "--beams", "1", "-o", "scores.json").stdout
+    assert "BLEU: nrefs:1" in said
+    found = json.loads((folder / "scores.json").read_text())
+    count = found["scores"]["all"]["sentences"]
+    assert count == len(found["answers"]) == pytest.approx(20, abs=3)
+    groups = [each["sentences"] for name, each in found["scores"].items() if name != "all"]
+    assert sum(groups) == count
+    assert {"exact", "bleu", "chrf", "tokens", "aer"} <= found["scores"]["all"].keys()
+
+
+def test_a_run_that_was_stopped_goes_on(folder):
+    """Thirty steps at once, or ten and the rest: the same log."""
+    words = ["train", "--pairs", "pairs.tsv", "--model", "luong", *SMALL]
+    headway(folder, *words, "--name", "whole")
+    path = folder / "runs" / "cut"
+    headway(folder, *words, "--name", "cut")
+    log = (path / "log.jsonl").read_text().splitlines()
+    for file in (path / "checkpoints").iterdir():
+        if file.name != "step-000000":
+            subprocess.run(["rm", "-r", file], check=True)
+    headway(folder, "train", "--resume", "cut")
+    again = (path / "log.jsonl").read_text().splitlines()
+
+    def losses(lines):
+        return [json.loads(line)["loss"] for line in lines]
+
+    assert losses(again) == losses(log)
+    assert losses(log) == losses((folder / "runs/whole/log.jsonl").read_text().splitlines())
+    said = headway(folder, "train", "--resume", "cut", "--width", "18", rc=1).stderr
+    assert "width cannot change" in said
+
+
+def test_one_that_fills_in_needs_a_gap(folder):
+    words = ["train", "--pairs", "pairs.tsv", "--model", "encoder", "--layers", "1", *SMALL]
+    headway(folder, *words, "--name", "e", "--heads", "2")
+    assert "[" in headway(folder, "e", "The _ sleeps.").stdout
+    assert 'write "_" for a masked one' in headway(folder, "e", "The dog.", rc=1).stderr
+    assert "its validation loss is its measure" in headway(folder, "eval", "e", rc=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere", "a"], "no run runs/nowhere; there are b"),
+        (["b", " "], "a sentence is empty"),
+        (["b", "cat " * 80], "the model reads at most 60"),
+        (["b", "The dog.", "--beams", "0"], "1 beam or more"),
+        (["train", "--name", "b"], "there is a run runs/b already"),
+        (["train", "--pairs", "nothing.tsv"], "nothing.tsv"),
+        (["train", "--pairs", "a", "b", "c"], "one file or two"),
+        (["train", "--pairs", "pairs.tsv", "--depth", "2"], "no --depth"),
+        (["train", "--depth", "11"], "from 0 to 9"),
+        (["train", "--pairs", "pairs.tsv", "--width", "15", "--model", "rnn"], "a width is even"),
+        (["train", "--pairs", "pairs.tsv", "--context", "2"], "a larger --context"),
+        (["train", "--resume", "b", "--name", "c"], "leave what else it was out"),
+        (["race", "--quick", "--full"], "not both"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_line(folder, words, said):
+    before = sorted(folder.rglob("*"))
+    found = headway(folder, *words, rc=1)
+    assert said in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_words_never_seen_and_another_language_are_told_on_the_error_stream(folder):
+    found = headway(folder, "b", "The quokka sees the cat.")
+    assert found.stdout
+    assert "never seen in training, and likely to be mistranslated: quokka" in found.stderr
+    found = headway(folder, "b", "Die Katze sieht den Hund.")
+    assert "the language that the run writes" in found.stderr
+    assert "training" not in headway(folder, "b", "The dog sees the cat.").stderr
+
+
+def test_pairs_that_are_too_long_are_counted(folder):
+    long = " ".join(["and the dog"] * 30)
+    text = (folder / "pairs.tsv").read_text() + f"{long}.\t{long}!\n"
+    (folder / "long.tsv").write_text(text)
+    found = headway(folder, "train", "--pairs", "long.tsv", *SMALL, "--heads", "2")
+    assert "1 pairs are longer than 60 tokens and left out" in found.stderr
+
+
+@pytest.mark.parametrize("verb", ["generate", "trace"])
+def test_verbs_of_texts_say_that_it_translates(folder, verb):
+    line = [HEADWAY, verb, "b", "The"]
+    found = subprocess.run(line, cwd=folder, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert "runs/b translates" in found.stderr
+
+
+def test_runs_and_info_know_translations(folder):
+    for words in (["runs"], ["info", "b"]):
+        found = subprocess.run([HEADWAY, *words], cwd=folder, capture_output=True, text=True)
+        assert found.returncode == 0
+        assert "bahdanau" in found.stdout
