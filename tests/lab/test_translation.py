@@ -57,7 +57,7 @@ def test_tokens_become_words():
     for tokens, owners, sentence in ((source, columns, SENTENCE), (target, rows, GERMAN)):
         spelled = [""] * len(pairs.words(sentence))
         for token, owner in zip(tokens, owners, strict=True):
-            spelled[owner] += TOKENIZER.decode([token]).strip()
+            spelled[owner] += TOKENIZER.decode([int(token)]).strip()
         assert spelled == pairs.words(sentence)
     weights = np.zeros((len(target) + 1, len(source) + 1))
     for row, owner in enumerate(rows):

@@ -136,7 +136,7 @@ def _translators() -> Iterator[Own]:
             super().__init__()
             self.attention = attention
 
-        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        def forward(self, x: Tensor, mask: Tensor | None = None) -> Any:
             seen = None if mask is None else mask[:, None, None]
             keys = getattr(self.attention, "keys", None)
             memory = (x,) if keys is None else (keys(x), x)
@@ -159,7 +159,7 @@ def _translators() -> Iterator[Own]:
             super().__init__()
             self.layer = layer
 
-        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        def forward(self, x: Tensor, mask: Tensor | None = None) -> Any:
             return self.layer(x, None if mask is None else as_mask(mask[:, None, None]), None)
 
     masked = {"kind": "self", "width": 16, "features": ("mask",)}

@@ -66,7 +66,7 @@ def train(
         By default a grammar of our own, English to German.
     depth
         Of the grammar: how many clauses, at most, stand between a subject and its verb. By
-        default 3.
+        default 2.
     name
         The name of the run; by default the next free number.
     resume

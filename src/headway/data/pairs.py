@@ -22,6 +22,7 @@ PADDING, START, END, MASK, FIRST = range(5)
 
 GRAMMAR = "grammar"
 SENTENCES = 24_000  # of the grammar
+DEPTH = 2  # of those, at most
 AND = " + "  # between the names of two files
 HELD_OUT = 10  # one pair of so many
 TESTED = 1000  # of these, at most half, are for the test
@@ -52,7 +53,7 @@ def words(sentence: str) -> list[str]:
 
 @lru_cache(maxsize=2)  # the race asks for each of its runs
 def read(source: str) -> tuple[Pair, ...]:
-    """Pairs by name: `grammar` (or `grammar:DEPTH`, by default 3), a file with a tab between the
+    """Pairs by name: `grammar` (or `grammar:DEPTH`, by default 2), a file with a tab between the
     two sentences of each line, or two files, "A + B", with a sentence in each line.
 
     Raises ValueError, naming lines, for what is no pair, for a file whose languages change places
@@ -90,7 +91,7 @@ def depth_of(source: str) -> int:
     _, colon, depth = source.partition(":")
     if colon and not re.fullmatch("[0-9]", depth):
         raise ValueError(f"the depth of the grammar is from 0 to 9: {depth!r} is not")
-    return int(depth or 3)
+    return int(depth or DEPTH)
 
 
 def split(pairs: Sequence[Pair]) -> Split:

@@ -21,17 +21,18 @@ WORDS = "words.json"  # of a run: those that it learnt from, in each language
 
 # What suits two cores: for the grammar, which has 150 words in each language, and for a file.
 GRAMMAR: Mapping[str, Any] = MappingProxyType(
-    {"width": 128, "context": 96, "vocabulary": 640, "steps": 3000, "batch": 2048}
-    | {"learning_rate": 3e-3, "weight_decay": 0.0, "evaluate_every": 200, "save_every": 500}
+    {"width": 128, "context": 96, "vocabulary": 640, "steps": 2500, "batch": 2048}
+    | {"learning_rate": 3e-3, "weight_decay": 0.0, "evaluate_every": 100, "save_every": 500}
 )
 FILE: Mapping[str, Any] = MappingProxyType(
-    {"width": 256, "context": 64, "vocabulary": 8000, "dropout": 0.2, "steps": 6000, "batch": 3000}
-    | {"learning_rate": 1e-3, "weight_decay": 0.01, "evaluate_every": 500, "save_every": 500}
+    {"width": 256, "context": 64, "vocabulary": 4000, "dropout": 0.25, "steps": 3000, "batch": 3000}
+    | {"learning_rate": 2e-3, "weight_decay": 0.01, "evaluate_every": 250, "save_every": 500}
     | {"label_smoothing": 0.1}
 )
-TRANSFORMER: Mapping[str, Any] = MappingProxyType(
-    {"layers": 2, "heads": 4, "learning_rate": 1e-3, "warmup": 0.1}
-)
+# The Transformer takes longer to begin, and smaller steps.
+TRANSFORMER: Mapping[str, Any] = MappingProxyType({"layers": 2, "heads": 4, "warmup": 0.1})
+OF_GRAMMAR: Mapping[str, Any] = MappingProxyType({"width": 96, "learning_rate": 2e-3})
+OF_FILE: Mapping[str, Any] = MappingProxyType({"learning_rate": 1e-3})
 
 
 def defaults(kind: str, source: str) -> dict[str, Any]:
@@ -39,7 +40,9 @@ def defaults(kind: str, source: str) -> dict[str, Any]:
     found: dict[str, Any] = {"kind": kind, "evaluation_windows": 512}
     found |= {"precision": "float32", "compile": False}
     found.update(GRAMMAR if is_grammar(source) else FILE)
-    found.update(TRANSFORMER if kind in ("transformer", "encoder") else {})
+    if kind in ("transformer", "encoder"):
+        found.update(TRANSFORMER)
+        found.update(OF_GRAMMAR if is_grammar(source) else OF_FILE)
     return found
 
 
