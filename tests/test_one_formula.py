@@ -17,9 +17,12 @@ from headway.explore import trace_file
 from headway.ladder.rung import run_example
 from headway.ladder.rungs import LADDER
 from headway.models.gpt import MODERN, GPTConfig
+from headway.models.seq2seq import Seq2SeqConfig
 from headway.parts import attention as mechanism
 from headway.torch import GPT, MultiHeadAttention
 from headway.torch.gpt import multi_head
+from headway.torch.seq2seq import Seq2Seq
+from headway.torch.translate import alignment
 
 LINE = 'tap("scaled", scores * scale)'
 FAULT = 'tap("scaled", scores * (2 * scale))'
@@ -71,6 +74,16 @@ def everything():
             run = partial(lambda model, part: model(torch.arange(8)[None, part]), model)
             tensors, _ = trace_file.record(run, 8)
             found[f"GPT {config.norm}, trace file"] = tensors["blocks.1.attention.weights"]
+    for kind in ("bahdanau", "luong", "transformer"):
+        config = Seq2SeqConfig(kind, vocabulary=11, context=8, width=12)
+        model, source = Seq2Seq(config, seed=1).eval(), np.array([5, 6, 7, 2])
+        with torch.no_grad(), headway.trace("decoder.*weights") as steps:
+            logits = model(
+                torch.from_numpy(source)[None], torch.tensor([4]), torch.arange(1, 6)[None]
+            )
+        found[f"translator {kind}, traced"] = logits.numpy()
+        found[f"translator {kind}, its alignment"] = alignment(model, source, [5, 6])
+        assert steps
     queries = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
     found["JAX, jitted"] = np.asarray(jax.jit(lambda q: plain(q, q, q))(queries))
     found["weights"] = headway.weights(queries, queries)
