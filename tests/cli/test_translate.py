@@ -13,6 +13,7 @@ import pytest
 
 from headway.cli.main import main
 from headway.data import grammar
+from headway.training import translation
 
 SIZES = {"steps": 30, "batch": 400, "width": 16, "context": 60, "vocabulary": 400}
 SMALL = [word for name, size in SIZES.items() for word in (f"--{name}", str(size))]
@@ -77,25 +78,28 @@ def test_eval_tells_scores_by_length_and_writes_them(folder):
 
 
 def test_a_run_that_was_stopped_goes_on(folder):
-    """Thirty steps at once, or ten and the rest: the same log."""
+    """Thirty steps at once, or twenty and the rest: the same log, and the same weights."""
     words = ["train", "--pairs", "pairs.tsv", "--model", "luong", *SMALL]
-    headway(folder, *words, "--name", "whole")
-    path = folder / "runs" / "cut"
-    headway(folder, *words, "--name", "cut")
-    log = (path / "log.jsonl").read_text().splitlines()
-    for file in (path / "checkpoints").iterdir():
-        if file.name != "step-000000":
-            shutil.rmtree(file)
+    with patch.object(translation, "FILE", {**translation.FILE, "save_every": 10}):
+        headway(folder, *words, "--name", "whole")
+    whole, cut = folder / "runs" / "whole", folder / "runs" / "cut"
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoints" / "step-000030")
     headway(folder, "train", "--resume", "cut")
-    again = (path / "log.jsonl").read_text().splitlines()
-
-    def losses(lines):
-        return [json.loads(line)["loss"] for line in lines]
-
-    assert losses(again) == losses(log)
-    assert losses(log) == losses((folder / "runs/whole/log.jsonl").read_text().splitlines())
+    for name in ("model", "optimizer"):
+        file = f"checkpoints/step-000030/{name}.safetensors"
+        assert (whole / file).read_bytes() == (cut / file).read_bytes()
+    logs = [(path / "log.jsonl").read_text().splitlines() for path in (whole, cut)]
+    assert len(logs[0]) == len(logs[1]) == 30
+    losses = [[json.loads(line)["loss"] for line in log] for log in logs]
+    assert losses[0] == losses[1]
     said = headway(folder, "train", "--resume", "cut", "--width", "18", rc=1).stderr
     assert "width cannot change" in said
+    pieces = (
+        (cut / "tokenizer.json").read_text().replace('"b": 66', '"b": 67').replace('"b"', '"c"')
+    )
+    (cut / "tokenizer.json").write_text(pieces)
+    assert headway(folder, "train", "--resume", "cut", rc=1).stderr
 
 
 def test_one_that_fills_in_needs_a_gap(folder):
@@ -114,14 +118,17 @@ def test_one_that_fills_in_needs_a_gap(folder):
         (["b", "cat " * 80], "the model reads at most 60"),
         (["b", "The dog.", "--beams", "0"], "1 beam or more"),
         (["train", "--name", "b"], "there is a run runs/b already"),
-        (["train", "--pairs", "nothing.tsv"], "nothing.tsv"),
+        (["train", "--pairs", "nothing.tsv"], "no file nothing.tsv: --pairs takes"),
         (["train", "--pairs", "a", "b", "c"], "one file or two"),
         (["train", "--pairs", "pairs.tsv", "--depth", "2"], "no --depth"),
         (["train", "--depth", "11"], "from 0 to 9"),
         (["train", "--pairs", "pairs.tsv", "--width", "15", "--model", "rnn"], "a width is even"),
-        (["train", "--pairs", "pairs.tsv", "--context", "2"], "a larger --context"),
+        (["train", "--pairs", "pairs.tsv", "--context", "2"], "a --context larger than 2"),
         (["train", "--resume", "b", "--name", "c"], "leave what else it was out"),
         (["race", "--quick", "--full"], "not both"),
+        (["train", "--name", "eval"], "'eval' is a verb"),
+        (["train", "--pairs", "a + b", "c"], "no ' + ' in its name"),
+        (["train", "--cell", "lstm"], "transformer has no recurrent cell"),
     ],
     ids=str,
 )

@@ -26,7 +26,7 @@ def test_a_table_and_two_files_are_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([*GOOD[:2], ("no tab here",), *GOOD], "no tab between two sentences in line 3"),
+        ([*GOOD[:2], ("no tab here",), *GOOD], "no two sentences, with a tab between, in line 3"),
         ([*GOOD, ("the cat", ""), ("", "die Katze")], "a sentence is empty in lines 41, 42"),
         ([*GOOD, *[("x", " ")] * 9], "lines 41, 42, 43, 44, 45 and 4 more"),
         (GOOD[:7], "has 7 pairs: give 20 or more"),
@@ -44,6 +44,14 @@ def test_files_of_unequal_length_are_refused(tmp_path):
     other = table(tmp_path, [row[1:] for row in GOOD[:-2]], "other.txt")
     with pytest.raises(ValueError, match=r"one.txt has 40 lines, .*other.txt 38: line 39 of .*one"):
         pairs.read(pairs.AND.join([one, other]))
+
+
+def test_strange_line_ends_are_parts_of_sentences(tmp_path):
+    rows = [*GOOD, ("one\u2028two", "eins\x0bzwei")]
+    assert pairs.read(table(tmp_path, rows)) == tuple(Pair(*row) for row in rows)
+    text = "\ufeff" + "".join("\t".join(row) + "\r\n" for row in GOOD)
+    (tmp_path / "windows.tsv").write_bytes(text.encode())
+    assert pairs.read(str(tmp_path / "windows.tsv")) == tuple(Pair(*row) for row in GOOD)
 
 
 @pytest.mark.parametrize("depth", ["", "x", "-1", "12"])

@@ -57,7 +57,7 @@ def test_the_weights_are_the_alignment_and_the_words_are_both_sentences(subject_
     target = [token["id"] + FIRST for token in manifest["inputs"][1:]]
     assert [token["id"] + FIRST for token in manifest["key_tokens"][:-1]] == source[:-1].tolist()
     assert manifest["tokens"][:-1] == manifest["inputs"][1:]
-    layer = "decoder.blocks.0.cross_attention" if kind == "transformer" else "decoder.attention"
+    layer = "decoder.blocks.1.cross_attention" if kind == "transformer" else "decoder.attention"
     weights = tensors[f"{layer}.weights"]
     assert weights.shape[-2:] == (len(manifest["tokens"]), len(manifest["key_tokens"]))
     np.testing.assert_allclose(

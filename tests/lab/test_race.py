@@ -78,20 +78,19 @@ def test_the_report_is_written_whole(done):
     assert (place / "loss.png").stat().st_size > 5000
 
 
+def answered(depth, right):
+    said = "c d e f" if right else "x"
+    return lab.Answer(lab.Question("a b", "c d e f", depth=depth), said, True, 1, 2)
+
+
 def ended(kind, seed, right):
     """A run that has `right` of ten sentences right, of depth 0 and of depth 1."""
-    answers = [
-        lab.as_dict(
-            lab.Answer(
-                lab.Question("a b", "c d e f", depth=d), "c d e f" if n < right[d] else "x", 1, 2
-            )
-        )
-        for d in (0, 1)
-        for n in range(10)
-    ]
+    answers = [lab.as_dict(answered(d, n < right[d])) for d in (0, 1) for n in range(10)]
     matrix = {"source": ["a"], "target": ["b", "c"], "weights": [[1.0], [0.5]]}
-    result = {"answers": answers, "sentence": "s", "parameters": 7, "machine": {}}
-    return race_report.Ended(kind, seed, {10: 1.0}, 5.0, {**result, "matrix": matrix}, "")
+    result = {"answers": answers, "sentence": "s", "parameters": 7, "machine": {}, "longer": 0}
+    return race_report.Ended(
+        kind, seed, {10: 1.0}, 5.0, {**result, "left_out": 0, "matrix": matrix}, ""
+    )
 
 
 def test_claims_are_paired_by_seed_and_careful():

@@ -9,7 +9,7 @@ from headway.data.pairs import FIRST, Pair
 from headway.lab import translation as lab
 from headway.lab.translation import Answer, Question
 from headway.models.seq2seq import Seq2SeqConfig
-from headway.tokenizers import Tokenizer
+from headway.tokenizers import BYTES, Tokenizer
 from headway.torch import seq2seq
 
 SENTENCE, GERMAN = "The dog, who sleeps, sings.", "Der Hund, der schläft, singt."
@@ -17,7 +17,9 @@ TOKENIZER = Tokenizer.byte_pairs((SENTENCE + " " + GERMAN + " ") * 20, 275)
 
 
 def answer(said, target=GERMAN, **other):
-    return Answer(Question(SENTENCE, target), said, **{"right": 3, "tokens": 4, **other})
+    return Answer(
+        Question(SENTENCE, target), said, **{"whole": True, "right": 3, "tokens": 4, **other}
+    )
 
 
 def test_scores_of_what_is_right_and_of_what_is_not():
@@ -50,30 +52,46 @@ def test_signatures_name_the_metrics_and_their_version():
 
 def test_tokens_become_words():
     """Each word of the source is looked at by one word of the target, token by token."""
-    source = TOKENIZER.encode(SENTENCE)
-    target = TOKENIZER.encode(GERMAN)
+    source, target = (pairs.encoded(each, TOKENIZER)[:-1].tolist() for each in (SENTENCE, GERMAN))
     assert len(source) > len(pairs.words(SENTENCE))  # some words are several tokens
-    rows, columns = lab._owners(GERMAN, TOKENIZER), lab._owners(SENTENCE, TOKENIZER)
-    for tokens, owners, sentence in ((source, columns, SENTENCE), (target, rows, GERMAN)):
-        spelled = [""] * len(pairs.words(sentence))
+    (read, columns), (said, rows) = (lab._owners(each, TOKENIZER) for each in (source, target))
+    for tokens, owners, found in ((source, columns, read), (target, rows, said)):
+        spelled = [b""] * len(found)
         for token, owner in zip(tokens, owners, strict=True):
-            spelled[owner] += TOKENIZER.decode([int(token)]).strip()
-        assert spelled == pairs.words(sentence)
+            spelled[owner] += TOKENIZER.token_bytes(token - FIRST)
+        assert [each.decode().strip() for each in spelled] == found
     weights = np.zeros((len(target) + 1, len(source) + 1))
     for row, owner in enumerate(rows):
         there = [column for column, own in enumerate(columns) if own == owner]
         weights[row, there] = 0.9 / len(there)
         weights[row, -1] = 0.1  # the end, which is no word
-    found = lab.by_word(weights, SENTENCE, GERMAN, TOKENIZER)
+    found = lab.by_word(weights, source, target, TOKENIZER)
     np.testing.assert_allclose(found.weights, 0.9 * np.eye(len(pairs.words(GERMAN))))
     assert (found.source, found.target) == (pairs.words(SENTENCE), pairs.words(GERMAN))
 
 
-def test_letters_of_two_bytes_are_counted_as_bytes():
-    german = "Der Vögel schläft."
-    whole = lab._owners(german, TOKENIZER)
-    assert sorted(set(whole)) == [0, 1, 2, 3]
-    assert whole == sorted(whole)
+def test_words_are_those_of_the_tokens_however_they_were_cut():
+    german = "Der Hund, der schläft."
+    usual = pairs.encoded(german, TOKENIZER)[:-1].tolist()
+    spelled = [FIRST + TOKENIZER._backend.token_to_id(name) for name in bytewise(german)]
+    assert len(spelled) > len(usual)
+    for tokens in (usual, spelled):
+        read, owners = lab._owners(tokens, TOKENIZER)
+        assert read == pairs.words(german)
+        assert owners == sorted(owners)
+        assert sorted(set(owners)) == [*range(len(read))]
+    half, owners = lab._owners(spelled[:19], TOKENIZER)  # it ends within the letter ä
+    assert half[-2:] == ["schl", "?"]
+    assert len(owners) == 19
+    for blank in ([], [FIRST + TOKENIZER._backend.token_to_id("Ġ")]):
+        read, owners = lab._owners(blank, TOKENIZER)
+        assert (len(read), owners) == (1, [0] * len(blank))
+
+
+def bytewise(text):
+    """The names of the tokens of single bytes."""
+    names = {byte: name for name, byte in BYTES.items()}
+    return [names[byte] for byte in text.encode()]
 
 
 def test_new_sentences_of_a_grammar_reach_beyond_what_was_learnt():
@@ -90,7 +108,7 @@ def test_new_sentences_of_a_grammar_reach_beyond_what_was_learnt():
 
 
 def test_groups_by_length_and_depth_leave_nothing_out():
-    some = [Answer(Question("x " * n, "y", depth=n % 3), "y", 1, 1) for n in range(1, 60)]
+    some = [Answer(Question("x " * n, "y", depth=n % 3), "y", True, 1, 1) for n in range(1, 60)]
     groups = lab.by_length(some)
     assert sum(map(len, groups.values())) == len(some)
     assert [*groups][:2] == ["1 to 5 words", "6 to 10 words"]
@@ -138,7 +156,8 @@ def test_a_perfect_alignment_makes_no_error(model, monkeypatch):
     example = next(e for e in grammar.examples(50, [1], seed=3) if "müssen" not in e.german)
     question = Question(example.english, example.german, example.alignment, 1)
     tokenizer = Tokenizer.byte_pairs(example.english + example.german, 400)
-    rows, columns = (lab._owners(text, tokenizer) for text in (example.german, example.english))
+    both = (pairs.encoded(text, tokenizer)[:-1] for text in (example.german, example.english))
+    rows, columns = (lab._owners(tokens.tolist(), tokenizer)[1] for tokens in both)
     partners = {german: english for english, german in example.alignment}
 
     def perfect(model, source, target):

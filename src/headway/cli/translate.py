@@ -20,6 +20,7 @@ from rich.text import Text
 from headway.cli.progress import follow, interrupts
 
 if TYPE_CHECKING:
+    from headway.data.pairs import Split
     from headway.lab.translation import Scores
     from headway.tokenizers import Tokenizer
     from headway.torch.train import Trainer
@@ -113,6 +114,8 @@ def train(
             find(resume, runs, translates=True), given | ({"kind": model} if model else {}), device
         )
         return
+    if name in ("train", "eval", "race"):
+        raise ValueError(f"{name!r} is a verb of `headway translate`: choose another --name")
     path = new_path(name, runs)
     plan = translation.plan(source, {"kind": model or "transformer", **given})
     if plan.longer:
@@ -125,26 +128,35 @@ def train(
 
     trainer = _trainer(plan.config, plan.pairs, plan.tokenizer, device)
     run = Run.create(path, plan.config, plan.tokenizer)
-    words = json.dumps(translation.known_words(plan.pairs.train), ensure_ascii=False)
-    (run.path / translation.WORDS).write_text(words + "\n", encoding="utf-8")
+    translation.keep_words(plan.pairs.train, run.path)
     _follow(trainer, run, plan.pairs)
 
 
 def _resume(run: Run, given: Mapping[str, Any], device: str | None) -> None:
     """Go on with a run, with the settings and the pairs that it began with."""
-    from headway.data import pairs
     from headway.training import loop, translation
 
     config, tokenizer = run.config, run.tokenizer
     config.require_unchanged(given)
-    whole = pairs.read(config.text)
-    now = replace(config, text_sha256=translation.fingerprint(whole))
-    config.require_same(now, "now")
-    some, _ = translation.held(whole, tokenizer, config.model.context)
+    some = _pairs_of(run)
+    translation.keep_words(some.train, run.path)
     trainer = _trainer(config, some, tokenizer, device)
     for difference in loop.resume(trainer, run, config):
         print(f"headway: {difference}, so the run may differ in its last bits", file=sys.stderr)
     _follow(trainer, run, some)
+
+
+def _pairs_of(run: Run) -> Split:
+    """The pairs that a run began with. Raises ValueError when they, or its tokenizer, changed."""
+    from headway.data import pairs
+    from headway.training import translation
+
+    config, tokenizer = run.config, run.tokenizer
+    whole = pairs.read(config.text)
+    here, known = translation.fingerprint(whole), tokenizer.fingerprint
+    now = replace(config, text_sha256=here, tokenizer_sha256=known)
+    config.require_same(now, "now")
+    return translation.held(whole, tokenizer, config.model.context)[0]
 
 
 def _trainer(config: RunConfig, some: Any, tokenizer: Tokenizer, device: str | None) -> Trainer:
@@ -162,8 +174,8 @@ def _follow(trainer: Trainer, run: Run, some: Any) -> None:
     config, console = run.config, Console(highlight=False, soft_wrap=True)
     parameters = sum(p.numel() for p in trainer.model.parameters())
     console.print(
-        f"{config.text}: {len(some.train):,} pairs to learn from, {len(some.validation):,} to "
-        f"watch, {len(some.test):,} to test, {config.model.vocabulary:,} tokens; "
+        f"{config.text}: {len(some.train):,} pairs to learn from, "
+        f"{len(some.validation) + len(some.test):,} held out, {config.model.vocabulary:,} tokens; "
         f"{config.model.kind} with {parameters:,} parameters"
         f"{f', from step {trainer.step:,}' if trainer.step else ''}"
     )
@@ -184,10 +196,10 @@ def _follow(trainer: Trainer, run: Run, some: Any) -> None:
     )
     name = run.path.name
     if config.model.kind == "encoder":
-        console.print(f'fill in: headway translate {name} "{_hidden(shown[0].source)}"')
+        console.print(f"fill in: headway translate {name} {shlex.quote(_hidden(shown[0].source))}")
         return
     console.print(
-        f'translate: headway translate {name} "{shown[0].source}"\n'
+        f"translate: headway translate {name} {shlex.quote(shown[0].source)}\n"
         f"measure: headway translate eval {name}"
     )
 
@@ -250,8 +262,10 @@ def ask(
                 file=sys.stderr,
             )
         if shows and each.whole:
-            weights = looked_at(model, encoded(sentence, tokenizer), each.tokens)
-            _show(console, translation.by_word(weights, sentence, each.text, tokenizer))
+            source = encoded(sentence, tokenizer)
+            weights = looked_at(model, source, each.tokens)
+            matrix = translation.by_word(weights, source[:-1].tolist(), each.tokens, tokenizer)
+            _show(console, matrix)
 
 
 def _show(console: Console, matrix: Any) -> None:
@@ -279,8 +293,8 @@ def _check(sentence: str, run: Run) -> None:
             f"the sentence {sentence[:30]!r}… has {tokens:,} tokens, the model reads at most "
             f"{context}: cut it in two, or train one with a larger --context"
         )
-    known = json.loads((run.path / translation.WORDS).read_text(encoding="utf-8"))
-    said = translation.strange(sentence, known)
+    known = translation.known_words(run.path)
+    said = translation.strange(sentence, known) if known else ""
     if said:
         print(f"headway: {sentence[:60]!r}: {said}", file=sys.stderr)
 
@@ -294,7 +308,9 @@ def eval(
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     runs: str = "runs",
 ) -> None:
-    """Measure a run on the sentences held out for the test: by itself, by length and by depth.
+    """Measure a run on sentences that it never saw: all together, by length and by depth.
+
+    Of a file those that were held out for the test; of the grammar new ones, deeper ones too.
 
     Parameters
     ----------
@@ -313,19 +329,18 @@ def eval(
     config, tokenizer = opened.config, opened.tokenizer
     if config.model.kind == "encoder":
         raise ValueError(f"{opened.path} fills in words: its validation loss is its measure")
-    from headway.data import pairs
     from headway.lab import translation as lab
     from headway.torch.weights import load
-    from headway.training import translation
 
-    whole = pairs.read(config.text)
-    now = replace(config, text_sha256=translation.fingerprint(whole))
-    config.require_same(now, "now")
-    some, _ = translation.held(whole, tokenizer, config.model.context)
+    lab.need_sacrebleu()
+    some = _pairs_of(opened)
     asked = lab.questions(config.text, frozenset(pair.source for pair in some.train), some.test)
     asked, longer = lab.fitting(asked, tokenizer, config.model.context)
     if longer:
-        print(f"headway: {longer} test sentences are longer than the model", file=sys.stderr)
+        print(
+            f"headway: {longer:,} test sentences are longer than the model, and are not asked",
+            file=sys.stderr,
+        )
     console = Console(highlight=False, soft_wrap=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("translating", total=len(asked))
@@ -335,6 +350,9 @@ def eval(
     groups = {"all": found, **lab.by_length(found), **lab.by_depth(found)}
     table = {name: lab.scores(group) for name, group in groups.items()}
     console.print(_table(table))
+    cut = sum(not each.whole for each in found)
+    if cut:
+        console.print(f"{cut:,} had not ended, and count as they were cut")
     signatures = lab.signatures()
     for line in signatures:
         console.print(line, markup=False)
@@ -374,10 +392,12 @@ def race(
     """
     from headway.lab import files, race_report, work  # late: `headway --help` answers at once
     from headway.lab.race import QUESTION, Race, compete
+    from headway.lab.translation import need_sacrebleu
     from headway.training.runs import Run
 
     if quick and full:
         raise ValueError("--quick or --full, not both")
+    need_sacrebleu()
     size = "full" if full else "quick"
     found = Race(_source(pairs, depth), size)
     runs, console = lab / files.RUNS, Console(highlight=False, soft_wrap=True)
@@ -416,6 +436,8 @@ def _source(pairs: Sequence[str] | None, depth: int | None) -> str:
 
     if pairs is not None and (depth is not None or len(pairs) > 2):
         raise ValueError("--pairs takes one file or two, and no --depth, which is the grammar's")
+    if any(AND in each for each in pairs or ()):
+        raise ValueError(f"a file of pairs has no {AND!r} in its name: give it another")
     return AND.join(pairs) if pairs else GRAMMAR if depth is None else f"{GRAMMAR}:{depth}"
 
 

@@ -1,5 +1,5 @@
-"""English-German pairs from a grammar of our own: the one right translation of each sentence is
-known, and which word stands for which.
+"""English-German pairs from a grammar of our own: each sentence has one translation in it, which
+is known, and so is which word stands for which.
 
 German sets its verbs where English does not: infinitives and the particle of a separable verb at
 the end of a main clause, every verb at the end of a subordinate one, where auxiliaries pile up.
@@ -169,7 +169,8 @@ class _Writer:
 
     def sentence(self, depth: int) -> Example:
         english, german = self._whole(depth)
-        english, german = _tidy([*english, self._same(".")]), _tidy([*german, (".", self._count)])
+        stop = (".", self._number())
+        english, german = _tidy([*english, stop]), _tidy([*german, stop])
         links = (
             (i, j)
             for i, (_, number) in enumerate(english)
@@ -251,7 +252,7 @@ class _Writer:
             rest = self._verbs(self.one_of(INTRANSITIVE), plural)
             return self._somewhere(rest) if self._chance(0.4) else rest
         (english, german), _ = self._noun_phrase(ACCUSATIVE, depth)
-        if self._chance(0.2):
+        if self._chance(0.2) and depth < 2:  # deeper nobody could tell who is running
             running, jagen = self.one_of(MOVING)
             number, through = self._number(), self._number()
             place, _ = self._noun_phrase(ACCUSATIVE, 0, PLACES)
@@ -315,9 +316,6 @@ class _Writer:
         self._count += 1
         return self._count
 
-    def _same(self, word: str) -> Word:
-        return word, self._number()
-
     def _chance(self, share: float) -> bool:
         return self._random() < share
 
@@ -330,12 +328,11 @@ def _each(words: str, number: int) -> Words:
 
 
 def _tidy(words: Words) -> Words:
-    """Of two commas one, and none before the full stop; a capital at the beginning."""
-    marks = (",", ".")
+    """Of two commas one; a capital at the beginning."""
     kept = [
         (word, number)
         for (word, number), (after, _) in zip(words, [*words[1:], ("", 0)], strict=True)
-        if not (word == "," and after in marks)
+        if not word == after == ","
     ]
     first, number = kept[0]
     return [(first[0].upper() + first[1:], number), *kept[1:]]

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import zip_longest
 from math import log
 from pathlib import Path
 from typing import NamedTuple, final
@@ -63,8 +62,8 @@ def read(source: str) -> tuple[Pair, ...]:
         depths = range(depth_of(source) + 1)
         some = grammar.examples(SENTENCES, depths, seed=0)
         return tuple(Pair(each.english, each.german) for each in some)
-    names = source.split(AND)
-    pairs = _of_table(names[0]) if len(names) == 1 else _of_two(*names)
+    first, both, second = source.partition(AND)
+    pairs = _of_two(first, second) if both else _of_table(first)
     empty = [line for line, pair in enumerate(pairs, 1) if not all(map(str.strip, pair))]
     if empty:
         raise ValueError(
@@ -76,7 +75,7 @@ def read(source: str) -> tuple[Pair, ...]:
     if swapped:
         raise ValueError(
             f"{source}: the languages seem to have changed places in {_lines(swapped)}: swap them "
-            "back"
+            "back, or take them out"
         )
     return tuple(pairs)
 
@@ -113,16 +112,15 @@ def split(pairs: Sequence[Pair]) -> Split:
 
 def _of_table(name: str) -> list[Pair]:
     """Further columns, as in Tatoeba's files with their sources, are left alone."""
-    lines = corpora.read_file(Path(name)).splitlines()
-    rows = [line.split("\t") for line in lines]
+    rows = [line.split("\t") for line in _lines_of(name)]
     short = [number for number, row in enumerate(rows, 1) if len(row) < 2]
     if short:
-        raise ValueError(f"{name}: there is no tab between two sentences in {_lines(short)}")
+        raise ValueError(f"{name}: no two sentences, with a tab between, in {_lines(short)}")
     return [Pair(row[0], row[1]) for row in rows]
 
 
 def _of_two(first: str, second: str) -> list[Pair]:
-    one, other = (corpora.read_file(Path(name)).splitlines() for name in (first, second))
+    one, other = _lines_of(first), _lines_of(second)
     if len(one) != len(other):
         longer, shorter = (first, second) if len(one) > len(other) else (second, first)
         less, more = sorted((len(one), len(other)))
@@ -130,7 +128,18 @@ def _of_two(first: str, second: str) -> list[Pair]:
             f"{longer} has {more:,} lines, {shorter} {less:,}: line {less + 1} of {longer} has no "
             "partner; each line is the translation of the same line of the other file"
         )
-    return [Pair(*pair) for pair in zip_longest(one, other)]
+    return [*map(Pair, one, other)]
+
+
+def _lines_of(name: str) -> list[str]:
+    """The lines of a file, cut at line feeds alone: sentences hold the stranger line ends.
+
+    Raises ValueError when there is no such file.
+    """
+    if not Path(name).is_file():
+        raise ValueError(f"no file {name}: --pairs takes a table, or two files")
+    text = corpora.read_file(Path(name)).removeprefix("\ufeff").replace("\r\n", "\n")
+    return text.removesuffix("\n").split("\n")
 
 
 def _swapped(pairs: Sequence[Pair]) -> Iterator[int]:
@@ -194,6 +203,7 @@ class Bucketed:
             if place - self._cuts[-1] > 1 and 2 * length * (place - self._cuts[-1]) > most:
                 self._cuts.append(place - 1)
         self._cuts.append(len(pairs))
+        self._tokens = sum(len(sentence) for pair in pairs for sentence in pair)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -201,8 +211,7 @@ class Bucketed:
 
     def tokens(self, step: int) -> int:
         """How many tokens, without padding, there are in `step` batches, as a mean of an epoch."""
-        whole = sum(len(sentence) for pair in self._pairs for sentence in pair)
-        return round(step * whole / len(self))
+        return round(step * self._tokens / len(self))
 
     def batch(self, seed: int, step: int) -> Batch:
         """The batch of a step."""

@@ -186,7 +186,7 @@ class TranslationSubject:
         if ask.edits:
             raise ValueError("a translation has nothing to edit")
         source = encoded(ask.text, self.tokenizer)
-        if len(source) < 2:
+        if not ask.text.strip():
             raise ValueError("a sentence is empty: give some words")
         (said,) = translate(self.model, [source])
         target = said.tokens[: self.config.model.context - 1]
@@ -199,6 +199,7 @@ class TranslationSubject:
         else:
             tensors, manifest = trace_file.described(steps)
         written = self.tokenizer.decode([token - FIRST for token in target])
+        last = "⟨end⟩" if said.whole else "⟨cut⟩"  # as long as the model's context
         spelled = self._spelled(target)
         return tensors, manifest | {
             "kind": "translation",
@@ -208,7 +209,7 @@ class TranslationSubject:
             "step": self.step,
             "text": ask.text,
             "key_tokens": [*self._spelled(source[:-1].tolist()), {"display": "⟨end⟩"}],
-            "tokens": [*spelled, {"display": "⟨end⟩"}],
+            "tokens": [*spelled, {"display": last}],
             "inputs": [{"display": "⟨start⟩"}, *spelled],
         }
 
@@ -219,9 +220,10 @@ class TranslationSubject:
         """The steps of a decoder that looks once a word, as one matrix: a row a word."""
         layer, tensors = "decoder.attention", {}
         for name in ("queries", "keys", "values", "scores", "weights", "context"):
-            found = trace_file.as_numpy(steps[f"{layer}.{name}"])  # (words, 1, 1, rows, columns)
-            whole = found[:1, 0, 0] if name in ("keys", "values") else found[:, 0, 0, 0][None]
-            tensors[f"{layer}.{name}"] = whole[None]
+            found = trace_file.as_numpy(steps[f"{layer}.{name}"])  # ([words,] 1, 1, rows, columns)
+            found = found.reshape(-1, *found.shape[-2:])
+            whole = found[0] if name in ("keys", "values") else found[:, 0]
+            tensors[f"{layer}.{name}"] = whole[None, None]
         tensors[f"{layer}.v"] = trace_file.as_numpy(self.model.decoder.attention.v)
         facts: Manifest = {
             "scale": 1.0,

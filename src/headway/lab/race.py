@@ -4,7 +4,6 @@ with nothing else."""
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,13 +43,12 @@ class Race:
     @cached_property
     def jobs(self) -> tuple[Job, ...]:
         """Every run: all kinds with the first seed, then with the next."""
-        whole = translation.fingerprint(pairs.read(self.source))
         found = []
         for seed in range(SEEDS[self.size]):
             for kind in KINDS:
                 settings = self.settings[kind] | {"seed": seed}
-                known = json.dumps([whole, settings], sort_keys=True)
-                digest = hashlib.sha256(known.encode()).hexdigest()[:8]
+                config = translation.plan(self.source, settings).config.to_json()
+                digest = hashlib.sha256(config.encode()).hexdigest()[:8]
                 folder = f"{kind}-{seed}-{digest}"
                 found.append(Job(kind, seed, {"source": self.source} | settings, folder))
         return tuple(found)
@@ -104,21 +102,26 @@ def compete(job: Job, folder: str) -> None:
     ended = work.to_the_end(trainer, path, config, tokenizer)
     if ended is None:
         return
+    translation.keep_words(plan.pairs.train, path)
     known = frozenset(pair.source for pair in plan.pairs.train)
     asked = lab.questions(source, known, plan.pairs.test)
     asked, longer = lab.fitting(asked, tokenizer, config.model.context)
-    matrix = None
-    (said,) = lab.translated(model, tokenizer, [SENTENCE], beams=4)
-    if job.variant != "rnn" and said.whole:
-        looked = alignment(model, pairs.encoded(SENTENCE, tokenizer), said.tokens)
-        matrix = lab.by_word(looked, SENTENCE, said.text, tokenizer)._asdict()
-        matrix["weights"] = matrix["weights"].round(3).tolist()
+    said, matrix = "", None
+    asked_also = pairs.encoded(SENTENCE, tokenizer)
+    if len(asked_also) <= config.model.context:  # it may be another language altogether
+        (found,) = lab.translated(model, tokenizer, [SENTENCE], beams=4)
+        said = found.text
+        if job.variant != "rnn" and found.whole:
+            looked = alignment(model, asked_also, found.tokens)
+            by_word = lab.by_word(looked, asked_also[:-1].tolist(), found.tokens, tokenizer)
+            matrix = by_word._asdict() | {"weights": by_word.weights.round(3).tolist()}
     result = {
         "machine": machine(place.type),
         "parameters": sum(p.numel() for p in model.parameters()),
         "answers": [lab.as_dict(each) for each in lab.answers(model, tokenizer, asked, beams=4)],
         "longer": longer,
-        "sentence": said.text,
+        "left_out": plan.longer,
+        "sentence": said,
         "matrix": matrix,
         "differences": ended[1],
     }

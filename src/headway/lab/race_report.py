@@ -6,7 +6,9 @@ import base64
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from html import escape
+from math import isfinite, nan
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,13 @@ from headway.training.runs import Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LEGEND = (
+    "Means over the seeds, of exact with the least and the most; all seeds are asked the same "
+    "sentences, so chance in their choice is in no band. Better and worse are shares of the "
+    "sentences that are not right to the letter. The budget is the same number of steps on the "
+    "same batches; the Transformer's learning rate is its own. AER: the alignment error rate, with "
+    "the right target given. Words count commas and stops."
+)
 PAIRED = (("bahdanau", "rnn"), ("transformer", "bahdanau"))
 _COLOURS = dict(zip(KINDS, (INK, *COLOURS), strict=False))
 
@@ -42,13 +51,13 @@ class Ended:
     result: Mapping[str, Any] | None
     failed: str
 
-    @property
+    @cached_property
     def answers(self) -> list[Answer]:
         """What it said in the test."""
         return [] if self.result is None else [*map(lab.from_dict, self.result["answers"])]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Report:
     """What is known of a race. command: which repeats it."""
 
@@ -60,6 +69,7 @@ class Report:
         """The runs of a kind that have ended."""
         return [run for run in self.runs if run.kind == kind and run.result is not None]
 
+    @cache  # noqa: B019 - a report lives as long as its command
     def table(
         self, groups: Callable[[Sequence[Answer]], Mapping[str, list[Answer]]]
     ) -> dict[str, dict[str, dict[int, Scores]]]:
@@ -79,7 +89,8 @@ def gather(race: Race, folder: Path, wrong: Mapping[str, str] | None = None) -> 
     for job in race.jobs:
         path = folder / job.folder
         log = Run(path).logged()
-        curve = {line["step"]: line["validation"] for line in log if line["validation"]}
+        shown = [line for line in log if isfinite(line["validation"] or nan)]
+        curve = {line["step"]: line["validation"] for line in shown}
         result = failed = None
         if (path / work.RESULT).is_file():
             result = json.loads((path / work.RESULT).read_text(encoding="utf-8"))
@@ -106,7 +117,7 @@ def answers(report: Report) -> Iterator[str]:
         yield f"{name}{beyond}: right to the letter {exact}"
         yield from map(str, _findings(by_depth, name, planned))
     if not by_depth:
-        everything = report.table(lambda some: {"all": [*some]})
+        everything = report.table(_all)
         for kind, groups in everything.items():
             bleus = [each.bleu for each in groups["all"].values()]
             yield f"{kind}: BLEU {mean(bleus):.1f} ({min(bleus):.1f} to {max(bleus):.1f})"
@@ -114,6 +125,16 @@ def answers(report: Report) -> Iterator[str]:
     for run in report.runs:
         if run.failed:
             yield f"{run.kind}, seed {run.seed}, failed: {run.failed}"
+        if run.result is None:
+            continue
+        counts = {
+            "pairs longer than the model were left out of the training": run.result["left_out"],
+            "test sentences longer than the model were not asked": run.result["longer"],
+            "translations had not ended, and count as cut": sum(not a.whole for a in run.answers),
+        }
+        for said, count in counts.items():
+            if count:
+                yield f"{run.kind}, seed {run.seed}: {count:,} {said}"
 
 
 def _findings(
@@ -127,6 +148,10 @@ def _findings(
     for one, other in PAIRED:
         if mistakes.get(one) or mistakes.get(other):
             yield compared(one, other, mistakes, planned, "of the sentences")
+
+
+def _all(some: Sequence[Answer]) -> dict[str, list[Answer]]:
+    return {"all": [*some]}
 
 
 def _groups(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -146,7 +171,7 @@ def _spread(shares: Sequence[float]) -> str:
 def rows(report: Report) -> Iterator[list[str]]:
     """The table: a header, then a row for each kind and group of sentences."""
     yield ["sentences of", "model", "seeds", "exact", "BLEU", "chrF", "tokens right", "AER"]
-    for groups in (lambda some: {"all": [*some]}, lab.by_depth, lab.by_length):
+    for groups in (_all, lab.by_depth, lab.by_length):
         table = report.table(groups)
         for name in _groups(table):
             for kind in KINDS:
@@ -244,6 +269,7 @@ def markdown(report: Report) -> str:
     lines += [f"| {' | '.join(row)} |" for row in body]
     lines += ["", f"`{SENTENCE}`", ""]
     lines += [f"- {kind}: {said}" for kind, said in _sentences(report)]
+    lines += ["", LEGEND]
     return "\n".join([*lines, "", "```", report.command, "```", ""])
 
 
@@ -277,8 +303,7 @@ def page(report: Report, drawn: Sequence[Picture]) -> str:
         "<p class=soft>A row is a word that was written, a column one that was read; darker is "
         f"more weight.</p>\n<div class=samples>{maps}</div>\n"
         f"<h2>All scores</h2>\n<div class=wide><table><tr>{head}</tr>\n{table}</table></div>\n"
-        "<p class=soft>Means over the seeds, of exact with the least and the most. AER: the "
-        "alignment error rate, with the right target given.</p>\n"
+        f"<p class=soft>{escape(LEGEND)}</p>\n"
         f"<h2>Again</h2>\n<pre><code>{escape(report.command)}</code></pre>"
     )
     return pages.page("headway: the race", text, STYLE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -54,11 +55,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of it. right, tokens: of the target's tokens, how many were the likeliest given
-    those before, and how many there are. hits, sure_hits, guesses, sure: of links, see `aer`."""
+    """What came of it. whole: whether the model ended it, or it was cut. right, tokens: of the
+    target's tokens, how many were the likeliest given those before, and how many there are. hits,
+    sure_hits, guesses, sure: of links, see `aer`.
+    """
 
     asked: Question
     said: str
+    whole: bool
     right: int
     tokens: int
     hits: int = 0
@@ -129,7 +133,7 @@ def answers(
         right = _right(model, tokenizer, some)
         for question, text, (hits, tokens) in zip(some, said, right, strict=True):
             links = _links(model, tokenizer, question) if attends and question.links else ()
-            found.append(Answer(question, text.text, hits, tokens, *links))
+            found.append(Answer(question, text.text, text.whole, hits, tokens, *links))
         show(len(some))
     return found
 
@@ -139,9 +143,7 @@ def fitting(
 ) -> tuple[list[Question], int]:
     """Those that a model of this context can hold, and how many it cannot."""
     held = [
-        each
-        for each in asked
-        if max(len(tokenizer.encode(text)) for text in (each.source, each.target)) < context
+        each for each in asked if translation.fits(each.source, each.target, tokenizer, context)
     ]
     return held, len(asked) - len(held)
 
@@ -183,24 +185,29 @@ def translated(
 
 
 def by_word(
-    weights: Float[np.ndarray, "target source"], source: str, target: str, tokenizer: Tokenizer
+    weights: Float[np.ndarray, "target source"],
+    source: Sequence[int],
+    target: Sequence[int],
+    tokenizer: Tokenizer,
 ) -> Matrix:
     """An alignment of tokens, ends included, as one of words: of each word of the target the mean
-    over its tokens, of each of the source the sum. What looked at the end is left out."""
-    rows, columns = _owners(target, tokenizer), _owners(source, tokenizer)
-    whole = np.zeros((len(words(target)), len(words(source))))
-    for row, token in zip(rows, weights, strict=False):  # the last is the end
-        for column, weight in zip(columns, token, strict=False):
+    over its tokens, of each of the source the sum. What looked at the end is left out.
+
+    source, target: the tokens, as the model has them, without their ends: what a model writes need
+    not be cut as the tokenizer would cut it.
+    """
+    (read, columns), (said, rows) = _owners(source, tokenizer), _owners(target, tokenizer)
+    whole = np.zeros((len(said), len(read)))
+    for row, token in zip(rows, weights[:-1], strict=True):
+        for column, weight in zip(columns, token[:-1], strict=True):
             whole[row, column] += weight / rows.count(row)
-    return Matrix(words(source), words(target), whole)
+    return Matrix(read, said, whole)
 
 
 def scores(some: Sequence[Answer]) -> Scores:
-    """All together. Raises ValueError when sacrebleu is missing."""
-    try:
-        from sacrebleu import BLEU, CHRF  # an extra
-    except ImportError as error:
-        raise ValueError("sacrebleu is missing: pip install 'headway[translate]'") from error
+    """All together; see `need_sacrebleu`."""
+    from sacrebleu import BLEU, CHRF  # late: an extra
+
     said, right = [each.said for each in some], [[each.asked.target for each in some]]
     sure = sum(each.sure for each in some)
     return Scores(
@@ -211,6 +218,12 @@ def scores(some: Sequence[Answer]) -> Scores:
         tokens=sum(each.right for each in some) / sum(each.tokens for each in some),
         aer=aer(some) if sure else None,
     )
+
+
+def need_sacrebleu() -> None:
+    """Raise ValueError, before anything slow is done, when it is missing."""
+    if find_spec("sacrebleu") is None:
+        raise ValueError("sacrebleu is missing: pip install 'headway[translate]'")
 
 
 def signatures() -> list[str]:
@@ -254,19 +267,24 @@ def by_depth(some: Sequence[Answer]) -> dict[str, list[Answer]]:
     return {f"depth {n}": [each for each in some if each.asked.depth == n] for n in depths}
 
 
-def _owners(sentence: str, tokenizer: Tokenizer) -> list[int]:
-    """For each token of a sentence, the number of the word to which most of it belongs."""
-    sizes = [len(tokenizer.token_bytes(token)) for token in tokenizer.encode(sentence).tolist()]
-    ends = [*accumulate(sizes)]
-    spans = [match.span() for match in pairs.WORD.finditer(sentence)]
-    place = [0, *accumulate(len(character.encode()) for character in sentence)]
+def _owners(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[list[str], list[int]]:
+    """The words of a sentence and, for each of its tokens, the number of the word to which most of
+    it belongs. A sentence without any word is one word, as it stands."""
+    raw = [tokenizer.token_bytes(token - FIRST) for token in tokens]
+    text = b"".join(raw).decode(errors="surrogateescape")
+    spans = [match.span() for match in pairs.WORD.finditer(text)] or [(0, len(text))]
+    place = [0, *accumulate(len(each.encode(errors="surrogateescape")) for each in text)]
     inside = [(place[start], place[end]) for start, end in spans]
-    return [
-        max(
-            range(len(inside)), key=lambda n: min(end, inside[n][1]) - max(end - size, inside[n][0])
+
+    def owner(start: int, end: int) -> int:
+        return max(
+            range(len(inside)), key=lambda n: min(end, inside[n][1]) - max(start, inside[n][0])
         )
-        for size, end in zip(sizes, ends, strict=True)
-    ]
+
+    ends = [*accumulate(map(len, raw))]
+    found = [owner(end - len(each), end) for each, end in zip(raw, ends, strict=True)]
+    shown = (text[start:end] for start, end in spans)
+    return [each.encode(errors="replace").decode() for each in shown], found
 
 
 def _right(model: Seq2Seq, tokenizer: Tokenizer, some: Sequence[Question]) -> list[tuple[int, int]]:
@@ -283,9 +301,9 @@ def _right(model: Seq2Seq, tokenizer: Tokenizer, some: Sequence[Question]) -> li
 
 def _links(model: Seq2Seq, tokenizer: Tokenizer, asked: Question) -> tuple[int, int, int, int]:
     """hits, sure hits, guesses and sure links of a question, its target given."""
-    target = encoded(asked.target, tokenizer)[:-1]
-    weights = alignment(model, encoded(asked.source, tokenizer), target.tolist())
-    guess = by_word(weights, asked.source, asked.target, tokenizer).weights.argmax(1)
+    source, target = encoded(asked.source, tokenizer), encoded(asked.target, tokenizer)[:-1]
+    weights = alignment(model, source, target.tolist())
+    guess = by_word(weights, source[:-1].tolist(), target.tolist(), tokenizer).weights.argmax(1)
     partners: dict[int, set[int]] = {}
     for english, german in asked.links:
         partners.setdefault(german, set()).add(english)

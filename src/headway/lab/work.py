@@ -28,6 +28,7 @@ from headway.training.runs import Run, RunConfig
 RESULT, FAILED, HEALTH = "result.json", "failed.json", "health.jsonl"
 GLANCE = 512  # tokens of the held-out text whose attention is looked at
 SHOWN = 24  # tokens of the map
+LOOK = 3.0  # seconds between two looks at the runs, which reads all their logs
 WRITTEN = 120  # tokens of the sample
 
 _stop: Any = None  # of this worker: an event
@@ -50,7 +51,7 @@ def run(
 ) -> dict[str, str]:
     """Do what is not done yet, until `stopped()`. Returns what went wrong with runs, by folder.
 
-    do: trains one, in a process of its own; by default a GPT. show: called about once a second.
+    do: trains one, in a process of its own; by default a GPT. show: called every LOOK seconds.
     Raises ValueError when another process works in the folder.
     """
     jobs = [job for job in experiment.jobs if not is_done(folder / job.folder)]
@@ -75,7 +76,7 @@ def run(
                     stop.set()
                     for future in waiting:
                         future.cancel()
-                wait([each for each in waiting if not each.done()], 1.0, FIRST_COMPLETED)
+                wait([each for each in waiting if not each.done()], LOOK, FIRST_COMPLETED)
                 for future in [each for each in waiting if each.done()]:
                     job = waiting.pop(future)
                     said = _complaint(future, folder / job.folder)

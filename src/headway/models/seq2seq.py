@@ -68,6 +68,10 @@ class Seq2SeqConfig:
             raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
         if self.recurrent and (self.layers, self.heads, self.d_mlp) != (1, 1, None):
             raise ValueError(f"{self.kind} has one layer, no heads and no MLP: leave those out")
+        if not self.recurrent and self.cell != "gru":
+            raise ValueError(f"{self.kind} has no recurrent cell: leave {self.cell!r} out")
+        if self.kind != "luong" and self.score != "general":
+            raise ValueError(f"the score {self.score!r} is luong's: leave it out of {self.kind}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is a share from 0 to below 1: {self.dropout} is not")
 

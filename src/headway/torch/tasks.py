@@ -124,7 +124,8 @@ class FillIn:
         seed = self._config.seed
         batch = masked(self._batches.batch(seed, step), self._vocabulary, seed, step)
         source, lengths, _, targets = placed(batch, self._device)
-        yield _loss(forward(source, lengths, seed=(seed, step)), targets, PADDING)
+        logits = forward(source, lengths, seed=(seed, step))
+        yield _loss(logits, targets, PADDING, self._config.label_smoothing)
 
     def tokens(self, step: int) -> int:
         """How many tokens were read."""
@@ -149,7 +150,7 @@ def of_pairs(
     train, validation = encode(some.train, tokenizer), encode(exam, tokenizer)
     if model.config.kind != "encoder":
         return Translation(model, train, validation, config)
-    alone = ([(source, source) for source, _ in part] for part in (train, validation))
+    alone = ([(source, source[:0]) for source, _ in part] for part in (train, validation))
     return FillIn(model, next(alone), next(alone), config)
 
 
@@ -158,7 +159,9 @@ def masked(batch: Batch, vocabulary: int, seed: int, step: int) -> Batch:
 
     A function of (seed, step); in every sentence there is one at least, and never its end.
     """
-    generator = np.random.Generator(np.random.Philox(key=[seed, step]))
+    purpose = 1  # other than the order of the pairs
+    draws = np.random.SeedSequence([purpose, seed, step])
+    generator = np.random.Generator(np.random.Philox(draws))
     source = batch.source.copy()
     drawn = np.where(source >= FIRST, generator.random(source.shape), np.inf)
     chosen = (drawn < MASKED) | ((drawn == drawn.min(axis=1, keepdims=True)) & (source >= FIRST))

@@ -135,7 +135,8 @@ class Trainer:
 
         def look(name: str) -> Any:
             def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-                if isinstance(output, Tensor) and not torch.isfinite(output).all():
+                first = output[0] if isinstance(output, tuple) else output
+                if isinstance(first, Tensor) and not torch.isfinite(first).all():
                     found.append(name)
 
             return hook
@@ -150,9 +151,12 @@ class Trainer:
             f"the first output that is not finite is that of {found[0]}"
             if found
             else next(
-                f"every output is finite, but the gradient of {name} is not"
-                for name, p in self.model.named_parameters()
-                if p.grad is not None and not torch.isfinite(p.grad).all()
+                (
+                    f"every output is finite, but the gradient of {name} is not"
+                    for name, p in self.model.named_parameters()
+                    if p.grad is not None and not torch.isfinite(p.grad).all()
+                ),
+                "every output and every gradient is finite, but not their norm",
             )
         )
         return (

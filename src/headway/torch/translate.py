@@ -103,20 +103,20 @@ def alignment(
 ) -> Float[np.ndarray, "target source"]:
     """How much each token of the target, its end included, looked at each of the source.
 
-    Of the Transformer the mean over the heads of the last layer but one, where there is one: the
-    last is busy with the next word (Garg et al. 2019). Raises ValueError for the kinds that have no
-    attention between two sentences.
+    Of the Transformer the mean over the heads of the last layer: of two that were trained on the
+    grammar it found 65% of the right words, the first 25% (22 November 2026).
+    Raises ValueError for the kinds that have no attention between two sentences.
     """
     if model.config.kind in ("rnn", "encoder"):
         raise ValueError(f"{model.config.kind} does not look back: there is no alignment")
     inputs = torch.tensor([[START, *target]], device=next(model.parameters()).device)
-    layer = f"decoder.blocks.{max(0, model.config.layers - 2)}.cross_attention.weights"
+    layer = f"decoder.blocks.{model.config.layers - 1}.cross_attention.weights"
     name = "decoder.attention.weights" if model.config.recurrent else layer
     model.eval()
     with torch.no_grad(), trace(only=name) as steps:
         memory = read(model, [source])
         model.decode(inputs, memory, model.begin(memory))
     weights = steps[name].float()
-    one_by_one = model.config.kind == "bahdanau"  # (steps, 1, 1, 1, source)
-    weights = weights[:, 0, 0, 0] if one_by_one else weights[0].mean(0)
-    return weights.numpy(force=True)
+    if model.config.kind == "bahdanau":  # ([steps,] 1, 1, 1, source)
+        return weights.reshape(-1, weights.shape[-1]).numpy(force=True)
+    return weights[0].mean(0).numpy(force=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -48,8 +50,8 @@ def defaults(kind: str, source: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a new run begins with. pairs: those that the model can hold. longer: how many cannot be
-    held, and are left out."""
+    """What a new run begins with. longer: how many pairs the model cannot hold; they are not among
+    those to learn from and to watch."""
 
     config: RunConfig
     tokenizer: Tokenizer
@@ -89,17 +91,23 @@ def fingerprint(whole: Sequence[Pair]) -> str:
 
 
 def held(whole: Sequence[Pair], tokenizer: Tokenizer, context: int) -> tuple[Split, int]:
-    """The pairs that a model of this context can hold, split, and how many it cannot.
+    """The pairs split, those to learn from and to watch without the ones that a model of this
+    context cannot hold, and how many these are; the test stays whole.
 
-    Raises ValueError when hardly any are left.
+    Raises ValueError when none are left.
     """
     some = pairs.split(whole)
-    short = Split(*([pair for pair in part if _fits(pair, tokenizer, context)] for part in some))
-    if not all(short):
+    train, validation = (
+        [pair for pair in part if fits(pair.source, pair.target, tokenizer, context)]
+        for part in (some.train, some.validation)
+    )
+    if not train or not validation:
         raise ValueError(
-            f"next to no sentence fits a context of {context} tokens: give a larger --context"
+            f"too few of the {len(whole):,} pairs are left to learn from and to watch: give more "
+            f"different ones, or a --context larger than {context}"
         )
-    return short, len(whole) - sum(map(len, short))
+    left = len(some.train) + len(some.validation) - len(train) - len(validation)
+    return Split(train, validation, some.test), left
 
 
 def encode(some: Sequence[Pair], tokenizer: Tokenizer) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -107,12 +115,20 @@ def encode(some: Sequence[Pair], tokenizer: Tokenizer) -> list[tuple[np.ndarray,
     return [(encoded(pair.source, tokenizer), encoded(pair.target, tokenizer)) for pair in some]
 
 
-def known_words(some: Sequence[Pair]) -> dict[str, list[str]]:
-    """The words of each language, in small letters, sorted: what WORDS holds."""
-    return {
+def keep_words(some: Sequence[Pair], folder: Path) -> None:
+    """Write WORDS into a run: the words of each language, in small letters, sorted."""
+    found = {
         side: sorted({word.lower() for pair in some for word in words(getattr(pair, side))})
         for side in Pair._fields
     }
+    text = json.dumps(found, ensure_ascii=False) + "\n"
+    (folder / WORDS).write_text(text, encoding="utf-8")
+
+
+def known_words(folder: Path) -> dict[str, list[str]] | None:
+    """The words that a run knows; None for one that was stopped before it wrote them."""
+    file = folder / WORDS
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def strange(sentence: str, known: Mapping[str, Sequence[str]]) -> str:
@@ -127,8 +143,9 @@ def strange(sentence: str, known: Mapping[str, Sequence[str]]) -> str:
     return ""
 
 
-def _fits(pair: Pair, tokenizer: Tokenizer, context: int) -> bool:
-    return max(len(tokenizer.encode(sentence)) for sentence in pair) < context
+def fits(source: str, target: str, tokenizer: Tokenizer, context: int) -> bool:
+    """Whether both sentences and their ends fit a context."""
+    return max(len(tokenizer.encode(sentence)) for sentence in (source, target)) < context
 
 
 @lru_cache(maxsize=4)  # the race asks for each of its runs

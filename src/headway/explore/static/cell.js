@@ -115,7 +115,7 @@ function scaled(head, row, key, may, changed) {
   const parts = [];
   const { scale = 1, softcap } = head.facts ?? {};
   const root = Math.abs(1 / scale ** 2 - Math.round(1 / scale ** 2)) < 1e-6;
-  const by = root ? `/ √${Math.round(1 / scale ** 2)}` : `× ${short(scale)}`;
+  const by = scale === 1 ? "× 1" : root ? `/ √${Math.round(1 / scale ** 2)}` : `× ${short(scale)}`;
   if (row.scaled && changed("scaled")) parts.push(`not scaled, as you chose: ${short(row.scaled[key])}`);
   else if (row.scaled) parts.push(head.facts ? `${short(row.scores[key])} ${by} = ${short(row.scaled[key])}` : `scaled: ${short(row.scaled[key])}`);
   if (row.capped && softcap != null) parts.push(`${short(softcap)} tanh(${short(row.scaled[key])} / ${short(softcap)}) = ${short(row.capped[key])}`);

@@ -11,7 +11,7 @@ import { step } from "./trace.js";
 /** @typedef {import("./trace.js").Trace} Trace */
 
 const TRACED = { sentence: "What was traced: each attention a band, each head a picture of its weights. Press one for its steps.", equation: "context = weights values", rung: null };
-const TRANSLATED = { sentence: "A sentence is read by the encoder and written anew by the decoder, which looks back at the source before it says each word. Rows are the words that look, columns those that are looked at. Press a picture for its steps.", equation: "context = Σ weights · states of the source", rung: null };
+const TRANSLATED = { sentence: "A sentence is read by the encoder and written anew by the decoder, which looks back at the source for each word. Rows are the words that look, columns those that are looked at. Press a picture for its steps.", equation: "context = weights values", rung: null };
 const BARS = 10;
 const THICK = 46; // pixels for a change as large as the stream itself
 
