@@ -113,7 +113,8 @@ def test_claims_are_paired_by_seed_and_careful():
     assert ["depth 1", "rnn", "3", "13% (10% to 20%)"] in [row[:4] for row in rows]
     assert all(len(row) == len(header) for row in rows)
     names = [each.name for each in race_report.pictures(report)]
-    assert names[:3] == ["depth", "length", "loss"]
+    assert names[:5] == ["depth-exact", "depth-bleu", "length-exact", "length-bleu", "loss"]
+    assert names[5:] == [f"alignment-{kind}" for kind in KINDS]
 
 
 def test_what_failed_is_shown():

@@ -146,6 +146,7 @@ def curves(
         bottom, top = axes.get_ylim()
         inside = {name: (step, min(max(y, bottom), top)) for name, (step, y) in ends.items()}
         axes.set_xlabel(along)
+        axes.locator_params(axis="x", integer=True)
         figure.text(0.085, 0.94, label, size=12, weight="bold")
         pages.labels(axes, inside, dict(colours))
 

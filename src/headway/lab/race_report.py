@@ -211,23 +211,27 @@ def described(report: Report) -> str:
 
 def pictures(report: Report) -> Iterator[Picture]:
     """Score against depth and length, the loss, and the alignments of SENTENCE."""
-    scores: tuple[tuple[str, str, Any, Callable[[str], int]], ...] = (
+    axes: tuple[tuple[str, str, Any, Callable[[str], int]], ...] = (
         ("depth", "clauses between subject and verb", lab.by_depth, lambda n: int(n.split()[1])),
         ("length", "words of the source, at most", lab.by_length, _longest),
     )
-    for name, along, groups, place in scores:
+    shown: tuple[tuple[str, str, Callable[[Scores], float]], ...] = (
+        ("exact", "right to the letter, % of the sentences", lambda found: 100 * found.exact),
+        ("bleu", "BLEU", lambda found: found.bleu),
+    )
+    for name, along, groups, place in axes:
         table = report.table(groups)
-        series = {
-            kind: [
-                {place(group): 100 * seeds[seed].exact for group, seeds in table[kind].items()}
-                for seed in next(iter(table[kind].values()))
-            ]
-            for kind in table
-            if table[kind]
-        }
-        if series:
-            label = "right to the letter, % of the sentences"
-            yield curves(name, label, series, _COLOURS, along=along)
+        for score, label, of in shown:
+            series = {
+                kind: [
+                    {place(group): of(by_seed[seed]) for group, by_seed in table[kind].items()}
+                    for seed in next(iter(table[kind].values()))
+                ]
+                for kind in table
+                if table[kind]
+            }
+            if series:
+                yield curves(f"{name}-{score}", label, series, _COLOURS, along=along)
     losses = {kind: [run.curve for run in report.of(kind)] for kind in KINDS if report.of(kind)}
     if losses:
         label = "loss on held-out pairs, nats a token"
@@ -249,15 +253,15 @@ def alignment(name: str, title: str, matrix: Mapping[str, Any]) -> Picture:
     weights = np.array(matrix["weights"])
 
     def paint(figure: Figure) -> None:
-        axes = figure.add_axes((0.2, 0.02, 0.78, 0.7))
+        axes = figure.add_axes((1.3 / wide, 0.1 / high, 1 - 1.5 / wide, 1 - 1.3 / high))
         axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         axes.xaxis.tick_top()
         axes.set_xticks(range(len(matrix["source"])), matrix["source"], rotation=60, ha="left")
         axes.set_yticks(range(len(matrix["target"])), matrix["target"])
         axes.tick_params(length=0)
-        figure.text(0.02, 0.95, title, size=12, weight="bold")
+        figure.text(0.1 / wide, 1 - 0.3 / high, title, size=12, weight="bold")
 
-    high, wide = 1.9 + 0.27 * len(matrix["target"]), 2 + 0.34 * len(matrix["source"])
+    high, wide = 1.4 + 0.27 * len(matrix["target"]), 1.5 + 0.36 * len(matrix["source"])
     return pages.draw(name, (wide, high), paint)
 
 
