@@ -219,7 +219,8 @@ def _fit(trainer: Trainer, run: Run, tokens: Any, writer: Any) -> None:
     finally:
         if curves is not None:
             curves.close()
-    console.print(Panel(Text(sample(_SAMPLE)), title="a sample", title_align="left"))
+    panel = Panel(Text(sample(_SAMPLE)), title="a sample", title_align="left")
+    console.print(panel, soft_wrap=False)  # long lines go on below, within the frame
     ended = run.logged()[-1]
     words = tokenizer.decode(tokens[1][:_GLANCE]).split()[1:-1]  # the ends may be cut
     whole = [word for word in words if word.isalpha()]

@@ -180,15 +180,18 @@ def _follow(trainer: Trainer, run: Run, some: Any) -> None:
         f"{f', from step {trainer.step:,}' if trainer.step else ''}"
     )
 
+    apart = -(-len(some.validation) // 3)
+    shown = some.validation[apart // 2 :: apart]  # files are often sorted
+
     def glance() -> str:
-        said = _said(trainer.model, run.tokenizer, [some.validation[0].source], beams=1)
-        return f"{some.validation[0].source} → {said[0]}"
+        said = _said(trainer.model, run.tokenizer, [shown[-1].source], beams=1)
+        return f"{shown[-1].source} → {said[0]}"
 
     follow(trainer, run, console, "headway translate train", glance=glance)
-    shown = some.validation[:3]
     said = _said(trainer.model, run.tokenizer, [pair.source for pair in shown], beams=4)
     body = "\n\n".join(f"{pair.source}\n{each}" for pair, each in zip(shown, said, strict=True))
-    console.print(Panel(Text(body), title="some it never saw", title_align="left"))
+    panel = Panel(Text(body), title="some it never saw", title_align="left")
+    console.print(panel, soft_wrap=False)
     ended = run.logged()[-1]
     console.print(
         f"validation loss {ended['validation']:.3f} nats a token after {ended['seconds']:,.0f} s; "
