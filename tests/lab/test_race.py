@@ -22,9 +22,9 @@ def pair_file(tmp_path_factory):
     return place
 
 
-def test_all_have_as_many_parameters_and_steps():
-    found = Race("grammar:1").settings
-    model = translation.plan("grammar:1", {"kind": "transformer"}).config.model
+def test_all_have_as_many_parameters_and_steps(pair_file):
+    found = Race(str(pair_file)).settings
+    model = translation.plan(str(pair_file), {"kind": "transformer"}).config.model
     sizes = {}
     for kind, settings in found.items():
         own = {"vocabulary": model.vocabulary, "context": model.context}

@@ -86,19 +86,20 @@ def test_cut_off_between_two_micro_batches(tmp_path, monkeypatch):
     end, log = whole(of, tmp_path)
     run = Run.create(tmp_path / "cut", of, TOKENIZER)
     cut = trainer(of)
-    loss, calls = Trainer._loss, []
+    losses = NextToken.losses
 
-    def dies(self, *arguments):
-        calls.append(1)
-        if self.step == 3 and self.model.training and len(calls) % 2 == 0:
+    def dies(self, forward, step):
+        parts = losses(self, forward, step)
+        yield next(parts)
+        if step == 3:
             raise RuntimeError("killed")
-        return loss(self, *arguments)
+        yield from parts
 
-    monkeypatch.setattr(Trainer, "_loss", dies)
+    monkeypatch.setattr(NextToken, "losses", dies)
     with pytest.raises(RuntimeError, match="killed"):
         fit(cut, run, of)
     assert any(p.grad.abs().sum() > 0 for p in cut.model.parameters())  # some of it was summed
-    monkeypatch.setattr(Trainer, "_loss", loss)
+    monkeypatch.setattr(NextToken, "losses", losses)
     again = trainer(of)
     resume(again, run, of)
     assert again.step == 2
@@ -205,11 +206,9 @@ def test_gradients_do_not_depend_on_how_the_batch_is_cut():
 def test_each_micro_batch_drops_cells_of_its_own(monkeypatch):
     of, seeds = config(micro_batch=2), []
     some = trainer(of)
-    loss = Trainer._loss
+    forward = some.model.forward
     monkeypatch.setattr(
-        Trainer,
-        "_loss",
-        lambda self, f, x, y, seed: seeds.append(seed) or loss(self, f, x, y, seed),
+        some.model, "forward", lambda x, *, seed: seeds.append(seed) or forward(x, seed=seed)
     )
     some.advance()
     some.advance()
