@@ -269,6 +269,7 @@ def test_a_mouse_finds_the_cell_under_it(page, tmp_path):
     y, x, _ = cells[3 * 9 + 6]
     box = page.locator(picture).bounding_box()
     page.mouse.move(box["x"] + x + 5, box["y"] + y + 5)
+    expect(page.locator("dl.numbers")).to_contain_text("query")
     said = page.inner_text("dl.numbers").split("\n")
     assert said[:4] == ["query", "d (3)", "key", "x (6)"]
     assert said[-1] == str(weights[3, 6])
