@@ -268,6 +268,7 @@ def test_a_mouse_finds_the_cell_under_it(page, tmp_path):
     cells = rects(page, picture)
     y, x, _ = cells[3 * 9 + 6]
     box = page.locator(picture).bounding_box()
+    page.wait_for_timeout(500)  # while one view turns into the next its picture takes the mouse
     page.mouse.move(box["x"] + x + 5, box["y"] + y + 5)
     expect(page.locator("dl.numbers")).to_contain_text("query")
     said = page.inner_text("dl.numbers").split("\n")
