@@ -53,6 +53,7 @@ def folder(tmp_path_factory):
     some = [*grammar.examples(400, [0], seed=9)]
     rows = [f"{each.english}\t{each.german}\n" for each in some]
     (place / "pairs.tsv").write_text("".join(rows), encoding="utf-8")
+    (place / "few.tsv").write_text("the cat\tdie Katze\n" * 22, encoding="utf-8")
     headway(place, "train", "--pairs", "pairs.tsv", "--model", "bahdanau", "--name", "b", *SMALL)
     return place
 
@@ -114,11 +115,13 @@ def test_one_that_fills_in_needs_a_gap(folder):
     [
         (["nowhere", "a"], "no run runs/nowhere; there are b"),
         (["b", " "], "a sentence is empty"),
+        (["b"], "nothing to translate"),
         (["b", "cat " * 80], "the model reads at most 60"),
         (["b", "The dog.", "--beams", "0"], "1 beam or more"),
         (["train", "--name", "b"], "there is a run runs/b already"),
         (["train", "--pairs", "nothing.tsv"], "no file nothing.tsv: --pairs takes"),
         (["train", "--pairs", "a", "b", "c"], "one file or two"),
+        (["train", "--pairs", "few.tsv"], "too few of the 22 pairs are left"),
         (["train", "--pairs", "pairs.tsv", "--depth", "2"], "no --depth"),
         (["train", "--depth", "11"], "from 0 to 9"),
         (["train", "--pairs", "pairs.tsv", "--width", "15", "--model", "rnn"], "a width is even"),

@@ -197,7 +197,7 @@ def _fit(trainer: Trainer, run: Run, tokens: Any, writer: Any) -> None:
     )
 
     def sample(count: int) -> str:
-        start = tokens[1][:1]
+        start = tokens[1][:1].tolist()
         written = generate(trainer.model, [start], tokens=count, temperature=0.8, top_p=0.95)
         return tokenizer.decode([*start, *(token for (token,) in written)]).strip()
 

@@ -238,8 +238,9 @@ def ask(
 
     opened = find(run, runs, translates=True)
     asked = [*sentences] or [line.rstrip("\n") for line in sys.stdin]
-    for sentence in asked:
-        _check(sentence, opened)
+    if not asked:
+        raise ValueError("nothing to translate: give a sentence, or lines on the standard input")
+    _check(asked, opened)
     from headway.torch.translate import alignment as looked_at
     from headway.torch.weights import load
 
@@ -282,24 +283,25 @@ def _show(console: Console, matrix: Any) -> None:
         )
 
 
-def _check(sentence: str, run: Run) -> None:
+def _check(sentences: Sequence[str], run: Run) -> None:
     """Raise ValueError for what cannot be translated; tell of what is likely to go wrong."""
     from headway.data.pairs import encoded
     from headway.training import translation
 
-    context = run.config.model.context
-    if not sentence.strip():
-        raise ValueError("a sentence is empty: give some words")
-    tokens = len(encoded(sentence, run.tokenizer))
-    if tokens > context:
-        raise ValueError(
-            f"the sentence {sentence[:30]!r}… has {tokens:,} tokens, the model reads at most "
-            f"{context}: cut it in two, or train one with a larger --context"
-        )
+    context, tokenizer = run.config.model.context, run.tokenizer
     known = translation.known_words(run.path)
-    said = translation.strange(sentence, known) if known else ""
-    if said:
-        print(f"headway: {sentence[:60]!r}: {said}", file=sys.stderr)
+    for sentence in sentences:
+        if not sentence.strip():
+            raise ValueError("a sentence is empty: give some words")
+        tokens = len(encoded(sentence, tokenizer))
+        if tokens > context:
+            raise ValueError(
+                f"the sentence {sentence[:30]!r}… has {tokens:,} tokens, the model reads at most "
+                f"{context}: cut it in two, or train one with a larger --context"
+            )
+        said = translation.strange(sentence, known) if known else ""
+        if said:
+            print(f"headway: {sentence[:60]!r}: {said}", file=sys.stderr)
 
 
 @translate.command

@@ -276,15 +276,16 @@ def _result(trainer: Any, run_: Run, tokenizer: Any, held_out: Any) -> dict[str,
 
     shown = held_out[: min(SHOWN, trainer.model.config.context)].astype("int64")
     maps, _ = health.seen(trainer.model, torch.from_numpy(shown)[None].to(trainer.device))
-    written = generate(trainer.model, [held_out[:1]], tokens=WRITTEN, temperature=0.8, top_p=0.95)
-    sample = tokenizer.decode([*held_out[:1], *(token for (token,) in written)])
+    start = shown[:1].tolist()
+    written = generate(trainer.model, [start], tokens=WRITTEN, temperature=0.8, top_p=0.95)
+    sample = tokenizer.decode([*start, *(token for (token,) in written)])
     return {
         "machine": {**machine(trainer.device.type), "precision": trainer.config.precision},
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "tokens_per_second": _speed(run_.logged(), trainer),
         "memory": _step_memory(trainer),
         "sample": sample,
-        "words": [tokenizer.decode([token]) for token in shown],
+        "words": [tokenizer.decode([token]) for token in shown.tolist()],
         "maps": [layer[0].round(3).tolist() for layer in maps],
     }
 

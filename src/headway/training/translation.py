@@ -101,10 +101,11 @@ def held(whole: Sequence[Pair], tokenizer: Tokenizer, context: int) -> tuple[Spl
         [pair for pair in part if fits(pair.source, pair.target, tokenizer, context)]
         for part in (some.train, some.validation)
     )
-    if not train or not validation:
+    tested = any(fits(pair.source, pair.target, tokenizer, context) for pair in some.test)
+    if not (train and validation and tested):
         raise ValueError(
-            f"too few of the {len(whole):,} pairs are left to learn from and to watch: give more "
-            f"different ones, or a --context larger than {context}"
+            f"too few of the {len(whole):,} pairs are left to learn from, to watch and to test: "
+            f"give more different ones, or a --context larger than {context}"
         )
     left = len(some.train) + len(some.validation) - len(train) - len(validation)
     return Split(train, validation, some.test), left
