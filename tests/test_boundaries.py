@@ -19,7 +19,7 @@ BELOW = {
     "parts": {"tracing"},
     "ladder": {"parts", "tracing"},
     "kernels": {"data", "ladder", "parts", "tracing"},
-    "models": {"parts", "tracing"},
+    "models": {"ladder", "parts", "tracing"},
     "tokenizers": set(),
     "data": {"tokenizers"},
     "checkpoints": set(),

@@ -176,7 +176,7 @@ def test_the_number_of_threads_is_applied_again_and_a_difference_told(tmp_path, 
         torch.set_num_threads(threads)
     monkeypatch.setattr(torch, "__version__", "9.9")
     (told,) = resume(trainer(of), run, of)
-    assert told.startswith("torch was 2.")
+    assert told.startswith("engine was torch 2.")
     assert told.endswith("is 9.9")
 
 

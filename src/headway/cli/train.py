@@ -197,9 +197,9 @@ def _fit(trainer: Trainer, run: Run, tokens: Any, writer: Any) -> None:
     )
 
     def sample(count: int) -> str:
-        start = tokens[1][:1].tolist()
+        start = tokens[1][:1]
         written = generate(trainer.model, [start], tokens=count, temperature=0.8, top_p=0.95)
-        return tokenizer.decode([*start, *(token for (token,) in written)]).strip()
+        return tokenizer.decode([*start.tolist(), *(token for (token,) in written)]).strip()
 
     curves, bands = writer and writer(run.path / "tensorboard"), advice.bands(config)
 

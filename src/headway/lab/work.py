@@ -276,9 +276,8 @@ def _result(trainer: Any, run_: Run, tokenizer: Any, held_out: Any) -> dict[str,
 
     shown = held_out[: min(SHOWN, trainer.model.config.context)].astype("int64")
     maps, _ = health.seen(trainer.model, torch.from_numpy(shown)[None].to(trainer.device))
-    start = shown[:1].tolist()
-    written = generate(trainer.model, [start], tokens=WRITTEN, temperature=0.8, top_p=0.95)
-    sample = tokenizer.decode([*start, *(token for (token,) in written)])
+    written = generate(trainer.model, [shown[:1]], tokens=WRITTEN, temperature=0.8, top_p=0.95)
+    sample = tokenizer.decode([*shown[:1].tolist(), *(token for (token,) in written)])
     return {
         "machine": {**machine(trainer.device.type), "precision": trainer.config.precision},
         "parameters": sum(p.numel() for p in trainer.model.parameters()),

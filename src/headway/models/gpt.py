@@ -15,6 +15,8 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Float
 
+from headway.ladder.rung import Rung, RungConfig
+from headway.parts.masks import Mask, causal
 from headway.parts.normalizers import Normalizer, entmax15, softmax, sparsemax
 
 Shape = tuple[int, ...]
@@ -141,11 +143,13 @@ LLAMA_NAMES = Names(
 )
 
 
-def shapes(config: GPTConfig) -> dict[str, Shape]:
-    """The table: name -> shape of every parameter, with multi-head attention.
+def shapes(config: GPTConfig, attention: Mapping[str, Shape] | None = None) -> dict[str, Shape]:
+    """The table: name -> shape of every parameter.
 
     GPT-2's matrices are (d_in, d_out), Llama's (d_out, d_in), as in their files.
+    attention: the parameters of one layer's, by default those of `attention_shapes`.
     """
+    attention = attention_shapes(config) if attention is None else attention
     names, width = config.names, config.width
     table: dict[str, Shape] = {f"{names.body}.{names.embedding}.weight": (config.vocabulary, width)}
     if config.positions == "learned":
@@ -153,7 +157,7 @@ def shapes(config: GPTConfig) -> dict[str, Shape]:
     for layer in range(config.layers):
         block = f"{names.body}.{names.blocks}.{layer}"
         table |= _norm(f"{block}.{names.attention_norm}", config)
-        table |= {f"{block}.{names.attention}.{n}": s for n, s in _attention(config).items()}
+        table |= {f"{block}.{names.attention}.{n}": s for n, s in attention.items()}
         table |= _norm(f"{block}.{names.mlp_norm}", config)
         table |= {f"{block}.{names.mlp}.{n}": s for n, s in _mlp(config).items()}
     table |= _norm(f"{names.body}.{names.final_norm}", config)
@@ -179,12 +183,47 @@ def initial(name: str, shape: Shape, layers: int, seed: int) -> Float[np.ndarray
     return (width * generator.standard_normal(shape)).astype(np.float32)
 
 
+class InPlace(NamedTuple):
+    """What a rung of the ladder is told when it stands in the attention's place."""
+
+    sizes: RungConfig
+    dropout: float  # of the weights
+    mask: Mask | None  # on top of its own
+
+
+def in_place(rung: Rung, config: GPTConfig) -> InPlace:
+    """A rung in the attention's place: those that are not causal by themselves get the mask.
+
+    Heads and dropout of the weights go to the rungs that have them. Raises ValueError for what
+    only multi-head attention has.
+    """
+    extra = {
+        f"{config.positions} positions": config.positions in ("rotary", "alibi", "relative"),
+        "qk_norm": config.qk_norm,
+        "grouped heads": config.groups != config.heads,
+        "scale of its own": config.scale is not None,
+        "other normalizer": config.normalizer != "softmax",
+        "other d_k": config.d_k is not None,
+        "way to see later tokens": not config.causal and "attend" in rung.options,
+    }
+    for name, wanted in extra.items():
+        if wanted:
+            raise ValueError(f"the rung {rung.name!r} has no {name}: leave the rung out")
+    heads = config.heads if "heads" in rung.options else 1
+    return InPlace(
+        sizes=RungConfig(config.width, config.width, heads),
+        dropout=config.dropout if "dropout" in rung.options else 0.0,
+        mask=None if "attend" in rung.options or not config.causal else causal,
+    )
+
+
 def _norm(name: str, config: GPTConfig) -> dict[str, Shape]:
     one: dict[str, Shape] = {f"{name}.weight": (config.width,)}
     return one | ({f"{name}.bias": (config.width,)} if config.norm == "layer" else {})
 
 
-def _attention(config: GPTConfig) -> dict[str, Shape]:
+def attention_shapes(config: GPTConfig) -> dict[str, Shape]:
+    """The parameters of one layer's multi-head attention."""
     width, head_dim = config.width, config.head_dim
     q_width, kv_width = config.heads * head_dim, config.groups * head_dim
     table: dict[str, Shape] = {}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from headway.kernels.api import attend as default_attend
 from headway.ladder.rung import Rung
-from headway.models.gpt import INITIAL, NORMALIZERS, GPTConfig, Names, initial
+from headway.models.gpt import INITIAL, NORMALIZERS, GPTConfig, Names, in_place, initial
 from headway.parts.arrays import Array
 from headway.parts.dropout import Seed, dropout, fold
 from headway.parts.masks import Mask, causal, padding
@@ -60,32 +60,16 @@ def multi_head(config: GPTConfig, attend: Callable[..., Array] = default_attend)
 
 
 def of_rung(rung: Rung, attend: Callable[..., Array] | None = None) -> Attention:
-    """A rung of the ladder in the attention's place.
-
-    Those that are not causal by themselves get the mask. Heads and dropout of the weights go to
-    the rungs that have them. Raises ValueError for what only `multi_head` has.
-    """
+    """A rung of the ladder in the attention's place, see `models.gpt.in_place`."""
 
     def attention(config: GPTConfig) -> nn.Module:
-        in_attention = ("rotary", "alibi", "relative")
-        extra = {
-            f"{config.positions} positions": config.positions in in_attention,
-            "qk_norm": config.qk_norm,
-            "grouped heads": config.groups != config.heads,
-            "scale of its own": config.scale is not None,
-            "other normalizer": config.normalizer != "softmax",
-            "other d_k": config.d_k is not None,
-            "way to see later tokens": not config.causal and "attend" in rung.options,
-        }
-        for name, wanted in extra.items():
-            if wanted:
-                raise ValueError(f"the rung {rung.name!r} has no {name}: leave the rung out")
+        sizes, dropout, mask = in_place(rung, config)
         return RungAttention(
             rung,
             config.width,
-            heads=config.heads if "heads" in rung.options else 1,
-            dropout=config.dropout if "dropout" in rung.options else 0.0,
-            mask=None if "attend" in rung.options or not config.causal else causal,
+            heads=sizes.heads,
+            dropout=dropout,
+            mask=mask,
             attend=attend,
         )
 

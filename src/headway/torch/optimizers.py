@@ -74,22 +74,11 @@ class Optimizer:
             self._library.state[parameter]["step"].fill_(step)
 
     def _step_muon(self, rate: float) -> None:
-        """Matrices of one shape are made orthogonal together."""
-        alike: dict[tuple[int, ...], list[Tensor]] = {}
-        updates: dict[str, list[Tensor]] = {}
+        ahead = {}
         for name, parameter in self._muon.items():
             gradient = parameter.grad
             assert gradient is not None  # `step` comes after `backward`
             momentum = self._momentum[name].lerp_(gradient, 1 - muon.MOMENTUM)
-            ahead = torch.lerp(gradient, momentum, muon.MOMENTUM)
-            updates[name] = muon.unpacked(name, ahead)
-            for matrix in updates[name]:
-                alike.setdefault(tuple(matrix.shape), []).append(matrix)
-        found = {
-            shape: iter(muon.scale(*shape) * muon.orthogonal(torch.stack(matrices)))
-            for shape, matrices in alike.items()
-        }
-        for name, parameter in self._muon.items():
-            pieces = [next(found[tuple(matrix.shape)]) for matrix in updates[name]]
-            parameter.mul_(1 - rate * self._decay)
-            parameter.sub_(muon.packed(name, pieces, parameter), alpha=rate)
+            ahead[name] = torch.lerp(gradient, momentum, muon.MOMENTUM)
+        for name, update in muon.updates(ahead).items():
+            self._muon[name].mul_(1 - rate * self._decay).sub_(update, alpha=rate)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from headway.kernels import choice
 from headway.torch import devices, weights
 from headway.torch.optimizers import Optimizer
-from headway.training.loop import NotFinite, Step
+from headway.training import muon
+from headway.training.loop import NotFinite, Step, differences
 from headway.training.settings import TrainingConfig, learning_rate
 
 Forward = Callable[..., Tensor]  # a model, compiled or not
@@ -50,6 +51,21 @@ class Trainer:
         self._parameters = list(model.parameters())
         self._optimizer = Optimizer(model, config)
         self._forward = torch.compile(model) if config.compile else model
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are learnt."""
+        return sum(p.numel() for p in self._parameters)
+
+    @property
+    def place(self) -> str:
+        """What it runs on."""
+        return self.device.type
+
+    def query_norms(self) -> list[float]:
+        """Of each layer, the norm of W_query's gradient in the last step, clipped."""
+        gradients = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
+        return [norm.item() for norm in muon.query_norms(gradients)]
 
     def advance(self) -> Step:
         """Take one step. Raises NotFinite, the weights untouched, when it leads nowhere."""
@@ -103,19 +119,14 @@ class Trainer:
         tensors = {name: torch.from_numpy(array) for name, array in state["optimizer"].items()}
         self._optimizer.restore(step, tensors)
         self.step = step
-        now = self.machine()
-        return [
-            f"{name} was {machine[name]}, is {now[name]}"
-            for name in now
-            if now[name] != machine[name]
-        ]
+        return differences(machine, self.machine())
 
     def machine(self) -> dict[str, Any]:
         """What must be the same for a resumed run to go on bit for bit."""
         return {
             "threads": torch.get_num_threads(),
             "device": self.device.type,
-            "torch": torch.__version__,
+            "engine": f"torch {torch.__version__}",
             "processor": platform.machine(),
             "kernels": choice.digest(),
         }

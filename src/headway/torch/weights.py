@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from headway.checkpoints import files
 from headway.ladder.rungs import rung_named
 from headway.torch.gpt import GPT, multi_head, of_rung
 from headway.torch.seq2seq import Seq2Seq
+from headway.training import loop
+from headway.training.loop import require_same_shapes
 from headway.training.runs import Run, RunConfig
 
 
@@ -33,12 +34,7 @@ def to_arrays(model: nn.Module) -> dict[str, np.ndarray]:
 def fill(model: nn.Module, tensors: Mapping[str, np.ndarray]) -> None:
     """Give a model these values. Raises ValueError when names or shapes are not the model's."""
     wanted = dict(model.named_parameters())
-    for name in sorted(wanted.keys() | tensors.keys()):
-        there, here = (
-            tuple(some[name].shape) if name in some else None for some in (tensors, wanted)
-        )
-        if there != here:
-            raise ValueError(f"weights of another model: {name} is {there} there, {here} here")
+    require_same_shapes(tensors, wanted)
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(torch.from_numpy(tensors[name]))
@@ -50,10 +46,5 @@ def load(run: Run, checkpoint: Path | None = None) -> Any:
     Raises ValueError when a file is damaged or the weights are not the model's.
     """
     model = build(run.config)
-    checkpoint = files.latest(run.checkpoints) if checkpoint is None else checkpoint
-    tensors, _ = files.load(checkpoint)
-    try:
-        fill(model, tensors)
-    except ValueError as error:
-        raise ValueError(f"{checkpoint} does not fit {run.path}/config.json: {error}") from None
+    fill(model, loop.weights(run, checkpoint, dict(model.named_parameters())))
     return model

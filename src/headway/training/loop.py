@@ -6,12 +6,14 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from headway.checkpoints import files
 from headway.training.runs import Run, RunConfig
+from headway.training.settings import TrainingConfig
 
 _KEPT = 2  # checkpoints: the last, and the one before should the last be damaged
 
@@ -33,9 +35,20 @@ class NotFinite(ValueError):  # noqa: N818 - the name says it
 
 
 class Trainer(Protocol):
-    """A model on its way, in any engine. step: how many steps are done."""
+    """A model on its way, in any engine.
+
+    step: how many steps are done. place: what it runs on. parameters: how many numbers are learnt.
+    """
 
     step: int
+    config: TrainingConfig
+    model: Any
+
+    @property
+    def place(self) -> str: ...
+
+    @property
+    def parameters(self) -> int: ...
 
     def advance(self) -> Step:
         """Take one step. Raises NotFinite, the weights untouched, when it leads nowhere."""
@@ -53,6 +66,9 @@ class Trainer(Protocol):
 
     def machine(self) -> dict[str, Any]:
         """What must be the same for a resumed run to go on bit for bit."""
+
+    def query_norms(self) -> list[float]:
+        """Of each layer, the norm of W_query's gradient in the last step, clipped."""
 
 
 def fit(
@@ -118,6 +134,33 @@ def resume(trainer: Trainer, run: Run, config: RunConfig) -> list[str]:
         raise ValueError(f"{checkpoint} lacks {error}: it cannot be gone on from") from error
     run.forget_after(trainer.step)
     return differences
+
+
+def weights(run: Run, checkpoint: Path | None, like: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The weights of a checkpoint, by default the run's last, for a model with parameters `like`.
+
+    Raises ValueError when a file is damaged or the weights are not the model's.
+    """
+    checkpoint = files.latest(run.checkpoints) if checkpoint is None else checkpoint
+    tensors, _ = files.load(checkpoint)
+    try:
+        require_same_shapes(tensors, like)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint} does not fit {run.path}/config.json: {error}") from None
+    return tensors
+
+
+def require_same_shapes(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise ValueError when names or shapes of weights are not those of the model here."""
+    for name in sorted(there.keys() | here.keys()):
+        one, other = (tuple(some[name].shape) if name in some else None for some in (there, here))
+        if one != other:
+            raise ValueError(f"weights of another model: {name} is {one} there, {other} here")
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of the machine has changed, in words. Raises KeyError for what is missing."""
+    return [f"{name} was {then[name]}, is {now[name]}" for name in now if then[name] != now[name]]
 
 
 def _is_saved(run: Run, step: int) -> bool:

@@ -11,6 +11,9 @@ The scale gives U the size of AdamW's update, so that both share one learning ra
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
+
 from einops import rearrange
 from jaxtyping import Float
 
@@ -22,6 +25,9 @@ Matrices = list[Array]  # each (d_out, d_in)
 
 # Beside the projections of the blocks a model has tables and the head, which AdamW trains.
 _TABLES = ("wte", "wpe", "embed_tokens", "embed_positions", "lm_head", "bias_of.table")
+
+# The parameter that makes the queries, alone or as the first part of a packed one.
+_QUERIES = re.compile(r"\.(W_query|W_qkv|q_proj\.weight|c_attn\.weight)$")
 
 
 def is_matrix(name: str, ndim: int) -> bool:
@@ -50,6 +56,25 @@ def scale(d_out: int, d_in: int) -> float:
     return float(0.2 * max(d_out, d_in) ** 0.5)
 
 
+def updates(moved: Mapping[str, Array]) -> dict[str, Array]:
+    """U, scaled, of each parameter; moved: what is to be made orthogonal, by the parameters' names.
+
+    Matrices of one shape are made orthogonal together.
+    """
+    pieces = {name: unpacked(name, value) for name, value in moved.items()}
+    alike: dict[tuple[int, ...], list[Array]] = {}
+    for matrix in (each for matrices in pieces.values() for each in matrices):
+        alike.setdefault(tuple(matrix.shape), []).append(matrix)
+    found: dict[tuple[int, ...], Iterator[Array]] = {}
+    for shape, matrices in alike.items():
+        stacked = orthogonal(namespace(matrices[0]).stack(matrices))
+        found[shape] = iter([scale(*shape) * each for each in stacked])
+    return {
+        name: packed(name, [next(found[tuple(m.shape)]) for m in pieces[name]], value)
+        for name, value in moved.items()
+    }
+
+
 def unpacked(name: str, value: Float[Array, "..."]) -> Matrices:
     """The separate matrices (d_out, d_in) of a parameter, however it packs and turns them."""
     owner = name.removesuffix(".weight").rpartition(".")[2]
@@ -71,3 +96,16 @@ def packed(name: str, matrices: Matrices, like: Float[Array, "..."]) -> Float[Ar
         return namespace(like).concat([matrix.mT for matrix in matrices], axis=1)
     owner = name.removesuffix(".weight").rpartition(".")[2]
     return matrices[0].mT if owner.startswith(("W_", "c_")) else matrices[0]
+
+
+def query_norms(gradients: Mapping[str, Array]) -> list[Float[Array, ""]]:
+    """The norm of the gradient of each layer's W_query, from the first layer; it may be packed.
+
+    None where the mechanism has no such matrix.
+    """
+    found = []
+    for name, gradient in gradients.items():
+        if _QUERIES.search(name):
+            queries = unpacked(name, gradient)[0]
+            found.append(namespace(queries).sqrt((queries**2).sum()))
+    return found
