@@ -28,6 +28,7 @@ BELOW = {
 }
 BELOW["training"] = {"checkpoints", "data", "ladder", "models", "parts", "tokenizers"}
 BELOW["torch"] = BELOW["jax"] = set(BELOW) - {"reference"}
+BELOW["engines"] = set(BELOW) - {"reference"}
 BELOW["explore"] = set(BELOW) - {"reference"}
 BELOW["check"] = set(BELOW) - {"reference", "explore"}
 BELOW["bench"] = set(BELOW) - {"reference", "explore"}
@@ -156,6 +157,6 @@ def test_the_options_of_train_are_these():
     options = (
         "text recipe name resume rung preset tokenizer vocabulary context width layers heads "
         "dropout steps batch micro_batch optimizer learning_rate clip evaluate_every save_every "
-        "precision compile seed device tensorboard runs"
+        "precision compile seed engine device tensorboard runs"
     )
     assert list(inspect.signature(train).parameters) == options.split()

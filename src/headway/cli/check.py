@@ -88,7 +88,7 @@ def check(
     rotary
         Which features are turned together.
     engine
-        The library of a function, if it is not found out.
+        The library of a function, if it is not found out; of a run torch, or jax.
     precision
         The highest that it computes in.
     device
@@ -161,9 +161,12 @@ def _one(target: str, settings: list[str], declared: dict[str, Any], runs: str) 
         except ValueError as error:
             raise ValueError(f"{error}; code is named as module:Name or file.py:Name") from None
 
-        from headway.torch.weights import load  # late: PyTorch takes seconds to load
+        from headway.engines import engine
 
-        yield diagnose(load(run), name=str(run.path), **declared)
+        name = declared.pop("engine", "torch")
+        if name == "numpy":
+            raise ValueError("a run is of torch or of jax: leave --engine out")
+        yield diagnose(engine(name).load(run), name=str(run.path), **declared)
 
 
 def _own() -> Iterator[Report]:

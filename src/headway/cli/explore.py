@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -20,6 +20,7 @@ def explore(
     html: Path | None = None,
     port: int = 8420,
     open: bool = True,
+    engine: Literal["torch", "jax"] = "torch",
     runs: str = "runs",
 ) -> None:
     """Look into a trained model, or into the ladder, in the browser.
@@ -40,6 +41,8 @@ def explore(
         Where the page is served; the next free one if it is taken.
     open
         Open the browser.
+    engine
+        What runs the model: PyTorch or JAX.
     runs
         The folder of the runs.
     """
@@ -65,11 +68,13 @@ def explore(
         subject = LadderSubject()
         ask = Ask(SENTENCE if run is None else run)
     elif (opened := find(run, runs, translates=None)).config.translates:
+        if engine != "torch":
+            raise ValueError("translations run in PyTorch alone: leave --engine out")
         if text is None:
             raise ValueError('what to translate? Give a sentence: headway explore RUN "The dog"')
         subject, ask = TranslationSubject(opened), Ask(text)
     else:
-        of_run = RunSubject(opened)
+        of_run = RunSubject(opened, engine)
         subject = BesideLadder(of_run)
         ask = Ask(of_run.own_words() if text is None else text, write=WRITE)
     if html is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Literal
 
 
 def generate(
@@ -14,6 +15,7 @@ def generate(
     top_p: float | None = 0.95,
     stop: list[str] | None = None,
     seed: int = 0,
+    engine: Literal["torch", "jax"] = "torch",
     runs: str = "runs",
 ) -> None:
     """Write on from one or several prompts with a trained model.
@@ -36,10 +38,13 @@ def generate(
         Stop before this text; may be given several times.
     seed
         The same seed writes the same text.
+    engine
+        PyTorch or JAX; a run of either can be read by both.
     runs
         The folder of the runs.
     """
-    from headway.training.runs import find  # late: `headway --help` answers at once
+    from headway import engines  # late: `headway --help` answers at once
+    from headway.training.runs import find
 
     opened = find(run, runs)
     if tokens < 1:
@@ -55,11 +60,9 @@ def generate(
                 file=sys.stderr,
             )
 
-    from headway.torch.generate import generate as write  # late: PyTorch takes seconds to load
-    from headway.torch.weights import load
-
-    steps = write(
-        load(opened),
+    own = engines.engine(engine)
+    steps = own.generate(
+        own.load(opened),
         starts,
         tokens=tokens,
         temperature=temperature,

@@ -13,8 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from headway.torch.train import Trainer
-    from headway.training.loop import Step
+    from headway.training.loop import Step, Trainer
     from headway.training.runs import Run
 
 Show = Callable[[int, float, float | None, float], None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -14,6 +14,7 @@ def trace(
     /,
     *,
     output: Annotated[Path, Parameter(alias="-o")] = Path("trace.safetensors"),
+    engine: Literal["torch", "jax"] = "torch",
     runs: str = "runs",
 ) -> None:
     """Write queries, keys, values, weights ... of every layer, for one text, to a file.
@@ -26,6 +27,8 @@ def trace(
         What the model reads.
     output
         The file to write, safetensors with a JSON manifest.
+    engine
+        PyTorch or JAX; the steps and their names are the same.
     runs
         The folder of the runs.
     """
@@ -33,7 +36,7 @@ def trace(
     from headway.explore.subjects import Ask, RunSubject
     from headway.training.runs import find
 
-    tensors, manifest = RunSubject(find(run, runs)).trace(Ask(text))
+    tensors, manifest = RunSubject(find(run, runs), engine).trace(Ask(text))
     trace_file.save(output, tensors, manifest)
     size, tokens = output.stat().st_size, len(manifest["tokens"])
     print(f"{output}: {len(tensors)} tensors of {tokens} tokens, {size / 1e6:,.1f} MB")

@@ -16,14 +16,14 @@ from rich.text import Text
 from headway.cli.progress import follow, preparing
 
 if TYPE_CHECKING:
+    from headway.engines import Engine, Name
     from headway.tokenizers import Tokenizer
-    from headway.torch.train import Trainer
-    from headway.training.loop import Step
+    from headway.training.loop import Step, Trainer
     from headway.training.recipes import Plan
     from headway.training.runs import Run
 
 _SAMPLE, _GLANCE = 120, 40  # tokens written at the end, and on the way
-_ELSEWHERE = ("name", "recipe", "resume", "device", "tensorboard", "runs")
+_ELSEWHERE = ("name", "recipe", "resume", "engine", "device", "tensorboard", "runs")
 
 
 def train(
@@ -53,6 +53,7 @@ def train(
     precision: Literal["float32", "bfloat16"] | None = None,
     compile: bool | None = None,
     seed: int | None = None,
+    engine: Literal["torch", "jax"] | None = None,
     device: Literal["cuda", "mps", "cpu"] | None = None,
     tensorboard: bool = False,
     runs: str = "runs",
@@ -113,6 +114,8 @@ def train(
         By default where the run is long enough to repay torch.compile.
     seed
         The same seed gives the same run.
+    engine
+        PyTorch by default, or JAX; a run that is resumed goes on in the one that it was in.
     device
         By default the best that there is.
     tensorboard
@@ -128,43 +131,46 @@ def train(
     if resume is not None:
         if name is not None or recipe is not None:
             raise ValueError("--resume goes on with a run as it is: leave --name and --recipe out")
-        _resume(find(resume, runs), given, device, tensorboard)
+        _resume(find(resume, runs), given, engine, device, tensorboard)
         return
+    if engine == "jax" and compile is not None:
+        raise ValueError("--compile is of PyTorch: JAX always compiles, so leave it out")
     path = new_path(name, runs)
     usual = recipes.read(recipe or "small")
     plan = recipes.plan(recipes.override(usual, given))
-    _begin(path, plan, [*advice.mistakes(plan.config, usual)], device, tensorboard)
+    mistakes = [*advice.mistakes(plan.config, usual)]
+    _begin(path, plan, mistakes, engine or "torch", device, tensorboard)
 
 
 def _begin(
-    path: Path, plan: Plan, mistakes: Sequence[str], device: str | None, tensorboard: bool
+    path: Path,
+    plan: Plan,
+    mistakes: Sequence[str],
+    name: Name,
+    device: str | None,
+    tensorboard: bool,
 ) -> None:
     """A new run. Its directory is made when all that can be refused has been."""
-    from headway.torch import devices, weights  # late: PyTorch takes seconds to load
-    from headway.torch.tasks import NextToken
-    from headway.torch.train import Trainer
+    from headway.engines import engine
     from headway.training.runs import Run
 
-    place = devices.choose(device)
+    own = engine(name)
     tokens = _tokens(plan.corpus, plan.tokenizer, plan.config.model.context)
-    model = weights.build(plan.config).to(place)
-    training = devices.suited(model, plan.config.training, place)
-    config = replace(plan.config, training=training)
-    trainer = Trainer(model, NextToken(model, *tokens, training), training)
+    trainer = own.trainer(plan.config, tokens, device)
     curves = _curves() if tensorboard else None
-    run = Run.create(path, config, plan.tokenizer)
+    run = Run.create(path, replace(plan.config, training=trainer.config), plan.tokenizer)
     for mistake in mistakes:
         print(f"headway: {mistake}", file=sys.stderr)
-    _fit(trainer, run, tokens, curves)
+    _fit(own, trainer, run, tokens, curves)
 
 
-def _resume(run: Run, given: Mapping[str, Any], device: str | None, tensorboard: bool) -> None:
+def _resume(
+    run: Run, given: Mapping[str, Any], name: Name | None, device: str | None, tensorboard: bool
+) -> None:
     """Go on with a run, with the settings and the text that it began with."""
     from headway.data import corpora
+    from headway.engines import engine
     from headway.tokenizers import digest
-    from headway.torch import devices, weights  # late: PyTorch takes seconds to load
-    from headway.torch.tasks import NextToken
-    from headway.torch.train import Trainer
     from headway.training import loop
 
     config, tokenizer = run.config, run.tokenizer
@@ -172,33 +178,31 @@ def _resume(run: Run, given: Mapping[str, Any], device: str | None, tensorboard:
     corpus = corpora.read(config.text)
     now = replace(config, text_sha256=digest(corpus), tokenizer_sha256=tokenizer.fingerprint)
     config.require_same(now, "now")
+    own = engine(name or loop.engine_of(run))
     tokens = _tokens(corpus, tokenizer, config.model.context)
-    model = weights.build(config).to(devices.choose(device))
-    trainer = Trainer(model, NextToken(model, *tokens, config.training), config.training)
+    trainer = own.trainer(config, tokens, device)
     for difference in loop.resume(trainer, run, config):
         print(f"headway: {difference}, so the run may differ in its last bits", file=sys.stderr)
-    _fit(trainer, run, tokens, _curves() if tensorboard else None)
+    _fit(own, trainer, run, tokens, _curves() if tensorboard else None)
 
 
-def _fit(trainer: Trainer, run: Run, tokens: Any, writer: Any) -> None:
+def _fit(own: Engine, trainer: Trainer, run: Run, tokens: Any, writer: Any) -> None:
     """Train to the end, or to Ctrl-C, and say what came of it."""
-    from headway.torch.generate import generate
     from headway.training import advice
 
     config, tokenizer, console = run.config, run.tokenizer, Console(highlight=False, soft_wrap=True)
     training = config.training
-    parameters = sum(p.numel() for p in trainer.model.parameters())
     console.print(
         f"{config.text}: {len(tokens[0]):,} tokens to learn from, {len(tokens[1]):,} held out, "
-        f"{config.model.vocabulary:,} different; a model of {parameters:,} parameters\n"
-        f"{training.optimizer} on {trainer.device}, {training.precision}"
+        f"{config.model.vocabulary:,} different; a model of {trainer.parameters:,} parameters\n"
+        f"{training.optimizer} on {trainer.place}, {training.precision}"
         f"{', compiled' if training.compile else ''}"
         f"{f', from step {trainer.step:,}' if trainer.step else ''}"
     )
 
     def sample(count: int) -> str:
         start = tokens[1][:1]
-        written = generate(trainer.model, [start], tokens=count, temperature=0.8, top_p=0.95)
+        written = own.generate(trainer.model, [start], tokens=count, temperature=0.8, top_p=0.95)
         return tokenizer.decode([*start.tolist(), *(token for (token,) in written)]).strip()
 
     curves, bands = writer and writer(run.path / "tensorboard"), advice.bands(config)

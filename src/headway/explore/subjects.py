@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 
 import numpy as np
 
+from headway import engines
 from headway.checkpoints import files
 from headway.data.pairs import FIRST, START, encoded
+from headway.engines import Name
 from headway.explore import trace_file
 from headway.explore.edits import Edit, all_opened
 from headway.explore.trace_file import Manifest, Tensors
 from headway.ladder.rung import SENTENCE, run_example, words_and_inputs
 from headway.ladder.rungs import LADDER
+from headway.parts.arrays import Array
 from headway.tracing import edit, trace
 
 if TYPE_CHECKING:
@@ -69,13 +72,12 @@ class Subject(Protocol):
 class RunSubject:
     """A trained run at its last checkpoint. Raises ValueError when it has none."""
 
-    def __init__(self, run: Run) -> None:
-        from headway.torch.weights import load  # late: PyTorch takes seconds to load
-
+    def __init__(self, run: Run, engine: Name = "torch") -> None:
         self.run, self.config, self.tokenizer = run, run.config, run.tokenizer
         checkpoint = files.latest(run.checkpoints)
         self.step = int(checkpoint.name.removeprefix("step-"))
-        self.model = load(run, checkpoint).eval()
+        self.engine = engines.engine(engine)
+        self.model = self.engine.load(run, checkpoint)
         vocabulary = min(self.config.model.vocabulary, self.tokenizer.vocabulary)
         tokens = trace_file.spelled(range(vocabulary), self.tokenizer)
         self._vocabulary = [token["display"] for token in tokens]
@@ -96,8 +98,6 @@ class RunSubject:
 
     def trace(self, ask: Ask, stop: Stop = go_on) -> tuple[Tensors, Manifest]:
         """The text through the model, changed as asked, and what it writes on."""
-        import torch  # late: PyTorch takes seconds to load
-
         config = self.config.model
         tokens = self.tokenizer.encode(ask.text)
         if not 1 <= len(tokens) <= config.context:
@@ -105,16 +105,16 @@ class RunSubject:
                 f"the text has {len(tokens):,} tokens, the model sees 1 to {config.context:,}: "
                 "give another text"
             )
-        whole = torch.from_numpy(tokens)[None]
+        whole = tokens[None]
 
-        def stopping(value: torch.Tensor) -> torch.Tensor:
+        def stopping(value: Array) -> Array:
             stop()
             return value
 
         try:
-            with torch.no_grad(), edit({"*after_*": stopping}), all_opened(ask.edits):
+            with edit({"*after_*": stopping}), all_opened(ask.edits):
                 tensors, manifest = trace_file.record(
-                    lambda part: self.model(whole[:, part]),
+                    lambda part: self.engine.logits(self.model, whole[:, part]),
                     len(tokens),
                     keep={each.attention for each in ask.edits},
                 )
@@ -144,9 +144,7 @@ class RunSubject:
         return tensors, manifest
 
     def _written(self, tokens: list[int], ask: Ask, stop: Stop) -> Iterator[int]:
-        from headway.torch.generate import generate  # late: PyTorch takes seconds to load
-
-        steps = generate(
+        steps = self.engine.generate(
             self.model,
             [np.array(tokens)],
             tokens=ask.write,

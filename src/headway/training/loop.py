@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -41,8 +41,12 @@ class Trainer(Protocol):
     """
 
     step: int
-    config: TrainingConfig
-    model: Any
+
+    @property
+    def config(self) -> TrainingConfig: ...
+
+    @property
+    def model(self) -> Any: ...
 
     @property
     def place(self) -> str: ...
@@ -134,6 +138,14 @@ def resume(trainer: Trainer, run: Run, config: RunConfig) -> list[str]:
         raise ValueError(f"{checkpoint} lacks {error}: it cannot be gone on from") from error
     run.forget_after(trainer.step)
     return differences
+
+
+def engine_of(run: Run) -> Literal["torch", "jax"]:
+    """The engine in which the last checkpoint was written, if there is one."""
+    if not files.found(run.checkpoints):
+        return "torch"
+    _, about = files.load(files.latest(run.checkpoints))
+    return "jax" if str(about["machine"].get("engine")).startswith("jax") else "torch"
 
 
 def weights(run: Run, checkpoint: Path | None, like: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -1,0 +1,98 @@
+"""AdamW for everything, or Muon for the matrices and AdamW for the rest, of optax's pieces.
+
+Its state has the names of the other engine: adamw.first.NAME, adamw.second.NAME,
+muon.momentum.NAME.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from headway.jax.layers import Params
+from headway.parts.arrays import Array
+from headway.training import muon
+from headway.training.settings import TrainingConfig
+
+# Where optax keeps what our names stand for.
+_NAMES = {"adamw.first": "mu", "adamw.second": "nu", "muon.momentum": "momentum"}
+
+
+def optimizer(params: Params, config: TrainingConfig) -> optax.GradientTransformation:
+    """What a step adds to the parameters, but for the factor -rate.
+
+    AdamW (Loshchilov and Hutter 2019; betas 0.9 and 0.95); Muon as in `training.muon`. Matrices
+    decay; biases and norms do not.
+    """
+    with_muon = config.optimizer == "muon"
+    of = {
+        n: "muon" if with_muon and muon.is_matrix(n, p.ndim) else "adamw" for n, p in params.items()
+    }
+    decay = optax.add_decayed_weights(
+        config.weight_decay, mask=lambda tree: jax.tree.map(lambda p: p.ndim >= 2, tree)
+    )
+    adamw = optax.chain(optax.scale_by_adam(0.9, 0.95), decay)
+    return optax.partition({"adamw": adamw, "muon": optax.chain(by_muon(), decay)}, of)
+
+
+class MuonState(NamedTuple):
+    """The running mean of the gradients."""
+
+    momentum: Any
+
+
+def by_muon() -> optax.GradientTransformation:
+    """Muon's update as a piece of optax."""
+
+    def init(params: Any) -> MuonState:
+        return MuonState(optax.tree.zeros_like(params))
+
+    def update(gradients: Any, state: MuonState, params: Any = None) -> tuple[Any, MuonState]:
+        def between(one: Any, other: Any) -> Any:
+            return jax.tree.map(
+                lambda a, b: muon.MOMENTUM * a + (1 - muon.MOMENTUM) * b, one, other
+            )
+
+        momentum = between(state.momentum, gradients)
+        ahead = {n: m for n, m in between(momentum, gradients).items() if _is_array(m)}
+        return {**gradients, **muon.updates(ahead)}, MuonState(momentum)
+
+    return optax.GradientTransformation(init, update)
+
+
+def named(state: Any) -> dict[str, Array]:
+    """The arrays of an optimiser's state, by the names that both engines use."""
+    return {
+        f"{kind}.{name}": value
+        for kind, field in _NAMES.items()
+        for tree in _all(state, field)
+        for name, value in tree.items()
+        if _is_array(value)
+    }
+
+
+def with_named(state: Any, step: int, arrays: Mapping[str, np.ndarray]) -> Any:
+    """A state with these values after `step` steps. Raises KeyError for what is missing."""
+    filled = {}
+    for kind, field in _NAMES.items():
+        for tree in _all(state, field):
+            filled[field] = {
+                name: jnp.asarray(arrays[f"{kind}.{name}"], value.dtype)
+                if _is_array(value)
+                else value
+                for name, value in tree.items()
+            }
+    return optax.tree.set(state, count=jnp.asarray(step, jnp.int32), **filled)
+
+
+def _all(state: Any, field: str) -> list[Any]:
+    return [value for _, value in optax.tree.get_all_with_path(state, field)]
+
+
+def _is_array(value: Any) -> bool:
+    return not isinstance(value, optax.MaskedNode)

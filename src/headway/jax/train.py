@@ -1,0 +1,301 @@
+"""Training in JAX: one compiled step after another, each a function of (seed, step)."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float, Int, Integer
+
+from headway.data import batches
+from headway.jax import gpt, sharding, weights
+from headway.jax.gpt import Model
+from headway.jax.layers import Attention, Params, multi_head
+from headway.jax.optimizers import named, optimizer, with_named
+from headway.kernels import choice
+from headway.models.gpt import GPTConfig
+from headway.parts.arrays import Array
+from headway.parts.dropout import Seed
+from headway.tracing import trace
+from headway.training import muon
+from headway.training.loop import NotFinite, Step, differences
+from headway.training.settings import TrainingConfig, learning_rate
+
+Windows = Int[Array, "batch tokens"]
+Number = Float[Array, ""]
+
+
+class State(NamedTuple):
+    """What a step changes."""
+
+    params: Params
+    optimizer: Any
+
+
+class Done(NamedTuple):
+    """What a step tells: the loss, the norm of all gradients, and that of each layer's W_query."""
+
+    loss: Number
+    norm: Number
+    query_norms: Sequence[Number]
+
+
+def loss(
+    params: Params,
+    inputs: Windows,
+    targets: Windows,
+    config: GPTConfig,
+    attention: Attention = multi_head,
+    *,
+    seed: Seed | None = None,
+    smoothing: float = 0.0,
+    bfloat16: bool = False,
+) -> Number:
+    """The mean cross-entropy in nats a token, in float32 at least.
+
+    smoothing: the share of a target's probability that is spread over all tokens.
+    bfloat16: compute in it; the parameters, and so their gradients, stay what they are.
+    """
+    if bfloat16:
+        params = {name: p.astype(jnp.bfloat16) for name, p in params.items()}
+    logits = gpt.forward(params, inputs, config, attention, seed=seed)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    right = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    if smoothing:
+        all_alike = jax.nn.logsumexp(logits, axis=-1) - logits.mean(-1)
+        right = (1 - smoothing) * right + smoothing * all_alike
+    return right.mean()
+
+
+def step_function(
+    model: Model, training: TrainingConfig, transform: optax.GradientTransformation
+) -> Callable[[State, Windows, Windows, Int[Array, ""], Number], tuple[State, Done]]:
+    """One step: (state, inputs, targets, its number, rate) -> (state, what it tells), to be jitted.
+
+    The gradient is that of the mean over all tokens, however it is cut into micro batches, and is
+    clipped. A state whose step is not finite stays what it was.
+    """
+    config, attention = model.config, model.attention
+    bfloat16 = training.precision == "bfloat16"
+
+    def step(
+        state: State, inputs: Windows, targets: Windows, number: Array, rate: Array
+    ) -> tuple[State, Done]:
+        rows = len(inputs)
+
+        def gradients(first: int | Array, count: int) -> tuple[Number, Params]:
+            seen, wanted = (
+                jax.lax.dynamic_slice_in_dim(each, first, count) for each in (inputs, targets)
+            )
+
+            def part(params: Params) -> Number:
+                seed, smoothing = (training.seed, number, first), training.label_smoothing
+                mean = loss(
+                    params,
+                    seen,
+                    wanted,
+                    config,
+                    attention,
+                    seed=seed,
+                    smoothing=smoothing,
+                    bfloat16=bfloat16,
+                )
+                return mean * (count / rows)
+
+            return jax.value_and_grad(part)(state.params)
+
+        total, grads = _summed(gradients, rows, training.micro_batch or rows)
+        norm = optax.global_norm(grads)
+        clipped = optax.tree.scale(jnp.minimum(1.0, training.clip / (norm + 1e-6)), grads)
+        updates, moved = transform.update(clipped, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, optax.tree.scale(-rate, updates))
+        fine = jnp.isfinite(total + norm)
+        new = jax.tree.map(lambda new, old: jnp.where(fine, new, old), State(params, moved), state)
+        return new, Done(total, norm, muon.query_norms(clipped))
+
+    return step
+
+
+def _summed(
+    gradients: Callable[[int | Array, int], tuple[Number, Params]], rows: int, at_once: int
+) -> tuple[Number, Params]:
+    """The loss and gradients of all rows, of `at_once` at a time."""
+    if at_once >= rows:
+        return gradients(0, rows)
+    whole, rest = divmod(rows, at_once)
+    found = gradients(0, at_once)
+    if whole > 1:
+        firsts = at_once * jnp.arange(1, whole, dtype=jnp.int32)
+        found, _ = jax.lax.scan(
+            lambda sums, first: (optax.tree.add(sums, gradients(first, at_once)), None),
+            found,
+            firsts,
+        )
+    return optax.tree.add(found, gradients(whole * at_once, rest)) if rest else found
+
+
+@final
+class Trainer:
+    """A model on its way, as `training.loop.fit` drives it.
+
+    The parameters given are copied: each step takes the memory of those before. layout: over
+    several devices; by default all is on the first.
+    The validation loss comes with every `evaluate_every`th step and with the last.
+    step: how many steps are done.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokens: Integer[np.ndarray, " tokens"],
+        held_out: Integer[np.ndarray, " others"],
+        config: TrainingConfig,
+        layout: sharding.Layout | None = None,
+    ) -> None:
+        self.config, self.step = config, 0
+        self._layout = sharding.over(jax.devices()[:1]) if layout is None else layout
+        self._model, self._text = model, tokens
+        transform = optimizer(model.params, config)
+        params = {name: jnp.array(p, copy=True) for name, p in model.params.items()}
+        self._state = self._layout.state(State(params, transform.init(params)))
+        lie = jax.tree.map(lambda x: x.sharding, self._state)
+        self._advance = jax.jit(
+            step_function(model, config, transform), donate_argnums=0, out_shardings=(lie, None)
+        )
+        self._loss = jax.jit(loss, static_argnames=("config", "attention", "bfloat16"))
+        exam = batches.evaluation(held_out, model.config.context, config.evaluation_windows)
+        at_once = config.micro_batch or config.batch
+        self._exam = [
+            tuple(self._placed(each[first : first + at_once]) for each in exam)
+            for first in range(0, len(exam[0]), at_once)
+        ]
+        self._query_norms: Sequence[Number] = ()
+
+    @property
+    def model(self) -> Model:
+        """The model as it is now; the next step takes its memory."""
+        return self._model._replace(params=self._state.params)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are learnt."""
+        return sum(p.size for p in self._state.params.values())
+
+    @property
+    def place(self) -> str:
+        """What it runs on."""
+        devices = self._layout.mesh.devices.ravel()
+        return (
+            str(devices[0].platform)
+            if len(devices) == 1
+            else f"{len(devices)} {devices[0].platform}"
+        )
+
+    def advance(self) -> Step:
+        """Take one step. Raises NotFinite, the weights untouched, when it leads nowhere."""
+        rate, windows = learning_rate(self.step, self.config), self._batch()
+        self._state, done = self._advance(
+            self._state, *windows, jnp.int32(self.step), jnp.asarray(rate)
+        )
+        found, norm = float(done.loss), float(done.norm)
+        if not np.isfinite(found + norm):
+            raise NotFinite(self._diagnosis(found, windows))
+        self._query_norms = done.query_norms
+        self.step += 1
+        due = self.step == self.config.steps or self.step % self.config.evaluate_every == 0
+        return Step(
+            step=self.step,
+            tokens=self.step * self.config.batch * self._model.config.context,
+            loss=found,
+            learning_rate=rate,
+            gradient_norm=norm,
+            validation=self.evaluate() if due else None,
+        )
+
+    def evaluate(self) -> float:
+        """The mean loss over what is held out, in nats a token."""
+        config, attention = self._model.config, self._model.attention
+        bfloat16 = self.config.precision == "bfloat16"
+        total, count = 0.0, 0
+        for inputs, targets in self._exam:
+            found = self._loss(
+                self._state.params, inputs, targets, config, attention, bfloat16=bfloat16
+            )
+            total, count = total + float(found) * len(inputs), count + len(inputs)
+        return total / count
+
+    def query_norms(self) -> list[float]:
+        """Of each layer, the norm of W_query's gradient in the last step, clipped."""
+        return [float(norm) for norm in self._query_norms]
+
+    def state(self) -> dict[str, dict[str, np.ndarray]]:
+        """The weights and the optimiser's state, by name."""
+        optimizer = {n: np.asarray(value) for n, value in named(self._state.optimizer).items()}
+        return {"model": weights.to_arrays(self._state.params), "optimizer": optimizer}
+
+    def restore(
+        self, step: int, state: Mapping[str, Mapping[str, np.ndarray]], machine: Mapping[str, Any]
+    ) -> list[str]:
+        """Go back to a state; what is not as it was then.
+
+        Raises KeyError for what is missing and ValueError for weights of another model.
+        """
+        params = weights.filled(self._state.params, state["model"])
+        kept = with_named(self._state.optimizer, step, state["optimizer"])
+        self._state = self._layout.state(State(params, kept))
+        self.step = step
+        return differences(machine, self.machine())
+
+    def machine(self) -> dict[str, Any]:
+        """What must be the same for a resumed run to go on bit for bit."""
+        return {
+            "threads": len(os.sched_getaffinity(0)),
+            "device": self.place,
+            "engine": f"jax {jax.__version__}",
+            "processor": platform.machine(),
+            "kernels": choice.digest(),
+        }
+
+    def _batch(self) -> tuple[Array, Array]:
+        config = self.config
+        inputs, targets = batches.batch(
+            self._text,
+            seed=config.seed,
+            step=self.step,
+            size=config.batch,
+            context=self._model.config.context,
+        )
+        return self._placed(inputs), self._placed(targets)
+
+    def _placed(self, windows: np.ndarray) -> Array:
+        return self._layout.batch(windows.astype(np.int32))
+
+    def _diagnosis(self, found: float, windows: tuple[Array, Array]) -> str:
+        """Where it began: the first step whose value is not finite, else the first gradient."""
+        model, said = self.model, "every value and every gradient is finite, but not their norm"
+        seed = (self.config.seed, self.step, 0)
+        with trace() as steps:
+            loss(model.params, *windows, model.config, model.attention, seed=seed)
+        strange = [name for name in steps if not np.isfinite(np.asarray(steps[name])).all()]
+        # What is masked is -inf in every good step.
+        strange = [name for name in strange if not name.endswith("masked")]
+        if strange:
+            said = f"the first value that is not finite is {strange[0]}"
+        else:
+            gradients = jax.grad(loss)(
+                model.params, *windows, model.config, model.attention, seed=seed
+            )
+            for name, gradient in gradients.items():
+                if not np.isfinite(np.asarray(gradient)).all():
+                    said = f"every value is finite, but the gradient of {name} is not"
+                    break
+        return (
+            f"the loss of step {self.step + 1} is {found}: {said}; a lower --learning-rate or "
+            "--clip may help"
+        )

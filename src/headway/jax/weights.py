@@ -1,0 +1,47 @@
+"""A model's weights between memory and disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from headway.jax import gpt
+from headway.jax.gpt import Model
+from headway.jax.layers import Attention, Params, multi_head, of_rung
+from headway.ladder.rungs import rung_named
+from headway.parts.arrays import Array
+from headway.training import loop
+from headway.training.loop import require_same_shapes
+from headway.training.runs import Run, RunConfig
+
+
+def build(config: RunConfig) -> Model:
+    """The model of a run with its first values. Raises ValueError for a run that translates."""
+    if config.translates:
+        raise ValueError("JAX has no translators yet: leave --engine out")
+    attention: Attention = multi_head if config.rung is None else of_rung(rung_named(config.rung))
+    return Model(gpt.init(config.model, config.training.seed, attention), config.model, attention)
+
+
+def to_arrays(params: Params) -> dict[str, np.ndarray]:
+    """Every parameter, by name, as NumPy arrays."""
+    return {name: np.asarray(value) for name, value in params.items()}
+
+
+def filled(params: Params, tensors: Mapping[str, np.ndarray]) -> dict[str, Array]:
+    """Parameters with these values. Raises ValueError when names or shapes are not theirs."""
+    require_same_shapes(tensors, params)
+    return {name: jnp.asarray(tensors[name], value.dtype) for name, value in params.items()}
+
+
+def load(run: Run, checkpoint: Path | None = None) -> Model:
+    """The model of a run with the weights of a checkpoint, by default the last.
+
+    Raises ValueError when a file is damaged or the weights are not the model's.
+    """
+    model = build(run.config)
+    tensors = loop.weights(run, checkpoint, model.params)
+    return model._replace(params=filled(model.params, tensors))
