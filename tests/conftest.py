@@ -22,6 +22,7 @@ install_import_hook(
         "headway.ladder",
         "headway.kernels",
         "headway.torch",
+        "headway.jax",
         "headway.data",
         "headway.tokenizers",
         "headway.training.muon",

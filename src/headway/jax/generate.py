@@ -107,8 +107,7 @@ def _prefill(
     attention: Attention,
 ) -> tuple[Scores, list[Cache]]:
     """The logits after each row, and the caches. What stands behind a row is overwritten later."""
-    dtype = next(iter(params.values())).dtype
-    caches = gpt.empty_caches(config, len(rows), dtype)
+    caches = gpt.empty_caches(params, config, len(rows))
     logits, caches = gpt.forward_cached(params, rows, config, attention, caches, first=0)
     return _at(logits, lengths - 1), caches
 

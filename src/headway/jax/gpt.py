@@ -102,8 +102,9 @@ def forward_cached(
     return logits, [cache for cache in found if cache is not None]
 
 
-def empty_caches(config: GPTConfig, batch: int, dtype: jnp.dtype) -> list[Cache]:
-    """A cache for each layer, as long as the context."""
+def empty_caches(params: Params, config: GPTConfig, batch: int) -> list[Cache]:
+    """A cache for each layer, as long as the context, in the dtype of the parameters."""
+    dtype = next(iter(params.values())).dtype
     shape = (batch, config.groups, config.context, config.head_dim)
     return [Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.layers)]
 

@@ -111,7 +111,7 @@ def step_function(
             return jax.value_and_grad(part)(state.params)
 
         total, grads = _summed(gradients, rows, training.micro_batch or rows)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         clipped = optax.tree.scale(jnp.minimum(1.0, training.clip / (norm + 1e-6)), grads)
         updates, moved = transform.update(clipped, state.optimizer, state.params)
         params = optax.apply_updates(state.params, optax.tree.scale(-rate, updates))

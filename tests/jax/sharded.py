@@ -1,0 +1,55 @@
+"""Six steps on 1, 2 and 4 simulated devices, in a process of its own: their number is set before
+JAX is loaded. Prints JSON: the losses, the gradients' norms and where the parameters lie."""
+
+import json
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import numpy as np
+
+from headway.jax import gpt, sharding
+from headway.jax.train import Trainer
+from headway.models.gpt import MODERN, GPTConfig
+from headway.training.settings import TrainingConfig
+
+TEXT = np.tile([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 5, 3, 1], 40)
+CONFIG = GPTConfig(12, 8, 16, 1, 4, **MODERN, dropout=0.1)
+
+
+def main():
+    # 8 windows a step, 4 at a time
+    training = TrainingConfig(
+        *(6, 8, 4), learning_rate=0.01, optimizer="muon", evaluate_every=3, precision="float32"
+    )
+    model = gpt.Model(gpt.init(CONFIG, 0), CONFIG)
+    found = {"devices": len(jax.devices())}
+    for devices in (1, 2, 4):
+        for full in (False, True)[:devices]:
+            layout = sharding.over(jax.devices()[:devices], full=full)
+            trainer = Trainer(model, TEXT[:450], TEXT[450:], training, layout)
+            steps = [trainer.advance() for _ in range(6)]
+            name = "model.layers.0.mlp.up_proj.weight"
+            state = trainer._state
+            momentum = state.optimizer.inner_states["muon"].inner_state[0].momentum
+            found[f"{devices} {'full' if full else 'copied'}"] = {
+                "losses": [step.loss for step in steps],
+                "validation": [step.validation for step in steps],
+                "norms": [step.gradient_norm for step in steps],
+                "share": {
+                    what: array.addressable_shards[0].data.size / array.size
+                    for what, array in (
+                        ("weights", state.params[name]),
+                        ("momentum", momentum[name]),
+                    )
+                },
+                "place": trainer.place,
+                "weights": float(sum(np.abs(a).sum() for a in trainer.state()["model"].values())),
+            }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Writing in JAX: the other engine's tokens, one compiled step, several prompts side by side."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import headway
+from gpts import PRESETS, config, lively
+from headway.jax import generate as module
+from headway.jax.generate import generate
+from headway.jax.gpt import Model
+from headway.jax.layers import multi_head, of_rung
+from headway.ladder.rungs import LADDER
+from headway.torch import GPT, weights
+from headway.torch import gpt as torch_gpt
+from headway.torch.generate import generate as torch_generate
+
+PROMPTS = [np.array(p) for p in ([3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7, 9], [2, 7])]
+MODELS = {
+    "gpt2": ({}, None),
+    "relative": (PRESETS["relative"], None),
+    "alibi": (PRESETS["alibi"], None),
+    "no mask": ({"causal": False}, None),
+    "rung fixed": ({}, LADDER["fixed"]),
+    "rung stacked": ({}, LADDER["stacked"]),
+}
+
+
+def model(name):
+    changes, rung = MODELS[name]
+    of, attention = config(**changes), multi_head if rung is None else of_rung(rung)
+    params = {n: jnp.asarray(a) for n, a in lively(of, attention.shapes(of)).items()}
+    return Model(params, of, attention)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_writes_what_the_other_engine_writes(name):
+    """Past the context too, where each text forgets at a step of its own."""
+    ours, rung = model(name), MODELS[name][1]
+    theirs = GPT(ours.config, torch_gpt.multi_head if rung is None else torch_gpt.of_rung(rung))
+    theirs = theirs.double()
+    weights.fill(theirs, {n: np.array(p) for n, p in ours.params.items()})
+    options = {"tokens": 30, "temperature": 1.3, "top_p": 0.95, "seed": 3}
+    with torch.no_grad():
+        expected = [*torch_generate(theirs, PROMPTS, **options)]
+    assert [*generate(ours, PROMPTS, **options)] == expected
+    assert len({token for step in expected for token in step}) > 5
+
+
+def test_a_trace_or_an_edit_sees_the_text_alone_and_changes_nothing_else():
+    ours = model("gpt2")
+    usual = [*generate(ours, PROMPTS[:1], tokens=4, temperature=0.0)]
+    with headway.trace("blocks.0.attention.weights") as steps:
+        assert [*generate(ours, PROMPTS[:1], tokens=4, temperature=0.0)] == usual
+    shapes = [each.shape[-2:] for each in steps["blocks.0.attention.weights"]]
+    assert shapes == [(5, 5), (6, 6), (7, 7), (8, 8)]
+    steps = generate(ours, PROMPTS[:1], tokens=4, temperature=0.0)
+    with headway.edit({"blocks.*.attention.context": lambda context: context * 0}):
+        assert [*steps] != usual
+
+
+def test_one_compiled_step_writes_all_tokens():
+    ours = model("gpt2")
+    module._decode.clear_cache()
+    module._prefill.clear_cache()
+    for count, prompt in enumerate(PROMPTS[:1] * 3):
+        for _ in generate(ours, [prompt], tokens=5 - count):
+            pass
+    assert module._decode._cache_size() == 1
+    assert module._prefill._cache_size() == 1
+
+
+def test_tokens_come_one_by_one_and_an_empty_prompt_is_refused():
+    steps = generate(model("gpt2"), PROMPTS[:2], tokens=10**9)
+    assert [len(next(steps)) for _ in range(3)] == [2, 2, 2]
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        next(generate(model("gpt2"), [np.array([], int)], tokens=1))

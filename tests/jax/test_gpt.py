@@ -1,0 +1,81 @@
+"""GPT in JAX: its cache, what it refuses, its trace. (Its numbers: test_parity.py.)"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import headway
+from gpts import PRESETS, TOKENS, config, lively
+from headway.jax import gpt
+from headway.jax.layers import multi_head, of_rung
+from headway.ladder.rungs import LADDER
+from headway.models.gpt import MODERN
+
+
+def params_of(of, attention=multi_head):
+    return {n: jnp.asarray(a) for n, a in lively(of, attention.shapes(of)).items()}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "relative", "alibi", "wide heads"])
+def test_cached_equals_whole_however_the_prompts_are_cut(name):
+    """Two rows, of which each goes on at a place of its own, behind what stands there."""
+    of = config(**PRESETS[name])
+    params = params_of(of)
+    whole = gpt.forward(params, TOKENS, of)
+    lengths = np.array([3, 5])
+    caches = gpt.empty_caches(params, of, 2)
+    first, caches = gpt.forward_cached(params, TOKENS[:, :6], of, multi_head, caches, first=0)
+    for row, length in enumerate(lengths):
+        assert np.allclose(first[row, :length], whole[row, :length], rtol=0, atol=1e-10)
+    for more in range(4):
+        at = lengths + more
+        token = TOKENS[np.arange(2), at][:, None]
+        found, caches = gpt.forward_cached(params, token, of, multi_head, caches, first=at)
+        assert np.allclose(found[:, 0], whole[np.arange(2), at], rtol=0, atol=1e-10)
+
+
+def test_no_logit_depends_on_a_later_token():
+    of = config()
+    params = params_of(of)
+    changed = TOKENS.copy()
+    changed[:, 5] = (changed[:, 5] + 1) % 11
+    one, other = (gpt.forward(params, tokens, of) for tokens in (TOKENS, changed))
+    assert np.array_equal(one[:, :5], other[:, :5])
+    assert (one[:, 5:] != other[:, 5:]).any(-1).all()
+
+
+def test_a_text_beyond_the_context_is_refused():
+    of = config()
+    with pytest.raises(ValueError, match="11 tokens do not fit a context of 10"):
+        gpt.forward(params_of(of), np.zeros((1, 11), int), of)
+
+
+def test_a_rung_refuses_what_only_production_has_and_a_cache():
+    rung = of_rung(LADDER["multihead"])
+    with pytest.raises(ValueError, match="leave the rung out"):
+        gpt.init(config(**MODERN), 0, rung)
+    of = config()
+    params = params_of(of, rung)
+    caches = gpt.empty_caches(params, of, 2)
+    with pytest.raises(ValueError, match="works without a cache"):
+        gpt.forward_cached(params, TOKENS, of, rung, caches, first=0)
+
+
+def test_a_compiled_model_can_be_traced_and_edited_and_is_not_compiled_again():
+    of = config()
+    params = params_of(of)
+    forward = jax.jit(gpt.forward, static_argnames="config")
+    usual = forward(params, TOKENS, config=of)
+    with headway.trace() as steps:
+        traced = forward(params, TOKENS, config=of)
+    weights = steps["blocks.1.attention.weights"]
+    assert weights.shape == (2, 4, 9, 9)
+    assert np.allclose(weights.sum(-1), 1)
+    assert np.allclose(traced, usual, rtol=0, atol=1e-12)
+    with headway.edit({"blocks.0.attention.context": lambda context: context * 0}):
+        assert not np.allclose(forward(params, TOKENS, config=of), usual)
+    assert np.array_equal(forward(params, TOKENS, config=of), usual)
+    assert forward._cache_size() == 1
+    with headway.trace(), pytest.raises(RuntimeError, match="is a JAX tracer"):
+        jax.grad(lambda p: gpt.forward(p, TOKENS, of).sum())(params)

@@ -1,0 +1,187 @@
+"""Training in JAX: resumed to the bit, in either engine; what is not finite; the files."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gpts import PRESETS
+from headway import engines
+from headway.checkpoints import files
+from headway.jax import gpt, train, weights
+from headway.models.gpt import GPTConfig
+from headway.tokenizers import Tokenizer, digest
+from headway.training import loop
+from headway.training.runs import Run, RunConfig
+from headway.training.settings import TrainingConfig
+
+CORPUS = "".join(np.random.default_rng(0).choice(list("abcdef \n"), 600))
+TOKENIZER = Tokenizer.characters(CORPUS)
+TOKENS = TOKENIZER.encode(CORPUS)[:500], TOKENIZER.encode(CORPUS)[500:]
+
+
+def run_config(rung=None, steps=6, **model):
+    sizes = {"vocabulary": TOKENIZER.vocabulary, "context": 8, "width": 8, "layers": 1, "heads": 2}
+    training = TrainingConfig(
+        *(steps, 4), optimizer="muon", evaluate_every=3, save_every=2, precision="float32"
+    )
+    return RunConfig(
+        *("text", digest(CORPUS), "char", TOKENIZER.fingerprint, rung),
+        GPTConfig(**{**sizes, **model}),
+        replace(training, compile=False),
+    )
+
+
+def trained(engine, run, of, steps):
+    """Go on with a run, or begin it, up to so many steps; what was different."""
+    trainer = engines.engine(engine).trainer(of, TOKENS)
+    told = loop.resume(trainer, run, of)
+    loop.fit(trainer, run, of, interrupted=lambda: trainer.step >= steps)
+    return trainer, told
+
+
+def run_in(folder, of):
+    return Run.create(folder, of, TOKENIZER)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    of = run_config(dropout=0.1)
+    run = run_in(tmp_path_factory.mktemp("whole") / "run", of)
+    trained("jax", run, of, 6)
+    return of, run
+
+
+def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, uninterrupted):
+    of, whole = uninterrupted
+    run = run_in(tmp_path / "run", of)
+    for steps in (2, 3, 6):
+        _, told = trained("jax", run, of, steps)
+        assert told == []
+    for part in ("model", "optimizer"):
+        one, other = (files.load(files.latest(each.checkpoints), part)[0] for each in (run, whole))
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+    one, other = (
+        [{k: v for k, v in line.items() if k != "seconds"} for line in each.logged()]
+        for each in (run, whole)
+    )
+    assert one == other
+
+
+@pytest.mark.parametrize("first", ["torch", "jax"])
+def test_a_run_goes_on_in_the_other_engine_and_says_so(tmp_path, uninterrupted, first):
+    of, whole = uninterrupted
+    run, second = run_in(tmp_path / "run", of), {"torch": "jax", "jax": "torch"}[first]
+    assert loop.engine_of(run) == "torch"
+    trained(first, run, of, 3)
+    assert loop.engine_of(run) == first
+    _, told = trained(second, run, of, 6)
+    assert any(line.startswith(f"engine was {first} ") and f"is {second} " in line for line in told)
+    assert loop.engine_of(run) == second
+    losses, expected = ([line["loss"] for line in each.logged()] for each in (run, whole))
+    assert losses == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("first", ["torch", "jax"])
+@pytest.mark.parametrize(
+    ("rung", "model"),
+    [(None, {}), (None, PRESETS["relative"]), (None, PRESETS["llama"]), ("stacked", {})],
+    ids=str,
+)
+def test_files_are_interchanged_byte_for_byte(tmp_path, first, rung, model):
+    """Written by one engine, loaded by the other, saved again: the same bytes."""
+    of = run_config(rung, heads=4, steps=1, **model)
+    second = {"torch": "jax", "jax": "torch"}[first]
+    run = run_in(tmp_path / "run", of)
+    trained(first, run, of, 1)
+    checkpoint = files.latest(run.checkpoints)
+    other = engines.engine(second).trainer(of, TOKENS)
+    loop.resume(other, run, of)
+    _, about = files.load(checkpoint)
+    again = files.save(tmp_path / "again", other.step, other.state(), about)
+    for name in ("model.safetensors", "optimizer.safetensors", "SHA256SUMS"):
+        assert (again / name).read_bytes() == (checkpoint / name).read_bytes(), name
+    tokens = TOKENS[0][None, :8]
+    one, two = (
+        np.asarray(each.logits(each.load(run), tokens))
+        for each in map(engines.engine, ("torch", "jax"))
+    )
+    assert np.allclose(one, two, rtol=0, atol=1e-5)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    of = run_config(steps=1)
+    run = run_in(tmp_path / "run", of)
+    trained("jax", run, of, 1)
+    other = weights.build(replace(of, model=replace(of.model, width=16)))
+    with pytest.raises(ValueError, match=r"weights of another model: .* is \(.*\) there, \(.*\)"):
+        weights.filled(other.params, files.load(files.latest(run.checkpoints))[0])
+
+
+def test_what_is_not_finite_is_told_and_changes_nothing():
+    of = run_config(dropout=0.1)
+    trainer = engines.engine("jax").trainer(of, TOKENS)
+    trainer.advance()
+    before = trainer.state()
+    name = "transformer.h.0.mlp.c_fc.weight"
+
+    def with_weight(value):
+        params = {**trainer.model.params, name: jnp.asarray(value)}
+        trainer._state = trainer._state._replace(params=params)
+
+    with_weight(before["model"][name] * np.nan)
+    with pytest.raises(loop.NotFinite, match=r"step 2 is nan: the first .* blocks.0.mlp.hidden"):
+        trainer.advance()
+    assert trainer.step == 1
+    with_weight(before["model"][name])
+    after = trainer.state()
+    for part in before:
+        assert all(np.array_equal(before[part][n], after[part][n]) for n in before[part])
+    assert np.isfinite(trainer.advance().loss)
+
+
+def test_a_step_takes_the_memory_of_the_one_before():
+    of = run_config()
+    trainer = engines.engine("jax").trainer(of, TOKENS)
+    given = weights.build(of)
+    before = trainer.model.params
+    trainer.advance()
+    trainer.advance()
+    assert all(p.is_deleted() for p in before.values())
+    assert trainer._advance._cache_size() == 1
+    # What was given is the caller's.
+    other = train.Trainer(given, *TOKENS, of.training)
+    other.advance()
+    assert not any(p.is_deleted() for p in given.params.values())
+
+
+def test_bfloat16_computes_in_it_and_keeps_float32():
+    of = run_config()
+    model = weights.build(of)
+    training = replace(of.training, precision="bfloat16")
+    trainer, usual = (train.Trainer(model, *TOKENS, each) for each in (training, of.training))
+    for _ in range(6):
+        found, expected = trainer.advance(), usual.advance()
+    assert found.loss != expected.loss
+    assert found.loss == pytest.approx(expected.loss, rel=0.02)
+    state = trainer.state()
+    assert {a.dtype for part in state.values() for a in part.values()} == {np.dtype("float32")}
+    inner = str(
+        jax.make_jaxpr(
+            lambda p: train.loss(
+                p, TOKENS[0][None, :8], TOKENS[0][None, 1:9], of.model, bfloat16=True
+            )
+        )(model.params)
+    )
+    assert "bf16[1,8,32]" in inner  # inside the MLP
+
+
+def test_seeds_are_numbers_or_keys():
+    of = run_config().model
+    one, other = gpt.init(of, 5), gpt.init(of, jax.random.key(6))
+    name = "transformer.wte.weight"
+    assert not np.array_equal(one[name], other[name])
+    assert np.array_equal(other[name], gpt.init(of, 6)[name])
