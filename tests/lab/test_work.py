@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import headway
+from headway.engines import engine
 from headway.lab import files, health, report, work
 from headway.lab.experiments import Experiment, Variant, laid_over
 from headway.lab.page import pictures
@@ -24,7 +25,7 @@ from headway.torch.gpt import GPT, of_rung
 from headway.torch.tasks import NextToken
 from headway.torch.train import Trainer
 from headway.training import recipes
-from headway.training.runs import Run
+from headway.training.runs import Run, RunConfig
 from headway.training.settings import TrainingConfig
 
 TEXT = "It was the best of times, it was the worst of times.\n" * 60
@@ -222,8 +223,8 @@ def test_one_seed_that_failed_late_leaves_the_curve_of_the_others(done):
 def test_every_rung_is_looked_at_head_by_head(name):
     config = GPTConfig(vocabulary=9, context=8, width=16, layers=2, heads=4)
     model = GPT(config, of_rung(LADDER[name]))
-    tokens = torch.arange(24).reshape(3, 8) % 9
-    weights, scores = health.seen(model, tokens)
+    tokens = np.arange(24).reshape(3, 8) % 9
+    weights, scores = health.seen(engine(), model, tokens)
     heads = 4 if "heads" in LADDER[name].options else 1
     assert [each.shape for each in weights] == [(3, heads, 8, 8)] * 2
     assert [each.shape for each in scores] == [(3, heads, 8, 8)] * 2
@@ -247,10 +248,10 @@ def test_health_is_that_of_the_weights_and_of_the_gradient_before_it_was_clipped
     training = TrainingConfig(steps=9, batch=2, clip=0.01)
     trainer = Trainer(model, NextToken(model, tokens, tokens, training), training)
     done = trainer.advance()
-    windows = torch.arange(16).reshape(2, 8) % 9
-    found = health.look(trainer, windows, done.gradient_norm)
+    windows = np.arange(16).reshape(2, 8) % 9
+    found = health.look(engine(), trainer, windows, done.gradient_norm)
     with torch.no_grad(), headway.trace("blocks.1.attention.*") as steps:
-        model.eval()(windows)
+        model.eval()(torch.from_numpy(windows))
     weights = steps["blocks.1.attention.weights"]
     assert found.first[1] == pytest.approx(weights[:, :, 1:, 0].mean((0, 2)).tolist())
     scaled = steps["blocks.1.attention.scaled"].masked_fill(weights == 0, -torch.inf)
@@ -261,6 +262,20 @@ def test_health_is_that_of_the_weights_and_of_the_gradient_before_it_was_clipped
     assert len(found.query_gradient) == 2
 
 
+@pytest.mark.parametrize("rung", ["stacked", "fused"])
+def test_both_engines_find_the_same_health(rung):
+    config = GPTConfig(vocabulary=9, context=8, width=16, layers=2, heads=4)
+    tokens = np.arange(200) % 9
+    training = TrainingConfig(steps=9, batch=2, precision="float32", compile=False)
+    of = RunConfig("text", "", "char", "", rung, config, training)
+    windows, found = np.arange(16).reshape(2, 8) % 9, []
+    for own in map(engine, ("torch", "jax")):
+        trainer = own.trainer(of, (tokens, tokens))
+        found.append(health.look(own, trainer, windows, trainer.advance().gradient_norm))
+    for one, other in zip(*found, strict=True):
+        assert np.asarray(one) == pytest.approx(np.asarray(other), abs=1e-5)
+
+
 def test_a_mechanism_without_queries_has_no_such_gradient():
     config = GPTConfig(vocabulary=9, context=8, width=16, layers=2, heads=1)
     model = GPT(config, of_rung(LADDER["simplified"]))
@@ -268,7 +283,10 @@ def test_a_mechanism_without_queries_has_no_such_gradient():
     training = TrainingConfig(steps=9, batch=2)
     trainer = Trainer(model, NextToken(model, tokens, tokens, training), training)
     done = trainer.advance()
-    assert health.look(trainer, torch.zeros(1, 8, dtype=torch.int64), done.gradient_norm)[3] == []
+    assert (
+        health.look(engine(), trainer, np.zeros((1, 8), dtype=np.int64), done.gradient_norm)[3]
+        == []
+    )
 
 
 # The command

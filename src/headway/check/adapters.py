@@ -140,6 +140,27 @@ def _gpt(attention: Any) -> Known:
     return {"kind": "model", "vocabulary": config.vocabulary, "features": features}, call
 
 
+def _jax_gpt(attention: Any) -> Known:
+    if not _is(attention, "headway.jax.gpt", "Model"):
+        return None
+    from headway.jax import gpt
+    from headway.parts.masks import documents
+
+    def call(model: Any, tokens: Any, **options: Any) -> Any:
+        config, own = model.config, model.attention
+        params = {name: value.astype("float64") for name, value in model.params.items()}
+        if "cache" in options:
+            caches, first = options["cache"] or (gpt.empty_caches(params, config, len(tokens)), 0)
+            logits, caches = gpt.forward_cached(params, tokens, config, own, caches, first)
+            return logits, (caches, first + tokens.shape[1])
+        mask = documents(options["documents"]) if "documents" in options else None
+        return gpt.forward(params, tokens, config, own, mask=mask)
+
+    features = ["documents", *(["cache"] if attention.can_cache else [])]
+    declared = {"kind": "model", "vocabulary": attention.config.vocabulary, "engine": "jax"}
+    return {**declared, "features": features}, call
+
+
 def _layer(attention: Any) -> Known:
     own = sys.modules.get("headway.torch.layers")
     if own is None or not _is(attention, own.__name__, "MultiHeadAttention", "RungAttention"):
@@ -171,4 +192,4 @@ def _layer(attention: Any) -> Known:
     return {**declared, **knows, "width": width}, call
 
 
-ADAPTERS = (_multihead, _encoder_layer, _sdpa, _jax, _transformers, _gpt, _layer)
+ADAPTERS = (_multihead, _encoder_layer, _sdpa, _jax, _transformers, _gpt, _jax_gpt, _layer)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from headway.kernels.api import KERNELS, attend
 from headway.kernels.call import Call
 from headway.ladder.rung import Rung, RungConfig
 from headway.ladder.rungs import LADDER
-from headway.models.gpt import MODERN, GPTConfig
+from headway.models.gpt import MODERN, PRESETS, GPTConfig
 from headway.parts.arrays import Array
 from headway.parts.masks import as_mask
 from headway.parts.positions import rotary
@@ -31,6 +32,11 @@ class Own(NamedTuple):
 LONG = {("flex", "torch"), ("stacked", "jax"), ("einsum", "jax")}
 
 
+_SIZES: Mapping[str, Any] = MappingProxyType(
+    {"vocabulary": 40, "context": 33, "width": 16, "layers": 2, "heads": 4}
+)
+
+
 def subjects(engines: tuple[str, ...]) -> Iterator[Own]:
     """Everything that there is for these engines ("numpy", "torch", "jax")."""
     for engine in engines:
@@ -40,10 +46,15 @@ def subjects(engines: tuple[str, ...]) -> Iterator[Own]:
                 function = partial(_attend, kernel=kernel)
                 declared = {"kind": "qkv", "engine": engine, "mask_shape": "full", **takes}
                 yield Own(f"kernel {kernel} on {engine}", function, declared)
-    for rung in LADDER.values():
-        yield Own(f"rung {rung.name} on numpy", *_numpy_rung(rung))
+    for engine in engines:
+        if engine != "torch":  # there a rung is a module, see below
+            for rung in LADDER.values():
+                if (rung.name, engine) not in LONG:
+                    yield Own(f"rung {rung.name} on {engine}", *_rung(rung, engine))
     if "torch" in engines:
         yield from _modules()
+    if "jax" in engines:
+        yield from _models_on_jax()
 
 
 def _attend(
@@ -86,7 +97,7 @@ def _takes(kernel: str, engine: str) -> dict[str, Any] | None:
     return {"features": (*features, "positions", "cache"), "kv_heads": kv_heads}
 
 
-def _numpy_rung(rung: Rung) -> tuple[Any, dict[str, Any]]:
+def _rung(rung: Rung, engine: str) -> tuple[Any, dict[str, Any]]:
     heads = 2 if "heads" in rung.options else 1
     random = np.random.default_rng(0)
     shapes = rung.shapes(RungConfig(16, 16, heads))
@@ -97,7 +108,7 @@ def _numpy_rung(rung: Rung) -> tuple[Any, dict[str, Any]]:
         where = None if mask is None else mask[:, None, None, :]
         return rung.apply(x, own, heads=heads, mask=where)
 
-    declared = {"kind": "self", "width": 16, "engine": "numpy", "features": ("mask",)}
+    declared = {"kind": "self", "width": 16, "engine": engine, "features": ("mask",)}
     knows = {"causal": "attend" in rung.options, "positions": rung.name == "fixed"}
     return function, {**declared, **knows}
 
@@ -115,10 +126,17 @@ def _modules() -> Iterator[Own]:
     yield Own("MultiHeadAttention without a mask", plainly, {})
     modern = MultiHeadAttention(16, heads=4, kv_heads=2, rotary=10000.0, qk_norm=1e-6)
     yield Own("MultiHeadAttention, grouped, rotary, QK-norm", modern, {})
-    sizes: dict[str, Any] = {"vocabulary": 40, "context": 33, "width": 16, "layers": 2, "heads": 4}
-    yield Own("GPT, gpt2", GPT(GPTConfig(**sizes, dropout=0.1)), {})
-    yield Own("GPT, modern", GPT(GPTConfig(**sizes, **MODERN)), {})
+    yield Own("GPT, gpt2", GPT(GPTConfig(**_SIZES, dropout=0.1)), {})
+    yield Own("GPT, modern", GPT(GPTConfig(**_SIZES, **MODERN)), {})
     yield from _translators()
+
+
+def _models_on_jax() -> Iterator[Own]:
+    from headway.jax import gpt
+
+    for name, preset in PRESETS.items():
+        config = GPTConfig(**_SIZES, **preset)
+        yield Own(f"GPT on JAX, {name}", gpt.Model(gpt.init(config, 0), config), {})
 
 
 def _translators() -> Iterator[Own]:

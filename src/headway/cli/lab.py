@@ -6,8 +6,9 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -28,6 +29,7 @@ def climb(
     *,
     quick: Annotated[bool, _SWITCH] = False,
     full: Annotated[bool, _SWITCH] = False,
+    engine: Literal["torch", "jax"] = "torch",
     lab: Path = _LAB,
 ) -> None:
     """Train the same small GPT with every rung of the ladder: what does each idea buy?
@@ -43,13 +45,15 @@ def climb(
         Three seeds: some ten minutes on two cores. The default.
     full
         Five seeds and six times the steps.
+    engine
+        PyTorch or JAX.
     lab
         The folder of all runs and reports.
     """
     from headway.lab import climb as climbing  # late: `headway --help` answers at once
 
     size = _size(quick, full)
-    experiment = climbing.experiment(text, size)
+    experiment = replace(climbing.experiment(text, size), engine=engine)
     _conduct(experiment, lab, ["climb", text, f"--{size}"], climbing.repacked)
 
 
@@ -58,6 +62,7 @@ def compare(
     text: str | None = None,
     quick: Annotated[bool, _SWITCH] = False,
     full: Annotated[bool, _SWITCH] = False,
+    engine: Literal["torch", "jax"] = "torch",
     lab: Path = _LAB,
 ) -> None:
     """Train variants of one small GPT beside each other, with several seeds.
@@ -75,6 +80,8 @@ def compare(
         Three seeds; our own experiments then take some ten minutes on two cores. The default.
     full
         Five seeds, and our own experiments longer.
+    engine
+        PyTorch or JAX.
     lab
         The folder of all runs and reports.
     """
@@ -92,7 +99,7 @@ def compare(
     if text is not None:
         experiment = experiment.with_text(text)
     words = [*experiments, *([] if text is None else ["--text", text])]
-    _conduct(experiment, lab, ["compare", *words, f"--{size}"])
+    _conduct(replace(experiment, engine=engine), lab, ["compare", *words, f"--{size}"])
 
 
 def _size(quick: bool, full: bool) -> str:
@@ -114,7 +121,9 @@ def _conduct(
     # Where nobody looks, all columns are written.
     wide = None if sys.stdout.isatty() else 200
     console = Console(highlight=False, markup=False, width=wide)
-    command = shlex.join(["headway", *words, *([] if lab == _LAB else ["--lab", str(lab)])])
+    chosen = [] if experiment.engine == "torch" else ["--engine", experiment.engine]
+    elsewhere = [] if lab == _LAB else ["--lab", str(lab)]
+    command = shlex.join(["headway", *words, *chosen, *elsewhere])
     runs = lab / files.RUNS
     there = sum(work.is_done(runs / job.folder) for job in experiment.jobs)
     console.print(

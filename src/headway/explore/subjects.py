@@ -18,7 +18,7 @@ from headway.explore.edits import Edit, all_opened
 from headway.explore.trace_file import Manifest, Tensors
 from headway.ladder.rung import SENTENCE, run_example, words_and_inputs
 from headway.ladder.rungs import LADDER
-from headway.parts.arrays import Array
+from headway.parts.arrays import Array, as_numpy
 from headway.tracing import edit, trace
 
 if TYPE_CHECKING:
@@ -218,11 +218,11 @@ class TranslationSubject:
         """The steps of a decoder that looks once a word, as one matrix: a row a word."""
         layer, tensors = "decoder.attention", {}
         for name in ("queries", "keys", "values", "scores", "weights", "context"):
-            found = trace_file.as_numpy(steps[f"{layer}.{name}"])  # ([words,] 1, 1, rows, columns)
+            found = as_numpy(steps[f"{layer}.{name}"])  # ([words,] 1, 1, rows, columns)
             found = found.reshape(-1, *found.shape[-2:])
             whole = found[0] if name in ("keys", "values") else found[:, 0]
             tensors[f"{layer}.{name}"] = whole[None, None]
-        tensors[f"{layer}.v"] = trace_file.as_numpy(self.model.decoder.attention.v)
+        tensors[f"{layer}.v"] = as_numpy(self.model.decoder.attention.v)
         facts: Manifest = {
             "scale": 1.0,
             "softcap": None,

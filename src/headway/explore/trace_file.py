@@ -34,6 +34,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from headway.data import cache
+from headway.parts.arrays import as_numpy
 from headway.parts.attention import attention_weights, grouped_dot
 from headway.parts.masks import as_mask, cells, materialise
 from headway.parts.normalizers import softmax
@@ -132,15 +133,6 @@ def spelled(tokens: Iterable[int], tokenizer: Tokenizer) -> list[Manifest]:
     """id, bytes and display form of each token."""
     raws = [(int(token), tokenizer.token_bytes(int(token))) for token in tokens]
     return [{"id": token, "bytes": raw.hex(), "display": drawn(raw)} for token, raw in raws]
-
-
-def as_numpy(value: Any) -> np.ndarray:
-    """An array of any engine as NumPy's, of a kind that the page reads."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        value = value.float() if value.is_floating_point() and value.itemsize < 4 else value
-    array = np.asarray(value)
-    return array.astype(np.float32) if array.itemsize == 2 else array
 
 
 def _drawn(character: str) -> str:

@@ -64,7 +64,7 @@ def _read(
     model: Model, texts: list[list[int]], caches: list[Cache] | None
 ) -> tuple[Scores, list[Cache] | None]:
     """The logits after each text, of which the caches hold all but the last token."""
-    params, config, attention = model
+    params, config, attention = model.params, model.config, model.attention
     if tracing.listening():  # the values seen, or changed, are then those of the texts alone
         alone = [gpt.forward(params, jnp.asarray([text]), config, attention) for text in texts]
         return jnp.concatenate([logits[:, -1] for logits in alone]), None

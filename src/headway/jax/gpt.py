@@ -9,7 +9,8 @@ The parameters are arrays by the names that they have in a checkpoint, in one fl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import final
 
 import jax
 import jax.numpy as jnp
@@ -38,12 +39,18 @@ from headway.tracing import scope, tap
 Logits = Float[Array, "batch tokens vocabulary"]
 
 
-class Model(NamedTuple):
-    """A GPT with its parameters, as a run has it."""
+@final
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A GPT with its parameters, as a run has it: tokens in, logits out."""
 
     params: Params
     config: GPTConfig
     attention: Attention = multi_head
+
+    def __call__(self, tokens: Int[Array, "batch tokens"]) -> Logits:
+        """The logits of the token after each token."""
+        return forward(self.params, tokens, self.config, self.attention)
 
     @property
     def can_cache(self) -> bool:

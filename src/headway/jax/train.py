@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, final
 
 import jax
@@ -180,7 +181,7 @@ class Trainer:
     @property
     def model(self) -> Model:
         """The model as it is now; the next step takes its memory."""
-        return self._model._replace(params=self._state.params)
+        return replace(self._model, params=self._state.params)
 
     @property
     def parameters(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -44,4 +45,4 @@ def load(run: Run, checkpoint: Path | None = None) -> Model:
     """
     model = build(run.config)
     tensors = loop.weights(run, checkpoint, model.params)
-    return model._replace(params=filled(model.params, tensors))
+    return replace(model, params=filled(model.params, tensors))

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 from headway.data.batches import split
 from headway.data.tokens import prepared
+from headway.engines import Name
 from headway.training import recipes
 from headway.training.recipes import Settings
 from headway.training.runs import RunConfig
@@ -57,19 +58,24 @@ class Variant:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A question, its variants, and how many seeds each of them gets. size: quick or full."""
+    """A question, its variants, and how many seeds each of them gets.
+
+    size: quick or full. engine: in which they are trained.
+    """
 
     name: str
     question: str
     variants: Sequence[Variant]
     seeds: int
     size: str = "quick"
+    engine: Name = "torch"
 
     @property
     def folder(self) -> str:
         """A name for the report: of the experiment, the text and the size."""
         text = str(self.variants[0].settings.get("text", recipes.TEXT))
-        return _slug(f"{self.name}-{Path(text).stem}-{self.size}")
+        apart = "" if self.engine == "torch" else f"-{self.engine}"
+        return _slug(f"{self.name}-{Path(text).stem}-{self.size}{apart}")
 
     def with_text(self, text: str) -> Experiment:
         """The same on another text."""
@@ -90,7 +96,9 @@ class Experiment:
             split(prepared(plan.corpus, plan.tokenizer), plan.config.model.context)
             configs.append((variant, plan.config))
         return tuple(
-            _job(variant, config, seed) for seed in range(self.seeds) for variant, config in configs
+            _job(variant, config, seed, self.engine)
+            for seed in range(self.seeds)
+            for variant, config in configs
         )
 
 
@@ -101,13 +109,16 @@ class Job(NamedTuple):
     seed: int
     settings: Settings
     folder: str
+    engine: Name = "torch"
 
 
-def _job(variant: Variant, config: RunConfig, seed: int) -> Job:
+def _job(variant: Variant, config: RunConfig, seed: int, engine: Name) -> Job:
     config = replace(config, training=replace(config.training, seed=seed))
     digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:8]
     settings = recipes.override(variant.settings, {"seed": seed})
-    return Job(variant.name, seed, settings, f"{_slug(variant.name)}-{seed}-{digest}")
+    apart = "" if engine == "torch" else f"-{engine}"
+    folder = f"{_slug(variant.name)}-{seed}-{digest}{apart}"
+    return Job(variant.name, seed, settings, folder, engine)
 
 
 def _slug(name: str) -> str:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
-from headway.torch.gpt import GPT
-from headway.torch.train import Trainer
+from headway.engines import Engine
+from headway.parts.arrays import Array, as_numpy
 from headway.tracing import trace
-from headway.training import muon
+from headway.training.loop import Trainer
 
 Maps = list[Float[np.ndarray, "windows heads tokens tokens"]]
-
-# The parameter that makes the queries, alone or as the first part of a packed one.
-_QUERIES = re.compile(r"\.(W_query|W_qkv|q_proj\.weight|c_attn\.weight)$")
 
 
 class Health(NamedTuple):
@@ -39,15 +34,17 @@ class Health(NamedTuple):
     query_gradient: list[float]
 
 
-def look(trainer: Trainer, windows: Int[Tensor, "windows tokens"], norm: float) -> Health:
+def look(
+    own: Engine, trainer: Trainer, windows: Int[np.ndarray, "windows tokens"], norm: float
+) -> Health:
     """The model after its last step. norm: of all gradients together in that step."""
-    weights, scores = seen(trainer.model, windows)
+    weights, scores = seen(own, trainer.model, windows)
     clipped = max(1.0, norm / trainer.config.clip)
     return Health(
         entropy=[entropy(each, trainer.model.config.causal).tolist() for each in weights],
         largest=[_largest(each).tolist() for each in scores],
         first=[each[:, :, 1:, 0].mean((0, 2)).tolist() for each in weights],
-        query_gradient=[clipped * each for each in _query_gradients(trainer.model)],
+        query_gradient=[clipped * each for each in trainer.query_norms()],
     )
 
 
@@ -62,13 +59,10 @@ def entropy(
     return np.asarray((found / equal).mean((0, 2)))
 
 
-def seen(model: GPT, windows: Int[Tensor, "windows tokens"]) -> tuple[Maps, Maps]:
+def seen(own: Engine, model: Any, windows: Int[np.ndarray, "windows tokens"]) -> tuple[Maps, Maps]:
     """Of each layer, the weights and what they were made of: -inf where there is no weight."""
-    training = model.training
-    model.eval()
-    with torch.no_grad(), trace(["blocks.*.attention*weights", "blocks.*.attention*.sc*"]) as steps:
-        model(windows)
-    model.train(training)
+    with trace(["blocks.*.attention*weights", "blocks.*.attention*.sc*"]) as steps:
+        own.logits(model, windows)
     size = (len(windows), -1, windows.shape[-1], windows.shape[-1])
     layers = range(model.config.layers)
     weights = [_heads(steps, layer, ("weights",), size) for layer in layers]
@@ -77,7 +71,7 @@ def seen(model: GPT, windows: Int[Tensor, "windows tokens"]) -> tuple[Maps, Maps
 
 
 def _heads(
-    steps: Mapping[str, Tensor], layer: int, names: tuple[str, ...], size: tuple[int, ...]
+    steps: Mapping[str, Array], layer: int, names: tuple[str, ...], size: tuple[int, ...]
 ) -> Float[np.ndarray, "windows heads tokens tokens"]:
     """A step of all heads of a layer, whether they were made together or one after another."""
     for name in names:
@@ -85,18 +79,12 @@ def _heads(
         found = [value for key, value in steps.items() if pattern.fullmatch(key)]
         if found:
             whole = [
-                each.expand(size[0], *each.shape[-2:]) if each.ndim == 2 else each for each in found
+                np.broadcast_to(each, (size[0], *each.shape[-2:])) if each.ndim == 2 else each
+                for each in map(as_numpy, found)
             ]
-            return np.concatenate([each.reshape(size).numpy(force=True) for each in whole], axis=1)
+            return np.concatenate([each.reshape(size) for each in whole], axis=1)
     raise LookupError(f"block {layer} made no {names[0]}")
 
 
 def _largest(scores: Float[np.ndarray, "windows heads tokens tokens"]) -> Float[np.ndarray, " h"]:
     return np.asarray(scores.max((0, 2, 3)))
-
-
-def _query_gradients(model: GPT) -> Iterator[float]:
-    """The norm of each layer's, from the first layer."""
-    for name, parameter in model.named_parameters():
-        if _QUERIES.search(name) and parameter.grad is not None:
-            yield float(muon.unpacked(name, parameter.grad)[0].norm())

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from headway.data.cache import whole
+from headway.engines import Name
 from headway.lab.experiments import Job
 from headway.tokenizers import Tokenizer
 from headway.training.loop import Step, Trainer
@@ -156,7 +157,7 @@ def _begin(stop: Any) -> None:
     """A worker begins."""
     global _stop
     _stop = stop
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["OMP_NUM_THREADS"] = os.environ["NPROC"] = "1"  # PyTorch's, and JAX's
 
 
 def is_stopped() -> bool:
@@ -169,38 +170,33 @@ def _do(job: Job, folder: str) -> None:
     """Train it to the end, or until the parent stops it, and look at what came of it."""
     if is_stopped():
         return
-    import torch
-
     from headway.data.batches import evaluation, split
     from headway.data.tokens import prepared
+    from headway.engines import engine
     from headway.lab import health
-    from headway.torch import devices, weights
-    from headway.torch.tasks import NextToken
-    from headway.torch.train import Trainer as TorchTrainer
     from headway.training import recipes
 
-    place = place_of_worker()
+    place_of_worker()
+    own = engine(job.engine)
     plan = recipes.plan(job.settings)
     context = plan.config.model.context
     tokens = split(prepared(plan.corpus, plan.tokenizer), context)
-    model = weights.build(plan.config).to(place)
-    config = replace(plan.config, training=devices.suited(model, plan.config.training, place))
-    trainer = TorchTrainer(model, NextToken(model, *tokens, config.training), config.training)
+    trainer = own.trainer(plan.config, tokens)
+    config = replace(plan.config, training=trainer.config)
     path = Path(folder)
-    inputs, _ = evaluation(tokens[1], context, max(1, GLANCE // context))
-    windows = torch.from_numpy(inputs).to(place)
+    windows, _ = evaluation(tokens[1], context, max(1, GLANCE // context))
 
     def each(done: Step, seconds: float) -> None:
         if done.validation is None:
             return
-        found = health.look(trainer, windows, done.gradient_norm)
+        found = health.look(own, trainer, windows, done.gradient_norm)
         with (path / HEALTH).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": done.step, **found._asdict()}) + "\n")
 
     ended = to_the_end(trainer, path, config, plan.tokenizer, each)
     if ended is not None:
         run_, differences = ended
-        result = _result(trainer, run_, plan.tokenizer, tokens[1])
+        result = _result(job.engine, trainer, run_, plan.tokenizer, tokens[1])
         write(path / RESULT, {**result, "differences": differences})
 
 
@@ -266,23 +262,28 @@ def write(file: Path, found: dict[str, Any]) -> None:
         aside.write_text(json.dumps(found), encoding="utf-8")
 
 
-def _result(trainer: Any, run_: Run, tokenizer: Any, held_out: Any) -> dict[str, Any]:
+def _result(name: Name, trainer: Any, run_: Run, tokenizer: Any, held_out: Any) -> dict[str, Any]:
     """What is known at the end of a run, but for its curves."""
-    import torch
-
     from headway.bench.machine import machine
+    from headway.engines import engine
     from headway.lab import health
-    from headway.torch.generate import generate
+
+    own = engine(name)
 
     shown = held_out[: min(SHOWN, trainer.model.config.context)].astype("int64")
-    maps, _ = health.seen(trainer.model, torch.from_numpy(shown)[None].to(trainer.device))
-    written = generate(trainer.model, [shown[:1]], tokens=WRITTEN, temperature=0.8, top_p=0.95)
+    maps, _ = health.seen(own, trainer.model, shown[None])
+    written = own.generate(trainer.model, [shown[:1]], tokens=WRITTEN, temperature=0.8, top_p=0.95)
     sample = tokenizer.decode([*shown[:1].tolist(), *(token for (token,) in written)])
     return {
-        "machine": {**machine(trainer.device.type), "precision": trainer.config.precision},
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "machine": {
+            **machine(trainer.place),
+            "engine": name,
+            "precision": trainer.config.precision,
+        },
+        "parameters": trainer.parameters,
         "tokens_per_second": _speed(run_.logged(), trainer),
-        "memory": _step_memory(trainer),
+        # JAX keeps the memory of the step before for the next.
+        "memory": _step_memory(trainer) if name == "torch" else None,
         "sample": sample,
         "words": [tokenizer.decode([token]) for token in shown.tolist()],
         "maps": [layer[0].round(3).tolist() for layer in maps],
@@ -296,7 +297,7 @@ def _step_memory(trainer: Any) -> int | None:
 
     trainer.config = replace(trainer.config, evaluate_every=trainer.step + 2)  # a step, no more
     try:
-        return measure.peak_memory(trainer.advance, trainer.device.type)
+        return measure.peak_memory(trainer.advance, trainer.place)
     except NotFinite:
         return None
 

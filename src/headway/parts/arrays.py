@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace
 
 Array = Any  # an array of any engine; jaxtyping's shape strings say the rest
@@ -31,3 +32,12 @@ def integers(count: int, like: Array) -> Array:
     """0, 1 ... count - 1 as int32 where `like` lives. int32 is what all three engines share."""
     xp = namespace(like)
     return xp.arange(count, dtype=xp.int32, device=device(like))
+
+
+def as_numpy(value: Array) -> np.ndarray:
+    """An array of any engine as NumPy's, wherever it lives; one of bfloat16 as float32."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if value.is_floating_point() and value.itemsize < 4 else value
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.itemsize == 2 else array
