@@ -4,13 +4,19 @@ READY = .venv/ready
 
 TSC = .venv/tsc/node_modules/.bin/tsc
 
-.PHONY: demo docs test test-all lint types chromium
+.PHONY: demo demo-jax docs test test-all lint types chromium
 
 # Train a small GPT on the Python manual and read what it writes: about three minutes.
 demo: $(READY)
-	@name=demo; n=1; while [ -e runs/$$name ]; do n=$$((n + 1)); name=demo-$$n; done; \
-	$(BIN)/headway train --name $$name && \
-	$(BIN)/headway explore $$name "If the list is empty, it returns None" --html runs/$$name/explorer.html
+	@name=demo$(if $(ENGINE),-$(ENGINE)); n=1; while [ -e runs/$$name ]; do n=$$((n + 1)); name=demo$(if $(ENGINE),-$(ENGINE))-$$n; done; \
+	$(BIN)/headway train --name $$name $(if $(ENGINE),--engine $(ENGINE)) && \
+	$(BIN)/headway explore $$name "If the list is empty, it returns None" \
+		$(if $(ENGINE),--engine $(ENGINE)) --html runs/$$name/explorer.html
+
+# The same in JAX, and the trainable attention of six words.
+demo-jax: $(READY)
+	$(BIN)/python examples/trainable_attention_jax.py
+	@$(MAKE) --no-print-directory demo ENGINE=jax
 
 test: $(READY) lint chromium
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
@@ -19,10 +25,12 @@ test-all: $(READY) lint chromium
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 # Measure again: what the libraries do (docs/conventions.md), what the doctor catches
-# (docs/check.md); and take the explorer's pictures, of runs/demo.
+# (docs/check.md), how far apart the engines are (docs/parity.md); and take the explorer's
+# pictures, of runs/demo.
 docs: $(READY) | runs/demo
 	PYTHONPATH=tests $(BIN)/python -W ignore::UserWarning -m conventions
 	PYTHONPATH=tests/check $(BIN)/python -m kill_table
+	PYTHONPATH=tests:tests/jax $(BIN)/python -m parity_table
 	PYTHONPATH=tests/explore $(BIN)/python -m pictures runs/demo
 
 lint: $(READY) types

@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_snippets_run_one_after_another():
     snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(snippets) == 4
+    assert len(snippets) == 5
     names: dict[str, object] = {}
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), names)

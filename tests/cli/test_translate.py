@@ -1,17 +1,12 @@
 """`headway translate`: from pairs to a run, to translations and scores; and what is refused."""
 
-import io
 import json
 import re
 import shutil
-import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from typing import NamedTuple
-from unittest.mock import patch
 
 import pytest
 
-from headway.cli.main import main
+import command
 from headway.data import grammar
 from headway.tokenizers import Tokenizer
 from headway.training import translation
@@ -20,31 +15,8 @@ SIZES = {"steps": 30, "batch": 400, "width": 16, "context": 60, "vocabulary": 40
 SMALL = [word for name, size in SIZES.items() for word in (f"--{name}", str(size))]
 
 
-class Said(NamedTuple):
-    """What a command left."""
-
-    stdout: str
-    stderr: str
-
-
-def headway(folder, *words, rc=0, asked="", verb="translate"):
-    """Run a command in this process: to load PyTorch for each takes longer than all else."""
-    out, err = io.StringIO(), io.StringIO()
-    argv = ["headway", *([verb] if verb else []), *words]
-    with (
-        chdir(folder),
-        redirect_stdout(out),
-        redirect_stderr(err),
-        patch.object(sys, "argv", argv),
-        patch.object(sys, "stdin", io.StringIO(asked)),
-    ):
-        try:
-            main()
-            code = 0
-        except SystemExit as stopped:
-            code = stopped.code
-    assert code == rc, err.getvalue()
-    return Said(out.getvalue(), err.getvalue())
+def headway(folder, *words, verb="translate", **how):
+    return command.headway(folder, *([verb] if verb else []), *words, **how)
 
 
 @pytest.fixture(scope="module")

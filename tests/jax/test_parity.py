@@ -1,7 +1,7 @@
 """The two engines held to each other: the same checkpoint, the same numbers.
 
 Bounds: 1e-5 in float32 and 1e-10 in float64, of logits, gradients and one step of an optimiser; ten
-steps of the same batches give loss curves within 1e-4. `python -m parity` prints what was reached.
+steps of the same batches give loss curves within 1e-4. `make docs` writes what was reached.
 """
 
 import jax

@@ -256,7 +256,7 @@ class Trainer:
     def machine(self) -> dict[str, Any]:
         """What must be the same for a resumed run to go on bit for bit."""
         return {
-            "threads": len(os.sched_getaffinity(0)),
+            "threads": int(os.environ.get("NPROC", os.cpu_count() or 1)),  # as XLA reads it
             "device": self.place,
             "engine": f"jax {jax.__version__}",
             "processor": platform.machine(),

@@ -1,0 +1,94 @@
+"""The verbs with --engine: one run directory, two engines."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from command import headway
+from headway.explore import trace_file
+
+SMALL = "--tokenizer char --context 16 --width 16 --layers 1 --heads 2 --batch 4 --save-every 2"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("engines")
+    random = np.random.default_rng(0)
+    text = "".join(random.choice(["the cat ", "a dog ", "sees ", "it.\n"], 300))
+    (place / "text.txt").write_text(text, encoding="utf-8")
+    headway(
+        place, "train", "text.txt", "--engine", "jax", "--name", "j", "--steps", "4", *SMALL.split()
+    )
+    return place
+
+
+def test_both_engines_write_the_same_from_one_run(folder):
+    one, other = (
+        headway(folder, "generate", "j", "the ", "a", "--tokens", "20", "--engine", name)
+        for name in ("jax", "torch")
+    )
+    assert one.stdout == other.stdout
+    assert len(one.stdout) > 40
+
+
+def test_both_engines_make_the_same_trace(folder):
+    for name in ("jax", "torch"):
+        headway(folder, "trace", "j", "the cat", "--engine", name, "-o", f"{name}.safetensors")
+    (one, about), (other, told) = (
+        trace_file.load(folder / f"{name}.safetensors") for name in ("jax", "torch")
+    )
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].dtype == other[name].dtype
+        assert np.allclose(one[name], other[name], rtol=0, atol=1e-5), name
+    assert about["steps"] == told["steps"]
+    assert about["attentions"] == told["attentions"]
+
+
+def test_the_page_of_a_run_in_jax(folder):
+    headway(folder, "explore", "j", "the", "--engine", "jax", "--html", "j.html")
+    assert (folder / "j.html").stat().st_size > 100_000
+
+
+def test_the_doctor_looks_at_a_run_in_jax(folder):
+    said = headway(folder, "check", "j", "--engine", "jax", "--only", "future,cache", "--json")
+    (found,) = json.loads(said.stdout)
+    assert found["engine"] == "jax"
+    assert {each["check"]: each["outcome"] for each in found["findings"]} == {
+        "runs": "pass",
+        "future": "pass",
+        "cache": "pass",
+    }
+
+
+def test_a_run_goes_on_in_its_engine_unless_told(folder):
+    words = ["train", "text.txt", "--name", "k", "--steps", "2", *SMALL.split()]
+    headway(folder, *words, "--engine", "jax")
+    log = folder / "runs" / "k" / "log.jsonl"
+    assert len(log.read_text().splitlines()) == 2
+    assert "from step 2" in headway(folder, "train", "--resume", "k").stdout
+    assert "from step 2" in headway(folder, "train", "--resume", "k", "--engine", "torch").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["train", "text.txt", "--engine", "jax", "--compile"], "JAX always compiles"),
+        (["train", "text.txt", "--engine", "jax", "--device", "mps"], "JAX has no mps here"),
+        (["check", "j", "--engine", "numpy"], "a run is of torch or of jax"),
+        (["generate", "j", "--engine", "tensorflow"], "tensorflow"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else None,
+)
+def test_what_cannot_be_is_told_in_a_line(folder, words, complaint):
+    assert complaint in headway(folder, *words, rc=1).stderr
+
+
+def test_without_jax_it_says_what_to_install(folder, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("headway.jax")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "optax", None)
+    said = headway(folder, "generate", "j", "--engine", "jax", rc=1).stderr
+    assert said == "headway: optax is missing: pip install 'headway[jax]'\n"
