@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import torch
 
-from headway.torch.devices import keep_memory
+from headway.training import memory as allocator
 
 LEAST, MOST = 3, 20  # rounds
 SHORTEST = 0.002  # seconds of one measurement: below, the clock and the interpreter count
@@ -45,7 +45,7 @@ def settle(threads: int | None = None) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
     if mallopt is not None:
         mallopt(_ARENA_MAX, 1)
-    keep_memory()
+    allocator.keep()
 
 
 class Side(NamedTuple):
@@ -198,7 +198,7 @@ def _no_kept_memory() -> Iterator[None]:
     finally:
         for address in taken:
             libc.free(address)
-        keep_memory()
+        allocator.keep()
 
 
 def _is_mapped(address: int) -> bool:

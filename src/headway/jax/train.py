@@ -24,7 +24,7 @@ from headway.models.gpt import GPTConfig
 from headway.parts.arrays import Array
 from headway.parts.dropout import Seed
 from headway.tracing import trace
-from headway.training import muon
+from headway.training import memory, muon
 from headway.training.loop import NotFinite, Step, differences
 from headway.training.settings import TrainingConfig, learning_rate
 
@@ -159,6 +159,7 @@ class Trainer:
         config: TrainingConfig,
         layout: sharding.Layout | None = None,
     ) -> None:
+        memory.keep(of_any_size=True)
         self.config, self.step = config, 0
         self._layout = sharding.over(jax.devices()[:1]) if layout is None else layout
         self._model, self._text = model, tokens

@@ -1,8 +1,7 @@
-"""What the machine has: its accelerator, its number formats, its allocator."""
+"""What the machine has: its accelerator, and its number formats."""
 
 from __future__ import annotations
 
-import ctypes
 import shutil
 from dataclasses import replace
 
@@ -52,18 +51,3 @@ def suited(model: GPT, training: TrainingConfig, device: torch.device) -> Traini
         precision=training.precision or ("bfloat16" if fast else "float32"),
         compile=long and compiler if training.compile is None else training.compile,
     )
-
-
-def keep_memory() -> None:
-    """Let glibc keep freed memory for the next step, rather than fault every page in anew.
-
-    About a fifth of a small model's step on a CPU is spent on that; other C libraries have no
-    such switch.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-    mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 1 << 25)  # the old limit
-    mallopt(trim_threshold, (1 << 31) - 1)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from headway.kernels import choice
-from headway.torch import devices, weights
+from headway.torch import weights
 from headway.torch.optimizers import Optimizer
-from headway.training import muon
+from headway.training import memory, muon
 from headway.training.loop import NotFinite, Step, differences
 from headway.training.settings import TrainingConfig, learning_rate
 
@@ -45,7 +45,7 @@ class Trainer:
     """
 
     def __init__(self, model: Any, task: Task, config: TrainingConfig) -> None:
-        devices.keep_memory()
+        memory.keep()
         self.model, self.task, self.config, self.step = model, task, config, 0
         self.device = next(model.parameters()).device
         self._parameters = list(model.parameters())
