@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import hypothesis
 import jax
+import pytest
 import torch
 from jaxtyping import install_import_hook
 
@@ -30,7 +31,23 @@ install_import_hook(
     "beartype.beartype",
 )
 jax.config.update("jax_enable_x64", True)
+
+from headway.training import memory  # noqa: E402 - after the hook
+
+# A process that keeps all its memory can no longer measure what something takes.
+_keep = memory.keep
+memory.keep = lambda of_any_size=False: None if of_any_size else _keep()
+
 torch.set_num_threads(1)  # the tests run side by side
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """A run that is resumed takes as many threads as it had."""
+    yield
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
 
 hypothesis.settings.register_profile("headway", deadline=None, derandomize=True, max_examples=8)
 hypothesis.settings.load_profile("headway")

@@ -139,6 +139,12 @@ def test_importing_headway_loads_no_engine():
     assert not found & {"torch", "jax", "triton"}
 
 
+def test_the_jax_engine_loads_no_pytorch():
+    found = loaded("import headway.jax.engine")
+    assert "jax" in found
+    assert "torch" not in found
+
+
 def test_help_loads_no_engine_and_answers_at_once():
     assert not loaded("import headway.cli.main") & {"torch", "jax", "numpy"}
     command = [Path(sys.executable).parent / "headway", "--help"]

@@ -8,12 +8,15 @@ import textwrap
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
 import headway
 from headway.explore import trace_file
+from headway.jax import gpt
+from headway.jax.layers import with_attend
 from headway.ladder.rung import run_example
 from headway.ladder.rungs import LADDER
 from headway.models.gpt import MODERN, GPTConfig
@@ -73,6 +76,16 @@ def everything():
             found[f"GPT {config.norm}, trace"] = steps["blocks.1.attention.weights"].numpy()
             run = partial(lambda model, part: model(torch.arange(8)[None, part]), model)
             tensors, _ = trace_file.record(run, 8)
+            params = {n: jnp.asarray(p.numpy()) for n, p in model.named_parameters()}
+            of = (config, with_attend(plain))
+            ask = jax.jit(lambda params, of=of: gpt.forward(params, np.arange(8)[None], *of))
+            found[f"GPT {config.norm} on JAX, jitted"] = np.asarray(ask(params))
+            with headway.trace() as steps:
+                traced = gpt.forward(params, np.arange(8)[None], config)
+            found[f"GPT {config.norm} on JAX, traced"] = np.asarray(traced)
+            found[f"GPT {config.norm} on JAX, trace"] = np.asarray(
+                steps["blocks.1.attention.weights"]
+            )
             found[f"GPT {config.norm}, trace file"] = tensors["blocks.1.attention.weights"]
     for kind in ("bahdanau", "luong", "transformer"):
         config = Seq2SeqConfig(kind, vocabulary=11, context=8, width=12)

@@ -14,6 +14,7 @@ from torch.nn import functional as F  # noqa: N812 - its name everywhere
 import headway
 from headway.check import CHECKS, diagnose
 from headway.check.own import subjects
+from headway.jax import gpt
 from headway.models.gpt import GPTConfig
 from headway.torch import GPT, MultiHeadAttention
 from right import SELF, SelfAttention, attend
@@ -291,6 +292,16 @@ def test_headways_own_are_right(own):
 @pytest.mark.parametrize("own", [*subjects(("jax",))], ids=lambda own: own.name)
 def test_headways_own_are_right_on_jax(own):
     assert diagnose(own.attention, name=own.name, **own.declared).ok
+
+
+def test_a_leak_is_found_in_a_gpt_on_jax():
+    sizes = {"vocabulary": 30, "context": 33, "width": 16, "layers": 1, "heads": 4}
+    for causal in (True, False):
+        config = GPTConfig(**sizes, causal=causal)
+        report = diagnose(gpt.Model(gpt.init(config, 0), config), only=["future", "documents"])
+        failed = [finding.check for finding in report.failed]
+        assert failed == ([] if causal else ["future"])
+        assert report.engine == "jax"
 
 
 def test_a_fault_in_headway_is_found(monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from unittest.mock import patch
 
 import pytest
 

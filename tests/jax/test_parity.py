@@ -151,7 +151,12 @@ def test_one_step_of_an_optimiser(name, dtype, optimizer):
     assert optimizer_apart(name, dtype, optimizer) <= BOUNDS[dtype]
 
 
-@pytest.mark.parametrize("name", ASKED)
+QUICK = ("gpt2", "modern", "rung stacked", "rung tiled")  # the others take three seconds each, too
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in ASKED]
+)
 def test_ten_steps_of_the_same_batches(name):
     curves, _ = curves_apart(name, "float32")
     assert curves <= 1e-4
