@@ -112,12 +112,14 @@ class RunSubject:
             return value
 
         try:
-            with edit({"*after_*": stopping}), all_opened(ask.edits):
-                tensors, manifest = trace_file.record(
-                    lambda part: self.engine.logits(self.model, whole[:, part]),
-                    len(tokens),
-                    keep={each.attention for each in ask.edits},
-                )
+            with all_opened(ask.edits):
+                with edit({"*after_*": stopping}):
+                    tensors, manifest = trace_file.record(
+                        lambda part: self.engine.logits(self.model, whole[:, part]),
+                        len(tokens),
+                        keep={each.attention for each in ask.edits},
+                    )
+                # Outside, so that without changes it is compiled; it stops between two tokens.
                 written = list(self._written([*tokens], ask, stop))
         except LookupError as error:
             raise ValueError(f"this model cannot be changed so: {error}") from None
