@@ -59,5 +59,7 @@ def engine(name: Name = "torch") -> Engine:
     try:
         from headway.jax import engine as other
     except ModuleNotFoundError as error:
+        if error.name not in ("jax", "jaxlib", "optax"):
+            raise
         raise ValueError(f"{error.name} is missing: pip install 'headway[jax]'") from error
     return other

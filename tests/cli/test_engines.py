@@ -67,8 +67,10 @@ def test_a_run_goes_on_in_its_engine_unless_told(folder):
     headway(folder, *words, "--engine", "jax")
     log = folder / "runs" / "k" / "log.jsonl"
     assert len(log.read_text().splitlines()) == 2
-    assert "from step 2" in headway(folder, "train", "--resume", "k").stdout
-    assert "from step 2" in headway(folder, "train", "--resume", "k", "--engine", "torch").stdout
+    assert "float32, in JAX, from step 2" in headway(folder, "train", "--resume", "k").stdout
+    said = headway(folder, "train", "--resume", "k", "--engine", "torch")
+    assert "float32, from step 2" in said.stdout
+    assert "engine was jax" in said.stderr
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,7 @@ def test_a_run_goes_on_in_its_engine_unless_told(folder):
     [
         (["train", "text.txt", "--engine", "jax", "--compile"], "JAX always compiles"),
         (["train", "text.txt", "--engine", "jax", "--device", "mps"], "JAX has no mps here"),
+        (["explore", "--ladder", "--engine", "jax"], "the ladder runs on NumPy"),
         (["check", "j", "--engine", "numpy"], "a run is of torch or of jax"),
     ],
     ids=lambda given: given if isinstance(given, str) else None,

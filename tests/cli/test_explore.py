@@ -38,7 +38,7 @@ def headway(place, monkeypatch):
         monkeypatch.chdir(place)
         monkeypatch.setattr(sys, "argv", ["headway", "explore", *arguments])
         monkeypatch.setattr("headway.explore.server.serve", serve)
-        monkeypatch.setattr("headway.torch.generate.generate", writing)
+        monkeypatch.setattr("headway.torch.engine.generate", writing)
         with pytest.raises(SystemExit) as stopped:
             main.main()
         return stopped.value.code, served.pop() if served else None

@@ -10,7 +10,7 @@ from headway.tokenizers import Tokenizer
 from headway.torch import weights
 from headway.torch.tasks import NextToken
 from headway.torch.train import Trainer
-from headway.training.loop import NotFinite, fit, resume
+from headway.training.loop import NotFinite, differences, fit, resume
 from headway.training.runs import Run, RunConfig
 from headway.training.settings import TrainingConfig
 
@@ -178,6 +178,13 @@ def test_the_number_of_threads_is_applied_again_and_a_difference_told(tmp_path, 
     (told,) = resume(trainer(of), run, of)
     assert told.startswith("engine was torch 2.")
     assert told.endswith("is torch 9.9")
+
+
+def test_a_checkpoint_from_before_there_were_two_engines_goes_on():
+    now = {"engine": "torch 2.13.0", "threads": 2}
+    assert differences({"torch": "2.13.0", "threads": 2}, now) == []
+    (told,) = differences({"torch": "2.12.0", "threads": 2}, now)
+    assert told == "engine was torch 2.12.0, is torch 2.13.0"
 
 
 @pytest.mark.parametrize(("field", "value"), [("batch", 6), ("seed", 1), ("learning_rate", 0.5)])

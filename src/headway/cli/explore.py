@@ -48,6 +48,8 @@ def explore(
     """
     if ladder and text is not None:
         raise ValueError("--ladder takes one text, in quotes, and no run")
+    if ladder and engine != "torch":
+        raise ValueError("the ladder runs on NumPy: leave --engine out")
     if run is None and not ladder:
         raise ValueError("what to explore? Give a run (`headway runs` lists them), or --ladder")
 

@@ -190,13 +190,15 @@ def _fit(own: Engine, trainer: Trainer, run: Run, tokens: Any, writer: Any) -> N
     """Train to the end, or to Ctrl-C, and say what came of it."""
     from headway.training import advice
 
+    engine = trainer.machine()["engine"].split()[0]
     config, tokenizer, console = run.config, run.tokenizer, Console(highlight=False, soft_wrap=True)
     training = config.training
+    how = f"{training.precision}{', in JAX' if engine == 'jax' else ''}"
+    how += ", compiled" if training.compile and engine == "torch" else ""
     console.print(
         f"{config.text}: {len(tokens[0]):,} tokens to learn from, {len(tokens[1]):,} held out, "
         f"{config.model.vocabulary:,} different; a model of {trainer.parameters:,} parameters\n"
-        f"{training.optimizer} on {trainer.place}, {training.precision}"
-        f"{', compiled' if training.compile else ''}"
+        f"{training.optimizer} on {trainer.place}, {how}"
         f"{f', from step {trainer.step:,}' if trainer.step else ''}"
     )
 

@@ -16,6 +16,7 @@ from headway.jax.gpt import Model
 from headway.jax.train import Trainer
 from headway.jax.weights import build, load
 from headway.parts.arrays import Array
+from headway.training import memory
 from headway.training.runs import RunConfig
 
 __all__ = ["generate", "load", "logits", "trainer"]
@@ -30,10 +31,12 @@ def trainer(
     """
     there = devices(device)
     fast = there[0].platform != "cpu"
+    if not fast:
+        memory.keep(of_any_size=True)
     training = replace(
         config.training,
         precision=config.training.precision or ("bfloat16" if fast else "float32"),
-        compile=config.training.compile or False,  # of PyTorch; JAX always compiles
+        compile=config.training.compile or False,  # of PyTorch, should it go on there
     )
     layout = sharding.over(there[: gcd(len(there), training.batch)])
     return Trainer(build(config), *tokens, training, layout)

@@ -136,7 +136,9 @@ def _run(
     if config.positions == "learned":
         x = x + body[f"{names.positions}.weight"][positions]
     if config.positions == "sinusoidal":  # as large as the embeddings are at first
-        x = x + sinusoidal(positions.astype(x.dtype), config.width) * (INITIAL * 2**0.5)
+        wide = jnp.promote_types(x.dtype, jnp.float32)  # bfloat16 cannot tell 256 from 257
+        waves = sinusoidal(positions.astype(wide), config.width) * (INITIAL * 2**0.5)
+        x = x + waves.astype(x.dtype)
     x = tap("embedded", dropout(x, rate, fold(seed, 0)))
     found: list[Cache | None] = []
     for layer in range(config.layers):

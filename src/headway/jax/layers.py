@@ -81,7 +81,10 @@ class Attention(NamedTuple):
 
 @cache
 def with_attend(attend: Callable[..., Array]) -> Attention:
-    """`multi_head`, with this function for the work: `partial(headway.attend, kernel="plain")`."""
+    """`multi_head`, with this function for the work: `partial(headway.attend, kernel="plain")`.
+
+    Make it once and keep it: what is compiled with another one is compiled again.
+    """
     return Attention(attention_shapes, partial(_multi_head, attend), can_cache=True)
 
 

@@ -24,7 +24,7 @@ from headway.models.gpt import GPTConfig
 from headway.parts.arrays import Array
 from headway.parts.dropout import Seed
 from headway.tracing import trace
-from headway.training import memory, muon
+from headway.training import muon
 from headway.training.loop import NotFinite, Step, differences
 from headway.training.settings import TrainingConfig, learning_rate
 
@@ -159,13 +159,12 @@ class Trainer:
         config: TrainingConfig,
         layout: sharding.Layout | None = None,
     ) -> None:
-        memory.keep(of_any_size=True)
         self.config, self.step = config, 0
         self._layout = sharding.over(jax.devices()[:1]) if layout is None else layout
-        self._model, self._text = model, tokens
+        self._model, self._text = replace(model, params={}), tokens
         transform = optimizer(model.params, config)
-        params = {name: jnp.array(p, copy=True) for name, p in model.params.items()}
-        self._state = self._layout.state(State(params, transform.init(params)))
+        params = self._layout.state({n: jnp.array(p, copy=True) for n, p in model.params.items()})
+        self._state = State(params, self._layout.state(transform.init(params)))
         lie = jax.tree.map(lambda x: x.sharding, self._state)
         self._advance = jax.jit(
             step_function(model, config, transform), donate_argnums=0, out_shardings=(lie, None)

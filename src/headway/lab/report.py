@@ -97,7 +97,7 @@ class Report:
     @property
     def machines(self) -> list[Mapping[str, Any]]:
         """What the runs ran on: more than one where they did not all run on the same."""
-        keys = ("processor", "accelerator", "cores", "torch", "headway", "precision")
+        keys = ("processor", "accelerator", "cores", self.experiment.engine, "headway", "precision")
         found = [run.result["machine"] for run in self.runs if run.result]
         short = [{key: each[key] for key in keys if each.get(key)} for each in found]
         return [each for place, each in enumerate(short) if each not in short[:place]]

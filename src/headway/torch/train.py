@@ -114,7 +114,8 @@ class Trainer:
 
         Raises KeyError for what is missing and ValueError for weights of another model.
         """
-        torch.set_num_threads(machine["threads"])
+        if machine["device"] == self.place:  # JAX's may be of another kind
+            torch.set_num_threads(machine["threads"])
         weights.fill(self.model, state["model"])
         tensors = {name: torch.from_numpy(array) for name, array in state["optimizer"].items()}
         self._optimizer.restore(step, tensors)

@@ -103,9 +103,14 @@ def query_norms(gradients: Mapping[str, Array]) -> list[Float[Array, ""]]:
 
     None where the mechanism has no such matrix.
     """
-    found = []
-    for name, gradient in gradients.items():
-        if _QUERIES.search(name):
-            queries = unpacked(name, gradient)[0]
-            found.append(namespace(queries).sqrt((queries**2).sum()))
-    return found
+    names = sorted((name for name in gradients if _QUERIES.search(name)), key=_layer)
+    norms = []
+    for name in names:
+        queries = unpacked(name, gradients[name])[0]
+        norms.append(namespace(queries).sqrt((queries**2).sum()))
+    return norms
+
+
+def _layer(name: str) -> int:
+    """The number in a parameter's name; JAX sorts names as text, h.10 before h.2."""
+    return next(int(part) for part in name.split(".") if part.isdigit())
