@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from headway.jax import gpt
 from headway.jax.gpt import Model
 from headway.jax.layers import Attention, Cache, Params
 from headway.models.gpt import GPTConfig
-from headway.models.sampling import sample
+from headway.models.sampling import write
 from headway.parts.arrays import Array
 from headway.parts.masks import padding
 
@@ -23,41 +24,15 @@ Scores = Float[Array, "batch vocabulary"]
 
 
 def generate(
-    model: Model,
-    prompts: Sequence[Integer[np.ndarray, " _"]],
-    *,
-    tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
+    model: Model, prompts: Sequence[Integer[np.ndarray, " _"]], **options: Any
 ) -> Iterator[list[int]]:
-    """`tokens` new tokens after each prompt, one of each prompt at a time.
+    """New tokens after each prompt, as `models.sampling.write` explains, with its options.
 
     Prompts of different lengths are written on side by side, each as it would be alone. With
     attention that can go on from a cache each token costs one position; a rung of the ladder
-    reads its text anew. A text as long as the context forgets its earlier half.
-    Raises ValueError for an empty prompt and for settings that `sample` refuses.
+    reads its text anew.
     """
-    if not all(len(prompt) for prompt in prompts):
-        raise ValueError("the prompt is empty: give at least one character")
-    context = model.config.context
-    texts = [[int(token) for token in prompt[-context:]] for prompt in prompts]
-    caches: list[Cache] | None = None
-    for step in range(tokens):
-        if max(map(len, texts)) > context:
-            texts = [
-                text[-(context // 2 or 1) :] if len(text) > context else text for text in texts
-            ]
-            caches = None
-        logits, caches = _read(model, texts, caches)
-        chosen = [
-            sample(row, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, step=step)
-            for row in np.asarray(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
-        ]
-        yield chosen
-        for text, token in zip(texts, chosen, strict=True):
-            text.append(token)
+    return write(partial(_read, model), prompts, context=model.config.context, **options)
 
 
 def _read(

@@ -1,9 +1,20 @@
-"""Choosing the next token from its logits; no engine."""
+"""Writing: the next token from its logits, and one after another; no engine."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
+
+from headway.parts.arrays import Array, as_numpy
+
+Caches = TypeVar("Caches")
+
+# From texts, and the caches of all but their last tokens if there are any, to the logits after each
+# text (batch, vocabulary) and the caches with the last ones in them.
+Read = Callable[[list[list[int]], Caches | None], tuple[Array, Caches | None]]
 
 
 def sample(
@@ -44,3 +55,39 @@ def sample(
         probabilities /= probabilities.sum()
     generator = np.random.Generator(np.random.Philox(key=[seed, step]))
     return int(generator.choice(len(scaled), p=probabilities))
+
+
+def write(
+    read: Read[Caches],
+    prompts: Sequence[Integer[np.ndarray, " _"]],
+    *,
+    context: int,
+    tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+) -> Iterator[list[int]]:
+    """`tokens` new tokens after each prompt, one of each prompt at a time, whatever reads them.
+
+    A text as long as the context forgets its earlier half.
+    Raises ValueError for an empty prompt and for settings that `sample` refuses.
+    """
+    if not all(len(prompt) for prompt in prompts):
+        raise ValueError("the prompt is empty: give at least one character")
+    texts = [[int(token) for token in prompt[-context:]] for prompt in prompts]
+    caches: Caches | None = None
+    for step in range(tokens):
+        if max(map(len, texts)) > context:
+            texts = [
+                text[-(context // 2 or 1) :] if len(text) > context else text for text in texts
+            ]
+            caches = None
+        logits, caches = read(texts, caches)
+        chosen = [
+            sample(row, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, step=step)
+            for row in as_numpy(logits)
+        ]
+        yield chosen
+        for text, token in zip(texts, chosen, strict=True):
+            text.append(token)

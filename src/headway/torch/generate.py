@@ -3,67 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Integer
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
-from headway.models.sampling import sample
+from headway.models.sampling import write
 from headway.torch.gpt import GPT
 from headway.torch.layers import Cache
 
 
 def generate(
-    model: GPT,
-    prompts: Sequence[Integer[np.ndarray, " _"]],
-    *,
-    tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
+    model: GPT, prompts: Sequence[Integer[np.ndarray, " _"]], **options: Any
 ) -> Iterator[list[int]]:
-    """`tokens` new tokens after each prompt, one of each prompt at a time.
+    """New tokens after each prompt, as `models.sampling.write` explains, with its options.
 
     Prompts of different lengths are written on side by side, each as it would be alone. With
     attention that can go on from a cache each token costs one position; a rung of the ladder
-    reads its text anew. A text as long as the context forgets its earlier half.
-    Raises ValueError for an empty prompt and for settings that `sample` refuses.
+    reads its text anew.
     """
-    if not all(len(prompt) for prompt in prompts):
-        raise ValueError("the prompt is empty: give at least one character")
     model.eval()
-    context = model.config.context
-    texts = [[int(token) for token in prompt[-context:]] for prompt in prompts]
-    caches: list[Cache] | None = None
-    for step in range(tokens):
-        if max(map(len, texts)) > context:
-            texts = [
-                text[-(context // 2 or 1) :] if len(text) > context else text for text in texts
-            ]
-            caches = None
-        if caches is None:
-            caches, starts, unread = _begin(model, texts)
-        with torch.no_grad():
-            logits = model(unread, caches=caches, starts=starts)[:, -1].float().numpy(force=True)
-        chosen = [
-            sample(row, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, step=step)
-            for row in logits
-        ]
-        yield chosen
-        for text, token in zip(texts, chosen, strict=True):
-            text.append(token)
-        if caches is not None:
-            unread = torch.tensor(chosen, device=unread.device)[:, None]
+    return write(partial(_read, model), prompts, context=model.config.context, **options)
 
 
-def _begin(model: GPT, texts: list[list[int]]) -> tuple[list[Cache] | None, Tensor | None, Tensor]:
-    """Empty caches, where each row begins, and the rows, padded at their left to one length."""
+class _Caches(NamedTuple):
+    """Of each layer; and where each row begins, where they do not begin together."""
+
+    layers: list[Cache]
+    starts: Int[Tensor, " batch"] | None
+
+
+def _read(
+    model: GPT, texts: list[list[int]], caches: _Caches | None
+) -> tuple[Float[Tensor, "batch vocabulary"], _Caches | None]:
+    """The logits after each text, of which the caches hold all but the last token."""
     device = next(model.parameters()).device
-    longest = max(map(len, texts))
-    missing = [longest - len(text) for text in texts]
-    rows = [[0] * gap + text for gap, text in zip(missing, texts, strict=True)]
-    starts = torch.tensor(missing, device=device) if any(missing) else None
-    caches = model.caches() if model.can_cache else None
-    return caches, starts, torch.tensor(rows, device=device)
+    if caches is not None:
+        rows, starts = [text[-1:] for text in texts], caches.starts
+    else:  # padded at their left to one length
+        longest = max(map(len, texts))
+        missing = [longest - len(text) for text in texts]
+        rows = [[0] * gap + text for gap, text in zip(missing, texts, strict=True)]
+        starts = torch.tensor(missing, device=device) if any(missing) else None
+        caches = _Caches(model.caches(), starts) if model.can_cache else None
+    layers = None if caches is None else caches.layers
+    with torch.no_grad():
+        logits = model(torch.tensor(rows, device=device), caches=layers, starts=starts)
+    return logits[:, -1], caches
