@@ -3,8 +3,8 @@
 import numpy as np
 
 import headway
-from headway.parts.masks import causal, padding, window
-from headway.parts.normalizers import sparsemax
+from headway.attention.masks import causal, padding, window
+from headway.attention.normalizers import sparsemax
 
 r = np.random.default_rng(0)
 queries, keys, values = (r.normal(size=(2, 4, 6, 8)) for _ in range(3))

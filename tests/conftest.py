@@ -19,9 +19,8 @@ os.environ.pop("HEADWAY_DATA", None)
 # Where the shapes are. (The reference is loops over plain NumPy arrays, without shape strings.)
 install_import_hook(
     [
-        "headway.parts",
+        "headway.attention",
         "headway.ladder",
-        "headway.kernels",
         "headway.torch",
         "headway.jax",
         "headway.data",

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import headway
 from engines import ENGINES, Engine
-from headway.parts.heads import merge, split
+from headway.attention.heads import merge, split
 
 PAGE = Path(__file__).parents[1] / "docs" / "conventions.md"
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"

@@ -13,10 +13,10 @@ from array_api_compat import array_namespace
 from onnx.backend.test.case import node as nodes
 
 import headway
-from headway.parts import heads, norms, positions
-from headway.parts.masks import Mask, both, causal, padding, window
-from headway.parts.normalizers import softmax
-from headway.parts.scores import default_scale
+from headway.attention import heads, norms, positions
+from headway.attention.masks import Mask, both, causal, padding, window
+from headway.attention.normalizers import softmax
+from headway.attention.scores import default_scale
 
 with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of its own arithmetic
     # The import makes the cases. `nodes.collect_testcases` reads the same list, but makes those

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import headway
+from headway.attention import formula as mechanism
 from headway.explore import trace_file
 from headway.jax import gpt
 from headway.jax.layers import with_attend
@@ -21,7 +22,6 @@ from headway.ladder.rung import run_example
 from headway.ladder.rungs import LADDER
 from headway.models.gpt import MODERN, GPTConfig
 from headway.models.seq2seq import Seq2SeqConfig
-from headway.parts import attention as mechanism
 from headway.torch import GPT, MultiHeadAttention
 from headway.torch.gpt import multi_head
 from headway.torch.seq2seq import Seq2Seq

@@ -8,19 +8,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headway.attention.dispatch import attend, explain, weights
+    from headway.attention.masks import Mask
+    from headway.attention.spec import Unsupported
     from headway.explore.notebook import show
-    from headway.kernels.api import attend, explain, weights
-    from headway.kernels.call import Unsupported
-    from headway.parts.masks import Mask
     from headway.tracing import edit, tap, trace
 
 __all__ = ["Mask", "Unsupported", "attend", "edit", "explain", "show", "tap", "trace", "weights"]
 
 _HOMES = {
     "headway.explore.notebook": ("show",),
-    "headway.kernels.api": ("attend", "explain", "weights"),
-    "headway.kernels.call": ("Unsupported",),
-    "headway.parts.masks": ("Mask",),
+    "headway.attention.dispatch": ("attend", "explain", "weights"),
+    "headway.attention.spec": ("Unsupported",),
+    "headway.attention.masks": ("Mask",),
     "headway.tracing": ("edit", "tap", "trace"),
 }
 

@@ -7,12 +7,12 @@ from functools import partial
 import pytest
 import torch
 
+from headway.attention.dispatch import attend
+from headway.attention.spec import Unsupported
 from headway.bench import compare, exact, measure, sides
 from headway.bench.compare import Bench, Row, Table
 from headway.bench.settings import Setting
 from headway.bench.sides import Candidate, TorchSide, candidates, yardstick
-from headway.kernels.api import attend
-from headway.kernels.call import Unsupported
 from headway.torch import GPT  # noqa: F401 - what the first call of a process would load
 
 SMALL = Setting(batch=2, tokens=24, heads=3, kv_heads=3, head_dim=8)

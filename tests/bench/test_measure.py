@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from headway.attention.masks import materialise
 from headway.bench import measure, ran
 from headway.bench.measure import Side, in_turns, peak_memory, ratios
 from headway.bench.settings import Setting
-from headway.parts.masks import materialise
 
 
 def test_every_side_runs_once_a_round():

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import headway
+from headway.attention.kernels import tuning
+from headway.attention.kernels.tuning import Size
 from headway.bench import measure, tune
 from headway.cli.bench import bench
-from headway.kernels import choice
-from headway.kernels.choice import Size
 
 SMALL, ALONE, OTHER = Size(2, 8, 8, 4), Size(2, 1, 8, 4), Size(3, 12, 12, 4)
 
@@ -23,8 +23,8 @@ def _few_small_and_quick(monkeypatch):
     monkeypatch.setattr(measure, "SHORTEST", 1e-5)
     monkeypatch.setattr("gc.collect", lambda: 0)  # of pytest's heap, at every measurement
     yield
-    choice.path().unlink(missing_ok=True)
-    choice.forget()
+    tuning.path().unlink(missing_ok=True)
+    tuning.forget()
 
 
 def test_every_kind_is_asked_and_nobody_trains_on_one_query():
@@ -41,7 +41,7 @@ def test_each_side_runs_its_kernel(asked, backward):
     assert {"plain", "tiled", "attend"} <= set(sides)
     assert "flex" not in sides
     assert ("sdpa" in sides) == (asked not in ("softcap", "dropout"))
-    kind, size = choice.of(call)
+    kind, size = tuning.of(call)
     assert (kind.backward, size) == (backward, SMALL)
     names = {"whole": "none", "window": "band", "array": "other"}
     assert kind.mask == names.get(asked, "causal")
@@ -53,19 +53,19 @@ def test_each_side_runs_its_kernel(asked, backward):
 
 
 def test_the_command_makes_the_table_and_attend_chooses_by_it(tmp_path, capsys):
-    assert choice.table() == {}
+    assert tuning.table() == {}
     x = torch.randn(1, 2, 8, 4)
     bench(tune=True, output=tmp_path)
     (seconds,) = (
         sizes[SMALL]
-        for kind, sizes in choice.table().items()
+        for kind, sizes in tuning.table().items()
         if kind.mask == "causal" and not (kind.backward or kind.dropout or kind.softcap)
     )
     assert all(0 < spent < 1 for spent in seconds.values())
     chosen = headway.explain(x, x, x, causal=True)
     assert "as measured" in chosen.why
-    order = choice.measured(
-        choice.table(), *choice.of(tune.prepared(tune.Question("causal", False, SMALL), "cpu")[0])
+    order = tuning.measured(
+        tuning.table(), *tuning.of(tune.prepared(tune.Question("causal", False, SMALL), "cpu")[0])
     )
     assert chosen.chosen == order[0]
 
@@ -83,7 +83,7 @@ def test_stopped_halfway_the_table_is_what_it_was(tmp_path, monkeypatch, capsys)
     with pytest.raises(SystemExit) as stopped:
         bench(tune=True, output=tmp_path)
     assert stopped.value.code == 130
-    assert not choice.path().exists()
+    assert not tuning.path().exists()
     assert "what it was before" in capsys.readouterr().out
 
 

@@ -312,6 +312,6 @@ def test_a_fault_in_headway_is_found(monkeypatch):
     model.blocks[0].attention.mask = None
     assert not diagnose(layer, causal=True).ok
     assert "future" in {finding.check for finding in diagnose(model).failed}
-    monkeypatch.setattr("headway.parts.attention.default_scale", lambda queries: 0.3)
+    monkeypatch.setattr("headway.attention.formula.default_scale", lambda queries: 0.3)
     report = diagnose(headway.attend, kind="qkv", engine="numpy", only=["scale"])
     assert not report.ok

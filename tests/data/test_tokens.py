@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from headway.data import cache, tokens
+from headway import cache
+from headway.data import tokens
 from headway.tokenizers import Tokenizer
 
 TEXT = "It was the best of times,\nit was the worst of times.\n\n" * 5000  # several pieces

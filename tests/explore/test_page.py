@@ -13,14 +13,14 @@ import torch
 from playwright.sync_api import expect
 
 import headway
+from headway.attention.dropout import keep
+from headway.attention.masks import Mask
 from headway.cli.train import train
 from headway.explore import export, trace_file
 from headway.explore.notebook import show
 from headway.explore.subjects import Ask, BesideLadder, LadderSubject, RunSubject
 from headway.ladder.rungs import LADDER
 from headway.models.gpt import MODERN, GPTConfig
-from headway.parts.dropout import keep
-from headway.parts.masks import Mask
 from headway.torch import GPT
 from headway.torch.gpt import multi_head
 from headway.tracing import INSIDE

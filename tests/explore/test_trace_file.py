@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import headway
+from headway.attention.masks import Mask
+from headway.attention.normalizers import sparsemax
 from headway.explore import trace_file
 from headway.ladder.rungs import LADDER
 from headway.models.gpt import MODERN, GPTConfig
-from headway.parts.masks import Mask
-from headway.parts.normalizers import sparsemax
 from headway.tokenizers import Tokenizer
 from headway.torch import GPT
 from headway.torch.gpt import multi_head, of_rung

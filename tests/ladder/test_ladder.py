@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines import ENGINES
+from headway.attention import masks
+from headway.attention.formula import attention, attention_weights
 from headway.ladder import causal, fused, multihead, stacked, tiled
 from headway.ladder.rung import INPUTS, RungConfig, run_example, words_and_inputs
 from headway.ladder.rungs import LADDER, rung_named
 from headway.ladder.trainable import BOOK
-from headway.parts import masks
-from headway.parts.attention import attention, attention_weights
 from headway.reference import ladder as reference
 
 BATCH, TOKENS, D_IN, D_OUT, HEADS = 2, 5, 3, 8, 4

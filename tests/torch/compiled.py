@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import headway
+from headway.attention.heads import split
+from headway.attention.masks import padding
+from headway.attention.normalizers import entmax15, sparsemax
 from headway.models.gpt import MODERN, GPTConfig
-from headway.parts.heads import split
-from headway.parts.masks import padding
-from headway.parts.normalizers import entmax15, sparsemax
 from headway.torch import GPT
 
 if not torch.cuda.is_available():

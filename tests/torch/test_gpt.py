@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import headway
+from headway.attention.masks import documents, padding
+from headway.attention.normalizers import entmax15, sparsemax
+from headway.attention.positions import alibi, relative
 from headway.ladder.rungs import LADDER
 from headway.models.gpt import GPT2, MODERN, POSITIONS, GPTConfig, shapes
-from headway.parts.masks import documents, padding
-from headway.parts.normalizers import entmax15, sparsemax
-from headway.parts.positions import alibi, relative
 from headway.torch import GPT
 from headway.torch.gpt import multi_head, of_rung
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import headway
+from headway.attention.masks import causal, padding, window
+from headway.attention.positions import rotary
 from headway.ladder.rung import RungConfig
 from headway.ladder.rungs import LADDER
-from headway.parts.masks import causal, padding, window
-from headway.parts.positions import rotary
 from headway.torch import Cache, MultiHeadAttention, RungAttention
 
 plain = partial(headway.attend, kernel="plain")

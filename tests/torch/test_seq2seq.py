@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import headway
+from headway.attention.scores import additive
 from headway.data.pairs import END, FIRST, MASK, PADDING, START, batch
 from headway.models.seq2seq import KINDS, Seq2SeqConfig, initial, shapes
-from headway.parts.scores import additive
 from headway.torch.seq2seq import Seq2Seq
 from headway.torch.translate import alignment, read, translate
 

@@ -11,11 +11,11 @@ from typing import Literal
 
 from torch import Tensor
 
+from headway.attention.spec import Unsupported
 from headway.bench import exact, measure
 from headway.bench.measure import ratios
 from headway.bench.settings import DTYPES, Setting
 from headway.bench.sides import Candidate, Side, candidates, yardstick
-from headway.kernels.call import Unsupported
 
 # right: measured. wrong: not ranked. failed: it raised an error. skipped: too large or too slow.
 Verdict = Literal["right", "waiting", "skipped", "failed", "wrong"]

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from headway.attention.dispatch import attend
+from headway.attention.heads import merge, split
+from headway.attention.projections import output, project
 from headway.bench.settings import DTYPES, SEED, Setting
-from headway.kernels.api import attend
-from headway.parts.heads import merge, split
-from headway.parts.projections import output, project
 
 Attend = Callable[..., Tensor]
 

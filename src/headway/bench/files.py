@@ -10,7 +10,7 @@ from typing import Any
 from headway.bench.page import page
 from headway.bench.plots import plots
 from headway.bench.report import Report
-from headway.data.cache import whole
+from headway.cache import whole
 
 
 def free_folder(output: Path | None) -> Path:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from headway.attention.kernels.tuning import version
 from headway.bench.measure import memory
-from headway.kernels.choice import version
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from headway.parts.masks import Mask, both, causal, window
+from headway.attention.masks import Mask, both, causal, window
 
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of a number
 SEED = 0

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.dlpack import from_dlpack
 
+from headway.attention.dispatch import KERNELS, attend
+from headway.attention.heads import merge, split
+from headway.attention.masks import materialise
+from headway.attention.projections import output, project_fused
+from headway.attention.spec import Call, Unsupported
 from headway.bench import exact, ran
 from headway.bench.exact import Exact, Inputs, layer
 from headway.bench.ran import Ran
 from headway.bench.settings import Setting
-from headway.kernels.api import KERNELS, attend
-from headway.kernels.call import Call, Unsupported
-from headway.parts.heads import merge, split
-from headway.parts.masks import materialise
-from headway.parts.projections import output, project_fused
 
 YARDSTICK = "plain"
 JAX = " (JAX)"  # behind the names of what runs there

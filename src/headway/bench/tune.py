@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from headway.attention.dispatch import KERNELS, attend
+from headway.attention.kernels import tuning
+from headway.attention.kernels.tuning import Kind, Seconds, Size
+from headway.attention.spec import Call
 from headway.bench import measure
 from headway.bench.measure import Side
-from headway.kernels import choice
-from headway.kernels.api import KERNELS, attend
-from headway.kernels.call import Call
-from headway.kernels.choice import Kind, Seconds, Size
 
 # What the kernels tell apart.
 ASKED: Mapping[str, Callable[[Size], dict[str, Any]]] = {
@@ -83,7 +83,7 @@ def tune(device: str, stopped: Stopped = lambda: False) -> Iterator[Table]:
         found = measure.in_turns(sides, seconds=SECONDS, stopped=stopped)
         if stopped():
             return
-        kind, size = choice.of(call)
+        kind, size = tuning.of(call)
         medians = {name: statistics.median(spent) for name, spent in found.items()}
         table.setdefault(kind, {})[size] = medians
         yield table
@@ -106,7 +106,7 @@ def judge(device: str, stopped: Stopped = lambda: False) -> Iterator[Verdict]:
     """A verdict for each question on the shapes that are not in the table."""
     for question in questions(UNSEEN):
         call, sides = prepared(question, device)
-        chosen = next(name for name in choice.ranking(call) if name in sides)
+        chosen = next(name for name in tuning.ranking(call) if name in sides)
         twice = {"attend": sides.pop("attend"), "again": sides[chosen]}
         found = measure.in_turns({**sides, **twice}, seconds=JUDGING, stopped=stopped)
         if stopped():
@@ -222,7 +222,7 @@ def overhead() -> tuple[float, float]:
     call = Call.of(x, x, x, causal=True)
 
     def through() -> None:
-        choice.ranking(call)
+        tuning.ranking(call)
         attend(x, x, x, causal=True, kernel="sdpa")
 
     sides = (Side(lambda: function(x, x, x, is_causal=True)), Side(through))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headway.attention.spec import Unsupported
 from headway.bench import exact
 from headway.bench.exact import Exact, Inputs
 from headway.bench.settings import Setting
@@ -23,7 +24,6 @@ from headway.bench.sides import Candidate, TorchSide
 from headway.check import diagnose, targets
 from headway.check.adapters import known
 from headway.check.subjects import found_width
-from headway.kernels.call import Unsupported
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def _transformers(attention: Any) -> Known:
 def _gpt(attention: Any) -> Known:
     if not _is(attention, "headway.torch.gpt", "GPT"):
         return None
-    from headway.parts.masks import documents
+    from headway.attention.masks import documents
 
     seeds = count()
 
@@ -143,8 +143,8 @@ def _gpt(attention: Any) -> Known:
 def _jax_gpt(attention: Any) -> Known:
     if not _is(attention, "headway.jax.gpt", "Model"):
         return None
+    from headway.attention.masks import documents
     from headway.jax import gpt
-    from headway.parts.masks import documents
 
     def call(model: Any, tokens: Any, **options: Any) -> Any:
         config, own = model.config, model.attention
@@ -165,7 +165,7 @@ def _layer(attention: Any) -> Known:
     own = sys.modules.get("headway.torch.layers")
     if own is None or not _is(attention, own.__name__, "MultiHeadAttention", "RungAttention"):
         return None
-    from headway.parts.masks import as_mask, causal
+    from headway.attention.masks import as_mask, causal
 
     seeds = count()
 

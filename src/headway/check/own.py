@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from headway.attention.arrays import Array
+from headway.attention.dispatch import KERNELS, attend
+from headway.attention.masks import as_mask
+from headway.attention.positions import rotary
+from headway.attention.spec import Call
 from headway.check.engines import ENGINES
-from headway.kernels.api import KERNELS, attend
-from headway.kernels.call import Call
 from headway.ladder.rung import Rung, RungConfig
 from headway.ladder.rungs import LADDER
 from headway.models.gpt import MODERN, PRESETS, GPTConfig
-from headway.parts.arrays import Array
-from headway.parts.masks import as_mask
-from headway.parts.positions import rotary
 
 
 class Own(NamedTuple):

@@ -210,30 +210,29 @@ def _measure(
 
 def _tune(place: str, output: Path | None) -> None:
     """Make this machine's table, and write how well `attend` chooses by it."""
-    from headway.bench import files
-    from headway.bench import tune as tuning
+    from headway.attention.kernels import tuning
+    from headway.bench import files, tune
     from headway.bench.machine import machine
-    from headway.kernels import choice
 
-    file, folder = choice.path(), files.free_folder(output)
+    file, folder = tuning.path(), files.free_folder(output)
     console = Console(highlight=False, soft_wrap=True)
     with interrupts() as stopped:
-        asked = tuning.questions(tuning.SIZES)
-        tables = [*_counted("measuring", tuning.tune(place, stopped), asked, console)]
+        asked = tune.questions(tune.SIZES)
+        tables = [*_counted("measuring", tune.tune(place, stopped), asked, console)]
         if stopped():  # half a table would choose worse than the rules
             console.print("stopped: the table is what it was before")
             sys.exit(130)
-        choice.save({**choice.table(), **tables[-1]}, file)
-        choice.forget()
+        tuning.save({**tuning.table(), **tables[-1]}, file)
+        tuning.forget()
         console.print(f"{file}: {len(tables)} calls measured")
-        asked = tuning.questions(tuning.UNSEEN)
-        verdicts = [*_counted("judging", tuning.judge(place, stopped), asked, console)]
+        asked = tune.questions(tune.UNSEEN)
+        verdicts = [*_counted("judging", tune.judge(place, stopped), asked, console)]
         if stopped():
             console.print("stopped: how well it chooses was not measured to the end")
             sys.exit(130)
-    found = tuning.report(machine(place), verdicts)
+    found = tune.report(machine(place), verdicts)
     files.write_json(found, folder / "tune.json")
-    console.print(tuning.summary(found))
+    console.print(tune.summary(found))
     console.print(f"in {folder}: tune.json")
 
 
@@ -288,7 +287,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _kernels(text: str) -> list[str]:
-    from headway.kernels.api import named
+    from headway.attention.dispatch import named
 
     names = [name.strip() for name in text.split(",")]
     for name in names:

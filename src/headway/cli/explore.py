@@ -53,7 +53,7 @@ def explore(
     if run is None and not ladder:
         raise ValueError("what to explore? Give a run (`headway runs` lists them), or --ladder")
 
-    from headway.data import cache  # late: `headway --help` answers at once
+    from headway import cache  # late: `headway --help` answers at once
     from headway.explore.subjects import (
         WRITE,
         Ask,

@@ -362,7 +362,7 @@ def eval(
     for line in signatures:
         console.print(line, markup=False)
     if output is not None:
-        from headway.data import cache
+        from headway import cache
 
         scores = {name: each._asdict() for name, each in table.items()}
         said = [lab.as_dict(each) for each in found]

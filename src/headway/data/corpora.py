@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from headway.data import cache
+from headway import cache
 
 # What a folder is searched for.
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".tex", ".csv", ".tsv", ".html", ".json")

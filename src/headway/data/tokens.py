@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Integer
 
-from headway.data import cache
+from headway import cache
 from headway.tokenizers import Tokenizer, digest
 
 

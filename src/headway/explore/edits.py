@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Self
 
-from headway.parts.arrays import Array, integers, namespace
+from headway.attention.arrays import Array, integers, namespace
 from headway.tracing import edit
 
 Steps = Mapping[str, Callable[[Array], Array]]

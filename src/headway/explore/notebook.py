@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import final
 
-from headway.data import cache
+from headway import cache
 from headway.explore import export, trace_file
 from headway.explore.subjects import WRITE, Ask, BesideLadder, RunSubject, Stop, changes, go_on
 from headway.explore.trace_file import Manifest, Tensors

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 import numpy as np
 
 from headway import engines
+from headway.attention.arrays import Array, as_numpy
 from headway.checkpoints import files
 from headway.data.pairs import FIRST, START, encoded
 from headway.engines import Name
@@ -18,7 +19,6 @@ from headway.explore.edits import Edit, all_opened
 from headway.explore.trace_file import Manifest, Tensors
 from headway.ladder.rung import SENTENCE, run_example, words_and_inputs
 from headway.ladder.rungs import LADDER
-from headway.parts.arrays import Array, as_numpy
 from headway.tracing import edit, trace
 
 if TYPE_CHECKING:

@@ -33,11 +33,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from headway.data import cache
-from headway.parts.arrays import as_numpy
-from headway.parts.attention import attention_weights, grouped_dot
-from headway.parts.masks import as_mask, cells, materialise
-from headway.parts.normalizers import softmax
+from headway import cache
+from headway.attention.arrays import as_numpy
+from headway.attention.formula import attention_weights, grouped_dot
+from headway.attention.masks import as_mask, cells, materialise
+from headway.attention.normalizers import softmax
 from headway.tokenizers import Tokenizer
 from headway.tracing import INSIDE, Trace, silent, trace
 

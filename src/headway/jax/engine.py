@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Integer
 
+from headway.attention.arrays import Array
 from headway.jax import gpt, sharding
 from headway.jax.generate import generate
 from headway.jax.gpt import Model
 from headway.jax.train import Trainer
 from headway.jax.weights import build, load
-from headway.parts.arrays import Array
 from headway.training import memory
 from headway.training.runs import RunConfig
 

@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Float, Int, Integer
 
 from headway import tracing
+from headway.attention.arrays import Array
+from headway.attention.masks import padding
 from headway.jax import gpt
 from headway.jax.gpt import Model
 from headway.jax.layers import Attention, Cache, Params
 from headway.models.gpt import GPTConfig
 from headway.models.sampling import write
-from headway.parts.arrays import Array
-from headway.parts.masks import padding
 
 Scores = Float[Array, "batch vocabulary"]
 

@@ -17,6 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from headway.attention.arrays import Array
+from headway.attention.dropout import Seed, dropout, fold
+from headway.attention.masks import Mask
+from headway.attention.positions import sinusoidal
 from headway.jax.layers import (
     Attention,
     Cache,
@@ -30,10 +34,6 @@ from headway.jax.layers import (
 )
 from headway.models import gpt as table
 from headway.models.gpt import INITIAL, GPTConfig
-from headway.parts.arrays import Array
-from headway.parts.dropout import Seed, dropout, fold
-from headway.parts.masks import Mask
-from headway.parts.positions import sinusoidal
 from headway.tracing import scope, tap
 
 Logits = Float[Array, "batch tokens vocabulary"]

@@ -13,17 +13,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from headway.kernels.api import attend as default_attend
+from headway.attention.arrays import Array
+from headway.attention.dispatch import attend as default_attend
+from headway.attention.dropout import Seed
+from headway.attention.formula import MaskLike
+from headway.attention.heads import merge, split
+from headway.attention.masks import Mask, both, causal
+from headway.attention.norms import rms_norm
+from headway.attention.positions import alibi, relative, rotary
+from headway.attention.projections import linear, output, project, project_fused
 from headway.ladder.rung import Rung
 from headway.models.gpt import NORMALIZERS, GPTConfig, Shape, attention_shapes, in_place
-from headway.parts.arrays import Array
-from headway.parts.attention import MaskLike
-from headway.parts.dropout import Seed
-from headway.parts.heads import merge, split
-from headway.parts.masks import Mask, both, causal
-from headway.parts.norms import rms_norm
-from headway.parts.positions import alibi, relative, rotary
-from headway.parts.projections import linear, output, project, project_fused
 from headway.tracing import tap
 
 Params = Mapping[str, Array]

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from headway.attention.arrays import Array
 from headway.jax.layers import Params
-from headway.parts.arrays import Array
 from headway.training import muon
 from headway.training.settings import TrainingConfig
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from headway.parts.arrays import Array
+from headway.attention.arrays import Array
 
 AXIS = "data"
 

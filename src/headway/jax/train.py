@@ -14,15 +14,15 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int, Integer
 
+from headway.attention.arrays import Array
+from headway.attention.dropout import Seed
+from headway.attention.kernels import tuning
 from headway.data import batches
 from headway.jax import gpt, sharding, weights
 from headway.jax.gpt import Model
 from headway.jax.layers import Attention, Params, multi_head
 from headway.jax.optimizers import named, optimizer, with_named
-from headway.kernels import choice
 from headway.models.gpt import GPTConfig
-from headway.parts.arrays import Array
-from headway.parts.dropout import Seed
 from headway.tracing import trace
 from headway.training import muon
 from headway.training.loop import NotFinite, Step, differences
@@ -260,7 +260,7 @@ class Trainer:
             "device": self.place,
             "engine": f"jax {jax.__version__}",
             "processor": platform.machine(),
-            "kernels": choice.digest(),
+            "kernels": tuning.digest(),
         }
 
     def _batch(self) -> tuple[Array, Array]:

@@ -9,11 +9,11 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from headway.attention.arrays import Array
 from headway.jax import gpt
 from headway.jax.gpt import Model
 from headway.jax.layers import Attention, Params, multi_head, of_rung
 from headway.ladder.rungs import rung_named
-from headway.parts.arrays import Array
 from headway.training import loop
 from headway.training.loop import require_same_shapes
 from headway.training.runs import Run, RunConfig

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headway.kernels.api import attend
+from headway.attention.dispatch import attend
 from headway.lab import work
 from headway.lab.experiments import RECIPE, Experiment, Variant, laid_over
 from headway.ladder import fused

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from headway.data.cache import whole
+from headway.cache import whole
 from headway.lab.page import page, pictures
 from headway.lab.report import Report, as_dict, markdown
 

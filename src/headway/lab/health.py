@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from headway.attention.arrays import Array, as_numpy
 from headway.engines import Engine
-from headway.parts.arrays import Array, as_numpy
 from headway.tracing import trace
 from headway.training.loop import Trainer
 

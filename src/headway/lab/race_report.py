@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headway import pages
-from headway.data.cache import whole
+from headway.cache import whole
 from headway.lab import translation as lab
 from headway.lab import work
 from headway.lab.findings import Finding, compared

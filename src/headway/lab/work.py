@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
-from headway.data.cache import whole
+from headway.cache import whole
 from headway.engines import Name
 from headway.lab.experiments import Job
 from headway.tokenizers import Tokenizer

@@ -14,14 +14,14 @@ from collections.abc import Callable
 
 from jaxtyping import Float
 
+from headway.attention.arrays import Array
+from headway.attention.formula import MaskLike, attention, attention_weights
+from headway.attention.heads import one_head
+from headway.attention.masks import both, causal, materialise
+from headway.attention.normalizers import divide_by_sum
+from headway.attention.projections import project
 from headway.ladder.rung import Parameters, Rung
 from headway.ladder.trainable import BOOK, shapes
-from headway.parts.arrays import Array
-from headway.parts.attention import MaskLike, attention, attention_weights
-from headway.parts.heads import one_head
-from headway.parts.masks import both, causal, materialise
-from headway.parts.normalizers import divide_by_sum
-from headway.parts.projections import project
 
 
 def apply(

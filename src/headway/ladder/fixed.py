@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from jaxtyping import Float
 
+from headway.attention.arrays import Array, integers, namespace
+from headway.attention.formula import MaskLike
+from headway.attention.normalizers import divide_by_sum
 from headway.ladder.rung import Parameters, Rung, allowed
-from headway.parts.arrays import Array, integers, namespace
-from headway.parts.attention import MaskLike
-from headway.parts.normalizers import divide_by_sum
 from headway.tracing import tap
 
 

@@ -14,13 +14,13 @@ import numpy as np
 from einops import einsum, rearrange
 from jaxtyping import Float
 
+from headway.attention.arrays import Array
+from headway.attention.dropout import Seed
+from headway.attention.formula import MaskLike, attention
+from headway.attention.masks import both, causal
 from headway.ladder import multihead
 from headway.ladder.rung import Parameters, Rung, RungConfig, Shapes, frozen
 from headway.ladder.stacked import TWO_HEADS
-from headway.parts.arrays import Array
-from headway.parts.attention import MaskLike, attention
-from headway.parts.dropout import Seed
-from headway.parts.masks import both, causal
 from headway.tracing import tap
 
 

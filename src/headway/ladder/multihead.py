@@ -14,15 +14,15 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
+from headway.attention.arrays import Array
+from headway.attention.dropout import Seed
+from headway.attention.formula import MaskLike, attention
+from headway.attention.heads import merge, split
+from headway.attention.masks import both, causal
+from headway.attention.projections import output, project
 from headway.ladder.rung import Parameters, Rung, RungConfig, Shapes, frozen
 from headway.ladder.stacked import TWO_HEADS
 from headway.ladder.trainable import shapes as three_matrices
-from headway.parts.arrays import Array
-from headway.parts.attention import MaskLike, attention
-from headway.parts.dropout import Seed
-from headway.parts.heads import merge, split
-from headway.parts.masks import both, causal
-from headway.parts.projections import output, project
 from headway.tracing import tap
 
 

@@ -12,10 +12,10 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Bool, Float
 
-from headway.parts.arrays import Array
-from headway.parts.attention import MaskLike
-from headway.parts.dropout import Seed
-from headway.parts.masks import materialise
+from headway.attention.arrays import Array
+from headway.attention.dropout import Seed
+from headway.attention.formula import MaskLike
+from headway.attention.masks import materialise
 from headway.tracing import Trace, trace
 
 Parameters = Mapping[str, Array]

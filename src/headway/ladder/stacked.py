@@ -13,12 +13,12 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
+from headway.attention.arrays import Array, namespace
+from headway.attention.dropout import Seed, fold
+from headway.attention.formula import MaskLike, attention
 from headway.ladder import dropout as dropout_rung
 from headway.ladder.rung import Parameters, Rung, RungConfig, Shapes, frozen
 from headway.ladder.trainable import BOOK
-from headway.parts.arrays import Array, namespace
-from headway.parts.attention import MaskLike, attention
-from headway.parts.dropout import Seed, fold
 from headway.tracing import scope
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from jaxtyping import Float
 
+from headway.attention.arrays import Array
+from headway.attention.formula import MaskLike
+from headway.attention.normalizers import softmax, without_dead_rows
 from headway.ladder.rung import Parameters, Rung, RungConfig, Shapes, allowed, frozen
-from headway.parts.arrays import Array
-from headway.parts.attention import MaskLike
-from headway.parts.normalizers import softmax, without_dead_rows
 from headway.tracing import tap
 
 

@@ -15,9 +15,9 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Float
 
+from headway.attention.masks import Mask, causal
+from headway.attention.normalizers import Normalizer, entmax15, softmax, sparsemax
 from headway.ladder.rung import Rung, RungConfig
-from headway.parts.masks import Mask, causal
-from headway.parts.normalizers import Normalizer, entmax15, softmax, sparsemax
 
 Shape = tuple[int, ...]
 

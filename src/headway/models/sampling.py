@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float, Integer
 
-from headway.parts.arrays import Array, as_numpy
+from headway.attention.arrays import Array, as_numpy
 
 Caches = TypeVar("Caches")
 

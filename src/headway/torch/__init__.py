@@ -2,7 +2,7 @@
 
 import torch as _torch
 
-from headway.parts.arrays import namespace as _namespace
+from headway.attention.arrays import namespace as _namespace
 from headway.torch.gpt import GPT
 from headway.torch.layers import Cache, MultiHeadAttention, RungAttention
 

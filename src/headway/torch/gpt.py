@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from headway.kernels.api import attend as default_attend
+from headway.attention.arrays import Array
+from headway.attention.dispatch import attend as default_attend
+from headway.attention.dropout import Seed, dropout, fold
+from headway.attention.masks import Mask, causal, padding
+from headway.attention.positions import alibi, sinusoidal
 from headway.ladder.rung import Rung
 from headway.models.gpt import INITIAL, NORMALIZERS, GPTConfig, Names, in_place, initial
-from headway.parts.arrays import Array
-from headway.parts.dropout import Seed, dropout, fold
-from headway.parts.masks import Mask, causal, padding
-from headway.parts.positions import alibi, sinusoidal
 from headway.torch.layers import (
     Cache,
     GeluMLP,

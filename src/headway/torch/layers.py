@@ -13,16 +13,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from headway.kernels.api import attend as default_attend
+from headway.attention.arrays import Array
+from headway.attention.dispatch import attend as default_attend
+from headway.attention.dropout import Seed
+from headway.attention.formula import MaskLike, attention
+from headway.attention.heads import merge, split
+from headway.attention.masks import Mask, both, causal
+from headway.attention.positions import relative, rotary
+from headway.attention.projections import output, project, project_fused
+from headway.attention.scores import tanh_sum
 from headway.ladder.rung import Rung, RungConfig
-from headway.parts.arrays import Array
-from headway.parts.attention import MaskLike, attention
-from headway.parts.dropout import Seed
-from headway.parts.heads import merge, split
-from headway.parts.masks import Mask, both, causal
-from headway.parts.positions import relative, rotary
-from headway.parts.projections import output, project, project_fused
-from headway.parts.scores import tanh_sum
 from headway.tracing import tap
 
 Sequence_ = Float[Tensor, "batch tokens width"]

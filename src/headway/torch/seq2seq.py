@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from headway.attention.dropout import Seed, dropout, fold
+from headway.attention.masks import Mask, causal, padding
+from headway.attention.positions import sinusoidal
 from headway.models.seq2seq import Seq2SeqConfig, initial
-from headway.parts.dropout import Seed, dropout, fold
-from headway.parts.masks import Mask, causal, padding
-from headway.parts.positions import sinusoidal
 from headway.torch.layers import (
     AdditiveAttention,
     Cache,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headway.kernels import choice
+from headway.attention.kernels import tuning
 from headway.torch import weights
 from headway.torch.optimizers import Optimizer
 from headway.training import memory, muon
@@ -129,7 +129,7 @@ class Trainer:
             "device": self.device.type,
             "engine": f"torch {torch.__version__}",
             "processor": platform.machine(),
-            "kernels": choice.digest(),
+            "kernels": tuning.digest(),
         }
 
     def _losses(self, forward: Forward) -> Iterator[Tensor]:

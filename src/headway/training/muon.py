@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from einops import rearrange
 from jaxtyping import Float
 
-from headway.parts.arrays import Array, namespace
+from headway.attention.arrays import Array, namespace
 
 MOMENTUM = 0.9  # a prototype on char-cpu, 350 steps, one seed: 1.815 nats, and 1.850 after 0.95
 

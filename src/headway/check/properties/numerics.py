@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from headway.attention.formula import attention as plain
+from headway.attention.masks import causal
 from headway.check.findings import Outcome, not_applicable, unsupported, verdict
 from headway.check.properties.check import ALL, Check, few, floor, gap, shown
 from headway.check.subjects import NOT_FINITE, Declaration, Refused, Subject
-from headway.parts.attention import attention as plain
-from headway.parts.masks import causal
 
 
 def runs(subject: Subject) -> Outcome:

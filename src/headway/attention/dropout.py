@@ -1,0 +1,117 @@
+"""Dropout whose mask is a function of a seed and of a cell's coordinates, and of nothing else.
+
+No generator has a state, so NumPy, PyTorch and JAX, whole matrices, tiles and resumed runs all
+drop the same cells. The hash is Chris Wellons' "lowbias32", in 32-bit integer arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import floor
+
+from jaxtyping import Bool, Float, Int
+
+from headway.attention.arrays import Array, device, integers, namespace
+
+Seed = int | Array | Sequence[int | Array]  # one number or several, such as (seed, step, layer)
+
+GOLDEN = 0x9E3779B9 - 2**32
+ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32), (16, 1))
+
+
+def fold(seed: Seed | None, *parts: int | Array) -> tuple[int | Array, ...] | None:
+    """The seed for a part of something: the same, with more numbers. None stays None."""
+    if seed is None:
+        return None
+    return (*(seed if isinstance(seed, Sequence) else (seed,)), *parts)
+
+
+def keep(
+    rate: float, seed: Seed, *coordinates: Int[Array, "..."], like: Array
+) -> Bool[Array, "..."]:
+    """True with probability 1 - rate, for the cells of the coordinates' common shape.
+
+    coordinates: int32 arrays that broadcast; the order matters. like: an array of the engine.
+    """
+    return kept(rate, hashed(seed, like), *coordinates)
+
+
+def kept(
+    rate: float, state: Int[Array, "1"], *coordinates: Int[Array, "..."]
+) -> Bool[Array, "..."]:
+    """`keep` with the hash of the seed."""
+    for coordinate in coordinates:  # the coarse ones first: only the last runs on every cell
+        state = _mixed(state, coordinate)
+    return state >= threshold(rate)
+
+
+def hashed(seed: Seed, like: Array) -> Int[Array, "1"]:
+    """The hash of a seed alone, to which a cell's coordinates are still to come.
+
+    Numbers stay Python's, for an engine takes as long for one number as for thousands.
+    """
+    state: int | Array = 0
+    for part in fold(seed) or ():
+        state = _mixed(state, _wrapped(part) if isinstance(part, int) else _as_int32(part, like))
+    return _as_int32(state, like)
+
+
+def threshold(rate: float) -> int:
+    """A share `rate` of all hashes is smaller."""
+    return floor(rate * 2**32) - 2**31
+
+
+def dropout(x: Float[Array, "..."], rate: float, seed: Seed | None) -> Float[Array, "..."]:
+    """x with a random share `rate` of its cells 0 and the rest divided by 1 - rate.
+
+    Srivastava et al. 2014, "inverted". The cell at (i, j, k) has these coordinates.
+    """
+    if rate == 0:
+        return x
+    shape = x.shape
+    axes = [
+        integers(size, x).reshape((size,) + (1,) * (len(shape) - 1 - axis))
+        for axis, size in enumerate(shape)
+    ]
+    return drop(x, rate, seed, *axes)
+
+
+def drop(
+    x: Float[Array, "..."], rate: float, seed: Seed | None, *coordinates: Int[Array, "..."]
+) -> Float[Array, "..."]:
+    """`dropout` with the cells' coordinates given, for cells that are a part of something larger.
+
+    Raises ValueError for a rate outside [0, 1) and when there is no seed.
+    """
+    check(rate, seed)
+    return namespace(x).where(keep(rate, seed, *coordinates, like=x), x / (1 - rate), 0.0)
+
+
+def check(rate: float, seed: Seed | None) -> None:
+    """Raises ValueError for a rate outside [0, 1) and when there is no seed."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout is a share from 0 up to, not including, 1: {rate} is not")
+    if seed is None:
+        raise ValueError("dropout > 0 needs a seed, such as seed=(run_seed, step)")
+
+
+def _as_int32(part: int | Array, like: Array) -> Int[Array, "1"]:
+    xp = namespace(like)
+    # One element rather than none: NumPy warns when a scalar overflows, and here all do.
+    return xp.asarray(part, dtype=xp.int32, device=device(like)).reshape((1,))
+
+
+def _mixed(state: int | Array, part: int | Array) -> int | Array:
+    return _mix(state ^ _mix(_wrapped(part + GOLDEN)))
+
+
+def _mix(x: int | Array) -> int | Array:
+    for shift, factor in ROUNDS:
+        # >> keeps the sign; the hash wants zeros to come in from the left.
+        x = _wrapped((x ^ ((x >> shift) & (2 ** (32 - shift) - 1))) * factor)
+    return x
+
+
+def _wrapped(x: int | Array) -> int | Array:
+    """Python's integers as int32 would hold them; int32 itself wraps."""
+    return (x + 2**31) % 2**32 - 2**31 if isinstance(x, int) else x

@@ -1,0 +1,337 @@
+"""`tiled` on PyTorch's own operations, on any device.
+
+All heads at once, a tile of queries against a tile of keys; what belongs to a tile is overwritten
+in place, for on a CPU fresh memory costs more than the arithmetic. A group of query heads that
+share keys lies in one tile, its rows below each other, so keys are never repeated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from headway.attention.dropout import check, hashed, kept
+from headway.attention.masks import Band, Mask, cells
+from headway.attention.scores import default_scale
+from headway.attention.spec import Call
+
+# Of one head. The matrix products want a hundred rows or more, the caches want small tiles.
+ROWS, COLUMNS = 128, 512
+FEW, MORE_ROWS = 4, 512  # heads so few that their tiles do not fill a core, and what then fits
+# Scores are in units of log 2: PyTorch's exp on a CPU takes up to sixty times as long for what
+# becomes a denormal number, as a peaked softmax makes them; its exp2 does not.
+UNIT = math.log2(math.e)
+
+
+def refuse(call: Call) -> str | None:
+    """Why this call cannot run; None when it can."""
+    if torch.compiler.is_compiling():
+        if call.mask is not None and not call.mask.is_band:
+            return "takes causal and window alone for a mask under torch.compile"
+        if call.bias is not None or call.dropout or isinstance(call.offset, Tensor):
+            return "takes no bias, no dropout and no offset a row under torch.compile"
+    return None
+
+
+def run(call: Call) -> Tensor:
+    """The context (..., heads, Tq, d_v)."""
+    if torch.compiler.is_compiling():
+        return _run_compiled(call)
+    context: Tensor = _Tiled.apply(call.queries, call.keys, call.values, call.bias, call)  # type: ignore[no-untyped-call]
+    return context
+
+
+@final
+class _Tiled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, call: Call
+    ) -> Tensor:
+        call = replace(call, queries=queries, keys=keys, values=values, bias=bias)
+        context, sums = _Tiles(call).forward()
+        ctx.save_for_backward(queries, keys, values, bias, context, sums)
+        ctx.call = replace(call, queries=None, keys=None, values=None, bias=None)
+        return context.to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("'tiled' has no second derivative; kernel='plain' has")
+        queries, keys, values, bias, context, sums = ctx.saved_tensors
+        call = replace(ctx.call, queries=queries, keys=keys, values=values, bias=bias)
+        of_bias = ctx.needs_input_grad[3]
+        return (*_Tiles(call).backward(gradient, context, sums, of_bias), None)
+
+
+# torch.compile takes the kernel whole, as two operations: unrolled, a long text would be thousands.
+
+
+def _run_compiled(call: Call) -> Tensor:
+    queries, keys = call.queries, call.keys
+    band = Band() if call.mask is None else call.mask.band
+    offset = keys.shape[-2] - queries.shape[-2] if call.offset is None else call.offset
+    scale = default_scale(queries) if call.scale is None else call.scale
+    numbers = (band.least, band.most, offset, scale, call.softcap)
+    context: Tensor = _forward(queries, keys, call.values, *numbers)[0]
+    return context.to(call.values.dtype)
+
+
+def _banded(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    least: float,
+    most: float,
+    offset: int,
+    scale: float,
+    softcap: float | None,
+) -> Call:
+    mask = Mask(
+        lambda batch, head, query, key: (query - key >= least) & (query - key <= most),
+        band=Band(least, most),
+    )
+    return Call(queries, keys, values, mask, scale=scale, softcap=softcap, offset=offset)
+
+
+_INPUTS = (
+    "Tensor queries, Tensor keys, Tensor values, "
+    "float least, float most, SymInt offset, float scale, float? softcap"
+)
+
+
+@torch.library.custom_op(
+    "headway::tiled", mutates_args=(), schema=f"({_INPUTS}) -> (Tensor, Tensor)"
+)
+def _forward(*inputs: Any) -> tuple[Tensor, Tensor]:
+    return _Tiles(_banded(*inputs)).forward()
+
+
+@torch.library.custom_op(
+    "headway::tiled_backward",
+    mutates_args=(),
+    schema=f"(Tensor gradient, Tensor context, Tensor sums, {_INPUTS}) -> (Tensor, Tensor, Tensor)",
+)
+def _backward(
+    gradient: Tensor, context: Tensor, sums: Tensor, *inputs: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    found = _Tiles(_banded(*inputs)).backward(gradient, context, sums, of_bias=False)
+    return found[0].contiguous(), found[1].contiguous(), found[2].contiguous()
+
+
+@_forward.register_fake
+def _(queries: Tensor, keys: Tensor, values: Tensor, *numbers: Any) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    context = values.new_empty((*queries.shape[:-1], values.shape[-1]), dtype=dtype)
+    folded = (keys.shape[:-2].numel(), queries.shape[-3] // keys.shape[-3], queries.shape[-2], 2)
+    return context, queries.new_empty(folded, dtype=dtype)
+
+
+@_backward.register_fake
+def _(
+    gradient: Tensor, context: Tensor, sums: Tensor, *inputs: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    queries, keys, values = (torch.empty_like(x).contiguous() for x in inputs[:3])
+    return queries, keys, values
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*output, *inputs[:3])
+    ctx.numbers = inputs[3:]
+
+
+def _gradients(ctx: Any, gradient: Tensor, of_sums: Tensor | None) -> tuple[Tensor | None, ...]:
+    found = _backward(gradient, *ctx.saved_tensors, *ctx.numbers)
+    return (*found, *(None for _ in ctx.numbers))
+
+
+_forward.register_autograd(_gradients, setup_context=_keep)
+
+
+class _Tiles:
+    """The matrix of scores of a call, cut into tiles (n, group * rows, columns).
+
+    n counts batch rows and heads of keys; `group` heads of queries share one of keys. Computed in
+    float32 at least.
+    """
+
+    def __init__(self, call: Call) -> None:
+        queries, keys, values = call.queries, call.keys, call.values
+        self.call = call
+        self.dtype = torch.promote_types(queries.dtype, torch.float32)
+        self.shape = queries.shape[:-2]  # of batch and heads
+        self.count = math.prod(keys.shape[:-2])
+        self.group = queries.shape[-3] // keys.shape[-3]
+        self.queries = self._folded(queries)
+        self.keys = keys.to(self.dtype).reshape(self.count, *keys.shape[-2:])
+        self.values = values.to(self.dtype).reshape(self.count, *values.shape[-2:])
+        scale = default_scale(queries) if call.scale is None else call.scale
+        self.scale = scale * UNIT
+        self.where = cells(queries, keys, call.offset)
+        offset = keys.shape[-2] - queries.shape[-2] if call.offset is None else call.offset
+        self.offset = offset if isinstance(offset, int) else None
+        if call.dropout:
+            check(call.dropout, call.seed)
+            self.seed = hashed(call.seed, like=self.queries)
+        heads = self.count * self.group
+        band = Band() if call.mask is None else call.mask.band
+        # In a narrow band most of a high tile is outside it.
+        wide = band.most - band.least > 2 * MORE_ROWS
+        self.rows = MORE_ROWS if heads <= FEW and wide else ROWS
+        tile = heads * min(self.rows, queries.shape[-2]) * min(COLUMNS, keys.shape[-2])
+        self.buffers = torch.empty((2, tile), dtype=self.dtype, device=queries.device)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """The context, and of each row the largest score and the sum of 2^(score - largest).
+
+        (One number, the logarithm of the whole sum, would do, but be as coarse as a large score.)
+        """
+        d_v = self.values.shape[-1]
+        context = self.queries.new_empty((*self.queries.shape[:-1], d_v))
+        sums = self.queries.new_empty((*self.queries.shape[:-1], 2))
+        for rows in _blocks(0, self.queries.shape[-2], self.rows):
+            queries = self._tile(self.queries, rows) * self.scale
+            found = queries.new_zeros((*queries.shape[:-1], d_v))
+            total = queries.new_zeros((*queries.shape[:-1], 1))
+            largest = torch.full_like(total, -torch.inf)
+            anchor = torch.zeros_like(total)
+            for columns in self._columns(rows):
+                weights, _ = self._scores(queries, rows, columns)
+                before, largest = largest, torch.maximum(largest, weights.amax(-1, keepdim=True))
+                # As long as nothing was allowed the largest is -inf, and -inf - -inf is NaN.
+                anchor = torch.where(largest == -torch.inf, 0.0, largest)
+                shrink = (before - anchor).exp2_()
+                weights.sub_(anchor).exp2_()
+                total.mul_(shrink).add_(weights.sum(-1, keepdim=True))
+                factors = self._factors(rows, columns)
+                if factors is not None:  # dropped weights count in the sum
+                    weights.mul_(factors)
+                found.mul_(shrink).baddbmm_(weights, self.values[:, columns])
+            total.masked_fill_(total == 0, 1.0)  # nothing to attend to: the context is 0
+            found.div_(total)
+            context[:, :, rows] = found.view(self.count, self.group, -1, d_v)
+            row_sums = torch.cat([anchor, total], dim=-1)
+            sums[:, :, rows] = row_sums.view(self.count, self.group, -1, 2)
+        whole = (*self.shape, -1, d_v)
+        return context.view(whole), sums
+
+    def backward(
+        self, gradient: Tensor, context: Tensor, sums: Tensor, of_bias: bool
+    ) -> tuple[Any, ...]:
+        """The gradients of queries, keys, values and, if wanted, bias (else None)."""
+        gradient, context = self._folded(gradient), self._folded(context)
+        d_queries = torch.empty_like(self.queries)
+        d_keys, d_values = torch.zeros_like(self.keys), torch.zeros_like(self.values)
+        bias = self.call.bias
+        d_bias = None if bias is None or not of_bias else torch.zeros_like(bias, dtype=self.dtype)
+        for rows in _blocks(0, self.queries.shape[-2], self.rows):
+            queries = self._tile(self.queries, rows) * self.scale
+            largest, total = self._tile(sums, rows).tensor_split(2, dim=-1)
+            # Divided by the sum here, not cell by cell: then exponentials may stand for weights.
+            of_context = self._tile(gradient, rows) / total
+            # Of each row, what its weights have in common: sum of weight * gradient of weight.
+            common = (of_context * self._tile(context, rows)).sum(-1, keepdim=True)
+            of_queries = torch.zeros_like(queries)
+            for columns in self._columns(rows):
+                keys, values = self.keys[:, columns], self.values[:, columns]
+                weights, slope = self._scores(queries, rows, columns)
+                weights.sub_(largest).exp2_()
+                of_scores = self._product(1, of_context, values)
+                factors = self._factors(rows, columns)
+                used = weights if factors is None else weights * factors
+                d_values[:, columns].baddbmm_(used.mT, of_context)
+                if factors is not None:
+                    of_scores.mul_(factors)
+                of_scores.sub_(common).mul_(weights)
+                if d_bias is not None:
+                    part = self.where.rows_only(rows).columns_only(columns).of(d_bias, "bias")
+                    part += self._by_cell(of_scores).sum_to_size(part.shape)
+                if slope is not None:
+                    of_scores.mul_(slope)
+                of_queries.baddbmm_(of_scores, keys)
+                d_keys[:, columns].baddbmm_(of_scores.mT, queries)
+            d_queries[:, :, rows] = of_queries.view_as(d_queries[:, :, rows])
+        d_queries.mul_(self.scale / UNIT)
+        d_keys.div_(UNIT)
+        call = self.call
+        inputs = (call.queries, call.keys, call.values, call.bias)
+        found = (d_queries, d_keys, d_values, d_bias)
+        return tuple(
+            None if d is None else d.reshape(x.shape).to(x.dtype)
+            for x, d in zip(inputs, found, strict=True)
+        )
+
+    def _folded(self, x: Tensor) -> Tensor:
+        """(..., heads, tokens, dim) -> (n, group, tokens, dim)"""
+        return x.to(self.dtype).reshape(self.count, self.group, *x.shape[-2:])
+
+    def _tile(self, x: Tensor, rows: slice) -> Tensor:
+        """(n, group, tokens, dim) -> (n, group * rows, dim)"""
+        return x[:, :, rows].flatten(1, 2)
+
+    def _by_cell(self, tile: Tensor) -> Tensor:
+        """A tile as (..., heads, rows, columns), without a copy."""
+        return tile.view(*self.shape, -1, tile.shape[-1])
+
+    def _buffer(self, which: int, rows: int, columns: int) -> Tensor:
+        size = self.count * rows * columns
+        return self.buffers[which, :size].view(self.count, rows, columns)
+
+    def _product(self, buffer: int, one: Tensor, other: Tensor) -> Tensor:
+        out = self._buffer(buffer, one.shape[1], other.shape[1])
+        return torch.bmm(one, other.mT, out=out)
+
+    def _columns(self, rows: slice) -> Iterator[slice]:
+        """The tiles of keys that some of these rows may see."""
+        first, end = 0, self.keys.shape[-2]
+        if self.call.mask is not None and self.offset is not None:
+            band = self.call.mask.band
+            # Row r sees keys from r + offset - most to r + offset - least.
+            first = max(first, rows.start + self.offset - band.most)
+            end = min(end, rows.stop - 1 + self.offset - band.least + 1)
+        return _blocks(int(first), int(end), COLUMNS)
+
+    def _scores(self, queries: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor | None]:
+        """The tile as it goes into the softmax, and the slope of the softcap if there is one."""
+        scores = self._product(0, queries, self.keys[:, columns])
+        call, slope = self.call, None
+        if call.softcap is not None:
+            scores.div_(call.softcap * UNIT).tanh_()
+            slope = 1 - scores.square()
+            scores.mul_(call.softcap * UNIT)
+        by_cell = self._by_cell(scores)
+        where = self.where.rows_only(rows).columns_only(columns)
+        if call.bias is not None:
+            by_cell += where.of(call.bias, "bias").to(self.dtype) * UNIT
+        if call.mask is not None and not self._all_inside(call.mask, rows, columns):
+            # On a CPU ten times as fast as masked_fill_.
+            most = torch.where(call.mask.on(where), torch.inf, -torch.inf).to(scores.dtype)
+            torch.minimum(by_cell, most, out=by_cell)
+        return scores, slope
+
+    def _all_inside(self, mask: Mask, rows: slice, columns: slice) -> bool:
+        """Whether the mask is a band and allows the whole tile."""
+        if not mask.is_band or self.offset is None:
+            return False
+        nearest = rows.start + self.offset - (columns.stop - 1)
+        farthest = rows.stop - 1 + self.offset - columns.start
+        return bool(mask.band.least <= nearest and farthest <= mask.band.most)
+
+    def _factors(self, rows: slice, columns: slice) -> Tensor | None:
+        """What dropout multiplies the tile with: 0, or more than 1 to make up for it."""
+        rate = self.call.dropout
+        if not rate:
+            return None
+        where = self.where.rows_only(rows).columns_only(columns)
+        drawn: Tensor = kept(rate, self.seed, where.batch, where.head, where.query, where.key)
+        factors = drawn.expand(*self.shape, *drawn.shape[-2:]).to(self.dtype).div_(1 - rate)
+        return factors.view(self.count, -1, factors.shape[-1])
+
+
+def _blocks(first: int, end: int, size: int) -> Iterator[slice]:
+    for start in range(first, end, size):
+        yield slice(start, min(start + size, end))

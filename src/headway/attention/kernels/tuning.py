@@ -1,0 +1,228 @@
+"""Which kernel is likely the fastest for a call: as measured on this machine, else by rule.
+
+`headway bench --tune` times the kernels on a few shapes and keeps the table in Headway's cache. For
+another shape the nearest measured ones count, the nearer the more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import sys
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from headway import cache as files
+from headway.attention.masks import causal
+from headway.attention.spec import Call, engine
+
+# Without a table. PyTorch's own kernel wins or is close wherever it takes the call. What it refuses
+# (dropout by a seed, softcap) is faster in tiles as soon as a head has more than one; NumPy and JAX
+# are so for long texts alone, and then for the memory. JAX's own kernel, which no other engine has,
+# takes two thirds of the mechanism's time, forward and backward.
+RULES: Mapping[str, tuple[str, ...]] = {
+    "short": ("sdpa", "jax", "plain"),
+    "long": ("sdpa", "tiled", "plain"),
+}
+SHORT = {"torch": 128**2, "numpy": 2048**2, "jax": 512**2}  # cells of a head's scores, at most
+NEAREST = 4
+
+
+class Kind(NamedTuple):
+    """What two calls must have in common for the times of one to tell of the other."""
+
+    engine: str
+    device: str
+    threads: int
+    dtype: str
+    backward: bool
+    mask: str  # none, causal, band, other
+    dropout: bool
+    softcap: bool
+
+
+class Size(NamedTuple):
+    """Of one call: batch rows times heads, queries, keys, features of a head."""
+
+    heads: int
+    queries: int
+    keys: int
+    features: int
+
+
+Seconds = Mapping[str, float]  # by the kernel's name
+Table = Mapping[Kind, Mapping[Size, Seconds]]
+
+
+def ranking(call: Call) -> tuple[str, ...]:
+    """Kernels for a call, the fastest first; some may refuse it, `plain` is always among them."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():
+        return RULES["short"]
+    queries, mask = call.queries, _mask(call)
+    threads = 0 if torch is None else torch.get_num_threads()
+    compute = (queries.dtype, getattr(queries, "device", None), _records(torch, call), threads)
+    key = (queries.shape, call.keys.shape, mask, call.dropout > 0, call.softcap is None, *compute)
+    found = _rankings.get(key)
+    if found is None:
+        if len(_rankings) > 10_000:  # a server that sees every length there is
+            _rankings.clear()
+        found = _rankings[key] = measured(table(), *of(call)) or _by_rule(call)
+    return found
+
+
+_rankings: dict[Any, tuple[str, ...]] = {}
+
+
+def _by_rule(call: Call) -> tuple[str, ...]:
+    cells = call.queries.shape[-2] * call.keys.shape[-2]
+    short = cells <= SHORT[engine(call.queries)]
+    return RULES["short" if short else "long"]
+
+
+def of(call: Call) -> tuple[Kind, Size]:
+    """What decides which kernel is the fastest."""
+    queries, torch = call.queries, sys.modules.get("torch")
+    library = engine(queries)
+    kind = Kind(
+        engine=library,
+        device=queries.device.type if library == "torch" else "cpu",
+        threads=torch.get_num_threads() if torch and _is_torch_on_cpu(call) else 0,
+        dtype=str(queries.dtype).removeprefix("torch."),
+        backward=_records(torch, call),
+        mask=_mask(call),
+        dropout=call.dropout > 0,
+        softcap=call.softcap is not None,
+    )
+    *heads, rows, features = queries.shape
+    return kind, Size(math.prod(heads), rows, call.keys.shape[-2], features)
+
+
+def measured(table: Table, kind: Kind, size: Size) -> tuple[str, ...]:
+    """The kernels from the fastest to the slowest; none for a kind that is not in the table.
+
+    The times of one measured shape are compared with each other only, so that it does not matter
+    how much longer a larger one takes.
+    """
+    rows = table.get(kind, {})
+    near = sorted(rows, key=lambda other: _distance(size, other))[:NEAREST]
+    if not near:
+        return ()
+    weights = {other: 1 / (0.01 + _distance(size, other) ** 2) for other in near}
+
+    def cost(kernel: str) -> float:
+        return sum(weight * math.log(rows[other][kernel]) for other, weight in weights.items())
+
+    everywhere = set.intersection(*(set(rows[other]) for other in near))
+    return (*sorted(everywhere, key=cost), "plain")
+
+
+def knows(call: Call, kernel: str) -> bool:
+    """Whether the table has times of this kernel for calls of this kind."""
+    kind, _ = of(call)
+    return any(kernel in seconds for seconds in table().get(kind, {}).values())
+
+
+def _is_torch_on_cpu(call: Call) -> bool:
+    return engine(call.queries) == "torch" and call.queries.device.type == "cpu"
+
+
+def _distance(one: Size, other: Size) -> float:
+    return math.dist([math.log2(max(n, 1)) for n in one], [math.log2(max(n, 1)) for n in other])
+
+
+def _mask(call: Call) -> str:
+    if call.bias is not None:
+        return "other"
+    if call.mask is None:
+        return "none"
+    if not call.mask.is_band:
+        return "other"
+    return "causal" if call.mask.band == causal.band else "band"
+
+
+def _records(torch: Any, call: Call) -> bool:
+    """Whether PyTorch will want gradients."""
+    return (
+        torch is not None
+        and torch.is_grad_enabled()
+        and any(
+            getattr(x, "requires_grad", False)
+            for x in (call.queries, call.keys, call.values, call.bias)
+        )
+    )
+
+
+def path() -> Path:
+    """The file of this machine's table. Raises OSError where there is no place for it."""
+    versions = [f"{name}-{version(name)}" for name in ("torch", "jax")]
+    return files.folder("kernels") / f"{'-'.join([platform.node(), *versions])}.json"
+
+
+def save(table: Table, file: Path) -> None:
+    """Write a table, whole or not at all."""
+    rows = [
+        {**kind._asdict(), **size._asdict(), "seconds": seconds}
+        for kind, sizes in table.items()
+        for size, seconds in sizes.items()
+    ]
+    with files.whole(file) as aside:
+        aside.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+def load(file: Path) -> Table:
+    """A table that `save` wrote. Raises ValueError for anything else."""
+    found: dict[Kind, dict[Size, Seconds]] = {}
+    try:
+        for row in json.loads(file.read_text(encoding="utf-8")):
+            kind = Kind(*(row[name] for name in Kind._fields))
+            size = Size(*(row[name] for name in Size._fields))
+            seconds = {name: float(spent) for name, spent in row["seconds"].items()}
+            if not all(spent > 0 for spent in seconds.values()):
+                raise ValueError("times are larger than 0")
+            found.setdefault(kind, {})[size] = seconds
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{file} is no table of kernels: headway bench --tune") from error
+    return found
+
+
+@cache
+def table() -> Table:
+    """This machine's table, read once; empty when there is none."""
+    try:
+        return load(path())
+    except (OSError, RuntimeError):  # no table, or no home
+        return {}
+    except ValueError as error:
+        warnings.warn(str(error), stacklevel=2)
+        return {}
+
+
+def forget() -> None:
+    """The table was written anew: read it again, and choose again."""
+    table.cache_clear()
+    _rankings.clear()
+
+
+def digest() -> str:
+    """A name for the choices that are made here: runs that have the same one choose the same."""
+    rows = sorted(
+        (kind, size, sorted(seconds.items()))
+        for kind, sizes in table().items()
+        for size, seconds in sizes.items()
+    )
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:12] if rows else "by rule"
+
+
+def version(library: str) -> str | None:
+    """Of an installed package; None without it."""
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,107 @@
+"""Where a token stands. Attention itself does not know: permuted tokens give permuted results.
+
+(A learned position is a parameter, a row of a table: it needs no function.)
+"""
+
+from __future__ import annotations
+
+from math import floor, log2
+
+from jaxtyping import Float, Int
+
+from headway.attention.arrays import Array, device, integers, namespace
+
+
+def sinusoidal(positions: Float[Array, "..."], dim: int) -> Float[Array, "... {dim}"]:
+    """Sine in the even columns, cosine in the odd: angle position / 10000^(2i / dim).
+
+    Vaswani et al. 2017, section 3.5; to be added to the embeddings.
+    """
+    xp = namespace(positions)
+    angles = positions[..., None] * _frequencies(dim, 10000.0, positions)
+    pairs = xp.stack([xp.sin(angles), xp.cos(angles)], axis=-1)
+    return pairs.reshape((*positions.shape, dim))
+
+
+def rotary(
+    x: Float[Array, "... tokens dim"],
+    positions: Int[Array, "... tokens"],
+    theta: float = 10000.0,
+) -> Float[Array, "... tokens dim"]:
+    """Turn each pair (i, i + dim / 2) of queries or keys by the angle position / theta^(2i / dim).
+
+    Su et al. 2021 (RoPE), half-split as in Llama. Scores then depend on query - key alone.
+    """
+    xp = namespace(x)
+    wide = xp.result_type(x.dtype, xp.float32)  # bfloat16 cannot tell position 1,000 from 1,001
+    angles = xp.astype(positions, wide)
+    angles = angles[..., None] * _frequencies(x.shape[-1], theta, angles)
+    cos, sin = xp.astype(xp.cos(angles), x.dtype), xp.astype(xp.sin(angles), x.dtype)
+    return rotate(x, cos, sin)
+
+
+def rotate(
+    x: Float[Array, "... tokens dim"],
+    cos: Float[Array, "... tokens half"],
+    sin: Float[Array, "... tokens half"],
+    interleaved: bool = False,
+) -> Float[Array, "... tokens dim"]:
+    """Turn each pair of features by the angle of which cos and sin are given.
+
+    The pairs are (i, i + dim / 2), as in Llama, or (2i, 2i + 1) when interleaved, as in the paper
+    (Su et al. 2021, equation 15). Raises ValueError when there is not one angle a pair.
+    """
+    if not 2 * cos.shape[-1] == 2 * sin.shape[-1] == x.shape[-1]:
+        raise ValueError(f"{x.shape[-1]} features are not {cos.shape[-1]} pairs")
+    xp = namespace(x)
+    if interleaved:
+        first, second = x[..., ::2], x[..., 1::2]
+    else:
+        first, second = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return xp.stack(turned, axis=-1).reshape(x.shape) if interleaved else xp.concat(turned, axis=-1)
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """The slope of each head: 2^(-8/heads), 2^(-16/heads) ...  (Press et al. 2022, section 3).
+
+    A number of heads that is no power of two takes, as the authors' code does, every other slope
+    of twice the power below for the heads that remain.
+    """
+    power = 2 ** floor(log2(heads))
+    slopes = [2 ** (-8 * (h + 1) / power) for h in range(power)]
+    between = [2 ** (-4 * (h + 1) / power) for h in range(0, 2 * (heads - power), 2)]
+    return slopes + between
+
+
+def alibi(
+    heads: int, query_positions: Int[Array, " queries"], key_positions: Int[Array, " keys"]
+) -> Float[Array, "{heads} queries keys"]:
+    """A bias for the scores: -slope * |query - key|  (Press et al. 2022)."""
+    xp = namespace(query_positions)
+    slopes = xp.asarray(alibi_slopes(heads), device=device(query_positions))
+    distance = xp.abs(query_positions[:, None] - key_positions)
+    return -slopes[:, None, None] * distance
+
+
+def relative(
+    table: Float[Array, "heads distances"],
+    query_positions: Int[Array, " queries"],
+    key_positions: Int[Array, " keys"],
+) -> Float[Array, "heads queries keys"]:
+    """A learnt bias a head and distance: table[h, clip(key - query, -reach, reach) + reach].
+
+    The table has 2 * reach + 1 columns. Clipped as in Shaw et al. 2018, a scalar added to the
+    scores as in Raffel et al. 2020 (T5).
+    """
+    reach = (table.shape[-1] - 1) // 2
+    distance = key_positions - query_positions[:, None]
+    return table[:, namespace(table).clip(distance, -reach, reach) + reach]
+
+
+def _frequencies(dim: int, theta: float, like: Array) -> Float[Array, " half"]:
+    if dim % 2:
+        raise ValueError(f"positions turn pairs of features: a width of {dim} is odd")
+    xp = namespace(like)
+    exponents = xp.astype(integers(dim // 2, like), like.dtype) * (-2 / dim)
+    return theta**exponents

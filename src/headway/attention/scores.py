@@ -1,0 +1,59 @@
+"""How well does a query fit a key? Each function makes scores (..., queries, keys)."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+
+from headway.attention.arrays import Array, namespace
+from headway.tracing import tap
+
+
+def dot(
+    queries: Float[Array, "... queries d_k"], keys: Float[Array, "... keys d_k"]
+) -> Float[Array, "... queries keys"]:
+    """score[q, k] = queries[q] . keys[k]  (Luong et al. 2015, "dot")."""
+    return queries @ keys.mT
+
+
+def scaled_dot(
+    queries: Float[Array, "... queries d_k"],
+    keys: Float[Array, "... keys d_k"],
+    scale: float | None = None,
+) -> Float[Array, "... queries keys"]:
+    """dot times `scale`, by default 1 / sqrt(d_k)  (Vaswani et al. 2017, equation 1).
+
+    Without it the scores' variance grows with d_k, and the softmax saturates.
+    """
+    return dot(queries, keys) * (default_scale(queries) if scale is None else scale)
+
+
+def default_scale(queries: Float[Array, "... queries d_k"]) -> float:
+    """1 / sqrt(d_k)."""
+    return float(queries.shape[-1] ** -0.5)
+
+
+def additive(
+    queries: Float[Array, "... queries d_q"],
+    keys: Float[Array, "... keys d_k"],
+    W_query: Float[Array, "d_q d_a"],
+    W_key: Float[Array, "d_k d_a"],
+    v: Float[Array, " d_a"],
+) -> Float[Array, "... queries keys"]:
+    """score[q, k] = v . tanh(queries[q] @ W_query + keys[k] @ W_key).
+
+    Bahdanau et al. 2015, appendix A.1.2. Needs memory for (..., queries, keys, d_a).
+    """
+    return tanh_sum(queries @ W_query, keys @ W_key, v)
+
+
+def tanh_sum(
+    queries: Float[Array, "... queries d_a"],
+    keys: Float[Array, "... keys d_a"],
+    v: Float[Array, " d_a"],
+) -> Float[Array, "... queries keys"]:
+    """score[q, k] = v . tanh(queries[q] + keys[k]): `additive`, of what is projected already.
+
+    Keys that many queries meet one after another are then projected once.
+    """
+    hidden = namespace(queries).tanh(queries[..., :, None, :] + keys[..., None, :, :])
+    return tap("hidden", hidden) @ v

@@ -1,0 +1,201 @@
+"""Which kernel `attend` takes: as measured, else by rule; never one that refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import headway
+from headway.attention.dispatch import KERNELS
+from headway.attention.kernels import tuning
+from headway.attention.kernels.tuning import Kind, Size
+from headway.attention.spec import Call
+
+CAUSAL = Kind("torch", "cpu", torch.get_num_threads(), "float32", False, "causal", False, False)
+
+
+def call(heads=4, tokens=16, features=8, **options):
+    x = torch.randn(1, heads, tokens, features)
+    return Call.of(x, x, x, **{"causal": True, **options})
+
+
+@pytest.fixture
+def tuned(monkeypatch):
+    """Make this the machine's table."""
+
+    def do(table):
+        monkeypatch.setattr(tuning, "table", lambda: table)
+        monkeypatch.setattr(tuning, "_rankings", {})
+
+    return do
+
+
+SMALL, LARGE = Size(4, 16, 16, 8), Size(4, 1024, 1024, 8)
+TABLE = {
+    CAUSAL: {
+        SMALL: {"plain": 1e-5, "sdpa": 2e-5, "tiled": 3e-5},
+        LARGE: {"plain": 9e-2, "sdpa": 3e-2, "tiled": 1e-2},
+    }
+}
+
+
+def test_the_fastest_measured_one_runs(tuned):
+    tuned(TABLE)
+    x, y = torch.randn(1, 4, 16, 8), torch.randn(1, 4, 1024, 8)
+    small, large = (headway.explain(x, x, x, causal=True) for x in (x, y))
+    assert (small.chosen, large.chosen) == ("plain", "tiled")
+    assert "as measured on this machine" in str(small)
+    plain = headway.attend(x, x, x, causal=True, kernel="plain")
+    assert torch.equal(headway.attend(x, x, x, causal=True), plain)
+    tiled = headway.attend(y, y, y, causal=True, kernel="tiled")
+    assert torch.equal(headway.attend(y, y, y, causal=True), tiled)
+
+
+@pytest.mark.parametrize(("tokens", "first"), [(20, "plain"), (700, "tiled")])
+def test_the_nearer_measured_shape_counts_more(tokens, first):
+    assert tuning.measured(TABLE, *tuning.of(call(tokens=tokens)))[0] == first
+
+
+def test_only_the_ratios_of_one_shape_count():
+    """A long text takes a thousand times as long: that says nothing of which kernel is better."""
+    table = {CAUSAL: {SMALL: {"a": 1.0, "b": 3.0}, LARGE: {"a": 1000.0, "b": 500.0}}}
+    between = call(tokens=128)  # as near to one as to the other
+    assert tuning.measured(table, *tuning.of(between)) == ("a", "b", "plain")
+
+
+def test_a_kernel_that_was_not_measured_in_every_near_shape_is_no_candidate():
+    table = {CAUSAL: {SMALL: {"sdpa": 2.0, "mha": 1.0}, LARGE: {"sdpa": 3.0}}}
+    assert tuning.measured(table, *tuning.of(call())) == ("sdpa", "plain")
+
+
+def test_the_fastest_that_does_not_refuse(tuned):
+    row = {"a kernel of tomorrow": 1.0, "sdpa": 2.0}
+    kind = CAUSAL._replace(softcap=True)
+    tuned({CAUSAL: {SMALL: row}, kind: {SMALL: row}})
+    x = torch.randn(1, 4, 16, 8)
+    told = headway.explain(x, x, x, causal=True, softcap=2.0)
+    assert (told.chosen, told.why[:7]) == ("plain", "by rule")  # nobody measured it
+    assert headway.attend(x, x, x, causal=True, softcap=2.0).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "wanted"),
+    [
+        ({}, {}, False),
+        ({"backward": True}, {}, True),
+        ({"dropout": True}, {"dropout": 0.1, "seed": 1}, False),
+        ({"softcap": True}, {"softcap": 2.0}, False),
+        ({"mask": "none"}, {"causal": False}, False),
+        ({"mask": "band"}, {"window": 3}, False),
+        ({"mask": "other"}, {"mask": torch.ones(16, 16, dtype=torch.bool)}, False),
+        ({"mask": "other"}, {"bias": torch.zeros(16, 16)}, False),
+    ],
+)
+def test_kinds(change, options, wanted):
+    made = call(**options)
+    made.keys.requires_grad_(wanted)
+    assert tuning.of(made) == (CAUSAL._replace(**change), SMALL)
+    with torch.no_grad():
+        assert not tuning.of(made)[0].backward
+
+
+def test_another_kind_goes_by_rule(tuned):
+    tuned(TABLE)
+    assert tuning.ranking(call(dropout=0.1, seed=1)) == tuning.RULES["short"]
+    assert tuning.ranking(call(tokens=300, dropout=0.1, seed=1)) == tuning.RULES["long"]
+    with torch.no_grad():
+        assert tuning.ranking(call()) == ("plain", "sdpa", "tiled", "plain")
+
+
+def test_numpy_and_jax_have_kinds_too():
+    x = np.zeros((2, 3, 5, 4))
+    kind, size = tuning.of(Call.of(x, x, x))
+    assert kind == Kind("numpy", "cpu", 0, "float64", False, "none", False, False)
+    assert size == Size(6, 5, 5, 4)
+
+
+def test_rules_name_kernels():
+    assert {name for names in tuning.RULES.values() for name in names} <= set(KERNELS)
+    assert all("plain" in names for names in tuning.RULES.values())
+
+
+def test_a_table_comes_back_as_it_was(tmp_path):
+    tuning.save(TABLE, tmp_path / "table.json")
+    assert tuning.load(tmp_path / "table.json") == TABLE
+    assert [file.name for file in tmp_path.iterdir()] == ["table.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{}3", '[{"engine": "torch"}]', "[1]", '{"a": 1}', "null"])
+def test_a_broken_table_is_said_and_not_used(tmp_path, monkeypatch, text):
+    file = tmp_path / "table.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match="no table of kernels"):
+        tuning.load(file)
+    monkeypatch.setattr(tuning, "path", lambda: file)
+    tuning.table.cache_clear()
+    with pytest.warns(UserWarning, match="headway bench --tune"):
+        assert tuning.table() == {}
+    tuning.table.cache_clear()
+
+
+def test_times_that_are_no_times_are_refused(tmp_path):
+    tuning.save(TABLE, tmp_path / "table.json")
+    rows = json.loads((tmp_path / "table.json").read_text())
+    for wrong in ("fast", 0.0, -1.0, float("nan"), None):
+        rows[0]["seconds"]["sdpa"] = wrong
+        (tmp_path / "table.json").write_text(json.dumps(rows))
+        with pytest.raises(ValueError, match="no table of kernels"):
+            tuning.load(tmp_path / "table.json")
+
+
+def test_no_place_for_a_table_is_no_table(monkeypatch):
+    def nowhere():
+        raise OSError("read-only")
+
+    monkeypatch.setattr(tuning, "path", nowhere)
+    tuning.table.cache_clear()
+    assert tuning.table() == {}
+    tuning.table.cache_clear()
+
+
+def test_the_digest_names_the_choices(tuned):
+    assert tuning.digest() == "by rule"
+    tuned(TABLE)
+    one = tuning.digest()
+    tuned({CAUSAL: dict(reversed(TABLE[CAUSAL].items()))})
+    assert tuning.digest() == one
+    tuned({CAUSAL: {SMALL: TABLE[CAUSAL][SMALL]}})
+    assert tuning.digest() not in (one, "by rule")
+
+
+def test_an_empty_call_has_a_kernel_too(tuned):
+    tuned(TABLE)
+    empty = torch.zeros(0, 4, 16, 8)
+    with torch.no_grad():
+        assert headway.attend(empty, empty, empty, causal=True).shape == (0, 4, 16, 8)
+
+
+def test_where_nobody_named_it_a_kernel_may_find_out_late(monkeypatch):
+    def late(call):
+        raise headway.Unsupported("after all")
+
+    fast = KERNELS["sdpa"]._replace(run=late)
+    monkeypatch.setattr("headway.attention.dispatch.KERNELS", {**KERNELS, "sdpa": fast})
+    x = torch.randn(1, 4, 16, 8)
+    plain = headway.attend(x, x, x, kernel="plain")
+    assert torch.equal(headway.attend(x, x, x), plain)
+    with pytest.raises(headway.Unsupported, match="after all"):
+        headway.attend(x, x, x, kernel="sdpa")
+
+
+def test_other_threads_are_another_kind(tuned):
+    tuned(TABLE)
+    with torch.no_grad():
+        assert tuning.ranking(call())[0] == "plain"
+        threads = torch.get_num_threads()
+        torch.set_num_threads(threads + 1)
+        try:
+            assert tuning.ranking(call())[0] == "sdpa"
+        finally:
+            torch.set_num_threads(threads)

@@ -1,0 +1,467 @@
+"""attend, weights and explain: every kernel is held to the reference and to the plain mechanism."""
+
+import re
+from contextlib import contextmanager
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+
+import headway
+from bound import close_enough
+from engines import ENGINES
+from headway.attention.arrays import namespace
+from headway.attention.dispatch import KERNELS
+from headway.attention.kernels.cases import CASES
+from headway.attention.kernels.flex import block_mask
+from headway.attention.kernels.matrix import matrix
+from headway.attention.masks import Mask, causal, documents, padding, window
+from headway.attention.normalizers import sparsemax
+from headway.attention.spec import Call
+
+DTYPES = {"float64": np.float64, "float32": np.float32, "bfloat16": jnp.bfloat16}
+WIDE = {name for name, case in CASES.items() if case.d_v != case.d_k}
+ONE_WIDTH = {f"{name}, one width": CASES[name]._replace(d_v=CASES[name].d_k) for name in WIDE}
+
+# On which engines each kernel runs (on a CPU), and all that it refuses there: cases, their likes
+# with values as wide as the keys, dtypes, options. Those that are not here refuse everything.
+BEYOND_SOFTMAX = {"softcap", "normalizer", "dropout"}
+REFUSED = {
+    ("sdpa", "torch"): BEYOND_SOFTMAX,
+    ("plain", "numpy"): set(),
+    ("plain", "torch"): set(),
+    ("plain", "jax"): set(),
+    ("stacked", "numpy"): set(),
+    ("stacked", "torch"): set(),
+    ("stacked", "jax"): set(),
+    ("einsum", "numpy"): {"bfloat16"},
+    ("einsum", "torch"): set(),
+    ("einsum", "jax"): set(),
+    ("tiled", "numpy"): {"normalizer"},
+    ("tiled", "torch"): {"normalizer"},
+    ("tiled", "jax"): {"normalizer", "bias", "an array for a mask"},
+    ("sdpa-math", "torch"): BEYOND_SOFTMAX,
+    ("sdpa-flash", "torch"): BEYOND_SOFTMAX
+    | WIDE
+    | {"no batch, one width", "two batch axes, one width", "gradient of the bias"},
+    ("mha", "torch"): BEYOND_SOFTMAX
+    | WIDE
+    | {"grouped, one width", "one kv head, one width", "two batch axes, one width"}
+    | {"scaled, one width"},
+    ("flex", "torch"): {"normalizer", "dropout", "an array for a mask", "float64"}
+    | {"gradient", "gradient of the bias", "24 keys of 16"},
+    ("jax", "jax"): BEYOND_SOFTMAX | WIDE | {"float64"},
+}
+HELD = [pair for pair in REFUSED if pair[0] != "plain"]
+
+
+def arrays(case, engine="torch", dtype="float64"):
+    r = np.random.default_rng(3)
+    return [ENGINES[engine].array(r.normal(size=s).astype(DTYPES[dtype])) for s in case.shapes]
+
+
+@contextmanager
+def shapes_unchecked(where):
+    """Checks of shapes (conftest.py) would break the graph when masks are compiled."""
+    jaxtyping.config.update("jaxtyping_disable", where)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def outcome(kernel, engine, leaves, gradients, **options):
+    """The output, and where asked for the gradients of all leaves (the fourth is the bias)."""
+
+    def loss(*leaves):
+        bias = {"bias": leaves[3]} if len(leaves) == 4 else {}
+        with shapes_unchecked(kernel == "flex"):
+            context = headway.attend(*leaves[:3], kernel=kernel, **bias, **options)
+        xp = namespace(context)
+        weight = np.cos(np.arange(np.prod(context.shape))).reshape(context.shape)
+        return xp.sum(xp.astype(context, xp.float64) * ENGINES[engine].array(weight)), context
+
+    found = ()
+    if not gradients:
+        _, context = loss(*leaves)
+    elif engine == "torch":
+        leaves = [x.clone().requires_grad_() for x in leaves]
+        total, context = loss(*leaves)
+        found = torch.autograd.grad(total, leaves)
+    else:
+        every = tuple(range(len(leaves)))
+        found, context = jax.jit(jax.grad(loss, argnums=every, has_aux=True))(*leaves)
+    return [ENGINES[engine].numpy(each).astype(np.float64) for each in (context, *found)]
+
+
+def outcomes(kernel, engine, leaves, options=lambda array: {}):
+    """Of a kernel, of the plain mechanism, and of that in float64."""
+    refused = REFUSED[kernel, engine]
+    gradients = engine != "numpy" and "gradient" not in refused
+    exactly = [torch.tensor(ENGINES[engine].numpy(x).astype(np.float64)) for x in leaves]
+    done = []
+    for name, on, inputs in (
+        (kernel, engine, leaves),
+        ("plain", engine, leaves),
+        ("plain", "torch", exactly),
+    ):
+        given = options(ENGINES[on].array)
+        if "gradient of the bias" in refused and len(inputs) == 4:
+            *inputs, given["bias"] = inputs
+        done.append(outcome(name, on, inputs, gradients, **given))
+    return done
+
+
+def compiles(kernel, engine):
+    """Whether each call is compiled anew: by flex for seven seconds, by JAX for one."""
+    return kernel == "flex" or engine == "jax"
+
+
+def each(names, runs, quick):
+    """A test for each run; where these are compiled, `make test-all` runs all but the quick."""
+    marked = []
+    for kernel, engine, *rest in runs:
+        slow = compiles(kernel, engine) and rest not in quick
+        marked.append(pytest.param(kernel, engine, *rest, marks=[pytest.mark.slow] if slow else []))
+    return pytest.mark.parametrize(("kernel", "engine", *names), marked)
+
+
+def case_runs():
+    for (kernel, engine), name, dtype in product(HELD, CASES, DTYPES):
+        refused = REFUSED[kernel, engine]
+        taken = f"{name}, one width" if name in refused else name
+        few = compiles(kernel, engine) and name != "grouped" and dtype != "float32"
+        if not few and not refused & {taken, dtype}:
+            yield kernel, engine, taken, dtype
+
+
+@each(
+    ["name", "dtype"],
+    case_runs(),
+    quick=[["grouped", "float32"], ["grouped, one width", "float32"]],
+)
+def test_kernels_are_as_right_as_the_plain_one(kernel, engine, name, dtype):
+    case = (CASES | ONE_WIDTH)[name]
+    leaves = arrays(case, engine, dtype)
+    found, plain, exact = outcomes(kernel, engine, leaves, lambda array: case.options)
+    close_enough(found, plain, exact, jnp.finfo(DTYPES[dtype]).eps)
+
+
+MASKS = {
+    "none": lambda array: None,
+    "causal": lambda array: causal,
+    "window and padding": lambda array: window(3) & padding(array([2, 5])),
+    "documents": lambda array: documents(array([[0, 0, 1, 1, 1, 2, 2], [0, 1, 1, 1, 1, 1, 1]])),
+    "a head alone": lambda array: Mask(lambda b, h, q, k: (h != 1) | (k == 0)),
+    "array": lambda array: array(np.random.default_rng(4).random((2, 1, 5, 7)) > 0.5),
+    "nobody": lambda array: array(np.zeros((5, 7), bool)),
+}
+BIASES = (None, "numbers", "with -inf")
+OFFSETS = (None, 0, "rows")
+FEW = (*zip(BIASES, OFFSETS, strict=True), (None, "rows"))  # where each compiles anew
+
+
+def mask_runs():
+    for (kernel, engine), mask, bias, offset in product(HELD, MASKS, BIASES, OFFSETS):
+        if compiles(kernel, engine) and (bias, offset) not in FEW:
+            continue
+        refused = REFUSED[kernel, engine]
+        array = mask in ("array", "nobody") and "an array for a mask" in refused
+        if not array and not (bias and "bias" in refused):
+            yield kernel, engine, mask, bias, offset
+
+
+@each(
+    ["mask", "bias", "offset"],
+    mask_runs(),
+    quick=[["window and padding", "with -inf", "rows"]],
+)
+def test_kernels_know_every_mask_and_bias(kernel, engine, mask, bias, offset):
+    dtype = "float32" if "float64" in REFUSED[kernel, engine] else "float64"
+    leaves = arrays(ONE_WIDTH["cross, one width"], engine, dtype)
+    if bias is not None:
+        numbers = np.random.default_rng(5).normal(size=(3, 5, 7)).astype(dtype)
+        if bias == "with -inf":
+            numbers[:, 1:3, 2:] = -np.inf
+            numbers[:, 4] = -np.inf
+        leaves.append(ENGINES[engine].array(numbers))
+
+    def options(array):
+        return {
+            "mask": MASKS[mask](array),
+            "offset": array([1, -3]) if offset == "rows" else offset,
+        }
+
+    found, plain, exact = outcomes(kernel, engine, leaves, options)
+    if dtype == "float32":
+        close_enough(found, plain, exact, np.finfo(np.float32).eps)
+    else:
+        for one, right in zip(found, exact, strict=True):
+            assert np.allclose(one, right, rtol=0, atol=1e-12)
+
+
+def trials(engine):
+    """All that a kernel may refuse: names, inputs, options."""
+    array = ENGINES[engine].array
+    for name, case in (CASES | ONE_WIDTH).items():
+        yield name, arrays(case, engine, "float32"), case.options
+    for dtype in DTYPES:
+        yield dtype, arrays(CASES["self"], engine, dtype), {}
+    leaves = arrays(CASES["self"], engine, "float32")
+    numbers = array(np.ones((5, 5), np.float32))
+    yield "bias", leaves, {"bias": numbers}
+    yield "an array for a mask", leaves, {"mask": array(np.ones((5, 5), bool))}
+    yield "softcap", leaves, {"softcap": 2.0}
+    yield "normalizer", leaves, {"normalizer": sparsemax}
+    yield "dropout", leaves, {"dropout": 0.5, "seed": 1}
+    beside = CASES["self"]._replace(keys=24, d_k=16, d_v=16)  # where flex is wrong
+    yield "24 keys of 16", arrays(beside, engine, "float32"), {}
+    if engine == "torch":
+        yield "gradient", [x.clone().requires_grad_() for x in leaves], {}
+        yield "gradient of the bias", leaves, {"bias": numbers.clone().requires_grad_()}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernels_refuse_this_and_nothing_else(kernel, engine):
+    everything = {name for name, *_ in trials(engine)}
+    refused = set()
+    for name, leaves, options in trials(engine):
+        reason = KERNELS[kernel].refuse(Call.of(*leaves, **options))
+        if reason is not None:
+            refused.add(name)
+            with pytest.raises(headway.Unsupported, match=f"it {re.escape(reason)}$"):
+                headway.attend(*leaves, kernel=kernel, **options)
+    assert refused == REFUSED.get((kernel, engine), everything)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "name", "reason"),
+    [
+        ("jax", "self", "takes JAX arrays only"),
+        ("sdpa-cudnn", "self", "has no such backend on cpu"),
+        ("sdpa-flash", "cross", "is refused by PyTorch: .* the same last dimension"),
+        ("sdpa-flash", "no batch", "is refused by PyTorch: .* 4 dimensional"),
+        ("sdpa-flash", "gradient of the bias", "is refused by PyTorch: it does not say why"),
+        ("sdpa-math", "softcap", "has no softcap"),
+        ("mha", "grouped", "has no grouped heads"),
+        ("mha", "scaled, one width", "has the scale"),
+        ("flex", "gradient", "has no gradients on a CPU"),
+        ("flex", "an array for a mask", "masks of positions only"),
+        ("flex", "24 keys of 16", "is wrong on a CPU"),
+        ("flex", "float64", "float32, bfloat16 and float16 only"),
+    ],
+)
+def test_kernels_say_why(kernel, name, reason):
+    ((leaves, options),) = ([q, o] for n, q, o in trials("torch") if n == name)
+    with pytest.raises(headway.Unsupported, match=reason):
+        headway.attend(*leaves, kernel=kernel, **options)
+
+
+@each([], [pair for pair in HELD if pair[0] in ("stacked", "einsum")], quick=[])
+def test_kernels_drop_the_same_cells_and_take_every_option_at_once(kernel, engine):
+    r = np.random.default_rng(6)
+    bias = r.normal(size=(6, 5, 7))
+    bias[1:3, 2] = -np.inf
+    array = ENGINES[engine].array
+    options = {
+        "mask": causal & array(r.random((2, 6, 5, 7)) > 0.3),
+        "bias": array(bias),
+        "offset": array([2, 1]),
+        "softcap": 1.5,
+        "normalizer": sparsemax,
+        "dropout": 0.4,
+        "seed": (1, 2),
+    }
+    leaves = arrays(CASES["grouped"], engine)
+    found, plain = (headway.attend(*leaves, **options, kernel=k) for k in (kernel, "plain"))
+    found, plain = ENGINES[engine].numpy(found), ENGINES[engine].numpy(plain)
+    assert np.allclose(found, plain, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kernel", ["stacked", "einsum", "tiled"])
+def test_parts_of_a_kernel_are_no_steps_of_a_trace(kernel, engine):
+    leaves = arrays(CASES["grouped"], engine)
+    with headway.trace(rows=slice(1, 3)) as steps:
+        headway.attend(*leaves, causal=True, kernel=kernel)
+    assert steps["context"].shape == (2, 6, 2, 3)
+    whole = headway.weights(*leaves[:2], causal=True)
+    found, whole = (ENGINES[engine].numpy(x) for x in (steps["weights"], whole[..., 1:3, :]))
+    assert np.allclose(found, whole, rtol=0, atol=1e-15)
+
+
+def test_einsum_repeats_no_keys_and_no_values(monkeypatch):
+    leaves = arrays(CASES["grouped"])
+    plain = headway.attend(*leaves, kernel="plain")
+    monkeypatch.delattr("headway.attention.formula.repeat")
+    found = headway.attend(*leaves, kernel="einsum")
+    assert torch.allclose(found, plain, rtol=0, atol=1e-14)
+    with pytest.raises(NameError):
+        headway.attend(*leaves, kernel="plain")
+
+
+def test_sdpa_runs_the_backend_that_was_named_and_then_chooses_again():
+    leaves = [x.requires_grad_() for x in arrays(CASES["self"])]
+    ran = {
+        kernel: "FlashAttention" in headway.attend(*leaves, kernel=kernel).grad_fn.name()
+        for kernel in ("sdpa-math", "sdpa-flash", "sdpa")
+    }
+    assert ran == {"sdpa-math": False, "sdpa-flash": True, "sdpa": True}
+
+
+def test_kernels_read_values_and_not_memory():
+    leaves = [x.permute(3, 2, 1, 0).contiguous() for x in arrays(CASES["self"])]
+    leaves = [x.permute(3, 2, 1, 0) for x in leaves]
+    plain = headway.attend(*leaves, causal=True, kernel="plain")
+    for kernel, engine in HELD:
+        if engine == "torch" and kernel != "flex":
+            found = headway.attend(*leaves, causal=True, kernel=kernel)
+            assert torch.allclose(found, plain, rtol=0, atol=1e-14)
+
+
+def test_a_matrix_has_no_dead_row():
+    """Not all of PyTorch's backends give 0 for one, as those on a CPU do."""
+    bias = torch.tensor([[1.0, -torch.inf, 2.0]] * 2 + [[-torch.inf] * 3])
+    mask = torch.tensor([[True, False, False], [False, True, False], [True, True, True]])
+    x = torch.zeros(2, 3, 4)
+    allowed, numbers, alive = matrix(Call.of(x, x, x, mask=mask, bias=bias))
+    assert alive.tolist() == [[[True], [False], [False]]]
+    assert allowed.tolist() == [[[True, False, False], [True] * 3, [True] * 3]]
+    assert numbers.tolist() == [[[1, -torch.inf, -torch.inf], [1, 0, 2], [0, 0, 0]]]
+
+
+def test_what_pytorch_refuses_only_when_it_runs_is_unsupported_too():
+    call = Call.of(*arrays(CASES["cross"]))
+    with (
+        pytest.warns(UserWarning, match="Flash attention"),
+        pytest.raises(headway.Unsupported, match="PyTorch cannot run this call on FLASH"),
+    ):
+        KERNELS["sdpa-flash"].run(call)
+
+
+def test_the_bias_of_a_head_keeps_sdpa_on_its_fast_backend():
+    leaves = [x.requires_grad_() for x in arrays(CASES["self"])]
+    bias = torch.randn(3, 5, 5, dtype=torch.float64)
+    context = headway.attend(*leaves, bias=bias, kernel="sdpa")
+    assert "FlashAttention" in context.grad_fn.next_functions[0][0].name()
+
+
+def test_flex_makes_the_blocks_of_a_band_once_and_for_all_heads():
+    def blocks(mask, offset=None):  # of 128 x 128, three by four of them
+        queries, keys = torch.zeros(2, 3, 384, 4), torch.zeros(2, 3, 512, 4)
+        return block_mask(Call.of(queries, keys, keys, mask=mask, offset=offset))
+
+    def full(found):
+        assert (found.kv_num_blocks == (found.kv_num_blocks > 0)).all()
+        return found.full_kv_num_blocks[:, 0].tolist()
+
+    with shapes_unchecked(True):
+        assert blocks(None) is None
+        assert blocks(causal) is blocks(causal)
+        assert blocks(window(129)) is blocks(window(129)) is not blocks(window(130))
+        assert blocks(causal).shape == (1, 1, 384, 512)
+        assert full(blocks(causal)) == [[1, 2, 3]]
+        assert full(blocks(causal, offset=0)) == [[0, 1, 2]]
+        assert full(blocks(causal, offset=torch.tensor([0, 128]))) == [[0, 1, 2], [1, 2, 3]]
+        kept = padding(torch.tensor([128, 512]))
+        assert blocks(kept) is not blocks(kept)
+        assert blocks(kept).shape == (2, 3, 384, 512)
+        assert full(blocks(kept)) == [[1, 1, 1], [4, 4, 4]]
+
+
+@pytest.mark.slow
+def test_flex_with_one_query_and_many_keys():
+    """PyTorch takes another kernel then: NaN where nobody has anything to attend to."""
+    r = np.random.default_rng(0)
+    leaves = [torch.tensor(r.normal(size=(2, 3, n, 4))).float() for n in (1, 2000, 2000)]
+    for lengths in ([700, 0], [0, 0]):
+        options = {"mask": padding(torch.tensor(lengths)), "softcap": 1.5}
+        with shapes_unchecked(True):
+            found = headway.attend(*leaves, **options, kernel="flex")
+        plain = headway.attend(*leaves, **options, kernel="plain")
+        assert torch.allclose(found, plain, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_flex_says_so_when_it_cannot_be_compiled():
+    leaves = arrays(CASES["self"], dtype="float32")
+    with (
+        shapes_unchecked(True),
+        torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(headway.Unsupported, match="PyTorch cannot compile flex_attention"),
+    ):
+        headway.attend(*leaves, kernel="flex", scale=0.123)
+
+
+def test_jax_runs_line_by_line_too():
+    leaves = arrays(CASES["self"], "jax", "float32")
+    found = headway.attend(*leaves, causal=True, kernel="jax")
+    plain = headway.attend(*leaves, causal=True, kernel="plain")
+    assert np.allclose(found, plain, rtol=0, atol=1e-6)
+
+
+def test_sugar_is_the_mask():
+    q, k, v = (x.detach().numpy() for x in arrays(CASES["window"]))
+    keep = np.random.default_rng(0).random((7, 7)) > 0.3
+    sugar = headway.attend(q, k, v, mask=keep, causal=True, window=3)
+    assert np.array_equal(sugar, headway.attend(q, k, v, mask=causal & window(3) & keep))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_explain_says_what_runs_and_attend_runs_it(engine):
+    leaves = [ENGINES[engine].array(x.detach().numpy()) for x in arrays(CASES["causal"])]
+    told = headway.explain(*leaves, causal=True)
+    assert told.chosen == ("sdpa" if engine == "torch" else "plain")
+    chosen = headway.attend(*leaves, causal=True)
+    named = headway.attend(*leaves, causal=True, kernel=told.chosen)
+    assert np.array_equal(ENGINES[engine].numpy(chosen), ENGINES[engine].numpy(named))
+    for name, reason in told.refusals.items():
+        with pytest.raises(headway.Unsupported, match=re.escape(reason)):
+            headway.attend(*leaves, causal=True, kernel=name)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"softcap": 2.0}, "no softcap"),
+        ({"normalizer": sparsemax}, "softmax only"),
+        ({"dropout": 0.5, "seed": 1}, "no seeded dropout"),
+    ],
+)
+def test_sdpa_refuses_what_it_cannot_do_and_plain_takes_over(options, reason):
+    leaves = arrays(CASES["self"])
+    told = headway.explain(*leaves, **options)
+    assert told.chosen == "plain"
+    assert reason in told.refusals["sdpa"]
+    assert str(told).splitlines()[0].startswith("plain runs: by rule")
+    assert f"sdpa {told.refusals['sdpa']}" in str(told).splitlines()
+    with pytest.raises(headway.Unsupported, match=reason):
+        headway.attend(*leaves, kernel="sdpa", **options)
+    assert headway.attend(*leaves, **options).isfinite().all()
+
+
+def test_an_unknown_kernel_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'plain'"):
+        headway.attend(*arrays(CASES["self"]), kernel="plian")
+
+
+def test_dropout_without_a_seed_or_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="needs a seed"):
+        headway.attend(*arrays(CASES["self"]), dropout=0.1)
+    for rate in (1.0, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="share from 0"):
+            headway.attend(*arrays(CASES["self"]), dropout=rate, seed=1)
+
+
+def test_weights_are_those_that_attend_uses():
+    q, k, v = arrays(CASES["grouped"])
+    found = headway.weights(q, k, causal=True, dropout=0.4, seed=(1, 2))
+    spread = v.repeat_interleave(3, dim=1)
+    context = headway.attend(q, k, v, causal=True, dropout=0.4, seed=(1, 2))
+    assert torch.allclose(found @ spread, context, rtol=0, atol=1e-14)
+    assert torch.allclose(headway.weights(q, k, causal=True).sum(-1), torch.ones(2, 6, 5).double())

@@ -1,0 +1,175 @@
+"""The mechanism, on three engines, against the reference's loops, gradients included."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import headway
+from engines import ENGINES
+from headway.attention import masks, normalizers
+from headway.attention.formula import attention
+from headway.attention.kernels.cases import CASES
+from headway.reference import attention as reference
+from headway.reference import masks as reference_masks
+from headway.reference import normalizers as reference_normalizers
+
+NORMALIZERS = {
+    name: (getattr(normalizers, name), getattr(reference_normalizers, name))
+    for name in ("softmax", "divide_by_sum", "sparsemax", "entmax15")
+}
+
+
+def arrays(case, seed=0):
+    r = np.random.default_rng(seed)
+    return [r.normal(size=shape) for shape in case.shapes]
+
+
+def reference_allowed(case):
+    """The sugar of a case, as the reference's matrix."""
+    queries, keys, _ = case.shapes
+    offset = case.options.get("offset")
+    batch = int(np.prod(queries[:-3]))
+    window = case.options.get("window")
+
+    def allowed(b, h, q, k):
+        causal = reference_masks.causal(b, h, q, k) if case.options.get("causal") else True
+        return causal and (window is None or reference_masks.window(window)(b, h, q, k))
+
+    return reference_masks.matrix(allowed, batch, queries[-3], queries[-2], keys[-2], offset)
+
+
+def expected(case, q, k, v, **options):
+    flat = [x.reshape((-1, *x.shape[-3:])) for x in (q, k, v)]
+    weights, context = reference.attention(
+        *flat, allowed=reference_allowed(case), scale=case.options.get("scale"), **options
+    )
+    leading = q.shape[:-3]
+    return weights.reshape((*leading, *weights.shape[1:])), context.reshape(
+        (*leading, *context.shape[1:])
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@given(seed=st.integers(0, 10_000))
+def test_every_case_equals_the_reference(engine, case, seed):
+    given_arrays = arrays(case, seed)
+    q, k, v = map(ENGINES[engine].array, given_arrays)
+    weights, context = expected(case, *given_arrays)
+    options = dict(case.options)
+    found = headway.attend(q, k, v, kernel="plain", **options)
+    assert np.allclose(ENGINES[engine].numpy(found), context, rtol=0, atol=1e-12)
+    found = headway.weights(q, k, **options)
+    assert np.allclose(ENGINES[engine].numpy(found), weights, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_gradients_of_torch_and_jax_agree(case):
+    def run(q, k, v):
+        return headway.attend(q, k, v, kernel="plain", **case.options)
+
+    found = [ENGINES[name].gradients(run, *arrays(case)) for name in ("torch", "jax")]
+    for one, other in zip(*found, strict=True):
+        assert np.isfinite(one).all()
+        assert np.allclose(one, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", NORMALIZERS)
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_bias_softcap_dropout_and_normalizers(engine, name, softcap, rate):
+    case = CASES["grouped"]
+    q, k, v = arrays(case)
+    if name == "divide_by_sum":  # made for scores that are positive
+        q, k = abs(q), abs(k)
+    r = np.random.default_rng(5)
+    bias = abs(r.normal(size=(6, 1, 7)))
+    bias[r.random(bias.shape) < 0.3] = -np.inf
+    ours, theirs = NORMALIZERS[name]
+    options = {"softcap": softcap, "dropout": rate}
+    _, context = expected(case, q, k, v, bias=bias, normalizer=theirs, seed=(3, 2**31), **options)
+    array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
+    found = attention(
+        *map(array, (q, k, v)),
+        mask=masks.causal,
+        bias=array(bias),
+        normalizer=ours,
+        seed=(3, 2**31),
+        **options,
+    )
+    assert np.allclose(numpy(found), context, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", NORMALIZERS)
+@pytest.mark.parametrize("by", ["mask", "bias"])
+def test_a_dead_row_is_zero_with_gradient_zero(engine, name, by):
+    case = CASES["cross"]
+    given_arrays = [abs(x) for x in arrays(case)]
+    alive = np.ones((5, 7), dtype=bool)
+    alive[2], alive[3, :6] = False, False
+    forbid = alive if by == "mask" else np.where(alive, 0.0, -np.inf)
+    array = ENGINES[engine].array
+
+    def run(q, k, v):
+        like = array if engine == "numpy" else (lambda a: array(a))
+        return attention(q, k, v, normalizer=NORMALIZERS[name][0], **{by: like(forbid)})
+
+    found = ENGINES[engine].numpy(run(*map(array, given_arrays)))
+    assert (found[..., 2, :] == 0).all()
+    assert np.allclose(found[..., 3, :], given_arrays[2][..., 6, :])
+    if engine != "numpy":
+        gradients = ENGINES[engine].gradients(run, *given_arrays)
+        assert all(np.isfinite(g).all() for g in gradients)
+        assert (gradients[0][..., 2, :] == 0).all()
+        assert (gradients[0][..., 1, :] != 0).any()
+
+
+def test_a_nan_is_not_masked_away():
+    q, k, v = arrays(CASES["causal"])
+    q[:, :, 3] = np.nan
+    found = attention(q, k, v, mask=masks.causal)
+    assert np.isnan(found[:, :, 3]).all()
+    assert np.isfinite(found[:, :, :3]).all()
+
+
+@pytest.mark.parametrize("engine", ["torch", "jax"])
+def test_no_token_sees_the_future_or_misses_the_past(engine):
+    """Gradients: exactly zero after t, not zero up to t (after nanodo)."""
+    arrays_ = arrays(CASES["causal"])
+    for t in range(6):
+
+        def at_t(q, k, v, t=t):
+            return headway.attend(q, k, v, causal=True)[:, :, t]
+
+        gradient = ENGINES[engine].gradients(at_t, *arrays_)[2]
+        assert (gradient[:, :, t + 1 :] == 0).all()
+        assert (gradient[:, :, : t + 1] != 0).all()
+
+
+def test_offset_for_each_row_of_the_batch():
+    q, k, v = arrays(CASES["cached"])
+    found = attention(q, k, v, mask=masks.causal, offset=np.array([0, 3]))
+    for row, offset in enumerate((0, 3)):
+        alone = attention(q[[row]], k[[row]], v[[row]], mask=masks.causal, offset=offset)
+        assert np.array_equal(found[[row]], alone)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"queries": (2, 3, 5, 9)}, "d_k"),
+        ({"values": (2, 3, 6, 4)}, "keys and values"),
+        ({"keys": (2, 2, 5, 4), "values": (2, 2, 5, 4)}, "divide"),
+        ({"keys": (1, 3, 5, 4), "values": (1, 3, 5, 4)}, "batch"),
+        ({"queries": (5, 4), "keys": (5, 4), "values": (5, 4)}, "attend takes"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(broken, said):
+    shapes = {"queries": (2, 3, 5, 4), "keys": (2, 3, 5, 4), "values": (2, 3, 5, 4)} | broken
+    from headway.attention.spec import Call
+
+    with pytest.raises(ValueError, match=said):
+        Call.of(*(np.zeros(shape) for shape in shapes.values()))

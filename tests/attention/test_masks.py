@@ -1,0 +1,194 @@
+"""Masks as predicates: against the reference's loops, composed, and as arrays."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines import ENGINES
+from headway.attention.masks import (
+    Mask,
+    as_mask,
+    both,
+    causal,
+    cells,
+    documents,
+    materialise,
+    padding,
+    window,
+)
+from headway.reference import masks as reference
+
+BATCH, HEADS, QUERIES, KEYS = 2, 3, 5, 7
+LENGTHS = np.array([4, 0])
+IDS = np.array([[0, 0, 1, 1, 1, 2, 2], [0, 1, 1, 1, 1, 1, 1]])
+
+
+def whole(mask, array=np.asarray, offset=None, queries=QUERIES):
+    q, k = array(np.zeros((BATCH, HEADS, queries, 4))), array(np.zeros((BATCH, 1, KEYS, 4)))
+    return materialise(mask, q, k, offset)
+
+
+PAIRS = {
+    "causal": (lambda array: causal, reference.causal),
+    "window": (lambda array: window(3), reference.window(3)),
+    "padding": (lambda array: padding(array(LENGTHS)), reference.padding(LENGTHS)),
+    "documents": (lambda array: documents(array(IDS)), reference.documents(IDS)),
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("offset", [None, 0, -2, [1, -1]])
+def test_equals_the_reference(engine, name, offset):
+    ours, theirs = PAIRS[name]
+    array = ENGINES[engine].array
+    found = whole(ours(array), array, array(offset) if isinstance(offset, list) else offset)
+    expected = reference.matrix(theirs, BATCH, HEADS, QUERIES, KEYS, offset)
+    assert found.shape == (BATCH, HEADS, QUERIES, KEYS)
+    assert np.array_equal(ENGINES[engine].numpy(found), expected)
+    assert 0 < expected.sum() < expected.size
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_composition(engine):
+    array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
+    pad, same = padding(array(LENGTHS)), documents(array(IDS))
+    a, b, c = (numpy(whole(mask, array)) for mask in (causal, pad, same))
+    assert np.array_equal(numpy(whole(causal & pad & same, array)), a & b & c)
+    assert np.array_equal(numpy(whole(causal | ~pad, array)), a | ~b)
+    assert np.array_equal(numpy(whole(~(causal & same), array)), ~(a & c))
+
+
+def test_more_queries_than_keys_begin_before_the_first_key():
+    found = whole(causal, queries=9)
+    assert not found[:, :, :2].any()
+    assert found[0, 0, 2].tolist() == [True] + [False] * 6
+
+
+def test_a_predicate_sees_batch_and_head():
+    mask = Mask(lambda batch, head, query, key: (batch == 1) & (head == 2) & (key == query))
+    found = whole(mask, offset=0)
+    assert found.sum() == QUERIES
+    assert found[1, 2].diagonal().all()
+
+
+def test_several_batch_axes_are_counted_through():
+    q = np.zeros((2, 2, 3, 4, 5))
+    found = materialise(padding(np.array([1, 2, 3, 4])), q, q)
+    assert found[:, :, 0, 0].sum(-1).tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("shape", [(5, 7), (3, 5, 7), (2, 3, 5, 7), (2, 1, 1, 7), (5, 1)])
+def test_arrays_broadcast_from_the_right_and_compose_from_either_side(engine, shape):
+    given_array = np.random.default_rng(1).random(shape) > 0.4
+    array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
+    expected = np.broadcast_to(given_array, (2, 3, 5, 7)) & numpy(whole(causal, array))
+    for mask in (array(given_array) & causal, causal & array(given_array)):
+        assert np.array_equal(numpy(whole(mask, array)), expected)
+    either = numpy(whole(array(given_array) | causal, array))
+    assert np.array_equal(
+        either, np.broadcast_to(given_array, (2, 3, 5, 7)) | numpy(whole(causal, array))
+    )
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 7), (2, 5, 7), (1, 2, 3, 5, 7)])
+def test_an_array_of_another_shape_is_refused_with_advice(shape):
+    with pytest.raises(ValueError, match=r"padding\(lengths\)"):
+        whole(np.ones(shape, dtype=bool))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_numbers_are_no_mask(engine):
+    for numbers in (np.zeros((5, 7)), np.ones((5, 7), dtype=np.int64)):
+        with pytest.raises(ValueError, match="are a bias"):
+            as_mask(ENGINES[engine].array(numbers))
+
+
+def test_kernels_can_read_the_structure():
+    mask = causal & window(3) & causal
+    assert [term.name for term in mask.terms] == ["causal", "window(3)", "causal"]
+    assert mask.terms[0] is causal
+    assert str(mask | causal) == "(causal & window(3) & causal | causal)"
+    assert len((mask | causal).terms) == 1
+    assert both(None, causal) is causal
+
+
+def test_parts_of_the_matrix():
+    mask = causal & (np.random.default_rng(2).random((5, 7)) > 0.3)
+    q, k = np.zeros((BATCH, HEADS, QUERIES, 4)), np.zeros((BATCH, HEADS, KEYS, 4))
+    where = cells(q, k).rows_only(slice(1, 4)).columns_only(slice(2, 6))
+    assert np.array_equal(mask.on(where), materialise(mask, q, k)[0, 0, 1:4, 2:6])
+
+
+def test_masks_work_under_jit():
+    lengths = jnp.asarray(LENGTHS)
+
+    @jax.jit
+    def run(q, lengths):
+        return materialise(causal & padding(lengths), q, q)
+
+    q = jnp.zeros((2, 3, 5, 4))
+    assert np.array_equal(
+        run(q, lengths), materialise(causal & padding(LENGTHS), np.asarray(q), np.asarray(q))
+    )
+
+
+@given(width=st.integers(1, 9))
+def test_a_window_shows_its_width(width):
+    q = np.zeros((1, 9, 2))
+    assert materialise(window(width), q, q).sum(-1).tolist() == [
+        [min(i + 1, width) for i in range(9)]
+    ]
+
+
+def test_a_window_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="1 or more"):
+        window(0)
+
+
+def test_torch_masks_follow_the_device_of_the_queries():
+    q = torch.zeros(1, 2, 3, 4, device="meta")
+    assert materialise(causal, q, q).device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("mask", "band", "is_band"),
+    [
+        (causal, (0, np.inf), True),
+        (window(3), (0, 2), True),
+        (causal & window(3), (0, 2), True),
+        (window(3) & padding(LENGTHS), (0, 2), False),
+        (causal | window(3), (-np.inf, np.inf), False),
+        (~causal, (-np.inf, np.inf), False),
+    ],
+    ids=str,
+)
+def test_the_band_says_where_nobody_sees(mask, band, is_band):
+    assert (mask.band, mask.is_band) == (band, is_band)
+    seen = whole(mask, offset=1)
+    distance = 1 + np.arange(QUERIES)[:, None] - np.arange(KEYS)
+    inside = (distance >= band[0]) & (distance <= band[1])
+    assert not seen[..., ~inside].any()
+    assert not is_band or seen[..., inside].all()
+
+
+def test_only_masks_without_arrays_can_be_asked_cell_by_cell():
+    array = np.ones((QUERIES, KEYS), dtype=bool)
+    assert (causal & ~(padding(LENGTHS) | documents(IDS))).by_position
+    for mask in (as_mask(array), causal & array, array | causal, ~(causal & array)):
+        assert not mask.by_position
+
+
+def test_parts_of_the_heads():
+    of_heads = np.random.default_rng(2).random((HEADS, 1, KEYS)) > 0.5
+    q, k = np.zeros((BATCH, HEADS, QUERIES, 4)), np.zeros((BATCH, HEADS, KEYS, 4))
+    where = cells(q, k).heads_only(slice(1, 3))
+    mask = Mask(lambda batch, head, query, key: key % HEADS == head)
+    for each in (as_mask(of_heads), mask):
+        expected = materialise(each, q, k)[:, 1:3]
+        assert np.array_equal(np.broadcast_to(each.on(where), expected.shape), expected)

@@ -1,0 +1,132 @@
+"""Positions, heads, scores and projections, on three engines against the reference."""
+
+import numpy as np
+import pytest
+
+from engines import ENGINES
+from headway.attention import heads, positions, projections, scores
+from headway.reference import positions as reference
+from headway.reference import scores as reference_scores
+
+R = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_sinusoidal(engine):
+    array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
+    found = positions.sinusoidal(array(np.arange(7.0)), 6)
+    assert np.allclose(numpy(found), reference.sinusoidal(7, 6), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rotary(engine):
+    array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
+    x, where = R.normal(size=(2, 3, 5, 8)), np.array([3, 4, 9, 1000, 0], dtype=np.int32)
+    found = numpy(positions.rotary(array(x), array(where), 500.0))
+    for b in range(2):
+        for h in range(3):
+            expected = reference.rotary(x[b, h], where, 500.0)
+            assert np.allclose(found[b, h], expected, rtol=0, atol=1e-11)
+
+
+def test_rotary_scores_depend_on_the_distance_alone():
+    q, k = R.normal(size=(1, 8)), R.normal(size=(1, 8))
+
+    def score(a, b):
+        turned = (positions.rotary(x, np.array([p])) for x, p in ((q, a), (k, b)))
+        one, other = turned
+        return (one @ other.T).item()
+
+    assert np.isclose(score(5, 2), score(105, 102), atol=1e-12)
+    assert not np.isclose(score(5, 2), score(2, 5), atol=1e-3)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_interleaved_pairs_turn_as_the_halves_do(engine):
+    array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
+    x, angles = R.normal(size=(2, 3, 5, 8)), R.normal(size=(5, 4))
+    cos, sin = array(np.cos(angles)), array(np.sin(angles))
+    apart = np.concatenate([x[..., ::2], x[..., 1::2]], axis=-1)
+    halves = numpy(positions.rotate(array(apart), cos, sin))
+    found = numpy(positions.rotate(array(x), cos, sin, interleaved=True))
+    assert np.array_equal(found[..., ::2], halves[..., :4])
+    assert np.array_equal(found[..., 1::2], halves[..., 4:])
+
+
+def test_an_angle_a_pair_or_nothing():
+    with pytest.raises(ValueError, match="8 features are not 1 pairs"):
+        positions.rotate(np.ones((2, 8)), np.ones((2, 1)), np.ones((2, 1)))
+
+
+def test_rotary_in_low_precision_can_tell_neighbours_apart():
+    import torch
+
+    x = torch.ones(2, 4, dtype=torch.bfloat16)
+    found = positions.rotary(x, torch.tensor([1000, 1001]))
+    assert found.dtype == torch.bfloat16
+    assert not torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 12])
+def test_alibi(engine, count):
+    array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
+    q, k = np.array([2, 3, 7], dtype=np.int32), np.arange(5, dtype=np.int32)
+    found = numpy(positions.alibi(count, array(q), array(k)))
+    assert np.allclose(found, reference.alibi(count, q, k), rtol=1e-6)
+
+
+def test_alibi_has_the_slopes_of_the_paper():
+    assert positions.alibi_slopes(8) == [2.0**-i for i in range(1, 9)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_relative(engine):
+    array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
+    table = R.normal(size=(3, 7))
+    q, k = np.array([0, 3, 9]), np.arange(6)
+    found = numpy(positions.relative(array(table), array(q), array(k)))
+    assert np.array_equal(found, reference.relative(table, q, k))
+
+
+def test_odd_widths_are_refused():
+    with pytest.raises(ValueError, match="width of 5 is odd"):
+        positions.rotary(np.ones((2, 5)), np.arange(2))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["dot", "scaled_dot", "additive"])
+def test_scores(engine, name):
+    array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
+    q, k = R.normal(size=(2, 3, 4)), R.normal(size=(2, 5, 4))
+    extra = [R.normal(size=s) for s in ((4, 6), (4, 6), (6,))] if name == "additive" else []
+    found = numpy(getattr(scores, name)(*map(array, (q, k, *extra))))
+    for row in range(2):
+        expected = getattr(reference_scores, name)(q[row], k[row], *extra)
+        assert np.allclose(found[row], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_heads(engine):
+    array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
+    x = np.arange(2 * 5 * 12).reshape(2, 5, 12)
+    found = heads.split(array(x), 3)
+    assert np.array_equal(numpy(found)[1, 2], x[1, :, 8:12])
+    assert np.array_equal(numpy(heads.merge(found)), x)
+    repeated = numpy(heads.repeat(found, 6))
+    assert all(np.array_equal(repeated[:, h], numpy(found)[:, h // 2]) for h in range(6))
+    with pytest.raises(ValueError, match="5 heads do not divide 12"):
+        heads.split(array(x), 5)
+    with pytest.raises(ValueError, match="do not divide 4"):
+        heads.repeat(found, 4)
+
+
+def test_projections():
+    x, W = R.normal(size=(2, 5, 3)), R.normal(size=(3, 12))
+    b = R.normal(size=12)
+    fused = projections.project_fused(x, W, b, d_q=6)
+    apart = projections.project(x, W[:, :6], W[:, 6:9], W[:, 9:], b[:6], b[6:9], b[9:])
+    for one, other in zip(fused, apart, strict=True):
+        assert np.allclose(one, other, atol=1e-14)
+    assert [part.shape[-1] for part in projections.project_fused(x, W)] == [4, 4, 4]
+    assert np.array_equal(projections.output(x, W), x @ W)
