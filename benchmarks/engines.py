@@ -20,11 +20,12 @@ import numpy as np
 from benchmarks.sides import Side, machine
 
 from headway.engines import Name, engine
-from headway.models.gpt import GPTConfig
+from headway.models.gpt import preset
 from headway.training.runs import RunConfig
 from headway.training.settings import TrainingConfig
 
-CONFIG = GPTConfig(vocabulary=65, context=256, width=384, layers=6, heads=6)
+SIZES = {"vocabulary": 65, "context": 256, "width": 384, "layers": 6}
+CONFIG = preset("gpt2", SIZES, attention={"heads": 6})
 TRAINING = TrainingConfig(
     steps=2000,
     batch=16,

@@ -27,7 +27,7 @@ from playwright.sync_api import Browser, sync_playwright
 from headway.checkpoints import files
 from headway.explore import export, server, trace_file
 from headway.explore.subjects import Ask, BesideLadder, RunSubject
-from headway.models.gpt import GPTConfig
+from headway.models.gpt import preset
 from headway.tokenizers import Tokenizer
 from headway.torch.weights import build, to_arrays
 from headway.training.runs import Run, RunConfig
@@ -38,7 +38,8 @@ LENGTHS, TIMES, PORT = (64, 1024), 3, 8791
 
 def made_run(folder: Path) -> Run:
     """A run of GPT-2's sizes that learnt nothing."""
-    model = GPTConfig(vocabulary=50257, context=1024, width=768, layers=12, heads=12)
+    sizes = {"vocabulary": 50257, "context": 1024, "width": 768, "layers": 12}
+    model = preset("gpt2", sizes, attention={"heads": 12})
     tokenizer = Tokenizer.utf8_bytes()
     config = RunConfig("none", "", "byte", tokenizer.fingerprint, None, model, TrainingConfig())
     run = Run.create(folder / "gpt2-sized", config, tokenizer)

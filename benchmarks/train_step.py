@@ -21,7 +21,7 @@ import torch
 from benchmarks.plain import BATCH, CONTEXT, HEADS, LAYERS, WIDTH, PlainTrainer
 from benchmarks.sides import Side, machine
 
-from headway.models.gpt import GPTConfig
+from headway.models.gpt import preset
 from headway.torch import GPT
 from headway.torch.tasks import NextToken
 from headway.torch.train import Trainer
@@ -68,7 +68,8 @@ def multiplication() -> Callable[[int], None]:
 
 
 def _model() -> GPT:
-    return GPT(GPTConfig(VOCABULARY, CONTEXT, WIDTH, LAYERS, HEADS))
+    sizes = {"vocabulary": VOCABULARY, "context": CONTEXT, "width": WIDTH, "layers": LAYERS}
+    return GPT(preset("gpt2", sizes, attention={"heads": HEADS}))
 
 
 def main() -> None:

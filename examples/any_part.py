@@ -3,7 +3,7 @@
 import numpy as np
 
 import headway
-from headway.attention.masks import causal, padding, window
+from headway import causal, padding, window
 from headway.attention.normalizers import sparsemax
 
 r = np.random.default_rng(0)

@@ -188,7 +188,7 @@ REFUSALS = {
     "numbers to add to the scores are a bias": "refuses: these are a `bias`",
     "mat1 and mat2 shapes cannot be multiplied": "refuses",
     "No available kernel": "refuses",
-    "has no seeded dropout": "refuses",
+    "the option dropout": "refuses",
 }
 
 

@@ -4,7 +4,37 @@ import zlib
 
 import numpy as np
 
-from headway.models.gpt import GPT2, MODERN, GPTConfig, shapes
+from headway.attention import dispatch
+from headway.attention.masks import both
+from headway.attention.options import spec_from
+from headway.attention.spec import used
+from headway.models.gpt import GPTConfig, config_from, shapes
+
+# Short names of settings, for tests: where they are in a config.
+_PLACES = {
+    **{
+        n: ("attention", n) for n in ("kv_heads", "d_k", "qk_norm", "causal", "scale", "normalizer")
+    },
+    "positions": ("positions", "kind"),
+    "norm": ("norm", "kind"),
+    "eps": ("norm", "eps"),
+    "mlp": ("mlp", "kind"),
+    "d_mlp": ("mlp", "width"),
+}
+
+
+def gpt_config(vocabulary, context, width, layers, heads, **choices):
+    """A GPTConfig with its settings by short names."""
+    settings = {"vocabulary": vocabulary, "context": context, "width": width, "layers": layers}
+    settings["attention"] = {"heads": heads}
+    for name, value in choices.items():
+        table, key = _PLACES.get(name, (None, name))
+        (settings if table is None else settings.setdefault(table, {}))[key] = value
+    return config_from(GPTConfig, settings, "model")
+
+
+GPT2 = {}
+MODERN = {"positions": "rotary", "norm": "rms", "mlp": "relu2", "qk_norm": True}
 
 PRESETS = {
     "gpt2": GPT2,
@@ -23,7 +53,7 @@ TOKENS = np.random.default_rng(0).integers(0, 11, (2, 9))
 
 def config(**changes):
     sizes = {"vocabulary": 11, "context": 10, "width": 24, "layers": 2, "heads": 4}
-    return GPTConfig(**{**sizes, **changes})
+    return gpt_config(**{**sizes, **changes})
 
 
 def lively(config, attention=None):
@@ -34,3 +64,15 @@ def lively(config, attention=None):
         + (len(shape) == 1 and name.endswith("weight"))
         for name, shape in shapes(config, attention).items()
     }
+
+
+def attending(kernel=None, **options):
+    """A function for `attend=` of a model's attention: with other options and a named kernel."""
+    extra = spec_from(options)
+    changes = {name: getattr(extra, name) for name in used(extra) if name != "mask"}
+
+    def attend(queries, keys, values, spec):
+        mask = spec.mask if extra.mask is None else both(spec.mask, extra.mask)
+        return dispatch.run(queries, keys, values, spec._replace(mask=mask, **changes), kernel)
+
+    return attend

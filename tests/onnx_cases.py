@@ -14,9 +14,9 @@ from onnx.backend.test.case import node as nodes
 
 import headway
 from headway.attention import heads, norms, positions
-from headway.attention.masks import Mask, both, causal, padding, window
+from headway.attention.masks import Mask, causal, padding, window
 from headway.attention.normalizers import softmax
-from headway.attention.scores import default_scale
+from headway.attention.scores import scale_of
 
 with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of its own arithmetic
     # The import makes the cases. `nodes.collect_testcases` reads the same list, but makes those
@@ -111,15 +111,15 @@ def attention(
         attn_mask = xp.concat([attn_mask, rest], axis=-1)
         mask, bias = (attn_mask, None) if is_mask else (None, attn_mask)
     if nonpad_kv_seqlen is not None:
-        mask = both(mask, padding(nonpad_kv_seqlen))
+        mask = together(mask, padding(nonpad_kv_seqlen))
     if left_window_size >= 0 or right_window_size >= 0:
-        mask = both(mask, sides(left_window_size, right_window_size))
+        mask = together(mask, sides(left_window_size, right_window_size))
 
     queries, keys = Q, K
     if Q.dtype == xp.float16:
         # ONNX gives queries and keys a root of the scale each, before they meet. Only in float16
         # does one see it: there the tolerance is one unit in the last place.
-        root = xp.asarray((scale or default_scale(Q)) ** 0.5, dtype=Q.dtype)
+        root = xp.asarray(scale_of(scale, Q) ** 0.5, dtype=Q.dtype)
         queries, keys, scale = Q * root, K * root, 1.0
     Y = attend(
         queries,
@@ -134,6 +134,11 @@ def attention(
         offset=offset,
     )
     return [heads.merge(Y) if merged else Y, K, V]
+
+
+def together(mask: Any, other: Mask) -> Mask:
+    """Both masks, of which the first may be an array or None."""
+    return other if mask is None else other & mask
 
 
 def qk_step(case: Case) -> str:

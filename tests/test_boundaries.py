@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from headway.ladder.rungs import LADDER
+
 SRC = Path(__file__).parents[1] / "src" / "headway"
 FILES = {file.relative_to(SRC).as_posix(): file.read_text() for file in SRC.rglob("*.py")}
 TREES = {name: ast.parse(text) for name, text in FILES.items()}
@@ -17,16 +19,19 @@ TREES = {name: ast.parse(text) for name, text in FILES.items()}
 BELOW = {
     "tracing": set(),
     "cache": set(),
+    "nearest": set(),
     "attention": {"cache", "tracing"},
     "ladder": {"attention", "tracing"},
-    "models": {"attention", "ladder", "tracing"},
+    "models": {"attention", "ladder", "nearest", "tracing"},
+    "hf": {"attention"},
     "tokenizers": set(),
     "data": {"cache", "tokenizers"},
     "checkpoints": set(),
     "reference": set(),
     "pages": set(),
 }
-BELOW["training"] = {"attention", "checkpoints", "data", "ladder", "models", "tokenizers"}
+BELOW["training"] = {"attention", "checkpoints", "data", "ladder", "models", "nearest"}
+BELOW["training"] |= {"tokenizers"}
 BELOW["torch"] = BELOW["jax"] = set(BELOW) - {"reference"}
 BELOW["engines"] = set(BELOW) - {"reference"}
 BELOW["explore"] = set(BELOW) - {"reference"}
@@ -35,16 +40,7 @@ BELOW["bench"] = set(BELOW) - {"reference", "explore"}
 BELOW["lab"] = set(BELOW) - {"reference", "explore", "check"}
 BELOW["cli"] = set(BELOW) - {"reference"}
 ENGINE_FREE = ("tracing", "cache", "attention", "ladder", "models", "tokenizers", "data")
-    "tracing",
-    "cache",
-    "attention",
-    "ladder",
-    "models",
-    "tokenizers",
-    "data",
-    "training",
-)
-ENGINE_FREE += ("training", "checkpoints", "reference")
+ENGINE_FREE += ("training", "checkpoints", "reference", "hf", "nearest")
 
 
 def room(name):
@@ -119,19 +115,35 @@ def test_no_public_function_has_the_name_of_a_module_beside_it():
     assert not set(exported) & {room(name) for name in FILES}
 
 
+# Functions that name several options of attention, and why. The commands of `cli` name flags, and
+# the reference is written without the rest.
+NAMES_OPTIONS = {
+    ("attention/kernels/triton_flash.py", "_call"): "the operators of PyTorch take no Spec",
+    ("check/adapters.py", "call"): "it calls the attention of another library",
+}
+
+
+def test_only_spec_names_the_options_of_attention():
+    from headway.attention.options import Options
+    from headway.attention.spec import Spec
+
+    options, found = {*Spec._fields, *Options.__annotations__}, set()
+    for name, tree in TREES.items():
+        if room(name) in ("cli", "reference"):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.Lambda):
+                arguments = node.args
+                named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+                if len({each.arg for each in named} & options) > 1:
+                    found.add((name, getattr(node, "name", "lambda")))
+    assert {*Options.__annotations__} - {*Spec._fields} == {"causal", "window"}
+    assert found == {*NAMES_OPTIONS}
+
+
 def test_a_rung_fits_on_a_page_or_two():
-    for name in [
-        "fixed",
-        "simplified",
-        "trainable",
-        "causal",
-        "dropout",
-        "stacked",
-        "multihead",
-        "fused",
-        "tiled",
-    ]:
-        assert len(FILES[f"ladder/{name}.py"].splitlines()) <= 125, name
+    for name in LADDER:
+        assert len(FILES[f"ladder/{name}.py"].splitlines()) <= 120, name
 
 
 def loaded(code):

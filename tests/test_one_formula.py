@@ -1,4 +1,4 @@
-"""One formula: a fault planted in parts.attention must show wherever attention is computed.
+"""One formula: a fault planted in attention.formula must show wherever attention is computed.
 
 What does not change is a copy, and is to be deleted.
 """
@@ -14,21 +14,23 @@ import pytest
 import torch
 
 import headway
+from gpts import MODERN, gpt_config
+from headway.attention import dispatch
 from headway.attention import formula as mechanism
+from headway.attention.spec import Spec
 from headway.explore import trace_file
 from headway.jax import gpt
 from headway.jax.layers import with_attend
 from headway.ladder.rung import run_example
 from headway.ladder.rungs import LADDER
-from headway.models.gpt import MODERN, GPTConfig
 from headway.models.seq2seq import Seq2SeqConfig
 from headway.torch import GPT, MultiHeadAttention
 from headway.torch.gpt import multi_head
 from headway.torch.seq2seq import Seq2Seq
 from headway.torch.translate import alignment
 
-LINE = 'tap("scaled", scores * scale)'
-FAULT = 'tap("scaled", scores * (2 * scale))'
+LINE = 'tap("scaled", scores * scale_of(spec.scale, queries))'
+FAULT = 'tap("scaled", scores * (2 * scale_of(spec.scale, queries)))'
 
 
 @pytest.fixture
@@ -36,19 +38,18 @@ def plant(monkeypatch):
     """Double the scale, in the code of the function itself, so that every importer runs it."""
 
     def do():
-        original = inspect.unwrap(mechanism.masked_scores)
+        original = inspect.unwrap(mechanism.attention)
         source = textwrap.dedent(inspect.getsource(original))
         assert source.count(LINE) == 1
         names = {}
         code = "from __future__ import annotations\n" + source.replace(LINE, FAULT)
         exec(compile(code, original.__code__.co_filename, "exec"), original.__globals__ | {}, names)
-        monkeypatch.setattr(original, "__code__", names["masked_scores"].__code__)
+        monkeypatch.setattr(original, "__code__", names["attention"].__code__)
 
     return do
 
 
-def plain(*arrays, **options):
-    return headway.attend(*arrays, kernel="plain", **options)
+plain = partial(dispatch.run, kernel="plain")
 
 
 def everything():
@@ -62,31 +63,31 @@ def everything():
     with torch.no_grad():
         found["MultiHeadAttention"] = module(torch.randn(2, 5, 12)).numpy()
         for preset in ({}, MODERN):
-            config = GPTConfig(vocabulary=11, context=8, width=12, layers=2, heads=3, **preset)
+            config = gpt_config(vocabulary=11, context=8, width=12, layers=2, heads=3, **preset)
             model = GPT(config, lambda config: multi_head(config, plain)).eval()
             for parameter in model.parameters():
                 parameter.normal_()
             tokens = torch.arange(8)[None]
-            found[f"GPT {config.norm}, plain"] = model(tokens).numpy()
+            found[f"GPT {config.norm.kind}, plain"] = model(tokens).numpy()
             with headway.trace() as steps:
                 usual = GPT(config).eval()
                 usual.load_state_dict(model.state_dict())
                 traced = usual(tokens)
-            found[f"GPT {config.norm}, traced"] = traced.numpy()
-            found[f"GPT {config.norm}, trace"] = steps["blocks.1.attention.weights"].numpy()
+            found[f"GPT {config.norm.kind}, traced"] = traced.numpy()
+            found[f"GPT {config.norm.kind}, trace"] = steps["blocks.1.attention.weights"].numpy()
             run = partial(lambda model, part: model(torch.arange(8)[None, part]), model)
             tensors, _ = trace_file.record(run, 8)
             params = {n: jnp.asarray(p.numpy()) for n, p in model.named_parameters()}
             of = (config, with_attend(plain))
             ask = jax.jit(lambda params, of=of: gpt.forward(params, np.arange(8)[None], *of))
-            found[f"GPT {config.norm} on JAX, jitted"] = np.asarray(ask(params))
+            found[f"GPT {config.norm.kind} on JAX, jitted"] = np.asarray(ask(params))
             with headway.trace() as steps:
                 traced = gpt.forward(params, np.arange(8)[None], config)
-            found[f"GPT {config.norm} on JAX, traced"] = np.asarray(traced)
-            found[f"GPT {config.norm} on JAX, trace"] = np.asarray(
+            found[f"GPT {config.norm.kind} on JAX, traced"] = np.asarray(traced)
+            found[f"GPT {config.norm.kind} on JAX, trace"] = np.asarray(
                 steps["blocks.1.attention.weights"]
             )
-            found[f"GPT {config.norm}, trace file"] = tensors["blocks.1.attention.weights"]
+            found[f"GPT {config.norm.kind}, trace file"] = tensors["blocks.1.attention.weights"]
     for kind in ("bahdanau", "luong", "transformer"):
         config = Seq2SeqConfig(kind, vocabulary=11, context=8, width=12)
         model, source = Seq2Seq(config, seed=1).eval(), np.array([5, 6, 7, 2])
@@ -98,8 +99,8 @@ def everything():
         found[f"translator {kind}, its alignment"] = alignment(model, source, [5, 6])
         assert steps
     queries = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
-    found["JAX, jitted"] = np.asarray(jax.jit(lambda q: plain(q, q, q))(queries))
-    found["weights"] = headway.weights(queries, queries)
+    found["JAX, jitted"] = np.asarray(jax.jit(lambda q: plain(q, q, q, Spec()))(queries))
+    found["weights"] = headway.attention_weights(queries, queries)
     with headway.trace(only="weights", rows=slice(0, 2)) as steps:
         headway.attend(*(torch.from_numpy(queries),) * 3)
     found["rows of a fast kernel"] = steps["weights"].numpy()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from headway.ladder.rungs import markdown
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -28,6 +30,10 @@ def test_the_tree_names_every_room():
     rooms = {path.name for path in (ROOT / "src" / "headway").iterdir()}
     for name in rooms - {"__pycache__", "__init__.py", "py.typed"}:
         assert re.search(rf"^  {re.escape(name)}/? ", README, re.MULTILINE), name
+
+
+def test_the_ladder_is_the_table_of_the_rungs():
+    assert markdown() in README
 
 
 def test_the_commands_are_there():

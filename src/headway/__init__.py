@@ -8,21 +8,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headway.attention.dispatch import attend, explain, weights
-    from headway.attention.masks import Mask
-    from headway.attention.spec import Unsupported
+    from headway.attention.dispatch import attend, attention_weights, explain
+    from headway.attention.masks import Mask, causal, documents, padding, window
+    from headway.attention.spec import Spec, Unsupported
+    from headway.check.doctor import diagnose
     from headway.explore.notebook import show
-    from headway.tracing import edit, tap, trace
-
-__all__ = ["Mask", "Unsupported", "attend", "edit", "explain", "show", "tap", "trace", "weights"]
+    from headway.ladder.rungs import LADDER
+    from headway.models.gpt import preset
+    from headway.tracing import edit, scope, tap, trace
 
 _HOMES = {
+    "headway.attention.dispatch": ("attend", "attention_weights", "explain"),
+    "headway.attention.masks": ("Mask", "causal", "documents", "padding", "window"),
+    "headway.attention.spec": ("Spec", "Unsupported"),
+    "headway.check.doctor": ("diagnose",),
     "headway.explore.notebook": ("show",),
-    "headway.attention.dispatch": ("attend", "explain", "weights"),
-    "headway.attention.spec": ("Unsupported",),
-    "headway.attention.masks": ("Mask",),
-    "headway.tracing": ("edit", "tap", "trace"),
+    "headway.ladder.rungs": ("LADDER",),
+    "headway.models.gpt": ("preset",),
+    "headway.tracing": ("edit", "scope", "tap", "trace"),
 }
+
+__all__ = [
+    "LADDER",
+    "Mask",
+    "Spec",
+    "Unsupported",
+    "attend",
+    "attention_weights",
+    "causal",
+    "diagnose",
+    "documents",
+    "edit",
+    "explain",
+    "padding",
+    "preset",
+    "scope",
+    "show",
+    "tap",
+    "trace",
+    "window",
+]
 
 
 def __getattr__(name: str) -> Any:

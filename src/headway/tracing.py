@@ -62,8 +62,8 @@ def tap(name: str, value: Any) -> Any:
     return _tapped(name, value) if _open else value
 
 
-def note(name: str, facts: Mapping[str, Any]) -> None:
-    """Tell every open trace facts about the steps here, such as their scale: `Trace.notes`."""
+def note(name: str, facts: Any) -> None:
+    """Pass facts about the steps here to every open trace, such as their Spec: `Trace.notes`."""
     if _open:
         context = _context.get()
         for listener in () if context.silent else context.listeners:
@@ -97,7 +97,7 @@ def wanted(names: Iterable[str]) -> slice | None:
 
 
 def rows_taken() -> AbstractContextManager[None]:
-    """Within, the values tapped are already those of the rows that the traces want."""
+    """Within, only the steps INSIDE are tapped, and they have only the rows that traces want."""
     return _Entered(rows_taken=True)
 
 
@@ -160,7 +160,7 @@ class _Entered(AbstractContextManager[None]):
 def _tapped(name: str, value: Any) -> Any:
     context = _context.get()
     full = context.prefix + name
-    if context.silent:
+    if context.silent or (context.rows_taken and name not in INSIDE):
         return value
     heard = [listener for listener in context.listeners if listener.fits(full)]
     if heard:
@@ -216,7 +216,7 @@ class _Listener(ABC):
     def record(self, name: str, value: Any) -> None: ...
 
     @abstractmethod
-    def noted(self, name: str, facts: Mapping[str, Any]) -> None: ...
+    def noted(self, name: str, facts: Any) -> None: ...
 
     def _enter(self) -> None:
         global _open
@@ -252,13 +252,13 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 class Trace(_Listener, Mapping[str, Any]):
     """The steps that were recorded, by name, in the order in which they ran.
 
-    notes: facts that were told about them, `notes["blocks.0.attention.options"]`; the last ones
-    where a name was met again.
+    notes: facts about them, such as `notes["blocks.0.attention.spec"]`; the last ones where a name
+    was met again.
     """
 
     def __init__(self, patterns: Iterable[str], rows: slice) -> None:
         super().__init__(patterns, rows)
-        self.notes: dict[str, Mapping[str, Any]] = {}
+        self.notes: dict[str, Any] = {}
         self._values: dict[str, list[Any]] = {}
 
     def __enter__(self) -> Self:
@@ -271,7 +271,7 @@ class Trace(_Listener, Mapping[str, Any]):
     def record(self, name: str, value: Any) -> None:
         self._values.setdefault(name, []).append(value)
 
-    def noted(self, name: str, facts: Mapping[str, Any]) -> None:
+    def noted(self, name: str, facts: Any) -> None:
         self.notes[name] = facts
 
     def __getitem__(self, name: str) -> Any:
@@ -312,7 +312,7 @@ class _Edit(_Listener, AbstractContextManager[None]):
     def record(self, name: str, value: Any) -> None:
         pass
 
-    def noted(self, name: str, facts: Mapping[str, Any]) -> None:
+    def noted(self, name: str, facts: Any) -> None:
         pass
 
 

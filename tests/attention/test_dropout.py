@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines import ENGINES
-from headway.attention.dropout import drop, dropout, fold, keep
+from headway.attention.dropout import drop, keep
+from headway.attention.spec import Spec, fold
 from headway.reference import dropout as reference
 
 
@@ -33,7 +34,7 @@ def test_drops_the_cells_of_the_reference(engine, seed, step, rate):
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9])
 def test_share_and_rescale(rate):
-    found = dropout(np.ones((300, 400)), rate, seed=7)
+    found = drop(np.ones((300, 400)), Spec(dropout=rate, seed=7))
     assert set(np.unique(found)) <= {0.0, 1 / (1 - rate)}
     # Six standard deviations of a binomial of 120,000.
     assert abs((found == 0).mean() - rate) <= 6 * np.sqrt(rate * (1 - rate) / 120_000)
@@ -41,7 +42,8 @@ def test_share_and_rescale(rate):
 
 def test_neighbours_rows_columns_and_seeds_are_independent():
     masks = {
-        seed: dropout(np.ones((500, 500)), 0.5, seed=seed) > 0 for seed in (0, 1, (0, 1), (1, 0))
+        seed: drop(np.ones((500, 500)), Spec(dropout=0.5, seed=seed)) > 0
+        for seed in (0, 1, (0, 1), (1, 0))
     }
     pairs = [(masks[0][1:], masks[0][:-1]), (masks[0][:, 1:], masks[0][:, :-1])]
     pairs += [(masks[0], masks[1]), (masks[(0, 1)], masks[(1, 0)]), (masks[0], masks[0].T)]
@@ -51,24 +53,32 @@ def test_neighbours_rows_columns_and_seeds_are_independent():
 
 def test_an_array_as_seed_is_the_same_as_its_number_and_needs_no_new_compilation():
     x = np.ones((4, 5))
-    expected = dropout(x, 0.5, seed=(3, 8))
-    assert np.array_equal(
-        dropout(torch.ones(4, 5), 0.5, seed=(3, torch.tensor(8))).numpy(), expected
-    )
-    compiled = jax.jit(lambda step: dropout(jax.numpy.ones((4, 5)), 0.5, seed=(3, step)))
+    expected = drop(x, Spec(dropout=0.5, seed=(3, 8)))
+    by_tensor = Spec(dropout=0.5, seed=(3, torch.tensor(8)))
+    assert np.array_equal(drop(torch.ones(4, 5), by_tensor).numpy(), expected)
+    compiled = jax.jit(lambda step: drop(jax.numpy.ones((4, 5)), Spec(dropout=0.5, seed=(3, step))))
     assert np.array_equal(compiled(8), expected)
     assert not np.array_equal(compiled(9), expected)
     assert compiled._cache_size() == 1
 
 
 def test_fold_extends_a_seed():
-    assert fold(None, 1) is None
-    assert fold(3, 1) == (3, 1) == fold((3,), 1)
+    assert fold(Spec(), 1) == Spec()
+    assert fold(Spec(seed=3), 1) == Spec(seed=(3, 1)) == fold(Spec(seed=(3,)), 1)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_slice_of_a_batch_drops_the_cells_of_the_whole(engine):
+    x = ENGINES[engine].array(np.ones((5, 3, 4)))
+    complete = drop(x, Spec(dropout=0.4, seed=2))
+    part = drop(x[2:], Spec(dropout=0.4, seed=2, batch_offset=2))
+    assert np.array_equal(ENGINES[engine].numpy(part), ENGINES[engine].numpy(complete)[2:])
+    assert not np.array_equal(ENGINES[engine].numpy(part), ENGINES[engine].numpy(complete)[:3])
 
 
 def test_refusals():
     for rate in (1.0, -0.1, float("nan")):
-        with pytest.raises(ValueError, match="share from 0"):
-            dropout(np.ones((2, 2)), rate, seed=1)
+        with pytest.raises(ValueError, match="at least 0 and below 1"):
+            drop(np.ones((2, 2)), Spec(dropout=rate, seed=1))
     with pytest.raises(ValueError, match="needs a seed"):
-        drop(np.ones((2, 2)), 0.5, None)
+        drop(np.ones((2, 2)), Spec(dropout=0.5))

@@ -10,6 +10,8 @@ from engines import ENGINES
 from headway.attention import masks, normalizers
 from headway.attention.formula import attention
 from headway.attention.kernels.cases import CASES
+from headway.attention.shapes import aligned
+from headway.attention.spec import Spec
 from headway.reference import attention as reference
 from headway.reference import masks as reference_masks
 from headway.reference import normalizers as reference_normalizers
@@ -60,7 +62,7 @@ def test_every_case_equals_the_reference(engine, case, seed):
     options = dict(case.options)
     found = headway.attend(q, k, v, kernel="plain", **options)
     assert np.allclose(ENGINES[engine].numpy(found), context, rtol=0, atol=1e-12)
-    found = headway.weights(q, k, **options)
+    found = headway.attention_weights(q, k, **options)
     assert np.allclose(ENGINES[engine].numpy(found), weights, rtol=0, atol=1e-12)
 
 
@@ -88,17 +90,11 @@ def test_bias_softcap_dropout_and_normalizers(engine, name, softcap, rate):
     bias = abs(r.normal(size=(6, 1, 7)))
     bias[r.random(bias.shape) < 0.3] = -np.inf
     ours, theirs = NORMALIZERS[name]
-    options = {"softcap": softcap, "dropout": rate}
-    _, context = expected(case, q, k, v, bias=bias, normalizer=theirs, seed=(3, 2**31), **options)
+    options = {"softcap": softcap, "dropout": rate, "seed": (3, 2**31)}
+    _, context = expected(case, q, k, v, bias=bias, normalizer=theirs, **options)
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
-    found = attention(
-        *map(array, (q, k, v)),
-        mask=masks.causal,
-        bias=array(bias),
-        normalizer=ours,
-        seed=(3, 2**31),
-        **options,
-    )
+    spec = Spec(masks.causal, array(bias), normalizer=ours, **options)
+    found = attention(*map(array, (q, k, v)), spec)
     assert np.allclose(numpy(found), context, rtol=0, atol=1e-12)
 
 
@@ -114,8 +110,9 @@ def test_a_dead_row_is_zero_with_gradient_zero(engine, name, by):
     array = ENGINES[engine].array
 
     def run(q, k, v):
-        like = array if engine == "numpy" else (lambda a: array(a))
-        return attention(q, k, v, normalizer=NORMALIZERS[name][0], **{by: like(forbid)})
+        return headway.attend(
+            q, k, v, normalizer=NORMALIZERS[name][0], kernel="plain", **{by: array(forbid)}
+        )
 
     found = ENGINES[engine].numpy(run(*map(array, given_arrays)))
     assert (found[..., 2, :] == 0).all()
@@ -130,7 +127,7 @@ def test_a_dead_row_is_zero_with_gradient_zero(engine, name, by):
 def test_a_nan_is_not_masked_away():
     q, k, v = arrays(CASES["causal"])
     q[:, :, 3] = np.nan
-    found = attention(q, k, v, mask=masks.causal)
+    found = attention(q, k, v, Spec(masks.causal))
     assert np.isnan(found[:, :, 3]).all()
     assert np.isfinite(found[:, :, :3]).all()
 
@@ -151,9 +148,9 @@ def test_no_token_sees_the_future_or_misses_the_past(engine):
 
 def test_offset_for_each_row_of_the_batch():
     q, k, v = arrays(CASES["cached"])
-    found = attention(q, k, v, mask=masks.causal, offset=np.array([0, 3]))
+    found = attention(q, k, v, Spec(masks.causal, offset=np.array([0, 3])))
     for row, offset in enumerate((0, 3)):
-        alone = attention(q[[row]], k[[row]], v[[row]], mask=masks.causal, offset=offset)
+        alone = attention(q[[row]], k[[row]], v[[row]], Spec(masks.causal, offset=offset))
         assert np.array_equal(found[[row]], alone)
 
 
@@ -161,15 +158,15 @@ def test_offset_for_each_row_of_the_batch():
     ("broken", "said"),
     [
         ({"queries": (2, 3, 5, 9)}, "d_k"),
-        ({"values": (2, 3, 6, 4)}, "keys and values"),
+        ({"values": (2, 3, 6, 4)}, "same number of tokens"),
+        ({"values": (2, 2, 5, 4)}, "same number of heads"),
         ({"keys": (2, 2, 5, 4), "values": (2, 2, 5, 4)}, "divide"),
-        ({"keys": (1, 3, 5, 4), "values": (1, 3, 5, 4)}, "batch"),
-        ({"queries": (5, 4), "keys": (5, 4), "values": (5, 4)}, "attend takes"),
+        ({"keys": (3, 3, 5, 4), "values": (3, 3, 5, 4)}, "batch axes"),
+        ({"queries": (4,)}, "attend expects"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(broken, said):
     shapes = {"queries": (2, 3, 5, 4), "keys": (2, 3, 5, 4), "values": (2, 3, 5, 4)} | broken
-    from headway.attention.spec import Call
-
-    with pytest.raises(ValueError, match=said):
-        Call.of(*(np.zeros(shape) for shape in shapes.values()))
+    with pytest.raises(ValueError, match=said) as error:
+        aligned(*(np.zeros(shape) for shape in shapes.values()))
+    assert all(str(shape) in str(error.value) for shape in shapes.values())

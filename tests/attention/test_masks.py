@@ -9,17 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines import ENGINES
+from headway.attention.grid import grid_of
 from headway.attention.masks import (
     Mask,
     as_mask,
     both,
     causal,
-    cells,
     documents,
-    materialise,
+    materialize,
     padding,
     window,
 )
+from headway.attention.spec import DEFAULT, Spec
 from headway.reference import masks as reference
 
 BATCH, HEADS, QUERIES, KEYS = 2, 3, 5, 7
@@ -29,7 +30,7 @@ IDS = np.array([[0, 0, 1, 1, 1, 2, 2], [0, 1, 1, 1, 1, 1, 1]])
 
 def whole(mask, array=np.asarray, offset=None, queries=QUERIES):
     q, k = array(np.zeros((BATCH, HEADS, queries, 4))), array(np.zeros((BATCH, 1, KEYS, 4)))
-    return materialise(mask, q, k, offset)
+    return materialize(q, k, Spec(as_mask(mask), offset=offset))
 
 
 PAIRS = {
@@ -78,7 +79,7 @@ def test_a_predicate_sees_batch_and_head():
 
 def test_several_batch_axes_are_counted_through():
     q = np.zeros((2, 2, 3, 4, 5))
-    found = materialise(padding(np.array([1, 2, 3, 4])), q, q)
+    found = materialize(q, q, Spec(padding(np.array([1, 2, 3, 4]))))
     assert found[:, :, 0, 0].sum(-1).tolist() == [[1, 2], [3, 4]]
 
 
@@ -121,8 +122,8 @@ def test_kernels_can_read_the_structure():
 def test_parts_of_the_matrix():
     mask = causal & (np.random.default_rng(2).random((5, 7)) > 0.3)
     q, k = np.zeros((BATCH, HEADS, QUERIES, 4)), np.zeros((BATCH, HEADS, KEYS, 4))
-    where = cells(q, k).rows_only(slice(1, 4)).columns_only(slice(2, 6))
-    assert np.array_equal(mask.on(where), materialise(mask, q, k)[0, 0, 1:4, 2:6])
+    where = grid_of(q, k, DEFAULT).select(rows=slice(1, 4), columns=slice(2, 6))
+    assert np.array_equal(mask.on(where), materialize(q, k, Spec(mask))[0, 0, 1:4, 2:6])
 
 
 def test_masks_work_under_jit():
@@ -130,18 +131,18 @@ def test_masks_work_under_jit():
 
     @jax.jit
     def run(q, lengths):
-        return materialise(causal & padding(lengths), q, q)
+        return materialize(q, q, Spec(causal & padding(lengths)))
 
     q = jnp.zeros((2, 3, 5, 4))
     assert np.array_equal(
-        run(q, lengths), materialise(causal & padding(LENGTHS), np.asarray(q), np.asarray(q))
+        run(q, lengths), materialize(np.asarray(q), np.asarray(q), Spec(causal & padding(LENGTHS)))
     )
 
 
 @given(width=st.integers(1, 9))
 def test_a_window_shows_its_width(width):
     q = np.zeros((1, 9, 2))
-    assert materialise(window(width), q, q).sum(-1).tolist() == [
+    assert materialize(q, q, Spec(window(width))).sum(-1).tolist() == [
         [min(i + 1, width) for i in range(9)]
     ]
 
@@ -153,7 +154,7 @@ def test_a_window_of_nothing_is_refused():
 
 def test_torch_masks_follow_the_device_of_the_queries():
     q = torch.zeros(1, 2, 3, 4, device="meta")
-    assert materialise(causal, q, q).device.type == "meta"
+    assert materialize(q, q, Spec(causal)).device.type == "meta"
 
 
 @pytest.mark.parametrize(
@@ -187,8 +188,8 @@ def test_only_masks_without_arrays_can_be_asked_cell_by_cell():
 def test_parts_of_the_heads():
     of_heads = np.random.default_rng(2).random((HEADS, 1, KEYS)) > 0.5
     q, k = np.zeros((BATCH, HEADS, QUERIES, 4)), np.zeros((BATCH, HEADS, KEYS, 4))
-    where = cells(q, k).heads_only(slice(1, 3))
+    where = grid_of(q, k, DEFAULT).select(heads=slice(1, 3))
     mask = Mask(lambda batch, head, query, key: key % HEADS == head)
     for each in (as_mask(of_heads), mask):
-        expected = materialise(each, q, k)[:, 1:3]
+        expected = materialize(q, k, Spec(as_mask(each)))[:, 1:3]
         assert np.array_equal(np.broadcast_to(each.on(where), expected.shape), expected)

@@ -14,7 +14,7 @@ R = np.random.default_rng(0)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_sinusoidal(engine):
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
-    found = positions.sinusoidal(array(np.arange(7.0)), 6)
+    found = positions.sinusoidal(array(np.arange(7)), 6, like=array(np.zeros(1)))
     assert np.allclose(numpy(found), reference.sinusoidal(7, 6), rtol=0, atol=1e-12)
 
 
@@ -113,12 +113,12 @@ def test_heads(engine):
     found = heads.split(array(x), 3)
     assert np.array_equal(numpy(found)[1, 2], x[1, :, 8:12])
     assert np.array_equal(numpy(heads.merge(found)), x)
-    repeated = numpy(heads.repeat(found, 6))
+    repeated = numpy(heads.repeat(found, like=array(np.zeros((2, 6, 1, 1)))))
     assert all(np.array_equal(repeated[:, h], numpy(found)[:, h // 2]) for h in range(6))
     with pytest.raises(ValueError, match="5 heads do not divide 12"):
         heads.split(array(x), 5)
     with pytest.raises(ValueError, match="do not divide 4"):
-        heads.repeat(found, 4)
+        heads.repeat(found, like=array(np.zeros((2, 4, 1, 1))))
 
 
 def test_projections():

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from headway.attention.masks import materialise
+from headway.attention.masks import materialize
+from headway.attention.spec import Spec
 from headway.bench import measure, ran
 from headway.bench.measure import Side, in_turns, peak_memory, ratios
 from headway.bench.settings import Setting
@@ -156,7 +157,7 @@ SMALL = Setting(batch=2, tokens=7, heads=3, kv_heads=1, head_dim=5)
 )
 def test_the_cells_that_count_are_those_that_the_mask_allows(setting):
     one = torch.zeros(1, 7, 5)
-    counted = 49 if setting.mask is None else int(materialise(setting.mask, one, one).sum())
+    counted = 49 if setting.mask is None else int(materialize(one, one, Spec(setting.mask)).sum())
     assert setting.cells == counted
 
 

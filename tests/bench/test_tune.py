@@ -41,7 +41,7 @@ def test_each_side_runs_its_kernel(asked, backward):
     assert {"plain", "tiled", "attend"} <= set(sides)
     assert "flex" not in sides
     assert ("sdpa" in sides) == (asked not in ("softcap", "dropout"))
-    kind, size = tuning.of(call)
+    kind, size = tuning.kind_and_size(*call)
     assert (kind.backward, size) == (backward, SMALL)
     names = {"whole": "none", "window": "band", "array": "other"}
     assert kind.mask == names.get(asked, "causal")
@@ -65,7 +65,8 @@ def test_the_command_makes_the_table_and_attend_chooses_by_it(tmp_path, capsys):
     chosen = headway.explain(x, x, x, causal=True)
     assert "as measured" in chosen.why
     order = tuning.measured(
-        tuning.table(), *tuning.of(tune.prepared(tune.Question("causal", False, SMALL), "cpu")[0])
+        tuning.table(),
+        *tuning.kind_and_size(*tune.prepared(tune.Question("causal", False, SMALL), "cpu")[0]),
     )
     assert chosen.chosen == order[0]
 

@@ -12,10 +12,11 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
 
 import headway
+from gpts import gpt_config
+from headway.attention.spec import Spec
 from headway.check import CHECKS, diagnose
 from headway.check.own import subjects
 from headway.jax import gpt
-from headway.models.gpt import GPTConfig
 from headway.torch import GPT, MultiHeadAttention
 from right import SELF, SelfAttention, attend
 
@@ -297,7 +298,7 @@ def test_headways_own_are_right_on_jax(own):
 def test_a_leak_is_found_in_a_gpt_on_jax():
     sizes = {"vocabulary": 30, "context": 33, "width": 16, "layers": 1, "heads": 4}
     for causal in (True, False):
-        config = GPTConfig(**sizes, causal=causal)
+        config = gpt_config(**sizes, causal=causal)
         report = diagnose(gpt.Model(gpt.init(config, 0), config), only=["future", "documents"])
         failed = [finding.check for finding in report.failed]
         assert failed == ([] if causal else ["future"])
@@ -305,13 +306,13 @@ def test_a_leak_is_found_in_a_gpt_on_jax():
 
 
 def test_a_fault_in_headway_is_found(monkeypatch):
-    model = GPT(GPTConfig(vocabulary=30, context=33, width=16, layers=1, heads=4))
+    model = GPT(gpt_config(vocabulary=30, context=33, width=16, layers=1, heads=4))
     layer = MultiHeadAttention(16, heads=4)
     assert diagnose(model).ok
-    layer.mask = None
-    model.blocks[0].attention.mask = None
+    layer.spec = Spec()
+    model.blocks[0].attention.spec = Spec()
     assert not diagnose(layer, causal=True).ok
     assert "future" in {finding.check for finding in diagnose(model).failed}
-    monkeypatch.setattr("headway.attention.formula.default_scale", lambda queries: 0.3)
+    monkeypatch.setattr("headway.attention.formula.scale_of", lambda scale, queries: 0.3)
     report = diagnose(headway.attend, kind="qkv", engine="numpy", only=["scale"])
     assert not report.ok

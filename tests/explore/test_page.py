@@ -13,14 +13,15 @@ import torch
 from playwright.sync_api import expect
 
 import headway
+from gpts import MODERN, attending, gpt_config
 from headway.attention.dropout import keep
 from headway.attention.masks import Mask
+from headway.attention.spec import Spec
 from headway.cli.train import train
 from headway.explore import export, trace_file
 from headway.explore.notebook import show
 from headway.explore.subjects import Ask, BesideLadder, LadderSubject, RunSubject
 from headway.ladder.rungs import LADDER
-from headway.models.gpt import MODERN, GPTConfig
 from headway.torch import GPT
 from headway.torch.gpt import multi_head
 from headway.tracing import INSIDE
@@ -58,8 +59,8 @@ def lean(tensors, manifest):
 def of_model(**choices):
     options = choices.pop("options", {})
     torch.manual_seed(0)
-    attention = partial(multi_head, attend=partial(headway.attend, kernel="plain", **options))
-    made = GPT(GPTConfig(11, 64, 24, 2, 4, **choices), attention).eval()
+    attention = partial(multi_head, attend=attending(kernel="plain", **options))
+    made = GPT(gpt_config(11, 64, 24, 2, 4, **choices), attention).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
@@ -84,7 +85,7 @@ RECOMPUTED = {
         2,
         (8, 0),
     ),
-    "own mask, dead rows": (partial(of_model(), mask=ODD), "blocks.1.attention", 0, (0, 0)),
+    "own mask, dead rows": (partial(of_model(), spec=Spec(ODD)), "blocks.1.attention", 0, (0, 0)),
     "bias of each head": (
         of_attend(30, 30, bias=torch.linspace(-3, 5, 4 * 900).reshape(4, 30, 30) % 1.7),
         "",

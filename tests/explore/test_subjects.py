@@ -71,7 +71,7 @@ def test_an_overview_is_every_nth_row_and_the_largest_of_n_columns(only):
     tensors, manifest = trace_file.described(steps)
     assert manifest["overview"] == 48
     assert trace_file.apart(100) == 3
-    weights = headway.weights(queries, queries, causal=True).numpy()
+    weights = headway.attention_weights(queries, queries, causal=True).numpy()
     for row in range(34):
         for column in range(34):
             part = weights[:, :, 3 * row, 3 * column : 3 * column + 3].max(-1)

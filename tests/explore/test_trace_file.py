@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import headway
+from gpts import MODERN, attending, gpt_config
 from headway.attention.masks import Mask
 from headway.attention.normalizers import sparsemax
+from headway.attention.spec import Spec
 from headway.explore import trace_file
 from headway.ladder.rungs import LADDER
-from headway.models.gpt import MODERN, GPTConfig
 from headway.tokenizers import Tokenizer
 from headway.torch import GPT
 from headway.torch.gpt import multi_head, of_rung
@@ -48,7 +49,7 @@ def recompute(layer, tensors, facts):
 
 def model(attention=multi_head, **choices):
     torch.manual_seed(0)
-    made = GPT(GPTConfig(11, 12, 24, 2, 4, **choices), attention).eval()
+    made = GPT(gpt_config(11, 12, 24, 2, 4, **choices), attention).eval()
     with torch.no_grad():
         for p in made.parameters():
             p.add_(torch.randn_like(p) * 0.4)
@@ -63,17 +64,21 @@ def recorded(of, most=trace_file.MATRICES):
     return tensors, manifest["attentions"]
 
 
-def attending(**options):
-    return lambda config: multi_head(config, partial(headway.attend, **options))
+def with_options(**options):
+    return lambda config: multi_head(config, attending(**options))
 
 
 MODELS = {
     "gpt2": lambda: model(),
     "modern, grouped": lambda: model(kv_heads=2, **MODERN),
-    "plain kernel": lambda: model(attending(kernel="plain")),
-    "window, softcap, scale": lambda: model(attending(window=3, softcap=4.0, scale=0.3)),
-    "bias": lambda: model(attending(bias=torch.linspace(-2, 2, 12 * 12).reshape(12, 12)[:9, :9])),
-    "own mask": lambda: partial(model(), mask=Mask(lambda batch, head, query, key: key % 3 != 1)),
+    "plain kernel": lambda: model(with_options(kernel="plain")),
+    "window, softcap, scale": lambda: model(with_options(window=3, softcap=4.0, scale=0.3)),
+    "bias": lambda: model(
+        with_options(bias=torch.linspace(-2, 2, 12 * 12).reshape(12, 12)[:9, :9])
+    ),
+    "own mask": lambda: partial(
+        model(), spec=Spec(Mask(lambda batch, head, query, key: key % 3 != 1))
+    ),
     **{
         name: partial(lambda rung: model(of_rung(rung)), rung)
         for name, rung in LADDER.items()
@@ -89,7 +94,7 @@ def test_weights_can_be_recomputed_from_what_is_written(tmp_path, make):
         with torch.no_grad(), headway.trace() as steps:
             of(TOKENS)
         facts = trace_file._attention(
-            "blocks.0.attention.", steps.notes["blocks.0.attention.options"], steps, tensors := {}
+            "blocks.0.attention.", steps.notes["blocks.0.attention.spec"], steps, tensors := {}
         )
         tensors |= {name: np.asarray(value) for name, value in steps.items()}
         attentions = {"blocks.0.attention": facts}
@@ -131,10 +136,10 @@ def test_matrices_too_large_are_left_out_where_they_can_be_recomputed():
 
 
 def test_the_normalizer_is_named():
-    _, attentions = recorded(model(attending(normalizer=sparsemax)))
+    _, attentions = recorded(model(with_options(normalizer=sparsemax)))
     assert {facts["normalizer"] for facts in attentions.values()} == {"sparsemax"}
     assert not any(facts["recomputable"] for facts in attentions.values())
-    lean, _ = recorded(model(attending(normalizer=sparsemax)), most=0)
+    lean, _ = recorded(model(with_options(normalizer=sparsemax)), most=0)
     assert "blocks.0.attention.weights" in lean
 
 

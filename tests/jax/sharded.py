@@ -12,11 +12,12 @@ import numpy as np
 
 from headway.jax import gpt, sharding
 from headway.jax.train import Trainer
-from headway.models.gpt import MODERN, GPTConfig
+from headway.models.gpt import preset
 from headway.training.settings import TrainingConfig
 
 TEXT = np.tile([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 5, 3, 1], 40)
-CONFIG = GPTConfig(12, 8, 16, 1, 4, **MODERN, dropout=0.1)
+SIZES = {"vocabulary": 12, "context": 8, "width": 16, "layers": 1, "attention": {"heads": 4}}
+CONFIG = preset("modern", SIZES, dropout=0.1)
 
 
 def main():
@@ -31,7 +32,7 @@ def main():
             layout = sharding.over(jax.devices()[:devices], full=full)
             trainer = Trainer(model, TEXT[:450], TEXT[450:], training, layout)
             steps = [trainer.advance() for _ in range(6)]
-            name = "model.layers.0.mlp.up_proj.weight"
+            name = "blocks.0.mlp.up.weight"
             state = trainer._state
             momentum = state.optimizer.inner_states["muon"].inner_state[0].momentum
             found[f"{devices} {'full' if full else 'copied'}"] = {

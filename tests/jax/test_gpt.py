@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 import headway
-from gpts import PRESETS, TOKENS, config, lively
+from gpts import MODERN, PRESETS, TOKENS, config, lively
 from headway.jax import gpt
 from headway.jax.layers import multi_head, of_rung
 from headway.ladder.rungs import LADDER
-from headway.models.gpt import MODERN
 
 
 def params_of(of, attention=multi_head):
@@ -53,7 +52,7 @@ def test_a_text_beyond_the_context_is_refused():
 
 def test_a_rung_refuses_what_only_production_has_and_a_cache():
     rung = of_rung(LADDER["multihead"])
-    with pytest.raises(ValueError, match="leave the rung out"):
+    with pytest.raises(ValueError, match="remove that, or the rung"):
         gpt.init(config(**MODERN), 0, rung)
     of = config()
     params = params_of(of, rung)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gpts import PRESETS, TOKENS, config, lively
+from headway.attention.spec import Spec
 from headway.jax import gpt
 from headway.jax import optimizers as jax_optimizers
 from headway.jax import train as jax_train
@@ -35,7 +36,7 @@ MODELS = {
     **{f"rung {name}": ({}, rung) for name, rung in LADDER.items()},
     "rung stacked, dropout": ({"dropout": 0.2}, LADDER["stacked"]),
 }
-SEED = (3, 4)  # of dropout
+SPEC = Spec(seed=(3, 4))  # of dropout
 
 
 def pair(name, dtype, **more):
@@ -62,15 +63,15 @@ def model_apart(name, dtype):
     """Of the logits, and of all gradients of the loss."""
     theirs, ours = pair(name, dtype, layers=1)
     inputs, targets = TOKENS[:, :-1], TOKENS[:, 1:]
-    logits = theirs.train()(torch.from_numpy(inputs), seed=SEED)
+    logits = theirs.train()(torch.from_numpy(inputs), SPEC)
     wanted = torch.from_numpy(targets).flatten()
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted).backward()
 
     @jax.jit
     def ask(params):
         of = (ours.config, ours.attention)
-        found = gpt.forward(params, inputs, *of, seed=SEED)
-        return found, jax.grad(jax_train.loss)(params, inputs, targets, *of, seed=SEED)
+        found = gpt.forward(params, inputs, *of, SPEC)
+        return found, jax.grad(jax_train.loss)(params, inputs, targets, *of, SPEC)
 
     found, gradients = ask(ours.params)
     assert found.dtype == dtype

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 import headway
-from gpts import PRESETS
+from gpts import PRESETS, gpt_config
 from headway import engines
 from headway.checkpoints import files
 from headway.jax import gpt, train, weights
-from headway.models.gpt import GPTConfig
 from headway.tokenizers import Tokenizer, digest
 from headway.training import loop
 from headway.training.runs import Run, RunConfig
@@ -30,7 +29,7 @@ def run_config(rung=None, steps=6, **model):
     )
     return RunConfig(
         *("text", digest(CORPUS), "char", TOKENIZER.fingerprint, rung),
-        GPTConfig(**{**sizes, **model}),
+        gpt_config(**{**sizes, **model}),
         replace(training, compile=False),
     )
 
@@ -127,7 +126,7 @@ def test_what_is_not_finite_is_told_and_changes_nothing():
     trainer = engines.engine("jax").trainer(of, TOKENS)
     trainer.advance()
     before = trainer.state()
-    name = "transformer.h.0.mlp.c_fc.weight"
+    name = "blocks.0.mlp.up.weight"
 
     def with_weight(value):
         params = {**trainer.model.params, name: jnp.asarray(value)}
@@ -181,7 +180,7 @@ def test_bfloat16_computes_in_it_and_keeps_float32():
 
 
 def test_sines_of_late_positions_are_exact_in_bfloat16():
-    of = GPTConfig(11, 400, 8, 1, 2, positions="sinusoidal")
+    of = gpt_config(11, 400, 8, 1, 2, positions="sinusoidal")
     params, tokens = gpt.init(of, 0), np.zeros((1, 400), int)
     rounded = {name: p.astype(jnp.bfloat16) for name, p in params.items()}
     with headway.trace("embedded") as steps:
@@ -195,6 +194,6 @@ def test_sines_of_late_positions_are_exact_in_bfloat16():
 def test_seeds_are_numbers_or_keys():
     of = run_config().model
     one, other = gpt.init(of, 5), gpt.init(of, jax.random.key(6))
-    name = "transformer.wte.weight"
+    name = "embedding.weight"
     assert not np.array_equal(one[name], other[name])
     assert np.array_equal(other[name], gpt.init(of, 6)[name])

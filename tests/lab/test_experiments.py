@@ -4,7 +4,7 @@ import pytest
 
 from headway.lab import climb, experiments
 from headway.lab.experiments import Experiment, Variant
-from headway.models.gpt import GPTConfig
+from headway.models.gpt import overlaid, preset
 from headway.training import recipes
 
 TEXT = "It was the best of times, it was the worst of times.\n" * 60
@@ -69,7 +69,7 @@ def test_scale_pairs_each_rate_and_width_with_itself():
     assert len(pairs) == 4
     for each in pairs:
         (other,) = (one for one in experiment.variants if one.name == each.against)
-        assert each.settings["model"].pop("scale") == 1.0
+        assert each.settings["model"]["attention"].pop("scale") == 1.0
         assert each.settings == other.settings
 
 
@@ -104,7 +104,7 @@ def test_the_folder_of_a_run_tells_its_settings_apart(text):
     first = folder(settings, 0)
     assert first.startswith("a-b-0-")
     assert first == folder(settings, 0)
-    other = experiments.laid_over(settings, {"model": {}, "training": {"batch": 3}})
+    other = overlaid(settings, {"model": {}, "training": {"batch": 3}})
     assert len({first, folder(settings, 1), folder(other, 0), folder(other, 1)}) == 4
     with open(text, "a", encoding="utf-8") as file:
         file.write("more")
@@ -203,7 +203,10 @@ def test_the_climb_has_a_rung_a_variant_each_against_the_one_before(text):
     assert all(each.settings["model"].get("causal", True) for each in rungs)
     assert leak.apart
     assert leak.against is None
-    assert (leak.settings["rung"], leak.settings["model"]["causal"]) == ("trainable", False)
+    assert (leak.settings["rung"], leak.settings["model"]["attention"]["causal"]) == (
+        "trainable",
+        False,
+    )
     assert {each.settings["text"] for each in experiment.variants} == {text}
 
 
@@ -211,5 +214,5 @@ def test_the_mlp_makes_up_for_what_a_rung_lacks(text):
     variants = climb.experiment(text, "quick").variants
     found = [parameters(each.settings) for each in variants]
     assert max(found) - min(found) <= 3 * 129, found  # half a unit of the MLP in each layer
-    sizes = {each.name: GPTConfig(vocabulary=1, **each.settings["model"]) for each in variants}
-    assert sizes["fixed"].hidden > sizes["causal"].hidden > sizes["multihead"].hidden
+    sizes = {v.name: preset("gpt2", v.settings["model"], vocabulary=1).mlp_width for v in variants}
+    assert sizes["fixed"] > sizes["causal"] > sizes["multihead"]

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 import headway
+from gpts import gpt_config
 from headway.engines import engine
 from headway.lab import files, health, report, work
-from headway.lab.experiments import Experiment, Variant, laid_over
+from headway.lab.experiments import Experiment, Variant
 from headway.lab.page import pictures
 from headway.lab.report import Report
 from headway.ladder.rungs import LADDER
-from headway.models.gpt import GPTConfig
+from headway.models.gpt import overlaid
 from headway.torch.gpt import GPT, of_rung
 from headway.torch.tasks import NextToken
 from headway.torch.train import Trainer
@@ -30,15 +31,17 @@ from headway.training.settings import TrainingConfig
 
 TEXT = "It was the best of times, it was the worst of times.\n" * 60
 TINY = {
-    "model": {"context": 16, "width": 8, "layers": 2, "heads": 2},
+    "model": {"context": 16, "width": 8, "layers": 2, "attention": {"heads": 2}},
     "training": {"steps": 6, "batch": 2, "evaluate_every": 3, "evaluation_windows": 4},
 }
 
 
 def experiment(text, seeds=2, **changes):
-    base = laid_over({**recipes.read("lab"), "text": str(text)}, TINY)
-    other = laid_over(base, {"model": {}, "training": {"learning_rate": 0.03}})
-    broken = laid_over(base, {"model": {"normalizer": "sparsemax"}, "training": changes})
+    base = overlaid({**recipes.read("lab"), "text": str(text)}, TINY)
+    other = overlaid(base, {"model": {}, "training": {"learning_rate": 0.03}})
+    broken = overlaid(
+        base, {"model": {"attention": {"normalizer": "sparsemax"}}, "training": changes}
+    )
     variants = [Variant("slow", base), Variant("fast", other, "slow")]
     variants.append(Variant("odd <b>", broken, "slow", apart="only to see"))
     return Experiment("trial", "Is <fast> better?", variants, seeds)
@@ -221,11 +224,11 @@ def test_one_seed_that_failed_late_leaves_the_curve_of_the_others(done):
 
 @pytest.mark.parametrize("name", [name for name in LADDER if name != "tiled"])
 def test_every_rung_is_looked_at_head_by_head(name):
-    config = GPTConfig(vocabulary=9, context=8, width=16, layers=2, heads=4)
+    config = gpt_config(vocabulary=9, context=8, width=16, layers=2, heads=4)
     model = GPT(config, of_rung(LADDER[name]))
     tokens = np.arange(24).reshape(3, 8) % 9
     weights, scores = health.seen(engine(), model, tokens)
-    heads = 4 if "heads" in LADDER[name].options else 1
+    heads = 4 if LADDER[name].has_heads else 1
     assert [each.shape for each in weights] == [(3, heads, 8, 8)] * 2
     assert [each.shape for each in scores] == [(3, heads, 8, 8)] * 2
     assert all(np.allclose(each.sum(-1), 1) for each in weights)
@@ -242,7 +245,7 @@ def test_entropy_is_1_for_equal_weights_and_0_for_one_token():
 
 
 def test_health_is_that_of_the_weights_and_of_the_gradient_before_it_was_clipped():
-    config = GPTConfig(vocabulary=9, context=8, width=16, layers=2, heads=4)
+    config = gpt_config(vocabulary=9, context=8, width=16, layers=2, heads=4)
     model = GPT(config, of_rung(LADDER["multihead"]))
     tokens = np.arange(200) % 9
     training = TrainingConfig(steps=9, batch=2, clip=0.01)
@@ -264,7 +267,7 @@ def test_health_is_that_of_the_weights_and_of_the_gradient_before_it_was_clipped
 
 @pytest.mark.parametrize("rung", ["stacked", "fused"])
 def test_both_engines_find_the_same_health(rung):
-    config = GPTConfig(vocabulary=9, context=8, width=16, layers=2, heads=4)
+    config = gpt_config(vocabulary=9, context=8, width=16, layers=2, heads=4)
     tokens = np.arange(200) % 9
     training = TrainingConfig(steps=9, batch=2, precision="float32", compile=False)
     of = RunConfig("text", "", "char", "", rung, config, training)
@@ -277,7 +280,7 @@ def test_both_engines_find_the_same_health(rung):
 
 
 def test_a_mechanism_without_queries_has_no_such_gradient():
-    config = GPTConfig(vocabulary=9, context=8, width=16, layers=2, heads=1)
+    config = gpt_config(vocabulary=9, context=8, width=16, layers=2, heads=1)
     model = GPT(config, of_rung(LADDER["simplified"]))
     tokens = np.arange(200) % 9
     training = TrainingConfig(steps=9, batch=2)
@@ -331,7 +334,7 @@ def test_ctrl_c_writes_what_there_is_and_says_how_to_go_on(tmp_path):
         'question = "?"\ntext = "text.txt"\nquick = { seeds = 1, steps = 100000 }\n'
         "model = { width = 8, layers = 1, context = 16 }\n"
         "training = { evaluate_every = 5, evaluation_windows = 2, batch = 1 }\n"
-        '[[variants]]\nname = "a"\n[[variants]]\nname = "b"\nmodel.heads = 2\n'
+        '[[variants]]\nname = "a"\n[[variants]]\nname = "b"\nmodel.attention.heads = 2\n'
     )
     line = [HEADWAY, "compare", "own.toml"]
     running = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, text=True)

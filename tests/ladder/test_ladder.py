@@ -1,4 +1,4 @@
-"""Nine rungs: the book's numbers, the reference's loops, three engines, and each other."""
+"""The rungs: the book's numbers, the reference's loops, three engines, and each other."""
 
 import subprocess
 import sys
@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from engines import ENGINES
 from headway.attention import masks
-from headway.attention.formula import attention, attention_weights
+from headway.attention.dispatch import attention_weights
+from headway.attention.formula import attention
+from headway.attention.online import online_attention
+from headway.attention.spec import Spec
 from headway.ladder import causal, fused, multihead, stacked, tiled
 from headway.ladder.rung import INPUTS, RungConfig, run_example, words_and_inputs
 from headway.ladder.rungs import LADDER, rung_named
@@ -23,17 +26,15 @@ MULTIPLE = ("stacked", *ONE_PROJECTION)
 
 
 def problem(name, seed):
-    """An input, parameters and options for a rung, all in NumPy."""
+    """An input, parameters, a Spec and heads for a rung, all in NumPy."""
     rung = LADDER[name]
-    heads = HEADS if "heads" in rung.options else 1
+    heads = HEADS if rung.has_heads else 1
     r = np.random.default_rng(seed)
     x = r.normal(size=(BATCH, TOKENS, D_IN))
     shapes = rung.shapes(RungConfig(D_IN, D_OUT, heads))
     parameters = {n: r.normal(size=shape) for n, shape in shapes.items()}
-    options = {"heads": heads}
-    if "dropout" in rung.options:
-        options |= {"dropout": 0.3, "seed": (seed, 7)}
-    return x, parameters, options
+    spec = Spec(dropout=0.3, seed=(seed, 7)) if rung.has_dropout else Spec()
+    return x, parameters, spec, heads
 
 
 def test_the_names_and_their_order():
@@ -45,20 +46,19 @@ def test_the_names_and_their_order():
 @pytest.mark.parametrize("name", LADDER)
 @given(seed=st.integers(0, 10_000))
 def test_every_rung_equals_the_reference(engine, name, seed):
-    x, parameters, options = problem(name, seed)
+    x, parameters, spec, heads = problem(name, seed)
     lengths = np.array([5, 3])
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
-    found = LADDER[name].apply(
-        array(x),
-        {n: array(p) for n, p in parameters.items()},
-        mask=masks.padding(array(lengths)),
-        **options,
-    )
+    padded = spec._replace(mask=masks.padding(array(lengths)))
+    own = {n: array(p) for n, p in parameters.items()}
+    found = LADDER[name](array(x), own, padded, heads=heads)
+    options = {"heads": heads} if name in ONE_PROJECTION else {}
+    if spec.dropout:
+        options |= {"dropout": spec.dropout, "seed": spec.seed}
     for row in range(BATCH):
         allowed = np.broadcast_to(np.arange(TOKENS) < lengths[row], (TOKENS, TOKENS))
-        known = {n: o for n, o in options.items() if n != "heads" or name in ONE_PROJECTION}
         _, context = getattr(reference, name)(
-            x[row], parameters, allowed=allowed, batch=row, **known
+            x[row], parameters, allowed=allowed, batch=row, **options
         )
         assert np.allclose(numpy(found)[row], context, rtol=0, atol=1e-12)
 
@@ -66,11 +66,11 @@ def test_every_rung_equals_the_reference(engine, name, seed):
 @pytest.mark.parametrize("name", LADDER)
 @given(seed=st.integers(0, 10_000))
 def test_gradients_of_torch_and_jax_agree(name, seed):
-    x, parameters, options = problem(name, seed)
+    x, parameters, spec, heads = problem(name, seed)
 
     def run(x, *values):
         named = dict(zip(parameters, values, strict=True))
-        return LADDER[name].apply(x, named, **options)
+        return LADDER[name](x, named, spec, heads=heads)
 
     found = [ENGINES[e].gradients(run, x, *parameters.values()) for e in ("torch", "jax")]
     for one, other in zip(*found, strict=True):
@@ -104,7 +104,7 @@ def test_the_matrices_of_the_book_are_those_of_its_seed():
 
 def test_fixed_does_not_look_at_the_content():
     x = np.random.default_rng(0).normal(size=(4, 3))
-    fixed = LADDER["fixed"].apply
+    fixed = LADDER["fixed"]
     assert np.allclose(fixed(x, {}) + fixed(2 * x, {}), fixed(3 * x, {}), atol=1e-15)
     assert np.allclose(fixed(np.eye(3), {})[0], np.array([4, 2, 1]) / 7)
 
@@ -117,13 +117,14 @@ def test_masking_before_the_softmax_equals_renormalising_after():
 
 
 def test_from_stacked_to_tiled_the_same_numbers_give_the_same_context():
-    x, parameters, _ = problem("stacked", 3)
-    options = {"heads": HEADS, "mask": masks.window(3)}
-    first = stacked.apply(x, parameters, **options)
+    x, parameters, *_ = problem("stacked", 3)
+    spec = Spec(masks.window(3))
+    first = stacked.apply(x, parameters, spec, heads=HEADS)
     packed = multihead.from_stacked(parameters)
     fused_once = fused.from_multihead(packed)
     for rung, same in ((multihead, packed), (fused, fused_once), (tiled, fused_once)):
-        assert np.allclose(rung.apply(x, same, **options), first, rtol=0, atol=1e-12)
+        found = rung.apply(x, same, spec, heads=HEADS)
+        assert np.allclose(found, first, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -140,19 +141,18 @@ def test_tiled_equals_the_mechanism_in_blocks_of_any_size(engine, block):
     bias = r.normal(size=(4, 5, 7))
     bias[:, 2] = -np.inf
     bias[:, 3, :4] = -np.inf
-    options = {"softcap": 2.0, "dropout": 0.3, "seed": 5}
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
-    options |= {"bias": array(bias), "mask": masks.window(4)}
-    found = tiled.online_attention(*map(array, (q, k, v)), block=block, **options)
-    expected = attention(*map(array, (q, k, v)), **options)
+    spec = Spec(masks.window(4), array(bias), softcap=2.0, dropout=0.3, seed=5)
+    found = online_attention(*map(array, (q, k, v)), spec, block)
+    expected = attention(*map(array, (q, k, v)), spec)
     assert np.allclose(numpy(found), numpy(expected), rtol=0, atol=1e-12)
     if engine != "numpy":
 
         def run(q, k, v):
-            return tiled.online_attention(q, k, v, block=block, **options)
+            return online_attention(q, k, v, spec, block)
 
         def plain(q, k, v):
-            return attention(q, k, v, **options)
+            return attention(q, k, v, spec)
 
         pairs = zip(*(ENGINES[engine].gradients(f, q, k, v) for f in (run, plain)), strict=True)
         assert all(np.allclose(one, other, rtol=0, atol=1e-10) for one, other in pairs)
@@ -160,23 +160,55 @@ def test_tiled_equals_the_mechanism_in_blocks_of_any_size(engine, block):
 
 @pytest.mark.parametrize("name", ["dropout", *MULTIPLE])
 def test_dropout_is_off_unless_asked_and_needs_a_seed(name):
-    x, parameters, options = problem(name, 0)
+    x, parameters, _, heads = problem(name, 0)
     rung = LADDER[name]
-    options = {"heads": options["heads"]}
-    assert np.array_equal(
-        rung.apply(x, parameters, **options), rung.apply(x, parameters, seed=3, **options)
-    )
+    seeded = rung(x, parameters, Spec(seed=3), heads=heads)
+    assert np.array_equal(rung(x, parameters, heads=heads), seeded)
     with pytest.raises(ValueError, match="needs a seed"):
-        rung.apply(x, parameters, dropout=0.1, **options)
+        rung(x, parameters, Spec(dropout=0.1), heads=heads)
 
 
 @pytest.mark.parametrize("name", ["fixed", "simplified", "trainable", "causal"])
 def test_rungs_refuse_what_comes_later(name):
-    x, parameters, _ = problem(name, 0)
+    x, parameters, *_ = problem(name, 0)
     with pytest.raises(ValueError, match="several come with 'stacked'"):
-        LADDER[name].apply(x, parameters, heads=2)
+        LADDER[name](x, parameters, heads=2)
     with pytest.raises(ValueError, match="comes with 'dropout'"):
-        LADDER[name].apply(x, parameters, dropout=0.1, seed=0)
+        LADDER[name](x, parameters, Spec(dropout=0.1, seed=0))
+    if not LADDER[name].causal:
+        with pytest.raises(ValueError, match="no option 'softcap', only a mask"):
+            LADDER[name](x, parameters, Spec(softcap=2.0))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", [name for name, rung in LADDER.items() if rung.step])
+def test_token_by_token_a_rung_gives_what_it_gives_at_once(engine, name):
+    rung = LADDER[name]
+    x, parameters, _, heads = problem(name, 0)
+    array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
+    own = {n: array(p) for n, p in parameters.items()}
+    options = {"heads": heads} if rung.has_heads else {}
+    expected = numpy(rung(array(x), own, heads=heads))
+    state = None
+    for token in range(TOKENS):
+        context, state = rung.step(array(x[:, [token]]), own, state, **options)
+        assert np.allclose(numpy(context)[:, 0], expected[:, token], rtol=0, atol=1e-12)
+        kept = sum(part.size if engine == "numpy" else numpy(part).size for part in leaves(state))
+        assert kept == BATCH * rung.state_size(RungConfig(D_IN, D_OUT, heads), token + 1)
+
+
+def leaves(state):
+    return (
+        [part for each in state for part in leaves(each)]
+        if isinstance(state, list | tuple)
+        else [state]
+    )
+
+
+def test_the_rungs_before_the_mask_must_read_their_text_again():
+    assert {name for name, rung in LADDER.items() if not rung.step} == {
+        name for name, rung in LADDER.items() if not rung.causal
+    }
 
 
 @pytest.mark.parametrize("name", MULTIPLE)
@@ -189,13 +221,13 @@ def test_heads_must_divide_the_width(name):
 def test_the_attention_of_the_early_rungs_is_their_own_and_from_causal_on_passed_in(name):
     calls = []
 
-    def attend(*arrays, **options):
+    def attend(*arguments):
         calls.append(1)
-        return attention(*arrays, **options)
+        return attention(*arguments)
 
-    x, parameters, options = problem(name, 0)
-    found = LADDER[name].apply(x, parameters, attend=attend, **options)
-    assert np.allclose(found, LADDER[name].apply(x, parameters, **options), atol=1e-12)
+    x, parameters, spec, heads = problem(name, 0)
+    found = LADDER[name](x, parameters, spec, heads=heads, attend=attend)
+    assert np.allclose(found, LADDER[name](x, parameters, spec, heads=heads), atol=1e-12)
     early = ("fixed", "simplified", "trainable")
     assert len(calls) == (0 if name in early else HEADS if name == "stacked" else 1)
 

@@ -10,7 +10,7 @@ import headway
 from headway.attention.heads import split
 from headway.attention.masks import padding
 from headway.attention.normalizers import entmax15, sparsemax
-from headway.models.gpt import MODERN, GPTConfig
+from headway.models.gpt import preset
 from headway.torch import GPT
 
 if not torch.cuda.is_available():
@@ -22,7 +22,8 @@ def graphs() -> int:
 
 
 def model_compiles_whole_and_tracing_leaves_it_alone() -> None:
-    config = GPTConfig(vocabulary=11, context=8, width=12, layers=2, heads=3, **MODERN)
+    sizes = {"vocabulary": 11, "context": 8, "width": 12, "layers": 2, "attention": {"heads": 3}}
+    config = preset("modern", sizes, dropout=0.2)
     model = GPT(config).double().eval()
     tokens = torch.arange(16).reshape(2, 8) % 11
     compiled = torch.compile(model, fullgraph=True)
@@ -86,9 +87,9 @@ def tiles_of_heads_that_were_split_compile_too() -> None:
 def tiles_refuse_what_they_cannot_compile() -> None:
     x = torch.randn(2, 3, 11, 4)
     refused = {
-        "causal and window alone": {"mask": padding(torch.tensor([3, 5]))},
+        "only causal and window as a mask": {"mask": padding(torch.tensor([3, 5]))},
         "no dropout": {"dropout": 0.5, "seed": 3},
-        "takes no bias": {"bias": torch.zeros(11, 11)},
+        "supports no bias": {"bias": torch.zeros(11, 11)},
     }
     for reason, options in refused.items():
 

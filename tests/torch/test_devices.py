@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from headway.models.gpt import GPTConfig
+from gpts import gpt_config
 from headway.torch import GPT, devices
 from headway.training.settings import TrainingConfig
 
@@ -22,13 +22,13 @@ def test_what_there_is_is_chosen_and_what_is_not_there_is_refused(monkeypatch):
 
 
 def suited(device="cpu", **settings):
-    model = GPT(GPTConfig(27, 16, 16, 1, 2))
+    model = GPT(gpt_config(27, 16, 16, 1, 2))
     return devices.suited(model, TrainingConfig(batch=8, **settings), torch.device(device))
 
 
 def test_compiling_is_for_long_runs(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/" + name)
-    parameters = sum(p.numel() for p in GPT(GPTConfig(27, 16, 16, 1, 2)).parameters())
+    parameters = sum(p.numel() for p in GPT(gpt_config(27, 16, 16, 1, 2)).parameters())
     ten_minutes = round(600 * 1e11 / (6 * parameters * 8 * 16))
     assert suited(steps=ten_minutes * 2).compile is True
     assert suited(steps=ten_minutes // 2).compile is False

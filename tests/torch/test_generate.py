@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from gpts import MODERN, gpt_config
 from headway.ladder.rungs import LADDER
-from headway.models.gpt import MODERN, GPTConfig
 from headway.torch import GPT
 from headway.torch.generate import generate
 from headway.torch.gpt import multi_head, of_rung
@@ -16,7 +16,7 @@ PROMPTS = [np.array(p) for p in ([3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7, 
 
 def random_model(attention=multi_head, **choices):
     torch.manual_seed(0)
-    model = GPT(GPTConfig(27, 16, 16, 2, 4, **choices), attention).double().eval()
+    model = GPT(gpt_config(27, 16, 16, 2, 4, **choices), attention).double().eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.3)

@@ -7,11 +7,14 @@ import pytest
 import torch
 
 import headway
+from gpts import GPT2, MODERN, gpt_config
+from headway.attention import dispatch
 from headway.attention.masks import documents, padding
 from headway.attention.normalizers import entmax15, sparsemax
 from headway.attention.positions import alibi, relative
+from headway.attention.spec import Spec
 from headway.ladder.rungs import LADDER
-from headway.models.gpt import GPT2, MODERN, POSITIONS, GPTConfig, shapes
+from headway.models.gpt import POSITIONS, shapes
 from headway.torch import GPT
 from headway.torch.gpt import multi_head, of_rung
 
@@ -32,7 +35,7 @@ TOKENS = torch.randint(0, 11, (2, 9), generator=torch.Generator().manual_seed(0)
 
 def config(**changes):
     sizes = {"vocabulary": 11, "context": 10, "width": 24, "layers": 2, "heads": 4}
-    return GPTConfig(**{**sizes, **changes})
+    return gpt_config(**{**sizes, **changes})
 
 
 def lively(model):
@@ -50,36 +53,12 @@ def lively(model):
 def test_the_module_has_the_parameters_of_the_table(preset):
     model = GPT(config(**preset))
     assert {n: tuple(p.shape) for n, p in model.named_parameters()} == shapes(model.config)
-    assert (model.lm_head.weight is model.get_parameter(next(iter(shapes(model.config))))) == (
-        model.config.tied
-    )
+    assert (model.head.weight is model.embedding.weight) == model.config.tied
 
 
-def test_gpt2_has_the_names_of_hugging_face():
-    """Written down from transformers' GPT2LMHeadModel: names and orientation of the 124M model."""
-    table = shapes(GPTConfig(vocabulary=50257, context=1024, width=768, layers=12, heads=12))
-    block = "transformer.h.11."
-    expected = {
-        "transformer.wte.weight": (50257, 768),
-        "transformer.wpe.weight": (1024, 768),
-        f"{block}ln_1.weight": (768,),
-        f"{block}ln_1.bias": (768,),
-        f"{block}attn.c_attn.weight": (768, 2304),
-        f"{block}attn.c_attn.bias": (2304,),
-        f"{block}attn.c_proj.weight": (768, 768),
-        f"{block}attn.c_proj.bias": (768,),
-        f"{block}ln_2.weight": (768,),
-        f"{block}ln_2.bias": (768,),
-        f"{block}mlp.c_fc.weight": (768, 3072),
-        f"{block}mlp.c_fc.bias": (3072,),
-        f"{block}mlp.c_proj.weight": (3072, 768),
-        f"{block}mlp.c_proj.bias": (768,),
-        "transformer.ln_f.weight": (768,),
-        "transformer.ln_f.bias": (768,),
-    }
-    assert expected.items() <= table.items()
-    assert len(table) == 4 + 12 * 12
-    assert sum(np.prod(shape) for shape in table.values()) == 124_439_808
+def test_gpt2_has_its_124_million_parameters():
+    config = gpt_config(vocabulary=50257, context=1024, width=768, layers=12, heads=12)
+    assert sum(np.prod(shape) for shape in shapes(config).values()) == 124_439_808
 
 
 def test_first_values_are_a_function_of_seed_and_name_and_leave_the_random_state_alone():
@@ -93,8 +72,8 @@ def test_first_values_are_a_function_of_seed_and_name_and_leave_the_random_state
         assert torch.equal(p, q)
         assert torch.equal(p, r) == (p.ndim == 1), name
     stds = {name: p.std().item() for name, p in one.named_parameters() if p.ndim > 1}
-    assert stds["transformer.h.0.mlp.c_fc.weight"] == pytest.approx(0.02, rel=0.1)
-    assert stds["transformer.h.0.mlp.c_proj.weight"] == pytest.approx(0.01, rel=0.1)
+    assert stds["blocks.0.mlp.up.weight"] == pytest.approx(0.02, rel=0.1)
+    assert stds["blocks.0.mlp.down.weight"] == pytest.approx(0.01, rel=0.1)
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
@@ -119,7 +98,7 @@ def test_no_logit_depends_on_a_later_token(preset):
 @pytest.mark.parametrize("name", LADDER)
 def test_any_rung_in_the_attentions_place(name):
     model = lively(GPT(config(dropout=0.1), of_rung(LADDER[name])))
-    logits = model(TOKENS, seed=(0, 1))
+    logits = model(TOKENS, Spec(seed=(0, 1)))
     logits.square().sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in model.parameters())
     model.eval()
@@ -131,15 +110,15 @@ def test_any_rung_in_the_attentions_place(name):
 
 def test_a_rung_with_the_weights_of_the_production_attention_gives_its_logits():
     def bare(config):
-        return headway.torch.MultiHeadAttention(config.width, heads=config.heads)
+        return headway.torch.MultiHeadAttention(config.width, heads=config.attention.heads)
 
     model = lively(GPT(config(norm="layer"), bare)).double().eval()
     rung = GPT(config(norm="layer"), of_rung(LADDER["multihead"])).double().eval()
-    names = {"q_proj.weight": "W_query", "k_proj.weight": "W_key"}
-    names |= {"v_proj.weight": "W_value", "o_proj.weight": "W_output"}
+    names = {"q.weight": "W_query", "k.weight": "W_key"}
+    names |= {"v.weight": "W_value", "output.weight": "W_output"}
     state = {}
     for name, value in model.state_dict().items():
-        own = next((n for n in names if name.endswith(n)), None)
+        own = next((n for n in names if name.endswith(f"attention.{n}")), None)
         state[name.replace(own, names[own]) if own else name] = value.mT if own else value
     rung.load_state_dict(state)
     assert torch.allclose(rung(TOKENS), model(TOKENS), rtol=0, atol=1e-12)
@@ -154,7 +133,7 @@ def test_a_rung_with_the_weights_of_the_production_attention_gives_its_logits():
     ids=str,
 )
 def test_a_rung_refuses_what_only_production_has(choice):
-    with pytest.raises(ValueError, match="leave the rung out"):
+    with pytest.raises(ValueError, match="remove that, or the rung"):
         GPT(config(**choice), of_rung(LADDER["multihead"]))
 
 
@@ -177,15 +156,15 @@ def test_each_choice_of_the_config_reaches_the_weights(changes, options):
     with headway.trace("blocks.1.attention.*") as steps:
         model(TOKENS)
     if options.get("bias") == "table":
-        table = model.blocks[1].attention.bias_of.table
+        table = model.blocks[1].attention.position_bias.table
         assert table.shape == (4, 19)
         options = {"bias": relative(table, torch.arange(9), torch.arange(9))}
     queries, keys = (steps[f"blocks.1.attention.{name}"] for name in ("queries", "keys"))
-    wanted = headway.weights(queries, keys, **{"causal": True, **options})
+    wanted = headway.attention_weights(queries, keys, **{"causal": True, **options})
     assert torch.allclose(steps["blocks.1.attention.weights"], wanted, atol=1e-6)
     if changes != {"positions": "none"}:
         assert not torch.allclose(
-            wanted, headway.weights(queries, keys, causal=True), atol=1e-3
+            wanted, headway.attention_weights(queries, keys, causal=True), atol=1e-3
         ) or ("d_k" in changes)
 
 
@@ -210,34 +189,35 @@ def test_the_leak_sees_later_tokens_with_a_rung_and_without():
 def test_masks_from_outside_padding_and_documents():
     model = lively(GPT(config())).eval()
     alone = model(TOKENS[:1, :4])
-    padded = model(TOKENS, mask=padding(torch.tensor([4, 9])))
+    padded = model(TOKENS, Spec(padding(torch.tensor([4, 9]))))
     assert torch.allclose(padded[:1, :4], alone, atol=1e-5)
     ids = torch.tensor([[0] * 4 + [1] * 5] * 2)
     changed = TOKENS.clone()
     changed[:, 0] = (changed[:, 0] + 1) % 11
-    one, other = (model(t, mask=documents(ids)) for t in (TOKENS, changed))
+    one, other = (model(t, Spec(documents(ids))) for t in (TOKENS, changed))
     assert torch.equal(one[:, 4:], other[:, 4:])
     assert not torch.equal(one[:, :4], other[:, :4])
 
 
 def test_dropout_is_by_seed_everywhere_and_off_in_eval():
     model = lively(GPT(config(dropout=0.3)))
-    assert torch.equal(model(TOKENS, seed=(1, 2)), model(TOKENS, seed=(1, 2)))
-    assert not torch.equal(model(TOKENS, seed=(1, 2)), model(TOKENS, seed=(1, 3)))
+    one, other = Spec(seed=(1, 2)), Spec(seed=(1, 3))
+    assert torch.equal(model(TOKENS, one), model(TOKENS, one))
+    assert not torch.equal(model(TOKENS, one), model(TOKENS, other))
     with pytest.raises(ValueError, match="needs a seed"):
         model(TOKENS)
     with headway.trace() as steps:
-        model(TOKENS, seed=1)
+        model(TOKENS, Spec(seed=1))
     dropped = [steps[f"blocks.{i}.attention.dropped"] == 0 for i in range(2)]
     assert not torch.equal(*dropped), "both layers dropped the same cells"
     assert ((steps["embedded"] == 0).float().mean() - 0.3).abs() < 0.1
     model.eval()
-    assert torch.equal(model(TOKENS), model(TOKENS, seed=(1, 2)))
+    assert torch.equal(model(TOKENS), model(TOKENS, one))
 
 
 @pytest.mark.parametrize("preset", [GPT2, MODERN], ids=["gpt2", "modern"])
 def test_traced_equals_untraced_bit_for_bit_on_the_plain_kernel(preset):
-    attend = partial(headway.attend, kernel="plain")
+    attend = partial(dispatch.run, kernel="plain")
     model = lively(GPT(config(**preset), lambda c: multi_head(c, attend))).eval()
     with headway.trace() as steps:
         traced = model(TOKENS)
@@ -286,18 +266,17 @@ def test_too_many_tokens_are_refused():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"heads": 5}, "5 heads do not divide a width of 24"),
-        ({"kv_heads": 3}, "3 kv_heads do not divide 4 heads"),
-        ({"heads": 8, "positions": "rotary"}, "a head of 3 is odd"),
-        ({"dropout": 1.0}, "share from 0"),
-        ({"layers": 0}, "layers is 1 or more"),
+        ({"heads": 5}, r"heads must divide the width \(got 5 and 24\)"),
+        ({"kv_heads": 3}, r"kv_heads must divide heads \(got 3 and 4\)"),
+        ({"heads": 8, "positions": "rotary"}, r"an even width of a head \(got 3\)"),
+        ({"dropout": 1.0}, "at least 0 and below 1"),
+        ({"layers": 0}, r"layers must be at least 1 \(got 0\)"),
         ({"mlp": "relu"}, "one of gelu, relu2, swiglu"),
         ({"norm": "batch"}, "one of layer, rms"),
         ({"positions": "polar"}, "one of learned, none, sinusoidal, rotary, alibi, relative"),
         ({"normalizer": "hardmax"}, "one of softmax, sparsemax, entmax15"),
-        ({"d_k": 4}, "d_k is for norm 'rms'"),
-        ({"norm": "rms", "d_k": 0}, "d_k is 1 or more"),
-        ({"d_mlp": 0}, "d_mlp is 1 or more"),
+        ({"d_k": 0}, r"d_k must be at least 1 \(got 0\)"),
+        ({"d_mlp": 0}, r"width must be at least 1 \(got 0\)"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, said):

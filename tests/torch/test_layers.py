@@ -6,45 +6,35 @@ import pytest
 import torch
 
 import headway
+from headway.attention import dispatch
 from headway.attention.masks import causal, padding, window
 from headway.attention.positions import rotary
+from headway.attention.spec import Spec
 from headway.ladder.rung import RungConfig
 from headway.ladder.rungs import LADDER
 from headway.torch import Cache, MultiHeadAttention, RungAttention
 
-plain = partial(headway.attend, kernel="plain")
+plain = partial(dispatch.run, kernel="plain")
 X = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_bit_equal_to_the_rung_when_rotary_and_cache_are_off(fused):
-    module = MultiHeadAttention(12, heads=3, fused=fused, dropout=0.2, attend=plain)
-    if fused:
-        qkv = module.c_attn.weight.split(12, dim=1)
-        parameters = dict(zip(("W_query", "W_key", "W_value"), qkv, strict=True))
-        parameters["W_output"] = module.c_proj.weight
-    else:
-        names = {"W_query": "q_proj", "W_key": "k_proj", "W_value": "v_proj", "W_output": "o_proj"}
-        parameters = {rung: getattr(module, own).weight.mT for rung, own in names.items()}
-    options = {"mask": padding(torch.tensor([5, 3])), "seed": (4, 2)}
-    expected = LADDER["multihead"].apply(X, parameters, heads=3, dropout=0.2, **options)
-    if fused:  # one product of three matrices side by side may round otherwise
-        assert torch.allclose(module(X, **options), expected, rtol=0, atol=1e-6)
-        module, X64 = module.double(), X.double()
-        doubled = {name: p.double() for name, p in parameters.items()}
-        expected = LADDER["multihead"].apply(X64, doubled, heads=3, dropout=0.2, **options)
-        assert torch.allclose(module(X64, **options), expected, rtol=0, atol=1e-14)
-    else:
-        assert torch.equal(module(X, **options), expected)
+def test_bit_equal_to_the_rung_when_rotary_and_cache_are_off():
+    spec = Spec(causal, dropout=0.2)
+    module = MultiHeadAttention(12, heads=3, spec=spec, attend=plain)
+    names = {"W_query": "q", "W_key": "k", "W_value": "v", "W_output": "output"}
+    parameters = {rung: getattr(module, own).weight.mT for rung, own in names.items()}
+    call = Spec(padding(torch.tensor([5, 3])), seed=(4, 2))
+    expected = LADDER["multihead"](X, parameters, call._replace(dropout=0.2), heads=3)
+    assert torch.equal(module(X, call), expected)
 
 
 @pytest.mark.parametrize("name", LADDER)
 def test_every_rung_is_a_trainable_module(name):
     rung = LADDER[name]
-    heads = 4 if "heads" in rung.options else 1
-    module = RungAttention(rung, 12, heads=heads, mask=causal)
+    heads = 4 if rung.has_heads else 1
+    module = RungAttention(rung, 12, heads=heads, spec=Spec(causal))
     parameters = dict(module.named_parameters())
-    expected = rung.apply(X, parameters, heads=heads, mask=causal)
+    expected = rung(X, parameters, Spec(causal), heads=heads)
     found = module(X.clone().requires_grad_())
     assert torch.equal(found, expected)
     assert found.shape == X.shape
@@ -55,8 +45,8 @@ def test_every_rung_is_a_trainable_module(name):
 
 @pytest.mark.parametrize("name", LADDER)
 def test_no_rung_module_sees_the_future(name):
-    heads = 4 if "heads" in LADDER[name].options else 1
-    module = RungAttention(LADDER[name], 12, heads=heads, mask=causal)
+    heads = 4 if LADDER[name].has_heads else 1
+    module = RungAttention(LADDER[name], 12, heads=heads, spec=Spec(causal))
     x = X.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(module(x)[:, 2].sum(), x)
     assert (gradient[:, 3:] == 0).all()
@@ -66,10 +56,10 @@ def test_no_rung_module_sees_the_future(name):
 @pytest.mark.parametrize("kernel", ["plain", "sdpa"])
 def test_any_kernel_can_do_the_work(kernel):
     for name in ("causal", "dropout", "stacked", "multihead", "fused", "tiled"):
-        heads = 4 if "heads" in LADDER[name].options else 1
+        heads = 4 if LADDER[name].has_heads else 1
         own = RungAttention(LADDER[name], 12, heads=heads)
         other = RungAttention(
-            LADDER[name], 12, heads=heads, attend=partial(headway.attend, kernel=kernel)
+            LADDER[name], 12, heads=heads, attend=partial(dispatch.run, kernel=kernel)
         )
         other.load_state_dict(own.state_dict())
         assert torch.allclose(own(X), other(X), atol=1e-6)
@@ -77,12 +67,11 @@ def test_any_kernel_can_do_the_work(kernel):
 
 OPTIONS = {
     "bare": {},
-    "fused with bias": {"fused": True, "bias": True},
+    "with biases": {"linear_bias": True},
     "grouped": {"kv_heads": 2},
-    "grouped and fused": {"kv_heads": 2, "fused": True},
     "rotary": {"rotary": 100.0, "head_dim": 4},
-    "all": {"rotary": 100.0, "kv_heads": 1, "qk_norm": 1e-6, "bias": True, "head_dim": 6},
-    "window": {"mask": causal & window(2)},
+    "all": {"rotary": 100.0, "kv_heads": 1, "qk_norm": 1e-6, "linear_bias": True, "head_dim": 6},
+    "window": {"spec": Spec(causal & window(2))},
 }
 
 
@@ -129,13 +118,16 @@ def test_rotary_turns_queries_and_keys_before_the_scores():
 
 
 def test_dropout_only_while_training_and_by_seed():
-    module = MultiHeadAttention(12, heads=2, dropout=0.5)
-    assert torch.equal(module(X, seed=1), module(X, seed=1))
-    assert not torch.equal(module(X, seed=1), module(X, seed=2))
+    module = MultiHeadAttention(12, heads=2, spec=Spec(causal, dropout=0.5))
+    one, other = Spec(seed=1), Spec(seed=2)
+    assert torch.equal(module(X, one), module(X, one))
+    assert not torch.equal(module(X, one), module(X, other))
+    half = module(X[1:], Spec(seed=1, batch_offset=1))
+    assert torch.allclose(half, module(X, one)[1:], atol=1e-6)
     with pytest.raises(ValueError, match="needs a seed"):
         module(X)
     module.eval()
-    assert torch.equal(module(X), module(X, seed=1))
+    assert torch.equal(module(X), module(X, one))
 
 
 def test_refusals():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from headway.models.gpt import MODERN, GPTConfig
+from gpts import MODERN, gpt_config
 from headway.torch import GPT
 from headway.torch.optimizers import Optimizer
 from headway.training import muon
@@ -39,7 +39,7 @@ def muon_steps(value, gradients):
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("preset", [{}, MODERN], ids=["gpt2", "modern"])
 def test_three_steps_follow_the_equations(optimizer, preset):
-    model = GPT(GPTConfig(11, 8, 12, 2, 3, kv_heads=1, **preset)).double()
+    model = GPT(gpt_config(11, 8, 12, 2, 3, kv_heads=1, **preset)).double()
     numbers = np.random.default_rng(0)
     before = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
     gradients = {name: numbers.normal(size=(3, *v.shape)) for name, v in before.items()}
@@ -60,16 +60,16 @@ def test_three_steps_follow_the_equations(optimizer, preset):
 
 
 def test_state_has_a_name_for_every_parameter_and_comes_back():
-    model = GPT(GPTConfig(11, 8, 12, 1, 3, **MODERN))
+    model = GPT(gpt_config(11, 8, 12, 1, 3, **MODERN))
     config = TrainingConfig(optimizer="muon")
     own = Optimizer(model, config)
     for p in model.parameters():
         p.grad = torch.randn_like(p)
     own.step(0.1)
     state = {name: tensor.clone() for name, tensor in own.state().items()}
-    layer = "model.layers.0.self_attn.q_proj.weight"
+    layer = "blocks.0.attention.q.weight"
     assert f"muon.momentum.{layer}" in state
-    assert {"adamw.first.model.norm.weight", "adamw.second.model.norm.weight"} <= state.keys()
+    assert {"adamw.first.final_norm.weight", "adamw.second.final_norm.weight"} <= state.keys()
     assert sum(name.startswith("adamw.first.") for name in state) == sum(
         not muon.is_matrix(name, p.ndim) for name, p in model.named_parameters()
     )

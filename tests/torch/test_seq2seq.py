@@ -6,6 +6,7 @@ import torch
 
 import headway
 from headway.attention.scores import additive
+from headway.attention.spec import Spec
 from headway.data.pairs import END, FIRST, MASK, PADDING, START, batch
 from headway.models.seq2seq import KINDS, Seq2SeqConfig, initial, shapes
 from headway.torch.seq2seq import Seq2Seq
@@ -64,7 +65,7 @@ def test_first_values_follow_the_seed_and_the_name(kind):
         assert torch.equal(value, dict(same.named_parameters())[name])
         expected = initial(name, tuple(value.shape), 3)
         np.testing.assert_array_equal(value.detach(), expected)
-    assert not torch.equal(one.shared.weight, other.shared.weight)
+    assert not torch.equal(one.embedding.weight, other.embedding.weight)
 
 
 def test_recurrent_matrices_are_orthogonal_gate_by_gate():
@@ -167,7 +168,7 @@ def test_dropout_needs_a_seed_follows_it_and_ends_with_training(kind):
     made = model(kind, dropout=0.5).train()
     with pytest.raises(ValueError, match="needs a seed"):
         made(SOURCE, SIZES, INPUTS)
-    one, same, other = (made(SOURCE, SIZES, INPUTS, seed=(seed, 0)) for seed in (1, 1, 2))
+    one, same, other = (made(SOURCE, SIZES, INPUTS, Spec(seed=(seed, 0))) for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.allclose(one, other)
     made.eval()
@@ -206,7 +207,7 @@ def test_an_alignment_has_a_row_a_word_and_each_sums_to_one(kind):
     made = model(kind)
     found = alignment(made, SOURCES[0], TARGETS[0][:-1].tolist())
     assert found.shape == (len(TARGETS[0]), len(SOURCES[0]))
-    np.testing.assert_allclose(found.sum(1), 1)
+    np.testing.assert_allclose(found.sum(1), 1, rtol=4 * np.finfo(np.float32).eps)
     names = {"transformer": "decoder.blocks.2.cross_attention.weights"}
     with torch.no_grad(), headway.trace() as steps:
         made(SOURCE[:1, :7], SIZES[:1], torch.tensor([[START, *TARGETS[0][:-1]]]))

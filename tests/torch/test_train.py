@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from gpts import MODERN, gpt_config
 from headway.checkpoints import files
 from headway.ladder.rungs import LADDER
-from headway.models.gpt import MODERN, GPTConfig
 from headway.tokenizers import Tokenizer
 from headway.torch import GPT, weights
 from headway.torch.generate import generate
@@ -23,7 +23,7 @@ TEXT = "the cat sat on the mat, the dog sat on the log. " * 40
 
 def small(**changes):
     sizes = {"vocabulary": 27, "context": 16, "width": 16, "layers": 1, "heads": 2}
-    return GPTConfig(**{**sizes, **changes})
+    return gpt_config(**{**sizes, **changes})
 
 
 def of_run(rung, model=None, training=None):
@@ -90,7 +90,7 @@ def test_a_run_comes_back_from_disk(tmp_path, rung):
     loaded = weights.load(Run.open(tmp_path / "run"))
     tokens = torch.randint(0, 27, (1, 8))
     assert torch.equal(loaded.eval()(tokens), model.eval()(tokens))
-    assert loaded.lm_head.weight is loaded.transformer["wte"].weight  # still tied
+    assert loaded.head.weight is loaded.embedding.weight  # still tied
     again = files.save(tmp_path / "again", 2, {"model": weights.to_arrays(loaded)}, {"step": 2})
     name = "model.safetensors"
     assert (saved / name).read_bytes() == (again / name).read_bytes()
@@ -101,7 +101,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     run = Run.create(tmp_path / "run", config, Tokenizer.characters(TEXT))
     other = GPT(small(width=8))
     files.save(run.checkpoints, 1, {"model": weights.to_arrays(other)}, {})
-    with pytest.raises(ValueError, match="weights of another model: transformer"):
+    with pytest.raises(ValueError, match="weights of another model: blocks"):
         weights.load(run)
     wrong = run.path / "config.json"
     settings = json.loads(wrong.read_text())

@@ -45,7 +45,7 @@ def test_each_mistake_is_a_sentence(flags, part, text):
 
 def test_heads_and_layers_exchanged(tmp_path, text):
     own = tmp_path / "own.toml"
-    own.write_text("[model]\ncontext = 8\nwidth = 192\nlayers = 6\nheads = 2\n")
+    own.write_text("[model]\ncontext = 8\nwidth = 192\nlayers = 6\nattention.heads = 2\n")
     (found,) = said(text, str(own), layers=2, heads=6)
     assert "2 layers of 6 heads: are heads and layers exchanged?" in found
     assert said(text, str(own), layers=2, heads=4) == []

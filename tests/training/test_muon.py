@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from engines import ENGINES
-from headway.models.gpt import GPTConfig, shapes
+from gpts import gpt_config
+from headway.models.gpt import shapes
 from headway.training import muon
 
 
@@ -29,12 +30,10 @@ def test_every_engine_makes_the_same(engine):
 
 
 PACKED = {
-    "transformer.h.0.attn.c_attn.weight": (6, 6 + 4 + 4),
-    "transformer.h.0.attn.c_proj.weight": (6, 6),
-    "transformer.h.0.mlp.c_fc.weight": (6, 24),
-    "model.layers.0.self_attn.k_proj.weight": (4, 6),
-    "transformer.h.0.attn.W_query": (6, 8),
-    "transformer.h.0.attn.W_qkv": (6, 15),
+    "blocks.0.mlp.up.weight": (24, 6),
+    "blocks.0.attention.k.weight": (4, 6),
+    "blocks.0.attention.W_query": (6, 8),
+    "blocks.0.attention.W_qkv": (6, 15),
     "stacked.W_value": (2, 6, 4),
 }
 
@@ -50,35 +49,27 @@ def test_packing_undoes_unpacking(name, shape):
 def test_matrices_are_oriented_d_out_d_in_however_they_are_packed():
     queries, keys, values = (np.random.default_rng(i).normal(size=(6, 6)) for i in range(3))
     side_by_side = np.concatenate([queries, keys, values], axis=1)
-    for name in ("h.0.attn.c_attn.weight", "h.0.attn.W_qkv"):
-        for found, wanted in zip(
-            muon.unpacked(name, side_by_side), (queries, keys, values), strict=True
-        ):
-            assert np.array_equal(found, wanted.T)
-    assert np.array_equal(muon.unpacked("h.0.attn.q_proj.weight", queries.T)[0], queries.T)
-    assert np.array_equal(muon.unpacked("h.0.attn.W_query", queries)[0], queries.T)
+    unpacked = muon.unpacked("blocks.0.attention.W_qkv", side_by_side)
+    for found, wanted in zip(unpacked, (queries, keys, values), strict=True):
+        assert np.array_equal(found, wanted.T)
+    assert np.array_equal(muon.unpacked("blocks.0.attention.q.weight", queries.T)[0], queries.T)
+    assert np.array_equal(muon.unpacked("blocks.0.attention.W_query", queries)[0], queries.T)
     heads = np.stack(np.split(queries, 2, axis=1))  # `stacked`: (heads, d_in, d_head)
-    assert np.array_equal(muon.unpacked("h.0.attn.W_query", heads)[0], queries.T)
+    assert np.array_equal(muon.unpacked("blocks.0.attention.W_query", heads)[0], queries.T)
 
 
 @pytest.mark.parametrize("norm", ["layer", "rms"])
 def test_the_projections_of_the_blocks_and_no_table_are_its_own(norm):
     mlp = {"layer": "gelu", "rms": "relu2"}[norm]
-    config = GPTConfig(11, 8, 12, 2, 3, norm=norm, mlp=mlp, tied=False)
+    config = gpt_config(11, 8, 12, 2, 3, norm=norm, mlp=mlp, tied=False)
     own = {name for name, shape in shapes(config).items() if muon.is_matrix(name, len(shape))}
     kinds = {name.rpartition("0.")[2] for name in own if ".0." in name}
-    assert kinds == (
-        {"attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight"}
-        if norm == "layer"
-        else {
-            *("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
-            *("self_attn.o_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"),
-        }
-    )
+    parts = ("attention.q", "attention.k", "attention.v", "attention.output", "mlp.up", "mlp.down")
+    assert kinds == {f"{part}.weight" for part in parts}
     assert len(own) == 2 * len(kinds)
 
 
 def test_the_norms_of_queries_come_layer_by_layer_whatever_the_order_of_the_names():
-    named = {f"transformer.h.{n}.attn.c_attn.weight": np.full((2, 6), n + 1.0) for n in range(12)}
+    named = {f"blocks.{n}.attention.q.weight": np.full((2, 2), n + 1.0) for n in range(12)}
     found = muon.query_norms({name: named[name] for name in sorted(named)})
     assert found == [pytest.approx(2 * (n + 1.0)) for n in range(12)]

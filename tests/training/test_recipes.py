@@ -39,25 +39,26 @@ def test_flags_win_over_the_recipe_and_leave_it_alone(text):
     flags = {"text": text, "width": 48, "steps": 7, "preset": "gpt2", "tokenizer": "byte"}
     config = recipes.plan(recipes.override(settings, flags)).config
     assert (config.model.width, config.training.steps, config.tokenizer) == (48, 7, "byte")
-    assert config.model.norm == "layer"
+    assert config.model.norm.kind == "layer"
     assert config.training.batch == settings["training"]["batch"]
     assert settings == recipes.read("char-cpu")
 
 
 def test_a_rung_takes_gpt2_around_it(text):
     settings = recipes.override(recipes.read("small"), {"rung": "simplified", "text": text})
-    assert recipes.plan(settings).config.model.positions == "learned"
+    assert recipes.plan(settings).config.model.positions.kind == "learned"
 
 
 def test_the_fields_of_a_preset_can_be_changed_one_by_one(tmp_path, text):
     own = of(
         tmp_path,
         f'text = "{text}"\ntokenizer = "char"\n'
-        '[model]\npreset = "modern"\nmlp = "swiglu"\nkv_heads = 2\n'
-        "context = 8\nwidth = 16\nlayers = 1\nheads = 4\n",
+        '[model]\npreset = "modern"\nmlp.kind = "swiglu"\nattention.kv_heads = 2\n'
+        "context = 8\nwidth = 16\nlayers = 1\nattention.heads = 4\n",
     )
     model = recipes.plan(recipes.read(own)).config.model
-    assert (model.mlp, model.kv_heads, model.norm, model.qk_norm) == ("swiglu", 2, "rms", True)
+    assert (model.mlp.kind, model.norm.kind) == ("swiglu", "rms")
+    assert (model.attention.kv_heads, model.attention.qk_norm) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -66,17 +67,19 @@ def test_the_fields_of_a_preset_can_be_changed_one_by_one(tmp_path, text):
         ("txt = 'a'", "has no 'txt'; did you mean 'text'"),
         ("[model]\nwidht = 3", "has no 'widht'; did you mean 'width'"),
         ("[training]\nstpes = 3", "has no 'stpes'; did you mean 'steps'"),
-        ("model = 3", r"'model' .* is a table: write \[model\]"),
+        ("[model]\nheads = 3", "has no 'heads'; did you mean 'attention.heads'"),
+        ("[model]\nnorm = 'rms'", r"\[model\] .*norm must be a table \(got 'rms'\)"),
+        ("model = 3", r"\[model\] .* must be a table \(got 3\)"),
         ("[model", "is no TOML"),
-        ("[model]\nwidth = 8", "does not say 'context'"),
-        ("[model]\npreset = 'modrn'", "preset is one of gpt2, modern"),
+        ("[model]\nwidth = 8", "model does not say 'context', 'layers', and 'attention'"),
+        ("[model]\npreset = 'modrn'", r"preset must be one of gpt2, modern \(got \'modrn\'\)"),
         ("rung = 'casual'", "did you mean 'causal'"),
         ("[training]\nsteps = 0", "steps is 1 or more"),
         ("tokenizer = 'words'", "'words' is none"),
     ],
 )
 def test_mistakes_are_named(tmp_path, content, said):
-    sizes = "[model]\ncontext = 8\nwidth = 16\nlayers = 1\nheads = 4\n"
+    sizes = "[model]\ncontext = 8\nwidth = 16\nlayers = 1\nattention.heads = 4\n"
     path = of(tmp_path, content if "model" in content else f"{content}\n{sizes}")
     with pytest.raises(ValueError, match=said):
         recipes.plan(recipes.read(path))

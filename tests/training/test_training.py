@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from headway.models.gpt import GPTConfig
+from gpts import gpt_config
 from headway.tokenizers import Tokenizer
 from headway.training.runs import Run, RunConfig, run_path
 from headway.training.settings import TrainingConfig, learning_rate
 
 CONFIG = RunConfig(
-    *("text", "12ab", "char", "34cd", "causal"), GPTConfig(3, 4, 8, 1, 2), TrainingConfig(steps=7)
+    *("text", "12ab", "char", "34cd", "causal"), gpt_config(3, 4, 8, 1, 2), TrainingConfig(steps=7)
 )
 
 
@@ -55,6 +55,20 @@ def test_a_config_comes_back_and_unknown_keys_are_named():
         near = {"rungs": "rung", "with": "width", "stepz": "steps"}[key]
         with pytest.raises(ValueError, match=f"no '{key}'; did you mean '{near}'"):
             RunConfig.from_json(json.dumps(found))
+
+
+def test_a_run_of_another_version_names_it(tmp_path):
+    """Headway 0.1 wrote no format, flat tables and other names of parameters."""
+    run = Run.create(tmp_path / "one", CONFIG, Tokenizer.characters("abc"))
+    file, now = run.path / "config.json", json.loads(CONFIG.to_json())
+    old = {**now, "model": {"vocabulary": 3, "context": 4, "width": 8, "layers": 1, "heads": 2}}
+    del old["format"]
+    for written, writer in ((old, "Headway 0.1"), ({**now, "format": 99}, "a later version")):
+        file.write_text(json.dumps(written))
+        with pytest.raises(ValueError, match=rf"config\.json was written by {writer}") as error:
+            run.config  # noqa: B018 - it is read
+        assert "damaged" not in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 def test_an_existing_run_is_refused_and_left_alone(tmp_path):

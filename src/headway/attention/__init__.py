@@ -1,1 +1,1 @@
-"""Exchangeable parts: pure functions on arrays of NumPy, PyTorch or JAX."""
+"""Attention: the formula, its options and its kernels, on arrays of NumPy, PyTorch or JAX."""

@@ -1,7 +1,8 @@
-"""The arrays that the parts work on: those of NumPy, PyTorch and JAX, through one namespace."""
+"""Arrays of NumPy, PyTorch and JAX, through one namespace."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,21 @@ def integers(count: int, like: Array) -> Array:
     """0, 1 ... count - 1 as int32 where `like` lives. int32 is what all three engines share."""
     xp = namespace(like)
     return xp.arange(count, dtype=xp.int32, device=device(like))
+
+
+def engine(array: Array) -> str:
+    """The library that an array is of: "numpy", "torch" or "jax"."""
+    for name, kind in (("torch", "Tensor"), ("jax", "Array")):
+        library = sys.modules.get(name)
+        if library is not None and isinstance(array, getattr(library, kind)):
+            return name
+    return "numpy"
+
+
+def widened(array: Array) -> Array:
+    """The array in float32 if its numbers have 16 bits, else as it is."""
+    xp = namespace(array)
+    return xp.astype(array, xp.result_type(array.dtype, xp.float32), copy=False)
 
 
 def as_numpy(value: Array) -> np.ndarray:

@@ -6,24 +6,16 @@ drop the same cells. The hash is Chris Wellons' "lowbias32", in 32-bit integer a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import floor
 
 from jaxtyping import Bool, Float, Int
 
 from headway.attention.arrays import Array, device, integers, namespace
-
-Seed = int | Array | Sequence[int | Array]  # one number or several, such as (seed, step, layer)
+from headway.attention.grid import Grid
+from headway.attention.spec import Seed, Spec, fold_seed
 
 GOLDEN = 0x9E3779B9 - 2**32
 ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32), (16, 1))
-
-
-def fold(seed: Seed | None, *parts: int | Array) -> tuple[int | Array, ...] | None:
-    """The seed for a part of something: the same, with more numbers. None stays None."""
-    if seed is None:
-        return None
-    return (*(seed if isinstance(seed, Sequence) else (seed,)), *parts)
 
 
 def keep(
@@ -51,7 +43,7 @@ def hashed(seed: Seed, like: Array) -> Int[Array, "1"]:
     Numbers stay Python's, for an engine takes as long for one number as for thousands.
     """
     state: int | Array = 0
-    for part in fold(seed) or ():
+    for part in fold_seed(seed):
         state = _mixed(state, _wrapped(part) if isinstance(part, int) else _as_int32(part, like))
     return _as_int32(state, like)
 
@@ -61,38 +53,41 @@ def threshold(rate: float) -> int:
     return floor(rate * 2**32) - 2**31
 
 
-def dropout(x: Float[Array, "..."], rate: float, seed: Seed | None) -> Float[Array, "..."]:
-    """x with a random share `rate` of its cells 0 and the rest divided by 1 - rate.
+def drop(x: Float[Array, "batch *features"], spec: Spec) -> Float[Array, "batch *features"]:
+    """x with a random share spec.dropout of its numbers 0, the others divided by 1 - rate.
 
-    Srivastava et al. 2014, "inverted". The cell at (i, j, k) has these coordinates.
+    Srivastava et al. 2014, "inverted". The number at (i, j, k) has these coordinates, i counted
+    from spec.batch_offset. Raises ValueError for a rate without a seed.
     """
-    if rate == 0:
+    if spec.dropout == 0:
         return x
-    shape = x.shape
-    axes = [
-        integers(size, x).reshape((size,) + (1,) * (len(shape) - 1 - axis))
-        for axis, size in enumerate(shape)
-    ]
-    return drop(x, rate, seed, *axes)
+    first, *others = (
+        integers(size, x).reshape((size,) + (1,) * (x.ndim - 1 - axis))
+        for axis, size in enumerate(x.shape)
+    )
+    return _dropped(x, spec, first + spec.batch_offset, *others)
 
 
-def drop(
-    x: Float[Array, "..."], rate: float, seed: Seed | None, *coordinates: Int[Array, "..."]
-) -> Float[Array, "..."]:
-    """`dropout` with the cells' coordinates given, for cells that are a part of something larger.
-
-    Raises ValueError for a rate outside [0, 1) and when there is no seed.
-    """
-    check(rate, seed)
-    return namespace(x).where(keep(rate, seed, *coordinates, like=x), x / (1 - rate), 0.0)
+def drop_cells(
+    weights: Float[Array, "*batch heads queries keys"], spec: Spec, grid: Grid
+) -> Float[Array, "*batch heads queries keys"]:
+    """`drop` for attention weights, whose coordinates are those of the grid."""
+    return _dropped(weights, spec, grid.batch, grid.head, grid.query, grid.key)
 
 
-def check(rate: float, seed: Seed | None) -> None:
-    """Raises ValueError for a rate outside [0, 1) and when there is no seed."""
-    if not 0 <= rate < 1:
-        raise ValueError(f"dropout is a share from 0 up to, not including, 1: {rate} is not")
-    if seed is None:
+def check(spec: Spec) -> None:
+    """Raise ValueError for a rate outside [0, 1), and when there is no seed."""
+    if not 0 <= spec.dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1 (got {spec.dropout})")
+    if spec.dropout and spec.seed is None:
         raise ValueError("dropout > 0 needs a seed, such as seed=(run_seed, step)")
+
+
+def _dropped(x: Array, spec: Spec, *coordinates: Int[Array, "..."]) -> Array:
+    check(spec)
+    assert spec.seed is not None  # as checked
+    kept = keep(spec.dropout, spec.seed, *coordinates, like=x)
+    return namespace(x).where(kept, x / (1 - spec.dropout), 0.0)
 
 
 def _as_int32(part: int | Array, like: Array) -> Int[Array, "1"]:

@@ -1,23 +1,22 @@
-"""The mechanism itself: attention(Q, K, V) = softmax(Q K^T / sqrt(d_k) + mask) V.
+"""The formula: attention(Q, K, V) = softmax(Q K^T / sqrt(d_k) + mask) V.
 
-Vaswani et al. 2017, equation 1. This is the formula that models run, that every kernel is held
-to and whose lines a trace shows. Axes: (..., heads, tokens, dim); keys and values may have fewer
-heads (`kv_heads`), each shared by several heads of queries.
+Vaswani et al. 2017, equation 1. Models run this function, or a kernel that is tested against it,
+and a trace shows its steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from headway.attention.arrays import Array, namespace
-from headway.attention.dropout import Seed, drop
+from headway.attention.arrays import Array, namespace, widened
+from headway.attention.dropout import drop_cells
+from headway.attention.grid import Grid, grid_of
 from headway.attention.heads import repeat
-from headway.attention.masks import Cells, Mask, Offset, as_mask, cells
-from headway.attention.normalizers import Normalizer, softmax, without_dead_rows
-from headway.attention.scores import default_scale, dot
+from headway.attention.normalizers import normalize
+from headway.attention.scores import scale_of
+from headway.attention.spec import DEFAULT, Spec
 from headway.tracing import note, tap
 
 Queries = Float[Array, "*batch heads queries d_k"]
@@ -25,153 +24,55 @@ Keys = Float[Array, "*batch kv_heads keys d_k"]
 Values = Float[Array, "*batch kv_heads keys d_v"]
 Context = Float[Array, "*batch heads queries d_v"]
 Weights = Float[Array, "*batch heads queries keys"]
-MaskLike = Mask | Bool[Array, "..."] | None
-Bias = Float[Array, "..."] | None
-Products = Callable[[Queries, Keys], Weights]
-
-
-def grouped_dot(queries: Queries, keys: Keys) -> Weights:
-    """`scores.dot`, each head of keys for its group of heads of queries."""
-    return dot(queries, repeat(keys, heads=queries.shape[-3]))
+Attend = Callable[[Array, Array, Array, Spec], Array]  # queries, keys, values, spec -> context
 
 
 def attention(
     queries: Queries,
     keys: Keys,
-    values: Values,
-    *,
-    mask: MaskLike = None,
-    bias: Bias = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    normalizer: Normalizer = softmax,
-    dropout: float = 0.0,
-    seed: Seed | None = None,
-    offset: Offset = None,
-    products: Products = grouped_dot,
-) -> Context:
-    """Each query's context: the values, averaged by how well their keys fit the query.
+    values: Values | None,
+    spec: Spec = DEFAULT,
+    grid: Grid | None = None,
+) -> Context | Weights:
+    """The context of each query: the values, weighted by how well their keys match the query.
 
-    mask: who may attend to whom, a `Mask` or a boolean array (..., heads, queries, keys).
-    bias: numbers added to the scaled scores; -inf forbids, as a mask does.
-    scale: by default 1 / sqrt(d_k). softcap: c * tanh(scores / c) (Gemma 2), before the mask.
-    offset: query_position = offset + row; by default keys - queries.
-    dropout: of the weights, by `seed`; pass it only while training.
-    products: how every query meets every key of its head, the score of `parts.scores`.
+    queries (..., heads, Tq, d_k), keys (..., kv_heads, Tk, d_k), values (..., kv_heads, Tk, d_v)
+    -> context (..., heads, Tq, d_v), in the dtype of the values. Without values: the weights
+    (..., heads, Tq, Tk). All steps between are float32 for inputs of 16 bits.
 
-    A query with nothing to attend to gets context 0 and gradients 0. Raises ValueError when the
-    shapes do not fit and for dropout without a seed.
+    spec: the options. grid: which cells these are, of a larger matrix of scores.
+
+    A query that may attend to nothing gets weights 0, context 0 and gradients 0.
     """
-    queries, keys, values = inputs(
-        queries,
-        keys,
-        values,
-        mask=mask,
-        bias=bias,
-        scale=scale,
-        softcap=softcap,
-        normalizer=normalizer,
-        dropout=dropout,
-        offset=offset,
-        products=products,
-    )
-    weights = attention_weights(
-        queries,
-        keys,
-        mask=mask,
-        bias=bias,
-        scale=scale,
-        softcap=softcap,
-        normalizer=normalizer,
-        dropout=dropout,
-        seed=seed,
-        offset=offset,
-        products=products,
-    )
-    return tap("context", weights @ repeat(values, heads=queries.shape[-3]))
+    xp = namespace(queries)
+    grid = grid_of(queries, keys, spec) if grid is None else grid
+    queries, keys, values = inputs(queries, keys, values, spec)
+    scores = tap("scores", spec.score(widened(queries), widened(keys)))
+    scores = tap("scaled", scores * scale_of(spec.scale, queries))
+    if spec.softcap is not None:
+        scores = tap("capped", spec.softcap * xp.tanh(scores / spec.softcap))
+    if spec.bias is not None:
+        scores = scores + grid.cells_of(spec.bias, "bias")
+    if spec.mask is not None:
+        scores = xp.where(spec.mask.on(grid), scores, -xp.inf)
+    if is_masked := spec.mask is not None or spec.bias is not None:
+        scores = tap("masked", scores)
+    weights = tap("weights", normalize(scores, spec.normalizer, is_masked))
+    if spec.dropout:
+        weights = tap("dropped", drop_cells(weights, spec, grid))
+    if values is None:
+        return weights
+    context = weights @ repeat(widened(values), like=queries)
+    return tap("context", xp.astype(context, values.dtype, copy=False))
 
 
 def inputs(
-    queries: Queries, keys: Keys, values: Values, **options: Any
-) -> tuple[Queries, Keys, Values]:
-    """The inputs, tapped; a trace is also told the options, with which it can recompute the rest.
+    queries: Queries, keys: Keys, values: Values | None, spec: Spec
+) -> tuple[Queries, Keys, Values | None]:
+    """The inputs, tapped; a trace also gets the options, from which the rest can be recomputed.
 
-    Whatever way the mechanism is run, it begins with this.
+    Every kernel begins with this.
     """
-    queries, keys, values = tap("queries", queries), tap("keys", keys), tap("values", values)
-    scale = options.get("scale")
-    options = {**options, "scale": default_scale(queries) if scale is None else scale}
-    note("options", options)
-    return queries, keys, values
-
-
-def attention_weights(
-    queries: Queries,
-    keys: Keys,
-    *,
-    mask: MaskLike = None,
-    bias: Bias = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    normalizer: Normalizer = softmax,
-    dropout: float = 0.0,
-    seed: Seed | None = None,
-    offset: Offset = None,
-    where: Cells | None = None,
-    products: Products = grouped_dot,
-) -> Weights:
-    """The weights of `attention`, which explains the options.
-
-    where: the cells that these queries and keys are, of a matrix that may be larger.
-    """
-    xp = namespace(queries)
-    where = cells(queries, keys, offset) if where is None else where
-    masked = masked_scores(
-        queries,
-        keys,
-        where,
-        mask=mask,
-        bias=bias,
-        scale=scale,
-        softcap=softcap,
-        products=products,
-    )
-    if mask is None and bias is None:
-        weights = normalizer(masked, None)
-    else:
-        allowed = masked != -xp.inf  # whether a mask or a bias of -inf forbids
-        weights = normalizer(xp.where(allowed, masked, 0.0), allowed)
-        weights = without_dead_rows(weights, allowed)
-    weights = tap("weights", weights)
-    if dropout:
-        coordinates = (where.batch, where.head, where.query, where.key)
-        weights = tap("dropped", drop(weights, dropout, seed, *coordinates))
-    return weights
-
-
-def masked_scores(
-    queries: Queries,
-    keys: Keys,
-    where: Cells,
-    *,
-    mask: MaskLike = None,
-    bias: Bias = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    products: Products = grouped_dot,
-) -> Weights:
-    """The scores as they go into the normalizer: scaled, capped, biased, -inf where forbidden.
-
-    where, products: as in `attention_weights`.
-    """
-    xp = namespace(queries)
-    scale = default_scale(queries) if scale is None else scale
-    scores = tap("scores", products(queries, keys))
-    scores = tap("scaled", scores * scale)
-    if softcap is not None:
-        scores = tap("capped", softcap * xp.tanh(scores / softcap))
-    if bias is not None:
-        scores = scores + where.of(bias, "bias")
-    if mask is not None:
-        scores = xp.where(as_mask(mask).on(where), scores, -xp.inf)
-    return scores if mask is None and bias is None else tap("masked", scores)
+    queries, keys = tap("queries", queries), tap("keys", keys)
+    note("spec", spec._replace(scale=scale_of(spec.scale, queries)))
+    return queries, keys, None if values is None else tap("values", values)

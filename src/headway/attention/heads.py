@@ -30,23 +30,27 @@ def merge(x: Shaped[Array, "... heads tokens dim"]) -> Shaped[Array, "... tokens
 
 
 def repeat(
-    x: Shaped[Array, "... kv_heads tokens dim"], heads: int
-) -> Shaped[Array, "... {heads} tokens dim"]:
-    """Each head heads // kv_heads times in a row: query head h reads h // (heads // kv_heads).
+    x: Shaped[Array, "... kv_heads tokens dim"], like: Shaped[Array, "... heads queries features"]
+) -> Shaped[Array, "... heads tokens dim"]:
+    """x with as many heads as `like`: query head h reads kv head h // (heads // kv_heads).
 
-    Ainslie et al. 2023 (grouped queries). Raises ValueError when kv_heads do not divide heads.
+    Each head is repeated heads // kv_heads times in a row; arrays without a heads axis, or with
+    equally many heads, are returned unchanged. Ainslie et al. 2023 (grouped queries).
+    Raises ValueError when kv_heads does not divide heads.
     """
-    kv_heads = x.shape[-3]
-    if heads % kv_heads:
+    if x.ndim < 3 or x.shape[-3] == like.shape[-3]:
+        return x
+    heads, kv_heads = like.shape[-3], x.shape[-3]
+    if kv_heads == 0 or heads % kv_heads:
         raise ValueError(f"{kv_heads} heads of keys and values do not divide {heads} of queries")
-    return x if heads == kv_heads else namespace(x).repeat(x, heads // kv_heads, axis=-3)
+    return namespace(x).repeat(x, heads // kv_heads, axis=-3)
 
 
 def one_head(attend: Callable[..., Array]) -> Callable[..., Array]:
     """The same `attend` for arrays without a heads axis, (..., tokens, dim)."""
 
-    def attend_one(queries: Array, keys: Array, values: Array, **options: Any) -> Array:
+    def attend_one(queries: Array, keys: Array, values: Array, spec: Any) -> Array:
         with_axis = (x[..., None, :, :] for x in (queries, keys, values))
-        return attend(*with_axis, **options)[..., 0, :, :]
+        return attend(*with_axis, spec)[..., 0, :, :]
 
     return attend_one

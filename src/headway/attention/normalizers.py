@@ -7,7 +7,8 @@ weights of no meaning, which `without_dead_rows` replaces by 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from jaxtyping import Bool, Float
 
@@ -73,6 +74,26 @@ def entmax15(scores: Scores, allowed: Allowed = None) -> Weights:
     variance = xp.sum(xp.where(inside, (ordered - mean) ** 2, 0.0), axis=-1, keepdims=True)
     tau = mean - xp.sqrt((1 - variance) / support)
     return xp.where(shifted > tau, shifted - tau, 0.0) ** 2
+
+
+# By name, for the config of a model.
+NORMALIZERS: Mapping[str, Normalizer] = MappingProxyType(
+    {"softmax": softmax, "sparsemax": sparsemax, "entmax15": entmax15}
+)
+
+
+def normalize(scores: Scores, normalizer: Normalizer, is_masked: bool = True) -> Weights:
+    """The weights of scores in which -inf means "not allowed", if they are masked at all.
+
+    A query that may attend to nothing gets weights 0, also where there are no keys.
+    """
+    if scores.shape[-1] == 0:
+        return scores
+    if not is_masked:
+        return normalizer(scores, None)
+    xp = namespace(scores)
+    allowed = scores != -xp.inf
+    return without_dead_rows(normalizer(xp.where(allowed, scores, 0.0), allowed), allowed)
 
 
 def without_dead_rows(weights: Weights, allowed: Allowed) -> Weights:

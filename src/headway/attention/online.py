@@ -1,87 +1,85 @@
-"""The softmax online: over blocks of keys, so that no matrix of weights ever exists.
+"""The softmax online: over blocks of keys, so that the matrix of weights never exists.
 
     for each block of keys:   m' = max(m, max(s)),   l' = e^(m - m') l + sum e^(s - m'),
                               c' = e^(m - m') c + e^(s - m') values
     at the end:               context = c / l
 
-Milakov and Gimelshein 2018; Dao et al. 2022 (FlashAttention). The rung `tiled` and the kernels
-`tiled` of NumPy and JAX run this.
+Milakov and Gimelshein 2018; Dao et al. 2022 (FlashAttention). The scores s of a block are those of
+the formula, which runs with another normalizer: e^(s - m') instead of the softmax.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
-from headway.attention.arrays import Array, namespace
-from headway.attention.dropout import Seed, drop
-from headway.attention.formula import (
-    Context,
-    Keys,
-    Queries,
-    Values,
-    inputs,
-    masked_scores,
-)
-from headway.attention.heads import repeat
-from headway.attention.masks import Cells, Offset, cells
+from headway.attention.arrays import Array, device, namespace, widened
+from headway.attention.formula import Context, Keys, Queries, Values, attention, inputs
+from headway.attention.grid import Grid, grid_of
+from headway.attention.spec import DEFAULT, Spec
 from headway.tracing import silent, tap
 
 BLOCK = 128  # keys at a time
 
-State = tuple[Array, Array, Array]  # largest and total (..., queries, 1), context (..., d_v)
+
+class State(NamedTuple):
+    """What is known of each query after some blocks of keys."""
+
+    largest: Array  # m, the largest score (..., queries, 1)
+    total: Array  # l, the sum of exponentials (..., queries, 1)
+    context: Array  # c, the weighted sum of values (..., queries, d_v)
 
 
 def online_attention(
-    queries: Queries,
-    keys: Keys,
-    values: Values,
-    *,
-    dropout: float = 0.0,
-    seed: Seed | None = None,
-    offset: Offset = None,
-    block: int = BLOCK,
-    **how: Any,
+    queries: Queries, keys: Keys, values: Values, spec: Spec = DEFAULT, block: int = BLOCK
 ) -> Context:
-    """`parts.attention` with the softmax, `block` keys at a time. how: those of `masked_scores`."""
-    queries, keys, values = inputs(queries, keys, values, **how, offset=offset)
-    values = repeat(values, heads=queries.shape[-3])
-    whole = cells(queries, keys, offset)
-    state = nothing_seen(queries, values)
-    for start in range(0, keys.shape[-2], block):
-        tile = slice(start, start + block)
-        where = whole.columns_only(tile)
-        with silent():  # blocks of scores are no step that a trace could show
-            scores = masked_scores(queries, keys[..., tile, :], where, **how)
-        state = with_block(state, scores, values[..., tile, :], where, dropout, seed)
-    return tap("context", context_of(state))
+    """`formula.attention` with the softmax, `block` keys at a time."""
+    queries, keys, values = inputs(queries, keys, values, spec)
+    grid = grid_of(queries, keys, spec)
+    state = start(queries, values)
+    for first in range(0, keys.shape[-2], block):
+        columns = slice(first, first + block)
+        part = keys[..., columns, :], values[..., columns, :]
+        state = with_block(state, queries, *part, spec, grid.select(columns=columns))
+    return tap("context", namespace(values).astype(context_of(state), values.dtype, copy=False))
 
 
-def nothing_seen(queries: Queries, values: Values) -> State:
-    """The state of queries that have seen no key yet."""
+def start(queries: Queries, values: Values) -> State:
+    """The state before the first block."""
     xp = namespace(queries)
-    one = xp.sum(queries, axis=-1, keepdims=True) * 0
-    return one - xp.inf, one, one * values[..., :1, :]
+    dtype = widened(queries).dtype
+    zeros = xp.zeros((*queries.shape[:-1], values.shape[-1]), dtype=dtype, device=device(queries))
+    total = xp.zeros((*queries.shape[:-1], 1), dtype=dtype, device=device(queries))
+    return State(total - xp.inf, total, zeros)
 
 
 def with_block(
-    state: State, scores: Array, values: Array, where: Cells, dropout: float, seed: Seed | None
+    state: State, queries: Queries, keys: Keys, values: Values, spec: Spec, grid: Grid
 ) -> State:
-    """The state after one more block of keys."""
-    before, total, context = state
-    xp = namespace(scores)
-    largest = xp.maximum(before, xp.max(scores, axis=-1, keepdims=True))
-    # As long as nothing was allowed the largest score is -inf, and -inf - -inf is NaN.
-    anchor = xp.where(largest == -xp.inf, 0.0, largest)
-    shrink = xp.exp(before - anchor)
-    exponentials = xp.exp(scores - anchor)
-    total = total * shrink + xp.sum(exponentials, axis=-1, keepdims=True)
-    if dropout:  # of the weights, so the sum above is that of all
-        coordinates = (where.batch, where.head, where.query, where.key)
-        exponentials = drop(exponentials, dropout, seed, *coordinates)
-    return largest, total, context * shrink + exponentials @ values
+    """The state after one more block of keys, whose cells are the grid's."""
+    xp = namespace(queries)
+    largest, total = state.largest, state.total
+
+    def exponentials(scores: Array, allowed: Array | None) -> Array:
+        """e^(s - m'), and m' and l' on the way."""
+        nonlocal largest, total
+        if allowed is not None:
+            scores = xp.where(allowed, scores, -xp.inf)
+        largest = xp.maximum(largest, xp.max(scores, axis=-1, keepdims=True))
+        # As long as nothing was allowed the largest score is -inf, and -inf - -inf is NaN.
+        weights = xp.exp(scores - xp.where(largest == -xp.inf, 0.0, largest))
+        total = total * shrink() + xp.sum(weights, axis=-1, keepdims=True)
+        return weights
+
+    def shrink() -> Array:
+        return xp.exp(state.largest - xp.where(largest == -xp.inf, 0.0, largest))
+
+    with silent():  # the steps of a block are not the steps of the attention
+        part = attention(
+            queries, keys, widened(values), spec._replace(normalizer=exponentials), grid
+        )
+    return State(largest, total, state.context * shrink() + part)
 
 
 def context_of(state: State) -> Context:
-    """What the queries have found: 0 for those that saw nothing."""
-    _, total, context = state
-    return context / namespace(total).where(total == 0, 1.0, total)
+    """The context: 0 for queries that may attend to nothing."""
+    return state.context / namespace(state.total).where(state.total == 0, 1.0, state.total)

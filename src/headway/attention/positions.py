@@ -1,4 +1,4 @@
-"""Where a token stands. Attention itself does not know: permuted tokens give permuted results.
+"""The position of a token, which attention itself ignores: permuted tokens give permuted results.
 
 (A learned position is a parameter, a row of a table: it needs no function.)
 """
@@ -12,15 +12,19 @@ from jaxtyping import Float, Int
 from headway.attention.arrays import Array, device, integers, namespace
 
 
-def sinusoidal(positions: Float[Array, "..."], dim: int) -> Float[Array, "... {dim}"]:
+def sinusoidal(
+    positions: Int[Array, "..."], dim: int, like: Float[Array, "..."]
+) -> Float[Array, "... {dim}"]:
     """Sine in the even columns, cosine in the odd: angle position / 10000^(2i / dim).
 
-    Vaswani et al. 2017, section 3.5; to be added to the embeddings.
+    Vaswani et al. 2017, section 3.5; to be added to the embeddings. In the dtype of `like`, but
+    computed in float32 at least: bfloat16 cannot tell position 256 from 257.
     """
     xp = namespace(positions)
-    angles = positions[..., None] * _frequencies(dim, 10000.0, positions)
+    angles = xp.astype(positions, xp.result_type(like.dtype, xp.float32))
+    angles = angles[..., None] * _frequencies(dim, 10000.0, angles)
     pairs = xp.stack([xp.sin(angles), xp.cos(angles)], axis=-1)
-    return pairs.reshape((*positions.shape, dim))
+    return xp.astype(pairs.reshape((*positions.shape, dim)), like.dtype)
 
 
 def rotary(

@@ -1,18 +1,26 @@
-"""How well does a query fit a key? Each function makes scores (..., queries, keys)."""
+"""How well a query matches a key: each function makes scores (..., queries, keys)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from jaxtyping import Float
 
 from headway.attention.arrays import Array, namespace
+from headway.attention.heads import repeat
 from headway.tracing import tap
+
+Score = Callable[[Array, Array], Array]
 
 
 def dot(
     queries: Float[Array, "... queries d_k"], keys: Float[Array, "... keys d_k"]
 ) -> Float[Array, "... queries keys"]:
-    """score[q, k] = queries[q] . keys[k]  (Luong et al. 2015, "dot")."""
-    return queries @ keys.mT
+    """score[q, k] = queries[q] . keys[k]  (Luong et al. 2015, "dot").
+
+    A head of keys may be shared by several heads of queries.
+    """
+    return queries @ repeat(keys, like=queries).mT
 
 
 def scaled_dot(
@@ -24,12 +32,12 @@ def scaled_dot(
 
     Without it the scores' variance grows with d_k, and the softmax saturates.
     """
-    return dot(queries, keys) * (default_scale(queries) if scale is None else scale)
+    return dot(queries, keys) * scale_of(scale, queries)
 
 
-def default_scale(queries: Float[Array, "... queries d_k"]) -> float:
-    """1 / sqrt(d_k)."""
-    return float(queries.shape[-1] ** -0.5)
+def scale_of(scale: float | None, queries: Float[Array, "... queries d_k"]) -> float:
+    """The scale, by default 1 / sqrt(d_k)."""
+    return float(max(queries.shape[-1], 1) ** -0.5) if scale is None else scale
 
 
 def additive(

@@ -6,7 +6,6 @@ it; what a kernel refuses is left out with its reason.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,11 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.dlpack import from_dlpack
 
-from headway.attention.dispatch import KERNELS, attend
+from headway.attention.dispatch import attend
 from headway.attention.heads import merge, split
-from headway.attention.masks import materialise
+from headway.attention.kernels import flex
+from headway.attention.kernels.kernel import refusal
+from headway.attention.kernels.table import KERNELS
+from headway.attention.masks import materialize
+from headway.attention.options import spec_from
 from headway.attention.projections import output, project_fused
-from headway.attention.spec import Call, Unsupported
+from headway.attention.spec import DEFAULT, Spec, Unsupported
 from headway.bench import exact, ran
 from headway.bench.exact import Exact, Inputs, layer
 from headway.bench.ran import Ran
@@ -31,7 +34,6 @@ from headway.bench.settings import Setting
 
 YARDSTICK = "plain"
 JAX = " (JAX)"  # behind the names of what runs there
-_PROJECTS = "mha"  # the kernel that projects whatever it is given
 
 
 class Side(Protocol):
@@ -211,23 +213,21 @@ def _kernel(
     name: str | None, setting: Setting, inputs: Inputs, *, compiled: bool | None = None
 ) -> Side:
     """A kernel, or Headway's own choice, alone or in the layer."""
-    if name == _PROJECTS:
-        raise Unsupported("always projects: nn.MultiheadAttention, in settings with projections")
     way = partial(attend, kernel=name, **setting.options)
     seconds = None
     if name is not None:
-        call = Call.of(*_attended(setting, inputs), **setting.options)
-        reason = KERNELS[name].refuse(call)
+        spec = spec_from(setting.options)
+        queries, keys, values = _attended(setting, inputs)
+        reason = refusal(KERNELS[name], queries, keys, values, spec)
         if reason is not None:
             raise Unsupported(reason)
-        build = getattr(sys.modules[KERNELS[name].run.__module__], "block_mask", None)
-        if build is not None:
-            seconds = _seconds(lambda: build(call))
+        if name == "flex":
+            seconds = _seconds(lambda: flex.block_mask(queries, keys, spec))
     function = layer(setting, way) if setting.projections else way
     return TorchSide(function, inputs, setting, compiled=compiled, builds_mask=seconds)
 
 
-def _attended(setting: Setting, inputs: Inputs) -> tuple[Tensor, ...]:
+def _attended(setting: Setting, inputs: Inputs) -> Sequence[Tensor]:
     """The queries, keys and values of the setting; with projections, some of that shape."""
     if not setting.projections:
         return inputs.leaves
@@ -294,7 +294,7 @@ def _forbidden(setting: Setting, x: Tensor) -> Tensor | None:
     if setting.mask is None:
         return None
     one = split(x[:1], heads=1)
-    return ~materialise(setting.mask, one, one)[0, 0]
+    return ~materialize(one, one, Spec(mask=setting.mask))[0, 0]
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -370,7 +370,7 @@ def _to_jax(tensor: Tensor) -> Any:
 
 def _takes_jax(name: str) -> bool:
     x = _to_jax(torch.zeros(1, 1, 1, 1))
-    return KERNELS[name].refuse(Call.of(x, x, x)) is None
+    return refusal(KERNELS[name], x, x, x, DEFAULT) is None
 
 
 def _jax_kernel(name: str, setting: Setting, inputs: Inputs) -> Side:
@@ -378,8 +378,8 @@ def _jax_kernel(name: str, setting: Setting, inputs: Inputs) -> Side:
 
     if setting.device == "cuda" and jax.default_backend() != "gpu":
         raise Unsupported("has no GPU here")
-    call = Call.of(*map(_to_jax, inputs.leaves), **setting.options)
-    reason = KERNELS[name].refuse(call)
+    queries, keys, values = map(_to_jax, inputs.leaves)
+    reason = refusal(KERNELS[name], queries, keys, values, spec_from(setting.options))
     if reason is not None:
         raise Unsupported(reason)
     return JaxSide(partial(attend, kernel=name, **setting.options), inputs, setting)

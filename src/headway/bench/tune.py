@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from headway.attention.dispatch import KERNELS, attend
+from headway.attention.dispatch import attend
 from headway.attention.kernels import tuning
+from headway.attention.kernels.kernel import refusal
+from headway.attention.kernels.table import KERNELS
 from headway.attention.kernels.tuning import Kind, Seconds, Size
-from headway.attention.spec import Call
+from headway.attention.options import spec_from
+from headway.attention.spec import Spec
 from headway.bench import measure
 from headway.bench.measure import Side
 
@@ -41,14 +44,17 @@ UNSEEN = (
     *(Size(4, tokens, tokens, 96) for tokens in (40, 333)),
     *(Size(24, 1, tokens, 64) for tokens in (40, 512)),
 )
-# What `attend` may choose. flex compiles for seconds at every new shape, mha multiplies with the
-# identity four times, and PyTorch's backends by name are what sdpa chooses from.
+# What `attend` may choose. flex compiles for seconds at every new shape, and PyTorch's backends by
+# name are what sdpa chooses from.
 CANDIDATES = ("plain", "stacked", "einsum", "tiled", "sdpa", "triton")
 
 
 SECONDS = 0.1  # of one kernel on one question
 JUDGING = 0.3  # the same, where two equal times should look equal
 ROUNDS = 200  # of a hundred calls each, to see what a call costs before its kernel runs
+
+
+Call = tuple[Tensor, Tensor, Tensor, Spec]  # queries, keys, values, options
 
 
 class Question(NamedTuple):
@@ -83,7 +89,7 @@ def tune(device: str, stopped: Stopped = lambda: False) -> Iterator[Table]:
         found = measure.in_turns(sides, seconds=SECONDS, stopped=stopped)
         if stopped():
             return
-        kind, size = tuning.of(call)
+        kind, size = tuning.kind_and_size(*call)
         medians = {name: statistics.median(spent) for name, spent in found.items()}
         table.setdefault(kind, {})[size] = medians
         yield table
@@ -106,7 +112,7 @@ def judge(device: str, stopped: Stopped = lambda: False) -> Iterator[Verdict]:
     """A verdict for each question on the shapes that are not in the table."""
     for question in questions(UNSEEN):
         call, sides = prepared(question, device)
-        chosen = next(name for name in tuning.ranking(call) if name in sides)
+        chosen = next(name for name in tuning.ranking(*call) if name in sides)
         twice = {"attend": sides.pop("attend"), "again": sides[chosen]}
         found = measure.in_turns({**sides, **twice}, seconds=JUDGING, stopped=stopped)
         if stopped():
@@ -137,9 +143,12 @@ def prepared(question: Question, device: str) -> tuple[Call, dict[str, Side]]:
     options = ASKED[question.asked](size)
     if "mask" in options:
         options["mask"] = options["mask"].to(device)
-    call = Call.of(*inputs, **options)
+    queries, keys, values = inputs
+    call = (queries, keys, values, spec_from(options))
     names = [
-        name for name, kernel in KERNELS.items() if name != "flex" and kernel.refuse(call) is None
+        name
+        for name, kernel in KERNELS.items()
+        if name != "flex" and refusal(kernel, *call) is None
     ]
     sides = {name: _side(name, inputs, options, question.backward) for name in names}
     sides = {name: side for name, side in sides.items() if _runs(side)}
@@ -214,15 +223,15 @@ def summary(found: Mapping[str, Any]) -> str:
 def overhead() -> tuple[float, float]:
     """Seconds a call of PyTorch's own function on a few tokens, and what `attend` adds to them.
 
-    With the kernel named, but for one look at the choice: `attend` may choose another. The least
-    of many rounds, for whatever else the machine does only ever adds.
+    With the kernel named, plus one look at the choice, since `attend` may choose another. The
+    least of many rounds, for whatever else the machine does only ever adds.
     """
     x = torch.randn(1, 1, 4, 8)
     function = torch.nn.functional.scaled_dot_product_attention
-    call = Call.of(x, x, x, causal=True)
+    spec = spec_from({"causal": True})
 
     def through() -> None:
-        tuning.ranking(call)
+        tuning.ranking(x, x, x, spec)
         attend(x, x, x, causal=True, kernel="sdpa")
 
     sides = (Side(lambda: function(x, x, x, is_causal=True)), Side(through))

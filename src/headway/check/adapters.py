@@ -122,6 +122,7 @@ def _gpt(attention: Any) -> Known:
     if not _is(attention, "headway.torch.gpt", "GPT"):
         return None
     from headway.attention.masks import documents
+    from headway.attention.spec import Spec
 
     seeds = count()
 
@@ -132,7 +133,7 @@ def _gpt(attention: Any) -> Known:
         if "mask" in options:
             return model(tokens, starts=(~options["mask"]).sum(-1))
         mask = documents(options["documents"]) if "documents" in options else None
-        return model(tokens, mask=mask, seed=next(seeds) if model.training else None)
+        return model(tokens, Spec(mask=mask, seed=next(seeds) if model.training else None))
 
     config = attention.config
     features = ["mask", "documents", *(["cache"] if attention.can_cache else [])]
@@ -144,6 +145,7 @@ def _jax_gpt(attention: Any) -> Known:
     if not _is(attention, "headway.jax.gpt", "Model"):
         return None
     from headway.attention.masks import documents
+    from headway.attention.spec import Spec
     from headway.jax import gpt
 
     def call(model: Any, tokens: Any, **options: Any) -> Any:
@@ -154,7 +156,7 @@ def _jax_gpt(attention: Any) -> Known:
             logits, caches = gpt.forward_cached(params, tokens, config, own, caches, first)
             return logits, (caches, first + tokens.shape[1])
         mask = documents(options["documents"]) if "documents" in options else None
-        return gpt.forward(params, tokens, config, own, mask=mask)
+        return gpt.forward(params, tokens, config, own, Spec(mask=mask))
 
     features = ["documents", *(["cache"] if attention.can_cache else [])]
     declared = {"kind": "model", "vocabulary": attention.config.vocabulary, "engine": "jax"}
@@ -166,6 +168,7 @@ def _layer(attention: Any) -> Known:
     if own is None or not _is(attention, own.__name__, "MultiHeadAttention", "RungAttention"):
         return None
     from headway.attention.masks import as_mask, causal
+    from headway.attention.spec import Spec
 
     seeds = count()
 
@@ -174,22 +177,21 @@ def _layer(attention: Any) -> Known:
             cache = options["cache"] or own.Cache(x.shape[1] + 64)
             return module(x, cache=cache), cache
         mask = as_mask(options["mask"][:, None, None, :]) if "mask" in options else None
-        return module(x, mask=mask, seed=next(seeds) if module.training else None)
+        return module(x, Spec(mask=mask, seed=next(seeds) if module.training else None))
 
-    features = ["mask", *(["dropout"] if attention.dropout else [])]
+    features = ["mask", *(["dropout"] if attention.spec.dropout else [])]
     declared: dict[str, Any] = {"kind": "self", "features": features}
     if isinstance(attention, own.RungAttention):
         rung = attention.rung
-        knows = {"causal": "attend" in rung.options, "positions": rung.name == "fixed"}
+        knows = {"causal": rung.causal, "positions": rung.name == "fixed"}
         # Matrices are (d_in, d_out); without any, all widths are right.
         width = next((parameter.shape[-2] for parameter in attention.parameters()), 16)
         return {**declared, **knows, "width": width}, call
-    if attention.mask is causal:
+    is_causal = attention.spec.mask is causal
+    if is_causal:
         features.append("cache")
-    linear = getattr(attention, "q_proj", None)
-    width = attention.c_attn.weight.shape[0] if linear is None else linear.in_features
-    knows = {"causal": attention.mask is causal, "positions": attention.rotary is not None}
-    return {**declared, **knows, "width": width}, call
+    knows = {"causal": is_causal, "positions": attention.rotary is not None}
+    return {**declared, **knows, "width": attention.q.in_features}, call
 
 
 ADAPTERS = (_multihead, _encoder_layer, _sdpa, _jax, _transformers, _gpt, _jax_gpt, _layer)

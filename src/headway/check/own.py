@@ -10,14 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headway.attention.arrays import Array
-from headway.attention.dispatch import KERNELS, attend
+from headway.attention.dispatch import attend
+from headway.attention.kernels.kernel import refusal
+from headway.attention.kernels.table import KERNELS
 from headway.attention.masks import as_mask
+from headway.attention.options import spec_from
 from headway.attention.positions import rotary
-from headway.attention.spec import Call
+from headway.attention.spec import DEFAULT, Spec
 from headway.check.engines import ENGINES
 from headway.ladder.rung import Rung, RungConfig
 from headway.ladder.rungs import LADDER
-from headway.models.gpt import MODERN, PRESETS, GPTConfig
+from headway.models.gpt import PRESETS, preset
 
 
 class Own(NamedTuple):
@@ -33,7 +36,7 @@ LONG = {("flex", "torch"), ("stacked", "jax"), ("einsum", "jax")}
 
 
 _SIZES: Mapping[str, Any] = MappingProxyType(
-    {"vocabulary": 40, "context": 33, "width": 16, "layers": 2, "heads": 4}
+    {"vocabulary": 40, "context": 33, "width": 16, "layers": 2, "attention": {"heads": 4}}
 )
 
 
@@ -81,7 +84,7 @@ def _takes(kernel: str, engine: str) -> dict[str, Any] | None:
     x = array(np.zeros((1, 2, 3, 4)))
 
     def takes(keys: Array = x, **options: Any) -> bool:
-        return KERNELS[kernel].refuse(Call.of(x, keys, keys, **options)) is None
+        return refusal(KERNELS[kernel], x, keys, keys, spec_from(options)) is None
 
     if not takes():
         return None
@@ -98,18 +101,18 @@ def _takes(kernel: str, engine: str) -> dict[str, Any] | None:
 
 
 def _rung(rung: Rung, engine: str) -> tuple[Any, dict[str, Any]]:
-    heads = 2 if "heads" in rung.options else 1
+    heads = 2 if rung.has_heads else 1
     random = np.random.default_rng(0)
     shapes = rung.shapes(RungConfig(16, 16, heads))
     parameters = {name: random.normal(size=shape) / 4 for name, shape in shapes.items()}
 
     def function(x: Array, *, mask: Array | None = None) -> Array:
         own = {name: value.astype(x.dtype) for name, value in parameters.items()}
-        where = None if mask is None else mask[:, None, None, :]
-        return rung.apply(x, own, heads=heads, mask=where)
+        spec = DEFAULT if mask is None else Spec(mask=as_mask(mask[:, None, None, :]))
+        return rung(x, own, spec, heads=heads)
 
     declared = {"kind": "self", "width": 16, "engine": engine, "features": ("mask",)}
-    knows = {"causal": "attend" in rung.options, "positions": rung.name == "fixed"}
+    knows = {"causal": rung.causal, "positions": rung.name == "fixed"}
     return function, {**declared, **knows}
 
 
@@ -117,25 +120,23 @@ def _modules() -> Iterator[Own]:
     from headway.torch import GPT, MultiHeadAttention, RungAttention
 
     for rung in LADDER.values():
-        heads = 2 if "heads" in rung.options else 1
-        dropout = 0.2 if "dropout" in rung.options else 0.0
-        yield Own(
-            f"RungAttention {rung.name}", RungAttention(rung, 16, heads=heads, dropout=dropout), {}
-        )
-    plainly = MultiHeadAttention(16, heads=4, fused=True, bias=True, mask=None, dropout=0.2)
+        heads = 2 if rung.has_heads else 1
+        spec = Spec(dropout=0.2 if rung.has_dropout else 0.0)
+        yield Own(f"RungAttention {rung.name}", RungAttention(rung, 16, heads=heads, spec=spec), {})
+    plainly = MultiHeadAttention(16, heads=4, linear_bias=True, spec=Spec(dropout=0.2))
     yield Own("MultiHeadAttention without a mask", plainly, {})
     modern = MultiHeadAttention(16, heads=4, kv_heads=2, rotary=10000.0, qk_norm=1e-6)
     yield Own("MultiHeadAttention, grouped, rotary, QK-norm", modern, {})
-    yield Own("GPT, gpt2", GPT(GPTConfig(**_SIZES, dropout=0.1)), {})
-    yield Own("GPT, modern", GPT(GPTConfig(**_SIZES, **MODERN)), {})
+    yield Own("GPT, gpt2", GPT(preset("gpt2", _SIZES, dropout=0.1)), {})
+    yield Own("GPT, modern", GPT(preset("modern", _SIZES)), {})
     yield from _translators()
 
 
 def _models_on_jax() -> Iterator[Own]:
     from headway.jax import gpt
 
-    for name, preset in PRESETS.items():
-        config = GPTConfig(**_SIZES, **preset)
+    for name in PRESETS:
+        config = preset(name, _SIZES)
         yield Own(f"GPT on JAX, {name}", gpt.Model(gpt.init(config, 0), config), {})
 
 
@@ -147,7 +148,7 @@ def _translators() -> Iterator[Own]:
 
     from headway.models.seq2seq import Seq2SeqConfig
     from headway.torch.layers import AdditiveAttention, CrossAttention, ProductAttention
-    from headway.torch.seq2seq import EncoderLayer, Seq2Seq
+    from headway.torch.seq2seq import EncoderBlock, Seq2Seq
 
     class Between(nn.Module):
         def __init__(self, attention: nn.Module) -> None:
@@ -155,10 +156,10 @@ def _translators() -> Iterator[Own]:
             self.attention = attention
 
         def forward(self, x: Tensor, mask: Tensor | None = None) -> Any:
-            seen = None if mask is None else mask[:, None, None]
+            spec = DEFAULT if mask is None else Spec(mask=as_mask(mask[:, None, None]))
             keys = getattr(self.attention, "keys", None)
             memory = (x,) if keys is None else (keys(x), x)
-            return self.attention(x, *memory, mask=seen)
+            return self.attention(x, *memory, spec)
 
     class Writes(nn.Module):
         def __init__(self, model: Seq2Seq) -> None:
@@ -173,12 +174,12 @@ def _translators() -> Iterator[Own]:
             return self.model.decode(tokens, memory, state)
 
     class Reads(nn.Module):
-        def __init__(self, layer: EncoderLayer) -> None:
+        def __init__(self, layer: EncoderBlock) -> None:
             super().__init__()
             self.layer = layer
 
         def forward(self, x: Tensor, mask: Tensor | None = None) -> Any:
-            return self.layer(x, None if mask is None else as_mask(mask[:, None, None]), None)
+            return self.layer(x, None if mask is None else as_mask(mask[:, None, None]))
 
     masked = {"kind": "self", "width": 16, "features": ("mask",)}
     yield Own("CrossAttention", Between(CrossAttention(16, heads=4)), masked)
@@ -189,5 +190,5 @@ def _translators() -> Iterator[Own]:
         model = Seq2Seq(Seq2SeqConfig(kind, 40, 40, 16, **sizes))
         declared = {"kind": "model", "vocabulary": 40, "features": ("cache",)}
         yield Own(f"translator {kind}, what it writes", Writes(model), declared)
-    layer = EncoderLayer(Seq2SeqConfig("transformer", 40, 40, 16, heads=4))
+    layer = EncoderBlock(Seq2SeqConfig("transformer", 40, 40, 16, heads=4))
     yield Own("translator transformer, a layer that reads", Reads(layer), masked | {"block": True})

@@ -287,11 +287,11 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _kernels(text: str) -> list[str]:
-    from headway.attention.dispatch import named
+    from headway.attention.kernels.table import kernel_named
 
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        named(name)  # raises ValueError
+        kernel_named(name)  # raises ValueError
     return names
 
 

@@ -11,8 +11,7 @@ def ladder(rung: str | None = None, /, *, text: str = "Your journey starts with 
     Parameters
     ----------
     rung
-        One rung only: fixed, simplified, trainable, causal, dropout, stacked, multihead, fused
-        or tiled.
+        The name of one rung; by default all of them are shown, in order.
     text
         Your own words. Each gets three numbers; those of the book's sentence have the book's.
     """

@@ -241,7 +241,7 @@ class TranslationSubject:
 
 @final
 class LadderSubject:
-    """The nine rungs, each with the parameters of its worked example."""
+    """The rungs, each with the parameters of its worked example."""
 
     def trace(self, ask: Ask, stop: Stop = go_on) -> tuple[Tensors, Manifest]:
         """The words of the text through every rung. Raises ValueError for none or too many."""
@@ -289,10 +289,10 @@ def _climbed(text: str, stop: Stop) -> tuple[Tensors, Manifest]:
         steps += [[prefix + step, list(tensor.shape)] for step, tensor in found.items()]
         for layer, options in facts["attentions"].items():
             attentions[f"{prefix}{layer}".rstrip(".")] = options
-        parameters, options = rung.example()
+        parameters, spec, _ = rung.example()
         rungs.append(
             {key: getattr(rung, key) for key in ("name", "idea", "equation", "source")}
-            | {"parameters": sorted(parameters), "dropout": options.get("dropout", 0.0)}
+            | {"parameters": sorted(parameters), "dropout": spec.dropout}
         )
     shown = [trace_file.drawn(word.encode(errors="surrogatepass")) for word in words]
     tokens = [{"display": word} for word in shown]

@@ -35,9 +35,12 @@ from safetensors.numpy import load_file, save_file
 
 from headway import cache
 from headway.attention.arrays import as_numpy
-from headway.attention.formula import attention_weights, grouped_dot
-from headway.attention.masks import as_mask, cells, materialise
+from headway.attention.formula import attention
+from headway.attention.grid import grid_of
+from headway.attention.masks import materialize
 from headway.attention.normalizers import softmax
+from headway.attention.scores import dot
+from headway.attention.spec import Spec
 from headway.tokenizers import Tokenizer
 from headway.tracing import INSIDE, Trace, silent, trace
 
@@ -93,10 +96,10 @@ def described(steps: Trace) -> tuple[Tensors, Manifest]:
     names = list(tensors)
     shapes = [[name, list(tensor.shape)] for name, tensor in tensors.items()]
     attentions = {}
-    for name, options in steps.notes.items():
+    for name, spec in steps.notes.items():
         layer = _layer(name)
         if {layer + "queries", layer + "keys"} <= tensors.keys():
-            attentions[layer.removesuffix(".")] = _attention(layer, options, steps, tensors)
+            attentions[layer.removesuffix(".")] = _attention(layer, spec, steps, tensors)
     for layer in dict.fromkeys(map(_layer, names)):
         tensors |= _overview(layer, steps)
     return tensors, {"steps": shapes, "attentions": attentions, "overview": OVERVIEW}
@@ -148,16 +151,15 @@ def _layer(name: str) -> str:
     return name[: name.rfind(".") + 1]
 
 
-def _is_softmax(options: Mapping[str, Any]) -> bool:
-    usual = options.get("products", grouped_dot) is grouped_dot
-    return usual and options.get("normalizer", softmax) is softmax
+def _is_softmax(spec: Spec) -> bool:
+    return spec.score is dot and spec.normalizer is softmax
 
 
 def _overview(layer: str, steps: Trace) -> Tensors:
     """Of large matrices of weights: every n-th row, and in it the largest of every n columns."""
     weights = steps.get(layer + "weights")
     operands = {layer + "queries", layer + "keys"} <= steps.keys()
-    told = operands and layer + "options" in steps.notes
+    told = operands and layer + "spec" in steps.notes
     if isinstance(weights, list) or (weights is None and not told):
         return {}
     size = (steps[layer + "queries"] if weights is None else weights).shape[-2]
@@ -165,12 +167,11 @@ def _overview(layer: str, steps: Trace) -> Tensors:
         return {}
     rows = slice(None, None, apart(size))
     if weights is None:
-        options = dict(steps.notes[layer + "options"])
-        options.pop("dropout", None)
+        spec = steps.notes[layer + "spec"]._replace(dropout=0.0)
         queries, keys = steps[layer + "queries"], steps[layer + "keys"]
-        where = cells(queries, keys, options.get("offset")).rows_only(rows)
+        grid = grid_of(queries, keys, spec).select(rows=rows)
         with silent():
-            some = attention_weights(queries[..., rows, :], keys, **options, where=where)
+            some = attention(queries[..., rows, :], keys, None, spec, grid)
     else:
         some = weights[..., rows, :]
     found = as_numpy(some)
@@ -183,26 +184,24 @@ def apart(size: int) -> int:
     return -(-size // OVERVIEW)
 
 
-def _attention(layer: str, options: Mapping[str, Any], steps: Trace, tensors: Tensors) -> Manifest:
+def _attention(layer: str, spec: Spec, steps: Trace, tensors: Tensors) -> Manifest:
     """How the weights of a layer come about; what is no structure goes among the tensors."""
     queries, keys = steps[layer + "queries"], steps[layer + "keys"]
     rows, columns = queries.shape[-2], keys.shape[-2]
-    offset = options.get("offset")
-    mask, bias = options.get("mask"), options.get("bias")
-    terms = () if mask is None else as_mask(mask).terms
+    terms = () if spec.mask is None else spec.mask.terms
     if not all(term.is_band for term in terms):
-        tensors[layer + "allowed"] = as_numpy(materialise(mask, queries, keys, offset))
-    if bias is not None:
-        tensors[layer + "bias"] = as_numpy(bias)
+        tensors[layer + "allowed"] = as_numpy(materialize(queries, keys, spec))
+    if spec.bias is not None:
+        tensors[layer + "bias"] = as_numpy(spec.bias)
     return {
-        "scale": float(options["scale"]),
-        "softcap": options.get("softcap"),
-        "normalizer": options.get("normalizer", softmax).__name__,
+        "scale": spec.scale,
+        "softcap": spec.softcap,
+        "normalizer": getattr(spec.normalizer, "__name__", "custom"),
         "mask": list(map(str, terms)),
-        "offset": columns - rows if offset is None else as_numpy(offset).tolist(),
+        "offset": columns - rows if spec.offset is None else as_numpy(spec.offset).tolist(),
         "heads": queries.shape[-3],
         "kv_heads": keys.shape[-3],
-        "recomputable": _is_softmax(options),
+        "recomputable": _is_softmax(spec),
         "allowed": layer + "allowed" if layer + "allowed" in tensors else None,
-        "bias": layer + "bias" if bias is not None else None,
+        "bias": layer + "bias" if spec.bias is not None else None,
     }

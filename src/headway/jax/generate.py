@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Integer
 from headway import tracing
 from headway.attention.arrays import Array
 from headway.attention.masks import padding
+from headway.attention.spec import Spec
 from headway.jax import gpt
 from headway.jax.gpt import Model
 from headway.jax.layers import Attention, Cache, Params
@@ -68,7 +69,7 @@ def _whole(
     attention: Attention,
 ) -> Scores:
     """The logits after each row, of which so many tokens count."""
-    logits = gpt.forward(params, rows, config, attention, mask=padding(lengths))
+    logits = gpt.forward(params, rows, config, attention, Spec(mask=padding(lengths)))
     return _at(logits, lengths - 1)
 
 

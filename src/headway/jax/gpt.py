@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from headway.attention.arrays import Array
-from headway.attention.dropout import Seed, dropout, fold
-from headway.attention.masks import Mask
+from headway.attention.dropout import drop
 from headway.attention.positions import sinusoidal
+from headway.attention.spec import DEFAULT, Spec, fold
 from headway.jax.layers import (
     Attention,
     Cache,
@@ -56,7 +56,7 @@ class Model:
     def can_cache(self) -> bool:
         """Whether the attention can go on from a cache: a rung sees its tokens whole, and where
         tokens see later ones all that came before changes with each."""
-        return self.config.causal and self.attention.can_cache
+        return self.config.attention.causal and self.attention.can_cache
 
 
 def init(
@@ -79,16 +79,15 @@ def forward(
     tokens: Int[Array, "batch tokens"],
     config: GPTConfig,
     attention: Attention = multi_head,
-    *,
-    mask: Mask | None = None,
-    seed: Seed | None = None,
+    spec: Spec = DEFAULT,
 ) -> Logits:
     """The logits of the token after each token.
 
-    mask: on top of the causal one (padding, documents). seed: for dropout, while training; None
-    drops nothing. Raises ValueError beyond the context.
+    spec: the options of this call: a mask on top of the causal one (padding, documents), the seed
+    of dropout, without which nothing is dropped, the batch offset. Raises ValueError beyond the
+    context.
     """
-    logits, _ = _run(params, tokens, config, attention, mask=mask, seed=seed)
+    logits, _ = _run(params, tokens, config, attention, spec)
     return logits
 
 
@@ -105,14 +104,14 @@ def forward_cached(
     first: the position of the first of these tokens, an int or one a row, arrays allowed. Rows
     may be filled up behind their last token: what stands there is overwritten as they go on.
     """
-    logits, found = _run(params, tokens, config, attention, caches=caches, first=first)
-    return logits, [cache for cache in found if cache is not None]
+    logits, new = _run(params, tokens, config, attention, DEFAULT, caches, first)
+    return logits, [cache for cache in new if cache is not None]
 
 
 def empty_caches(params: Params, config: GPTConfig, batch: int) -> list[Cache]:
     """A cache for each layer, as long as the context, in the dtype of the parameters."""
     dtype = next(iter(params.values())).dtype
-    shape = (batch, config.groups, config.context, config.head_dim)
+    shape = (batch, config.attention.groups, config.context, config.d_k)
     return [Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.layers)]
 
 
@@ -121,42 +120,30 @@ def _run(
     tokens: Int[Array, "batch tokens"],
     config: GPTConfig,
     attention: Attention,
-    *,
-    mask: Mask | None = None,
+    spec: Spec,
     caches: Sequence[Cache] | None = None,
     first: Position = 0,
-    seed: Seed | None = None,
 ) -> tuple[Logits, list[Cache | None]]:
-    names, body = config.names, part(params, config.names.body)
-    rate = 0.0 if seed is None else config.dropout
     if tokens.shape[-1] > config.context:
         raise ValueError(f"{tokens.shape[-1]} tokens do not fit a context of {config.context}")
-    x = body[f"{names.embedding}.weight"][tokens]
+    x = params["embedding.weight"][tokens]
     positions = positions_of(x, first)
-    if config.positions == "learned":
-        x = x + body[f"{names.positions}.weight"][positions]
-    if config.positions == "sinusoidal":  # as large as the embeddings are at first
-        wide = jnp.promote_types(x.dtype, jnp.float32)  # bfloat16 cannot tell 256 from 257
-        waves = sinusoidal(positions.astype(wide), config.width) * (INITIAL * 2**0.5)
-        x = x + waves.astype(x.dtype)
-    x = tap("embedded", dropout(x, rate, fold(seed, 0)))
-    found: list[Cache | None] = []
+    if config.positions.kind == "learned":
+        x = x + params["position_embedding.weight"][positions]
+    if config.positions.kind == "sinusoidal":  # as large as the embeddings are at first
+        x = x + sinusoidal(positions, config.width, like=x) * (INITIAL * 2**0.5)
+    spec = spec._replace(dropout=0.0 if spec.seed is None else config.dropout)
+    x = tap("embedded", drop(x, fold(spec, 0)))
+    new: list[Cache | None] = []
     for layer in range(config.layers):
+        cache = None if caches is None else caches[layer]
+        block = part(params, f"blocks.{layer}")
         with scope(f"blocks.{layer}"):
-            x, cache = _block(
-                x,
-                part(body, f"{names.blocks}.{layer}"),
-                config,
-                attention,
-                mask=mask,
-                cache=None if caches is None else caches[layer],
-                first=first,
-                seed=fold(seed, 1 + layer),
-            )
-        found.append(cache)
-    x = tap("final_norm", norm(x, part(body, names.final_norm), config))
-    head = body[f"{names.embedding}.weight"] if config.tied else params["lm_head.weight"]
-    return tap("logits", x @ head.mT), found
+            x, cache = _block(x, block, config, attention, fold(spec, 1 + layer), cache, first)
+        new.append(cache)
+    x = tap("final_norm", norm(x, part(params, "final_norm"), config))
+    head = params["embedding.weight" if config.tied else "head.weight"]
+    return tap("logits", x @ head.mT), new
 
 
 def _block(
@@ -164,30 +151,21 @@ def _block(
     params: Params,
     config: GPTConfig,
     attention: Attention,
-    *,
-    mask: Mask | None,
+    spec: Spec,
     cache: Cache | None,
     first: Position,
-    seed: Seed | None,
 ) -> tuple[Array, Cache | None]:
     """x + attention(norm(x)), then x + mlp(norm(x)): norms first, as in GPT-2."""
-    names, rate = config.names, 0.0 if seed is None else config.dropout
-    normed = tap("attention_norm", norm(x, part(params, names.attention_norm), config))
+    normalized = tap("attention_norm", norm(x, part(params, "attention_norm"), config))
     with scope("attention"):
-        found, cache = attention.apply(
-            normed,
-            part(params, names.attention),
-            config,
-            mask=mask,
-            cache=cache,
-            first=first,
-            seed=fold(seed, 0),
+        update, cache = attention.apply(
+            normalized, part(params, "attention"), config, fold(spec, 0), cache, first
         )
-    x = tap("after_attention", x + dropout(found, rate, fold(seed, 1)))
-    normed = tap("mlp_norm", norm(x, part(params, names.mlp_norm), config))
+    x = tap("after_attention", x + drop(update, fold(spec, 1)))
+    normalized = tap("mlp_norm", norm(x, part(params, "mlp_norm"), config))
     with scope("mlp"):
-        thought = mlp(normed, part(params, names.mlp), config)
-    return tap("after_mlp", x + dropout(thought, rate, fold(seed, 2))), cache
+        update = mlp(normalized, part(params, "mlp"), config)
+    return tap("after_mlp", x + drop(update, fold(spec, 2))), cache
 
 
 def _seed_of(key: Array) -> int:

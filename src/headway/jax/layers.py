@@ -1,29 +1,36 @@
 """The layers of the JAX engine: pure functions of an input and of parameters by name.
 
-The mathematics is that of `parts`; what is here is how the parameters are named, and the cache.
+The mathematics of attention is in `headway.attention`; the parameters are those of
+`models.gpt.shapes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from headway.attention import dispatch
 from headway.attention.arrays import Array
-from headway.attention.dispatch import attend as default_attend
-from headway.attention.dropout import Seed
-from headway.attention.formula import MaskLike
+from headway.attention.formula import Attend
 from headway.attention.heads import merge, split
-from headway.attention.masks import Mask, both, causal
 from headway.attention.norms import rms_norm
+from headway.attention.options import combine
 from headway.attention.positions import alibi, relative, rotary
-from headway.attention.projections import linear, output, project, project_fused
+from headway.attention.spec import Spec
 from headway.ladder.rung import Rung
-from headway.models.gpt import NORMALIZERS, GPTConfig, Shape, attention_shapes, in_place
+from headway.models.gpt import (
+    GPTConfig,
+    Shape,
+    attention_shapes,
+    attention_spec,
+    rung_config,
+    rung_spec,
+)
 from headway.tracing import tap
 
 Params = Mapping[str, Array]
@@ -53,25 +60,24 @@ def extended(cache: Cache, keys: Array, values: Array, first: Position) -> Cache
 
 
 class Apply(Protocol):
-    """What each token found, and the cache with it in it."""
+    """The output of attention for each token, and the cache with the tokens added to it."""
 
     def __call__(
         self,
         x: Sequence_,
         params: Params,
         config: GPTConfig,
-        *,
-        mask: Mask | None,
+        spec: Spec,
         cache: Cache | None,
         first: Position,
-        seed: Seed | None,
     ) -> tuple[Sequence_, Cache | None]: ...
 
 
 class Attention(NamedTuple):
-    """What may stand in the attention's place: the shapes of its parameters, and the function.
+    """The attention of a layer: the shapes of its parameters, and the function.
 
-    seed: for dropout; None drops nothing. can_cache: whether it goes on from a cache.
+    Dropout applies where the Spec of a call has a seed. can_cache: whether it can continue from a
+    cache.
     """
 
     shapes: Callable[[GPTConfig], Mapping[str, Shape]]
@@ -80,8 +86,8 @@ class Attention(NamedTuple):
 
 
 @cache
-def with_attend(attend: Callable[..., Array]) -> Attention:
-    """`multi_head`, with this function for the work: `partial(headway.attend, kernel="plain")`.
+def with_attend(attend: Attend) -> Attention:
+    """`multi_head` with another function or a named kernel: `partial(dispatch.run, kernel=...)`.
 
     Make it once and keep it: what is compiled with another one is compiled again.
     """
@@ -89,76 +95,52 @@ def with_attend(attend: Callable[..., Array]) -> Attention:
 
 
 @cache
-def of_rung(rung: Rung, attend: Callable[..., Array] | None = None) -> Attention:
-    """A rung of the ladder in the attention's place, see `models.gpt.in_place`."""
+def of_rung(rung: Rung, attend: Attend | None = None) -> Attention:
+    """A rung of the ladder as the attention of a layer."""
 
     def shapes(config: GPTConfig) -> Mapping[str, Shape]:
-        return rung.shapes(in_place(rung, config).sizes)
+        rung_spec(rung, config)  # raises ValueError for what the rung does not support
+        return rung.shapes(rung_config(rung, config))
 
     return Attention(shapes, partial(_rung, rung, attend), can_cache=False)
 
 
 def _multi_head(
-    attend: Callable[..., Array],
+    attend: Attend,
     x: Sequence_,
     params: Params,
     config: GPTConfig,
-    *,
-    mask: Mask | None,
+    spec: Spec,
     cache: Cache | None,
     first: Position,
-    seed: Seed | None,
 ) -> tuple[Sequence_, Cache | None]:
-    gpt2 = config.norm == "layer"
-    if gpt2:
-        d_q = config.heads * config.head_dim
-        found = project_fused(x, params["c_attn.weight"], params["c_attn.bias"], d_q=d_q)
-    else:
-        found = project(x, *(params[f"{name}_proj.weight"].mT for name in "qkv"))
-    heads = (config.heads, config.groups, config.groups)
-    queries, keys, values = (split(each, count) for each, count in zip(found, heads, strict=True))
-    if config.qk_norm:
-        queries = rms_norm(queries, params["q_norm.weight"], config.eps)
-        keys = rms_norm(keys, params["k_norm.weight"], config.eps)
+    groups = config.attention.groups
+    queries = split(linear(x, part(params, "q")), config.attention.heads)
+    keys = split(linear(x, part(params, "k")), groups)
+    values = split(linear(x, part(params, "v")), groups)
+    if config.attention.qk_norm:
+        queries = rms_norm(queries, params["q_norm.weight"], config.norm.eps)
+        keys = rms_norm(keys, params["k_norm.weight"], config.norm.eps)
     positions = positions_of(x, first)
-    if config.positions == "rotary":
-        turned = positions if positions.ndim == 1 else positions[:, None]  # the same in every head
-        queries, keys = rotary(queries, turned), rotary(keys, turned)
-    options: dict[str, Any] = {}
+    if config.positions.kind == "rotary":
+        of_heads = positions if positions.ndim == 1 else positions[:, None]  # equal in every head
+        queries, keys = rotary(queries, of_heads), rotary(keys, of_heads)
+    spec = combine(attention_spec(config), spec, training=spec.seed is not None)
     if cache is not None:
         cache = extended(cache, keys, values, first)
         keys, values = cache
-        options["offset"] = first
-    bias_of = _bias_of(params, config)
-    if bias_of is not None:
-        seen = jnp.arange(keys.shape[-2])
-        of_row = partial(bias_of, key_positions=seen)
+        spec = spec._replace(offset=first)
+    position_bias = _position_bias(params, config)
+    if position_bias is not None:
+        of_row = partial(position_bias, key_positions=jnp.arange(keys.shape[-2]))
         bias = of_row(positions) if positions.ndim == 1 else jax.vmap(of_row)(positions)
-        options["bias"] = bias.astype(x.dtype)
-    if config.normalizer != "softmax":
-        options["normalizer"] = NORMALIZERS[config.normalizer]
-    if config.scale is not None:
-        options["scale"] = config.scale
-    context = merge(
-        attend(
-            queries,
-            keys,
-            values,
-            mask=_together(causal if config.causal else None, mask),
-            dropout=0.0 if seed is None else config.dropout,
-            seed=seed,
-            **options,
-        )
-    )
-    if gpt2:
-        mixed = output(context, params["c_proj.weight"], params["c_proj.bias"])
-    else:
-        mixed = output(context, params["o_proj.weight"].mT)
-    return tap("output", mixed), cache
+        spec = spec._replace(bias=bias.astype(x.dtype))
+    context = merge(attend(queries, keys, values, spec))
+    return tap("output", linear(context, part(params, "output"))), cache
 
 
-# The production attention, project -> split -> (rotary, cache) -> attend -> merge -> output.
-multi_head = with_attend(default_attend)
+# Multi-head attention: project -> split -> (rotary, cache) -> attend -> merge -> output.
+multi_head = with_attend(dispatch.run)
 
 
 def positions_of(x: Sequence_, first: Position) -> Array:
@@ -166,71 +148,61 @@ def positions_of(x: Sequence_, first: Position) -> Array:
     return jnp.asarray(first, jnp.int32)[..., None] + jnp.arange(x.shape[1], dtype=jnp.int32)
 
 
-def _bias_of(params: Params, config: GPTConfig) -> Callable[..., Array] | None:
+def _position_bias(params: Params, config: GPTConfig) -> Callable[..., Array] | None:
     """From the positions of queries and keys to a bias (heads, Tq, Tk) of the scores."""
-    if config.positions == "alibi":
-        return partial(alibi, config.heads)
-    if config.positions == "relative":
-        return partial(relative, params["bias_of.table"])
+    if config.positions.kind == "alibi":
+        return partial(alibi, config.attention.heads)
+    if config.positions.kind == "relative":
+        return partial(relative, params["position_bias.table"])
     return None
 
 
 def _rung(
     rung: Rung,
-    attend: Callable[..., Array] | None,
+    attend: Attend | None,
     x: Sequence_,
     params: Params,
     config: GPTConfig,
-    *,
-    mask: Mask | None,
+    spec: Spec,
     cache: Cache | None,
     first: Position,
-    seed: Seed | None,
 ) -> tuple[Sequence_, Cache | None]:
     if cache is not None:
         raise ValueError(f"the rung {rung.name!r} works without a cache")
-    sizes, dropout, own = in_place(rung, config)
-    found = rung.apply(
-        x,
-        params,
-        heads=sizes.heads,
-        mask=_together(own, mask),
-        dropout=0.0 if seed is None else dropout,
-        seed=seed,
-        attend=attend,
-    )
-    return found, None
+    spec = combine(rung_spec(rung, config), spec, training=spec.seed is not None)
+    heads = rung_config(rung, config).heads
+    return rung(x, params, spec, heads=heads, attend=attend), None
+
+
+def linear(x: Float[Array, "*batch d_in"], params: Params) -> Float[Array, "*batch d_out"]:
+    """x @ weight^T, plus the bias if there is one; weight is (d_out, d_in)."""
+    product = x @ params["weight"].mT
+    return product + params["bias"] if "bias" in params else product
 
 
 def norm(x: Sequence_, params: Params, config: GPTConfig) -> Sequence_:
     """LayerNorm (Ba et al. 2016), or RMSNorm, in float32 at least."""
-    if config.norm == "rms":
-        return rms_norm(x, params["weight"], config.eps)
+    if config.norm.kind == "rms":
+        return rms_norm(x, params["weight"], config.norm.eps)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     centred = wide - wide.mean(-1, keepdims=True)
-    size = jnp.sqrt((centred**2).mean(-1, keepdims=True) + config.eps)
+    size = jnp.sqrt((centred**2).mean(-1, keepdims=True) + config.norm.eps)
     return (centred / size).astype(x.dtype) * params["weight"] + params["bias"]
 
 
 def mlp(x: Sequence_, params: Params, config: GPTConfig) -> Sequence_:
-    """gelu(x c_fc) c_proj with tanh's GELU; relu(x up)^2 down; or (silu(x gate) * x up) down."""
-    if config.mlp == "gelu":
-        inner = linear(x, params["c_fc.weight"], params["c_fc.bias"])
-        hidden = tap("hidden", jax.nn.gelu(inner, approximate=True))
-        return tap("output", linear(hidden, params["c_proj.weight"], params["c_proj.bias"]))
-    up = linear(x, params["up_proj.weight"].mT)
-    if config.mlp == "relu2":
+    """activation(x up) down; SwiGLU: (silu(x gate) * x up) down."""
+    up = linear(x, part(params, "up"))
+    if config.mlp.kind == "gelu":
+        hidden = jax.nn.gelu(up, approximate=True)
+    elif config.mlp.kind == "relu2":
         hidden = jax.nn.relu(up) ** 2
     else:
-        hidden = jax.nn.silu(linear(x, params["gate_proj.weight"].mT)) * up
-    return tap("output", linear(tap("hidden", hidden), params["down_proj.weight"].mT))
+        hidden = jax.nn.silu(linear(x, part(params, "gate"))) * up
+    return tap("output", linear(tap("hidden", hidden), part(params, "down")))
 
 
 def part(params: Params, name: str) -> Params:
     """The parameters below a name, without it."""
     start = name + "."
     return {n.removeprefix(start): value for n, value in params.items() if n.startswith(start)}
-
-
-def _together(own: MaskLike, other: Mask | None) -> MaskLike:
-    return own if other is None else both(own, other)

@@ -15,8 +15,8 @@ import optax
 from jaxtyping import Float, Int, Integer
 
 from headway.attention.arrays import Array
-from headway.attention.dropout import Seed
 from headway.attention.kernels import tuning
+from headway.attention.spec import DEFAULT, Spec
 from headway.data import batches
 from headway.jax import gpt, sharding, weights
 from headway.jax.gpt import Model
@@ -53,8 +53,8 @@ def loss(
     targets: Windows,
     config: GPTConfig,
     attention: Attention = multi_head,
+    spec: Spec = DEFAULT,
     *,
-    seed: Seed | None = None,
     smoothing: float = 0.0,
     bfloat16: bool = False,
 ) -> Number:
@@ -65,7 +65,7 @@ def loss(
     """
     if bfloat16:
         params = {name: p.astype(jnp.bfloat16) for name, p in params.items()}
-    logits = gpt.forward(params, inputs, config, attention, seed=seed)
+    logits = gpt.forward(params, inputs, config, attention, spec)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     right = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     if smoothing:
@@ -96,15 +96,14 @@ def step_function(
             )
 
             def part(params: Params) -> Number:
-                seed, smoothing = (training.seed, number, first), training.label_smoothing
                 mean = loss(
                     params,
                     seen,
                     wanted,
                     config,
                     attention,
-                    seed=seed,
-                    smoothing=smoothing,
+                    Spec(seed=(training.seed, number), batch_offset=first),
+                    smoothing=training.label_smoothing,
                     bfloat16=bfloat16,
                 )
                 return mean * (count / rows)
@@ -280,18 +279,16 @@ class Trainer:
     def _diagnosis(self, found: float, windows: tuple[Array, Array]) -> str:
         """Where it began: the first step whose value is not finite, else the first gradient."""
         model, said = self.model, "every value and every gradient is finite, but not their norm"
-        seed = (self.config.seed, self.step, 0)
+        spec = Spec(seed=(self.config.seed, self.step))
         with trace() as steps:
-            loss(model.params, *windows, model.config, model.attention, seed=seed)
+            loss(model.params, *windows, model.config, model.attention, spec)
         strange = [name for name in steps if not np.isfinite(np.asarray(steps[name])).all()]
         # What is masked is -inf in every good step.
         strange = [name for name in strange if not name.endswith("masked")]
         if strange:
             said = f"the first value that is not finite is {strange[0]}"
         else:
-            gradients = jax.grad(loss)(
-                model.params, *windows, model.config, model.attention, seed=seed
-            )
+            gradients = jax.grad(loss)(model.params, *windows, model.config, model.attention, spec)
             for name, gradient in gradients.items():
                 if not np.isfinite(np.asarray(gradient)).all():
                     said = f"every value is finite, but the gradient of {name} is not"

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headway.attention.dispatch import attend
+from headway.attention import dispatch
 from headway.lab import work
-from headway.lab.experiments import RECIPE, Experiment, Variant, laid_over
+from headway.lab.experiments import RECIPE, Experiment, Variant
 from headway.ladder import fused
 from headway.ladder.rung import RungConfig
-from headway.ladder.rungs import rung_named
-from headway.models.gpt import GPTConfig
+from headway.ladder.rungs import LADDER, rung_named
+from headway.models.gpt import overlaid, preset
 from headway.training import recipes
 from headway.training.recipes import Settings
 
@@ -37,11 +37,16 @@ DROPPED = (
     "and what each part adds as well"
 )
 
-# The ladder as it is trained, each rung against the one before. `fused` and `tiled` are the
-# multi-head attention with its numbers packed otherwise, which `repacked` shows.
-RUNGS = ("fixed", "simplified", "causal", "dropout", "stacked", "multihead")
-# The kernel that does the work of those: the ladder's own `tiled` is written to be read.
-PACKED: Mapping[str, Any] = {"fused": None, "tiled": partial(attend, kernel="tiled")}
+# The ladder as it is trained, each rung against the one before. `trainable` with the mask is
+# `causal`. Rungs that give the result of another with its numbers packed otherwise are not trained
+# again: `repacked` shows them.
+RUNGS = tuple(name for name, rung in LADDER.items() if not rung.equals and name != "trainable")
+# The kernel for those: the ladder's own `tiled` is written to be read.
+PACKED: Mapping[str, Any] = {
+    name: partial(dispatch.run, kernel="tiled") if name == "tiled" else None
+    for name, rung in LADDER.items()
+    if rung.equals
+}
 LAYERS = ((8, 64), (1, 2048))  # batch and tokens of the layer that is timed
 LEAK = "trainable, no mask"
 APART = (
@@ -65,22 +70,22 @@ def experiment(text: str, size: str) -> Experiment:
                 against=RUNGS[place - 1] if place else None,
             )
         )
-    leak = _settings(base, "trainable", causal=False)
+    leak = _settings(base, "trainable", attention={"causal": False})
     variants.append(Variant(LEAK, leak, apart=APART))
     return Experiment(NAME, QUESTION, variants, SEEDS[size], size)
 
 
 def _settings(base: Settings, rung: str, **model: Any) -> Settings:
     """With an MLP as wide as it takes for the parameters to be those of multi-head attention."""
-    config = GPTConfig(vocabulary=1, **base["model"])
-    sizes = RungConfig(config.width, config.width, config.heads)
+    config = preset("gpt2", base["model"], vocabulary=1)
+    sizes = RungConfig(config.width, config.width, config.attention.heads)
 
     def own(name: str) -> int:
         return sum(prod(shape) for shape in rung_named(name).shapes(sizes).values())
 
     unit = 2 * config.width + 1  # parameters of one unit inside the MLP
-    hidden = config.hidden + round((own("multihead") - own(rung)) / unit)
-    return laid_over({**base, "rung": rung}, {"model": {**model, "d_mlp": hidden}, "training": {}})
+    inside = config.mlp_width + round((own("multihead") - own(rung)) / unit)
+    return overlaid(base, {"rung": rung, "model": {**model, "mlp": {"width": inside}}})
 
 
 def repacked(experiment: Experiment, folder: Path) -> Iterator[str]:

@@ -31,10 +31,11 @@ from typing import Any, NamedTuple
 from headway.data.batches import split
 from headway.data.tokens import prepared
 from headway.engines import Name
+from headway.models.gpt import overlaid
+from headway.nearest import check_keys
 from headway.training import recipes
 from headway.training.recipes import Settings
 from headway.training.runs import RunConfig
-from headway.training.settings import check_keys
 
 _TOP = ("question", "recipe", "quick", "full", "variants", *recipes.TOP)
 RECIPE = "lab"
@@ -157,7 +158,7 @@ def read(name: str, size: str) -> Experiment:
         raise ValueError(f"{size!r} of {what} is a table: {size} = {{ seeds = 3, steps = 600 }}")
     check_keys(f"{size!r} of {what}", budget, ("seeds", "steps"))
     own = {key: value for key, value in found.items() if key in recipes.TOP}
-    base = laid_over(recipes.read(found.get("recipe", RECIPE)), recipes.check(own, what))
+    base = overlaid(recipes.read(found.get("recipe", RECIPE)), recipes.check(own, what))
     if "steps" in budget:
         base["training"]["steps"] = budget["steps"]
     variants = [*_variants(found["variants"], base, what)]
@@ -194,15 +195,9 @@ def _variants(found: Any, base: Settings, what: str) -> Iterator[Variant]:
         if "name" not in each:
             raise ValueError(f"a variant of {what} has no name")
         own = {key: value for key, value in each.items() if key in recipes.TOP}
-        settings = laid_over(base, recipes.check(own, f"{each['name']!r} of {what}"))
+        settings = overlaid(base, recipes.check(own, f"{each['name']!r} of {what}"))
         against = each.get("against", first if each["name"] != first else "")
         yield Variant(each["name"], settings, against or None)
-
-
-def laid_over(base: Settings, own: Settings) -> Settings:
-    """The tables of one over those of the other; neither is changed."""
-    tables = {key: {**base[key], **own[key]} for key in ("model", "training")}
-    return {**base, **own, **tables}
 
 
 def _whole(experiment: Experiment) -> Experiment:

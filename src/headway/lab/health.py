@@ -41,7 +41,7 @@ def look(
     weights, scores = seen(own, trainer.model, windows)
     clipped = max(1.0, norm / trainer.config.clip)
     return Health(
-        entropy=[entropy(each, trainer.model.config.causal).tolist() for each in weights],
+        entropy=[entropy(each, trainer.model.config.attention.causal).tolist() for each in weights],
         largest=[_largest(each).tolist() for each in scores],
         first=[each[:, :, 1:, 0].mean((0, 2)).tolist() for each in weights],
         query_gradient=[clipped * each for each in trainer.query_norms()],

@@ -1,1 +1,1 @@
-"""The ladder: nine rungs, each the one before plus one idea. `headway.ladder.rungs.LADDER`."""
+"""The ladder: rungs, each the one before plus one idea. `headway.ladder.rungs.LADDER`."""

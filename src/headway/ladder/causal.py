@@ -10,30 +10,38 @@ Vaswani et al. 2017, section 3.2.3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from jaxtyping import Float
 
 from headway.attention.arrays import Array
-from headway.attention.formula import MaskLike, attention, attention_weights
+from headway.attention.formula import Attend, attention
 from headway.attention.heads import one_head
-from headway.attention.masks import both, causal, materialise
+from headway.attention.masks import both, causal, materialize
 from headway.attention.normalizers import divide_by_sum
 from headway.attention.projections import project
-from headway.ladder.rung import Parameters, Rung
+from headway.attention.spec import DEFAULT, Spec
+from headway.ladder.rung import Example, Parameters, Rung, State, extended, keys_and_values
 from headway.ladder.trainable import BOOK, shapes
 
 
 def apply(
     x: Float[Array, "*batch tokens d_in"],
     parameters: Parameters,
+    spec: Spec = DEFAULT,
     *,
-    mask: MaskLike = None,
-    attend: Callable[..., Array] = attention,
+    attend: Attend = attention,
 ) -> Float[Array, "*batch tokens d_out"]:
-    """context[i]: the values up to i, each counting by how well its key fits the query i."""
+    """context[i]: the values up to i, weighted by how well their keys match query i."""
     queries, keys, values = project(x, **parameters)
-    return one_head(attend)(queries, keys, values, mask=both(mask, causal))
+    return one_head(attend)(queries, keys, values, spec._replace(mask=both(spec.mask, causal)))
+
+
+def step(
+    x: Float[Array, "*batch 1 d_in"], parameters: Parameters, state: State | None = None
+) -> tuple[Float[Array, "*batch 1 d_out"], State]:
+    """One more token: of the tokens before it, only keys and values are needed."""
+    queries, keys, values = project(x, **parameters)
+    state = extended(state, keys, values)
+    return one_head(attention)(queries, *state, DEFAULT), state
 
 
 def mask_then_renormalise(
@@ -43,8 +51,8 @@ def mask_then_renormalise(
 
     Equal because softmax's own sum cancels; -inf is one step shorter, and cannot divide by zero.
     """
-    weights = attention_weights(queries, keys)
-    return divide_by_sum(weights, materialise(causal, queries, keys))
+    weights = attention(queries, keys, None)
+    return divide_by_sum(weights, materialize(queries, keys, Spec(mask=causal)))
 
 
 RUNG = Rung(
@@ -52,9 +60,12 @@ RUNG = Rung(
     idea="no token sees a later one: -inf before the softmax",
     equation="masked[i, j] = scaled[i, j] if j <= i else -inf,  weights = softmax(masked)",
     source="Vaswani et al. 2017, section 3.2.3",
-    function=apply,
+    apply=apply,
     shapes=shapes,
-    example=lambda: (BOOK, {}),
+    example=lambda: Example(BOOK),
+    causal=True,
+    step=step,
+    state_size=keys_and_values,
 )
 
 if __name__ == "__main__":

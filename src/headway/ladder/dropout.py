@@ -8,34 +8,29 @@ sum to 1. Never while evaluating. Srivastava et al. 2014; on attention weights, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from jaxtyping import Float
 
 from headway.attention.arrays import Array
-from headway.attention.dropout import Seed
-from headway.attention.formula import MaskLike, attention
+from headway.attention.formula import Attend, attention
 from headway.attention.heads import one_head
 from headway.attention.masks import both, causal
 from headway.attention.projections import project
-from headway.ladder.rung import Parameters, Rung
+from headway.attention.spec import DEFAULT, Spec
+from headway.ladder.causal import step
+from headway.ladder.rung import Example, Parameters, Rung, keys_and_values
 from headway.ladder.trainable import BOOK, shapes
 
 
 def apply(
     x: Float[Array, "*batch tokens d_in"],
     parameters: Parameters,
+    spec: Spec = DEFAULT,
     *,
-    mask: MaskLike = None,
-    dropout: float = 0.0,
-    seed: Seed | None = None,
-    attend: Callable[..., Array] = attention,
+    attend: Attend = attention,
 ) -> Float[Array, "*batch tokens d_out"]:
-    """`causal`, with a share `dropout` of the weights dropped."""
+    """`causal`, with a share spec.dropout of the weights dropped: the formula does it."""
     queries, keys, values = project(x, **parameters)
-    return one_head(attend)(
-        queries, keys, values, mask=both(mask, causal), dropout=dropout, seed=seed
-    )
+    return one_head(attend)(queries, keys, values, spec._replace(mask=both(spec.mask, causal)))
 
 
 RUNG = Rung(
@@ -43,9 +38,13 @@ RUNG = Rung(
     idea="while training, a random share p of the weights is 0, the others grow by 1/(1-p)",
     equation="dropped[i, j] = weights[i, j] / (1 - p) with probability 1 - p, else 0",
     source="Srivastava et al. 2014",
-    function=apply,
+    apply=apply,
     shapes=shapes,
-    example=lambda: (BOOK, {"dropout": 0.5, "seed": 123}),
+    example=lambda: Example(BOOK, Spec(dropout=0.5, seed=123)),
+    causal=True,
+    has_dropout=True,
+    step=step,
+    state_size=keys_and_values,
 )
 
 if __name__ == "__main__":

@@ -8,18 +8,26 @@ transposes and reshapes hide. The numbers are those of `multihead`. (GPT-2's own
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from einops import einsum, rearrange
 from jaxtyping import Float
 
 from headway.attention.arrays import Array
-from headway.attention.dropout import Seed
-from headway.attention.formula import MaskLike, attention
+from headway.attention.formula import Attend, attention
 from headway.attention.masks import both, causal
+from headway.attention.spec import DEFAULT, Spec
 from headway.ladder import multihead
-from headway.ladder.rung import Parameters, Rung, RungConfig, Shapes, frozen
+from headway.ladder.rung import (
+    Example,
+    Parameters,
+    Rung,
+    RungConfig,
+    Shapes,
+    State,
+    extended,
+    frozen,
+    keys_and_values,
+)
 from headway.ladder.stacked import TWO_HEADS
 from headway.tracing import tap
 
@@ -33,19 +41,39 @@ def shapes(config: RungConfig) -> Shapes:
 def apply(
     x: Float[Array, "*batch tokens d_in"],
     parameters: Parameters,
+    spec: Spec = DEFAULT,
     *,
     heads: int = 1,
-    mask: MaskLike = None,
-    dropout: float = 0.0,
-    seed: Seed | None = None,
-    attend: Callable[..., Array] = attention,
+    attend: Attend = attention,
 ) -> Float[Array, "*batch tokens d_out"]:
     """`multihead`, from one matrix."""
+    queries, keys, values = _projected(x, parameters, heads)
+    context = attend(queries, keys, values, spec._replace(mask=both(spec.mask, causal)))
+    return tap("output", _output(context, parameters))
+
+
+def step(
+    x: Float[Array, "*batch 1 d_in"],
+    parameters: Parameters,
+    state: State | None = None,
+    *,
+    heads: int = 1,
+) -> tuple[Float[Array, "*batch 1 d_out"], State]:
+    """One more token, as in `multihead`."""
+    queries, keys, values = _projected(x, parameters, heads)
+    state = extended(state, keys, values)
+    return _output(attention(queries, *state), parameters), state
+
+
+def _projected(x: Array, parameters: Parameters, heads: int) -> list[Array]:
+    """Queries, keys and values (..., heads, tokens, d_head)."""
     W_qkv = rearrange(parameters["W_qkv"], "d (three h e) -> three h d e", three=3, h=heads)
-    queries, keys, values = (einsum(x, W, "... t d, h d e -> ... h t e") for W in W_qkv)
-    context = attend(queries, keys, values, mask=both(mask, causal), dropout=dropout, seed=seed)
-    W_output = rearrange(parameters["W_output"], "(h e) m -> h e m", h=heads)
-    return tap("output", einsum(context, W_output, "... h t e, h e m -> ... t m"))
+    return [einsum(x, W, "... t d, h d e -> ... h t e") for W in W_qkv]
+
+
+def _output(context: Array, parameters: Parameters) -> Array:
+    W_output = rearrange(parameters["W_output"], "(h e) m -> h e m", h=context.shape[-3])
+    return einsum(context, W_output, "... h t e, h e m -> ... t m")
 
 
 def from_multihead(parameters: Parameters) -> Parameters:
@@ -60,9 +88,15 @@ RUNG = Rung(
     idea="queries, keys and values from one matrix; einsum throughout",
     equation="qkv = x W_qkv,  W_qkv = [W_query | W_key | W_value]",
     source="Radford et al. 2019 (GPT-2's layout)",
-    function=apply,
+    apply=apply,
     shapes=shapes,
-    example=lambda: (from_multihead(multihead.from_stacked(TWO_HEADS)), {"heads": 2}),
+    example=lambda: Example(from_multihead(multihead.from_stacked(TWO_HEADS)), heads=2),
+    causal=True,
+    has_heads=True,
+    has_dropout=True,
+    equals="multihead",
+    step=step,
+    state_size=keys_and_values,
 )
 
 if __name__ == "__main__":

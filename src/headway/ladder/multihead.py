@@ -9,18 +9,26 @@ and W_output, new here, lets the heads talk to each other. Vaswani et al. 2017, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from jaxtyping import Float
 
 from headway.attention.arrays import Array
-from headway.attention.dropout import Seed
-from headway.attention.formula import MaskLike, attention
+from headway.attention.formula import Attend, attention
 from headway.attention.heads import merge, split
 from headway.attention.masks import both, causal
 from headway.attention.projections import output, project
-from headway.ladder.rung import Parameters, Rung, RungConfig, Shapes, frozen
+from headway.attention.spec import DEFAULT, Spec
+from headway.ladder.rung import (
+    Example,
+    Parameters,
+    Rung,
+    RungConfig,
+    Shapes,
+    State,
+    extended,
+    frozen,
+    keys_and_values,
+)
 from headway.ladder.stacked import TWO_HEADS
 from headway.ladder.trainable import shapes as three_matrices
 from headway.tracing import tap
@@ -35,18 +43,34 @@ def shapes(config: RungConfig) -> Shapes:
 def apply(
     x: Float[Array, "*batch tokens d_in"],
     parameters: Parameters,
+    spec: Spec = DEFAULT,
     *,
     heads: int = 1,
-    mask: MaskLike = None,
-    dropout: float = 0.0,
-    seed: Seed | None = None,
-    attend: Callable[..., Array] = attention,
+    attend: Attend = attention,
 ) -> Float[Array, "*batch tokens d_out"]:
     """project -> split -> attend -> merge -> output."""
-    W_query, W_key, W_value = (parameters[name] for name in ("W_query", "W_key", "W_value"))
-    queries, keys, values = (split(part, heads) for part in project(x, W_query, W_key, W_value))
-    context = attend(queries, keys, values, mask=both(mask, causal), dropout=dropout, seed=seed)
+    queries, keys, values = _projected(x, parameters, heads)
+    context = attend(queries, keys, values, spec._replace(mask=both(spec.mask, causal)))
     return tap("output", output(merge(context), parameters["W_output"]))
+
+
+def step(
+    x: Float[Array, "*batch 1 d_in"],
+    parameters: Parameters,
+    state: State | None = None,
+    *,
+    heads: int = 1,
+) -> tuple[Float[Array, "*batch 1 d_out"], State]:
+    """One more token: of the tokens before it, only keys and values are needed."""
+    queries, keys, values = _projected(x, parameters, heads)
+    state = extended(state, keys, values)
+    return output(merge(attention(queries, *state)), parameters["W_output"]), state
+
+
+def _projected(x: Array, parameters: Parameters, heads: int) -> list[Array]:
+    """Queries, keys and values (..., heads, tokens, d_head)."""
+    matrices = (parameters[name] for name in ("W_query", "W_key", "W_value"))
+    return [split(part, heads) for part in project(x, *matrices)]
 
 
 def from_stacked(parameters: Parameters) -> Parameters:
@@ -60,9 +84,14 @@ RUNG = Rung(
     idea="all heads at once: one projection, split by reshape and transpose; an output projection",
     equation="context = merge(softmax(Q K^T / sqrt(d_head)) V) W_output,  Q, K, V split into heads",
     source="Vaswani et al. 2017, section 3.2.2",
-    function=apply,
+    apply=apply,
     shapes=shapes,
-    example=lambda: (from_stacked(TWO_HEADS), {"heads": 2}),
+    example=lambda: Example(from_stacked(TWO_HEADS), heads=2),
+    causal=True,
+    has_heads=True,
+    has_dropout=True,
+    step=step,
+    state_size=keys_and_values,
 )
 
 if __name__ == "__main__":

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, final
+from typing import Any, NamedTuple, final
 from zlib import crc32
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from headway.attention.arrays import Array
-from headway.attention.dropout import Seed
-from headway.attention.formula import MaskLike
-from headway.attention.masks import materialise
+from headway.attention.arrays import Array, namespace
+from headway.attention.formula import Attend
+from headway.attention.masks import materialize
+from headway.attention.spec import DEFAULT, Spec, used
 from headway.tracing import Trace, trace
 
 Parameters = Mapping[str, Array]
 Shapes = dict[str, tuple[int, ...]]
+State = Any  # what a rung keeps of the tokens so far: keys and values, for each head
 
 SENTENCE = "Your journey starts with one step"
 # One made-up embedding a word, from Raschka, "Build a Large Language Model (From Scratch)", ch. 3.
@@ -50,59 +50,89 @@ class RungConfig:
 class Rung:
     """One step of the ladder.
 
-    shapes: from a RungConfig to the shape of each parameter; weight matrices are (d_in, d_out).
-    function: `(x, parameters, *, ...) -> context`, naming those of the options of `apply` that
-        this rung has.
-    example: parameters and options for the book's six words, three features each.
+    apply: `(x, parameters, spec) -> context`; rungs with heads also take `heads=`, causal ones
+        `attend=`, the function that computes attention.
+    shapes: from a RungConfig to the shape of each parameter; W_* are (d_in, d_out), as in x @ W.
+    example: parameters, options (a Spec) and heads for the book's six words.
+    causal: no token sees a later one; has_heads, has_dropout: what the rung knows.
+    equals: the rung whose result it gives by design, with the same numbers packed otherwise.
+    step: decoding, `(x (..., 1, d_in), parameters, state) -> (context, state)`; rungs with heads
+        also take `heads=`; the first state is None. state_size: how many numbers the state of one
+        sequence is, from a RungConfig and the tokens so far. Both are None where the rung must
+        read its text again.
     """
 
     name: str
     idea: str
     equation: str
     source: str
-    function: Callable[..., Array]
+    apply: Callable[..., Array]
     shapes: Callable[[RungConfig], Shapes] = lambda config: {}
-    example: Callable[[], tuple[Parameters, dict[str, Any]]] = lambda: ({}, {})
-    options: frozenset[str] = field(init=False)
+    example: Callable[[], Example] = lambda: Example({})
+    causal: bool = False
+    has_heads: bool = False
+    has_dropout: bool = False
+    equals: str | None = None
+    step: Callable[..., tuple[Array, State]] | None = None
+    state_size: Callable[[RungConfig, int], int] | None = None
 
-    def __post_init__(self) -> None:
-        names = inspect.signature(self.function).parameters
-        object.__setattr__(self, "options", frozenset(names) - {"x", "parameters"})
-
-    def apply(
+    def __call__(
         self,
         x: Float[Array, "*batch tokens d_in"],
         parameters: Parameters,
+        spec: Spec = DEFAULT,
         *,
         heads: int = 1,
-        mask: MaskLike = None,
-        dropout: float = 0.0,
-        seed: Seed | None = None,
-        attend: Callable[..., Array] | None = None,
+        attend: Attend | None = None,
     ) -> Float[Array, "*batch tokens d_out"]:
         """The context of every token.
 
-        mask: on top of the rung's own. attend: what does the work, from `causal` on; by default
-        the rung's own, which is `parts.attention` until `tiled` brings another.
-        Raises ValueError for heads or dropout on a rung that does not know them yet.
+        spec: the options; the mask is on top of the rung's own. attend: the function that computes
+        attention, from `causal` on; by default the formula, or what `tiled` brings instead.
+        Raises ValueError for heads and options that the rung does not know yet.
         """
-        if heads != 1 and "heads" not in self.options:
-            raise ValueError(f"the rung {self.name!r} has one head: several come with 'stacked'")
-        if dropout and "dropout" not in self.options:
-            raise ValueError(f"the rung {self.name!r} has no dropout: it comes with 'dropout'")
-        given = {"heads": heads, "mask": mask, "dropout": dropout, "seed": seed}
-        if attend is not None:
-            given["attend"] = attend
-        known = {name: value for name, value in given.items() if name in self.options}
-        return self.function(x, parameters, **known)
+        if heads != 1 and not self.has_heads:
+            raise ValueError(f"the rung {self.name!r} has one head; several come with 'stacked'")
+        if spec.dropout and not self.has_dropout:
+            raise ValueError(f"the rung {self.name!r} has no dropout; it comes with 'dropout'")
+        unknown = (
+            [] if self.causal else [n for n in used(spec) if n not in ("mask", "batch_offset")]
+        )
+        if unknown:
+            raise ValueError(f"the rung {self.name!r} has no option {unknown[0]!r}, only a mask")
+        options: dict[str, Any] = {"heads": heads} if self.has_heads else {}
+        if attend is not None and self.causal:
+            options["attend"] = attend
+        return self.apply(x, parameters, spec, **options)
 
 
-def allowed(mask: MaskLike, x: Float[Array, "*batch tokens d"]) -> Bool[Array, "..."] | None:
-    """Which tokens each token may see, (..., tokens, tokens); None when there is no mask."""
-    if mask is None:
+class Example(NamedTuple):
+    """A worked example: parameters, options and heads."""
+
+    parameters: Parameters
+    spec: Spec = DEFAULT
+    heads: int = 1
+
+
+def allowed(spec: Spec, x: Float[Array, "*batch tokens d"]) -> Bool[Array, "..."] | None:
+    """Which tokens each token may attend to, (..., tokens, tokens); None when there is no mask."""
+    if spec.mask is None:
         return None
     with_head = x[..., None, :, :]
-    return materialise(mask, with_head, with_head)[..., 0, :, :]
+    return materialize(with_head, with_head, spec)[..., 0, :, :]
+
+
+def extended(state: State | None, keys: Array, values: Array) -> State:
+    """The keys and values of all tokens so far (..., tokens, dim), with these added."""
+    if state is None:
+        return keys, values
+    xp = namespace(keys)
+    return xp.concat([state[0], keys], axis=-2), xp.concat([state[1], values], axis=-2)
+
+
+def keys_and_values(config: RungConfig, tokens: int) -> int:
+    """How many numbers the keys and values of so many tokens are."""
+    return 2 * config.d_out * tokens
 
 
 def words_and_inputs(text: str = SENTENCE) -> tuple[list[str], Float[np.ndarray, "tokens 3"]]:
@@ -123,9 +153,9 @@ def words_and_inputs(text: str = SENTENCE) -> tuple[list[str], Float[np.ndarray,
 def run_example(rung: Rung, text: str = SENTENCE) -> tuple[list[str], Trace, Array]:
     """A rung on a text: the words, the steps of the mechanism, and the context."""
     words, inputs = words_and_inputs(text)
-    parameters, options = rung.example()
+    parameters, spec, heads = rung.example()
     with trace() as steps:
-        context = rung.apply(inputs, parameters, **options)
+        context = rung(inputs, parameters, spec, heads=heads)
     return words, steps, context
 
 

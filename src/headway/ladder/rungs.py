@@ -1,4 +1,4 @@
-"""All nine rungs, in order: the one table of the ladder."""
+"""All rungs, in order: the one table of the ladder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headway.ladder import (
     tiled,
     trainable,
 )
-from headway.ladder.rung import Rung
+from headway.ladder.rung import Rung, RungConfig
 
 _MODULES = (fixed, simplified, trainable, causal, dropout, stacked, multihead, fused, tiled)
 
@@ -30,6 +30,21 @@ def rung_named(name: str) -> Rung:
     if name not in LADDER:
         near = get_close_matches(name, LADDER, n=1, cutoff=0.0)[0]
         raise ValueError(
-            f"no rung is called {name!r}; did you mean {near!r}? The rungs: {', '.join(LADDER)}"
+            f"unknown rung {name!r}; did you mean {near!r}? Available: {', '.join(LADDER)}"
         )
     return LADDER[name]
+
+
+def markdown() -> str:
+    """The ladder as a Markdown table, such as that of the README."""
+    lines = ["| rung | what is new | kept of each token while generating |", "|---|---|---|"]
+    for name, rung in LADDER.items():
+        kept = "the text itself"
+        if rung.state_size is not None:
+            kept = f"{rung.state_size(RungConfig(1, 1), 1)} d_out numbers"
+        lines.append(f"| {name} | {rung.idea} | {kept} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown())

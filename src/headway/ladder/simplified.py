@@ -11,18 +11,18 @@ from __future__ import annotations
 from jaxtyping import Float
 
 from headway.attention.arrays import Array
-from headway.attention.formula import MaskLike
 from headway.attention.normalizers import softmax, without_dead_rows
+from headway.attention.spec import DEFAULT, Spec
 from headway.ladder.rung import Parameters, Rung, allowed
 from headway.tracing import tap
 
 
 def apply(
-    x: Float[Array, "*batch tokens d_in"], parameters: Parameters, *, mask: MaskLike = None
+    x: Float[Array, "*batch tokens d_in"], parameters: Parameters, spec: Spec = DEFAULT
 ) -> Float[Array, "*batch tokens d_in"]:
     """context[i]: the inputs, each counting by how well it fits the input i."""
     scores = tap("scores", x @ x.mT)
-    may = allowed(mask, x)
+    may = allowed(spec, x)
     weights = tap("weights", without_dead_rows(softmax(scores, may), may))
     return tap("context", weights @ x)
 
@@ -32,7 +32,7 @@ RUNG = Rung(
     idea="the weights come from the content: dot products of the inputs, then softmax",
     equation="weights = softmax(x x^T)",
     source="Raschka, Build a Large Language Model (From Scratch), 3.3",
-    function=apply,
+    apply=apply,
 )
 
 if __name__ == "__main__":

@@ -8,16 +8,24 @@ the rung before, called in a loop: easy to read, slow to run. Raschka, 3.6.1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from jaxtyping import Float
 
 from headway.attention.arrays import Array, namespace
-from headway.attention.dropout import Seed, fold
-from headway.attention.formula import MaskLike, attention
-from headway.ladder import dropout as dropout_rung
-from headway.ladder.rung import Parameters, Rung, RungConfig, Shapes, frozen
+from headway.attention.formula import Attend, attention
+from headway.attention.spec import DEFAULT, Spec, fold
+from headway.ladder import causal
+from headway.ladder import dropout as one_head
+from headway.ladder.rung import (
+    Example,
+    Parameters,
+    Rung,
+    RungConfig,
+    Shapes,
+    State,
+    frozen,
+    keys_and_values,
+)
 from headway.ladder.trainable import BOOK
 from headway.tracing import scope
 
@@ -31,30 +39,37 @@ def shapes(config: RungConfig) -> Shapes:
 def apply(
     x: Float[Array, "*batch tokens d_in"],
     parameters: Parameters,
+    spec: Spec = DEFAULT,
     *,
     heads: int = 1,
-    mask: MaskLike = None,
-    dropout: float = 0.0,
-    seed: Seed | None = None,
-    attend: Callable[..., Array] = attention,
+    attend: Attend = attention,
 ) -> Float[Array, "*batch tokens d_out"]:
     """The heads' contexts side by side. Head h draws its dropout from (*seed, h)."""
     if parameters["W_query"].shape[0] != heads:
         raise ValueError(f"{parameters['W_query'].shape[0]} heads have parameters, not {heads}")
     contexts = []
     for head in range(heads):
+        matrices = {name: stack[head] for name, stack in parameters.items()}
         with scope(f"heads.{head}"):
-            contexts.append(
-                dropout_rung.apply(
-                    x,
-                    {name: matrices[head] for name, matrices in parameters.items()},
-                    mask=mask,
-                    dropout=dropout,
-                    seed=fold(seed, head),
-                    attend=attend,
-                )
-            )
+            contexts.append(one_head.apply(x, matrices, fold(spec, head), attend=attend))
     return namespace(x).concat(contexts, axis=-1)
+
+
+def step(
+    x: Float[Array, "*batch 1 d_in"],
+    parameters: Parameters,
+    state: State | None = None,
+    *,
+    heads: int = 1,
+) -> tuple[Float[Array, "*batch 1 d_out"], State]:
+    """One more token: each head has its own keys and values."""
+    contexts, states = [], []
+    for head in range(heads):
+        matrices = {name: stack[head] for name, stack in parameters.items()}
+        context, new = causal.step(x, matrices, None if state is None else state[head])
+        contexts.append(context)
+        states.append(new)
+    return namespace(x).concat(contexts, axis=-1), states
 
 
 # The first head is the book's; the second has numbers of its own.
@@ -68,9 +83,14 @@ RUNG = Rung(
     idea="several independent heads, one after another, their contexts side by side",
     equation="context = concat(head_1, ..., head_h)",
     source="Vaswani et al. 2017, section 3.2.2; Raschka 3.6.1",
-    function=apply,
+    apply=apply,
     shapes=shapes,
-    example=lambda: (TWO_HEADS, {"heads": 2}),
+    example=lambda: Example(TWO_HEADS, heads=2),
+    causal=True,
+    has_heads=True,
+    has_dropout=True,
+    step=step,
+    state_size=keys_and_values,
 )
 
 if __name__ == "__main__":

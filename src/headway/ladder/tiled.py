@@ -12,32 +12,26 @@ a block brings a larger maximum, what was summed so far is scaled down. The resu
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from jaxtyping import Float
 
 from headway.attention.arrays import Array
-from headway.attention.dropout import Seed
-from headway.attention.formula import MaskLike
+from headway.attention.formula import Attend
 from headway.attention.online import online_attention
+from headway.attention.spec import DEFAULT, Spec
 from headway.ladder import fused
-from headway.ladder.rung import Parameters, Rung
+from headway.ladder.rung import Parameters, Rung, keys_and_values
 
 
 def apply(
     x: Float[Array, "*batch tokens d_in"],
     parameters: Parameters,
+    spec: Spec = DEFAULT,
     *,
     heads: int = 1,
-    mask: MaskLike = None,
-    dropout: float = 0.0,
-    seed: Seed | None = None,
-    attend: Callable[..., Array] = online_attention,
+    attend: Attend = online_attention,
 ) -> Float[Array, "*batch tokens d_out"]:
-    """`fused`, with the online softmax for the mechanism."""
-    return fused.apply(
-        x, parameters, heads=heads, mask=mask, dropout=dropout, seed=seed, attend=attend
-    )
+    """`fused`, with the online softmax instead of the formula; see `attention/online.py`."""
+    return fused.apply(x, parameters, spec, heads=heads, attend=attend)
 
 
 RUNG = Rung(
@@ -45,9 +39,15 @@ RUNG = Rung(
     idea="the softmax online, over blocks of keys: the same result in memory linear in the length",
     equation="m' = max(m, max s),  l' = e^(m-m') l + sum e^(s-m'),  c' = e^(m-m') c + e^(s-m') V",
     source="Milakov and Gimelshein 2018; Dao et al. 2022 (FlashAttention)",
-    function=apply,
+    apply=apply,
     shapes=fused.shapes,
     example=fused.RUNG.example,
+    causal=True,
+    has_heads=True,
+    has_dropout=True,
+    equals="fused",
+    step=fused.step,
+    state_size=keys_and_values,
 )
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from __future__ import annotations
 from jaxtyping import Float
 
 from headway.attention.arrays import Array
-from headway.attention.formula import MaskLike
 from headway.attention.normalizers import softmax, without_dead_rows
-from headway.ladder.rung import Parameters, Rung, RungConfig, Shapes, allowed, frozen
+from headway.attention.spec import DEFAULT, Spec
+from headway.ladder.rung import Example, Parameters, Rung, RungConfig, Shapes, allowed, frozen
 from headway.tracing import tap
 
 
@@ -24,7 +24,7 @@ def shapes(config: RungConfig) -> Shapes:
 
 
 def apply(
-    x: Float[Array, "*batch tokens d_in"], parameters: Parameters, *, mask: MaskLike = None
+    x: Float[Array, "*batch tokens d_in"], parameters: Parameters, spec: Spec = DEFAULT
 ) -> Float[Array, "*batch tokens d_out"]:
     """context[i]: the values, each counting by how well its key fits the query i."""
     queries = tap("queries", x @ parameters["W_query"])
@@ -32,7 +32,7 @@ def apply(
     values = tap("values", x @ parameters["W_value"])
     scores = tap("scores", queries @ keys.mT)
     scaled = tap("scaled", scores / keys.shape[-1] ** 0.5)
-    may = allowed(mask, x)
+    may = allowed(spec, x)
     weights = tap("weights", without_dead_rows(softmax(scaled, may), may))
     return tap("context", weights @ values)
 
@@ -49,9 +49,9 @@ RUNG = Rung(
     idea="queries, keys and values come from learnt matrices; scores are scaled by 1/sqrt(d_k)",
     equation="weights = softmax(Q K^T / sqrt(d_k)),  Q = x W_query,  K = x W_key,  V = x W_value",
     source="Vaswani et al. 2017, equation 1",
-    function=apply,
+    apply=apply,
     shapes=shapes,
-    example=lambda: (BOOK, {}),
+    example=lambda: Example(BOOK),
 )
 
 if __name__ == "__main__":

@@ -1,254 +1,346 @@
-"""GPT: the sizes, the names and the first values of its parameters; no engine.
+"""GPT: its config, and the names, shapes and first values of its parameters; no engine.
 
-With `norm="layer"` the architecture and the names are GPT-2's (Radford et al. 2019), with
-`norm="rms"` they are those of Llama and Qwen 3, as Hugging Face writes both.
+GPT-2 (Radford et al. 2019) and its successors: a decoder with the norms first. The presets differ
+in positions, norm and MLP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, TypeVar, get_type_hints
 from zlib import crc32
 
 import numpy as np
 from jaxtyping import Float
 
-from headway.attention.masks import Mask, causal
-from headway.attention.normalizers import Normalizer, entmax15, softmax, sparsemax
+from headway.attention.masks import causal
+from headway.attention.normalizers import NORMALIZERS
+from headway.attention.spec import Spec
 from headway.ladder.rung import Rung, RungConfig
+from headway.nearest import check_keys
 
 Shape = tuple[int, ...]
+
+# How a token's position reaches the model: added to the embedding (a learned row of a table, or
+# sines), not at all, by rotating queries and keys, or as a bias of the scores (a slope, or a
+# learned table).
+POSITIONS = ("learned", "none", "sinusoidal", "rotary", "alibi", "relative")
+
+# The width inside the MLP relative to the model's: three matrices of 8/3 hold as many parameters
+# as two of 4.
+MLP_WIDTHS = {"gelu": 4.0, "relu2": 4.0, "swiglu": 8 / 3}
+
+INITIAL = 0.02  # the standard deviation of a parameter's first values
+
+
+def _at_least_one(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1 (got {value})")
+
+
+def _one_of(name: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)} (got {value!r})")
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """The attention of every layer.
+
+    kv_heads: heads of keys and values, by default as many as heads. d_k: features of one head, by
+    default width / heads. qk_norm: RMSNorm of each head's queries and keys (Henry et al. 2020).
+    causal: False lets every token see the later ones: the leak, which the lab shows. scale: of the
+    scores, by default 1 / sqrt(d_k). normalizer: a name in NORMALIZERS.
+    """
+
+    heads: int
+    kv_heads: int | None = None
+    d_k: int | None = None
+    qk_norm: bool = False
+    causal: bool = True
+    scale: float | None = None
+    normalizer: str = "softmax"
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "heads", "kv_heads", "d_k")
+        _one_of("normalizer", self.normalizer, NORMALIZERS)
+        if self.heads % self.groups:
+            raise ValueError(f"kv_heads must divide heads (got {self.groups} and {self.heads})")
+
+    @property
+    def groups(self) -> int:
+        """The number of heads of keys and values."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+
+@dataclass(frozen=True)
+class PositionsConfig:
+    """How positions reach the model: one of POSITIONS."""
+
+    kind: str = "learned"
+
+    def __post_init__(self) -> None:
+        _one_of("positions", self.kind, POSITIONS)
+
+
+@dataclass(frozen=True)
+class NormConfig:
+    """LayerNorm, with biases in the whole model, or RMSNorm, without."""
+
+    kind: Literal["layer", "rms"] = "layer"
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        _one_of("norm", self.kind, ("layer", "rms"))
+
+
+@dataclass(frozen=True)
+class MLPConfig:
+    """GELU (by tanh), squared ReLU (So et al. 2021), or SwiGLU (Shazeer 2020).
+
+    width: inside the MLP, by default that of MLP_WIDTHS.
+    """
+
+    kind: Literal["gelu", "relu2", "swiglu"] = "gelu"
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("mlp", self.kind, MLP_WIDTHS)
+        _at_least_one(self, "width")
 
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The sizes and choices of a decoder. Raises ValueError for sizes that do not fit together.
+    """A decoder. Raises ValueError for sizes that do not fit together.
 
-    positions: see POSITIONS. norm: LayerNorm with biases everywhere, or RMSNorm without. mlp: GELU
-    (tanh's) or squared ReLU (So et al. 2021) of width 4 * width, or SwiGLU (Shazeer 2020) of the
-    same number of parameters. qk_norm: RMSNorm of each head's queries and keys (Henry et al. 2020).
-    tied: the head is the embedding, transposed. eps: of the norms. causal: False lets every token
-    see the later ones: the leak, which the lab shows. scale: of the scores. normalizer: see
-    NORMALIZERS. d_k: features of one head. d_mlp: the width inside the MLP.
+    vocabulary, context: in tokens. width: of the residual stream. dropout: of the weights of
+    attention, of the embedding and of every update of the stream. tied: the output layer uses the
+    matrix of the embedding.
     """
 
     vocabulary: int
     context: int
     width: int
     layers: int
-    heads: int
-    kv_heads: int | None = None  # as many as heads
-    positions: Literal["learned", "none", "sinusoidal", "rotary", "alibi", "relative"] = "learned"
-    norm: Literal["layer", "rms"] = "layer"
-    mlp: Literal["gelu", "relu2", "swiglu"] = "gelu"
-    qk_norm: bool = False
-    tied: bool = True
+    attention: AttentionConfig
+    positions: PositionsConfig = PositionsConfig()
+    norm: NormConfig = NormConfig()
+    mlp: MLPConfig = MLPConfig()
     dropout: float = 0.0
-    eps: float = 1e-5
-    causal: bool = True
-    scale: float | None = None  # 1 / sqrt(d_k)
-    normalizer: Literal["softmax", "sparsemax", "entmax15"] = "softmax"
-    d_k: int | None = None  # width / heads
-    d_mlp: int | None = None  # as the kind of MLP has it
+    tied: bool = True
 
     def __post_init__(self) -> None:
-        sizes = ("vocabulary", "context", "width", "layers", "heads", "d_k", "d_mlp")
-        for name in sizes:
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is 1 or more: {getattr(self, name)} is not")
-        if self.d_k is None and self.width % self.heads:
-            raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
-        if self.d_k is not None and self.norm == "layer":
-            raise ValueError("d_k is for norm 'rms': GPT-2's heads have width / heads features")
-        if self.groups < 1 or self.heads % self.groups:
-            raise ValueError(f"{self.groups} kv_heads do not divide {self.heads} heads")
-        if self.positions == "rotary" and self.head_dim % 2:
-            raise ValueError(
-                f"rotary positions turn pairs of features: a head of {self.head_dim} is odd"
-            )
-        if self.positions == "sinusoidal" and self.width % 2:
-            raise ValueError(f"sinusoidal positions come in pairs: a width of {self.width} is odd")
+        _at_least_one(self, "vocabulary", "context", "width", "layers")
+        heads = self.attention.heads
+        if self.attention.d_k is None and self.width % heads:
+            raise ValueError(f"heads must divide the width (got {heads} and {self.width})")
+        if self.positions.kind == "rotary" and self.d_k % 2:
+            raise ValueError(f"rotary positions need an even width of a head (got {self.d_k})")
+        if self.positions.kind == "sinusoidal" and self.width % 2:
+            raise ValueError(f"sinusoidal positions need an even width (got {self.width})")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is a share from 0 to below 1: {self.dropout} is not")
-        choices: dict[str, Iterable[str]] = {"norm": ("layer", "rms"), "mlp": MLP_WIDTHS}
-        choices |= {"positions": POSITIONS, "normalizer": NORMALIZERS}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} is one of {', '.join(allowed)}: {getattr(self, name)!r} is not"
-                )
+            raise ValueError(f"dropout must be at least 0 and below 1 (got {self.dropout})")
 
     @property
-    def head_dim(self) -> int:
+    def d_k(self) -> int:
         """Features of one head."""
-        return self.width // self.heads if self.d_k is None else self.d_k
+        d_k = self.attention.d_k
+        return self.width // self.attention.heads if d_k is None else d_k
 
     @property
-    def groups(self) -> int:
-        """Heads of keys and values."""
-        return self.heads if self.kv_heads is None else self.kv_heads
-
-    @property
-    def hidden(self) -> int:
+    def mlp_width(self) -> int:
         """The width inside the MLP."""
-        return round(self.width * MLP_WIDTHS[self.mlp]) if self.d_mlp is None else self.d_mlp
+        mlp = self.mlp
+        return round(self.width * MLP_WIDTHS[mlp.kind]) if mlp.width is None else mlp.width
 
     @property
-    def names(self) -> Names:
-        """What the parts are called."""
-        return GPT2_NAMES if self.norm == "layer" else LLAMA_NAMES
+    def has_biases(self) -> bool:
+        """Whether matrices have biases: those of models with LayerNorm do."""
+        return self.norm.kind == "layer"
 
 
-INITIAL = 0.02  # the standard deviation of a parameter's first values
-
-# Relative to the model's: three matrices of 8/3 hold as many parameters as two of 4.
-MLP_WIDTHS = {"gelu": 4.0, "relu2": 4.0, "swiglu": 8 / 3}
-
-# How a token's place reaches the model: added to the embedding (a learnt row of a table, or sines),
-# not at all, turned into queries and keys, or as a bias of the scores (a slope, or a learnt table).
-POSITIONS = ("learned", "none", "sinusoidal", "rotary", "alibi", "relative")
-
-NORMALIZERS: Mapping[str, Normalizer] = MappingProxyType(
-    {"softmax": softmax, "sparsemax": sparsemax, "entmax15": entmax15}
+# What a preset decides, as in the tables of a recipe; the sizes are the caller's.
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "gpt2": {},
+        "modern": {
+            "attention": {"qk_norm": True},
+            "positions": {"kind": "rotary"},
+            "norm": {"kind": "rms"},
+            "mlp": {"kind": "relu2"},
+        },
+    }
 )
 
-# What a preset decides; the sizes are the caller's.
-GPT2: Mapping[str, Any] = MappingProxyType({})
-MODERN: Mapping[str, Any] = MappingProxyType(
-    {"positions": "rotary", "norm": "rms", "mlp": "relu2", "qk_norm": True}
-)
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"gpt2": GPT2, "modern": MODERN})
+_Config = TypeVar("_Config")
 
 
-class Names(NamedTuple):
-    """Hugging Face's name for each part of the architecture."""
+def config_from(kind: type[_Config], settings: Mapping[str, Any], what: str) -> _Config:
+    """A config dataclass from nested tables, such as those of JSON and TOML.
 
-    body: str
-    embedding: str
-    positions: str
-    blocks: str
-    attention_norm: str
-    attention: str
-    mlp_norm: str
-    mlp: str
-    final_norm: str
+    Raises ValueError for an unknown key, with the nearest known one, and for a missing one.
+    """
+    check_settings(kind, settings, what)
+    hints = get_type_hints(kind)
+    values = {
+        name: config_from(hints[name], value, f"{what}.{name}")
+        if is_dataclass(hints[name])
+        else value
+        for name, value in settings.items()
+    }
+    try:
+        return kind(**values)
+    except TypeError as error:
+        missing = str(error).partition("argument")[2].lstrip("s: ")
+        raise ValueError(f"{what} does not say {missing}: add it") from None
 
 
-GPT2_NAMES = Names("transformer", "wte", "wpe", "h", "ln_1", "attn", "ln_2", "mlp", "ln_f")
-LLAMA_NAMES = Names(
-    *("model", "embed_tokens", "embed_positions", "layers", "input_layernorm", "self_attn"),
-    *("post_attention_layernorm", "mlp", "norm"),
-)
+def check_settings(kind: type[Any], settings: Any, what: str) -> None:
+    """Raise ValueError for an unknown key in nested tables, with the nearest known one."""
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"{what} must be a table (got {settings!r})")
+    hints = get_type_hints(kind)
+    if unknown := [name for name in settings if name not in hints]:
+        tables = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+        inner = [
+            f"{name}.{field.name}" for name, table in tables.items() for field in fields(table)
+        ]
+        check_keys(what, unknown[:1], [*hints, *inner])
+    for name, value in settings.items():
+        if is_dataclass(hints[name]):
+            check_settings(hints[name], value, f"{what}.{name}")
+
+
+def preset(name: str, settings: Mapping[str, Any] = MappingProxyType({}), **more: Any) -> GPTConfig:
+    """The config of a preset with settings on top, nested as in a recipe's table [model].
+
+    `preset("modern", vocabulary=65, context=64, width=128, layers=4, attention={"heads": 4})`.
+    Raises ValueError for an unknown preset or key.
+    """
+    _one_of("preset", name, PRESETS)
+    return config_from(GPTConfig, overlaid(PRESETS[name], {**settings, **more}), "model")
+
+
+def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables with others on top: values replace values, tables are joined."""
+    joined = dict(below)
+    for name, value in above.items():
+        both_tables = isinstance(value, Mapping) and isinstance(joined.get(name), Mapping)
+        joined[name] = overlaid(joined[name], value) if both_tables else value
+    return joined
+
+
+def attention_spec(config: GPTConfig) -> Spec:
+    """The options of the attention of every layer."""
+    return Spec(
+        mask=causal if config.attention.causal else None,
+        scale=config.attention.scale,
+        normalizer=NORMALIZERS[config.attention.normalizer],
+        dropout=config.dropout,
+    )
+
+
+def rung_spec(rung: Rung, config: GPTConfig) -> Spec:
+    """The same for a rung of the ladder as the attention: rungs that are not causal get the mask.
+
+    Raises ValueError for what only multi-head attention supports.
+    """
+    attention, positions = config.attention, config.positions.kind
+    unsupported = {
+        f"{positions} positions": positions in ("rotary", "alibi", "relative"),
+        "qk_norm": attention.qk_norm,
+        "grouped heads (kv_heads)": attention.groups != attention.heads,
+        "scale": attention.scale is not None,
+        "normalizer": attention.normalizer != "softmax",
+        "d_k": attention.d_k is not None,
+        "way to see later tokens (causal=False)": not attention.causal and rung.causal,
+    }
+    for name, wanted in unsupported.items():
+        if wanted:
+            raise ValueError(f"the rung {rung.name!r} has no {name}: remove that, or the rung")
+    return Spec(
+        mask=causal if attention.causal and not rung.causal else None,
+        dropout=config.dropout if rung.has_dropout else 0.0,
+    )
+
+
+def rung_config(rung: Rung, config: GPTConfig) -> RungConfig:
+    """The sizes of a rung as the attention of a GPT."""
+    return RungConfig(config.width, config.width, config.attention.heads if rung.has_heads else 1)
 
 
 def shapes(config: GPTConfig, attention: Mapping[str, Shape] | None = None) -> dict[str, Shape]:
-    """The table: name -> shape of every parameter.
+    """The table of parameters: name -> shape. Matrices `*.weight` are (d_out, d_in).
 
-    GPT-2's matrices are (d_in, d_out), Llama's (d_out, d_in), as in their files.
     attention: the parameters of one layer's, by default those of `attention_shapes`.
     """
     attention = attention_shapes(config) if attention is None else attention
-    names, width = config.names, config.width
-    table: dict[str, Shape] = {f"{names.body}.{names.embedding}.weight": (config.vocabulary, width)}
-    if config.positions == "learned":
-        table[f"{names.body}.{names.positions}.weight"] = (config.context, width)
+    width = config.width
+    table: dict[str, Shape] = {"embedding.weight": (config.vocabulary, width)}
+    if config.positions.kind == "learned":
+        table["position_embedding.weight"] = (config.context, width)
     for layer in range(config.layers):
-        block = f"{names.body}.{names.blocks}.{layer}"
-        table |= _norm(f"{block}.{names.attention_norm}", config)
-        table |= {f"{block}.{names.attention}.{n}": s for n, s in attention.items()}
-        table |= _norm(f"{block}.{names.mlp_norm}", config)
-        table |= {f"{block}.{names.mlp}.{n}": s for n, s in _mlp(config).items()}
-    table |= _norm(f"{names.body}.{names.final_norm}", config)
+        block = f"blocks.{layer}"
+        table |= _norm(f"{block}.attention_norm", config)
+        table |= {f"{block}.attention.{name}": shape for name, shape in attention.items()}
+        table |= _norm(f"{block}.mlp_norm", config)
+        for name, d_in, d_out in _mlp(config):
+            table |= _linear(f"{block}.mlp.{name}", d_in, d_out, config.has_biases)
+    table |= _norm("final_norm", config)
     if not config.tied:
-        table["lm_head.weight"] = (config.vocabulary, width)
+        table["head.weight"] = (config.vocabulary, width)
+    return table
+
+
+def attention_shapes(config: GPTConfig) -> dict[str, Shape]:
+    """The parameters of one layer's multi-head attention."""
+    width, d_k = config.width, config.d_k
+    d_q, d_kv = config.attention.heads * d_k, config.attention.groups * d_k
+    table: dict[str, Shape] = {}
+    for name, d_in, d_out in (
+        *(("q", width, d_q), ("k", width, d_kv), ("v", width, d_kv)),
+        ("output", d_q, width),
+    ):
+        table |= _linear(name, d_in, d_out, config.has_biases)
+    if config.attention.qk_norm:
+        table |= {"q_norm.weight": (d_k,), "k_norm.weight": (d_k,)}
+    if config.positions.kind == "relative":
+        table["position_bias.table"] = (config.attention.heads, 2 * config.context - 1)
     return table
 
 
 def initial(name: str, shape: Shape, layers: int, seed: int) -> Float[np.ndarray, "..."]:
     """A parameter's first value, a function of the seed and its name: the same in every engine.
 
-    Normal, 0.02 wide, and narrower by sqrt(2 * layers) where a block writes to the residual
-    stream; biases 0, norms 1  (Radford et al. 2019, section 2.3).
+    Normal with a standard deviation of 0.02, divided by sqrt(2 * layers) where a block adds to the
+    residual stream; biases 0, norms 1  (Radford et al. 2019, section 2.3).
     """
     owner, _, kind = name.rpartition(".")
     if kind == "bias":
         return np.zeros(shape, dtype=np.float32)
     if len(shape) == 1:
         return np.ones(shape, dtype=np.float32)
-    writes = owner.endswith(("c_proj", "o_proj", "down_proj")) or kind == "W_output"
-    width = INITIAL / (2 * layers) ** 0.5 if writes else INITIAL
+    adds = owner.endswith((".attention.output", ".mlp.down")) or kind == "W_output"
+    deviation = INITIAL / (2 * layers) ** 0.5 if adds else INITIAL
     generator = np.random.Generator(np.random.Philox(key=[seed, crc32(name.encode())]))
-    return (width * generator.standard_normal(shape)).astype(np.float32)
-
-
-class InPlace(NamedTuple):
-    """What a rung of the ladder is told when it stands in the attention's place."""
-
-    sizes: RungConfig
-    dropout: float  # of the weights
-    mask: Mask | None  # on top of its own
-
-
-def in_place(rung: Rung, config: GPTConfig) -> InPlace:
-    """A rung in the attention's place: those that are not causal by themselves get the mask.
-
-    Heads and dropout of the weights go to the rungs that have them. Raises ValueError for what
-    only multi-head attention has.
-    """
-    extra = {
-        f"{config.positions} positions": config.positions in ("rotary", "alibi", "relative"),
-        "qk_norm": config.qk_norm,
-        "grouped heads": config.groups != config.heads,
-        "scale of its own": config.scale is not None,
-        "other normalizer": config.normalizer != "softmax",
-        "other d_k": config.d_k is not None,
-        "way to see later tokens": not config.causal and "attend" in rung.options,
-    }
-    for name, wanted in extra.items():
-        if wanted:
-            raise ValueError(f"the rung {rung.name!r} has no {name}: leave the rung out")
-    heads = config.heads if "heads" in rung.options else 1
-    return InPlace(
-        sizes=RungConfig(config.width, config.width, heads),
-        dropout=config.dropout if "dropout" in rung.options else 0.0,
-        mask=None if "attend" in rung.options or not config.causal else causal,
-    )
+    return (deviation * generator.standard_normal(shape)).astype(np.float32)
 
 
 def _norm(name: str, config: GPTConfig) -> dict[str, Shape]:
-    one: dict[str, Shape] = {f"{name}.weight": (config.width,)}
-    return one | ({f"{name}.bias": (config.width,)} if config.norm == "layer" else {})
+    biases: dict[str, Shape] = {f"{name}.bias": (config.width,)} if config.has_biases else {}
+    return {f"{name}.weight": (config.width,)} | biases
 
 
-def attention_shapes(config: GPTConfig) -> dict[str, Shape]:
-    """The parameters of one layer's multi-head attention."""
-    width, head_dim = config.width, config.head_dim
-    q_width, kv_width = config.heads * head_dim, config.groups * head_dim
-    table: dict[str, Shape] = {}
-    if config.positions == "relative":
-        table["bias_of.table"] = (config.heads, 2 * config.context - 1)
-    if config.norm == "layer":
-        qkv_width = q_width + 2 * kv_width
-        table |= {"c_attn.weight": (width, qkv_width), "c_attn.bias": (qkv_width,)}
-        table |= {"c_proj.weight": (q_width, width), "c_proj.bias": (width,)}
-    else:
-        table |= {"q_proj.weight": (q_width, width), "k_proj.weight": (kv_width, width)}
-        table |= {"v_proj.weight": (kv_width, width), "o_proj.weight": (width, q_width)}
-    if config.qk_norm:
-        table |= {"q_norm.weight": (head_dim,), "k_norm.weight": (head_dim,)}
-    return table
+def _linear(name: str, d_in: int, d_out: int, has_bias: bool) -> dict[str, Shape]:
+    biases: dict[str, Shape] = {f"{name}.bias": (d_out,)} if has_bias else {}
+    return {f"{name}.weight": (d_out, d_in)} | biases
 
 
-def _mlp(config: GPTConfig) -> dict[str, Shape]:
-    width, hidden = config.width, config.hidden
-    if config.mlp == "gelu":
-        return {
-            "c_fc.weight": (width, hidden),
-            "c_fc.bias": (hidden,),
-            "c_proj.weight": (hidden, width),
-            "c_proj.bias": (width,),
-        }
-    gate: dict[str, Shape] = {"gate_proj.weight": (hidden, width)} if config.mlp == "swiglu" else {}
-    return gate | {"up_proj.weight": (hidden, width), "down_proj.weight": (width, hidden)}
+def _mlp(config: GPTConfig) -> list[tuple[str, int, int]]:
+    width, inside = config.width, config.mlp_width
+    gate = [("gate", width, inside)] if config.mlp.kind == "swiglu" else []
+    return [*gate, ("up", width, inside), ("down", inside, width)]

@@ -87,17 +87,17 @@ class Seq2SeqConfig:
 
 
 def shapes(config: Seq2SeqConfig) -> dict[str, Shape]:
-    """The table: name -> shape of every parameter; matrices are (d_out, d_in), but for W_*.
+    """The table of parameters: name -> shape; matrices are (d_out, d_in), but for W_*.
 
-    The Transformer's names are those of Hugging Face's Marian, the recurrent cells' PyTorch's.
+    The names in recurrent cells are PyTorch's.
     """
-    table: dict[str, Shape] = {"shared.weight": (config.vocabulary, config.width)}
+    table: dict[str, Shape] = {"embedding.weight": (config.vocabulary, config.width)}
     if config.recurrent:
         return table | _recurrent(config)
     for layer in range(config.layers):
-        table |= _layer(f"encoder.layers.{layer}", ("self_attn",), config)
+        table |= _block(f"encoder.blocks.{layer}", ("self_attention",), config)
     for layer in range(config.layers if config.kind == "transformer" else 0):
-        table |= _layer(f"decoder.layers.{layer}", ("self_attn", "encoder_attn"), config)
+        table |= _block(f"decoder.blocks.{layer}", ("self_attention", "cross_attention"), config)
     return table
 
 
@@ -117,22 +117,22 @@ def initial(name: str, shape: Shape, seed: int) -> Float[np.ndarray, "..."]:
         gates = generator.standard_normal((shape[0] // shape[1], shape[1], shape[1]))
         orthogonal = np.asarray(np.linalg.qr(gates).Q, dtype=np.float32)
         return orthogonal.reshape(shape)
-    variance = 1 / shape[1] if name == "shared.weight" else 2 / (shape[0] + shape[-1])
+    variance = 1 / shape[1] if name == "embedding.weight" else 2 / (shape[0] + shape[-1])
     drawn = generator.standard_normal(shape) * math.sqrt(variance)
     return drawn.astype(np.float32)
 
 
-def _layer(name: str, attentions: tuple[str, ...], config: Seq2SeqConfig) -> dict[str, Shape]:
+def _block(name: str, attentions: tuple[str, ...], config: Seq2SeqConfig) -> dict[str, Shape]:
     width, hidden = config.width, config.hidden
     table: dict[str, Shape] = {}
     for attention in attentions:
-        for part in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        for part in ("q", "k", "v", "output"):
             table[f"{name}.{attention}.{part}.weight"] = (width, width)
             table[f"{name}.{attention}.{part}.bias"] = (width,)
-        table |= _norm(f"{name}.{attention}_layer_norm", config)
-    table |= {f"{name}.fc1.weight": (hidden, width), f"{name}.fc1.bias": (hidden,)}
-    table |= {f"{name}.fc2.weight": (width, hidden), f"{name}.fc2.bias": (width,)}
-    return table | _norm(f"{name}.final_layer_norm", config)
+        table |= _norm(f"{name}.{attention}_norm", config)
+    table |= {f"{name}.mlp.up.weight": (hidden, width), f"{name}.mlp.up.bias": (hidden,)}
+    table |= {f"{name}.mlp.down.weight": (width, hidden), f"{name}.mlp.down.bias": (width,)}
+    return table | _norm(f"{name}.mlp_norm", config)
 
 
 def _norm(name: str, config: Seq2SeqConfig) -> dict[str, Shape]:

@@ -1,4 +1,4 @@
-"""The nine rungs from a fixed average to tiled attention, each on one sequence.
+"""The rungs from a fixed average to tiled attention, each on one sequence.
 
 Every rung is `(x, parameters, *, allowed=None, dropout=0.0, seed=(), batch=0) -> (weights,
 context)`: x (tokens, d_in), `allowed` (tokens, tokens) or None for everything, `batch` the index

@@ -1,31 +1,31 @@
-"""The layers of the PyTorch engine: attention as a module, and what stands around it.
+"""The layers of the PyTorch engine: attention and the MLP as modules, and the cache.
 
-The mathematics is that of `parts`; what is here is state: parameters, and the cache.
+The mathematics of attention is in `headway.attention`; these modules hold the parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from headway.attention.arrays import Array
-from headway.attention.dispatch import attend as default_attend
-from headway.attention.dropout import Seed
-from headway.attention.formula import MaskLike, attention
+from headway.attention import dispatch
+from headway.attention.formula import Attend, attention
 from headway.attention.heads import merge, split
-from headway.attention.masks import Mask, both, causal
+from headway.attention.masks import causal
+from headway.attention.options import combine
 from headway.attention.positions import relative, rotary
-from headway.attention.projections import output, project, project_fused
 from headway.attention.scores import tanh_sum
+from headway.attention.spec import DEFAULT, Spec
 from headway.ladder.rung import Rung, RungConfig
 from headway.tracing import tap
 
-Sequence_ = Float[Tensor, "batch tokens width"]
+CAUSAL = Spec(mask=causal)
 
 
 @final
@@ -75,34 +75,18 @@ class Cache:
 
 
 @final
-class Projection(nn.Module):
-    """x @ weight + bias with weight (d_in, d_out): GPT-2's orientation, as in its files."""
-
-    def __init__(self, d_in: int, d_out: int, bias: bool = True) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(d_in, d_out))
-        nn.init.normal_(self.weight, std=d_in**-0.5)
-        self.bias = nn.Parameter(torch.zeros(d_out)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight.mT, self.bias)
-
-
-@final
 class MultiHeadAttention(nn.Module):
     """Multi-head attention: project -> split -> (rotary, cache) -> attend -> merge -> output.
 
     d_in, d_out: features of the input and of the output. kv_heads: fewer heads of keys and values
-    (grouped queries); head_dim: by default d_out // heads.
-    fused: one matrix c_attn (d_in, d_q + 2 * d_kv) and c_proj, as in GPT-2; otherwise q_proj,
-        k_proj, v_proj, o_proj (d_out, d_in), as in Llama.
+    (grouped queries). head_dim: features of one head, by default d_out // heads. linear_bias:
+    whether q, k, v and output have biases.
     rotary: the base of rotary positions (10,000 in Llama), or None.
     qk_norm: the eps of an RMSNorm of each head's queries and keys, or None.
-    bias_of: from the positions of queries and keys to a bias (heads, Tq, Tk) of the scores, ALiBi's
-        or a `RelativeBias`, which learns; or None.
-    mask: who may attend to whom, always; causal unless told otherwise, None for everybody.
-    dropout: of the weights while training; `forward` then needs a seed.
-    attend: the function that does the work: `functools.partial(headway.attend, kernel="plain")`.
+    position_bias: from the positions of queries and keys to a bias (heads, Tq, Tk) of the scores,
+        such as ALiBi's or a `RelativeBias`, which is learned; or None.
+    spec: the options of attention; causal by default. Its dropout applies only while training.
+    attend: computes attention; `functools.partial(dispatch.run, kernel="plain")` names a kernel.
 
     Raises ValueError when the heads do not divide the width.
     """
@@ -115,14 +99,12 @@ class MultiHeadAttention(nn.Module):
         heads: int,
         kv_heads: int | None = None,
         head_dim: int | None = None,
-        fused: bool = False,
-        bias: bool = False,
+        linear_bias: bool = False,
         rotary: float | None = None,
         qk_norm: float | None = None,
-        bias_of: Callable[[Tensor, Tensor], Tensor] | None = None,
-        dropout: float = 0.0,
-        mask: MaskLike = causal,
-        attend: Callable[..., Array] = default_attend,
+        position_bias: Callable[[Tensor, Tensor], Tensor] | None = None,
+        spec: Spec = CAUSAL,
+        attend: Attend = dispatch.run,
     ) -> None:
         super().__init__()
         d_out = d_in if d_out is None else d_out
@@ -132,38 +114,31 @@ class MultiHeadAttention(nn.Module):
             head_dim = RungConfig(d_in, d_out, heads).d_head
         if self.kv_heads < 1 or heads % self.kv_heads:
             raise ValueError(f"{self.kv_heads} kv_heads do not divide {heads} heads")
-        d_q, d_kv = heads * head_dim, self.kv_heads * head_dim
-        if fused:
-            self.c_attn = Projection(d_in, d_q + 2 * d_kv, bias)
-            self.c_proj = Projection(d_q, d_out, bias)
-        else:
-            self.q_proj = nn.Linear(d_in, d_q, bias)
-            self.k_proj = nn.Linear(d_in, d_kv, bias)
-            self.v_proj = nn.Linear(d_in, d_kv, bias)
-            self.o_proj = nn.Linear(d_q, d_out, bias)
-        if qk_norm is not None:
-            self.q_norm = nn.RMSNorm(head_dim, eps=qk_norm)
-            self.k_norm = nn.RMSNorm(head_dim, eps=qk_norm)
-        self.fused, self.rotary, self.qk_norm, self.bias_of = fused, rotary, qk_norm, bias_of
-        self.dropout, self.mask, self.attend = dropout, mask, attend
+        self.q = nn.Linear(d_in, heads * head_dim, linear_bias)
+        self.k = nn.Linear(d_in, self.kv_heads * head_dim, linear_bias)
+        self.v = nn.Linear(d_in, self.kv_heads * head_dim, linear_bias)
+        self.output = nn.Linear(heads * head_dim, d_out, linear_bias)
+        self.q_norm = None if qk_norm is None else nn.RMSNorm(head_dim, eps=qk_norm)
+        self.k_norm = None if qk_norm is None else nn.RMSNorm(head_dim, eps=qk_norm)
+        self.rotary, self.position_bias = rotary, position_bias
+        self.spec, self.attend = spec, attend
 
     def forward(
         self,
         x: Float[Tensor, "batch tokens d_in"],
+        spec: Spec = DEFAULT,
         *,
-        mask: Mask | None = None,
         cache: Cache | None = None,
-        seed: Seed | None = None,
     ) -> Float[Tensor, "batch tokens d_out"]:
-        """What each token found.
+        """The output of attention for each token.
 
-        mask: on top of the module's own. cache: the tokens before these, which it joins.
+        spec: the options of this call: a mask on top of the module's own, the seed of dropout, the
+        batch offset. cache: of the tokens before these, which are added to it.
         Raises ValueError for dropout without a seed, and when the cache is full.
         """
-        queries, keys, values = self._project(x)
-        queries = split(queries, self.heads)
-        keys, values = split(keys, self.kv_heads), split(values, self.kv_heads)
-        if self.qk_norm is not None:
+        queries = split(self.q(x), self.heads)
+        keys, values = split(self.k(x), self.kv_heads), split(self.v(x), self.kv_heads)
+        if self.q_norm is not None and self.k_norm is not None:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         first = 0 if cache is None else cache.length
         positions = torch.arange(first, first + x.shape[-2], device=x.device)
@@ -172,35 +147,12 @@ class MultiHeadAttention(nn.Module):
             keys = rotary(keys, positions, self.rotary)
         if cache is not None:
             keys, values = cache.extend(keys, values)
-        bias = None
-        if self.bias_of is not None:
-            seen = torch.arange(keys.shape[-2], device=x.device)
-            bias = self.bias_of(positions, seen).to(x.dtype)
-        context = self.attend(
-            queries,
-            keys,
-            values,
-            mask=_together(self.mask, mask),
-            dropout=self.dropout if self.training else 0.0,
-            seed=seed,
-            **({} if bias is None else {"bias": bias}),
-        )
-        return self._output(merge(context))
-
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self.fused:
-            d_q = self.c_proj.weight.shape[0]
-            return project_fused(x, self.c_attn.weight, self.c_attn.bias, d_q=d_q)
-        layers = (self.q_proj, self.k_proj, self.v_proj)
-        weights, biases = (layer.weight.mT for layer in layers), (layer.bias for layer in layers)
-        return project(x, *weights, *biases)
-
-    def _output(self, context: Tensor) -> Tensor:
-        if self.fused:
-            found = output(context, self.c_proj.weight, self.c_proj.bias)
-        else:
-            found = output(context, self.o_proj.weight.mT, self.o_proj.bias)
-        return tap("output", found)
+        spec = combine(self.spec, spec, training=self.training)
+        if self.position_bias is not None:
+            key_positions = torch.arange(keys.shape[-2], device=x.device)
+            spec = spec._replace(bias=self.position_bias(positions, key_positions).to(x.dtype))
+        context = self.attend(queries, keys, values, spec)
+        return tap("output", self.output(merge(context)))
 
 
 @final
@@ -210,44 +162,34 @@ class CrossAttention(nn.Module):
     Vaswani et al. 2017, section 3.2.3. d_in: features of both, and of the output.
     """
 
-    def __init__(
-        self,
-        d_in: int,
-        *,
-        heads: int,
-        dropout: float = 0.0,
-        attend: Callable[..., Array] = default_attend,
-    ) -> None:
+    def __init__(self, d_in: int, *, heads: int, attend: Attend = dispatch.run) -> None:
         super().__init__()
-        self.heads, self.dropout, self.attend = heads, dropout, attend
-        self.q_proj, self.k_proj = nn.Linear(d_in, d_in), nn.Linear(d_in, d_in)
-        self.v_proj, self.o_proj = nn.Linear(d_in, d_in), nn.Linear(d_in, d_in)
+        self.heads, self.attend = heads, attend
+        self.q, self.k = nn.Linear(d_in, d_in), nn.Linear(d_in, d_in)
+        self.v, self.output = nn.Linear(d_in, d_in), nn.Linear(d_in, d_in)
 
     def forward(
         self,
         x: Float[Tensor, "batch queries d_in"],
         memory: Float[Tensor, "batch keys d_in"],
+        spec: Spec = DEFAULT,
         *,
-        mask: MaskLike = None,
         cache: Cache | None = None,
-        seed: Seed | None = None,
     ) -> Float[Tensor, "batch queries d_in"]:
-        """What each token of x found in the memory.
+        """The output of attention to the memory for each token of x.
 
-        mask: of the memory's padding. cache: keeps the memory's keys and values from the first
-        call, as the memory stays while x goes on. Raises ValueError for dropout without a seed.
+        spec: the options, such as a mask of the memory's padding. cache: keeps the memory's keys
+        and values from the first call, since the memory stays the same.
         """
-        queries = split(self.q_proj(x), self.heads)
+        queries = split(self.q(x), self.heads)
         if cache is not None and cache.length:
             keys, values = cache.held
         else:
-            keys = split(self.k_proj(memory), self.heads)
-            values = split(self.v_proj(memory), self.heads)
+            keys, values = split(self.k(memory), self.heads), split(self.v(memory), self.heads)
             if cache is not None:
                 keys, values = cache.extend(keys, values)
-        dropout = self.dropout if self.training else 0.0
-        context = self.attend(queries, keys, values, mask=mask, dropout=dropout, seed=seed)
-        return tap("output", self.o_proj(merge(context)))
+        context = self.attend(queries, keys, values, spec)
+        return tap("output", self.output(merge(context)))
 
 
 @final
@@ -274,14 +216,12 @@ class AdditiveAttention(nn.Module):
         x: Float[Tensor, "batch queries width"],
         keys: Float[Tensor, "batch keys width"],
         memory: Float[Tensor, "batch keys width"],
-        *,
-        mask: MaskLike = None,
+        spec: Spec = DEFAULT,
     ) -> Float[Tensor, "batch queries width"]:
-        """The mean of the memory, weighted by how well its keys fit each query."""
-        queries = x @ self.W_query
-        with_head = (each[:, None] for each in (queries, keys, memory))
-        fit = partial(tanh_sum, v=self.v)
-        return attention(*with_head, mask=mask, scale=1.0, products=fit)[:, 0]
+        """The mean of the memory, weighted by how well its keys match each query."""
+        queries, keys, values = (x @ self.W_query)[:, None], keys[:, None], memory[:, None]
+        spec = spec._replace(scale=1.0, score=partial(tanh_sum, v=self.v))
+        return attention(queries, keys, values, spec)[:, 0]
 
 
 @final
@@ -299,18 +239,16 @@ class ProductAttention(nn.Module):
         self,
         x: Float[Tensor, "batch queries width"],
         memory: Float[Tensor, "batch keys width"],
-        *,
-        mask: MaskLike = None,
+        spec: Spec = DEFAULT,
     ) -> Float[Tensor, "batch queries width"]:
         """The mean of the memory, weighted by its products with each query."""
-        queries = x @ self.W_query if self.general else x
-        with_head = (each[:, None] for each in (queries, memory, memory))
-        return default_attend(*with_head, mask=mask, scale=1.0)[:, 0]
+        queries, memory = (x @ self.W_query if self.general else x)[:, None], memory[:, None]
+        return dispatch.run(queries, memory, memory, spec._replace(scale=1.0))[:, 0]
 
 
 @final
 class RelativeBias(nn.Module):
-    """A learnt number for each head and distance up to `reach` (see `parts.positions.relative`)."""
+    """A learned number for each head and distance up to `reach`; see `positions.relative`."""
 
     def __init__(self, heads: int, reach: int) -> None:
         super().__init__()
@@ -324,9 +262,9 @@ class RelativeBias(nn.Module):
 class RungAttention(nn.Module):
     """A rung of the ladder as a trainable module, its parameters named as in the rung.
 
-    mask: on top of the rung's own (`fixed`, `simplified` and `trainable` have none).
-    attend: what does the work from `causal` on; by default the rung's own.
-    Raises ValueError for heads or dropout on a rung that has none.
+    spec: the options, such as a mask on top of the rung's own (`fixed`, `simplified` and
+    `trainable` have none). Its dropout applies only while training.
+    attend: computes attention from `causal` on; by default the rung's own function.
     """
 
     def __init__(
@@ -336,13 +274,11 @@ class RungAttention(nn.Module):
         d_out: int | None = None,
         *,
         heads: int = 1,
-        dropout: float = 0.0,
-        mask: MaskLike = None,
-        attend: Callable[..., Array] | None = None,
+        spec: Spec = DEFAULT,
+        attend: Attend | None = None,
     ) -> None:
         super().__init__()
-        self.rung, self.heads, self.mask = rung, heads, mask
-        self.dropout, self.attend = dropout, attend
+        self.rung, self.heads, self.spec, self.attend = rung, heads, spec, attend
         shapes = rung.shapes(RungConfig(d_in, d_in if d_out is None else d_out, heads))
         for name, shape in shapes.items():
             weight = nn.Parameter(torch.empty(shape))
@@ -352,67 +288,54 @@ class RungAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch tokens d_in"],
+        spec: Spec = DEFAULT,
         *,
-        mask: Mask | None = None,
         cache: Cache | None = None,
-        seed: Seed | None = None,
     ) -> Float[Tensor, "batch tokens d_out"]:
-        """The rung's context. Raises ValueError with a cache: a rung sees its tokens whole."""
+        """The rung's context; spec: the options of this call, as in `MultiHeadAttention`.
+
+        Raises ValueError with a cache, and for heads or dropout on a rung that has none.
+        """
         if cache is not None:
             raise ValueError(f"the rung {self.rung.name!r} works without a cache")
-        return self.rung.apply(
+        return self.rung(
             x,
             dict(self.named_parameters(recurse=False)),
+            combine(self.spec, spec, training=self.training),
             heads=self.heads,
-            mask=_together(self.mask, mask),
-            dropout=self.dropout if self.training else 0.0,
-            seed=seed,
             attend=self.attend,
         )
 
 
 @final
-class GeluMLP(nn.Module):
-    """gelu(x c_fc) c_proj with tanh's GELU (Hendrycks and Gimpel 2016), as in GPT-2."""
+class MLP(nn.Module):
+    """activation(x up) down; with a gate, (activation(x gate) * x up) down.
 
-    def __init__(self, width: int, hidden: int) -> None:
+    kind: "gelu" by tanh (Hendrycks and Gimpel 2016), "relu", "relu2" (squared; So et al. 2021) or
+    "swiglu", which has the gate (Shazeer 2020).
+    """
+
+    def __init__(self, width: int, inside: int, kind: str, *, linear_bias: bool) -> None:
         super().__init__()
-        self.c_fc = Projection(width, hidden)
-        self.c_proj = Projection(hidden, width)
+        self.activation = ACTIVATIONS[kind]
+        self.gate = nn.Linear(width, inside, linear_bias) if kind == "swiglu" else None
+        self.up = nn.Linear(width, inside, linear_bias)
+        self.down = nn.Linear(inside, width, linear_bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = tap("hidden", nn.functional.gelu(self.c_fc(x), approximate="tanh"))
-        return tap("output", self.c_proj(hidden))
-
-
-@final
-class SquaredReluMLP(nn.Module):
-    """relu(x up)^2 down  (So et al. 2021, Primer)."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.up_proj = nn.Linear(width, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = tap("hidden", nn.functional.relu(self.up_proj(x)).square())
-        return tap("output", self.down_proj(hidden))
+    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+        """The update for each token."""
+        if self.gate is None:
+            hidden = self.activation(self.up(x))
+        else:
+            hidden = self.activation(self.gate(x)) * self.up(x)
+        return tap("output", self.down(tap("hidden", hidden)))
 
 
-@final
-class SwigluMLP(nn.Module):
-    """(silu(x gate) * x up) down  (Shazeer 2020)."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(width, hidden, bias=False)
-        self.up_proj = nn.Linear(width, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = tap("hidden", nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
-        return tap("output", self.down_proj(hidden))
-
-
-def _together(own: MaskLike, other: Mask | None) -> MaskLike:
-    return own if other is None else both(own, other)
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {
+        "gelu": partial(nn.functional.gelu, approximate="tanh"),
+        "relu": nn.functional.relu,
+        "relu2": lambda x: nn.functional.relu(x).square(),
+        "swiglu": nn.functional.silu,
+    }
+)

@@ -11,11 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from headway.attention.dropout import Seed, dropout, fold
-from headway.attention.masks import Mask, causal, padding
+from headway.attention.dropout import drop
+from headway.attention.masks import Mask, padding
 from headway.attention.positions import sinusoidal
+from headway.attention.spec import DEFAULT, Spec, fold
 from headway.models.seq2seq import Seq2SeqConfig, initial
 from headway.torch.layers import (
+    CAUSAL,
+    MLP,
     AdditiveAttention,
     Cache,
     CrossAttention,
@@ -66,7 +69,7 @@ class Seq2Seq(nn.Module):
         super().__init__()
         self.config = config
         with torch.random.fork_rng(devices=[]):  # the layers draw values, all replaced below
-            self.shared = nn.Embedding(config.vocabulary, config.width)
+            self.embedding = nn.Embedding(config.vocabulary, config.width)
             self.encoder: RecurrentEncoder | TransformerEncoder = (
                 RecurrentEncoder(config) if config.recurrent else TransformerEncoder(config)
             )
@@ -81,31 +84,31 @@ class Seq2Seq(nn.Module):
         source: Int[Tensor, "batch source"],
         lengths: Int[Tensor, " batch"],
         inputs: Int[Tensor, "batch target"] | None = None,
-        *,
-        seed: Seed | None = None,
+        spec: Spec = DEFAULT,
     ) -> Float[Tensor, "batch tokens vocabulary"]:
         """The logits of what comes after each token of `inputs`; of the kind `encoder`, which has
         no inputs, of what each token of the source is.
 
-        lengths: of the sources, the rest of which is padding. seed: for dropout, while training.
+        lengths: of the sources, the rest of which is padding. spec: the seed of dropout, while
+        training.
         Raises ValueError for a sentence longer than the context.
         """
-        memory = self.encode(source, lengths, seed=fold(seed, 0))
+        memory = self.encode(source, lengths, fold(spec, 0))
         if inputs is None:
             return self._logits(memory.states)
         state = self.begin(memory) if self.config.recurrent else ()  # nothing goes on from caches
-        return self.decode(inputs, memory, state, seed=fold(seed, 1))[0]
+        return self.decode(inputs, memory, state, fold(spec, 1))[0]
 
     def encode(
         self,
         source: Int[Tensor, "batch source"],
         lengths: Int[Tensor, " batch"],
-        *,
-        seed: Seed | None = None,
+        spec: Spec = DEFAULT,
     ) -> Memory:
         """The sources, read."""
         with scope("encoder"):
-            return self.encoder(self._embedded(source, 0, seed), lengths, seed=seed)
+            spec = spec._replace(dropout=self._rate)
+            return self.encoder(self._embedded(source, 0, spec), lengths, spec)
 
     def begin(self, memory: Memory) -> State:
         """What the decoder keeps before the first word."""
@@ -116,30 +119,33 @@ class Seq2Seq(nn.Module):
         inputs: Int[Tensor, "batch target"],
         memory: Memory,
         state: State,
-        *,
-        seed: Seed | None = None,
+        spec: Spec = DEFAULT,
     ) -> tuple[Float[Tensor, "batch target vocabulary"], State]:
         """The logits of the words after these inputs, which go on from the state, and the state
         after them."""
         with scope("decoder"):
             before = self.decoder.written(state)
-            x = self._embedded(inputs, before, seed)
-            features, state = self.decoder(x, memory, state, seed=seed)
+            spec = spec._replace(dropout=self._rate)
+            x = self._embedded(inputs, before, spec)
+            features, state = self.decoder(x, memory, state, spec)
         return self._logits(features), state
 
-    def _embedded(self, tokens: Tensor, before: int, seed: Seed | None) -> Words:
+    @property
+    def _rate(self) -> float:
+        return self.config.dropout if self.training else 0.0
+
+    def _embedded(self, tokens: Tensor, before: int, spec: Spec) -> Words:
         end = before + tokens.shape[-1]
         if end > self.config.context:
             raise ValueError(f"{end} tokens do not fit a context of {self.config.context}")
-        x = self.shared(tokens)
+        x = self.embedding(tokens)
         if not self.config.recurrent:
-            positions = torch.arange(before, end, device=x.device).to(x.dtype)
-            x = x * self.config.width**0.5 + sinusoidal(positions, self.config.width)
-        rate = self.config.dropout if self.training else 0.0
-        return tap("embedded", dropout(x, rate, fold(seed, 0)))
+            positions = torch.arange(before, end, device=x.device)
+            x = x * self.config.width**0.5 + sinusoidal(positions, self.config.width, like=x)
+        return tap("embedded", drop(x, fold(spec, 0)))
 
     def _logits(self, features: Words) -> Float[Tensor, "batch tokens vocabulary"]:
-        return tap("logits", nn.functional.linear(features, self.shared.weight))
+        return tap("logits", nn.functional.linear(features, self.embedding.weight))
 
 
 @final
@@ -153,7 +159,7 @@ class RecurrentEncoder(nn.Module):
         state = config.width // 2 if both else config.width
         self.rnn = rnn(config.width, state, batch_first=True, bidirectional=both)
 
-    def forward(self, x: Words, lengths: Int[Tensor, " batch"], *, seed: Seed | None) -> Memory:
+    def forward(self, x: Words, lengths: Int[Tensor, " batch"], spec: Spec) -> Memory:
         """The padding is not read."""
         packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
         states, last = self.rnn(packed)
@@ -185,7 +191,6 @@ class BottleneckDecoder(nn.Module):
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
         rnn, _ = _CELLS[config.cell]
-        self.rate = config.dropout
         self.initial = FirstState(config.width, config)
         self.rnn = rnn(config.width, config.width, batch_first=True)
 
@@ -196,11 +201,9 @@ class BottleneckDecoder(nn.Module):
         """It has no positions."""
         return 0
 
-    def forward(
-        self, x: Words, memory: Memory, state: State, *, seed: Seed | None
-    ) -> tuple[Words, State]:
+    def forward(self, x: Words, memory: Memory, state: State, spec: Spec) -> tuple[Words, State]:
         states, state = _run(self.rnn, x, state)
-        return dropout(states, self.rate if self.training else 0.0, fold(seed, 1)), state
+        return drop(states, fold(spec, 1)), state
 
 
 @final
@@ -215,7 +218,7 @@ class BahdanauDecoder(nn.Module):
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
         _, cell = _CELLS[config.cell]
-        width, self.rate = config.width, config.dropout
+        width = config.width
         self.initial = FirstState(width // 2, config)
         self.attention = AdditiveAttention(width)
         self.rnn = cell(2 * width, width)
@@ -228,14 +231,12 @@ class BahdanauDecoder(nn.Module):
         """It has no positions."""
         return 0
 
-    def forward(
-        self, x: Words, memory: Memory, state: State, *, seed: Seed | None
-    ) -> tuple[Words, State]:
-        (keys, *hidden), mask = state, memory.mask
+    def forward(self, x: Words, memory: Memory, state: State, spec: Spec) -> tuple[Words, State]:
+        (keys, *hidden), padded = state, Spec(mask=memory.mask)
         states, contexts = [], []
         for step in range(x.shape[1]):
             with scope("attention"):
-                context = self.attention(hidden[0][:, None], keys, memory.states, mask=mask)[:, 0]
+                context = self.attention(hidden[0][:, None], keys, memory.states, padded)[:, 0]
             before = hidden[0] if len(hidden) == 1 else tuple(hidden)
             after = self.rnn(torch.cat([x[:, step], context], dim=-1), before)
             hidden = [*after] if isinstance(after, tuple) else [after]
@@ -243,8 +244,7 @@ class BahdanauDecoder(nn.Module):
             contexts.append(context)
         seen = torch.cat([torch.stack(states, 1), x, torch.stack(contexts, 1)], dim=-1)
         features = self.output(seen).unflatten(-1, (-1, 2)).amax(-1)
-        rate = self.rate if self.training else 0.0
-        return dropout(features, rate, fold(seed, 1)), (keys, *hidden)
+        return drop(features, fold(spec, 1)), (keys, *hidden)
 
 
 @final
@@ -258,7 +258,7 @@ class LuongDecoder(nn.Module):
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
         rnn, _ = _CELLS[config.cell]
-        width, self.rate = config.width, config.dropout
+        width = config.width
         self.initial = FirstState(width // 2, config)
         self.rnn = rnn(width, width, batch_first=True)
         self.attention = ProductAttention(width, general=config.score == "general")
@@ -271,14 +271,12 @@ class LuongDecoder(nn.Module):
         """It has no positions."""
         return 0
 
-    def forward(
-        self, x: Words, memory: Memory, state: State, *, seed: Seed | None
-    ) -> tuple[Words, State]:
+    def forward(self, x: Words, memory: Memory, state: State, spec: Spec) -> tuple[Words, State]:
         states, state = _run(self.rnn, x, state)
         with scope("attention"):
-            context = self.attention(states, memory.states, mask=memory.mask)
+            context = self.attention(states, memory.states, Spec(mask=memory.mask))
         features = torch.tanh(self.output(torch.cat([context, states], dim=-1)))
-        return dropout(features, self.rate if self.training else 0.0, fold(seed, 1)), state
+        return drop(features, fold(spec, 1)), state
 
 
 @final
@@ -287,38 +285,35 @@ class TransformerEncoder(nn.Module):
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.layers))
 
-    def forward(self, x: Words, lengths: Int[Tensor, " batch"], *, seed: Seed | None) -> Memory:
+    def forward(self, x: Words, lengths: Int[Tensor, " batch"], spec: Spec) -> Memory:
         mask = Memory(x, lengths).mask
-        for number, layer in enumerate(self.layers):
+        for number, block in enumerate(self.blocks):
             with scope(f"blocks.{number}"):
-                x = layer(x, mask, fold(seed, 1 + number))
+                x = block(x, mask, fold(spec, 1 + number))
         return Memory(tap("states", x), lengths)
 
 
 @final
-class EncoderLayer(nn.Module):
+class EncoderBlock(nn.Module):
     """norm(x + attention(x)), then norm(x + mlp(x)): norms last, as in the paper."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
-        self.rate = config.dropout
-        self.self_attn = MultiHeadAttention(config.width, heads=config.heads, bias=True, mask=None)
-        self.self_attn_layer_norm = nn.LayerNorm(config.width, eps=config.eps)
-        self.fc1 = nn.Linear(config.width, config.hidden)
-        self.fc2 = nn.Linear(config.hidden, config.width)
-        self.final_layer_norm = nn.LayerNorm(config.width, eps=config.eps)
+        self.self_attention = _self_attention(config, DEFAULT)
+        self.self_attention_norm = nn.LayerNorm(config.width, eps=config.eps)
+        self.mlp = MLP(config.width, config.hidden, "relu", linear_bias=True)
+        self.mlp_norm = nn.LayerNorm(config.width, eps=config.eps)
 
-    def forward(self, x: Words, mask: Mask | None, seed: Seed | None) -> Words:
-        rate = self.rate if self.training else 0.0
+    def forward(self, x: Words, mask: Mask | None, spec: Spec = DEFAULT) -> Words:
+        """spec: the rate and the seed of the dropout of every update."""
         with scope("self_attention"):
-            found = self.self_attn(x, mask=mask)
-        x = tap(
-            "after_attention", self.self_attn_layer_norm(x + dropout(found, rate, fold(seed, 0)))
-        )
-        thought = self.fc2(tap("hidden", torch.relu(self.fc1(x))))
-        return tap("after_mlp", self.final_layer_norm(x + dropout(thought, rate, fold(seed, 1))))
+            update = self.self_attention(x, Spec(mask=mask))
+        x = tap("after_attention", self.self_attention_norm(x + drop(update, fold(spec, 0))))
+        with scope("mlp"):
+            update = self.mlp(x)
+        return tap("after_mlp", self.mlp_norm(x + drop(update, fold(spec, 1))))
 
 
 @final
@@ -328,66 +323,67 @@ class TransformerDecoder(nn.Module):
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
         self.context = config.context
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.layers))
 
     def begin(self, memory: Memory) -> State:
         """For each layer a cache of what was written, and one of the source; without any it works
         as well, and remembers nothing."""
         sizes = (self.context, memory.states.shape[1])
-        return [Cache(size) for _ in self.layers for size in sizes]
+        return [Cache(size) for _ in self.blocks for size in sizes]
 
     def written(self, state: State) -> int:
         """How many tokens there are already."""
         return state[0].length if state else 0
 
-    def forward(
-        self, x: Words, memory: Memory, state: State, *, seed: Seed | None
-    ) -> tuple[Words, State]:
+    def forward(self, x: Words, memory: Memory, state: State, spec: Spec) -> tuple[Words, State]:
         mask = memory.mask
-        caches = list(zip(state[::2], state[1::2], strict=True)) or [(None, None)] * len(
-            self.layers
-        )
-        for number, (layer, (own, other)) in enumerate(zip(self.layers, caches, strict=True)):
+        caches = list(zip(state[::2], state[1::2], strict=True))
+        caches = caches or [(None, None)] * len(self.blocks)
+        for number, (block, (written, read)) in enumerate(zip(self.blocks, caches, strict=True)):
             with scope(f"blocks.{number}"):
-                x = layer(x, memory, mask, own, other, fold(seed, 1 + number))
+                x = block(x, memory, mask, fold(spec, 1 + number), written, read)
         return x, state
 
 
 @final
-class DecoderLayer(nn.Module):
+class DecoderBlock(nn.Module):
     """norm(x + attention(x)), norm(x + attention(x, memory)), norm(x + mlp(x))."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
-        width, self.rate = config.width, config.dropout
-        self.self_attn = MultiHeadAttention(width, heads=config.heads, bias=True, mask=causal)
-        self.self_attn_layer_norm = nn.LayerNorm(width, eps=config.eps)
-        self.encoder_attn = CrossAttention(width, heads=config.heads)
-        self.encoder_attn_layer_norm = nn.LayerNorm(width, eps=config.eps)
-        self.fc1 = nn.Linear(width, config.hidden)
-        self.fc2 = nn.Linear(config.hidden, width)
-        self.final_layer_norm = nn.LayerNorm(width, eps=config.eps)
+        width = config.width
+        self.self_attention = _self_attention(config, CAUSAL)
+        self.self_attention_norm = nn.LayerNorm(width, eps=config.eps)
+        self.cross_attention = CrossAttention(width, heads=config.heads)
+        self.cross_attention_norm = nn.LayerNorm(width, eps=config.eps)
+        self.mlp = MLP(width, config.hidden, "relu", linear_bias=True)
+        self.mlp_norm = nn.LayerNorm(width, eps=config.eps)
 
     def forward(
         self,
         x: Words,
         memory: Memory,
         mask: Mask | None,
-        own: Cache | None,
-        other: Cache | None,
-        seed: Seed | None,
+        spec: Spec = DEFAULT,
+        written: Cache | None = None,
+        read: Cache | None = None,
     ) -> Words:
-        rate = self.rate if self.training else 0.0
+        """mask: of the memory. spec: as in `EncoderBlock`. written, read: the caches of the tokens
+        before these, and of the memory."""
         with scope("self_attention"):
-            found = self.self_attn(x, cache=own)
-        x = self.self_attn_layer_norm(x + dropout(found, rate, fold(seed, 0)))
+            update = self.self_attention(x, cache=written)
+        x = tap("after_self_attention", self.self_attention_norm(x + drop(update, fold(spec, 0))))
         with scope("cross_attention"):
-            found = self.encoder_attn(
-                tap("after_self_attention", x), memory.states, mask=mask, cache=other
-            )
-        x = self.encoder_attn_layer_norm(x + dropout(found, rate, fold(seed, 1)))
-        thought = self.fc2(tap("hidden", torch.relu(self.fc1(tap("after_cross_attention", x)))))
-        return tap("after_mlp", self.final_layer_norm(x + dropout(thought, rate, fold(seed, 2))))
+            update = self.cross_attention(x, memory.states, Spec(mask=mask), cache=read)
+        x = self.cross_attention_norm(x + drop(update, fold(spec, 1)))
+        x = tap("after_cross_attention", x)
+        with scope("mlp"):
+            update = self.mlp(x)
+        return tap("after_mlp", self.mlp_norm(x + drop(update, fold(spec, 2))))
+
+
+def _self_attention(config: Seq2SeqConfig, spec: Spec) -> MultiHeadAttention:
+    return MultiHeadAttention(config.width, heads=config.heads, linear_bias=True, spec=spec)
 
 
 _DECODERS = {

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
+from headway.attention.spec import Spec
 from headway.data import batches
 from headway.data.pairs import FIRST, MASK, PADDING, Batch, Bucketed, Split
 from headway.tokenizers import Tokenizer
@@ -48,7 +49,8 @@ class NextToken:
         # torch.compile takes a number as fixed; without it numbers are quicker.
         number = torch.tensor if self._config.compile else int
         for some in self._cut(inputs):
-            logits = forward(inputs[some], seed=(seed, number(step), number(some.start)))
+            spec = Spec(seed=(seed, number(step)), batch_offset=number(some.start))
+            logits = forward(inputs[some], spec)
             loss = _loss(logits, targets[some], smoothing=self._config.label_smoothing)
             yield loss * (targets[some].numel() / targets.numel())
 
@@ -88,7 +90,7 @@ class Translation:
         """The mean over the targets of a step's batch, which is not cut."""
         seed = self._config.seed
         source, lengths, inputs, targets = placed(self._batches.batch(seed, step), self._device)
-        logits = forward(source, lengths, inputs, seed=(seed, step))
+        logits = forward(source, lengths, inputs, Spec(seed=(seed, step)))
         smoothing = self._config.label_smoothing
         yield _loss(logits, targets, PADDING, smoothing)
 
@@ -124,7 +126,7 @@ class FillIn:
         seed = self._config.seed
         batch = masked(self._batches.batch(seed, step), self._vocabulary, seed, step)
         source, lengths, _, targets = placed(batch, self._device)
-        logits = forward(source, lengths, seed=(seed, step))
+        logits = forward(source, lengths, spec=Spec(seed=(seed, step)))
         yield _loss(logits, targets, PADDING, self._config.label_smoothing)
 
     def tokens(self, step: int) -> int:

@@ -37,13 +37,14 @@ def mistakes(config: RunConfig, recipe: Settings) -> Iterator[str]:
             f"the learning rate {training.learning_rate:g} is far above the recipe's "
             f"{usual['learning_rate']:g}: the loss may jump, or never fall"
         )
-    pair = (usual.get("layers"), usual.get("heads"))
-    if (model.heads, model.layers) == pair and model.heads != model.layers:
-        yield f"{model.layers} layers of {model.heads} heads: are heads and layers exchanged?"
-    has_heads = config.rung is None or "heads" in rung_named(config.rung).options
-    if model.head_dim < NARROW and has_heads:
+    pair = (usual.get("layers"), usual.get("attention", {}).get("heads"))
+    heads = model.attention.heads
+    if (heads, model.layers) == pair and heads != model.layers:
+        yield f"{model.layers} layers of {heads} heads: are heads and layers exchanged?"
+    has_heads = config.rung is None or rung_named(config.rung).has_heads
+    if model.d_k < NARROW and has_heads:
         yield (
-            f"a head has {model.head_dim} features, {NARROW} or more is usual: take fewer heads or "
+            f"a head has {model.d_k} features, {NARROW} or more is usual: take fewer heads or "
             "a larger width"
         )
 

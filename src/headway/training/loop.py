@@ -113,7 +113,8 @@ def fit(
 
 def save(trainer: Trainer, run: Run, config: RunConfig) -> None:
     """Write a checkpoint of all that the next step depends on; keep the one before as well."""
-    about = {"step": trainer.step, "config": asdict(config), "machine": trainer.machine()}
+    settings = json.loads(config.to_json())
+    about = {"step": trainer.step, "config": settings, "machine": trainer.machine()}
     files.save(run.checkpoints, trainer.step, trainer.state(), about)
     files.keep(run.checkpoints, _KEPT)
 

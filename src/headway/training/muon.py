@@ -24,10 +24,10 @@ MOMENTUM = 0.9  # a prototype on char-cpu, 350 steps, one seed: 1.815 nats, and 
 Matrices = list[Array]  # each (d_out, d_in)
 
 # Beside the projections of the blocks a model has tables and the head, which AdamW trains.
-_TABLES = ("wte", "wpe", "embed_tokens", "embed_positions", "lm_head", "bias_of.table")
+_TABLES = ("embedding", "head", "position_bias.table")
 
 # The parameter that makes the queries, alone or as the first part of a packed one.
-_QUERIES = re.compile(r"\.(W_query|W_qkv|q_proj\.weight|c_attn\.weight)$")
+_QUERIES = re.compile(r"\.(W_query|W_qkv|q\.weight)$")
 
 
 def is_matrix(name: str, ndim: int) -> bool:
@@ -76,16 +76,13 @@ def updates(moved: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def unpacked(name: str, value: Float[Array, "..."]) -> Matrices:
-    """The separate matrices (d_out, d_in) of a parameter, however it packs and turns them."""
-    owner = name.removesuffix(".weight").rpartition(".")[2]
+    """The separate matrices (d_out, d_in) of a parameter: the ladder's W_* are (d_in, d_out)."""
+    owner = name.rpartition(".")[2]
     if value.ndim == 3:  # `stacked`: a matrix for each head
         return [rearrange(value, "heads d_in d_out -> (heads d_out) d_in")]
-    if owner in ("c_attn", "W_qkv"):  # keys and values may be narrower than queries in c_attn
-        width = value.shape[0] if owner == "c_attn" else value.shape[1] // 3
-        middle = (width + value.shape[1]) // 2
-        return [m.mT for m in (value[:, :width], value[:, width:middle], value[:, middle:])]
-    turned = owner.startswith(("W_", "c_"))  # (d_in, d_out): the ladder's and GPT-2's
-    return [value.mT if turned else value]
+    if owner == "W_qkv":
+        return [*rearrange(value, "d_in (three d_out) -> three d_out d_in", three=3)]
+    return [value.mT if owner.startswith("W_") else value]
 
 
 def packed(name: str, matrices: Matrices, like: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -94,8 +91,7 @@ def packed(name: str, matrices: Matrices, like: Float[Array, "..."]) -> Float[Ar
         return rearrange(matrices[0], "(heads d_out) d_in -> heads d_in d_out", heads=like.shape[0])
     if len(matrices) == 3:
         return namespace(like).concat([matrix.mT for matrix in matrices], axis=1)
-    owner = name.removesuffix(".weight").rpartition(".")[2]
-    return matrices[0].mT if owner.startswith(("W_", "c_")) else matrices[0]
+    return matrices[0].mT if name.rpartition(".")[2].startswith("W_") else matrices[0]
 
 
 def query_norms(gradients: Mapping[str, Array]) -> list[Float[Array, ""]]:

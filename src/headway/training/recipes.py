@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from headway.data import corpora
 from headway.ladder.rungs import rung_named
-from headway.models.gpt import PRESETS, GPTConfig
+from headway.models.gpt import GPTConfig, check_settings, overlaid, preset
+from headway.nearest import check_keys
 from headway.tokenizers import Tokenizer, digest
 from headway.training.runs import RunConfig
-from headway.training.settings import TrainingConfig, check_keys
+from headway.training.settings import TrainingConfig
 
 Settings = dict[str, Any]
 
 TEXT, TOKENIZER = "manual", "bpe"  # where a recipe says nothing
 TOP = ("text", "tokenizer", "rung", "model", "training")
-_MODEL = ("preset", *(field.name for field in fields(GPTConfig)))
-_TRAINING = tuple(field.name for field in fields(TrainingConfig))
+# The flags that are settings of the model, and where they are in the table [model].
+_OF_MODEL: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {name: (name,) for name in ("preset", "vocabulary", "context", "width", "layers", "dropout")}
+    | {"heads": ("attention", "heads")}
+)
 
 
 def names() -> list[str]:
@@ -58,23 +63,26 @@ def parsed(text: str, file: str) -> Settings:
 def check(settings: Settings, what: str) -> Settings:
     """The same, with both tables. Raises ValueError for an unknown key, with the nearest one."""
     check_keys(what, settings, TOP)
-    for table, known in (("model", _MODEL), ("training", _TRAINING)):
-        if not isinstance(settings.setdefault(table, {}), dict):
-            raise ValueError(f"{table!r} in {what} is a table: write [{table}]")
-        check_keys(f"[{table}] of {what}", settings[table], known)
+    for table, kind in (("model", GPTConfig), ("training", TrainingConfig)):
+        given = settings.setdefault(table, {})
+        if isinstance(given, dict) and table == "model":
+            given = {name: value for name, value in given.items() if name != "preset"}
+        check_settings(kind, given, f"[{table}] of {what}")
     return settings
 
 
 def override(settings: Settings, flags: Mapping[str, Any]) -> Settings:
-    """The settings with flags over them: each flag is a key of one of the tables."""
-    model, training = dict(settings["model"]), dict(settings["training"])
-    found = {**settings, "model": model, "training": training}
-    if "rung" in flags:
-        model["preset"] = "gpt2"  # a rung has neither the rotary positions nor the QK-norm
+    """The settings with flags on top: each flag is a key of one of the tables."""
+    if "rung" in flags:  # a rung has neither the rotary positions nor the QK-norm
+        settings = overlaid(settings, {"model": {"preset": "gpt2"}})
     for name, value in flags.items():
-        table = found if name in TOP else model if name in _MODEL else training
-        table[name] = value
-    return found
+        path: tuple[str, ...] = (name,) if name in TOP else ("training", name)
+        if name in _OF_MODEL:
+            path = ("model", *_OF_MODEL[name])
+        for key in reversed(path):
+            value = {key: value}
+        settings = overlaid(settings, value)
+    return settings
 
 
 @dataclass(frozen=True)
@@ -114,13 +122,7 @@ def plan(settings: Settings) -> Plan:
 def _model(model: Mapping[str, Any], vocabulary: int) -> GPTConfig:
     """The model of the table [model], its preset written out, for the vocabulary that there is."""
     own = {name: value for name, value in model.items() if name not in ("preset", "vocabulary")}
-    preset = model.get("preset", "gpt2")
-    if preset not in PRESETS:
-        raise ValueError(f"preset is one of {', '.join(PRESETS)}: {preset!r} is not")
-    for name in ("context", "width", "layers", "heads"):
-        if name not in own:
-            raise ValueError(f"the recipe does not say {name!r}: add it to [model]")
-    return GPTConfig(vocabulary=vocabulary, **{**PRESETS[preset], **own})
+    return preset(model.get("preset", "gpt2"), own, vocabulary=vocabulary)
 
 
 @lru_cache(maxsize=8)  # the lab asks for each of its variants

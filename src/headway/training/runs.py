@@ -11,14 +11,21 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self, TypeVar, final
+from typing import Any, Self, final
 
-from headway.models.gpt import GPTConfig
+from headway.models.gpt import GPTConfig, config_from
 from headway.models.seq2seq import Seq2SeqConfig
+from headway.nearest import check_keys
 from headway.tokenizers import Tokenizer
-from headway.training.settings import TrainingConfig, check_keys
+from headway.training.settings import TrainingConfig
 
-_Config = TypeVar("_Config", GPTConfig, Seq2SeqConfig, TrainingConfig)
+# The format of config.json and of the names of parameters. Format 1, which was not written down, is
+# that of Headway 0.1.
+FORMAT = 2
+
+
+class OtherFormat(ValueError):  # noqa: N818 - the name says it
+    """A run that another version wrote; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +45,28 @@ class RunConfig:
     training: TrainingConfig
 
     def to_json(self) -> str:
-        """As JSON, keys sorted."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        """As JSON, keys sorted, with the number of the format."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Back again. Raises ValueError for an unknown or missing key, naming the nearest."""
+        """The config of a JSON text.
+
+        Raises ValueError for an unknown or missing key, naming the nearest, and `OtherFormat` for
+        what another version wrote.
+        """
         found = json.loads(text)
+        number = found.pop("format", 1)
+        if number != FORMAT:
+            writer = "Headway 0.1" if number == 1 else f"a later version (format {number})"
+            raise OtherFormat(
+                f"was written by {writer}, and this version reads format {FORMAT} only: use the "
+                "version that wrote it, or train the run again"
+            )
         check_keys(cls.__name__, found, (field.name for field in fields(cls)))
-        model = found["model"]
-        of_pairs = "kind" in model
-        found["model"] = _config(Seq2SeqConfig, model) if of_pairs else _config(GPTConfig, model)
-        found["training"] = _config(TrainingConfig, found["training"])
+        kind = Seq2SeqConfig if "kind" in found["model"] else GPTConfig
+        found["model"] = config_from(kind, found["model"], "model")
+        found["training"] = config_from(TrainingConfig, found["training"], "training")
         return cls(**found)
 
     @property
@@ -58,16 +75,23 @@ class RunConfig:
         return isinstance(self.model, Seq2SeqConfig)
 
     def flat(self) -> dict[str, Any]:
-        """Every setting by its own name, the tables' among them."""
-        whole = asdict(self)
-        return {**whole.pop("model"), **whole.pop("training"), **whole}
+        """Every setting by its name; those in the tables of the model as in "attention.heads"."""
+        settings = asdict(self)
+        model = {
+            f"{table}.{name}" if isinstance(value, dict) else table: inner
+            for table, value in settings.pop("model").items()
+            for name, inner in (value.items() if isinstance(value, dict) else [("", value)])
+        }
+        return {**model, **settings.pop("training"), **settings}
 
     def require_unchanged(self, given: Mapping[str, Any]) -> None:
         """Raise ValueError, naming it, for a setting that is not what the run began with."""
+        known = self.flat()
         for name, value in given.items():
-            if name not in self.flat() or self.flat()[name] != value:
+            now = known.get("attention.heads" if name == "heads" else name)
+            if now != value:
                 raise ValueError(
-                    f"{name} cannot change when a run goes on: it is {self.flat().get(name)!r}; "
+                    f"{name} cannot change when a run goes on: it is {now!r}; "
                     f"leave {value!r} out, or start a new run"
                 )
 
@@ -115,7 +139,9 @@ class Run:
         file = self.path / "config.json"
         try:
             return RunConfig.from_json(file.read_text(encoding="utf-8"))
-        except (ValueError, TypeError, KeyError) as error:
+        except OtherFormat as error:
+            raise OtherFormat(f"{file} {error}") from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{file} is damaged: {error}") from error
 
     @property
@@ -201,8 +227,3 @@ def runs_in(folder: Path) -> list[Run]:
     """The runs in a folder, by name."""
     found = sorted(file.parent for file in folder.glob("*/config.json"))
     return [Run(path) for path in found if not path.name.startswith(".")]
-
-
-def _config(kind: type[_Config], found: dict[str, Any]) -> _Config:
-    check_keys(kind.__name__, found, (field.name for field in fields(kind)))
-    return kind(**found)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,3 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
         return config.learning_rate * (step + 1) / warm
     done = (step - warm) / max(1, config.steps - warm)
     return config.learning_rate * (0.55 + 0.45 * math.cos(math.pi * min(done, 1.0)))
-
-
-def check_keys(what: str, found: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Raise ValueError for a key that is not known, with the nearest that is."""
-    known = list(known)
-    for name in found:
-        if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{what} has no {name!r}; did you mean {near!r}?")

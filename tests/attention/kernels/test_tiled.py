@@ -170,9 +170,9 @@ def test_the_compiled_operations_keep_their_promises():
 
 def test_refused_on_jax():
     leaves = [jnp.asarray(x) for x in arrays()]
-    with pytest.raises(headway.Unsupported, match="no bias"):
+    with pytest.raises(headway.Unsupported, match="the option bias"):
         headway.attend(*leaves, bias=jnp.zeros((11, 13)), kernel="tiled")
-    with pytest.raises(headway.Unsupported, match="no array for a mask"):
+    with pytest.raises(headway.Unsupported, match="an array as a mask"):
         headway.attend(*leaves, mask=jnp.ones((11, 13), dtype=bool), kernel="tiled")
 
 

@@ -89,6 +89,7 @@ OPTIONS = {
     "softcap": {"causal": True, "softcap": 0.7},
     "softcap, hardly": {"softcap": 50.0},
     "dropout": {"dropout": 0.3, "seed": (3, torch.tensor(4, device=DEVICE)), "offset": 3},
+    "a slice of a batch": {"dropout": 0.3, "seed": 1, "batch_offset": 7},
     "everything": {
         **{"causal": True, "window": 21, "softcap": 2.0, "scale": 0.8},
         **{"dropout": 0.2, "seed": -5},
@@ -134,7 +135,7 @@ def test_drops_the_same_cells():
     values = torch.eye(45, device=DEVICE)[None]  # so that the context is the weights
     options = {"causal": True, "offset": 2, "dropout": 0.4, "seed": (1, 2**40 + 3)}
     found = headway.attend(q, k, values, kernel="triton", **options)
-    assert torch.equal(found == 0, headway.weights(q, k, **options) == 0)
+    assert torch.equal(found == 0, headway.attention_weights(q, k, **options) == 0)
 
 
 @pytest.mark.usefixtures("_small_blocks")
@@ -221,13 +222,13 @@ def test_what_lies_outside_the_band_is_not_even_read():
 
 
 REFUSED = {
-    "takes PyTorch tensors only": (lambda x: x.cpu().numpy(), {}),
-    "takes float32, bfloat16 and float16 only": (lambda x: x.double(), {}),
-    "takes heads of up to 256 numbers": (lambda x: x.repeat(1, 1, 65), {}),
-    "has softmax only": (lambda x: x, {"normalizer": lambda scores, allowed: scores}),
-    "has no bias": (lambda x: x, {"bias": torch.zeros(5, 5)}),
-    "has no masks but bands": (lambda x: x, {"mask": causal & padding(torch.tensor([3]))}),
-    "has one offset for all batch rows": (lambda x: x, {"offset": torch.tensor([1])}),
+    "supports PyTorch tensors only": (lambda x: x.cpu().numpy(), {}),
+    "supports float32, bfloat16 and float16 only": (lambda x: x.double(), {}),
+    "supports heads of up to 256 features": (lambda x: x.repeat(1, 1, 65), {}),
+    "the option normalizer": (lambda x: x, {"normalizer": lambda scores, allowed: scores}),
+    "the option bias": (lambda x: x, {"bias": torch.zeros(5, 5)}),
+    "supports no masks but bands": (lambda x: x, {"mask": causal & padding(torch.tensor([3]))}),
+    "supports only one offset for all batch rows": (lambda x: x, {"offset": torch.tensor([1])}),
 }
 
 
@@ -241,10 +242,10 @@ def test_refuses(reason):
 
 def test_refuses_what_it_cannot_run_on(monkeypatch):
     x = torch.randn(2, 5, 4)
-    with pytest.raises(headway.Unsupported, match="values of one type"):
+    with pytest.raises(headway.Unsupported, match="values of one dtype"):
         headway.attend(x.to(DEVICE), x.to(DEVICE), x.half().to(DEVICE), kernel="triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    with pytest.raises(headway.Unsupported, match="no bfloat16 in Triton's interpreter"):
+    with pytest.raises(headway.Unsupported, match="not support bfloat16 in Triton's interpreter"):
         headway.attend(*[x.bfloat16()] * 3, kernel="triton")
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(headway.Unsupported, match="needs CUDA"):
@@ -258,7 +259,7 @@ def test_dropout_without_a_seed_or_out_of_range_is_refused():
     x = torch.randn(2, 5, 4, device=DEVICE)
     with pytest.raises(ValueError, match="needs a seed"):
         headway.attend(x, x, x, dropout=0.1, kernel="triton")
-    with pytest.raises(ValueError, match="share from 0"):
+    with pytest.raises(ValueError, match="at least 0 and below 1"):
         headway.attend(x, x, x, dropout=1.0, seed=1, kernel="triton")
 
 
@@ -267,7 +268,7 @@ def test_the_operator_keeps_its_promises():
     seed = torch.tensor([3], dtype=torch.int32, device=DEVICE)
     # That torch.compile takes it is in tests/torch/compiled.py.
     which = ("test_schema", "test_autograd_registration", "test_faketensor")
-    inputs = (*leaves, seed, [-5, 1, 2], 0.5, 2.0, 0.3)
+    inputs = (*leaves, seed, [-5, 1, 2, 0], 0.5, 2.0, 0.3)
     torch.library.opcheck(triton_flash.flash, inputs, test_utils=which)
 
 

@@ -7,26 +7,37 @@ import pytest
 import torch
 
 import headway
-from headway.attention.dispatch import KERNELS
 from headway.attention.kernels import tuning
+from headway.attention.kernels.table import KERNELS
 from headway.attention.kernels.tuning import Kind, Size
-from headway.attention.spec import Call
+from headway.attention.options import spec_from
+from headway.attention.spec import DEFAULT
 
 CAUSAL = Kind("torch", "cpu", torch.get_num_threads(), "float32", False, "causal", False, False)
 
 
 def call(heads=4, tokens=16, features=8, **options):
     x = torch.randn(1, heads, tokens, features)
-    return Call.of(x, x, x, **{"causal": True, **options})
+    return x, x, x, spec_from({"causal": True, **options})
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    """A cache folder of the test's, read anew."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tuning.forget()
+    yield
+    monkeypatch.undo()
+    tuning.forget()
 
 
 @pytest.fixture
-def tuned(monkeypatch):
+def tuned():
     """Make this the machine's table."""
 
     def do(table):
-        monkeypatch.setattr(tuning, "table", lambda: table)
-        monkeypatch.setattr(tuning, "_rankings", {})
+        tuning.save(table, tuning.path())
+        tuning.forget()
 
     return do
 
@@ -54,19 +65,19 @@ def test_the_fastest_measured_one_runs(tuned):
 
 @pytest.mark.parametrize(("tokens", "first"), [(20, "plain"), (700, "tiled")])
 def test_the_nearer_measured_shape_counts_more(tokens, first):
-    assert tuning.measured(TABLE, *tuning.of(call(tokens=tokens)))[0] == first
+    assert tuning.measured(TABLE, *tuning.kind_and_size(*call(tokens=tokens)))[0] == first
 
 
 def test_only_the_ratios_of_one_shape_count():
     """A long text takes a thousand times as long: that says nothing of which kernel is better."""
     table = {CAUSAL: {SMALL: {"a": 1.0, "b": 3.0}, LARGE: {"a": 1000.0, "b": 500.0}}}
     between = call(tokens=128)  # as near to one as to the other
-    assert tuning.measured(table, *tuning.of(between)) == ("a", "b", "plain")
+    assert tuning.measured(table, *tuning.kind_and_size(*between)) == ("a", "b", "plain")
 
 
 def test_a_kernel_that_was_not_measured_in_every_near_shape_is_no_candidate():
-    table = {CAUSAL: {SMALL: {"sdpa": 2.0, "mha": 1.0}, LARGE: {"sdpa": 3.0}}}
-    assert tuning.measured(table, *tuning.of(call())) == ("sdpa", "plain")
+    table = {CAUSAL: {SMALL: {"sdpa": 2.0, "einsum": 1.0}, LARGE: {"sdpa": 3.0}}}
+    assert tuning.measured(table, *tuning.kind_and_size(*call())) == ("sdpa", "plain")
 
 
 def test_the_fastest_that_does_not_refuse(tuned):
@@ -94,23 +105,23 @@ def test_the_fastest_that_does_not_refuse(tuned):
 )
 def test_kinds(change, options, wanted):
     made = call(**options)
-    made.keys.requires_grad_(wanted)
-    assert tuning.of(made) == (CAUSAL._replace(**change), SMALL)
+    made[1].requires_grad_(wanted)
+    assert tuning.kind_and_size(*made) == (CAUSAL._replace(**change), SMALL)
     with torch.no_grad():
-        assert not tuning.of(made)[0].backward
+        assert not tuning.kind_and_size(*made)[0].backward
 
 
 def test_another_kind_goes_by_rule(tuned):
     tuned(TABLE)
-    assert tuning.ranking(call(dropout=0.1, seed=1)) == tuning.RULES["short"]
-    assert tuning.ranking(call(tokens=300, dropout=0.1, seed=1)) == tuning.RULES["long"]
+    assert tuning.ranking(*call(dropout=0.1, seed=1)) == tuning.RULES["short"]
+    assert tuning.ranking(*call(tokens=300, dropout=0.1, seed=1)) == tuning.RULES["long"]
     with torch.no_grad():
-        assert tuning.ranking(call()) == ("plain", "sdpa", "tiled", "plain")
+        assert tuning.ranking(*call()) == ("plain", "sdpa", "tiled", "plain")
 
 
 def test_numpy_and_jax_have_kinds_too():
     x = np.zeros((2, 3, 5, 4))
-    kind, size = tuning.of(Call.of(x, x, x))
+    kind, size = tuning.kind_and_size(x, x, x, DEFAULT)
     assert kind == Kind("numpy", "cpu", 0, "float64", False, "none", False, False)
     assert size == Size(6, 5, 5, 4)
 
@@ -127,16 +138,12 @@ def test_a_table_comes_back_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{}3", '[{"engine": "torch"}]', "[1]", '{"a": 1}', "null"])
-def test_a_broken_table_is_said_and_not_used(tmp_path, monkeypatch, text):
-    file = tmp_path / "table.json"
-    file.write_text(text)
+def test_a_broken_table_is_reported_and_not_used(text):
+    tuning.path().write_text(text)
     with pytest.raises(ValueError, match="no table of kernels"):
-        tuning.load(file)
-    monkeypatch.setattr(tuning, "path", lambda: file)
-    tuning.table.cache_clear()
+        tuning.load(tuning.path())
     with pytest.warns(UserWarning, match="headway bench --tune"):
         assert tuning.table() == {}
-    tuning.table.cache_clear()
 
 
 def test_times_that_are_no_times_are_refused(tmp_path):
@@ -149,14 +156,12 @@ def test_times_that_are_no_times_are_refused(tmp_path):
             tuning.load(tmp_path / "table.json")
 
 
-def test_no_place_for_a_table_is_no_table(monkeypatch):
-    def nowhere():
-        raise OSError("read-only")
-
-    monkeypatch.setattr(tuning, "path", nowhere)
-    tuning.table.cache_clear()
+def test_no_place_for_a_table_is_no_table(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(OSError, match="file"):
+        tuning.path()
     assert tuning.table() == {}
-    tuning.table.cache_clear()
 
 
 def test_the_digest_names_the_choices(tuned):
@@ -176,15 +181,17 @@ def test_an_empty_call_has_a_kernel_too(tuned):
         assert headway.attend(empty, empty, empty, causal=True).shape == (0, 4, 16, 8)
 
 
-def test_where_nobody_named_it_a_kernel_may_find_out_late(monkeypatch):
-    def late(call):
+def test_a_kernel_that_nobody_named_may_find_out_late_and_attend_says_so(monkeypatch):
+    def late(*call):
         raise headway.Unsupported("after all")
 
     fast = KERNELS["sdpa"]._replace(run=late)
-    monkeypatch.setattr("headway.attention.dispatch.KERNELS", {**KERNELS, "sdpa": fast})
+    for module in ("kernels.table", "dispatch"):
+        monkeypatch.setattr(f"headway.attention.{module}.KERNELS", {**KERNELS, "sdpa": fast})
     x = torch.randn(1, 4, 16, 8)
     plain = headway.attend(x, x, x, kernel="plain")
-    assert torch.equal(headway.attend(x, x, x), plain)
+    with pytest.warns(UserWarning, match="attend runs 'plain', not 'sdpa': after all"):
+        assert torch.equal(headway.attend(x, x, x), plain)
     with pytest.raises(headway.Unsupported, match="after all"):
         headway.attend(x, x, x, kernel="sdpa")
 
@@ -192,10 +199,10 @@ def test_where_nobody_named_it_a_kernel_may_find_out_late(monkeypatch):
 def test_other_threads_are_another_kind(tuned):
     tuned(TABLE)
     with torch.no_grad():
-        assert tuning.ranking(call())[0] == "plain"
+        assert tuning.ranking(*call())[0] == "plain"
         threads = torch.get_num_threads()
         torch.set_num_threads(threads + 1)
         try:
-            assert tuning.ranking(call())[0] == "sdpa"
+            assert tuning.ranking(*call())[0] == "sdpa"
         finally:
             torch.set_num_threads(threads)

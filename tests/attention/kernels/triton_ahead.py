@@ -42,7 +42,7 @@ def kernels(dtype: torch.dtype, dim: int, softcap: float | None, rate: float) ->
     shapes = [(2, 6, 40, dim), (2, 3, 48, dim), (2, 3, 48, dim)]
     leaves = [torch.zeros(s, dtype=dtype, requires_grad=True) for s in shapes]
     seed = torch.zeros(1, dtype=torch.int32) if rate else None
-    context, *_ = triton_flash.flash(*leaves, seed, [0, 40, 8], dim**-0.5, softcap, rate)
+    context, *_ = triton_flash.flash(*leaves, seed, [0, 40, 8, 0], dim**-0.5, softcap, rate)
     context.sum().backward()
     assert {kernel.name for kernel in made} == {"_forward", "_backward_queries", "_backward_keys"}
     assert len(made) == (4 if dtype == torch.float32 else 3)

@@ -1,25 +1,22 @@
-"""The plain mechanism with both products by einsum: shared keys and values are not repeated.
+"""The formula with both products by einsum: shared keys and values are not repeated.
 
 The heads of queries that share a head of keys get an axis of their own, (kv_heads, group), where
-`plain` writes each head of keys and values `group` times.
+`plain` copies each head of keys and values `group` times.
 """
 
 from __future__ import annotations
 
-import numpy as np
 from einops import einsum, rearrange
 
-from headway.attention.arrays import Array
-from headway.attention.formula import Keys, Queries, Weights, attention_weights
-from headway.attention.spec import Call, Kernel
+from headway.attention.arrays import Array, namespace, widened
+from headway.attention.formula import Keys, Queries, Weights, attention
+from headway.attention.kernels.kernel import EVERY_OPTION, Kernel
+from headway.attention.spec import Spec
 from headway.tracing import silent
 
 
-def _refuse(call: Call) -> str | None:
-    inputs = (call.queries, call.keys, call.values)
-    if any(isinstance(x, np.ndarray) and x.dtype.kind == "V" for x in inputs):
-        return "takes NumPy's own dtypes only, of which bfloat16 is none"
-    return None
+def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
+    return None if queries.shape[-3] else "does not support arrays without a head"
 
 
 def _scores(queries: Queries, keys: Keys) -> Weights:
@@ -28,13 +25,13 @@ def _scores(queries: Queries, keys: Keys) -> Weights:
     return rearrange(scores, "... kv group q k -> ... (kv group) q k")
 
 
-def _run(call: Call) -> Array:
-    with silent():  # a trace that asks for the weights runs `plain`
-        weights = attention_weights(call.queries, call.keys, **call.options(), products=_scores)
-    kv_heads = call.values.shape[-3]
-    grouped = rearrange(weights, "... (kv group) q k -> ... kv group q k", kv=kv_heads)
-    context = einsum(grouped, call.values, "... kv group q k, ... kv k e -> ... kv group q e")
-    return rearrange(context, "... kv group q e -> ... (kv group) q e")
+def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
+    with silent():  # a trace of the weights runs `plain`
+        weights = attention(queries, keys, None, spec._replace(score=_scores))
+    grouped = rearrange(weights, "... (kv group) q k -> ... kv group q k", kv=values.shape[-3])
+    context = einsum(grouped, widened(values), "... kv group q k, ... kv k e -> ... kv group q e")
+    context = rearrange(context, "... kv group q e -> ... (kv group) q e")
+    return namespace(values).astype(context, values.dtype, copy=False)
 
 
-EINSUM = Kernel(refuse=_refuse, run=_run)
+EINSUM = Kernel(run=_run, supports=EVERY_OPTION - {"score"}, refuse=_refuse)

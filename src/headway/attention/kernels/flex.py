@@ -1,87 +1,94 @@
-"""PyTorch's flex_attention: compiled for the mask, it skips the blocks in which nobody attends.
+"""PyTorch's flex_attention: compiled for the mask, it skips the blocks in which no query attends.
 
 Dong et al. 2024. It is compiled for each shape, mask and option when that is first met, which
-takes seconds. (For shapes that vary PyTorch cannot compile a bias or a softcap.) The mask is asked
-cell by cell, so it must be one of positions.
+takes seconds. (For shapes that vary PyTorch cannot compile a bias or a softcap.) The mask is
+evaluated cell by cell, so it must be one of positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache, lru_cache
 from math import prod
 from typing import Any
 
 from headway.attention.arrays import Array
+from headway.attention.grid import Grid, grid_of
+from headway.attention.kernels.kernel import Kernel, in_function_transform
 from headway.attention.kernels.matrix import matrix
-from headway.attention.kernels.sdpa import SDPA
-from headway.attention.masks import Band, Cells, Mask, cells
-from headway.attention.spec import Call, Kernel, Unsupported
+from headway.attention.kernels.sdpa import SDPA, SOFTMAX_ONLY
+from headway.attention.masks import Band, Mask
+from headway.attention.spec import Spec, Unsupported
 
 COMPILATIONS = 10_000  # where PyTorch gives up after 8
 
 
-def _refuse(call: Call) -> str | None:
-    reason = SDPA.refuse(replace(call, softcap=None))
+def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
+    reason = SDPA.refuse(queries, keys, values, spec)
     if reason is not None:
         return reason
     import torch
 
     if torch.compiler.is_compiling():
-        return "is compiled by itself, and not again as a part of something"
-    device = call.queries.device.type
-    if call.queries.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return "takes float32, bfloat16 and float16 only"
-    if 0 in (*call.queries.shape, *call.values.shape):
-        return "takes no empty tensors"
-    if call.mask is not None and not call.mask.by_position:
-        return "takes masks of positions only, and this one holds an array"
-    if device == "cpu" and _wants_gradient(call):
+        return "is compiled on its own, and not again as a part of something"
+    if in_function_transform():
+        return "does not support torch.func transforms"
+    device = queries.device.type
+    if queries.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return "supports float32, bfloat16 and float16 only"
+    if 0 in (*queries.shape, *keys.shape, *values.shape):
+        return "does not support empty tensors"
+    if spec.mask is not None and not spec.mask.by_position:
+        return "supports masks of positions only, and this one contains an array"
+    if device == "cpu" and _wants_gradient(queries, keys, values, spec):
         return "has no gradients on a CPU: call it within torch.no_grad()"
-    if device == "cpu" and call.keys.shape[-1] in (8, 16) and call.keys.shape[-2] % 16 == 8:
+    if device == "cpu" and keys.shape[-1] in (8, 16) and keys.shape[-2] % 16 == 8:
         # torch 2.13 with AVX2: the scores of the last eight keys are written as those of sixteen.
         return "is wrong on a CPU for d_k of 8 or 16 when the keys are 8, 24, 40 ..."
-    if device == "cuda" and min(call.keys.shape[-1], call.values.shape[-1]) < 16:
-        return "takes d_k and d_v of 16 and more only on CUDA"
+    if device == "cuda" and min(keys.shape[-1], values.shape[-1]) < 16:
+        return "supports d_k and d_v of 16 and more only on CUDA"
     return None
 
 
-def _wants_gradient(call: Call) -> bool:
+def _wants_gradient(*inputs: Any) -> bool:
     import torch
 
-    inputs = (call.queries, call.keys, call.values, call.bias)
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    *arrays, spec = inputs
+    return torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (*arrays, spec.bias)
+    )
 
 
-def block_mask(call: Call) -> Any:
-    """Which blocks of the call's mask are empty, full or mixed: a `BlockMask`; None without a mask.
+def block_mask(queries: Array, keys: Array, spec: Spec) -> Any:
+    """Which blocks of the mask are empty, full or mixed: a `BlockMask`; None without a mask.
 
-    It is made of the whole matrix, which takes time: that of a band (causal, a window) is kept.
+    It is made from the complete matrix, which takes time: that of a band (causal, window) is kept.
     """
-    if call.mask is None:
+    if spec.mask is None:
         return None
     import torch
 
-    *batch, heads, rows, _ = call.queries.shape
-    columns, device = call.keys.shape[-2], call.queries.device
-    first = columns - rows if call.offset is None else call.offset
-    if call.mask.is_band and isinstance(first, int):  # the same for every head of every text
-        return _band_blocks(call.mask.band, first, rows, columns, device)
+    *batch, heads, rows, _ = queries.shape
+    columns, device = keys.shape[-2], queries.device
+    first = columns - rows if spec.offset is None else spec.offset
+    if spec.mask.is_band and isinstance(first, int):  # the same for every head of every text
+        return _band_blocks(spec.mask.band, first, rows, columns, device)
     if not isinstance(first, int):
         first = torch.as_tensor(first, dtype=torch.int32, device=device).expand(batch).reshape(-1)
-    return _blocks(call.mask, first, prod(batch), heads, rows, columns, device)
+    return _blocks(spec, first, prod(batch), heads, rows, columns, device)
 
 
-def _blocks(mask: Mask, first: Any, *sizes_and_device: Any) -> Any:
+def _blocks(spec: Spec, first: Any, *sizes_and_device: Any) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     def query(batch: Array, row: Array) -> Array:
         return row + (first if isinstance(first, int) else first[batch])
 
-    # A lambda, here and below, for PyTorch counts its arguments: no decorator may hide them.
+    # A lambda, here and below, since PyTorch counts its arguments: no decorator may hide them.
     return create_block_mask(
-        lambda batch, head, row, key: mask.on(Cells((), batch, head, query(batch, row), key)),
+        lambda batch, head, row, key: spec.mask.on(  # type: ignore[union-attr]
+            Grid((), batch + spec.batch_offset, head, query(batch, row), key)
+        ),
         *sizes_and_device,
     )
 
@@ -91,11 +98,11 @@ def _band_blocks(band: Band, first: int, rows: int, columns: int, device: Any) -
     least = max(band.least, first - columns)  # finite: all distances lie between
     most = min(band.most, first + rows)
     mask = Mask(lambda batch, head, query, key: (least <= query - key) & (query - key <= most))
-    return _blocks(mask, first, None, None, rows, columns, device)
+    return _blocks(Spec(mask), first, None, None, rows, columns, device)
 
 
-def _score_mod(call: Call) -> Callable[..., Array] | None:
-    softcap, bias = call.softcap, call.bias
+def _score_mod(queries: Array, keys: Array, spec: Spec) -> Callable[..., Array] | None:
+    softcap, bias = spec.softcap, spec.bias
     if softcap is None and bias is None:
         return None
 
@@ -104,8 +111,8 @@ def _score_mod(call: Call) -> Callable[..., Array] | None:
 
     if bias is None:
         return lambda score, batch, head, row, key: capped(score)
-    where = cells(call.queries, call.keys, call.offset)
-    bias = where.of(bias, "bias").float().expand(where.shape).reshape(-1, *where.shape[-3:])
+    grid = grid_of(queries, keys, spec)
+    bias = grid.cells_of(bias, "bias").float().expand(grid.shape).reshape(-1, *grid.shape[-3:])
     return lambda score, batch, head, row, key: capped(score) + bias[batch, head, row, key]
 
 
@@ -117,31 +124,33 @@ def _compiled() -> Callable[..., Array]:
     return torch.compile(flex_attention, fullgraph=True, dynamic=False)
 
 
-def _run(call: Call) -> Array:
+def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     import torch
 
-    if not _wants_gradient(call):  # as flex_attention on a CPU wants to see
-        tensors = {name: getattr(call, name) for name in ("queries", "keys", "values", "bias")}
-        call = replace(call, **{n: x.detach() for n, x in tensors.items() if x is not None})
-    flat = (x.reshape(-1, *x.shape[-3:]) for x in (call.queries, call.keys, call.values))
+    if not _wants_gradient(queries, keys, values, spec):  # as flex_attention on a CPU requires
+        queries, keys, values = (x.detach() for x in (queries, keys, values))
+        spec = spec._replace(bias=None if spec.bias is None else spec.bias.detach())
+    flat = (x.reshape(-1, *x.shape[-3:]) for x in (queries, keys, values))
     options = {
-        "score_mod": _score_mod(call),
-        "block_mask": block_mask(call),
-        "scale": call.scale,
-        "enable_gqa": call.queries.shape[-3] != call.keys.shape[-3],
+        "score_mod": _score_mod(queries, keys, spec),
+        "block_mask": block_mask(queries, keys, spec),
+        "scale": spec.scale,
+        "enable_gqa": queries.shape[-3] != keys.shape[-3],
     }
     limits = {"recompile_limit": COMPILATIONS, "accumulated_recompile_limit": COMPILATIONS}
     try:
         with torch._dynamo.config.patch(limits):
             context = _compiled()(*flat, **options)
     except torch._dynamo.exc.TorchDynamoException as error:
-        said = str(error).strip().split("\n")[0]
-        raise Unsupported(f"PyTorch cannot compile flex_attention for this call: {said}") from error
-    context = context.reshape(*call.queries.shape[:-1], call.values.shape[-1])
-    if call.queries.shape[-2] == 1 and (call.mask is not None or call.bias is not None):
+        reason = str(error).strip().split("\n")[0]
+        raise Unsupported(
+            f"PyTorch cannot compile flex_attention for this call: {reason}"
+        ) from error
+    context = context.reshape(*queries.shape[:-1], values.shape[-1])
+    if queries.shape[-2] == 1 and (spec.mask is not None or spec.bias is not None):
         # For one query and many keys another kernel runs, which gives NaN when all rows are dead.
-        context = torch.where(matrix(call).alive, context, 0.0)
+        context = torch.where(matrix(queries, keys, spec).alive, context, 0.0)
     return context
 
 
-FLEX = Kernel(refuse=_refuse, run=_run)
+FLEX = Kernel(_run, SOFTMAX_ONLY | {"softcap"}, _refuse)

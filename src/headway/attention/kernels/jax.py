@@ -1,8 +1,8 @@
 """JAX's dot_product_attention, with the implementation that it chooses.
 
-Its conventions differ from ours, mended here: the heads stand behind the tokens, `is_causal`
-counts positions from the top left, and a row with nothing to attend to gets the mean of the
-values or NaN. (Its windows count from there too, and are a mask like any other to it.)
+Its conventions differ from ours, corrected here: the heads come after the tokens, `is_causal`
+counts positions from the top left, and a query that may attend to nothing gets the mean of the
+values or NaN. (Its windows count from the top left too, and are passed as a mask like any other.)
 """
 
 from __future__ import annotations
@@ -12,41 +12,45 @@ from math import prod
 from typing import Any
 
 from headway.attention.arrays import Array
+from headway.attention.kernels.kernel import Kernel
 from headway.attention.kernels.matrix import is_causal_from_top_left, matrix
-from headway.attention.spec import Call, Kernel, beyond_softmax
+from headway.attention.kernels.sdpa import SOFTMAX_ONLY
+from headway.attention.spec import Spec
 
 
-def _refuse(call: Call) -> str | None:
+def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
     jax = sys.modules.get("jax")
-    if jax is None or not isinstance(call.queries, jax.Array):
-        return "takes JAX arrays only"
-    if call.keys.shape[-1] != call.values.shape[-1]:
-        return "takes values as wide as the keys only"
-    if not call.queries.dtype == call.keys.dtype == call.values.dtype:
-        return "takes queries, keys and values of one dtype only"
-    if call.queries.dtype == "float64":
-        return "has a softmax in float32 only, too coarse for float64"
-    return beyond_softmax(call)
+    if jax is None or not isinstance(queries, jax.Array):
+        return "supports JAX arrays only"
+    if keys.shape[-1] != values.shape[-1]:
+        return "supports only values as wide as the keys"
+    if not queries.dtype == keys.dtype == values.dtype:
+        return "supports only queries, keys and values of one dtype"
+    if queries.dtype == "float64":
+        return "computes its softmax in float32, too coarse for float64"
+    if 0 in queries.shape or 0 in keys.shape:
+        return "does not support empty arrays"
+    return None
 
 
-def _run(call: Call) -> Array:
+def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     import jax
 
     def attend(**mask: Any) -> Array:
-        queries, keys, values = (_tokens_first(x) for x in (call.queries, call.keys, call.values))
-        context = jax.nn.dot_product_attention(queries, keys, values, scale=call.scale, **mask)
-        return context.swapaxes(1, 2).reshape(call.queries.shape)
+        inputs = (_tokens_first(x) for x in (queries, keys, values))
+        context = jax.nn.dot_product_attention(*inputs, scale=spec.scale, **mask)
+        return context.swapaxes(1, 2).reshape(queries.shape)
 
-    def whole(x: Array) -> Array:
-        shape = (*call.queries.shape[:-1], call.keys.shape[-2])
+    def complete(x: Array) -> Array:
+        shape = (*queries.shape[:-1], keys.shape[-2])
         return jax.numpy.broadcast_to(x, shape).reshape(prod(shape[:-3]), *shape[-3:])
 
-    if call.mask is None and call.bias is None:
+    if spec.mask is None and spec.bias is None:
         return attend()
-    if is_causal_from_top_left(call):
+    if is_causal_from_top_left(queries, keys, spec):
         return attend(is_causal=True)
-    allowed, bias, alive = matrix(call)
-    context = attend(mask=whole(allowed), bias=None if bias is None else whole(bias))
+    allowed, bias, alive = matrix(queries, keys, spec)
+    context = attend(mask=complete(allowed), bias=None if bias is None else complete(bias))
     return jax.numpy.where(alive, context, 0.0)
 
 
@@ -55,4 +59,4 @@ def _tokens_first(x: Array) -> Array:
     return x.reshape(prod(x.shape[:-3]), *x.shape[-3:]).swapaxes(1, 2)
 
 
-JAX = Kernel(refuse=_refuse, run=_run)
+JAX = Kernel(_run, SOFTMAX_ONLY, _refuse)

@@ -1,19 +1,20 @@
-"""The mask and the bias of a call as whole matrices, for the kernels that take nothing else."""
+"""The mask and the bias of a call as complete matrices, for kernels that take nothing else."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from headway.attention.arrays import Array, device, namespace
-from headway.attention.masks import causal, cells
-from headway.attention.spec import Call
+from headway.attention.grid import grid_of
+from headway.attention.masks import causal
+from headway.attention.spec import Spec
 
 
 class Matrix(NamedTuple):
-    """Who may attend to whom, so that no row is dead.
+    """Which key each query may attend to, without a dead row.
 
-    A query with nothing to attend to attends to everything here, so that no NaN reaches it or its
-    gradients; what comes out of it is to be thrown away: where(alive, context, 0).
+    A query that may attend to nothing attends to every key here, so that no NaN reaches its
+    context or its gradients; its context must be replaced: where(alive, context, 0).
     """
 
     allowed: Array  # boolean; broadcasts to the scores, with as many axes
@@ -21,34 +22,34 @@ class Matrix(NamedTuple):
     alive: Array  # boolean (..., queries, 1)
 
 
-def matrix(call: Call) -> Matrix:
+def matrix(queries: Array, keys: Array, spec: Spec) -> Matrix:
     """The mask and the bias of a call that has at least one of them."""
-    xp = namespace(call.queries)
-    where = cells(call.queries, call.keys, call.offset)
-    whole = (1,) * (len(where.shape) - 2) + where.shape[-2:]
-    allowed = xp.ones(whole, dtype=xp.bool, device=device(call.queries))
-    if call.mask is not None:
-        allowed = allowed & call.mask.on(where)
-    bias = None if call.bias is None else where.of(call.bias, "bias")
+    xp = namespace(queries)
+    grid = grid_of(queries, keys, spec)
+    cells = (1,) * (len(grid.shape) - 2) + grid.shape[-2:]
+    allowed = xp.ones(cells, dtype=xp.bool, device=device(queries))
+    if spec.mask is not None:
+        allowed = allowed & spec.mask.on(grid)
+    bias = None if spec.bias is None else grid.cells_of(spec.bias, "bias")
     if bias is not None:
         allowed = allowed & (bias != -xp.inf)
     alive = xp.any(allowed, axis=-1, keepdims=True)
     allowed = allowed | ~alive
     if bias is not None:
-        finite = xp.astype(xp.where(bias == -xp.inf, 0.0, bias), call.queries.dtype)
+        finite = xp.astype(xp.where(bias == -xp.inf, 0.0, bias), queries.dtype)
         bias = xp.where(allowed, finite, -xp.inf)
     return Matrix(allowed, bias, alive)
 
 
-def is_causal_from_top_left(call: Call) -> bool:
-    """Whether the mask is the causal one alone and the first query meets the first key.
+def is_causal_from_top_left(queries: Array, keys: Array, spec: Spec) -> bool:
+    """Whether the mask is only the causal one and the first query meets the first key.
 
     This is what libraries mean by `is_causal`.
     """
-    if call.bias is not None or call.mask is None:
+    if spec.bias is not None or spec.mask is None:
         return False
-    if not call.mask.is_band or call.mask.band != causal.band:
+    if not spec.mask.is_band or spec.mask.band != causal.band:
         return False
-    if call.offset is None:
-        return bool(call.queries.shape[-2] == call.keys.shape[-2])
-    return isinstance(call.offset, int) and call.offset == 0
+    if spec.offset is None:
+        return bool(queries.shape[-2] == keys.shape[-2])
+    return isinstance(spec.offset, int) and spec.offset == 0

@@ -1,109 +1,134 @@
 """PyTorch's scaled_dot_product_attention: with the backend it chooses, and with each by name.
 
-Its conventions differ from ours in three ways, mended here: `is_causal` counts positions from the
-top left, a row with nothing to attend to is not promised to be 0, and dropout takes no seed.
+Four of its conventions differ from ours and are corrected here: `is_causal` counts positions from
+the top left, a query that may attend to nothing is not promised 0, dropout takes no seed, and on
+a CPU a query that is NaN gets a context of 0 (pytorch/pytorch#141128).
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from headway.attention.arrays import Array
+from headway.attention.heads import repeat
+from headway.attention.kernels.kernel import Kernel, in_forward_mode
 from headway.attention.kernels.matrix import is_causal_from_top_left, matrix
-from headway.attention.spec import Call, Kernel, Unsupported, beyond_softmax
+from headway.attention.spec import Spec, Unsupported
+
+# What a library's attention, which is a softmax and nothing else, supports.
+SOFTMAX_ONLY = frozenset({"mask", "bias", "scale", "offset", "batch_offset"})
 
 
-def _refuse(call: Call) -> str | None:
+def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
     torch = sys.modules.get("torch")
-    if torch is None or not isinstance(call.queries, torch.Tensor):
-        return "takes PyTorch tensors only"
-    return beyond_softmax(call)
+    if torch is None or not isinstance(queries, torch.Tensor):
+        return "supports PyTorch tensors only"
+    return "has no derivative in forward mode" if in_forward_mode() else None
 
 
-def _run(call: Call) -> Array:
+def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     import torch
 
-    sdpa = torch.nn.functional.scaled_dot_product_attention
-    inputs = (call.queries, call.keys, call.values)
-    options: dict[str, Any] = {"scale": call.scale, "enable_gqa": _is_grouped(call)}
-    if call.mask is None and call.bias is None:
-        return sdpa(*inputs, **options)
-    if is_causal_from_top_left(call):
-        return sdpa(*inputs, is_causal=True, **options)
-    allowed, bias, alive = matrix(call)
-    context = sdpa(*inputs, attn_mask=allowed if bias is None else bias, **options)
-    return torch.where(alive, context, 0.0)
+    sdpa = partial(
+        torch.nn.functional.scaled_dot_product_attention,
+        queries,
+        keys,
+        values,
+        scale=spec.scale,
+        enable_gqa=_is_grouped(queries, keys),
+    )
+    alive = None
+    if spec.mask is None and spec.bias is None:
+        context = sdpa()
+    elif is_causal_from_top_left(queries, keys, spec):
+        context = sdpa(is_causal=True)
+    else:
+        allowed, bias, alive = matrix(queries, keys, spec)
+        context = sdpa(attn_mask=allowed if bias is None else bias)
+    if queries.device.type == "cpu":
+        context = context + _nan_where_not_finite(queries, keys)
+    return context if alive is None else torch.where(alive, context, 0.0)
 
 
-def _is_grouped(call: Call) -> bool:
-    return bool(call.queries.shape[-3] != call.keys.shape[-3])
+def _nan_where_not_finite(queries: Array, keys: Array) -> Array:
+    """(..., heads, queries, 1): NaN for queries that are not finite, else 0.
+
+    The softmax of a single key is 1 even if its score is NaN, so one key counts as well.
+    """
+    queries, keys = queries.detach(), keys.detach()
+    found = (queries - queries).sum(-1, keepdim=True)
+    if keys.shape[-2] == 1:
+        found = found + repeat(keys - keys, like=queries).sum(-1, keepdim=True)
+    return found
 
 
-def _refuse_on(backend: str, call: Call) -> str | None:
-    reason = _refuse(call)
+def _is_grouped(queries: Array, keys: Array) -> bool:
+    return bool(queries.shape[-3] != keys.shape[-3])
+
+
+def _refuse_on(backend: str, queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
+    reason = _refuse(queries, keys, values, spec)
     if reason is not None:
         return reason
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    if torch.compiler.is_compiling():  # then PyTorch cannot be asked, and raises by itself
+    if torch.compiler.is_compiling():  # then PyTorch cannot be asked, and raises an error itself
         return None
-    call = _in_rows(call)
+    queries, keys, values = _in_rows(queries, keys, values)
     mask: dict[str, Any] = {}
-    if is_causal_from_top_left(call):
+    if is_causal_from_top_left(queries, keys, spec):
         mask = {"is_causal": True}
-    elif call.mask is not None or call.bias is not None:
-        # Its size and kind, one row for all.
-        kind = torch.bool if call.bias is None else call.queries.dtype
-        columns = call.keys.shape[-2]
-        row = torch.zeros(columns, dtype=kind, device=call.queries.device)
-        if call.bias is not None and torch.is_grad_enabled():
-            row.requires_grad_(call.bias.requires_grad)
-        mask = {"attn_mask": row.expand(*call.queries.shape[:-1], columns)}
-    with warnings.catch_warnings(record=True) as said, sdpa_kernel(getattr(SDPBackend, backend)):
+    elif spec.mask is not None or spec.bias is not None:
+        # Its size and kind: one row for all.
+        kind = torch.bool if spec.bias is None else queries.dtype
+        columns = keys.shape[-2]
+        row = torch.zeros(columns, dtype=kind, device=queries.device)
+        if spec.bias is not None and torch.is_grad_enabled():
+            row.requires_grad_(spec.bias.requires_grad)
+        mask = {"attn_mask": row.expand(*queries.shape[:-1], columns)}
+    with warnings.catch_warnings(record=True) as caught, sdpa_kernel(getattr(SDPBackend, backend)):
         warnings.simplefilter("always")
         try:
             # Private, but the one question that PyTorch answers for every device.
             torch._fused_sdp_choice(
-                call.queries,
-                call.keys,
-                call.values,
+                queries,
+                keys,
+                values,
                 **mask,
-                scale=call.scale,
-                enable_gqa=_is_grouped(call),
+                scale=spec.scale,
+                enable_gqa=_is_grouped(queries, keys),
             )
         except RuntimeError as error:
-            return _reason(error, [str(each.message) for each in said], call.queries.device.type)
+            messages = [str(warning.message) for warning in caught]
+            return _reason(error, messages, queries.device.type)
     return None
 
 
-def _in_rows(call: Call) -> Call:
-    """The same with the features of a token side by side, as all backends but MATH want them."""
-    inputs = {"queries": call.queries, "keys": call.keys, "values": call.values}
-    return replace(
-        call, **{name: x if x.stride(-1) == 1 else x.contiguous() for name, x in inputs.items()}
-    )
+def _in_rows(*arrays: Array) -> tuple[Array, ...]:
+    """With the features of a token next to each other, as all backends but MATH expect them."""
+    return tuple(x if x.stride(-1) == 1 else x.contiguous() for x in arrays)
 
 
-def _reason(error: RuntimeError, said: list[str], device: str) -> str:
+def _reason(error: RuntimeError, messages: list[str], device: str) -> str:
     if "No viable backend" in str(error):
         return f"has no such backend on {device}"
-    reasons = [each.split(" (Triggered")[0] for each in said]
-    # What is left out are headings, and the other backends, which are switched off here.
-    reasons = [each for each in reasons if "because:" not in each and "disabled" not in each]
+    reasons = [message.split(" (Triggered")[0] for message in messages]
+    # The rest are headings, and the other backends, which are switched off here.
+    reasons = [text for text in reasons if "because:" not in text and "disabled" not in text]
     return f"is refused by PyTorch: {' '.join(reasons) or 'it does not say why'}"
 
 
-def _run_on(backend: str, call: Call) -> Array:
+def _run_on(backend: str, queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     with sdpa_kernel(getattr(SDPBackend, backend)):
         try:
-            return _run(_in_rows(call))
+            queries, keys, values = _in_rows(queries, keys, values)
+            return _run(queries, keys, values, spec)
         except RuntimeError as error:
             if "No available kernel" in str(error) or "No viable backend" in str(error):
                 raise Unsupported(f"PyTorch cannot run this call on {backend}: {error}") from error
@@ -111,10 +136,10 @@ def _run_on(backend: str, call: Call) -> Array:
 
 
 def _named(backend: str) -> Kernel:
-    return Kernel(refuse=partial(_refuse_on, backend), run=partial(_run_on, backend))
+    return Kernel(partial(_run_on, backend), SOFTMAX_ONLY, partial(_refuse_on, backend))
 
 
-SDPA = Kernel(refuse=_refuse, run=_run)
+SDPA = Kernel(_run, SOFTMAX_ONLY, _refuse)
 MATH = _named("MATH")
 FLASH = _named("FLASH_ATTENTION")
 EFFICIENT = _named("EFFICIENT_ATTENTION")

@@ -1,30 +1,30 @@
-"""The heads one after another, each by the plain mechanism: slow, and the memory of one head."""
+"""The heads one after another, each by the formula: slow, with the memory of one head."""
 
 from __future__ import annotations
 
 from headway.attention.arrays import Array, namespace
-from headway.attention.formula import attention_weights
-from headway.attention.masks import cells
-from headway.attention.spec import Call, Kernel
+from headway.attention.formula import attention
+from headway.attention.grid import grid_of
+from headway.attention.kernels.kernel import Kernel
+from headway.attention.spec import Spec
 from headway.tracing import silent
 
 
-def _run(call: Call) -> Array:
-    queries, keys, values = call.queries, call.keys, call.values
-    group = queries.shape[-3] // keys.shape[-3]
-    whole = cells(queries, keys, call.offset)
+def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
+    return None if queries.shape[-3] else "does not support arrays without a head"
+
+
+def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
+    grid = grid_of(queries, keys, spec)
+    heads = queries.shape[-3]
+    group = heads // keys.shape[-3]
     contexts = []
-    for head in range(queries.shape[-3]):
-        own, shared = slice(head, head + 1), slice(head // group, head // group + 1)
-        with silent():  # the weights of one head are no step that a trace could show
-            weights = attention_weights(
-                queries[..., own, :, :],
-                keys[..., shared, :, :],
-                **call.options(),
-                where=whole.heads_only(own),
-            )
-        contexts.append(weights @ values[..., shared, :, :])
+    with silent():  # the steps of one head are not the steps of the attention
+        for head in range(heads):
+            one, shared = slice(head, head + 1), slice(head // group, head // group + 1)
+            parts = queries[..., one, :, :], keys[..., shared, :, :], values[..., shared, :, :]
+            contexts.append(attention(*parts, spec, grid.select(heads=one)))
     return namespace(queries).concat(contexts, axis=-3)
 
 
-STACKED = Kernel(refuse=lambda call: None, run=_run)
+STACKED = Kernel(run=_run, refuse=_refuse)

@@ -1,44 +1,42 @@
 """The softmax online, over tiles of queries and keys: memory linear in the length.
 
-Dao 2023 (FlashAttention-2), algorithms 1 and 2: the forward pass keeps of each row its context and
-the logarithm of its sum of exponentials; the backward pass computes the tiles again. The rung
-`tiled` of the ladder is the same idea to be read; NumPy, which needs no gradients, runs that.
+Dao 2023 (FlashAttention-2), algorithms 1 and 2: the forward pass keeps for each row its context and
+the sum of its exponentials; the backward pass computes the tiles again. `attention/online.py` is
+the same idea to be read; NumPy, which needs no gradients, runs that.
 """
 
 from __future__ import annotations
 
-from headway.attention.arrays import Array
-from headway.attention.normalizers import softmax
+from headway.attention.arrays import Array, engine
+from headway.attention.kernels.kernel import EVERY_OPTION, Kernel
 from headway.attention.online import online_attention
-from headway.attention.spec import Call, Kernel, engine
+from headway.attention.spec import Spec
 
 
-def _refuse(call: Call) -> str | None:
-    if call.normalizer is not softmax:
-        return "has softmax only"
-    if engine(call.queries) == "torch":
+def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
+    if 0 in (*queries.shape[:-1], values.shape[-1]):
+        return "does not support empty arrays, except without keys"
+    if engine(queries) == "torch":
         from headway.attention.kernels import tiled_torch
 
-        return tiled_torch.refuse(call)
-    if engine(call.queries) == "jax":
+        return tiled_torch.refuse(spec)
+    if engine(queries) == "jax":
         from headway.attention.kernels import tiled_jax
 
-        return tiled_jax.refuse(call)
+        return tiled_jax.refuse(keys, spec)
     return None
 
 
-def _run(call: Call) -> Array:
-    if engine(call.queries) == "torch":
+def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
+    if engine(queries) == "torch":
         from headway.attention.kernels import tiled_torch
 
-        return tiled_torch.run(call)
-    if engine(call.queries) == "jax":
+        return tiled_torch.run(queries, keys, values, spec)
+    if engine(queries) == "jax":
         from headway.attention.kernels import tiled_jax
 
-        return tiled_jax.run(call)
-    options = call.options()
-    del options["normalizer"]
-    return online_attention(call.queries, call.keys, call.values, **options)
+        return tiled_jax.run(queries, keys, values, spec)
+    return online_attention(queries, keys, values, spec)
 
 
-TILED = Kernel(refuse=_refuse, run=_run)
+TILED = Kernel(_run, EVERY_OPTION - {"normalizer", "score"}, _refuse)

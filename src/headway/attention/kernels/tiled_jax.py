@@ -10,57 +10,56 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from headway.attention.arrays import Array, integers
-from headway.attention.formula import masked_scores
+from headway.attention.arrays import Array, integers, widened
+from headway.attention.grid import grid_of
 from headway.attention.heads import repeat
-from headway.attention.masks import Mask, both, cells
-from headway.attention.online import State, context_of, nothing_seen, with_block
-from headway.attention.spec import Call
+from headway.attention.masks import Mask, both
+from headway.attention.online import State, context_of, start, with_block
+from headway.attention.spec import Spec
 
 ROWS, COLUMNS = 128, 512  # of a tile
 
 
-def refuse(call: Call) -> str | None:
-    """Why this call cannot run; None when it can."""
-    if call.bias is not None:
-        return "takes no bias on JAX"
-    if call.mask is not None and not call.mask.by_position:
-        return "takes no array for a mask on JAX: say it by positions, as padding(lengths) does"
+def refuse(keys: Array, spec: Spec) -> str | None:
+    """Why this call is not supported; None if it is."""
+    if spec.bias is not None:
+        return "does not support the option bias on JAX"
+    if 0 in keys.shape:
+        return "does not support empty arrays on JAX"
+    if spec.mask is not None and not spec.mask.by_position:
+        return "does not support an array as a mask on JAX: use positions, as padding(lengths) does"
     return None
 
 
-def run(call: Call) -> Array:
+def run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     """The context (..., heads, Tq, d_v)."""
-    heads, rows, columns = call.queries.shape[-3], call.queries.shape[-2], call.keys.shape[-2]
-    arrays = (call.queries, repeat(call.keys, heads), repeat(call.values, heads))
-    queries, keys, values = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in arrays)
+    rows, columns, dtype = queries.shape[-2], keys.shape[-2], values.dtype
+    grid = grid_of(queries, keys, spec)
+    keys, values = repeat(keys, like=queries), repeat(values, like=queries)
+    queries, keys, values = widened(queries), widened(keys), widened(values)
     blocks = (_blocks(queries, ROWS), _blocks(keys, COLUMNS), _blocks(values, COLUMNS))
-    # Blocks are filled up to one size; nobody sees the keys that do it.
-    mask = both(call.mask, Mask(lambda batch, head, query, key: key < columns))
-    where = cells(queries, keys, call.offset)
+    # Blocks are filled up to one size; no query may attend to the keys that do it.
+    mask = both(spec.mask, Mask(lambda batch, head, query, key: key < columns))
+    spec = spec._replace(mask=mask)
 
     def of_rows(first: Array, queries: Array, keys: Array, values: Array) -> Array:
-        position = where.query[..., :1, :] + first + integers(queries.shape[-2], queries)[:, None]
+        position = grid.query[..., :1, :] + first + integers(queries.shape[-2], queries)[:, None]
 
         def seen(state: State, block: tuple[Array, ...]) -> tuple[State, None]:
             first, keys, values = block
-            here = where._replace(query=position, key=first + integers(keys.shape[-2], keys))
-
-            def with_tile(state: State) -> State:
-                scores = masked_scores(
-                    queries, keys, here, mask=mask, scale=call.scale, softcap=call.softcap
-                )
-                return with_block(state, scores, values, here, call.dropout, call.seed)
-
-            nearest = jnp.min(position) - jnp.max(here.key)
+            tile = grid._replace(query=position, key=first + integers(keys.shape[-2], keys))
+            nearest = jnp.min(position) - jnp.max(tile.key)
             farthest = jnp.max(position) - first
             some = (nearest <= mask.band.most) & (farthest >= mask.band.least)
-            return lax.cond(some, with_tile, lambda state: state, state), None
+            return lax.cond(
+                some,
+                lambda state: with_block(state, queries, keys, values, spec, tile),
+                lambda state: state,
+                state,
+            ), None
 
         starts = integers(len(keys), keys) * keys.shape[-2]
-        state, _ = lax.scan(
-            jax.checkpoint(seen), nothing_seen(queries, values[0]), (starts, keys, values)
-        )
+        state, _ = lax.scan(jax.checkpoint(seen), start(queries, values[0]), (starts, keys, values))
         return context_of(state)
 
     starts = integers(len(blocks[0]), queries) * blocks[0].shape[-2]
@@ -68,7 +67,7 @@ def run(call: Call) -> Array:
         lambda block: jax.checkpoint(of_rows)(*block, *blocks[1:]), (starts, blocks[0])
     )
     context = jnp.moveaxis(contexts, 0, -3).reshape((*queries.shape[:-2], -1, values.shape[-1]))
-    return context[..., :rows, :].astype(call.values.dtype)
+    return context[..., :rows, :].astype(dtype)
 
 
 def _blocks(x: Array, size: int) -> Array:

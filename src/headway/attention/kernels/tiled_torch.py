@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from headway.attention.dropout import check, hashed, kept
-from headway.attention.masks import Band, Mask, cells
-from headway.attention.scores import default_scale
-from headway.attention.spec import Call
+from headway.attention.grid import grid_of
+from headway.attention.kernels.kernel import in_forward_mode, in_function_transform
+from headway.attention.masks import Band, Mask
+from headway.attention.scores import scale_of
+from headway.attention.spec import Spec
 
 # Of one head. The matrix products want a hundred rows or more, the caches want small tiles.
 ROWS, COLUMNS = 128, 512
@@ -28,21 +29,23 @@ FEW, MORE_ROWS = 4, 512  # heads so few that their tiles do not fill a core, and
 UNIT = math.log2(math.e)
 
 
-def refuse(call: Call) -> str | None:
-    """Why this call cannot run; None when it can."""
+def refuse(spec: Spec) -> str | None:
+    """Why this call is not supported; None if it is."""
     if torch.compiler.is_compiling():
-        if call.mask is not None and not call.mask.is_band:
-            return "takes causal and window alone for a mask under torch.compile"
-        if call.bias is not None or call.dropout or isinstance(call.offset, Tensor):
-            return "takes no bias, no dropout and no offset a row under torch.compile"
+        if spec.mask is not None and not spec.mask.is_band:
+            return "supports only causal and window as a mask under torch.compile"
+        if spec.bias is not None or spec.dropout or isinstance(spec.offset, Tensor):
+            return "supports no bias, no dropout and no offset per row under torch.compile"
+    elif in_function_transform() or in_forward_mode():
+        return "does not support torch.func transforms"
     return None
 
 
-def run(call: Call) -> Tensor:
+def run(queries: Tensor, keys: Tensor, values: Tensor, spec: Spec) -> Tensor:
     """The context (..., heads, Tq, d_v)."""
     if torch.compiler.is_compiling():
-        return _run_compiled(call)
-    context: Tensor = _Tiled.apply(call.queries, call.keys, call.values, call.bias, call)  # type: ignore[no-untyped-call]
+        return _run_compiled(queries, keys, values, spec)
+    context: Tensor = _Tiled.apply(queries, keys, values, spec.bias, spec)  # type: ignore[no-untyped-call]
     return context
 
 
@@ -50,12 +53,11 @@ def run(call: Call) -> Tensor:
 class _Tiled(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, call: Call
+        ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, spec: Spec
     ) -> Tensor:
-        call = replace(call, queries=queries, keys=keys, values=values, bias=bias)
-        context, sums = _Tiles(call).forward()
+        context, sums = _Tiles(queries, keys, values, spec._replace(bias=bias)).forward()
         ctx.save_for_backward(queries, keys, values, bias, context, sums)
-        ctx.call = replace(call, queries=None, keys=None, values=None, bias=None)
+        ctx.spec = spec._replace(bias=None)
         return context.to(values.dtype)
 
     @staticmethod
@@ -63,39 +65,31 @@ class _Tiled(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError("'tiled' has no second derivative; kernel='plain' has")
         queries, keys, values, bias, context, sums = ctx.saved_tensors
-        call = replace(ctx.call, queries=queries, keys=keys, values=values, bias=bias)
-        of_bias = ctx.needs_input_grad[3]
-        return (*_Tiles(call).backward(gradient, context, sums, of_bias), None)
+        tiles = _Tiles(queries, keys, values, ctx.spec._replace(bias=bias))
+        return (*tiles.backward(gradient, context, sums, of_bias=ctx.needs_input_grad[3]), None)
 
 
-# torch.compile takes the kernel whole, as two operations: unrolled, a long text would be thousands.
+# torch.compile sees the kernel as two operations: unrolled, a long text would be thousands.
 
 
-def _run_compiled(call: Call) -> Tensor:
-    queries, keys = call.queries, call.keys
-    band = Band() if call.mask is None else call.mask.band
-    offset = keys.shape[-2] - queries.shape[-2] if call.offset is None else call.offset
-    scale = default_scale(queries) if call.scale is None else call.scale
-    numbers = (band.least, band.most, offset, scale, call.softcap)
-    context: Tensor = _forward(queries, keys, call.values, *numbers)[0]
-    return context.to(call.values.dtype)
+def _run_compiled(queries: Tensor, keys: Tensor, values: Tensor, spec: Spec) -> Tensor:
+    band = Band() if spec.mask is None else spec.mask.band
+    offset = keys.shape[-2] - queries.shape[-2] if spec.offset is None else spec.offset
+    numbers = (band.least, band.most, offset, scale_of(spec.scale, queries), spec.softcap)
+    context: Tensor = _forward(queries, keys, values, *numbers)[0]
+    return context.to(values.dtype)
 
 
 def _banded(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    least: float,
-    most: float,
-    offset: int,
-    scale: float,
-    softcap: float | None,
-) -> Call:
+    queries: Tensor, keys: Tensor, values: Tensor, least: float, most: float, *numbers: Any
+) -> _Tiles:
+    offset, scale, softcap = numbers
     mask = Mask(
         lambda batch, head, query, key: (query - key >= least) & (query - key <= most),
         band=Band(least, most),
     )
-    return Call(queries, keys, values, mask, scale=scale, softcap=softcap, offset=offset)
+    spec = Spec(mask, scale=scale, softcap=softcap, offset=offset)
+    return _Tiles(queries, keys, values, spec)
 
 
 _INPUTS = (
@@ -108,7 +102,7 @@ _INPUTS = (
     "headway::tiled", mutates_args=(), schema=f"({_INPUTS}) -> (Tensor, Tensor)"
 )
 def _forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-    return _Tiles(_banded(*inputs)).forward()
+    return _banded(*inputs).forward()
 
 
 @torch.library.custom_op(
@@ -119,7 +113,7 @@ def _forward(*inputs: Any) -> tuple[Tensor, Tensor]:
 def _backward(
     gradient: Tensor, context: Tensor, sums: Tensor, *inputs: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found = _Tiles(_banded(*inputs)).backward(gradient, context, sums, of_bias=False)
+    found = _banded(*inputs).backward(gradient, context, sums, of_bias=False)
     return found[0].contiguous(), found[1].contiguous(), found[2].contiguous()
 
 
@@ -159,26 +153,25 @@ class _Tiles:
     float32 at least.
     """
 
-    def __init__(self, call: Call) -> None:
-        queries, keys, values = call.queries, call.keys, call.values
-        self.call = call
+    def __init__(self, queries: Tensor, keys: Tensor, values: Tensor, spec: Spec) -> None:
+        self.inputs, self.spec = (queries, keys, values, spec.bias), spec
         self.dtype = torch.promote_types(queries.dtype, torch.float32)
         self.shape = queries.shape[:-2]  # of batch and heads
         self.count = math.prod(keys.shape[:-2])
-        self.group = queries.shape[-3] // keys.shape[-3]
+        self.group = queries.shape[-3] // max(keys.shape[-3], 1)
         self.queries = self._folded(queries)
         self.keys = keys.to(self.dtype).reshape(self.count, *keys.shape[-2:])
         self.values = values.to(self.dtype).reshape(self.count, *values.shape[-2:])
-        scale = default_scale(queries) if call.scale is None else call.scale
-        self.scale = scale * UNIT
-        self.where = cells(queries, keys, call.offset)
-        offset = keys.shape[-2] - queries.shape[-2] if call.offset is None else call.offset
+        self.scale = scale_of(spec.scale, queries) * UNIT
+        self.grid = grid_of(queries, keys, spec)
+        offset = keys.shape[-2] - queries.shape[-2] if spec.offset is None else spec.offset
         self.offset = offset if isinstance(offset, int) else None
-        if call.dropout:
-            check(call.dropout, call.seed)
-            self.seed = hashed(call.seed, like=self.queries)
+        if spec.dropout:
+            check(spec)
+            assert spec.seed is not None  # as checked
+            self.seed = hashed(spec.seed, like=self.queries)
         heads = self.count * self.group
-        band = Band() if call.mask is None else call.mask.band
+        band = Band() if spec.mask is None else spec.mask.band
         # In a narrow band most of a high tile is outside it.
         wide = band.most - band.least > 2 * MORE_ROWS
         self.rows = MORE_ROWS if heads <= FEW and wide else ROWS
@@ -226,7 +219,7 @@ class _Tiles:
         gradient, context = self._folded(gradient), self._folded(context)
         d_queries = torch.empty_like(self.queries)
         d_keys, d_values = torch.zeros_like(self.keys), torch.zeros_like(self.values)
-        bias = self.call.bias
+        bias = self.spec.bias
         d_bias = None if bias is None or not of_bias else torch.zeros_like(bias, dtype=self.dtype)
         for rows in _blocks(0, self.queries.shape[-2], self.rows):
             queries = self._tile(self.queries, rows) * self.scale
@@ -248,7 +241,7 @@ class _Tiles:
                     of_scores.mul_(factors)
                 of_scores.sub_(common).mul_(weights)
                 if d_bias is not None:
-                    part = self.where.rows_only(rows).columns_only(columns).of(d_bias, "bias")
+                    part = self.grid.select(rows=rows, columns=columns).cells_of(d_bias, "bias")
                     part += self._by_cell(of_scores).sum_to_size(part.shape)
                 if slope is not None:
                     of_scores.mul_(slope)
@@ -257,12 +250,10 @@ class _Tiles:
             d_queries[:, :, rows] = of_queries.view_as(d_queries[:, :, rows])
         d_queries.mul_(self.scale / UNIT)
         d_keys.div_(UNIT)
-        call = self.call
-        inputs = (call.queries, call.keys, call.values, call.bias)
-        found = (d_queries, d_keys, d_values, d_bias)
+        gradients = (d_queries, d_keys, d_values, d_bias)
         return tuple(
-            None if d is None else d.reshape(x.shape).to(x.dtype)
-            for x, d in zip(inputs, found, strict=True)
+            None if d is None or x is None else d.reshape(x.shape).to(x.dtype)
+            for x, d in zip(self.inputs, gradients, strict=True)
         )
 
     def _folded(self, x: Tensor) -> Tensor:
@@ -288,8 +279,8 @@ class _Tiles:
     def _columns(self, rows: slice) -> Iterator[slice]:
         """The tiles of keys that some of these rows may see."""
         first, end = 0, self.keys.shape[-2]
-        if self.call.mask is not None and self.offset is not None:
-            band = self.call.mask.band
+        if self.spec.mask is not None and self.offset is not None:
+            band = self.spec.mask.band
             # Row r sees keys from r + offset - most to r + offset - least.
             first = max(first, rows.start + self.offset - band.most)
             end = min(end, rows.stop - 1 + self.offset - band.least + 1)
@@ -298,18 +289,18 @@ class _Tiles:
     def _scores(self, queries: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor | None]:
         """The tile as it goes into the softmax, and the slope of the softcap if there is one."""
         scores = self._product(0, queries, self.keys[:, columns])
-        call, slope = self.call, None
-        if call.softcap is not None:
-            scores.div_(call.softcap * UNIT).tanh_()
+        spec, slope = self.spec, None
+        if spec.softcap is not None:
+            scores.div_(spec.softcap * UNIT).tanh_()
             slope = 1 - scores.square()
-            scores.mul_(call.softcap * UNIT)
+            scores.mul_(spec.softcap * UNIT)
         by_cell = self._by_cell(scores)
-        where = self.where.rows_only(rows).columns_only(columns)
-        if call.bias is not None:
-            by_cell += where.of(call.bias, "bias").to(self.dtype) * UNIT
-        if call.mask is not None and not self._all_inside(call.mask, rows, columns):
+        grid = self.grid.select(rows=rows, columns=columns)
+        if spec.bias is not None:
+            by_cell += grid.cells_of(spec.bias, "bias").to(self.dtype) * UNIT
+        if spec.mask is not None and not self._all_inside(spec.mask, rows, columns):
             # On a CPU ten times as fast as masked_fill_.
-            most = torch.where(call.mask.on(where), torch.inf, -torch.inf).to(scores.dtype)
+            most = torch.where(spec.mask.on(grid), torch.inf, -torch.inf).to(scores.dtype)
             torch.minimum(by_cell, most, out=by_cell)
         return scores, slope
 
@@ -323,11 +314,11 @@ class _Tiles:
 
     def _factors(self, rows: slice, columns: slice) -> Tensor | None:
         """What dropout multiplies the tile with: 0, or more than 1 to make up for it."""
-        rate = self.call.dropout
+        rate = self.spec.dropout
         if not rate:
             return None
-        where = self.where.rows_only(rows).columns_only(columns)
-        drawn: Tensor = kept(rate, self.seed, where.batch, where.head, where.query, where.key)
+        grid = self.grid.select(rows=rows, columns=columns)
+        drawn: Tensor = kept(rate, self.seed, grid.batch, grid.head, grid.query, grid.key)
         factors = drawn.expand(*self.shape, *drawn.shape[-2:]).to(self.dtype).div_(1 - rate)
         return factors.view(self.count, -1, factors.shape[-1])
 

@@ -1,6 +1,6 @@
 """FlashAttention-2 in Triton, on CUDA: memory linear in the length, forward and backward.
 
-The kernels stand in `triton_flash`, which is imported with the first call that runs: importing
+The kernels are in `triton_flash`, which is imported with the first call that runs: importing
 this file needs neither Triton nor PyTorch. Triton's interpreter runs them on a CPU, slowly, for
 tests: TRITON_INTERPRET=1, set before Triton's first import.
 """
@@ -14,10 +14,10 @@ from math import ceil, floor, prod
 
 from headway.attention.arrays import Array
 from headway.attention.dropout import check, hashed
+from headway.attention.kernels.kernel import Kernel, in_function_transform
 from headway.attention.masks import Band
-from headway.attention.normalizers import softmax
-from headway.attention.scores import default_scale
-from headway.attention.spec import Call, Kernel
+from headway.attention.scores import scale_of
+from headway.attention.spec import Spec
 
 
 def _installed() -> bool:
@@ -32,59 +32,63 @@ def _installed() -> bool:
 _INSTALLED = _installed()
 
 
-def _refuse(call: Call) -> str | None:
+def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
     torch = sys.modules.get("torch")
-    arrays = (call.queries, call.keys, call.values)
+    arrays = (queries, keys, values)
     if torch is None or not all(isinstance(x, torch.Tensor) for x in arrays):
-        return "takes PyTorch tensors only"
+        return "supports PyTorch tensors only"
     if not _INSTALLED:
         return "needs the triton package, 3.6 or later"
+    if in_function_transform():
+        return "does not support torch.func transforms"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if not interpreted and not all(x.is_cuda for x in arrays):
         return "needs CUDA"
     if len({x.dtype for x in arrays}) > 1:
-        return "takes queries, keys and values of one type"
-    if call.queries.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return "takes float32, bfloat16 and float16 only"
-    if interpreted and call.queries.dtype == torch.bfloat16:
-        return "takes no bfloat16 in Triton's interpreter, which multiplies it wrongly"
-    if max(call.queries.shape[-1], call.values.shape[-1]) > 256:
-        return "takes heads of up to 256 numbers"
-    if call.normalizer is not softmax:
-        return "has softmax only"
-    if call.bias is not None:
-        return "has no bias"
-    if call.mask is not None and not call.mask.is_band:
-        return "has no masks but bands, such as causal and window"
-    if not (call.offset is None or isinstance(call.offset, int)):
-        return "has one offset for all batch rows"
+        return "supports only queries, keys and values of one dtype"
+    if queries.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return "supports float32, bfloat16 and float16 only"
+    if interpreted and queries.dtype == torch.bfloat16:
+        return "does not support bfloat16 in Triton's interpreter, which multiplies it wrongly"
+    if max(queries.shape[-1], values.shape[-1]) > 256:
+        return "supports heads of up to 256 features"
+    if spec.mask is not None and not spec.mask.is_band:
+        return "supports no masks but bands, such as causal and window"
+    if not (spec.offset is None or isinstance(spec.offset, int)):
+        return "supports only one offset for all batch rows"
+    if not isinstance(spec.batch_offset, int):
+        return "supports only a number for batch_offset"
     return None
 
 
-def _run(call: Call) -> Array:
+def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     from headway.attention.kernels.triton_flash import flash
 
     seed = None
-    if call.dropout:
-        check(call.dropout, call.seed)
-        seed = hashed(call.seed, like=call.queries)
-    queries, keys, values = (
-        x.reshape(prod(x.shape[:-3]), *x.shape[-3:]) for x in (call.queries, call.keys, call.values)
-    )
-    scale = default_scale(queries) if call.scale is None else call.scale
-    context, *_ = flash(queries, keys, values, seed, _band(call), scale, call.softcap, call.dropout)
-    return context.reshape(*call.queries.shape[:-1], values.shape[-1])
+    if spec.dropout:
+        check(spec)
+        seed = hashed(spec.seed, like=queries)
+    flat = (x.reshape(prod(x.shape[:-3]), *x.shape[-3:]) for x in (queries, keys, values))
+    scale = scale_of(spec.scale, queries)
+    band = _band(queries, keys, spec)
+    context, *_ = flash(*flat, seed, band, scale, spec.softcap, spec.dropout)
+    return context.reshape(*queries.shape[:-1], values.shape[-1])
 
 
-def _band(call: Call) -> list[int]:
-    """least, most and offset: a query's row less a key it may see lies from least to most."""
-    rows, columns = call.queries.shape[-2], call.keys.shape[-2]
-    offset = columns - rows if call.offset is None else call.offset
-    band = Band() if call.mask is None else call.mask.band
-    # No row less a key is below -columns or above rows: an int instead of infinity.
+def _band(queries: Array, keys: Array, spec: Spec) -> list[int]:
+    """least, most, offset and batch_offset: a query's row minus a key that it may attend to lies
+    between least and most."""
+    rows, columns = queries.shape[-2], keys.shape[-2]
+    offset = columns - rows if spec.offset is None else spec.offset
+    band = Band() if spec.mask is None else spec.mask.band
+    # No row minus a key is below -columns or above rows: an int instead of infinity.
     least = ceil(max(-columns, min(rows, band.least - offset)))
     most = floor(max(-columns, min(rows, band.most - offset)))
-    return [least, most, offset]
+    return [least, most, offset, spec.batch_offset]
 
 
-TRITON = Kernel(refuse=_refuse, run=_run)
+TRITON = Kernel(
+    _run,
+    frozenset({"mask", "scale", "softcap", "dropout", "offset", "batch_offset"}),
+    _refuse,
+)

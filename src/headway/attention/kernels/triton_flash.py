@@ -57,6 +57,7 @@ class _Call(NamedTuple):
     least: Any  # least <= row - key <= most
     most: Any
     offset: Any  # query position = offset + row
+    batch_offset: Any  # batch index = batch_offset + row of the batch
     scale: Any  # times log2(e), as is the softcap
     softcap: Any
     threshold: Any  # cells whose hash is not below it are kept
@@ -191,8 +192,8 @@ def _mixed(state, coordinate):
 
 @_jit
 def _kept(call, batch, head, row, key):
-    """`keep` of parts/dropout.py, in Triton: the same cells."""
-    state = _mixed(_mixed(tl.load(call.seed), batch), head)
+    """`keep` of attention/dropout.py, in Triton: the same cells."""
+    state = _mixed(_mixed(tl.load(call.seed), call.batch_offset + batch), head)
     return _mixed(_mixed(state, call.offset + row), key) >= call.threshold
 
 
@@ -358,8 +359,9 @@ def flash(
 
     queries (batch, heads, queries, d_k), keys (batch, kv_heads, keys, d_k), values (batch,
     kv_heads, keys, d_v). numbers: seed, `dropout.hashed` or None for no dropout; band, that is
-    least, most and offset, for which least <= row - key <= most and query position = offset + row;
-    scale; softcap or None; rate, the share of weights that are dropped.
+    least, most, offset and batch_offset, for which least <= row - key <= most, query position =
+    offset + row and batch index = batch_offset + row of the batch; scale; softcap or None; rate,
+    the share of weights that are dropped.
     """
     context, peak, share = _results(queries, keys, values)
     block, _ = blocks(max(queries.shape[-1], values.shape[-1]), queries.dtype.itemsize)
@@ -414,7 +416,7 @@ def _call(
     softcap: float | None,
     rate: float,
 ) -> _Call:
-    least, most, offset = band
+    least, most, offset, batch_offset = band
     return _Call(
         q=_array(queries),
         k=_array(keys),
@@ -422,6 +424,7 @@ def _call(
         least=least,
         most=most,
         offset=offset,
+        batch_offset=batch_offset,
         scale=scale * log2(e),
         softcap=None if softcap is None else softcap * log2(e),
         threshold=threshold(rate),

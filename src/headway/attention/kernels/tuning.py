@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from headway import cache as files
+from headway.attention.arrays import Array, engine
 from headway.attention.masks import causal
-from headway.attention.spec import Call, engine
+from headway.attention.spec import Spec
 
 # Without a table. PyTorch's own kernel wins or is close wherever it takes the call. What it refuses
 # (dropout by a seed, softcap) is faster in tiles as soon as a head has more than one; NumPy and JAX
@@ -60,48 +61,50 @@ Seconds = Mapping[str, float]  # by the kernel's name
 Table = Mapping[Kind, Mapping[Size, Seconds]]
 
 
-def ranking(call: Call) -> tuple[str, ...]:
+def ranking(queries: Array, keys: Array, values: Array, spec: Spec) -> tuple[str, ...]:
     """Kernels for a call, the fastest first; some may refuse it, `plain` is always among them."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.compiler.is_compiling():
         return RULES["short"]
-    queries, mask = call.queries, _mask(call)
     threads = 0 if torch is None else torch.get_num_threads()
-    compute = (queries.dtype, getattr(queries, "device", None), _records(torch, call), threads)
-    key = (queries.shape, call.keys.shape, mask, call.dropout > 0, call.softcap is None, *compute)
-    found = _rankings.get(key)
-    if found is None:
-        if len(_rankings) > 10_000:  # a server that sees every length there is
+    backward = _records(torch, queries, keys, values, spec.bias)
+    options = (_mask(spec), spec.dropout > 0, spec.softcap is None)
+    machine = (queries.dtype, getattr(queries, "device", None), backward, threads)
+    key = (queries.shape, keys.shape, options, machine)
+    ranked = _rankings.get(key)
+    if ranked is None:
+        if len(_rankings) > 10_000:  # a server that meets every length there is
             _rankings.clear()
-        found = _rankings[key] = measured(table(), *of(call)) or _by_rule(call)
-    return found
+        ranked = measured(table(), *kind_and_size(queries, keys, values, spec))
+        ranked = _rankings[key] = ranked or _by_rule(queries, keys)
+    return ranked
 
 
 _rankings: dict[Any, tuple[str, ...]] = {}
 
 
-def _by_rule(call: Call) -> tuple[str, ...]:
-    cells = call.queries.shape[-2] * call.keys.shape[-2]
-    short = cells <= SHORT[engine(call.queries)]
-    return RULES["short" if short else "long"]
+def _by_rule(queries: Array, keys: Array) -> tuple[str, ...]:
+    cells = queries.shape[-2] * keys.shape[-2]
+    return RULES["short" if cells <= SHORT[engine(queries)] else "long"]
 
 
-def of(call: Call) -> tuple[Kind, Size]:
+def kind_and_size(queries: Array, keys: Array, values: Array, spec: Spec) -> tuple[Kind, Size]:
     """What decides which kernel is the fastest."""
-    queries, torch = call.queries, sys.modules.get("torch")
-    library = engine(queries)
+    torch, library = sys.modules.get("torch"), engine(queries)
+    device = queries.device.type if library == "torch" else "cpu"
+    on_cpu = library == "torch" and device == "cpu"
     kind = Kind(
         engine=library,
-        device=queries.device.type if library == "torch" else "cpu",
-        threads=torch.get_num_threads() if torch and _is_torch_on_cpu(call) else 0,
+        device=device,
+        threads=torch.get_num_threads() if torch and on_cpu else 0,
         dtype=str(queries.dtype).removeprefix("torch."),
-        backward=_records(torch, call),
-        mask=_mask(call),
-        dropout=call.dropout > 0,
-        softcap=call.softcap is not None,
+        backward=_records(torch, queries, keys, values, spec.bias),
+        mask=_mask(spec),
+        dropout=spec.dropout > 0,
+        softcap=spec.softcap is not None,
     )
     *heads, rows, features = queries.shape
-    return kind, Size(math.prod(heads), rows, call.keys.shape[-2], features)
+    return kind, Size(math.prod(heads), rows, keys.shape[-2], features)
 
 
 def measured(table: Table, kind: Kind, size: Size) -> tuple[str, ...]:
@@ -123,39 +126,32 @@ def measured(table: Table, kind: Kind, size: Size) -> tuple[str, ...]:
     return (*sorted(everywhere, key=cost), "plain")
 
 
-def knows(call: Call, kernel: str) -> bool:
+def is_measured(kernel: str, queries: Array, keys: Array, values: Array, spec: Spec) -> bool:
     """Whether the table has times of this kernel for calls of this kind."""
-    kind, _ = of(call)
+    kind, _ = kind_and_size(queries, keys, values, spec)
     return any(kernel in seconds for seconds in table().get(kind, {}).values())
-
-
-def _is_torch_on_cpu(call: Call) -> bool:
-    return engine(call.queries) == "torch" and call.queries.device.type == "cpu"
 
 
 def _distance(one: Size, other: Size) -> float:
     return math.dist([math.log2(max(n, 1)) for n in one], [math.log2(max(n, 1)) for n in other])
 
 
-def _mask(call: Call) -> str:
-    if call.bias is not None:
+def _mask(spec: Spec) -> str:
+    if spec.bias is not None:
         return "other"
-    if call.mask is None:
+    if spec.mask is None:
         return "none"
-    if not call.mask.is_band:
+    if not spec.mask.is_band:
         return "other"
-    return "causal" if call.mask.band == causal.band else "band"
+    return "causal" if spec.mask.band == causal.band else "band"
 
 
-def _records(torch: Any, call: Call) -> bool:
-    """Whether PyTorch will want gradients."""
+def _records(torch: Any, *arrays: Array | None) -> bool:
+    """Whether PyTorch will need gradients."""
     return (
         torch is not None
         and torch.is_grad_enabled()
-        and any(
-            getattr(x, "requires_grad", False)
-            for x in (call.queries, call.keys, call.values, call.bias)
-        )
+        and any(getattr(x, "requires_grad", False) for x in arrays)
     )
 
 

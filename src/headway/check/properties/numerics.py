@@ -13,6 +13,7 @@ import numpy as np
 
 from headway.attention.formula import attention as plain
 from headway.attention.masks import causal
+from headway.attention.spec import Spec
 from headway.check.findings import Outcome, not_applicable, unsupported, verdict
 from headway.check.properties.check import ALL, Check, few, floor, gap, shown
 from headway.check.subjects import NOT_FINITE, Declaration, Refused, Subject
@@ -201,12 +202,12 @@ def _results(subject: Subject, inputs: list[np.ndarray], dtype: str) -> list[np.
 
 
 def _plain(subject: Subject) -> Subject:
-    """The plain mechanism, in the same library and sizes."""
+    """The formula, in the same library and sizes."""
     mask = causal if subject.always_causal or subject.causal else None
     sizes = ("heads", "kv_heads", "head_dim", "device")
     declared = {name: getattr(subject.declared, name) for name in sizes}
     declared |= {"kind": "qkv", "engine": subject.engine.name}
-    return Subject(partial(plain, mask=mask), Declaration.of(**declared))
+    return Subject(partial(plain, spec=Spec(mask=mask)), Declaration.of(**declared))
 
 
 def derivative(subject: Subject) -> Outcome:

@@ -31,7 +31,7 @@ export async function ladderView(app) {
     panel: [
       words(app, open
         ? { sentence: `${open.idea[0].toUpperCase()}${open.idea.slice(1)}.`, equation: open.equation, rung: null }
-        : { sentence: "Nine rungs, each the one before plus one idea. Press a rung for its equation, a matrix for its steps.", equation: "weights → context", rung: null }),
+        : { sentence: "Each rung is the one before plus one idea. Press a rung for its equation, a matrix for its steps.", equation: "weights → context", rung: null }),
       open && note(open.source),
       open && h("p", {}, h("code", {}, `python -m headway.ladder.${open.name}`)),
       note(`“${ladder.text}”: three numbers a word, the book's for its own sentence. The matrices are the book's, drawn with seed 123.`),

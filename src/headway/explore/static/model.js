@@ -37,7 +37,7 @@ export async function modelView(app) {
     trace.shapes.has(name) && h("div", { class: "end" }, h("h3", {}, title), h("span", { class: "shape" }, (trace.shapes.get(name) ?? []).slice(1).join(" × ")), h("div", { class: "stream" }), base && h("span", { class: "moved" }, "\u00a0"));
   return {
     picture: [
-      h("div", { class: "model" }, stream(trace.manifest.model?.positions === "learned" ? "token + position" : "embedded", "embedded"), bands, stream("norm", "final_norm"),
+      h("div", { class: "model" }, stream(trace.manifest.model?.positions?.kind === "learned" ? "token + position" : "embedded", "embedded"), bands, stream("norm", "final_norm"),
         h("div", { class: "next" }, await next(app, position))),
       Object.keys(changes).length
         ? note(`The line through the layers is the residual stream; it is as thick as what attention (purple) and MLP (grey) add to it, beside its own length.${base ? " Δ: how far your changes move the stream of the token chosen at the right." : ""}`)

@@ -1,0 +1,87 @@
+"""The positions of the cells of a matrix of scores: which query meets which key."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import NamedTuple
+
+from jaxtyping import Shaped
+
+from headway.attention.arrays import Array, device, integers, namespace
+from headway.attention.spec import Spec
+
+
+class Grid(NamedTuple):
+    """The cells of a matrix of scores (..., heads, queries, keys), as positions that broadcast.
+
+    batch (..., 1, 1, 1), head (heads, 1, 1), query (..., queries, 1) and key (keys,) are int32.
+    heads, rows, columns: which part of the complete matrix these cells are.
+    """
+
+    shape: tuple[int, ...]  # of the complete matrix
+    batch: Array
+    head: Array
+    query: Array
+    key: Array
+    heads: slice = slice(None)
+    rows: slice = slice(None)
+    columns: slice = slice(None)
+
+    def select(
+        self,
+        *,
+        heads: slice = slice(None),
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+    ) -> Grid:
+        """A part of the complete matrix: some heads, some rows (queries), some columns (keys)."""
+        return self._replace(
+            head=self.head[heads],
+            query=self.query[..., rows, :],
+            key=self.key[columns],
+            heads=heads,
+            rows=rows,
+            columns=columns,
+        )
+
+    def cells_of(self, array: Shaped[Array, "..."], what: str) -> Shaped[Array, "..."]:
+        """These cells of an array that broadcasts from the right to the complete matrix.
+
+        Raises ValueError when it does not.
+        """
+        pairs = list(zip(reversed(array.shape), reversed(self.shape), strict=False))
+        fits = 2 <= array.ndim <= len(self.shape) and all(n in (1, full) for n, full in pairs)
+        if not fits:
+            raise ValueError(
+                f"the {what} {tuple(array.shape)} does not broadcast to (..., heads, queries, "
+                f"keys) = {self.shape}; for padding use padding(lengths) or (batch, 1, 1, keys)"
+            )
+        parts = (self.heads, self.rows, self.columns)[-array.ndim :]
+        sizes = array.shape[-len(parts) :]
+        taken = [part if size > 1 else slice(None) for part, size in zip(parts, sizes, strict=True)]
+        return array[..., *taken]
+
+
+def grid_of(
+    queries: Shaped[Array, "*batch heads queries d"],
+    keys: Shaped[Array, "*batch kv_heads keys d"],
+    spec: Spec,
+) -> Grid:
+    """The cells of the scores of these queries and keys.
+
+    query position = spec.offset + row, batch index = spec.batch_offset + row of the batch.
+    """
+    xp = namespace(queries)
+    *batch, heads, rows, _ = queries.shape
+    columns = keys.shape[-2]
+    first = columns - rows if spec.offset is None else spec.offset
+    if not isinstance(first, int):
+        first = xp.asarray(first, dtype=xp.int32, device=device(queries))
+        first = first.reshape((*first.shape, 1, 1, 1))
+    return Grid(
+        shape=(*batch, heads, rows, columns),
+        batch=integers(prod(batch), queries).reshape((*batch, 1, 1, 1)) + spec.batch_offset,
+        head=integers(heads, queries).reshape((heads, 1, 1)),
+        query=integers(rows, queries).reshape((rows, 1)) + first,
+        key=integers(columns, queries),
+    )

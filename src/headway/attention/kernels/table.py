@@ -1,0 +1,43 @@
+"""The kernels by name: the one table of them."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from types import MappingProxyType
+
+from headway.attention.kernels.einsum import EINSUM
+from headway.attention.kernels.flex import FLEX
+from headway.attention.kernels.jax import JAX
+from headway.attention.kernels.kernel import Kernel
+from headway.attention.kernels.plain import PLAIN
+from headway.attention.kernels.sdpa import CUDNN, EFFICIENT, FLASH, MATH, SDPA
+from headway.attention.kernels.stacked import STACKED
+from headway.attention.kernels.tiled import TILED
+from headway.attention.kernels.triton import TRITON
+
+KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
+    {
+        "plain": PLAIN,
+        "stacked": STACKED,
+        "einsum": EINSUM,
+        "tiled": TILED,
+        "sdpa": SDPA,
+        "sdpa-math": MATH,
+        "sdpa-flash": FLASH,
+        "sdpa-efficient": EFFICIENT,
+        "sdpa-cudnn": CUDNN,
+        "flex": FLEX,
+        "jax": JAX,
+        "triton": TRITON,
+    }
+)
+
+
+def kernel_named(name: str) -> Kernel:
+    """The kernel of this name. Raises ValueError, which suggests the nearest, if there is none."""
+    if name not in KERNELS:
+        near = get_close_matches(name, KERNELS, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"unknown kernel {name!r}; did you mean {near!r}? Available: {', '.join(KERNELS)}"
+        )
+    return KERNELS[name]

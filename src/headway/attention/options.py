@@ -1,0 +1,77 @@
+"""Specs made of keyword arguments, and of the options of a layer and those of one call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, TypedDict
+
+from jaxtyping import Bool, Float, Int
+
+from headway.attention import dropout, masks
+from headway.attention.arrays import Array
+from headway.attention.masks import Mask, as_mask, both
+from headway.attention.normalizers import Normalizer
+from headway.attention.scores import Score
+from headway.attention.spec import DEFAULT, Offset, Seed, Spec
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of `headway.attend`, which explains them."""
+
+    mask: Mask | Bool[Array, "..."] | None
+    bias: Float[Array, "..."] | None
+    causal: bool
+    window: int | None
+    scale: float | None
+    softcap: float | None
+    normalizer: Normalizer
+    score: Score
+    dropout: float
+    seed: Seed | None
+    offset: Offset
+    batch_offset: int | Int[Array, ""]
+
+
+def spec_from(options: Mapping[str, object]) -> Spec:
+    """The Spec of the options of `attend`. Raises ValueError or TypeError for invalid ones."""
+    if not options:
+        return DEFAULT
+    given: dict[str, Any] = dict(options)
+    mask = given.pop("mask", None)
+    mask = None if mask is None else as_mask(mask)
+    if given.pop("causal", False):
+        mask = both(mask, masks.causal)
+    if (width := given.pop("window", None)) is not None:
+        mask = both(mask, masks.window(width))
+    for name in given:
+        if name not in Spec._fields:
+            known = (*Spec._fields, "causal", "window", "kernel")
+            near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise TypeError(f"unknown option {name!r}; did you mean {near!r}?")
+    spec = Spec(mask, **given)
+    if isinstance(spec.softcap, int | float) and not 0 < spec.softcap < math.inf:
+        raise ValueError(
+            f"softcap must be a finite number above 0 (got {spec.softcap}); without one, remove it"
+        )
+    if isinstance(spec.scale, int | float) and not math.isfinite(spec.scale):
+        raise ValueError(f"scale must be a finite number (got {spec.scale})")
+    if spec.dropout:
+        dropout.check(spec)
+    return spec
+
+
+def combine(layer: Spec, call: Spec, *, training: bool) -> Spec:
+    """The options of a layer and those of one call of it.
+
+    Both masks hold; the layer's dropout applies only while training; seed, offset and batch offset
+    are the call's.
+    """
+    return layer._replace(
+        mask=layer.mask if call.mask is None else both(layer.mask, call.mask),
+        dropout=layer.dropout if training else 0.0,
+        seed=call.seed,
+        offset=call.offset,
+        batch_offset=call.batch_offset,
+    )

@@ -1,0 +1,1 @@
+"""Hugging Face: the names and orientations of its models' parameters."""
