@@ -53,7 +53,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     for home, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(home), name)
+            value = getattr(import_module(home), name)
+            globals()[name] = value  # so that this function is called once for each name
+            return value
     raise AttributeError(f"module 'headway' has no attribute {name!r}")
 
 

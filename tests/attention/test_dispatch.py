@@ -305,8 +305,7 @@ def test_einsum_repeats_no_keys_and_no_values(monkeypatch):
 def test_sdpa_runs_the_backend_that_was_named_and_then_chooses_again():
     leaves = [x.requires_grad_() for x in arrays(CASES["self"])]
     ran = {
-        kernel: "FlashAttention"
-        in headway.attend(*leaves, kernel=kernel).grad_fn.next_functions[0][0].name()
+        kernel: "FlashAttention" in headway.attend(*leaves, kernel=kernel).grad_fn.name()
         for kernel in ("sdpa-math", "sdpa-flash", "sdpa")
     }
     assert ran == {"sdpa-math": False, "sdpa-flash": True, "sdpa": True}
@@ -345,8 +344,7 @@ def test_the_bias_of_a_head_keeps_sdpa_on_its_fast_backend():
     leaves = [x.requires_grad_() for x in arrays(CASES["self"])]
     bias = torch.randn(3, 5, 5, dtype=torch.float64)
     context = headway.attend(*leaves, bias=bias, kernel="sdpa")
-    added = context.grad_fn.next_functions[0][0]  # NaN for queries that are not finite
-    assert "FlashAttention" in added.next_functions[0][0].name()
+    assert "FlashAttention" in context.grad_fn.next_functions[0][0].name()
 
 
 def test_flex_makes_the_blocks_of_a_band_once_and_for_all_heads():

@@ -51,7 +51,7 @@ def attend(
     invalid options, and `Unsupported` when the named kernel does not support the call.
     """
     spec = spec_from(options)
-    is_one_head = queries.ndim == keys.ndim == values.ndim == 2
+    is_one_head = 2 == queries.ndim == keys.ndim == values.ndim
     context = run(*aligned(queries, keys, values), spec, kernel)
     return context[0] if is_one_head else context
 
@@ -101,10 +101,11 @@ def run(
     queries: Queries, keys: Keys, values: Values, spec: Spec, kernel: str | None = None
 ) -> Context:
     """`attend` for arrays that have their axes and options that are a Spec, as models have them."""
-    name = fastest(queries, keys, values, spec) if kernel is None else kernel
-    chosen = kernel_named(name)
-    if kernel is not None:
-        reason = refusal(chosen, queries, keys, values, spec)
+    if kernel is None:
+        name = fastest(queries, keys, values, spec)
+    else:
+        name = kernel
+        reason = refusal(kernel_named(kernel), queries, keys, values, spec)
         if reason is not None:
             raise Unsupported(f"kernel {kernel!r} cannot run this call: it {reason}")
     if not tracing.listening():

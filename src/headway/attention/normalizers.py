@@ -1,8 +1,8 @@
 """From scores to weights: `(scores, allowed) -> weights`, over the last axis.
 
-`scores` are finite; `allowed` is boolean and broadcasts to them, or is None when all are. What is
-not allowed gets weight 0 and takes no part in anything. A row with nothing allowed gets finite
-weights of no meaning, which `without_dead_rows` replaces by 0.
+Scores are -inf where a query may not attend to a key; `allowed` says the same as booleans, or is
+None where every key is allowed. Cells that are not allowed get weight 0 and have no influence, and
+a row in which nothing is allowed gets weights 0: not NaN, not the mean of all.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def softmax(scores: Scores, allowed: Allowed = None) -> Weights:
     """exp(score) over the sum of exp(score)."""
     xp = namespace(scores)
     exponentials = xp.exp(_shifted(scores, allowed, lowest=-xp.inf))
-    return exponentials / xp.sum(exponentials, axis=-1, keepdims=True)
+    return _alive(exponentials / xp.sum(exponentials, axis=-1, keepdims=True), allowed)
 
 
 def divide_by_sum(scores: Scores, allowed: Allowed = None) -> Weights:
@@ -50,7 +50,7 @@ def sparsemax(scores: Scores, allowed: Allowed = None) -> Weights:
     inside = 1 + size * ordered > ordered.cumsum(-1)
     support = xp.sum(xp.astype(inside, scores.dtype), axis=-1, keepdims=True)
     tau = (xp.sum(xp.where(inside, ordered, 0.0), axis=-1, keepdims=True) - 1) / support
-    return xp.where(shifted > tau, shifted - tau, 0.0)
+    return _alive(xp.where(shifted > tau, shifted - tau, 0.0), allowed)
 
 
 def entmax15(scores: Scores, allowed: Allowed = None) -> Weights:
@@ -73,7 +73,7 @@ def entmax15(scores: Scores, allowed: Allowed = None) -> Weights:
     mean = xp.sum(xp.where(inside, ordered, 0.0), axis=-1, keepdims=True) / support
     variance = xp.sum(xp.where(inside, (ordered - mean) ** 2, 0.0), axis=-1, keepdims=True)
     tau = mean - xp.sqrt((1 - variance) / support)
-    return xp.where(shifted > tau, shifted - tau, 0.0) ** 2
+    return _alive(xp.where(shifted > tau, shifted - tau, 0.0) ** 2, allowed)
 
 
 # By name, for the config of a model.
@@ -82,22 +82,15 @@ NORMALIZERS: Mapping[str, Normalizer] = MappingProxyType(
 )
 
 
-def normalize(scores: Scores, normalizer: Normalizer, is_masked: bool = True) -> Weights:
-    """The weights of scores in which -inf means "not allowed", if they are masked at all.
-
-    A query that may attend to nothing gets weights 0, also where there are no keys.
-    """
-    if scores.shape[-1] == 0:
+def normalize(scores: Scores, normalizer: Normalizer, is_masked: bool) -> Weights:
+    """The weights of scores, which are -inf where not allowed if they are masked at all."""
+    if scores.shape[-1] == 0:  # without keys there is nothing to normalize
         return scores
-    if not is_masked:
-        return normalizer(scores, None)
-    xp = namespace(scores)
-    allowed = scores != -xp.inf
-    return without_dead_rows(normalizer(xp.where(allowed, scores, 0.0), allowed), allowed)
+    return normalizer(scores, scores != -namespace(scores).inf if is_masked else None)
 
 
-def without_dead_rows(weights: Weights, allowed: Allowed) -> Weights:
-    """The weights, 0 where a query has nothing to attend to: not NaN, not the mean of all."""
+def _alive(weights: Weights, allowed: Allowed) -> Weights:
+    """The weights, 0 in rows in which nothing is allowed."""
     if allowed is None:
         return weights
     xp = namespace(weights)

@@ -62,8 +62,6 @@ def with_block(
     def exponentials(scores: Array, allowed: Array | None) -> Array:
         """e^(s - m'), and m' and l' on the way."""
         nonlocal largest, total
-        if allowed is not None:
-            scores = xp.where(allowed, scores, -xp.inf)
         largest = xp.maximum(largest, xp.max(scores, axis=-1, keepdims=True))
         # As long as nothing was allowed the largest score is -inf, and -inf - -inf is NaN.
         weights = xp.exp(scores - xp.where(largest == -xp.inf, 0.0, largest))

@@ -34,6 +34,9 @@ class Options(TypedDict, total=False):
     batch_offset: int | Int[Array, ""]
 
 
+_FIELDS = frozenset(Spec._fields)
+
+
 def spec_from(options: Mapping[str, object]) -> Spec:
     """The Spec of the options of `attend`. Raises ValueError or TypeError for invalid ones."""
     if not options:
@@ -45,11 +48,11 @@ def spec_from(options: Mapping[str, object]) -> Spec:
         mask = both(mask, masks.causal)
     if (width := given.pop("window", None)) is not None:
         mask = both(mask, masks.window(width))
-    for name in given:
-        if name not in Spec._fields:
-            known = (*Spec._fields, "causal", "window", "kernel")
-            near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise TypeError(f"unknown option {name!r}; did you mean {near!r}?")
+    if not given.keys() <= _FIELDS:
+        (name, *_) = given.keys() - _FIELDS
+        known = (*Spec._fields, "causal", "window", "kernel")
+        near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise TypeError(f"unknown option {name!r}; did you mean {near!r}?")
     spec = Spec(mask, **given)
     if isinstance(spec.softcap, int | float) and not 0 < spec.softcap < math.inf:
         raise ValueError(

@@ -58,11 +58,11 @@ def used(spec: Spec) -> list[str]:
     return [
         name
         for name, value, default in zip(Spec._fields, spec, DEFAULT, strict=True)
-        if value is not default and name != "seed" and not _equal(value, default)
+        if value is not default and name != "seed" and not _is_equal(value, default)
     ]
 
 
-def _equal(value: object, default: object) -> bool:
+def _is_equal(value: object, default: object) -> bool:
     """Whether two numbers are equal; an array is never equal to a default."""
     return isinstance(value, int | float) and value == default
 

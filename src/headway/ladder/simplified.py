@@ -11,7 +11,7 @@ from __future__ import annotations
 from jaxtyping import Float
 
 from headway.attention.arrays import Array
-from headway.attention.normalizers import softmax, without_dead_rows
+from headway.attention.normalizers import softmax
 from headway.attention.spec import DEFAULT, Spec
 from headway.ladder.rung import Parameters, Rung, allowed
 from headway.tracing import tap
@@ -22,8 +22,7 @@ def apply(
 ) -> Float[Array, "*batch tokens d_in"]:
     """context[i]: the inputs, each counting by how well it fits the input i."""
     scores = tap("scores", x @ x.mT)
-    may = allowed(spec, x)
-    weights = tap("weights", without_dead_rows(softmax(scores, may), may))
+    weights = tap("weights", softmax(scores, allowed(spec, x)))
     return tap("context", weights @ x)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from jaxtyping import Float
 
 from headway.attention.arrays import Array
-from headway.attention.normalizers import softmax, without_dead_rows
+from headway.attention.normalizers import softmax
 from headway.attention.spec import DEFAULT, Spec
 from headway.ladder.rung import Example, Parameters, Rung, RungConfig, Shapes, allowed, frozen
 from headway.tracing import tap
@@ -32,8 +32,7 @@ def apply(
     values = tap("values", x @ parameters["W_value"])
     scores = tap("scores", queries @ keys.mT)
     scaled = tap("scaled", scores / keys.shape[-1] ** 0.5)
-    may = allowed(spec, x)
-    weights = tap("weights", without_dead_rows(softmax(scaled, may), may))
+    weights = tap("weights", softmax(scaled, allowed(spec, x)))
     return tap("context", weights @ values)
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import sys
 import warnings
 from functools import partial
+from math import isfinite
 from typing import Any
 
-from headway.attention.arrays import Array
+from headway.attention.arrays import Array, widened
 from headway.attention.heads import repeat
-from headway.attention.kernels.kernel import Kernel, in_forward_mode
+from headway.attention.kernels.kernel import Kernel, in_forward_mode, in_function_transform
 from headway.attention.kernels.matrix import is_causal_from_top_left, matrix
 from headway.attention.spec import Spec, Unsupported
 
@@ -32,37 +33,45 @@ def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | Non
 def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     import torch
 
-    sdpa = partial(
-        torch.nn.functional.scaled_dot_product_attention,
-        queries,
-        keys,
-        values,
-        scale=spec.scale,
-        enable_gqa=_is_grouped(queries, keys),
-    )
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    options: dict[str, Any] = {"scale": spec.scale, "enable_gqa": _is_grouped(queries, keys)}
     alive = None
     if spec.mask is None and spec.bias is None:
-        context = sdpa()
+        context = sdpa(queries, keys, values, **options)
     elif is_causal_from_top_left(queries, keys, spec):
-        context = sdpa(is_causal=True)
+        context = sdpa(queries, keys, values, is_causal=True, **options)
     else:
         allowed, bias, alive = matrix(queries, keys, spec)
-        context = sdpa(attn_mask=allowed if bias is None else bias)
-    if queries.device.type == "cpu":
-        context = context + _nan_where_not_finite(queries, keys)
+        mask = allowed if bias is None else bias
+        context = sdpa(queries, keys, values, attn_mask=mask, **options)
+    if not queries.is_cuda:
+        context = _with_nan(context, queries, keys)
     return context if alive is None else torch.where(alive, context, 0.0)
 
 
-def _nan_where_not_finite(queries: Array, keys: Array) -> Array:
-    """(..., heads, queries, 1): NaN for queries that are not finite, else 0.
+def _with_nan(context: Array, queries: Array, keys: Array) -> Array:
+    """The context with NaN for queries that are not finite.
 
     The softmax of a single key is 1 even if its score is NaN, so one key counts as well.
     """
+    import torch
+
+    one_key = keys.shape[-2] == 1
+    if not torch.compiler.is_compiling() and not in_function_transform():
+        total = _sum(queries) + _sum(keys) if one_key else _sum(queries)
+        if isfinite(total):  # a sum takes a few microseconds, what is below three times as many
+            return context
     queries, keys = queries.detach(), keys.detach()
-    found = (queries - queries).sum(-1, keepdim=True)
-    if keys.shape[-2] == 1:
-        found = found + repeat(keys - keys, like=queries).sum(-1, keepdim=True)
-    return found
+    # 0 for finite numbers, else NaN.
+    missing = (queries - queries).sum(-1, keepdim=True)
+    if one_key:
+        missing = missing + repeat(keys - keys, like=queries).sum(-1, keepdim=True)
+    return context + missing
+
+
+def _sum(x: Array) -> float:
+    """The sum of all numbers, in float32 at least: in float16 it could overflow."""
+    return float((widened(x) if x.itemsize == 2 else x).sum())
 
 
 def _is_grouped(queries: Array, keys: Array) -> bool:
