@@ -71,6 +71,7 @@ def _with_nan(context: Array, queries: Array, keys: Array) -> Array:
 
 def _sum(x: Array) -> float:
     """The sum of all numbers, in float32 at least: in float16 it could overflow."""
+    x = x.detach()
     return float((widened(x) if x.itemsize == 2 else x).sum())
 
 
