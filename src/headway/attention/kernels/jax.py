@@ -13,7 +13,7 @@ from typing import Any
 
 from headway.attention.arrays import Array
 from headway.attention.kernels.kernel import Kernel
-from headway.attention.kernels.matrix import is_causal_from_top_left, matrix
+from headway.attention.kernels.matrix import is_causal_from_top_left, is_unmasked, matrix
 from headway.attention.kernels.sdpa import SOFTMAX_ONLY
 from headway.attention.spec import Spec
 
@@ -45,7 +45,7 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
         shape = (*queries.shape[:-1], keys.shape[-2])
         return jax.numpy.broadcast_to(x, shape).reshape(prod(shape[:-3]), *shape[-3:])
 
-    if spec.mask is None and spec.bias is None:
+    if is_unmasked(queries, keys, spec):
         return attend()
     if is_causal_from_top_left(queries, keys, spec):
         return attend(is_causal=True)

@@ -41,6 +41,21 @@ def matrix(queries: Array, keys: Array, spec: Spec) -> Matrix:
     return Matrix(allowed, bias, alive)
 
 
+def is_unmasked(queries: Array, keys: Array, spec: Spec) -> bool:
+    """Whether every query may attend to every key, and nothing is added to the scores.
+
+    This holds for a causal mask too when its only query is the last one, as in decoding.
+    """
+    if spec.mask is None or spec.bias is not None:
+        return spec.mask is None and spec.bias is None
+    if not spec.mask.is_band or not (spec.offset is None or isinstance(spec.offset, int)):
+        return False
+    rows, columns = queries.shape[-2], keys.shape[-2]
+    first = columns - rows if spec.offset is None else spec.offset
+    least, most = spec.mask.band
+    return bool(least <= first - (columns - 1) and first + rows - 1 <= most)
+
+
 def is_causal_from_top_left(queries: Array, keys: Array, spec: Spec) -> bool:
     """Whether the mask is only the causal one and the first query meets the first key.
 

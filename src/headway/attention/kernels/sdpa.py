@@ -16,7 +16,7 @@ from typing import Any
 from headway.attention.arrays import Array, widened
 from headway.attention.heads import repeat
 from headway.attention.kernels.kernel import Kernel, in_forward_mode, in_function_transform
-from headway.attention.kernels.matrix import is_causal_from_top_left, matrix
+from headway.attention.kernels.matrix import is_causal_from_top_left, is_unmasked, matrix
 from headway.attention.spec import Spec, Unsupported
 
 # What a library's attention, which is a softmax and nothing else, supports.
@@ -36,7 +36,7 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     sdpa = torch.nn.functional.scaled_dot_product_attention
     options: dict[str, Any] = {"scale": spec.scale, "enable_gqa": _is_grouped(queries, keys)}
     alive = None
-    if spec.mask is None and spec.bias is None:
+    if is_unmasked(queries, keys, spec):
         context = sdpa(queries, keys, values, **options)
     elif is_causal_from_top_left(queries, keys, spec):
         context = sdpa(queries, keys, values, is_causal=True, **options)
@@ -92,7 +92,7 @@ def _refuse_on(backend: str, queries: Array, keys: Array, values: Array, spec: S
     mask: dict[str, Any] = {}
     if is_causal_from_top_left(queries, keys, spec):
         mask = {"is_causal": True}
-    elif spec.mask is not None or spec.bias is not None:
+    elif not is_unmasked(queries, keys, spec):
         # Its size and kind: one row for all.
         kind = torch.bool if spec.bias is None else queries.dtype
         columns = keys.shape[-2]
