@@ -24,12 +24,12 @@ import uvicorn
 from benchmarks.sides import machine
 from playwright.sync_api import Browser, sync_playwright
 
-from headway.checkpoints import files
+from headway.data.tokenizers import Tokenizer
 from headway.explore import export, server, trace_file
 from headway.explore.subjects import Ask, BesideLadder, RunSubject
 from headway.models.gpt import preset
-from headway.tokenizers import Tokenizer
 from headway.torch.weights import build, to_arrays
+from headway.training import checkpoints
 from headway.training.runs import Run, RunConfig
 from headway.training.settings import TrainingConfig
 
@@ -47,7 +47,7 @@ def made_run(folder: Path) -> Run:
     with torch.no_grad():
         for parameter in gpt.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.03)  # heads that prefer something
-    files.save(run.checkpoints, 0, {"model": to_arrays(gpt)}, {})
+    checkpoints.save(run.checkpoints, 0, {"model": to_arrays(gpt)}, {})
     return run
 
 

@@ -24,7 +24,6 @@ install_import_hook(
         "headway.torch",
         "headway.jax",
         "headway.data",
-        "headway.tokenizers",
         "headway.training.muon",
     ],
     "beartype.beartype",

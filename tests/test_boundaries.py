@@ -24,14 +24,10 @@ BELOW = {
     "ladder": {"attention", "tracing"},
     "models": {"attention", "ladder", "nearest", "tracing"},
     "hf": {"attention"},
-    "tokenizers": set(),
-    "data": {"cache", "tokenizers"},
-    "checkpoints": set(),
+    "data": {"cache"},
     "reference": set(),
-    "pages": set(),
+    "training": {"attention", "data", "ladder", "models", "nearest"},
 }
-BELOW["training"] = {"attention", "checkpoints", "data", "ladder", "models", "nearest"}
-BELOW["training"] |= {"tokenizers"}
 BELOW["torch"] = BELOW["jax"] = set(BELOW) - {"reference"}
 BELOW["engines"] = set(BELOW) - {"reference"}
 BELOW["explore"] = set(BELOW) - {"reference"}
@@ -39,8 +35,8 @@ BELOW["check"] = set(BELOW) - {"reference", "explore"}
 BELOW["bench"] = set(BELOW) - {"reference", "explore"}
 BELOW["lab"] = set(BELOW) - {"reference", "explore", "check"}
 BELOW["cli"] = set(BELOW) - {"reference"}
-ENGINE_FREE = ("tracing", "cache", "attention", "ladder", "models", "tokenizers", "data")
-ENGINE_FREE += ("training", "checkpoints", "reference", "hf", "nearest")
+ENGINE_FREE = ("tracing", "cache", "attention", "ladder", "models", "data")
+ENGINE_FREE += ("training", "reference", "hf", "nearest")
 
 
 def room(name):

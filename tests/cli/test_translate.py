@@ -9,7 +9,7 @@ import pytest
 
 import command
 from headway.data import grammar
-from headway.tokenizers import Tokenizer
+from headway.data.tokenizers import Tokenizer
 from headway.training import translation
 
 SIZES = {"steps": 30, "batch": 400, "width": 16, "context": 60, "vocabulary": 400}

@@ -5,7 +5,7 @@ import pytest
 
 from headway.data import pairs
 from headway.data.pairs import END, FIRST, PADDING, START, Bucketed, Pair
-from headway.tokenizers import Tokenizer
+from headway.data.tokenizers import Tokenizer
 
 GOOD = [(f"the {n} dogs see a cat .", f"die {n} Hunde sehen eine Katze .") for n in range(40)]
 

@@ -5,7 +5,7 @@ import pytest
 
 from headway import cache
 from headway.data import tokens
-from headway.tokenizers import Tokenizer
+from headway.data.tokenizers import Tokenizer
 
 TEXT = "It was the best of times,\nit was the worst of times.\n\n" * 5000  # several pieces
 

@@ -11,9 +11,9 @@ from gpts import MODERN, attending, gpt_config
 from headway.attention.masks import Mask
 from headway.attention.normalizers import sparsemax
 from headway.attention.spec import Spec
+from headway.data.tokenizers import Tokenizer
 from headway.explore import trace_file
 from headway.ladder.rungs import LADDER
-from headway.tokenizers import Tokenizer
 from headway.torch import GPT
 from headway.torch.gpt import multi_head, of_rung
 

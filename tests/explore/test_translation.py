@@ -5,16 +5,16 @@ from functools import cache
 import numpy as np
 import pytest
 
-from headway.checkpoints import files
 from headway.data import grammar
 from headway.data.pairs import FIRST, encoded
+from headway.data.tokenizers import Tokenizer
 from headway.explore.export import page as exported_page
 from headway.explore.subjects import Ask, TranslationSubject
 from headway.models.seq2seq import Seq2SeqConfig
-from headway.tokenizers import Tokenizer
 from headway.torch import weights
 from headway.torch.seq2seq import Seq2Seq
 from headway.torch.translate import alignment
+from headway.training import checkpoints
 from headway.training.runs import Run, RunConfig
 from headway.training.settings import TrainingConfig
 from pages import opened
@@ -37,7 +37,7 @@ def subject_of(tmp_path_factory):
         config = RunConfig("grammar", "1", "bpe", "2", None, model, TrainingConfig(steps=1))
         run = Run.create(folder / kind, config, tokenizer)
         arrays = weights.to_arrays(Seq2Seq(model, seed=3))
-        files.save(run.checkpoints, 0, {"model": arrays}, {})
+        checkpoints.save(run.checkpoints, 0, {"model": arrays}, {})
         return TranslationSubject(run)
 
     return make

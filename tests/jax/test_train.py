@@ -10,10 +10,9 @@ import pytest
 import headway
 from gpts import PRESETS, gpt_config
 from headway import engines
-from headway.checkpoints import files
+from headway.data.tokenizers import Tokenizer, digest
 from headway.jax import gpt, train, weights
-from headway.tokenizers import Tokenizer, digest
-from headway.training import loop
+from headway.training import checkpoints, loop
 from headway.training.runs import Run, RunConfig
 from headway.training.settings import TrainingConfig
 
@@ -61,7 +60,9 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, uninterrupted):
         _, told = trained("jax", run, of, steps)
         assert told == []
     for part in ("model", "optimizer"):
-        one, other = (files.load(files.latest(each.checkpoints), part)[0] for each in (run, whole))
+        one, other = (
+            checkpoints.load(checkpoints.latest(each.checkpoints), part)[0] for each in (run, whole)
+        )
         assert one.keys() == other.keys()
         assert all(np.array_equal(one[name], other[name]) for name in one)
     one, other = (
@@ -97,11 +98,11 @@ def test_files_are_interchanged_byte_for_byte(tmp_path, first, rung, model):
     second = {"torch": "jax", "jax": "torch"}[first]
     run = run_in(tmp_path / "run", of)
     trained(first, run, of, 1)
-    checkpoint = files.latest(run.checkpoints)
+    checkpoint = checkpoints.latest(run.checkpoints)
     other = engines.engine(second).trainer(of, TOKENS)
     loop.resume(other, run, of)
-    _, about = files.load(checkpoint)
-    again = files.save(tmp_path / "again", other.step, other.state(), about)
+    _, about = checkpoints.load(checkpoint)
+    again = checkpoints.save(tmp_path / "again", other.step, other.state(), about)
     for name in ("model.safetensors", "optimizer.safetensors", "SHA256SUMS"):
         assert (again / name).read_bytes() == (checkpoint / name).read_bytes(), name
     tokens = TOKENS[0][None, :8]
@@ -118,7 +119,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
     trained("jax", run, of, 1)
     other = weights.build(replace(of, model=replace(of.model, width=16)))
     with pytest.raises(ValueError, match=r"weights of another model: .* is \(.*\) there, \(.*\)"):
-        weights.filled(other.params, files.load(files.latest(run.checkpoints))[0])
+        weights.filled(other.params, checkpoints.load(checkpoints.latest(run.checkpoints))[0])
 
 
 def test_what_is_not_finite_is_told_and_changes_nothing():

@@ -6,10 +6,10 @@ import torch
 
 from headway.data import grammar, pairs
 from headway.data.pairs import FIRST, Pair
+from headway.data.tokenizers import BYTES, Tokenizer
 from headway.lab import translation as lab
 from headway.lab.translation import Answer, Question
 from headway.models.seq2seq import Seq2SeqConfig
-from headway.tokenizers import BYTES, Tokenizer
 from headway.torch import seq2seq
 
 SENTENCE, GERMAN = "The dog, who sleeps, sings.", "Der Hund, der schläft, singt."

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from gpts import MODERN, gpt_config
-from headway.checkpoints import files
-from headway.tokenizers import Tokenizer
+from headway.data.tokenizers import Tokenizer
 from headway.torch import weights
 from headway.torch.tasks import NextToken
 from headway.torch.train import Trainer
+from headway.training import checkpoints
 from headway.training.loop import NotFinite, differences, fit, resume
 from headway.training.runs import Run, RunConfig
 from headway.training.settings import TrainingConfig
@@ -127,8 +127,8 @@ def test_every_item_of_a_checkpoint_is_needed(tmp_path, optimizer):
     run = Run.create(tmp_path / "cut", of, TOKENIZER)
     first = trainer(of)
     fit(first, run, of, interrupted=lambda: first.step == 3)
-    checkpoint = files.latest(run.checkpoints)
-    loaded = {part: files.load(checkpoint, part) for part in ("model", "optimizer")}
+    checkpoint = checkpoints.latest(run.checkpoints)
+    loaded = {part: checkpoints.load(checkpoint, part) for part in ("model", "optimizer")}
     about = loaded["model"][1]
 
     def rewritten(change):
@@ -136,11 +136,11 @@ def test_every_item_of_a_checkpoint_is_needed(tmp_path, optimizer):
         parts = {part: dict(tensors) for part, (tensors, _) in loaded.items()}
         changed = {**about}
         change(parts, changed)
-        for old in files.found(run.checkpoints):
+        for old in checkpoints.complete(run.checkpoints):
             for file in old.iterdir():
                 file.unlink()
             old.rmdir()
-        files.save(run.checkpoints, 3, parts, changed)
+        checkpoints.save(run.checkpoints, 3, parts, changed)
 
     rewritten(lambda parts, about: None)
     assert ends_the_same(of, run, end)
@@ -238,7 +238,7 @@ def test_a_loss_that_is_no_number_stops_names_its_place_and_loses_nothing(tmp_pa
     said = r"loss of step 4 is nan: .* that of blocks\.0\.mlp\.up; .*step-000002"
     with pytest.raises(NotFinite, match=said):
         fit(sick, run, of, each=poison)
-    assert files.latest(run.checkpoints).name == "step-000002"
+    assert checkpoints.latest(run.checkpoints).name == "step-000002"
     healthy = trainer(of)
     resume(healthy, run, of)
     assert all(np.isfinite(array).all() for array in state(healthy).values())

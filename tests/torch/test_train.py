@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from gpts import MODERN, gpt_config
-from headway.checkpoints import files
+from headway.data.tokenizers import Tokenizer
 from headway.ladder.rungs import LADDER
-from headway.tokenizers import Tokenizer
 from headway.torch import GPT, weights
 from headway.torch.generate import generate
 from headway.torch.gpt import multi_head, of_rung
 from headway.torch.tasks import NextToken
 from headway.torch.train import Trainer
+from headway.training import checkpoints
 from headway.training.runs import Run, RunConfig
 from headway.training.settings import TrainingConfig
 
@@ -85,13 +85,15 @@ def test_a_run_comes_back_from_disk(tmp_path, rung):
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p))
-    saved = files.save(run.checkpoints, 2, {"model": weights.to_arrays(model)}, {"step": 2})
+    saved = checkpoints.save(run.checkpoints, 2, {"model": weights.to_arrays(model)}, {"step": 2})
     assert Run.open(tmp_path / "run").config == config
     loaded = weights.load(Run.open(tmp_path / "run"))
     tokens = torch.randint(0, 27, (1, 8))
     assert torch.equal(loaded.eval()(tokens), model.eval()(tokens))
     assert loaded.head.weight is loaded.embedding.weight  # still tied
-    again = files.save(tmp_path / "again", 2, {"model": weights.to_arrays(loaded)}, {"step": 2})
+    again = checkpoints.save(
+        tmp_path / "again", 2, {"model": weights.to_arrays(loaded)}, {"step": 2}
+    )
     name = "model.safetensors"
     assert (saved / name).read_bytes() == (again / name).read_bytes()
 
@@ -100,7 +102,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     config = of_run(None)
     run = Run.create(tmp_path / "run", config, Tokenizer.characters(TEXT))
     other = GPT(small(width=8))
-    files.save(run.checkpoints, 1, {"model": weights.to_arrays(other)}, {})
+    checkpoints.save(run.checkpoints, 1, {"model": weights.to_arrays(other)}, {})
     with pytest.raises(ValueError, match="weights of another model: blocks"):
         weights.load(run)
     wrong = run.path / "config.json"

@@ -106,7 +106,7 @@ def test_a_loss_outside_the_bands_is_said(recorded):
 def test_the_bands_that_come_with_headway_can_be_read():
     from importlib import resources
 
-    found = [*(resources.files("headway") / "bands").iterdir()]
+    found = [*(resources.files("headway.training") / "bands").iterdir()]
     assert found
     for file in found:
         bands = Bands(**json.loads(file.read_text(encoding="utf-8")))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gpts import gpt_config
-from headway.tokenizers import Tokenizer
+from headway.data.tokenizers import Tokenizer
 from headway.training.runs import Run, RunConfig, run_path
 from headway.training.settings import TrainingConfig, learning_rate
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from headway import pages
+from headway.bench import pages
 from headway.bench.compare import Table
+from headway.bench.pages import Picture
 from headway.bench.report import COLUMNS, COUNTED, Column, Report, cell, remarks, shown
-from headway.pages import Picture
 
 STYLE = """
 td:nth-child(2) { font-weight: 600 } th:nth-child(2), td:nth-child(2) { text-align: left }

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headway.bench.compare import Row, Table
+from headway.bench.pages import COLOURS, INK, MARKS, Picture, bare, draw, labels
 from headway.bench.report import LITTLE, Report
 from headway.bench.sides import JAX, YARDSTICK
-from headway.pages import COLOURS, INK, MARKS, Picture, bare, draw, labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

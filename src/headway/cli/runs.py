@@ -47,7 +47,7 @@ def info(run: str, /, *, runs: str = "runs") -> None:
     runs
         The folder of the runs.
     """
-    from headway.checkpoints import files  # late: `headway --help` answers at once
+    from headway.training import checkpoints  # late: `headway --help` answers at once
     from headway.training.runs import find
 
     opened = find(run, runs, translates=None)
@@ -68,10 +68,10 @@ def info(run: str, /, *, runs: str = "runs") -> None:
         for name, value in settings.items():
             table.add_row(name, str(value)[:40])
         console.print(table, "")
-    for checkpoint in files.found(opened.checkpoints):
+    for checkpoint in checkpoints.complete(opened.checkpoints):
         try:
-            tensors, about = files.load(checkpoint)
-            files.load(checkpoint, "optimizer")
+            tensors, about = checkpoints.load(checkpoint)
+            checkpoints.load(checkpoint, "optimizer")
         except ValueError as error:
             console.print(f"[red]{error}[/]")
         else:

@@ -16,8 +16,8 @@ from rich.text import Text
 from headway.cli.progress import follow, preparing
 
 if TYPE_CHECKING:
+    from headway.data.tokenizers import Tokenizer
     from headway.engines import Engine, Name
-    from headway.tokenizers import Tokenizer
     from headway.training.loop import Step, Trainer
     from headway.training.recipes import Plan
     from headway.training.runs import Run
@@ -169,8 +169,8 @@ def _resume(
 ) -> None:
     """Go on with a run, with the settings and the text that it began with."""
     from headway.data import corpora
+    from headway.data.tokenizers import digest
     from headway.engines import engine
-    from headway.tokenizers import digest
     from headway.training import loop
 
     config, tokenizer = run.config, run.tokenizer

@@ -21,8 +21,8 @@ from headway.cli.progress import follow, interrupts
 
 if TYPE_CHECKING:
     from headway.data.pairs import Split
+    from headway.data.tokenizers import Tokenizer
     from headway.lab.translation import Scores
-    from headway.tokenizers import Tokenizer
     from headway.torch.train import Trainer
     from headway.training.runs import Run, RunConfig
 

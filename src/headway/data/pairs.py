@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from headway.data import corpora, grammar
-from headway.tokenizers import Tokenizer, digest
+from headway.data.tokenizers import Tokenizer, digest
 
 # What is no word: the tokenizer's own numbers come after these.
 PADDING, START, END, MASK, FIRST = range(5)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from headway import cache
-from headway.tokenizers import Tokenizer, digest
+from headway.data.tokenizers import Tokenizer, digest
 
 
 def prepared(

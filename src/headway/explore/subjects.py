@@ -11,7 +11,6 @@ import numpy as np
 
 from headway import engines
 from headway.attention.arrays import Array, as_numpy
-from headway.checkpoints import files
 from headway.data.pairs import FIRST, START, encoded
 from headway.engines import Name
 from headway.explore import trace_file
@@ -20,6 +19,7 @@ from headway.explore.trace_file import Manifest, Tensors
 from headway.ladder.rung import SENTENCE, run_example, words_and_inputs
 from headway.ladder.rungs import LADDER
 from headway.tracing import edit, trace
+from headway.training import checkpoints
 
 if TYPE_CHECKING:
     from headway.training.runs import Run
@@ -74,7 +74,7 @@ class RunSubject:
 
     def __init__(self, run: Run, engine: Name = "torch") -> None:
         self.run, self.config, self.tokenizer = run, run.config, run.tokenizer
-        checkpoint = files.latest(run.checkpoints)
+        checkpoint = checkpoints.latest(run.checkpoints)
         self.step = int(checkpoint.name.removeprefix("step-"))
         self.engine = engines.engine(engine)
         self.model = self.engine.load(run, checkpoint)
@@ -173,7 +173,7 @@ class TranslationSubject:
         kind = self.config.model.kind
         if kind in ("rnn", "encoder"):
             raise ValueError(f"{run.path} is of kind {kind}, in which no word looks at the source")
-        checkpoint = files.latest(run.checkpoints)
+        checkpoint = checkpoints.latest(run.checkpoints)
         self.step = int(checkpoint.name.removeprefix("step-"))
         self.model = load(run, checkpoint).eval()
 

@@ -41,7 +41,7 @@ from headway.attention.masks import materialize
 from headway.attention.normalizers import softmax
 from headway.attention.scores import dot
 from headway.attention.spec import Spec
-from headway.tokenizers import Tokenizer
+from headway.data.tokenizers import Tokenizer
 from headway.tracing import INSIDE, Trace, silent, trace
 
 MATRICES = 64 * 2**20  # bytes that the matrices of queries by keys may take

@@ -1,6 +1,6 @@
 """Record where the losses of a recipe lie: python -m headway.lab.bands char-cpu
 
-Trains it with five seeds, as `headway compare` does, and prints the JSON for src/headway/bands.
+Trains it with five seeds, as `headway compare` does, and prints the JSON for training/bands.
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from headway import pages
+from headway.bench import pages
+from headway.bench.pages import COLOURS, INK, MARKS, Picture
 from headway.lab import report as reports
 from headway.lab.experiments import Variant
 from headway.lab.health import entropy
 from headway.lab.report import COLUMNS, LEGEND, Ended, Report
-from headway.pages import COLOURS, INK, MARKS, Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headway import pages
+from headway.bench import pages
+from headway.bench.pages import COLOURS, INK, Picture
 from headway.cache import whole
 from headway.lab import translation as lab
 from headway.lab import work
@@ -23,7 +24,6 @@ from headway.lab.findings import Finding, compared
 from headway.lab.page import STYLE, curves
 from headway.lab.race import KINDS, QUESTION, SEEDS, SENTENCE, Race
 from headway.lab.translation import Answer, Scores
-from headway.pages import COLOURS, INK, Picture
 from headway.training.runs import Run
 
 if TYPE_CHECKING:

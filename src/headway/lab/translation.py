@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from headway.data import grammar, pairs
 from headway.data.pairs import END, FIRST, MASK, PADDING, encoded, words
-from headway.tokenizers import Tokenizer
+from headway.data.tokenizers import Tokenizer
 from headway.torch.seq2seq import Seq2Seq
 from headway.torch.tasks import placed
 from headway.torch.translate import alignment, translate

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from headway.cache import whole
+from headway.data.tokenizers import Tokenizer
 from headway.engines import Name
 from headway.lab.experiments import Job
-from headway.tokenizers import Tokenizer
 from headway.training.loop import Step, Trainer
 from headway.training.runs import Run, RunConfig
 

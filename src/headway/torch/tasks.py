@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from headway.attention.spec import Spec
 from headway.data import batches
 from headway.data.pairs import FIRST, MASK, PADDING, Batch, Bucketed, Split
-from headway.tokenizers import Tokenizer
+from headway.data.tokenizers import Tokenizer
 from headway.torch.gpt import GPT
 from headway.torch.seq2seq import Seq2Seq
 from headway.torch.train import Forward

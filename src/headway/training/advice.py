@@ -91,7 +91,7 @@ def comparable(config: RunConfig) -> dict[str, Any]:
 
 def bands(config: RunConfig) -> Bands | None:
     """Those of the recipe that this run is one of; None where there are none for it."""
-    folder = resources.files("headway") / "bands"
+    folder = resources.files("headway.training") / "bands"
     for file in folder.iterdir() if folder.is_dir() else ():
         if file.name.endswith(".json"):
             found = Bands(**json.loads(file.read_text(encoding="utf-8")))

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from headway.checkpoints import files
+from headway.training import checkpoints
 from headway.training.runs import Run, RunConfig
 from headway.training.settings import TrainingConfig
 
@@ -99,7 +99,7 @@ def fit(
         try:
             done = trainer.advance()
         except NotFinite as error:
-            good = files.latest(run.checkpoints)
+            good = checkpoints.latest(run.checkpoints)
             raise NotFinite(f"{error}; the last good checkpoint is {good}") from None
         seconds = time.perf_counter() - began
         run.log({**asdict(done), "seconds": round(seconds, 3)})
@@ -115,8 +115,8 @@ def save(trainer: Trainer, run: Run, config: RunConfig) -> None:
     """Write a checkpoint of all that the next step depends on; keep the one before as well."""
     settings = json.loads(config.to_json())
     about = {"step": trainer.step, "config": settings, "machine": trainer.machine()}
-    files.save(run.checkpoints, trainer.step, trainer.state(), about)
-    files.keep(run.checkpoints, _KEPT)
+    checkpoints.save(run.checkpoints, trainer.step, trainer.state(), about)
+    checkpoints.keep(run.checkpoints, _KEPT)
 
 
 def resume(trainer: Trainer, run: Run, config: RunConfig) -> list[str]:
@@ -125,12 +125,12 @@ def resume(trainer: Trainer, run: Run, config: RunConfig) -> list[str]:
     A run that was killed before its first checkpoint begins. Raises ValueError when the checkpoint
     is damaged, lacks something or is of another config.
     """
-    if not files.found(run.checkpoints):
+    if not checkpoints.complete(run.checkpoints):
         return []
-    checkpoint = files.latest(run.checkpoints)
+    checkpoint = checkpoints.latest(run.checkpoints)
     state = {}
     for part in trainer.state():
-        state[part], about = files.load(checkpoint, part)
+        state[part], about = checkpoints.load(checkpoint, part)
     try:
         began = RunConfig.from_json(json.dumps(about["config"]))
         began.require_same(config, f"in {run.path}/config.json")
@@ -143,9 +143,9 @@ def resume(trainer: Trainer, run: Run, config: RunConfig) -> list[str]:
 
 def engine_of(run: Run) -> Literal["torch", "jax"]:
     """The engine in which the last checkpoint was written, if there is one."""
-    if not files.found(run.checkpoints):
+    if not checkpoints.complete(run.checkpoints):
         return "torch"
-    _, about = files.load(files.latest(run.checkpoints))
+    _, about = checkpoints.load(checkpoints.latest(run.checkpoints))
     return "jax" if str(about["machine"].get("engine")).startswith("jax") else "torch"
 
 
@@ -154,8 +154,8 @@ def weights(run: Run, checkpoint: Path | None, like: Mapping[str, Any]) -> dict[
 
     Raises ValueError when a file is damaged or the weights are not the model's.
     """
-    checkpoint = files.latest(run.checkpoints) if checkpoint is None else checkpoint
-    tensors, _ = files.load(checkpoint)
+    checkpoint = checkpoints.latest(run.checkpoints) if checkpoint is None else checkpoint
+    tensors, _ = checkpoints.load(checkpoint)
     try:
         require_same_shapes(tensors, like)
     except ValueError as error:
@@ -179,4 +179,4 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _is_saved(run: Run, step: int) -> bool:
-    return (run.checkpoints / files.name(step)).is_dir()
+    return (run.checkpoints / checkpoints.name(step)).is_dir()

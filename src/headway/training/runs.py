@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self, final
 
+from headway.data.tokenizers import Tokenizer
 from headway.models.gpt import GPTConfig, config_from
 from headway.models.seq2seq import Seq2SeqConfig
 from headway.nearest import check_keys
-from headway.tokenizers import Tokenizer
 from headway.training.settings import TrainingConfig
 
 # The format of config.json and of the names of parameters. Format 1, which was not written down, is

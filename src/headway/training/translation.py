@@ -14,8 +14,8 @@ import numpy as np
 
 from headway.data import pairs
 from headway.data.pairs import FIRST, Pair, Split, encoded, is_grammar, words
+from headway.data.tokenizers import Tokenizer, digest
 from headway.models.seq2seq import Seq2SeqConfig
-from headway.tokenizers import Tokenizer, digest
 from headway.training.runs import RunConfig
 from headway.training.settings import TrainingConfig
 

@@ -61,7 +61,7 @@ def name(step: int) -> str:
 
 def keep(folder: Path, most: int) -> None:
     """Remove all but the last `most` checkpoints, each at once: never half of one is left."""
-    for old in found(folder)[:-most]:
+    for old in complete(folder)[:-most]:
         aside = folder / f".removing-{old.name}"
         shutil.rmtree(aside, ignore_errors=True)
         old.rename(aside)
@@ -69,14 +69,14 @@ def keep(folder: Path, most: int) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def found(folder: Path) -> list[Path]:
+def complete(folder: Path) -> list[Path]:
     """The checkpoints of a folder, the first step first."""
     return sorted(folder.glob("step-[0-9]*/"), key=_step)
 
 
 def latest(folder: Path) -> Path:
     """The checkpoint of the last step. Raises ValueError when there is none."""
-    there = found(folder)
+    there = complete(folder)
     if not there:
         raise ValueError(f"no checkpoint in {folder}: the run saved none")
     return there[-1]
@@ -100,7 +100,7 @@ def load(checkpoint: Path, part: str = "model") -> tuple[dict[str, np.ndarray], 
 
 
 def _before(checkpoint: Path) -> str:
-    earlier = [each for each in found(checkpoint.parent) if _step(each) < _step(checkpoint)]
+    earlier = [each for each in complete(checkpoint.parent) if _step(each) < _step(checkpoint)]
     if not earlier:
         return ", and there is no checkpoint before it: train anew"
     return f": remove the folder {checkpoint.name} to go on from {earlier[-1].name}"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.tokenizers import Tokenizer
+from headway.data.tokenizers import Tokenizer
 
 PAIRS = Tokenizer.byte_pairs("the cat sat on the mat\n" * 50, 300)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)

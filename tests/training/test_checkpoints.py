@@ -5,16 +5,16 @@ import subprocess
 import numpy as np
 import pytest
 
-from headway.checkpoints import files
+from headway.training import checkpoints
 
 TENSORS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3).T, "a": np.ones(4, np.float32)}
 
 
 def test_comes_back_and_equal_content_is_equal_bytes(tmp_path):
-    one = files.save(tmp_path / "x", 3, {"model": TENSORS}, {"step": 3, "loss": 1.5})
+    one = checkpoints.save(tmp_path / "x", 3, {"model": TENSORS}, {"step": 3, "loss": 1.5})
     turned = {"model": dict(reversed(TENSORS.items()))}
-    other = files.save(tmp_path / "y", 3, turned, {"loss": 1.5, "step": 3})
-    tensors, about = files.load(one)
+    other = checkpoints.save(tmp_path / "y", 3, turned, {"loss": 1.5, "step": 3})
+    tensors, about = checkpoints.load(one)
     assert about == {"step": 3, "loss": 1.5}
     for name, tensor in tensors.items():
         assert np.array_equal(tensor, TENSORS[name])
@@ -29,24 +29,24 @@ def test_what_a_killed_process_left_is_no_checkpoint(tmp_path):
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half")
     with pytest.raises(ValueError, match="no checkpoint"):
-        files.latest(tmp_path)
-    saved = files.save(tmp_path, 3, {"model": TENSORS}, {})
-    assert files.latest(tmp_path) == saved
+        checkpoints.latest(tmp_path)
+    saved = checkpoints.save(tmp_path, 3, {"model": TENSORS}, {})
+    assert checkpoints.latest(tmp_path) == saved
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000003"]
 
 
 def test_a_checkpoint_is_never_overwritten(tmp_path):
-    saved = files.save(tmp_path, 3, {"model": TENSORS}, {})
+    saved = checkpoints.save(tmp_path, 3, {"model": TENSORS}, {})
     before = (saved / "model.safetensors").read_bytes()
     with pytest.raises(OSError, match="could not be written: Directory not empty"):
-        files.save(tmp_path, 3, {"model": {"a": np.zeros(1, np.float32)}}, {})
+        checkpoints.save(tmp_path, 3, {"model": {"a": np.zeros(1, np.float32)}}, {})
     assert (saved / "model.safetensors").read_bytes() == before
 
 
 def test_latest_is_the_last_step(tmp_path):
     for step in (999_999, 1_000_000, 200):
-        last = files.save(tmp_path, step, {"model": TENSORS}, {})
-    assert files.latest(tmp_path).name == "step-1000000"
+        last = checkpoints.save(tmp_path, step, {"model": TENSORS}, {})
+    assert checkpoints.latest(tmp_path).name == "step-1000000"
     assert last.name == "step-000200"
 
 
@@ -65,19 +65,19 @@ def flip(file):
 def test_whatever_is_damaged_is_named_and_the_one_before_offered(tmp_path, name, damage):
     parts = {"model": TENSORS, "optimizer": TENSORS}
     for step in (1, 2):
-        saved = files.save(tmp_path, step, parts, {})
+        saved = checkpoints.save(tmp_path, step, parts, {})
     damage(saved / name)
     said = r"step-000002.*is damaged .*remove the folder step-000002 to go on from step-000001"
     with pytest.raises(ValueError, match=said):
-        _ = [files.load(saved, part) for part in parts]
+        _ = [checkpoints.load(saved, part) for part in parts]
     damage(tmp_path / "step-000001" / name)
     with pytest.raises(ValueError, match=r"is damaged .* no checkpoint before it"):
-        _ = [files.load(tmp_path / "step-000001", part) for part in parts]
+        _ = [checkpoints.load(tmp_path / "step-000001", part) for part in parts]
 
 
 def test_the_last_ones_are_kept(tmp_path):
     for step in range(5):
-        files.save(tmp_path, step, {"model": TENSORS}, {})
+        checkpoints.save(tmp_path, step, {"model": TENSORS}, {})
     (tmp_path / ".removing-step-000000").mkdir()  # of a process that was killed
-    files.keep(tmp_path, 2)
+    checkpoints.keep(tmp_path, 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000003", "step-000004"]

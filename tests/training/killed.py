@@ -16,15 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from headway.checkpoints import files
+from headway.training import checkpoints
 
 WATCHED = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "headway.fsync")
 
 
 def save(folder, step):
     arrays = {"weights": np.full((300, 400), step, np.float32)}
-    files.save(folder, step, {"model": arrays, "optimizer": arrays}, {"step": step})
-    files.keep(folder, 2)
+    checkpoints.save(folder, step, {"model": arrays, "optimizer": arrays}, {"step": step})
+    checkpoints.keep(folder, 2)
 
 
 def prepared(folder):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headway.checkpoints import files
+from headway.training import checkpoints
 
 SCRIPT = Path(__file__).parent / "killed.py"
 save = runpy.run_path(str(SCRIPT))["save"]
@@ -40,15 +40,15 @@ def test_what_remains_is_whole_and_saving_goes_on(root, whole, kind, least):
     assert len(folders) >= least
     ends = set()
     for folder in folders:
-        found = files.found(folder)
+        found = checkpoints.complete(folder)
         for checkpoint in found:
             assert content(checkpoint) == whole[checkpoint.name], folder
-        latest = files.latest(folder)
+        latest = checkpoints.latest(folder)
         assert latest.name in ("step-000002", "step-000003")
         assert len(found) >= 2
         ends.add(latest.name)
         for part in ("model", "optimizer"):
-            files.load(latest, part)
+            checkpoints.load(latest, part)
         save(folder, 4)
         assert {path.name for path in folder.iterdir()} == {latest.name, "step-000004"}
     assert ends == {"step-000002", "step-000003"}

@@ -13,10 +13,10 @@ from types import MappingProxyType
 from typing import Any
 
 from headway.data import corpora
+from headway.data.tokenizers import Tokenizer, digest
 from headway.ladder.rungs import rung_named
 from headway.models.gpt import GPTConfig, check_settings, overlaid, preset
 from headway.nearest import check_keys
-from headway.tokenizers import Tokenizer, digest
 from headway.training.runs import RunConfig
 from headway.training.settings import TrainingConfig
 
@@ -33,7 +33,8 @@ _OF_MODEL: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 def names() -> list[str]:
     """The recipes that come with Headway."""
-    return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir())
+    files = (file.name for file in _folder().iterdir())
+    return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
 
 
 def read(recipe: str) -> Settings:
@@ -141,4 +142,4 @@ def _tokenizer(kind: str, vocabulary: int | None, corpus: str) -> Tokenizer:
 
 
 def _folder() -> Any:
-    return resources.files("headway") / "recipes"
+    return resources.files("headway.training.recipes")

@@ -128,7 +128,8 @@ def _slug(name: str) -> str:
 
 def names() -> list[str]:
     """The experiments that come with Headway."""
-    return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir())
+    files = (file.name for file in _folder().iterdir())
+    return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
 
 
 def read(name: str, size: str) -> Experiment:
@@ -228,4 +229,4 @@ def _measure(settings: Settings) -> tuple[Any, ...]:
 
 
 def _folder() -> Any:
-    return resources.files("headway") / "experiments"
+    return resources.files("headway.lab.experiments")

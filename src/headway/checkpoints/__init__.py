@@ -1,1 +1,0 @@
-"""Weights on disk: safetensors, written whole or not at all."""
