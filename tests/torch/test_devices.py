@@ -22,8 +22,10 @@ def test_what_there_is_is_chosen_and_what_is_not_there_is_refused(monkeypatch):
 
 
 def suited(device="cpu", **settings):
-    model = GPT(gpt_config(27, 16, 16, 1, 2))
-    return devices.suited(model, TrainingConfig(batch=8, **settings), torch.device(device))
+    parameters = sum(p.numel() for p in GPT(gpt_config(27, 16, 16, 1, 2)).parameters())
+    training = TrainingConfig(batch=8, **settings)
+    tokens = training.steps * training.batch * 16
+    return devices.suited(parameters, tokens, training, torch.device(device))
 
 
 def test_compiling_is_for_long_runs(monkeypatch):

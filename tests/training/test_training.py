@@ -10,7 +10,9 @@ from headway.training.runs import Run, RunConfig, run_path
 from headway.training.settings import TrainingConfig, learning_rate
 
 CONFIG = RunConfig(
-    *("text", "12ab", "char", "34cd", "causal"), gpt_config(3, 4, 8, 1, 2), TrainingConfig(steps=7)
+    *("next-token", "text", "12ab", "char", "34cd", "causal"),
+    gpt_config(3, 4, 8, 1, 2),
+    TrainingConfig(steps=7),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, final
 
@@ -24,12 +24,13 @@ from headway.jax.layers import Attention, Params, multi_head
 from headway.jax.optimizers import named, optimizer, with_named
 from headway.models.gpt import GPTConfig
 from headway.tracing import trace
-from headway.training import muon
 from headway.training.loop import NotFinite, Step, differences
 from headway.training.settings import TrainingConfig, learning_rate
 
 Windows = Int[Array, "batch tokens"]
 Number = Float[Array, ""]
+
+LOGITS = 2**26  # that are held at once in training, at most
 
 
 class State(NamedTuple):
@@ -40,11 +41,10 @@ class State(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What a step tells: the loss, the norm of all gradients, and that of each layer's W_query."""
+    """What a step reports: the loss, and the norm of all gradients."""
 
     loss: Number
     norm: Number
-    query_norms: Sequence[Number]
 
 
 def loss(
@@ -57,21 +57,31 @@ def loss(
     *,
     smoothing: float = 0.0,
     bfloat16: bool = False,
+    logits_at_once: int = LOGITS,
 ) -> Number:
-    """The mean cross-entropy in nats a token, in float32 at least.
+    """The mean cross-entropy in nats per token, in float32 at least.
 
     smoothing: the share of a target's probability that is spread over all tokens.
-    bfloat16: compute in it; the parameters, and so their gradients, stay what they are.
+    bfloat16: compute in bfloat16; the parameters and their gradients keep their own type.
+    More logits than `logits_at_once` are computed for one row of the batch at a time, and again
+    for the gradient (Chen et al. 2016).
     """
     if bfloat16:
         params = {name: p.astype(jnp.bfloat16) for name, p in params.items()}
-    logits = gpt.forward(params, inputs, config, attention, spec)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    right = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    if smoothing:
-        all_alike = jax.nn.logsumexp(logits, axis=-1) - logits.mean(-1)
-        right = (1 - smoothing) * right + smoothing * all_alike
-    return right.mean()
+    features = gpt.features(params, inputs, config, attention, spec)
+
+    def mean(features: Array, targets: Array) -> Number:
+        logits = gpt.logits(params, features, config)
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        if smoothing:
+            uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(-1)
+            losses = (1 - smoothing) * losses + smoothing * uniform
+        return losses.mean()
+
+    if targets.size * config.vocabulary <= logits_at_once:
+        return mean(features, targets)
+    return jax.lax.map(lambda row: jax.checkpoint(mean)(*row), (features, targets)).mean()
 
 
 def step_function(
@@ -117,7 +127,7 @@ def step_function(
         params = optax.apply_updates(state.params, optax.tree.scale(-rate, updates))
         fine = jnp.isfinite(total + norm)
         new = jax.tree.map(lambda new, old: jnp.where(fine, new, old), State(params, moved), state)
-        return new, Done(total, norm, muon.query_norms(clipped))
+        return new, Done(total, norm)
 
     return step
 
@@ -175,7 +185,6 @@ class Trainer:
             tuple(self._placed(each[first : first + at_once]) for each in exam)
             for first in range(0, len(exam[0]), at_once)
         ]
-        self._query_norms: Sequence[Number] = ()
 
     @property
     def model(self) -> Model:
@@ -206,7 +215,6 @@ class Trainer:
         found, norm = float(done.loss), float(done.norm)
         if not np.isfinite(found + norm):
             raise NotFinite(self._diagnosis(found, windows))
-        self._query_norms = done.query_norms
         self.step += 1
         due = self.step == self.config.steps or self.step % self.config.evaluate_every == 0
         return Step(
@@ -229,10 +237,6 @@ class Trainer:
             )
             total, count = total + float(found) * len(inputs), count + len(inputs)
         return total / count
-
-    def query_norms(self) -> list[float]:
-        """Of each layer, the norm of W_query's gradient in the last step, clipped."""
-        return [float(norm) for norm in self._query_norms]
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
         """The weights and the optimiser's state, by name."""
@@ -257,7 +261,8 @@ class Trainer:
         return {
             "threads": int(os.environ.get("NPROC", os.cpu_count() or 1)),  # as XLA reads it
             "device": self.place,
-            "engine": f"jax {jax.__version__}",
+            "engine": "jax",
+            "version": jax.__version__,
             "processor": platform.machine(),
             "kernels": tuning.digest(),
         }

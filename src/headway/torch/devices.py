@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import torch
 
-from headway.torch.gpt import GPT
 from headway.training.settings import TrainingConfig
 
 NAMES = ("cuda", "mps", "cpu")  # the best first
@@ -34,16 +33,16 @@ def choose(name: str | None = None) -> torch.device:
     return torch.device(name)
 
 
-def suited(model: GPT, training: TrainingConfig, device: torch.device) -> TrainingConfig:
-    """The settings with what they leave to the machine decided.
+def suited(
+    parameters: int, tokens: int, training: TrainingConfig, device: torch.device
+) -> TrainingConfig:
+    """The settings, with those that depend on the machine decided.
 
-    bfloat16 where the hardware multiplies it faster than float32; torch.compile where the run is
+    parameters: of the model. tokens: of all steps. bfloat16 where the hardware multiplies it faster than float32; torch.compile where the run is
     long enough and there is a compiler. A token costs 6 operations a parameter, forward and
     backward (Kaplan et al. 2020).
     """
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    parameters = sum(p.numel() for p in model.parameters())
-    tokens = training.steps * training.batch * model.config.context
     long = 6.0 * parameters * tokens > _SPEED[device.type] * _LONG
     compiler = device.type != "cpu" or shutil.which("g++") is not None
     return replace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -14,43 +14,42 @@ from torch import Tensor, nn
 from headway.attention.kernels import tuning
 from headway.torch import weights
 from headway.torch.optimizers import Optimizer
-from headway.training import memory, muon
 from headway.training.loop import NotFinite, Step, differences
 from headway.training.settings import TrainingConfig, learning_rate
-
-Forward = Callable[..., Tensor]  # a model, compiled or not
 
 
 @runtime_checkable
 class Task(Protocol):
-    """What a model learns: batches, their losses, and an exam."""
+    """The batches of a task, and their loss: see `torch/tasks.py`."""
 
-    def losses(self, forward: Forward, step: int) -> Iterator[Tensor]:
-        """The parts, one a micro batch, that add up to the mean loss of a step's batch."""
+    def batches(self, step: int) -> Iterator[tuple[tuple[Any, ...], float]]:
+        """The micro-batches of a step: the arguments of `loss`, and the share of the mean."""
+
+    def loss(self, model: Any, /, *batch: Any) -> Tensor:
+        """The mean loss of a batch, in nats per token."""
 
     def tokens(self, step: int) -> int:
-        """How many tokens were learnt from when `step` steps are done."""
+        """How many tokens the first `step` steps have."""
 
-    def exam(self, forward: Forward) -> float:
-        """The mean loss over what is held out, in nats a token."""
+    def evaluate(self, model: Any) -> float:
+        """The mean loss over the held-out data, in nats per token."""
 
 
 @final
 class Trainer:
-    """A model, a GPT or a Seq2Seq, on its way, trained in place on the device where it lies.
+    """Trains a model in place, on the device that it is on, one step at a time.
 
-    Gradients are those of the mean loss over all tokens of a batch, however it is cut into micro
-    batches, and are clipped. The validation loss comes with every `evaluate_every`th step and
-    with the last. step: how many steps are done.
+    The gradient is that of the mean loss over all tokens of a batch, also when the batch is split
+    into micro-batches, and is clipped. Every `evaluate_every`th step and the last one have a
+    validation loss. step: how many steps are done.
     """
 
     def __init__(self, model: Any, task: Task, config: TrainingConfig) -> None:
-        memory.keep()
         self.model, self.task, self.config, self.step = model, task, config, 0
         self.device = next(model.parameters()).device
         self._parameters = list(model.parameters())
         self._optimizer = Optimizer(model, config)
-        self._forward = torch.compile(model) if config.compile else model
+        self._loss = torch.compile(task.loss) if config.compile else task.loss
 
     @property
     def parameters(self) -> int:
@@ -62,11 +61,6 @@ class Trainer:
         """What it runs on."""
         return self.device.type
 
-    def query_norms(self) -> list[float]:
-        """Of each layer, the norm of W_query's gradient in the last step, clipped."""
-        gradients = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
-        return [norm.item() for norm in muon.query_norms(gradients)]
-
     def advance(self) -> Step:
         """Take one step. Raises NotFinite, the weights untouched, when it leads nowhere."""
         rate = learning_rate(self.step, self.config)
@@ -75,7 +69,9 @@ class Trainer:
         for parameter in self._parameters:
             parameter.grad = None
         loss = torch.zeros((), device=self.device)
-        for part in self._losses(self._forward):
+        for batch, share in self.task.batches(self.step):
+            with self._autocast():
+                part = self._loss(self.model, *batch) * share
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
         norm = nn.utils.clip_grad_norm_(self._parameters, self.config.clip)
@@ -94,10 +90,10 @@ class Trainer:
         )
 
     def evaluate(self) -> float:
-        """The mean loss over what is held out, in nats a token."""
+        """The mean loss over the held-out data, in nats per token."""
         self.model.eval()
         with torch.no_grad(), self._autocast():
-            return self.task.exam(self.model)
+            return self.task.evaluate(self.model)
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
         """The weights and the optimiser's state, by name."""
@@ -127,14 +123,11 @@ class Trainer:
         return {
             "threads": torch.get_num_threads(),
             "device": self.device.type,
-            "engine": f"torch {torch.__version__}",
+            "engine": "torch",
+            "version": torch.__version__,
             "processor": platform.machine(),
             "kernels": tuning.digest(),
         }
-
-    def _losses(self, forward: Forward) -> Iterator[Tensor]:
-        with self._autocast():
-            yield from self.task.losses(forward, self.step)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.precision == "bfloat16":
@@ -154,9 +147,9 @@ class Trainer:
             return hook
 
         hooks = [m.register_forward_hook(look(n)) for n, m in self.model.named_modules() if n]
-        with torch.no_grad():
-            for _ in self._losses(self.model):
-                pass
+        with torch.no_grad(), self._autocast():
+            for batch, _ in self.task.batches(self.step):
+                self.task.loss(self.model, *batch)
         for hook in hooks:
             hook.remove()
         where = (

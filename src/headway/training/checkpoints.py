@@ -71,7 +71,7 @@ def keep(folder: Path, most: int) -> None:
 
 def complete(folder: Path) -> list[Path]:
     """The checkpoints of a folder, the first step first."""
-    return sorted(folder.glob("step-[0-9]*/"), key=_step)
+    return sorted(folder.glob("step-[0-9]*/"), key=step_of)
 
 
 def latest(folder: Path) -> Path:
@@ -100,13 +100,14 @@ def load(checkpoint: Path, part: str = "model") -> tuple[dict[str, np.ndarray], 
 
 
 def _before(checkpoint: Path) -> str:
-    earlier = [each for each in complete(checkpoint.parent) if _step(each) < _step(checkpoint)]
+    earlier = [each for each in complete(checkpoint.parent) if step_of(each) < step_of(checkpoint)]
     if not earlier:
         return ", and there is no checkpoint before it: train anew"
     return f": remove the folder {checkpoint.name} to go on from {earlier[-1].name}"
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
     return int(checkpoint.name.removeprefix("step-"))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -71,9 +71,6 @@ class Trainer(Protocol):
     def machine(self) -> dict[str, Any]:
         """What must be the same for a resumed run to go on bit for bit."""
 
-    def query_norms(self) -> list[float]:
-        """Of each layer, the norm of W_query's gradient in the last step, clipped."""
-
 
 def fit(
     trainer: Trainer,
@@ -133,7 +130,8 @@ def resume(trainer: Trainer, run: Run, config: RunConfig) -> list[str]:
         state[part], about = checkpoints.load(checkpoint, part)
     try:
         began = RunConfig.from_json(json.dumps(about["config"]))
-        began.require_same(config, f"in {run.path}/config.json")
+        same = replace(config, training=replace(config.training, steps=began.training.steps))
+        began.require_same(same, f"in {run.path}/config.json")  # the number of steps may grow
         differences = trainer.restore(about["step"], state, about["machine"])
     except KeyError as error:
         raise ValueError(f"{checkpoint} lacks {error}: it cannot be gone on from") from error
@@ -141,12 +139,19 @@ def resume(trainer: Trainer, run: Run, config: RunConfig) -> list[str]:
     return differences
 
 
-def engine_of(run: Run) -> Literal["torch", "jax"]:
-    """The engine in which the last checkpoint was written, if there is one."""
+def last_step(run: Run) -> int:
+    """The step of the last checkpoint; 0 where there is none."""
+    if not checkpoints.complete(run.checkpoints):
+        return 0
+    return checkpoints.step_of(checkpoints.latest(run.checkpoints))
+
+
+def engine_of(run: Run) -> str:
+    """The name of the engine that wrote the last checkpoint; torch where there is none."""
     if not checkpoints.complete(run.checkpoints):
         return "torch"
     _, about = checkpoints.load(checkpoints.latest(run.checkpoints))
-    return "jax" if str(about["machine"].get("engine")).startswith("jax") else "torch"
+    return str(about["machine"]["engine"])
 
 
 def weights(run: Run, checkpoint: Path | None, like: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -173,8 +178,6 @@ def require_same_shapes(there: Mapping[str, Any], here: Mapping[str, Any]) -> No
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What of the machine has changed, in words. Raises KeyError for what is missing."""
-    if "torch" in then:  # written before there were two engines
-        then = {**then, "engine": f"torch {then['torch']}"}
     return [f"{name} was {then[name]}, is {now[name]}" for name in now if then[name] != now[name]]
 
 

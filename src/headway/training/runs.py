@@ -9,10 +9,12 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self, final
 
+from headway import cache
 from headway.data.tokenizers import Tokenizer
 from headway.models.gpt import GPTConfig, config_from
 from headway.models.seq2seq import Seq2SeqConfig
@@ -32,16 +34,18 @@ class OtherFormat(ValueError):  # noqa: N818 - the name says it
 class RunConfig:
     """All that decides a run.
 
-    text: as it was named, and the SHA-256 of what stood there; the tokenizer likewise. Of a
-    translation it is the pairs. rung: of the ladder, in the attention's place; else multi-head.
+    task: a name in `training.task.TASKS`. text: the name of the data (a text, or pairs) and their
+    SHA-256; the tokenizer likewise. rung: the rung of the ladder that the GPT uses as its
+    attention; by default multi-head attention.
     """
 
+    task: str
     text: str
     text_sha256: str
     tokenizer: str
     tokenizer_sha256: str
     rung: str | None
-    model: Any  # a GPTConfig or, of a translation, a Seq2SeqConfig
+    model: Any  # GPTConfig for the task next-token, else Seq2SeqConfig
     training: TrainingConfig
 
     def to_json(self) -> str:
@@ -64,15 +68,15 @@ class RunConfig:
                 "version that wrote it, or train the run again"
             )
         check_keys(cls.__name__, found, (field.name for field in fields(cls)))
-        kind = Seq2SeqConfig if "kind" in found["model"] else GPTConfig
+        kind = GPTConfig if found.get("task") == "next-token" else Seq2SeqConfig
         found["model"] = config_from(kind, found["model"], "model")
         found["training"] = config_from(TrainingConfig, found["training"], "training")
         return cls(**found)
 
     @property
     def translates(self) -> bool:
-        """Whether the model reads one sentence and writes another."""
-        return isinstance(self.model, Seq2SeqConfig)
+        """Whether the model is for pairs of sentences, not for a text."""
+        return self.task != "next-token"
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its name; those in the tables of the model as in "attention.heads"."""
@@ -95,6 +99,15 @@ class RunConfig:
                     f"leave {value!r} out, or start a new run"
                 )
 
+    def extended(self, steps: int) -> Self:
+        """The same config with more steps. Raises ValueError for fewer than it has."""
+        if steps < self.training.steps:
+            raise ValueError(
+                f"steps can only grow when a run is resumed: it has {self.training.steps:,} "
+                f"(got {steps:,})"
+            )
+        return replace(self, training=replace(self.training, steps=steps))
+
     def require_same(self, other: RunConfig, where: str) -> None:
         """Raise ValueError, naming the field, when another config is not this one."""
         for name, value in self.flat().items():
@@ -113,14 +126,25 @@ class Run:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig, tokenizer: Tokenizer) -> Self:
-        """A new directory, whole or not at all. Raises ValueError when there is one already."""
+    def create(
+        cls,
+        path: Path,
+        config: RunConfig,
+        tokenizer: Tokenizer,
+        files: Mapping[str, str] = MappingProxyType({}),
+    ) -> Self:
+        """A new directory, complete or not at all; files: further texts, by file name.
+
+        Raises ValueError when the directory exists.
+        """
         must_be_free(path)
         aside = path.with_name(f".creating-{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         (aside / "config.json").write_text(config.to_json(), encoding="utf-8")
         tokenizer.save(aside / "tokenizer.json")
+        for name, text in files.items():
+            (aside / name).write_text(text, encoding="utf-8")
         aside.rename(path)
         return cls(path)
 
@@ -143,6 +167,12 @@ class Run:
             raise OtherFormat(f"{file} {error}") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{file} is damaged: {error}") from error
+
+    def rewrite(self, config: RunConfig, files: Mapping[str, str]) -> None:
+        """Replace the config and the further files of a run that is resumed."""
+        for name, text in {"config.json": config.to_json(), **files}.items():
+            with cache.whole(self.path / name) as aside:
+                aside.write_text(text, encoding="utf-8")
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,11 +12,9 @@ from typing import Any
 import numpy as np
 
 from headway.data import pairs
-from headway.data.pairs import FIRST, Pair, Split, encoded, is_grammar, words
-from headway.data.tokenizers import Tokenizer, digest
+from headway.data.pairs import Pair, Split, encoded, is_grammar, words
+from headway.data.tokenizers import Tokenizer
 from headway.models.seq2seq import Seq2SeqConfig
-from headway.training.runs import RunConfig
-from headway.training.settings import TrainingConfig
 
 WORDS = "words.json"  # of a run: those that it learnt from, in each language
 
@@ -37,57 +34,25 @@ OF_GRAMMAR: Mapping[str, Any] = MappingProxyType({"width": 96, "learning_rate": 
 OF_FILE: Mapping[str, Any] = MappingProxyType({"learning_rate": 1e-3})
 
 
-def defaults(kind: str, source: str) -> dict[str, Any]:
-    """The settings of those who give none."""
-    found: dict[str, Any] = {"kind": kind, "evaluation_windows": 512}
-    found |= {"precision": "float32", "compile": False}
-    found.update(GRAMMAR if is_grammar(source) else FILE)
-    if kind in ("transformer", "encoder"):
-        found.update(TRANSFORMER)
-        found.update(OF_GRAMMAR if is_grammar(source) else OF_FILE)
-    return found
+def recipe_for(kind: str, source: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run, as a recipe has them: those given over those that suit the kind.
 
-
-@dataclass(frozen=True)
-class Plan:
-    """What a new run begins with. longer: how many pairs the model cannot hold; they are not among
-    those to learn from and to watch."""
-
-    config: RunConfig
-    tokenizer: Tokenizer
-    pairs: Split
-    longer: int
-
-
-def plan(source: str, settings: Mapping[str, Any]) -> Plan:
-    """Read the pairs, learn the tokenizer and resolve every setting.
-
-    source: see `data.pairs.read`. settings: fields of `Seq2SeqConfig` and `TrainingConfig`, over
-    those that suit the kind and the pairs. Raises ValueError for what makes no sense.
+    source: the name of the pairs. given: fields of `Seq2SeqConfig` and of `TrainingConfig`.
     """
-    found = {**defaults(settings["kind"], source), **settings}
-    names = {field.name for field in fields(Seq2SeqConfig)}
-    training = TrainingConfig(**{k: v for k, v in found.items() if k not in names})
-    model = {name: value for name, value in found.items() if name in names}
-    Seq2SeqConfig(**model)  # its sizes, before anything slow is done
-    whole = pairs.read(source)
-    tokenizer = _tokenizer(whole, found["vocabulary"])
-    config = RunConfig(
-        text=source,
-        text_sha256=fingerprint(whole),
-        tokenizer="bpe",
-        tokenizer_sha256=tokenizer.fingerprint,
-        rung=None,
-        model=Seq2SeqConfig(**{**model, "vocabulary": tokenizer.vocabulary + FIRST}),
-        training=training,
-    )
-    some, longer = held(whole, tokenizer, config.model.context)
-    return Plan(config, tokenizer, some, longer)
-
-
-def fingerprint(whole: Sequence[Pair]) -> str:
-    """The SHA-256 of pairs."""
-    return digest("\n".join("\t".join(pair) for pair in whole))
+    chosen: dict[str, Any] = {"kind": kind, "evaluation_windows": 512}
+    chosen |= {"precision": "float32", "compile": False}
+    chosen |= GRAMMAR if is_grammar(source) else FILE
+    if kind in ("transformer", "encoder"):
+        chosen |= TRANSFORMER
+        chosen |= OF_GRAMMAR if is_grammar(source) else OF_FILE
+    chosen |= given
+    of_model = {field.name for field in fields(Seq2SeqConfig)}
+    return {
+        "task": "masked-words" if kind == "encoder" else "translation",
+        "text": source,
+        "model": {k: v for k, v in chosen.items() if k in of_model},
+        "training": {k: v for k, v in chosen.items() if k not in of_model},
+    }
 
 
 def held(whole: Sequence[Pair], tokenizer: Tokenizer, context: int) -> tuple[Split, int]:
@@ -116,14 +81,13 @@ def encode(some: Sequence[Pair], tokenizer: Tokenizer) -> list[tuple[np.ndarray,
     return [(encoded(pair.source, tokenizer), encoded(pair.target, tokenizer)) for pair in some]
 
 
-def keep_words(some: Sequence[Pair], folder: Path) -> None:
-    """Write WORDS into a run: the words of each language, in small letters, sorted."""
-    found = {
-        side: sorted({word.lower() for pair in some for word in words(getattr(pair, side))})
+def words_file(train: Sequence[Pair]) -> str:
+    """The content of WORDS: the words of each language in lower case, sorted."""
+    known = {
+        side: sorted({word.lower() for pair in train for word in words(getattr(pair, side))})
         for side in Pair._fields
     }
-    text = json.dumps(found, ensure_ascii=False) + "\n"
-    (folder / WORDS).write_text(text, encoding="utf-8")
+    return json.dumps(known, ensure_ascii=False) + "\n"
 
 
 def known_words(folder: Path) -> dict[str, list[str]] | None:
@@ -147,8 +111,3 @@ def strange(sentence: str, known: Mapping[str, Sequence[str]]) -> str:
 def fits(source: str, target: str, tokenizer: Tokenizer, context: int) -> bool:
     """Whether both sentences and their ends fit a context."""
     return max(len(tokenizer.encode(sentence)) for sentence in (source, target)) < context
-
-
-@lru_cache(maxsize=4)  # the race asks for each of its runs
-def _tokenizer(whole: tuple[Pair, ...], vocabulary: int) -> Tokenizer:
-    return Tokenizer.byte_pairs("\n".join("\n".join(pair) for pair in whole), vocabulary)
