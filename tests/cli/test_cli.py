@@ -70,12 +70,12 @@ BAD = {
     "kind": ("train --preset modrn", "modrn"),
     "recipe": ("train --recipe char-cup", "did you mean 'char-cpu'"),
     "corpus": ("train shakespear", "did you mean shakespeare"),
-    "tokenizer": ("train text.txt --tokenizer words", "'words' is none"),
+    "tokenizer": ("train text.txt --tokenizer words", "unknown tokenizer 'words'"),
     "device": ("train text.txt --device cuda", "this machine has no cuda"),
     "resume nothing": ("train --resume tinny", "there are tiny"),
     "resume another text": ("train --resume tiny other.txt", "text cannot change"),
     "resume another batch": ("train --resume tiny --batch 3", "batch cannot change"),
-    "resume under a name": ("train --resume tiny --name x", "leave --name and --recipe out"),
+    "resume under a name": ("train --resume tiny --name x", "remove --name and --recipe"),
     "number": ("train text.txt --steps many", "many"),
     "rung": ("train text.txt --rung casual", "did you mean 'causal'"),
     "rung and preset": ("train text.txt --rung causal --preset modern", "remove that, or the rung"),
@@ -159,7 +159,7 @@ def test_ctrl_c_finishes_the_step_saves_and_exits_130_and_the_run_goes_on(place)
         said, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     done = len(told(run))
-    assert f"stopped after step {done} and saved it" in said
+    assert f"stopped after step {done}; the checkpoint is" in said
     assert "headway train --resume stopped" in said
     assert (run / "checkpoints" / f"step-{done:06d}").is_dir()
     goes_on = headway("train", "--resume", "stopped", cwd=place)

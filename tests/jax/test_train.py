@@ -80,7 +80,7 @@ def test_a_run_goes_on_in_the_other_engine_and_says_so(tmp_path, uninterrupted, 
     trained(first, run, of, 3)
     assert loop.engine_of(run) == first
     _, told = trained(second, run, of, 6)
-    assert any(line.startswith(f"engine was {first} ") and f"is {second} " in line for line in told)
+    assert any(line == f"engine was {first}, is {second}" for line in told)
     assert loop.engine_of(run) == second
     losses, expected = ([line["loss"] for line in each.logged()] for each in (run, whole))
     assert losses == pytest.approx(expected, abs=1e-5)

@@ -24,9 +24,7 @@ def pair_file(tmp_path_factory):
 
 def test_all_have_as_many_parameters_and_steps(pair_file):
     found = Race(str(pair_file)).settings
-    model = recipes.plan(
-        translation.recipe_for("transformer", str(pair_file), {})
-    ).config.model
+    model = recipes.plan(translation.recipe_for("transformer", str(pair_file), {})).config.model
     sizes = {}
     for kind, settings in found.items():
         own = {"vocabulary": model.vocabulary, "context": model.context}

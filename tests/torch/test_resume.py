@@ -230,7 +230,7 @@ def test_a_loss_that_is_no_number_stops_names_its_place_and_loses_nothing(tmp_pa
 
     said = r"loss of step 4 is nan: .* that of blocks\.0\.mlp\.up; .*step-000002"
     with pytest.raises(NotFinite, match=said):
-        fit(sick, run, of, each=poison)
+        fit(sick, run, of, on_step=poison)
     assert checkpoints.latest(run.checkpoints).name == "step-000002"
     healthy = trainer(of)
     resume(healthy, run, of)

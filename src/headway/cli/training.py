@@ -71,7 +71,7 @@ def follow(
     )
     console.print(
         f"{started.examples.summary}; {trainer.parameters:,} parameters\n"
-        f"{training.optimizer} on {trainer.place}, {training.precision}{how}"
+        f"{training.optimizer} on {trainer.device}, {training.precision}{how}"
     )
     with progress(console, training.steps) as show, interrupts() as interrupted:
 
@@ -86,7 +86,7 @@ def follow(
                 sample = started.sample(brief=True)
                 console.print(Text(f"step {trainer.step:,} writes: {sample}", style="dim"))
 
-        started.fit(each=moved, saved=saved, interrupted=interrupted)
+        started.fit(on_step=moved, on_checkpoint=saved, interrupted=interrupted)
     if trainer.step < training.steps:
         console.print(
             f"stopped after step {trainer.step:,}; the checkpoint is in {run.checkpoints}\n"

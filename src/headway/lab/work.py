@@ -233,7 +233,7 @@ def to_the_end(
         evaluated(started, done)
 
     try:
-        started.fit(each=look, interrupted=is_stopped)
+        started.fit(on_step=look, interrupted=is_stopped)
     except loop.NotFinite as error:  # it would happen again
         write(path / FAILED, {"failed": str(error)})
         return None
@@ -265,7 +265,7 @@ def _result(name: Name, session: Session) -> dict[str, Any]:
     maps, _ = health.seen(engine, trainer.model, shown[None])
     return {
         "machine": {
-            **machine(trainer.place),
+            **machine(trainer.device),
             "engine": name,
             "precision": trainer.config.precision,
         },
@@ -286,7 +286,7 @@ def _step_memory(trainer: Any) -> int | None:
 
     trainer.config = replace(trainer.config, evaluate_every=trainer.step + 2)  # a step, no more
     try:
-        return measure.peak_memory(trainer.advance, trainer.place)
+        return measure.peak_memory(trainer.advance, trainer.device)
     except NotFinite:
         return None
 

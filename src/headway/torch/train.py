@@ -1,4 +1,4 @@
-"""Training in PyTorch: one step after another, each a function of (seed, step)."""
+"""Training steps in PyTorch, each a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -46,29 +46,29 @@ class Trainer:
 
     def __init__(self, model: Any, task: Task, config: TrainingConfig) -> None:
         self.model, self.task, self.config, self.step = model, task, config, 0
-        self.device = next(model.parameters()).device
+        self._device = next(model.parameters()).device
         self._parameters = list(model.parameters())
         self._optimizer = Optimizer(model, config)
         self._loss = torch.compile(task.loss) if config.compile else task.loss
 
     @property
     def parameters(self) -> int:
-        """How many numbers are learnt."""
+        """The number of trained parameters."""
         return sum(p.numel() for p in self._parameters)
 
     @property
-    def place(self) -> str:
-        """What it runs on."""
-        return self.device.type
+    def device(self) -> str:
+        """The kind of device that the model is on."""
+        return self._device.type
 
     def advance(self) -> Step:
-        """Take one step. Raises NotFinite, the weights untouched, when it leads nowhere."""
+        """Take one step. Raises NotFinite and leaves the weights as they are when it fails."""
         rate = learning_rate(self.step, self.config)
-        if not self.model.training:  # a walk over all modules
+        if not self.model.training:  # this visits all modules
             self.model.train()
         for parameter in self._parameters:
             parameter.grad = None
-        loss = torch.zeros((), device=self.device)
+        loss = torch.zeros((), device=self._device)
         for batch, share in self.task.batches(self.step):
             with self._autocast():
                 part = self._loss(self.model, *batch) * share
@@ -96,7 +96,7 @@ class Trainer:
             return self.task.evaluate(self.model)
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
-        """The weights and the optimiser's state, by name."""
+        """The weights and the state of the optimizer, by name."""
         optimizer = self._optimizer.state()
         return {
             "model": weights.to_arrays(self.model),
@@ -106,11 +106,11 @@ class Trainer:
     def restore(
         self, step: int, state: Mapping[str, Mapping[str, np.ndarray]], machine: Mapping[str, Any]
     ) -> list[str]:
-        """Go back to a state and its number of threads; what else is not as it was then.
+        """Restore a state and its number of threads; return what differs on this machine.
 
-        Raises KeyError for what is missing and ValueError for weights of another model.
+        Raises KeyError for missing tensors and ValueError for weights of another model.
         """
-        if machine["device"] == self.place:  # JAX's may be of another kind
+        if machine["device"] == self.device:  # a checkpoint of JAX may be of another kind
             torch.set_num_threads(machine["threads"])
         weights.fill(self.model, state["model"])
         tensors = {name: torch.from_numpy(array) for name, array in state["optimizer"].items()}
@@ -119,10 +119,10 @@ class Trainer:
         return differences(machine, self.machine())
 
     def machine(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to go on bit for bit."""
+        """What must be the same for a resumed run to be equal bit for bit."""
         return {
             "threads": torch.get_num_threads(),
-            "device": self.device.type,
+            "device": self.device,
             "engine": "torch",
             "version": torch.__version__,
             "processor": platform.machine(),
@@ -131,18 +131,18 @@ class Trainer:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.precision == "bfloat16":
-            return torch.autocast(self.device.type, torch.bfloat16)
+            return torch.autocast(self.device, torch.bfloat16)
         return nullcontext()
 
     def _diagnosis(self, loss: float) -> str:
-        """Where it began: the first module whose output is not finite, else the first gradient."""
-        found: list[str] = []
+        """The first module whose output is not finite, else the first such gradient."""
+        modules: list[str] = []
 
         def look(name: str) -> Any:
             def hook(module: nn.Module, arguments: Any, output: Any) -> None:
                 first = output[0] if isinstance(output, tuple) else output
                 if isinstance(first, Tensor) and not torch.isfinite(first).all():
-                    found.append(name)
+                    modules.append(name)
 
             return hook
 
@@ -153,8 +153,8 @@ class Trainer:
         for hook in hooks:
             hook.remove()
         where = (
-            f"the first output that is not finite is that of {found[0]}"
-            if found
+            f"the first output that is not finite is that of {modules[0]}"
+            if modules
             else next(
                 (
                     f"every output is finite, but the gradient of {name} is not"
