@@ -204,9 +204,9 @@ def _check(sentences: Sequence[str], run: Run) -> None:
                 f"the sentence {sentence[:30]!r}… has {tokens:,} tokens, the model reads at most "
                 f"{context}: cut it in two, or train one with a larger --context"
             )
-        said = translation.strange(sentence, known) if known else ""
-        if said:
-            print(f"headway: {sentence[:60]!r}: {said}", file=sys.stderr)
+        warning = translation.strange(sentence, known)
+        if warning:
+            print(f"headway: {sentence[:60]!r}: {warning}", file=sys.stderr)
 
 
 @translate.command

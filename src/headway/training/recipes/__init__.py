@@ -1,4 +1,4 @@
-"""Recipes: what to train, as a TOML file; flags override it, and a misspelt key is an error."""
+"""Recipes: what to train, as TOML files, with the options of the user on top."""
 
 from __future__ import annotations
 
@@ -27,37 +27,41 @@ _OF_MODEL = {"preset", *(field.name for field in fields(GPTConfig))}
 
 
 def names() -> list[str]:
-    """The recipes that come with Headway."""
+    """The names of the recipes that come with Headway."""
     files = (file.name for file in _folder().iterdir())
     return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
 
 
 def read(recipe: str) -> Settings:
-    """The settings of a recipe, by its name or as a path that ends in .toml.
+    """The settings of a recipe, given by name or as a path that ends in .toml.
 
-    Raises ValueError for an unknown name or key, with the nearest one, and for a file that is no
-    TOML.
+    Raises ValueError for an unknown name or key, with the nearest one, and for an invalid file.
     """
     if recipe.endswith(".toml"):
+        if not Path(recipe).is_file():
+            raise ValueError(f"recipe file {recipe!r} not found")
         text = Path(recipe).read_text(encoding="utf-8")
     elif recipe in names():
         text = (_folder() / f"{recipe}.toml").read_text(encoding="utf-8")
     else:
         near = get_close_matches(recipe, names(), n=1, cutoff=0.0)[0]
-        raise ValueError(f"no recipe {recipe!r}; did you mean {near!r}? Or give a path to a .toml")
+        raise ValueError(
+            f"unknown recipe {recipe!r}; did you mean {near!r}? Available: {', '.join(names())}, "
+            "or the path of a .toml"
+        )
     return check(parsed(text, recipe), f"the recipe {recipe}")
 
 
 def parsed(text: str, file: str) -> Settings:
-    """What a TOML file says. Raises ValueError when it is none."""
+    """The content of a TOML file. Raises ValueError when it is invalid."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{file} is no TOML: {error}") from error
+        raise ValueError(f"{file} is not valid TOML: {error}") from error
 
 
 def check(settings: Settings, what: str) -> Settings:
-    """The same, with both tables. Raises ValueError for an unknown key, with the nearest one."""
+    """The settings, with both tables. Raises ValueError for an unknown key, with the nearest."""
     check_keys(what, settings, TOP)
     model = GPTConfig if settings.get("task", TASK) == TASK else Seq2SeqConfig
     for table, kind in (("model", model), ("training", TrainingConfig)):
