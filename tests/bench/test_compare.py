@@ -1,8 +1,11 @@
 """Right, wrong, failed, skipped: each implementation is shown as what it is."""
 
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -183,15 +186,11 @@ def test_what_ran_eagerly_under_compile_has_failed(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("projections", [False, True])
-def test_compiled_kernels_are_right_and_their_compile_time_stands_apart(projections):
-    setting = replace(SMALL, compiled=True, projections=projections)
-    table = bench(kernels=None).compare(setting)
-    assert all(each.verdict == "right" for each in table.rows), table.rows
-    for each in table.rows:
-        if not each.name.endswith((", eager", "(JAX)")):
-            assert each.ran.startswith("compiled: ")
-            assert each.compiling > 0.1 > each.median  # seconds
+@pytest.mark.parametrize("part", ["alone", "with projections"])
+def test_compiled_kernels_are_right_and_their_compile_time_is_separate(part):
+    script = Path(__file__).with_name("compiled.py")
+    done = subprocess.run([sys.executable, str(script), part], capture_output=True, text=True)
+    assert done.stdout.endswith("all compiled and right\n"), done.stderr[-3000:]
 
 
 def test_a_kernels_own_reason_is_told():
