@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from headway.extras import require
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -56,10 +58,7 @@ def engine(name: Name = "torch") -> Engine:
         from headway.torch import engine as found  # late: either takes seconds to load
 
         return found
-    try:
-        from headway.jax import engine as other
-    except ModuleNotFoundError as error:
-        if error.name not in ("jax", "jaxlib", "optax"):
-            raise
-        raise ValueError(f"{error.name} is missing: pip install 'headway[jax]'") from error
+    require("jax", "the JAX engine")
+    from headway.jax import engine as other
+
     return other

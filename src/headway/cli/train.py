@@ -14,6 +14,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from headway.cli.progress import follow, preparing
+from headway.extras import require
 
 if TYPE_CHECKING:
     from headway.data.tokenizers import Tokenizer
@@ -249,8 +250,7 @@ def _tokens(corpus: str, tokenizer: Tokenizer, context: int) -> tuple[Any, Any]:
 
 def _curves() -> Any:
     """TensorBoard's writer. Raises ValueError, before anything is begun, when it is missing."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError("TensorBoard is missing: pip install 'headway[tensorboard]'") from error
+    require("tensorboard", "--tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headway.cli.progress import follow, interrupts
+from headway.extras import require
 
 if TYPE_CHECKING:
     from headway.data.pairs import Split
@@ -337,7 +338,7 @@ def eval(
     from headway.lab import translation as lab
     from headway.torch.weights import load
 
-    lab.need_sacrebleu()
+    require("translate", "`headway translate eval`")
     some = _pairs_of(opened)
     asked = lab.questions(config.text, frozenset(pair.source for pair in some.train), some.test)
     asked, longer = lab.fitting(asked, tokenizer, config.model.context)
@@ -395,14 +396,14 @@ def race(
     lab
         The folder of all runs and reports.
     """
+    require("translate", "the race")
+    require("lab", "the race")
     from headway.lab import files, race_report, work  # late: `headway --help` answers at once
     from headway.lab.race import QUESTION, Race, compete
-    from headway.lab.translation import need_sacrebleu
     from headway.training.runs import Run
 
     if quick and full:
         raise ValueError("--quick or --full, not both")
-    need_sacrebleu()
     size = "full" if full else "quick"
     found = Race(_source(pairs, depth), size)
     runs, console = lab / files.RUNS, Console(highlight=False, soft_wrap=True)
