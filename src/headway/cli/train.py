@@ -14,7 +14,6 @@ from rich.panel import Panel
 from rich.text import Text
 
 from headway.cli.progress import follow, preparing
-from headway.extras import require
 
 if TYPE_CHECKING:
     from headway.data.tokenizers import Tokenizer
@@ -250,6 +249,8 @@ def _tokens(corpus: str, tokenizer: Tokenizer, context: int) -> tuple[Any, Any]:
 
 def _curves() -> Any:
     """TensorBoard's writer. Raises ValueError, before anything is begun, when it is missing."""
+    from headway.extras import require
+
     require("tensorboard", "--tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
