@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from benchmarks.sides import Side, machine
 
-from headway.engines import Name, engine
+from headway.engines import Name, engine_named
 from headway.models.gpt import preset
 from headway.training.runs import RunConfig
 from headway.training.settings import TrainingConfig
@@ -41,15 +41,15 @@ Product = tuple[str, tuple[int, ...], tuple[int, ...], int]
 
 def step(name: Name) -> Callable[[], float]:
     """A training step, which gives its loss."""
-    config = RunConfig("", "", "", "", None, CONFIG, TRAINING)
-    trainer = engine(name).trainer(config, (TOKENS[:-1000], TOKENS[-1000:]))
+    config = RunConfig("next-token", "", "", "", "", None, CONFIG, TRAINING)
+    trainer = engine_named(name).trainer(config, (TOKENS[:-1000], TOKENS[-1000:]))
     return lambda: trainer.advance().loss
 
 
 def writing(name: Name) -> Callable[[], list[int]]:
     """Writing on, from a prompt of one token, by a cache."""
-    config = RunConfig("", "", "", "", None, CONFIG, TRAINING)
-    own = engine(name)
+    config = RunConfig("next-token", "", "", "", "", None, CONFIG, TRAINING)
+    own = engine_named(name)
     model = own.trainer(config, (TOKENS[:-1000], TOKENS[-1000:])).model
     return lambda: [t for (t,) in own.generate(model, [TOKENS[:1]], tokens=WRITTEN)]
 

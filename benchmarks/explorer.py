@@ -41,7 +41,7 @@ def made_run(folder: Path) -> Run:
     sizes = {"vocabulary": 50257, "context": 1024, "width": 768, "layers": 12}
     model = preset("gpt2", sizes, attention={"heads": 12})
     tokenizer = Tokenizer.utf8_bytes()
-    config = RunConfig("none", "", "byte", tokenizer.fingerprint, None, model, TrainingConfig())
+    config = RunConfig("next-token", "none", "", "byte", tokenizer.fingerprint, None, model, TrainingConfig())
     run = Run.create(folder / "gpt2-sized", config, tokenizer)
     gpt = build(config)
     with torch.no_grad():

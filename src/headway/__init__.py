@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from headway.attention.masks import Mask, causal, documents, padding, window
     from headway.attention.spec import Spec, Unsupported
     from headway.check.doctor import diagnose
+    from headway.engines import train
     from headway.explore.notebook import show
     from headway.ladder.rungs import LADDER
     from headway.models.gpt import preset
@@ -22,6 +23,7 @@ _HOMES = {
     "headway.attention.masks": ("Mask", "causal", "documents", "padding", "window"),
     "headway.attention.spec": ("Spec", "Unsupported"),
     "headway.check.doctor": ("diagnose",),
+    "headway.engines": ("train",),
     "headway.explore.notebook": ("show",),
     "headway.ladder.rungs": ("LADDER",),
     "headway.models.gpt": ("preset",),
@@ -46,6 +48,7 @@ __all__ = [
     "show",
     "tap",
     "trace",
+    "train",
     "window",
 ]
 

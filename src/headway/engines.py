@@ -1,64 +1,54 @@
-"""The two engines behind one face: what the verbs, the lab and the explorer ask of either."""
+"""The two engines by name, and training with one call."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from headway.extras import require
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from headway.training.loop import Trainer
-    from headway.training.runs import Run, RunConfig
+    from headway.training.runs import Run
+    from headway.training.session import Engine
 
 Name = Literal["torch", "jax"]
 
 
-class Engine(Protocol):
-    """A module that trains and runs GPTs."""
-
-    def trainer(
-        self, config: RunConfig, tokens: tuple[np.ndarray, np.ndarray], device: str | None = None
-    ) -> Trainer:
-        """A run at its beginning; what its settings leave to the machine is decided.
-
-        tokens: to learn from, and held out. Raises ValueError for a device that is not there.
-        """
-        ...
-
-    def load(self, run: Run, checkpoint: Path | None = None) -> Any:
-        """The model of a run with the weights of a checkpoint, by default the last."""
-        ...
-
-    def logits(self, model: Any, tokens: np.ndarray) -> Any:
-        """What the model says of tokens (batch, tokens), without gradients and dropout."""
-        ...
-
-    def generate(
-        self,
-        model: Any,
-        prompts: Sequence[np.ndarray],
-        *,
-        tokens: int,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 0,
-    ) -> Iterator[list[int]]:
-        """`tokens` new tokens after each prompt, one of each prompt at a time."""
-        ...
-
-
-def engine(name: Name = "torch") -> Engine:
+def engine_named(name: str = "torch") -> Engine:
     """The engine of this name, loaded. Raises ValueError when its library is missing."""
     if name == "torch":
-        from headway.torch import engine as found  # late: either takes seconds to load
+        from headway.torch import engine as torch_engine  # late: either takes seconds to load
 
-        return found
+        return torch_engine
     require("jax", "the JAX engine")
-    from headway.jax import engine as other
+    from headway.jax import engine as jax_engine
 
-    return other
+    return jax_engine
+
+
+def train(
+    text: str | None = None,
+    *,
+    recipe: str = "small",
+    name: str | None = None,
+    runs: str = "runs",
+    engine: Name = "torch",
+    device: str | None = None,
+    **settings: Any,
+) -> Run:
+    """Train a model on a text, and return its run directory.
+
+    text: a file, a folder, or the name of a text (manual, shakespeare, verdict); by default the
+    recipe's. name: of the run, by default the next free number. settings: on top of the recipe,
+    named as the options of `headway train`, such as steps=300 or width=64.
+
+    `headway.torch.weights.load(run)` gives the trained model. Raises ValueError for invalid
+    settings, and `training.loop.NotFinite` when the loss becomes NaN or infinite.
+    """
+    from headway.training import recipes, session
+    from headway.training.runs import new_path
+
+    given = settings if text is None else {"text": text, **settings}
+    plan = recipes.plan(recipes.override(recipes.read(recipe), given))
+    started = session.begin(new_path(name, runs), plan, engine_named(engine), device)
+    started.fit()
+    return started.run

@@ -64,23 +64,23 @@ BAD = {
     "empty text": ("train empty.txt", "is empty"),
     "short text": ("train short.txt --tokenizer char", "too few for a context of 64"),
     "heads": ("train text.txt --heads 3", "heads must divide the width (got 3 and 128)"),
-    "dots": ("train text.txt --name ../x", "is no name for a run"),
+    "dots": ("train text.txt --name ../x", "invalid run name"),
     "option": ("train text.txt --stps 3", "Did you mean --steps?"),
     "verb": ("trian", 'Did you mean "train"?'),
     "kind": ("train --preset modrn", "modrn"),
     "recipe": ("train --recipe char-cup", "did you mean 'char-cpu'"),
     "corpus": ("train shakespear", "did you mean shakespeare"),
-    "tokenizer": ("train text.txt --tokenizer words", "'words' is none"),
+    "tokenizer": ("train text.txt --tokenizer words", "unknown tokenizer 'words'"),
     "device": ("train text.txt --device cuda", "this machine has no cuda"),
     "resume nothing": ("train --resume tinny", "there are tiny"),
     "resume another text": ("train --resume tiny other.txt", "text cannot change"),
     "resume another batch": ("train --resume tiny --batch 3", "batch cannot change"),
-    "resume under a name": ("train --resume tiny --name x", "leave --name and --recipe out"),
+    "resume under a name": ("train --resume tiny --name x", "remove --name and --recipe"),
     "number": ("train text.txt --steps many", "many"),
     "rung": ("train text.txt --rung casual", "did you mean 'causal'"),
     "rung and preset": ("train text.txt --rung causal --preset modern", "remove that, or the rung"),
     "dropout": ("train text.txt --dropout 1.5", "dropout must be at least 0 and below 1 (got 1.5)"),
-    "existing run": ("train text.txt --name tiny", "already: choose another --name"),
+    "existing run": ("train text.txt --name tiny", "already exists; choose another --name"),
     "no run": ("generate tinny", "there are tiny"),
     "unseen": ("generate tiny ü", "never saw 'ü'"),
     "empty prompt": ("generate tiny ''", "prompt is empty"),
@@ -159,7 +159,7 @@ def test_ctrl_c_finishes_the_step_saves_and_exits_130_and_the_run_goes_on(place)
         said, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     done = len(told(run))
-    assert f"stopped after step {done} and saved it" in said
+    assert f"stopped after step {done}; the checkpoint is" in said
     assert "headway train --resume stopped" in said
     assert (run / "checkpoints" / f"step-{done:06d}").is_dir()
     goes_on = headway("train", "--resume", "stopped", cwd=place)

@@ -34,7 +34,9 @@ def subject_of(tmp_path_factory):
     def make(kind):
         sizes = {"layers": 2, "heads": 2} if kind == "transformer" else {}
         model = Seq2SeqConfig(kind, tokenizer.vocabulary + FIRST, context=20, width=16, **sizes)
-        config = RunConfig("grammar", "1", "bpe", "2", None, model, TrainingConfig(steps=1))
+        config = RunConfig(
+            "translation", "grammar", "1", "bpe", "2", None, model, TrainingConfig(steps=1)
+        )
         run = Run.create(folder / kind, config, tokenizer)
         arrays = weights.to_arrays(Seq2Seq(model, seed=3))
         checkpoints.save(run.checkpoints, 0, {"model": arrays}, {})

@@ -46,7 +46,7 @@ def main():
                         ("momentum", momentum[name]),
                     )
                 },
-                "place": trainer.place,
+                "place": trainer.device,
                 "weights": float(sum(np.abs(a).sum() for a in trainer.state()["model"].values())),
             }
     print(json.dumps(found))

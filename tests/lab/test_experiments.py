@@ -135,7 +135,7 @@ def test_the_folder_of_a_run_tells_its_settings_apart(text):
             "1 seed",
         ),
         ('question = "?"\nrecipe = "smal"\nvariants = []', "did you mean 'small'"),
-        ("question =", "is no TOML"),
+        ("question =", "is not valid TOML"),
         ('question = "?"\nquick = 3\nvariants = []', "'quick' of the experiment .* is a table"),
     ],
 )

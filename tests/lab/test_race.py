@@ -10,7 +10,7 @@ from headway.lab import files, race, race_report, work
 from headway.lab import translation as lab
 from headway.lab.race import KINDS, Race
 from headway.models.seq2seq import Seq2SeqConfig
-from headway.training import translation
+from headway.training import recipes, translation
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def pair_file(tmp_path_factory):
 
 def test_all_have_as_many_parameters_and_steps(pair_file):
     found = Race(str(pair_file)).settings
-    model = translation.plan(str(pair_file), {"kind": "transformer"}).config.model
+    model = recipes.plan(translation.recipe_for("transformer", str(pair_file), {})).config.model
     sizes = {}
     for kind, settings in found.items():
         own = {"vocabulary": model.vocabulary, "context": model.context}

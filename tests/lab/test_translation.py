@@ -11,6 +11,7 @@ from headway.lab import translation as lab
 from headway.lab.translation import Answer, Question
 from headway.models.seq2seq import Seq2SeqConfig
 from headway.torch import seq2seq
+from headway.torch.translate import filled
 
 SENTENCE, GERMAN = "The dog, who sleeps, sings.", "Der Hund, der schläft, singt."
 TOKENIZER = Tokenizer.byte_pairs((SENTENCE + " " + GERMAN + " ") * 20, 275)
@@ -179,7 +180,7 @@ def test_a_perfect_alignment_makes_no_error(model, monkeypatch):
 def test_gaps_are_filled_in_brackets():
     config = Seq2SeqConfig("encoder", TOKENIZER.vocabulary + FIRST, context=40, width=16)
     made = seq2seq.Seq2Seq(config)
-    found = lab.filled(made, TOKENIZER, "The _, who _ sings.")
+    found = filled(made, TOKENIZER, "The _, who _ sings.")
     assert found.count("[") == found.count("]") == 2
     assert found.startswith("The")
     assert found.endswith(" sings.")

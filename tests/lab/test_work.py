@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 import headway
 from gpts import gpt_config
-from headway.engines import engine
+from headway.engines import engine_named
 from headway.lab import files, health, report, work
 from headway.lab.experiments import Experiment, Variant
 from headway.lab.page import pictures
@@ -82,7 +83,7 @@ def test_a_run_is_what_train_would_have_made_of_it(done):
     run = Run.open(place / files.RUNS / job.folder)
     plan = recipes.plan(job.settings)
     model = weights.build(run.config)
-    tokens = split(prepared(plan.corpus, plan.tokenizer), run.config.model.context)
+    tokens = split(prepared(plan.source, plan.tokenizer), run.config.model.context)
     task = NextToken(model, *tokens, run.config.training)
     trainer = Trainer(model, task, run.config.training)
     assert [trainer.advance().loss for _ in range(6)] == [line["loss"] for line in run.logged()]
@@ -227,7 +228,7 @@ def test_every_rung_is_looked_at_head_by_head(name):
     config = gpt_config(vocabulary=9, context=8, width=16, layers=2, heads=4)
     model = GPT(config, of_rung(LADDER[name]))
     tokens = np.arange(24).reshape(3, 8) % 9
-    weights, scores = health.seen(engine(), model, tokens)
+    weights, scores = health.seen(engine_named(), model, tokens)
     heads = 4 if LADDER[name].has_heads else 1
     assert [each.shape for each in weights] == [(3, heads, 8, 8)] * 2
     assert [each.shape for each in scores] == [(3, heads, 8, 8)] * 2
@@ -244,24 +245,22 @@ def test_entropy_is_1_for_equal_weights_and_0_for_one_token():
     assert health.entropy(everywhere, causal=False) == pytest.approx([1.0])
 
 
-def test_health_is_that_of_the_weights_and_of_the_gradient_before_it_was_clipped():
+def test_health_is_that_of_the_weights_and_of_the_gradient():
     config = gpt_config(vocabulary=9, context=8, width=16, layers=2, heads=4)
     model = GPT(config, of_rung(LADDER["multihead"]))
-    tokens = np.arange(200) % 9
-    training = TrainingConfig(steps=9, batch=2, clip=0.01)
-    trainer = Trainer(model, NextToken(model, tokens, tokens, training), training)
-    done = trainer.advance()
-    windows = np.arange(16).reshape(2, 8) % 9
-    found = health.look(engine(), trainer, windows, done.gradient_norm)
+    inputs = np.arange(16).reshape(2, 8) % 9
+    targets = (inputs + 1) % 9
+    found = health.look(engine_named(), model, inputs, targets)
     with torch.no_grad(), headway.trace("blocks.1.attention.*") as steps:
-        model.eval()(torch.from_numpy(windows))
+        model.eval()(torch.from_numpy(inputs))
     weights = steps["blocks.1.attention.weights"]
     assert found.first[1] == pytest.approx(weights[:, :, 1:, 0].mean((0, 2)).tolist())
     scaled = steps["blocks.1.attention.scaled"].masked_fill(weights == 0, -torch.inf)
     assert found.largest[1] == pytest.approx(scaled.amax((0, 2, 3)).tolist())
-    assert done.gradient_norm > 0.01
-    clipped = model.blocks[0].attention.W_query.grad.norm().item()
-    assert found.query_gradient[0] == pytest.approx(clipped * done.gradient_norm / 0.01)
+    logits = model(torch.from_numpy(inputs))
+    cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten()).backward()
+    gradient = model.blocks[0].attention.W_query.grad
+    assert found.query_gradient[0] == pytest.approx(gradient.norm().item(), rel=1e-5)
     assert len(found.query_gradient) == 2
 
 
@@ -270,26 +269,27 @@ def test_both_engines_find_the_same_health(rung):
     config = gpt_config(vocabulary=9, context=8, width=16, layers=2, heads=4)
     tokens = np.arange(200) % 9
     training = TrainingConfig(steps=9, batch=2, precision="float32", compile=False)
-    of = RunConfig("text", "", "char", "", rung, config, training)
-    windows, found = np.arange(16).reshape(2, 8) % 9, []
-    for own in map(engine, ("torch", "jax")):
-        trainer = own.trainer(of, (tokens, tokens))
-        found.append(health.look(own, trainer, windows, trainer.advance().gradient_norm))
-    for one, other in zip(*found, strict=True):
+    run = RunConfig("next-token", "text", "", "char", "", rung, config, training)
+    inputs, results = np.arange(16).reshape(2, 8) % 9, []
+    for engine in map(engine_named, ("torch", "jax")):
+        trainer = engine.trainer(run, (tokens, tokens))
+        trainer.advance()
+        results.append(health.look(engine, trainer.model, inputs, inputs[::-1].copy()))
+    for one, other in zip(*results, strict=True):
         assert np.asarray(one) == pytest.approx(np.asarray(other), abs=1e-5)
 
 
 def test_a_mechanism_without_queries_has_no_such_gradient():
     config = gpt_config(vocabulary=9, context=8, width=16, layers=2, heads=1)
     model = GPT(config, of_rung(LADDER["simplified"]))
-    tokens = np.arange(200) % 9
-    training = TrainingConfig(steps=9, batch=2)
-    trainer = Trainer(model, NextToken(model, tokens, tokens, training), training)
-    done = trainer.advance()
-    assert (
-        health.look(engine(), trainer, np.zeros((1, 8), dtype=np.int64), done.gradient_norm)[3]
-        == []
-    )
+    zeros = np.zeros((1, 8), dtype=np.int64)
+    assert health.look(engine_named(), model, zeros, zeros).query_gradient == []
+
+
+def test_the_norms_of_queries_come_layer_by_layer_whatever_the_order_of_the_names():
+    named = {f"blocks.{n}.attention.q.weight": np.full((2, 2), n + 1.0) for n in range(12)}
+    found = health.query_norms({name: named[name] for name in sorted(named)})
+    assert found == [pytest.approx(2 * (n + 1.0)) for n in range(12)]
 
 
 # The command

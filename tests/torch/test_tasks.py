@@ -5,11 +5,13 @@ import pytest
 import torch
 from torch.nn.functional import log_softmax
 
+from gpts import gpt_config
 from headway.data import pairs
 from headway.data.pairs import END, FIRST, MASK, PADDING
 from headway.models.seq2seq import Seq2SeqConfig
+from headway.torch.gpt import GPT
 from headway.torch.seq2seq import Seq2Seq
-from headway.torch.tasks import FillIn, Translation, masked
+from headway.torch.tasks import MaskedWords, NextToken, Translation, masked
 from headway.torch.train import Trainer
 from headway.training.loop import NotFinite
 from headway.training.settings import TrainingConfig
@@ -44,10 +46,33 @@ def test_the_loss_is_the_mean_over_all_tokens_of_the_targets(kind, smoothing):
     made = model(kind).eval()
     config = TrainingConfig(batch=1000, label_smoothing=smoothing)
     task = Translation(made, PAIRS, PAIRS[:2], config)
-    (loss,) = task.losses(made, 0)
+    ((batch, share),) = task.batches(0)
+    assert share == 1
+    loss = task.loss(made, *batch)
     assert loss.item() == pytest.approx(by_hand(made, PAIRS, smoothing))
-    assert task.exam(made) == pytest.approx(by_hand(made, PAIRS[:2]))  # never smoothed
+    assert task.evaluate(made) == pytest.approx(by_hand(made, PAIRS[:2]))  # never smoothed
     assert task.tokens(3) == 3 * sum(len(sentence) for pair in PAIRS for sentence in pair)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_a_text_does_not_depend_on_the_logits_held_at_once(smoothing):
+    gpt = GPT(gpt_config(VOCABULARY, 6, 8, 1, 2)).double()
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, 200)
+    config = TrainingConfig(batch=5, micro_batch=3, label_smoothing=smoothing)
+    results = []
+    for at_once in (10**6, 7 * VOCABULARY, 1):  # all, some and one token at a time
+        task = NextToken(gpt, tokens, tokens, config, at_once)
+        largest = []
+        hook = gpt.head.register_forward_hook(
+            lambda head, inputs, logits, largest=largest: largest.append(logits.numel())
+        )
+        loss = sum(task.loss(gpt, *batch) * share for batch, share in task.batches(2))
+        gradients = torch.autograd.grad(loss, [*gpt.parameters()])
+        hook.remove()
+        assert max(largest) <= max(at_once, VOCABULARY)
+        results.append((loss, task.evaluate(gpt), *gradients))
+    torch.testing.assert_close(results[1], results[0])
+    torch.testing.assert_close(results[2], results[0])
 
 
 def test_masks_hide_a_share_of_the_words_and_are_a_function_of_seed_and_step():
@@ -75,8 +100,9 @@ def test_masks_hide_a_share_of_the_words_and_are_a_function_of_seed_and_step():
 def test_what_is_filled_in_is_learnt_where_it_was_masked_alone():
     made = model("encoder").eval()
     some = [(source, source[:0]) for source, _ in PAIRS]
-    task = FillIn(made, some, some, TrainingConfig(batch=1000))
-    (loss,) = task.losses(made, 4)
+    task = MaskedWords(made, PAIRS, PAIRS, TrainingConfig(batch=1000))
+    ((arguments, _),) = task.batches(4)
+    loss = task.loss(made, *arguments)
     batch = masked(
         Translation(made, some, some, TrainingConfig(batch=1000))._batches.batch(0, 4),
         VOCABULARY,

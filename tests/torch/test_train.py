@@ -28,7 +28,7 @@ def small(**changes):
 
 def of_run(rung, model=None, training=None):
     return RunConfig(
-        *("text", "12ab", "char", "34cd", rung),
+        *("next-token", "text", "12ab", "char", "34cd", rung),
         model or small(),
         training or TrainingConfig(steps=2),
     )

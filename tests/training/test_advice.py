@@ -31,10 +31,10 @@ def test_no_recipe_is_a_mistake(name, text):
 @pytest.mark.parametrize(
     ("flags", "part"),
     [
-        ({"batch": 1}, "a step has 64 tokens, the recipe's 768"),
+        ({"batch": 1}, "a step has 64 tokens, in the recipe 768"),
         ({"batch": 200}, "a step has 12,800 tokens"),
         ({"learning_rate": 0.1}, "0.1 is far above the recipe's 0.006"),
-        ({"heads": 16}, "a head has 8 features, 16 or more is usual"),
+        ({"heads": 16}, "a head has 8 features, but 16 or more are usual"),
     ],
     ids=str,
 )
@@ -47,7 +47,7 @@ def test_heads_and_layers_exchanged(tmp_path, text):
     own = tmp_path / "own.toml"
     own.write_text("[model]\ncontext = 8\nwidth = 192\nlayers = 6\nattention.heads = 2\n")
     (found,) = said(text, str(own), layers=2, heads=6)
-    assert "2 layers of 6 heads: are heads and layers exchanged?" in found
+    assert "2 layers of 6 heads; did you exchange heads and layers?" in found
     assert said(text, str(own), layers=2, heads=4) == []
 
 
@@ -57,7 +57,7 @@ def test_a_recipe_that_says_little_is_measured_by_what_it_says(tmp_path, text):
     flags = {"context": 64, "width": 64, "layers": 1, "heads": 2}
     assert said(text, str(own), **flags) == []
     (found,) = said(text, str(own), **flags, batch=100)
-    assert "a step has 6,400 tokens, the recipe's 64" in found
+    assert "a step has 6,400 tokens, in the recipe 64" in found
 
 
 def test_one_head_is_as_wide_as_the_model(tmp_path, text):
@@ -98,7 +98,7 @@ def test_bands_are_those_of_the_same_settings_only(recorded):
 def test_a_loss_outside_the_bands_is_said(recorded):
     bands = advice.bands(recorded)
     assert bands.leaves(100, 2.1) == bands.leaves(150, 9.0) == bands.leaves(100, None) == ""
-    assert "2.300 after step 100 is above the 2.000 to 2.200 where 99%" in bands.leaves(100, 2.3)
+    assert "2.300 after step 100 is above the 2.000 to 2.200 that 99%" in bands.leaves(100, 2.3)
     assert "above" in bands.leaves(100, float("nan"))
     assert "1.200 after step 200 is below the 1.500 to 1.700" in bands.leaves(200, 1.2)
 

@@ -24,7 +24,7 @@ def test_every_recipe_is_a_plan(name, text):
     settings = recipes.read(name)
     assert settings["text"] in ("manual", *corpora.PUBLIC)
     plan = recipes.plan(recipes.override(settings, {"text": text}))
-    assert plan.corpus == TEXT
+    assert plan.source == TEXT
     assert plan.config.model.width == settings["model"]["width"]
     assert plan.config.training.steps == settings["training"]["steps"]
     assert plan.config.model.vocabulary == plan.tokenizer.vocabulary
@@ -70,12 +70,12 @@ def test_the_fields_of_a_preset_can_be_changed_one_by_one(tmp_path, text):
         ("[model]\nheads = 3", "has no 'heads'; did you mean 'attention.heads'"),
         ("[model]\nnorm = 'rms'", r"\[model\] .*norm must be a table \(got 'rms'\)"),
         ("model = 3", r"\[model\] .* must be a table \(got 3\)"),
-        ("[model", "is no TOML"),
+        ("[model", "is not valid TOML"),
         ("[model]\nwidth = 8", "model does not say 'context', 'layers', and 'attention'"),
         ("[model]\npreset = 'modrn'", r"preset must be one of gpt2, modern \(got \'modrn\'\)"),
         ("rung = 'casual'", "did you mean 'causal'"),
-        ("[training]\nsteps = 0", "steps is 1 or more"),
-        ("tokenizer = 'words'", "'words' is none"),
+        ("[training]\nsteps = 0", r"steps must be at least 1 \(got 0\)"),
+        ("tokenizer = 'words'", "unknown tokenizer 'words'; it must be bpe"),
     ],
 )
 def test_mistakes_are_named(tmp_path, content, said):

@@ -10,7 +10,9 @@ from headway.training.runs import Run, RunConfig, run_path
 from headway.training.settings import TrainingConfig, learning_rate
 
 CONFIG = RunConfig(
-    *("text", "12ab", "char", "34cd", "causal"), gpt_config(3, 4, 8, 1, 2), TrainingConfig(steps=7)
+    *("next-token", "text", "12ab", "char", "34cd", "causal"),
+    gpt_config(3, 4, 8, 1, 2),
+    TrainingConfig(steps=7),
 )
 
 
@@ -74,12 +76,12 @@ def test_a_run_of_another_version_names_it(tmp_path):
 def test_an_existing_run_is_refused_and_left_alone(tmp_path):
     run = Run.create(tmp_path / "one", CONFIG, Tokenizer.characters("abc"))
     before = {f.name: f.read_bytes() for f in run.path.iterdir()}
-    with pytest.raises(ValueError, match="already: choose another"):
+    with pytest.raises(ValueError, match="already exists; choose another"):
         Run.create(tmp_path / "one", CONFIG, Tokenizer.characters("xyz"))
     assert {f.name: f.read_bytes() for f in run.path.iterdir()} == before
     assert Run.open(run.path).config == CONFIG
     assert Run.open(run.path).tokenizer.decode([0, 1, 2]) == "abc"
-    with pytest.raises(ValueError, match="there are one"):
+    with pytest.raises(ValueError, match="available runs: one"):
         Run.open(tmp_path / "two")
     (run.path / "config.json").write_text('{"mod')
     with pytest.raises(ValueError, match=r"config\.json is damaged"):
@@ -88,7 +90,7 @@ def test_an_existing_run_is_refused_and_left_alone(tmp_path):
 
 @pytest.mark.parametrize("name", ["..", "a..b", "../x", "a/b", "", ".hidden", "-x", "a\n", "a b"])
 def test_names_that_are_no_plain_names_are_refused(name):
-    with pytest.raises(ValueError, match="is no name for a run"):
+    with pytest.raises(ValueError, match="invalid run name"):
         run_path(name, "runs")
 
 

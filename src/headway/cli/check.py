@@ -161,12 +161,12 @@ def _one(target: str, settings: list[str], declared: dict[str, Any], runs: str) 
         except ValueError as error:
             raise ValueError(f"{error}; code is named as module:Name or file.py:Name") from None
 
-        from headway.engines import engine
+        from headway.engines import engine_named
 
         name = declared.pop("engine", "torch")
         if name == "numpy":
             raise ValueError("a run is of torch or of jax: leave --engine out")
-        yield diagnose(engine(name).load(run), name=str(run.path), **declared)
+        yield diagnose(engine_named(name).load(run), name=str(run.path), **declared)
 
 
 def _own() -> Iterator[Report]:

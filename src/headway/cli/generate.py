@@ -60,7 +60,7 @@ def generate(
                 file=sys.stderr,
             )
 
-    own = engines.engine(engine)
+    own = engines.engine_named(engine)
     steps = own.generate(
         own.load(opened),
         starts,

@@ -16,8 +16,6 @@ from headway.cli.lab import climb, compare
 from headway.cli.ladder import ladder
 from headway.cli.runs import info, runs
 from headway.cli.trace import trace
-from headway.cli.train import train
-from headway.cli.translate import translate
 
 app = App(
     name="headway",
@@ -28,9 +26,20 @@ app = App(
     print_error=False,
     suppress_keyboard_interrupt=False,
 )
-for verb in (ladder, train, generate, explore, trace, check, bench, climb, compare, runs, info):
-    app.command(verb)
-app.command(translate)
+app.command(ladder)
+# By name, because their options come from the configs: `headway --help` does not import them.
+app.command(
+    "headway.cli.train:train",
+    name="train",
+    help="Train a small GPT on a text, and keep it in a run directory.",
+)
+for command in (generate, explore, trace, check, bench, climb, compare, runs, info):
+    app.command(command)
+app.command(
+    "headway.cli.translate:translate",
+    name="translate",
+    help="Train, use, measure and compare models that translate.",
+)
 
 
 def main() -> None:

@@ -8,29 +8,37 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import App, Parameter
 from rich.console import Console
-from rich.panel import Panel
 from rich.progress import Progress
 from rich.table import Table
-from rich.text import Text
 
-from headway.cli.progress import follow, interrupts
+from headway.cli.options import options
+from headway.cli.progress import interrupts
+from headway.cli.training import follow, resumed
+from headway.engines import engine_named
 from headway.extras import require
+from headway.models.seq2seq import Seq2SeqConfig
+from headway.training import recipes, session, translation
+from headway.training.runs import Run, find, new_path
+from headway.training.session import Session
+from headway.training.settings import TrainingConfig
+from headway.training.task import task_named
 
 if TYPE_CHECKING:
-    from headway.data.pairs import Split
-    from headway.data.tokenizers import Tokenizer
     from headway.lab.translation import Scores
-    from headway.torch.train import Trainer
-    from headway.training.runs import Run, RunConfig
 
-translate = App(name="translate", help="Translate: train, ask, measure and race models that do.")
+    Sizes: TypeAlias = dict[str, Any] | None
+    Training: TypeAlias = dict[str, Any] | None
+else:
+    Sizes = options(Seq2SeqConfig, without=("kind",))
+    Training = options(TrainingConfig)
+
+translate = App(name="translate", help="Train, use, measure and compare models that translate.")
 
 _SHADES = " ░▒▓█"
-_ELSEWHERE = ("model", "pairs", "depth", "name", "resume", "device", "runs")
 
 
 @translate.command
@@ -41,169 +49,68 @@ def train(
     depth: int | None = None,
     name: str | None = None,
     resume: str | None = None,
-    width: int | None = None,
-    layers: int | None = None,
-    heads: int | None = None,
-    cell: Literal["gru", "lstm"] | None = None,
-    score: Literal["dot", "general"] | None = None,
-    vocabulary: int | None = None,
-    context: int | None = None,
-    dropout: float | None = None,
-    steps: int | None = None,
-    batch: int | None = None,
-    learning_rate: float | None = None,
-    seed: int | None = None,
+    sizes: Sizes = None,
+    training: Training = None,
     device: Literal["cuda", "mps", "cpu"] | None = None,
     runs: str = "runs",
 ) -> None:
     """Train a model that translates, and keep it in a run directory.
 
+    Settings that are not given depend on the model and on the pairs.
+
     Parameters
     ----------
     model
-        transformer (by default), rnn: the encoder's last state is all that the decoder gets,
-        bahdanau or luong: it looks back at all of them, or encoder: fills in masked words.
+        transformer (the default), rnn: the decoder gets the encoder's last state only, bahdanau or
+        luong: it attends to all states, or encoder: fills in masked words.
     pairs
         A file with a sentence, a tab and its translation in each line, or two files, line by line.
-        By default a grammar of our own, English to German.
+        By default sentences of a small grammar, English to German.
     depth
-        Of the grammar: how many clauses, at most, stand between a subject and its verb. By
-        default 2.
+        For the grammar: the largest number of clauses between a subject and its verb. By default 2.
     name
-        The name of the run; by default the next free number.
+        Name of the run; by default the next free number.
     resume
-        Go on with this run, bit for bit, from its last checkpoint.
-    width
-        Features of a token and of a state.
-    layers
-        Of the Transformer, in the encoder and in the decoder.
-    heads
-        Of the Transformer's attention.
-    cell
-        Of the recurrent models.
-    score
-        Of luong's attention.
-    vocabulary
-        How many tokens, of both languages together, byte-level pairs may learn.
-    context
-        The most tokens of a sentence.
-    dropout
-        Share of features dropped while training.
-    steps
-        How many batches to learn from.
-    batch
-        Tokens in a batch, of both languages, padding counted.
-    learning_rate
-        At its highest.
-    seed
-        The same seed gives the same run.
+        Continue this run from its last checkpoint, bit for bit; --steps may extend it.
     device
-        By default the best that there is.
+        By default the best device of this machine.
     runs
-        The folder of the runs.
+        Folder of the runs.
     """
-    given = {k: v for k, v in locals().items() if v is not None and k not in _ELSEWHERE}
-    # Late imports: `headway --help` answers at once.
-    from headway.training import translation
-    from headway.training.runs import find, new_path
-
+    given = (sizes or {}) | (training or {})
     source = _source(pairs, depth)
     if resume is not None:
         if name is not None or pairs is not None or depth is not None:
-            raise ValueError("--resume goes on with a run as it is: leave what else it was out")
-        _resume(
-            find(resume, runs, translates=True), given | ({"kind": model} if model else {}), device
-        )
+            raise ValueError(
+                "--resume continues a run as it is: remove --name, --pairs and --depth"
+            )
+        run = find(resume, runs, translates=True)
+        given |= {"kind": model} if model else {}
+        _finish(resumed(run, given, "torch", device))
         return
     if name in ("train", "eval", "race"):
-        raise ValueError(f"{name!r} is a verb of `headway translate`: choose another --name")
+        raise ValueError(f"{name!r} is a command of `headway translate`: choose another --name")
     path = new_path(name, runs)
-    plan = translation.plan(source, {"kind": model or "transformer", **given})
-    if plan.longer:
-        print(
-            f"headway: {plan.longer:,} pairs are longer than {plan.config.model.context} tokens "
-            "and left out: a larger --context takes them in",
-            file=sys.stderr,
-        )
-    from headway.training.runs import Run
-
-    trainer = _trainer(plan.config, plan.pairs, plan.tokenizer, device)
-    run = Run.create(path, plan.config, plan.tokenizer)
-    translation.keep_words(plan.pairs.train, run.path)
-    _follow(trainer, run, plan.pairs)
+    plan = recipes.plan(translation.recipe_for(model or "transformer", source, given))
+    engine = engine_named()
+    engine.keep_memory()
+    started = session.begin(path, plan, engine, device)
+    if started.examples.note:
+        print(f"headway: {started.examples.note}", file=sys.stderr)
+    _finish(started)
 
 
-def _resume(run: Run, given: Mapping[str, Any], device: str | None) -> None:
-    """Go on with a run, with the settings and the pairs that it began with."""
-    from headway.training import loop, translation
+def _finish(started: Session) -> None:
+    """Train to the end, and say what can be done with the run."""
+    follow(started, "headway translate train")
+    name, source = started.run.path.name, started.examples.shown[0].source
+    if started.config.task == "masked-words":
+        from headway.torch.translate import with_gap
 
-    config, tokenizer = run.config, run.tokenizer
-    config.require_unchanged(given)
-    some = _pairs_of(run)
-    translation.keep_words(some.train, run.path)
-    trainer = _trainer(config, some, tokenizer, device)
-    for difference in loop.resume(trainer, run, config):
-        print(f"headway: {difference}, so the run may differ in its last bits", file=sys.stderr)
-    _follow(trainer, run, some)
-
-
-def _pairs_of(run: Run) -> Split:
-    """The pairs that a run began with. Raises ValueError when they, or its tokenizer, changed."""
-    from headway.data import pairs
-    from headway.training import translation
-
-    config, tokenizer = run.config, run.tokenizer
-    whole = pairs.read(config.text)
-    here, known = translation.fingerprint(whole), tokenizer.fingerprint
-    now = replace(config, text_sha256=here, tokenizer_sha256=known)
-    config.require_same(now, "now")
-    return translation.held(whole, tokenizer, config.model.context)[0]
-
-
-def _trainer(config: RunConfig, some: Any, tokenizer: Tokenizer, device: str | None) -> Trainer:
-    from headway.torch import devices, weights  # late: PyTorch takes seconds to load
-    from headway.torch.tasks import of_pairs
-    from headway.torch.train import Trainer
-
-    model = weights.build(config).to(devices.choose(device))
-    task = of_pairs(model, some, tokenizer, config.training)
-    return Trainer(model, task, config.training)
-
-
-def _follow(trainer: Trainer, run: Run, some: Any) -> None:
-    """Train to the end, or to Ctrl-C, and say what came of it."""
-    config, console = run.config, Console(highlight=False, soft_wrap=True)
-    parameters = sum(p.numel() for p in trainer.model.parameters())
-    console.print(
-        f"{config.text}: {len(some.train):,} pairs to learn from, "
-        f"{len(some.validation) + len(some.test):,} held out, {config.model.vocabulary:,} tokens; "
-        f"{config.model.kind} with {parameters:,} parameters"
-        f"{f', from step {trainer.step:,}' if trainer.step else ''}"
-    )
-
-    apart = -(-len(some.validation) // 3)
-    shown = some.validation[apart // 2 :: apart]  # files are often sorted
-
-    def glance() -> str:
-        said = _said(trainer.model, run.tokenizer, [shown[-1].source], beams=1)
-        return f"{shown[-1].source} → {said[0]}"
-
-    follow(trainer, run, console, "headway translate train", glance=glance)
-    said = _said(trainer.model, run.tokenizer, [pair.source for pair in shown], beams=4)
-    body = "\n\n".join(f"{pair.source}\n{each}" for pair, each in zip(shown, said, strict=True))
-    panel = Panel(Text(body), title="some it never saw", title_align="left")
-    console.print(panel, soft_wrap=False)
-    ended = run.logged()[-1]
-    console.print(
-        f"validation loss {ended['validation']:.3f} nats a token after {ended['seconds']:,.0f} s; "
-        f"the run is in {run.path}"
-    )
-    name = run.path.name
-    if config.model.kind == "encoder":
-        console.print(f"fill in: headway translate {name} {shlex.quote(_hidden(shown[0].source))}")
+        print(f"fill in words: headway translate {name} {shlex.quote(with_gap(source))}")
         return
-    console.print(
-        f"translate: headway translate {name} {shlex.quote(shown[0].source)}\n"
+    print(
+        f"translate: headway translate {name} {shlex.quote(source)}\n"
         f"measure: headway translate eval {name}"
     )
 
@@ -235,14 +142,13 @@ def ask(
     runs
         The folder of the runs.
     """
-    from headway.training.runs import find  # late: `headway --help` answers at once
-
     opened = find(run, runs, translates=True)
     asked = [*sentences] or [line.rstrip("\n") for line in sys.stdin]
     if not asked:
         raise ValueError("nothing to translate: give a sentence, or lines on the standard input")
     _check(asked, opened)
     from headway.torch.translate import alignment as looked_at
+    from headway.torch.translate import answers, translated
     from headway.torch.weights import load
 
     model, tokenizer = load(opened), opened.tokenizer
@@ -250,15 +156,15 @@ def ask(
     if opened.config.model.kind == "encoder":
         if not all("_" in sentence for sentence in asked):
             raise ValueError(f'{opened.path} fills in words: write "_" for a masked one')
-        for line in _said(model, tokenizer, asked, beams):
+        for line in answers(model, tokenizer, asked, beams):
             console.print(line, markup=False)
         return
     from headway.data.pairs import encoded
-    from headway.lab import translation
+    from headway.lab.translation import by_word
 
     shows = console.is_terminal if alignment is None else alignment
     shows &= opened.config.model.kind != "rnn"
-    found = translation.translated(model, tokenizer, asked, beams, penalty)
+    found = translated(model, tokenizer, asked, beams, penalty)
     for sentence, each in zip(asked, found, strict=True):
         console.print(each.text, markup=False)
         if not each.whole:
@@ -269,7 +175,7 @@ def ask(
         if shows and each.whole:
             source = encoded(sentence, tokenizer)
             weights = looked_at(model, source, each.tokens)
-            matrix = translation.by_word(weights, source[:-1].tolist(), each.tokens, tokenizer)
+            matrix = by_word(weights, source[:-1].tolist(), each.tokens, tokenizer)
             _show(console, matrix)
 
 
@@ -287,7 +193,6 @@ def _show(console: Console, matrix: Any) -> None:
 def _check(sentences: Sequence[str], run: Run) -> None:
     """Raise ValueError for what cannot be translated; tell of what is likely to go wrong."""
     from headway.data.pairs import encoded
-    from headway.training import translation
 
     context, tokenizer = run.config.model.context, run.tokenizer
     known = translation.known_words(run.path)
@@ -300,9 +205,9 @@ def _check(sentences: Sequence[str], run: Run) -> None:
                 f"the sentence {sentence[:30]!r}… has {tokens:,} tokens, the model reads at most "
                 f"{context}: cut it in two, or train one with a larger --context"
             )
-        said = translation.strange(sentence, known) if known else ""
-        if said:
-            print(f"headway: {sentence[:60]!r}: {said}", file=sys.stderr)
+        warning = translation.strange(sentence, known)
+        if warning:
+            print(f"headway: {sentence[:60]!r}: {warning}", file=sys.stderr)
 
 
 @translate.command
@@ -329,8 +234,6 @@ def eval(
     runs
         The folder of the runs.
     """
-    from headway.training.runs import find  # late: `headway --help` answers at once
-
     opened = find(run, runs, translates=True)
     config, tokenizer = opened.config, opened.tokenizer
     if config.model.kind == "encoder":
@@ -339,7 +242,7 @@ def eval(
     from headway.torch.weights import load
 
     require("translate", "`headway translate eval`")
-    some = _pairs_of(opened)
+    some, _ = translation.held(_source_of(opened), tokenizer, config.model.context)
     asked = lab.questions(config.text, frozenset(pair.source for pair in some.train), some.test)
     asked, longer = lab.fitting(asked, tokenizer, config.model.context)
     if longer:
@@ -412,7 +315,7 @@ def race(
     command = shlex.join(["headway", "translate", "race", *words])
     there = sum(work.is_done(runs / job.folder) for job in found.jobs)
     console.print(f"{QUESTION}\n{len(found.jobs)} runs, {there} of them done already")
-    steps = sum(job.settings["steps"] for job in found.jobs)
+    steps = sum(job.settings["training"]["steps"] for job in found.jobs)
     with (
         interrupts() as stopped,
         Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
@@ -468,17 +371,9 @@ def _table(scores: Mapping[str, Scores]) -> Table:
     return table
 
 
-def _said(model: Any, tokenizer: Tokenizer, asked: Sequence[str], beams: int) -> list[str]:
-    """Translations or, of a model that fills in, the sentences with its words in brackets."""
-    from headway.lab import translation
-
-    if model.config.kind == "encoder":
-        gaps = (sentence if "_" in sentence else _hidden(sentence) for sentence in asked)
-        return [translation.filled(model, tokenizer, sentence) for sentence in gaps]
-    return [each.text for each in translation.translated(model, tokenizer, asked, beams)]
-
-
-def _hidden(sentence: str) -> str:
-    """A sentence with its second word masked."""
-    first, *others = sentence.split()
-    return " ".join([first, "_", *others[1:]])
+def _source_of(run: Run) -> Any:
+    """The pairs of a run. Raises ValueError when they have changed since."""
+    task = task_named(run.config.task)
+    source = task.read(run.config.text)
+    run.config.require_same(replace(run.config, text_sha256=task.digest(source)), "now")
+    return source

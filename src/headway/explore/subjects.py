@@ -76,7 +76,7 @@ class RunSubject:
         self.run, self.config, self.tokenizer = run, run.config, run.tokenizer
         checkpoint = checkpoints.latest(run.checkpoints)
         self.step = int(checkpoint.name.removeprefix("step-"))
-        self.engine = engines.engine(engine)
+        self.engine = engines.engine_named(engine)
         self.model = self.engine.load(run, checkpoint)
         vocabulary = min(self.config.model.vocabulary, self.tokenizer.vocabulary)
         tokens = trace_file.spelled(range(vocabulary), self.tokenizer)

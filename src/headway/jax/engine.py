@@ -1,9 +1,10 @@
-"""JAX, as `headway.engines.Engine`."""
+"""JAX, as `training.session.Engine`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from math import gcd
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,32 +15,34 @@ from headway.attention.arrays import Array
 from headway.jax import gpt, sharding
 from headway.jax.generate import generate
 from headway.jax.gpt import Model
-from headway.jax.train import Trainer
+from headway.jax.train import Trainer, loss
 from headway.jax.weights import build, load
 from headway.training import memory
 from headway.training.runs import RunConfig
 
-__all__ = ["generate", "load", "logits", "trainer"]
+__all__ = ["generate", "gradients", "keep_memory", "load", "logits", "trainer"]
 
 
-def trainer(
-    config: RunConfig, tokens: tuple[np.ndarray, np.ndarray], device: str | None = None
-) -> Trainer:
-    """A run at its beginning, over as many devices as divide its batch.
+def trainer(config: RunConfig, data: tuple[Any, Any], device: str | None = None) -> Trainer:
+    """A run at its first step, over as many devices as divide its batch.
 
-    bfloat16 where they have it. Raises ValueError for a kind of device that is not there.
+    bfloat16 where they have it. Raises ValueError for a kind of device that does not exist here.
     """
     there = devices(device)
     fast = there[0].platform != "cpu"
-    if not fast:
-        memory.keep(of_any_size=True)
     training = replace(
         config.training,
         precision=config.training.precision or ("bfloat16" if fast else "float32"),
         compile=config.training.compile or False,  # of PyTorch, should it go on there
     )
     layout = sharding.over(there[: gcd(len(there), training.batch)])
-    return Trainer(build(config), *tokens, training, layout)
+    return Trainer(build(config), *data, training, layout)
+
+
+def keep_memory() -> None:
+    """Let this process keep freed memory for the next step, on a CPU."""
+    if jax.default_backend() == "cpu":
+        memory.keep(of_any_size=True)
 
 
 def devices(kind: str | None) -> list[jax.Device]:
@@ -53,8 +56,17 @@ def devices(kind: str | None) -> list[jax.Device]:
 def logits(
     model: Model, tokens: Integer[np.ndarray, "batch tokens"]
 ) -> Float[Array, "batch tokens vocabulary"]:
-    """What the model says of these tokens, without dropout."""
+    """The logits for these tokens, without dropout."""
     return _forward(model.params, jnp.asarray(tokens), model.config, model.attention)
 
 
+def gradients(
+    model: Model, inputs: Integer[np.ndarray, "batch tokens"], targets: Integer[np.ndarray, "b t"]
+) -> dict[str, Array]:
+    """The gradient of the mean loss without dropout, by the names of the parameters."""
+    tokens = jnp.asarray(inputs), jnp.asarray(targets)
+    return dict(_gradients(model.params, *tokens, model.config, model.attention))
+
+
 _forward = jax.jit(gpt.forward, static_argnames=("config", "attention"))
+_gradients = jax.jit(jax.grad(loss), static_argnames=("config", "attention"))

@@ -87,8 +87,27 @@ def forward(
     of dropout, without which nothing is dropped, the batch offset. Raises ValueError beyond the
     context.
     """
-    logits, _ = _run(params, tokens, config, attention, spec)
-    return logits
+    return logits(params, features(params, tokens, config, attention, spec), config)
+
+
+def features(
+    params: Params,
+    tokens: Int[Array, "batch tokens"],
+    config: GPTConfig,
+    attention: Attention = multi_head,
+    spec: Spec = DEFAULT,
+) -> Float[Array, "batch tokens width"]:
+    """The residual stream after the last norm; arguments as in `forward`."""
+    x, _ = _run(params, tokens, config, attention, spec)
+    return x
+
+
+def logits(
+    params: Params, features: Float[Array, "*rows width"], config: GPTConfig
+) -> Float[Array, "*rows vocabulary"]:
+    """The logits of these features."""
+    head = params["embedding.weight" if config.tied else "head.weight"]
+    return tap("logits", features @ head.mT)
 
 
 def forward_cached(
@@ -104,8 +123,8 @@ def forward_cached(
     first: the position of the first of these tokens, an int or one a row, arrays allowed. Rows
     may be filled up behind their last token: what stands there is overwritten as they go on.
     """
-    logits, new = _run(params, tokens, config, attention, DEFAULT, caches, first)
-    return logits, [cache for cache in new if cache is not None]
+    x, new = _run(params, tokens, config, attention, DEFAULT, caches, first)
+    return logits(params, x, config), [cache for cache in new if cache is not None]
 
 
 def empty_caches(params: Params, config: GPTConfig, batch: int) -> list[Cache]:
@@ -123,7 +142,7 @@ def _run(
     spec: Spec,
     caches: Sequence[Cache] | None = None,
     first: Position = 0,
-) -> tuple[Logits, list[Cache | None]]:
+) -> tuple[Float[Array, "batch tokens width"], list[Cache | None]]:
     if tokens.shape[-1] > config.context:
         raise ValueError(f"{tokens.shape[-1]} tokens do not fit a context of {config.context}")
     x = params["embedding.weight"][tokens]
@@ -141,9 +160,7 @@ def _run(
         with scope(f"blocks.{layer}"):
             x, cache = _block(x, block, config, attention, fold(spec, 1 + layer), cache, first)
         new.append(cache)
-    x = tap("final_norm", norm(x, part(params, "final_norm"), config))
-    head = params["embedding.weight" if config.tied else "head.weight"]
-    return tap("logits", x @ head.mT), new
+    return tap("final_norm", norm(x, part(params, "final_norm"), config)), new
 
 
 def _block(

@@ -1,6 +1,6 @@
-"""AdamW for everything, or Muon for the matrices and AdamW for the rest, of optax's pieces.
+"""AdamW for all parameters, or Muon for the matrices and AdamW for the rest, with optax.
 
-Its state has the names of the other engine: adamw.first.NAME, adamw.second.NAME,
+The state has the same names as in PyTorch: adamw.first.NAME, adamw.second.NAME,
 muon.momentum.NAME.
 """
 
@@ -19,12 +19,12 @@ from headway.jax.layers import Params
 from headway.training import muon
 from headway.training.settings import TrainingConfig
 
-# Where optax keeps what our names stand for.
+# Our names of the state, and optax's.
 _NAMES = {"adamw.first": "mu", "adamw.second": "nu", "muon.momentum": "momentum"}
 
 
 def optimizer(params: Params, config: TrainingConfig) -> optax.GradientTransformation:
-    """What a step adds to the parameters, but for the factor -rate.
+    """The transformation from gradients to an update, without the factor -rate.
 
     AdamW (Loshchilov and Hutter 2019; betas 0.9 and 0.95); Muon as in `training.muon`. Matrices
     decay; biases and norms do not.
@@ -41,13 +41,13 @@ def optimizer(params: Params, config: TrainingConfig) -> optax.GradientTransform
 
 
 class MuonState(NamedTuple):
-    """The running mean of the gradients."""
+    """Momentum: the running mean of the gradients."""
 
     momentum: Any
 
 
 def by_muon() -> optax.GradientTransformation:
-    """Muon's update as a piece of optax."""
+    """Muon as a transformation of optax."""
 
     def init(params: Any) -> MuonState:
         return MuonState(optax.tree.zeros_like(params))
@@ -66,7 +66,7 @@ def by_muon() -> optax.GradientTransformation:
 
 
 def named(state: Any) -> dict[str, Array]:
-    """The arrays of an optimiser's state, by the names that both engines use."""
+    """The arrays of the optimizer's state, by the names that both engines use."""
     return {
         f"{kind}.{name}": value
         for kind, field in _NAMES.items()
@@ -77,7 +77,7 @@ def named(state: Any) -> dict[str, Array]:
 
 
 def with_named(state: Any, step: int, arrays: Mapping[str, np.ndarray]) -> Any:
-    """A state with these values after `step` steps. Raises KeyError for what is missing."""
+    """A state with these values after `step` steps. Raises KeyError for missing arrays."""
     filled = {}
     for kind, field in _NAMES.items():
         for tree in _all(state, field):

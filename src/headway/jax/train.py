@@ -1,10 +1,10 @@
-"""Training in JAX: one compiled step after another, each a function of (seed, step)."""
+"""Training steps in JAX, compiled, each a function of (seed, step)."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, final
 
@@ -24,12 +24,13 @@ from headway.jax.layers import Attention, Params, multi_head
 from headway.jax.optimizers import named, optimizer, with_named
 from headway.models.gpt import GPTConfig
 from headway.tracing import trace
-from headway.training import muon
 from headway.training.loop import NotFinite, Step, differences
 from headway.training.settings import TrainingConfig, learning_rate
 
 Windows = Int[Array, "batch tokens"]
 Number = Float[Array, ""]
+
+LOGITS = 2**26  # that are held at once in training, at most
 
 
 class State(NamedTuple):
@@ -40,11 +41,10 @@ class State(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What a step tells: the loss, the norm of all gradients, and that of each layer's W_query."""
+    """What a step reports: the loss, and the norm of all gradients."""
 
     loss: Number
     norm: Number
-    query_norms: Sequence[Number]
 
 
 def loss(
@@ -57,30 +57,40 @@ def loss(
     *,
     smoothing: float = 0.0,
     bfloat16: bool = False,
+    logits_at_once: int = LOGITS,
 ) -> Number:
-    """The mean cross-entropy in nats a token, in float32 at least.
+    """The mean cross-entropy in nats per token, in float32 at least.
 
     smoothing: the share of a target's probability that is spread over all tokens.
-    bfloat16: compute in it; the parameters, and so their gradients, stay what they are.
+    bfloat16: compute in bfloat16; the parameters and their gradients keep their own type.
+    More logits than `logits_at_once` are computed for one row of the batch at a time, and again
+    for the gradient (Chen et al. 2016).
     """
     if bfloat16:
         params = {name: p.astype(jnp.bfloat16) for name, p in params.items()}
-    logits = gpt.forward(params, inputs, config, attention, spec)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    right = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    if smoothing:
-        all_alike = jax.nn.logsumexp(logits, axis=-1) - logits.mean(-1)
-        right = (1 - smoothing) * right + smoothing * all_alike
-    return right.mean()
+    features = gpt.features(params, inputs, config, attention, spec)
+
+    def mean(features: Array, targets: Array) -> Number:
+        logits = gpt.logits(params, features, config)
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        if smoothing:
+            uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(-1)
+            losses = (1 - smoothing) * losses + smoothing * uniform
+        return losses.mean()
+
+    if targets.size * config.vocabulary <= logits_at_once:
+        return mean(features, targets)
+    return jax.lax.map(lambda row: jax.checkpoint(mean)(*row), (features, targets)).mean()
 
 
 def step_function(
     model: Model, training: TrainingConfig, transform: optax.GradientTransformation
 ) -> Callable[[State, Windows, Windows, Int[Array, ""], Number], tuple[State, Done]]:
-    """One step: (state, inputs, targets, its number, rate) -> (state, what it tells), to be jitted.
+    """A function (state, inputs, targets, number of the step, rate) -> (state, Done), to be jitted.
 
-    The gradient is that of the mean over all tokens, however it is cut into micro batches, and is
-    clipped. A state whose step is not finite stays what it was.
+    The gradient is that of the mean over all tokens, also when the batch is split into
+    micro-batches, and is clipped. A step that is not finite leaves the state as it is.
     """
     config, attention = model.config, model.attention
     bfloat16 = training.precision == "bfloat16"
@@ -91,15 +101,15 @@ def step_function(
         rows = len(inputs)
 
         def gradients(first: int | Array, count: int) -> tuple[Number, Params]:
-            seen, wanted = (
-                jax.lax.dynamic_slice_in_dim(each, first, count) for each in (inputs, targets)
+            tokens, following = (
+                jax.lax.dynamic_slice_in_dim(array, first, count) for array in (inputs, targets)
             )
 
             def part(params: Params) -> Number:
                 mean = loss(
                     params,
-                    seen,
-                    wanted,
+                    tokens,
+                    following,
                     config,
                     attention,
                     Spec(seed=(training.seed, number), batch_offset=first),
@@ -115,9 +125,11 @@ def step_function(
         clipped = optax.tree.scale(jnp.minimum(1.0, training.clip / (norm + 1e-6)), grads)
         updates, moved = transform.update(clipped, state.optimizer, state.params)
         params = optax.apply_updates(state.params, optax.tree.scale(-rate, updates))
-        fine = jnp.isfinite(total + norm)
-        new = jax.tree.map(lambda new, old: jnp.where(fine, new, old), State(params, moved), state)
-        return new, Done(total, norm, muon.query_norms(clipped))
+        is_finite = jnp.isfinite(total + norm)
+        new = jax.tree.map(
+            lambda new, old: jnp.where(is_finite, new, old), State(params, moved), state
+        )
+        return new, Done(total, norm)
 
     return step
 
@@ -125,29 +137,28 @@ def step_function(
 def _summed(
     gradients: Callable[[int | Array, int], tuple[Number, Params]], rows: int, at_once: int
 ) -> tuple[Number, Params]:
-    """The loss and gradients of all rows, of `at_once` at a time."""
+    """The loss and gradients of all rows, computed for `at_once` rows at a time."""
     if at_once >= rows:
         return gradients(0, rows)
-    whole, rest = divmod(rows, at_once)
-    found = gradients(0, at_once)
-    if whole > 1:
-        firsts = at_once * jnp.arange(1, whole, dtype=jnp.int32)
-        found, _ = jax.lax.scan(
+    full, rest = divmod(rows, at_once)
+    sums = gradients(0, at_once)
+    if full > 1:
+        firsts = at_once * jnp.arange(1, full, dtype=jnp.int32)
+        sums, _ = jax.lax.scan(
             lambda sums, first: (optax.tree.add(sums, gradients(first, at_once)), None),
-            found,
+            sums,
             firsts,
         )
-    return optax.tree.add(found, gradients(whole * at_once, rest)) if rest else found
+    return optax.tree.add(sums, gradients(full * at_once, rest)) if rest else sums
 
 
 @final
 class Trainer:
-    """A model on its way, as `training.loop.fit` drives it.
+    """Trains a model one step at a time, as `training.loop.fit` asks.
 
-    The parameters given are copied: each step takes the memory of those before. layout: over
-    several devices; by default all is on the first.
-    The validation loss comes with every `evaluate_every`th step and with the last.
-    step: how many steps are done.
+    The given parameters are copied, because each step reuses the memory of the one before.
+    layout: over several devices; by default everything is on the first. Every `evaluate_every`th
+    step and the last one have a validation loss. step: how many steps are done.
     """
 
     def __init__(
@@ -164,32 +175,33 @@ class Trainer:
         transform = optimizer(model.params, config)
         params = self._layout.state({n: jnp.array(p, copy=True) for n, p in model.params.items()})
         self._state = State(params, self._layout.state(transform.init(params)))
-        lie = jax.tree.map(lambda x: x.sharding, self._state)
+        shardings = jax.tree.map(lambda x: x.sharding, self._state)
         self._advance = jax.jit(
-            step_function(model, config, transform), donate_argnums=0, out_shardings=(lie, None)
+            step_function(model, config, transform),
+            donate_argnums=0,
+            out_shardings=(shardings, None),
         )
         self._loss = jax.jit(loss, static_argnames=("config", "attention", "bfloat16"))
-        exam = batches.evaluation(held_out, model.config.context, config.evaluation_windows)
+        windows = batches.evaluation(held_out, model.config.context, config.evaluation_windows)
         at_once = config.micro_batch or config.batch
-        self._exam = [
-            tuple(self._placed(each[first : first + at_once]) for each in exam)
-            for first in range(0, len(exam[0]), at_once)
+        self._validation = [
+            tuple(self._placed(tokens[first : first + at_once]) for tokens in windows)
+            for first in range(0, len(windows[0]), at_once)
         ]
-        self._query_norms: Sequence[Number] = ()
 
     @property
     def model(self) -> Model:
-        """The model as it is now; the next step takes its memory."""
+        """The model as it is now; the next step reuses its memory."""
         return replace(self._model, params=self._state.params)
 
     @property
     def parameters(self) -> int:
-        """How many numbers are learnt."""
+        """The number of trained parameters."""
         return sum(p.size for p in self._state.params.values())
 
     @property
-    def place(self) -> str:
-        """What it runs on."""
+    def device(self) -> str:
+        """The kind of device, and how many there are."""
         devices = self._layout.mesh.devices.ravel()
         return (
             str(devices[0].platform)
@@ -198,53 +210,48 @@ class Trainer:
         )
 
     def advance(self) -> Step:
-        """Take one step. Raises NotFinite, the weights untouched, when it leads nowhere."""
+        """Take one step. Raises NotFinite and leaves the weights as they are when it fails."""
         rate, windows = learning_rate(self.step, self.config), self._batch()
         self._state, done = self._advance(
             self._state, *windows, jnp.int32(self.step), jnp.asarray(rate)
         )
-        found, norm = float(done.loss), float(done.norm)
-        if not np.isfinite(found + norm):
-            raise NotFinite(self._diagnosis(found, windows))
-        self._query_norms = done.query_norms
+        mean, norm = float(done.loss), float(done.norm)
+        if not np.isfinite(mean + norm):
+            raise NotFinite(self._diagnosis(mean, windows))
         self.step += 1
         due = self.step == self.config.steps or self.step % self.config.evaluate_every == 0
         return Step(
             step=self.step,
             tokens=self.step * self.config.batch * self._model.config.context,
-            loss=found,
+            loss=mean,
             learning_rate=rate,
             gradient_norm=norm,
             validation=self.evaluate() if due else None,
         )
 
     def evaluate(self) -> float:
-        """The mean loss over what is held out, in nats a token."""
+        """The mean loss over the held-out data, in nats per token."""
         config, attention = self._model.config, self._model.attention
         bfloat16 = self.config.precision == "bfloat16"
         total, count = 0.0, 0
-        for inputs, targets in self._exam:
-            found = self._loss(
+        for inputs, targets in self._validation:
+            mean = self._loss(
                 self._state.params, inputs, targets, config, attention, bfloat16=bfloat16
             )
-            total, count = total + float(found) * len(inputs), count + len(inputs)
+            total, count = total + float(mean) * len(inputs), count + len(inputs)
         return total / count
 
-    def query_norms(self) -> list[float]:
-        """Of each layer, the norm of W_query's gradient in the last step, clipped."""
-        return [float(norm) for norm in self._query_norms]
-
     def state(self) -> dict[str, dict[str, np.ndarray]]:
-        """The weights and the optimiser's state, by name."""
+        """The weights and the state of the optimizer, by name."""
         optimizer = {n: np.asarray(value) for n, value in named(self._state.optimizer).items()}
         return {"model": weights.to_arrays(self._state.params), "optimizer": optimizer}
 
     def restore(
         self, step: int, state: Mapping[str, Mapping[str, np.ndarray]], machine: Mapping[str, Any]
     ) -> list[str]:
-        """Go back to a state; what is not as it was then.
+        """Restore a state; return what differs on this machine.
 
-        Raises KeyError for what is missing and ValueError for weights of another model.
+        Raises KeyError for missing arrays and ValueError for weights of another model.
         """
         params = weights.filled(self._state.params, state["model"])
         kept = with_named(self._state.optimizer, step, state["optimizer"])
@@ -253,11 +260,12 @@ class Trainer:
         return differences(machine, self.machine())
 
     def machine(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to go on bit for bit."""
+        """What must be the same for a resumed run to be equal bit for bit."""
         return {
             "threads": int(os.environ.get("NPROC", os.cpu_count() or 1)),  # as XLA reads it
-            "device": self.place,
-            "engine": f"jax {jax.__version__}",
+            "device": self.device,
+            "engine": "jax",
+            "version": jax.__version__,
             "processor": platform.machine(),
             "kernels": tuning.digest(),
         }
@@ -276,24 +284,24 @@ class Trainer:
     def _placed(self, windows: np.ndarray) -> Array:
         return self._layout.batch(windows.astype(np.int32))
 
-    def _diagnosis(self, found: float, windows: tuple[Array, Array]) -> str:
-        """Where it began: the first step whose value is not finite, else the first gradient."""
-        model, said = self.model, "every value and every gradient is finite, but not their norm"
+    def _diagnosis(self, mean: float, windows: tuple[Array, Array]) -> str:
+        """The first step of the model whose value is not finite, else the first such gradient."""
+        model, where = self.model, "every value and every gradient is finite, but not their norm"
         spec = Spec(seed=(self.config.seed, self.step))
         with trace() as steps:
             loss(model.params, *windows, model.config, model.attention, spec)
-        strange = [name for name in steps if not np.isfinite(np.asarray(steps[name])).all()]
-        # What is masked is -inf in every good step.
-        strange = [name for name in strange if not name.endswith("masked")]
-        if strange:
-            said = f"the first value that is not finite is {strange[0]}"
+        # Masked scores are -inf in every step.
+        values = {name: value for name, value in steps.items() if not name.endswith("masked")}
+        bad = [name for name, value in values.items() if not np.isfinite(np.asarray(value)).all()]
+        if bad:
+            where = f"the first value that is not finite is {bad[0]}"
         else:
             gradients = jax.grad(loss)(model.params, *windows, model.config, model.attention, spec)
             for name, gradient in gradients.items():
                 if not np.isfinite(np.asarray(gradient)).all():
-                    said = f"every value is finite, but the gradient of {name} is not"
+                    where = f"every value is finite, but the gradient of {name} is not"
                     break
         return (
-            f"the loss of step {self.step + 1} is {found}: {said}; a lower --learning-rate or "
+            f"the loss of step {self.step + 1} is {mean}: {where}; a lower --learning-rate or "
             "--clip may help"
         )

@@ -10,9 +10,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from headway.attention.arrays import Array, as_numpy
-from headway.engines import Engine
 from headway.tracing import trace
-from headway.training.loop import Trainer
+from headway.training import muon
+from headway.training.session import Engine
+
+# The parameter that makes the queries, alone or as the first part of a packed one.
+_QUERIES = re.compile(r"\.(W_query|W_qkv|q\.weight)$")
 
 Maps = list[Float[np.ndarray, "windows heads tokens tokens"]]
 
@@ -24,8 +27,8 @@ class Health(NamedTuple):
         alike, 0 to one token alone; the mean over the queries that see two tokens or more.
     largest: the largest scaled score of those that get weight, before any bias of positions.
     first: the share of weight that the first token gets from the queries after it.
-    query_gradient: the norm of the gradient of W_query, before it was clipped; none where the
-        mechanism has no such matrix.
+    query_gradient: the norm of the gradient of W_query; empty where the mechanism has no such
+        matrix.
     """
 
     entropy: list[list[float]]
@@ -35,17 +38,30 @@ class Health(NamedTuple):
 
 
 def look(
-    own: Engine, trainer: Trainer, windows: Int[np.ndarray, "windows tokens"], norm: float
+    engine: Engine,
+    model: Any,
+    inputs: Int[np.ndarray, "windows tokens"],
+    targets: Int[np.ndarray, "windows tokens"],
 ) -> Health:
-    """The model after its last step. norm: of all gradients together in that step."""
-    weights, scores = seen(own, trainer.model, windows)
-    clipped = max(1.0, norm / trainer.config.clip)
+    """The health of a model, on windows that it was not trained on."""
+    weights, scores = seen(engine, model, inputs)
+    gradients = {n: as_numpy(g) for n, g in engine.gradients(model, inputs, targets).items()}
     return Health(
-        entropy=[entropy(each, trainer.model.config.attention.causal).tolist() for each in weights],
-        largest=[_largest(each).tolist() for each in scores],
-        first=[each[:, :, 1:, 0].mean((0, 2)).tolist() for each in weights],
-        query_gradient=[clipped * each for each in trainer.query_norms()],
+        entropy=[entropy(layer, model.config.attention.causal).tolist() for layer in weights],
+        largest=[_largest(layer).tolist() for layer in scores],
+        first=[layer[:, :, 1:, 0].mean((0, 2)).tolist() for layer in weights],
+        query_gradient=query_norms(gradients),
     )
+
+
+def query_norms(gradients: Mapping[str, Float[np.ndarray, "..."]]) -> list[float]:
+    """The norm of the gradient of each layer's W_query, from the first layer.
+
+    W_query may be a part of a packed matrix. Empty where the mechanism has no such matrix.
+    """
+    names = [name for name in gradients if _QUERIES.search(name)]
+    names.sort(key=lambda name: int(name.split(".")[1]))  # blocks.10 after blocks.2
+    return [float(np.linalg.norm(muon.unpacked(name, gradients[name])[0])) for name in names]
 
 
 def entropy(

@@ -16,7 +16,7 @@ from headway.data import pairs
 from headway.lab import work
 from headway.lab.experiments import Job
 from headway.models.seq2seq import Seq2SeqConfig, shapes
-from headway.training import translation
+from headway.training import recipes, translation
 
 NAME = "race"
 QUESTION = "What does attention buy a translator?"
@@ -46,18 +46,19 @@ class Race:
         found = []
         for seed in range(SEEDS[self.size]):
             for kind in KINDS:
-                settings = self.settings[kind] | {"seed": seed}
-                config = translation.plan(self.source, settings).config.to_json()
+                given = self.settings[kind] | {"seed": seed}
+                settings = translation.recipe_for(kind, self.source, given)
+                config = recipes.plan(settings).config.to_json()
                 digest = hashlib.sha256(config.encode()).hexdigest()[:8]
-                folder = f"{kind}-{seed}-{digest}"
-                found.append(Job(kind, seed, {"source": self.source} | settings, folder))
+                found.append(Job(kind, seed, settings, f"{kind}-{seed}-{digest}"))
         return tuple(found)
 
     @cached_property
     def settings(self) -> dict[str, dict[str, Any]]:
         """Of each kind: the Transformer as `headway translate train` has it, the others as wide as
         it takes for as many parameters."""
-        model = translation.plan(self.source, {"kind": "transformer"}).config.model
+        recipe = translation.recipe_for("transformer", self.source, {})
+        model = recipes.plan(recipe).config.model
         wanted = _parameters(model)
         found: dict[str, dict[str, Any]] = {}
         for kind in KINDS:
@@ -70,7 +71,7 @@ class Race:
                         _parameters(Seq2SeqConfig(**sizes, width=width)) - wanted
                     ),
                 )
-            found[kind] = {"kind": kind, "width": width, "steps": STEPS[self.size]}
+            found[kind] = {"width": width, "steps": STEPS[self.size]}
         return found
 
 
@@ -81,35 +82,28 @@ def _parameters(config: Seq2SeqConfig) -> int:
 def compete(job: Job, folder: str) -> None:
     """In a worker: train it to the end, then let it translate the test."""
     from headway.bench.machine import machine
+    from headway.engines import engine_named
     from headway.lab import translation as lab
-    from headway.torch import weights
-    from headway.torch.tasks import of_pairs
-    from headway.torch.train import Trainer
-    from headway.torch.translate import alignment
+    from headway.torch.translate import alignment, translated
 
     if work.is_stopped():
         return
     place = work.place_of_worker()
-    settings = dict(job.settings)
-    source = settings.pop("source")
-    plan = translation.plan(source, settings)
-    config, tokenizer = plan.config, plan.tokenizer
-    model = weights.build(config).to(place)
-    trainer = Trainer(
-        model, of_pairs(model, plan.pairs, tokenizer, config.training), config.training
-    )
+    plan = recipes.plan(job.settings)
+    source, config, tokenizer = plan.config.text, plan.config, plan.tokenizer
     path = Path(folder)
-    ended = work.to_the_end(trainer, path, config, tokenizer)
-    if ended is None:
+    session = work.to_the_end(path, plan, engine_named())
+    if session is None:
         return
-    translation.keep_words(plan.pairs.train, path)
-    known = frozenset(pair.source for pair in plan.pairs.train)
-    asked = lab.questions(source, known, plan.pairs.test)
+    model = session.trainer.model
+    some, left_out = translation.held(plan.source, tokenizer, config.model.context)
+    known = frozenset(pair.source for pair in some.train)
+    asked = lab.questions(source, known, some.test)
     asked, longer = lab.fitting(asked, tokenizer, config.model.context)
     said, matrix = "", None
     asked_also = pairs.encoded(SENTENCE, tokenizer)
     if len(asked_also) <= config.model.context:  # it may be another language altogether
-        (found,) = lab.translated(model, tokenizer, [SENTENCE], beams=4)
+        (found,) = translated(model, tokenizer, [SENTENCE], beams=4)
         said = found.text
         if job.variant != "rnn" and found.whole:
             looked = alignment(model, asked_also, found.tokens)
@@ -120,9 +114,9 @@ def compete(job: Job, folder: str) -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "answers": [lab.as_dict(each) for each in lab.answers(model, tokenizer, asked, beams=4)],
         "longer": longer,
-        "left_out": plan.longer,
+        "left_out": left_out,
         "sentence": said,
         "matrix": matrix,
-        "differences": ended[1],
+        "differences": session.differences,
     }
     work.write(path / work.RESULT, result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -13,25 +12,17 @@ import torch
 from jaxtyping import Float
 
 from headway.data import grammar, pairs
-from headway.data.pairs import END, FIRST, MASK, PADDING, encoded, words
+from headway.data.pairs import FIRST, PADDING, encoded, words
 from headway.data.tokenizers import Tokenizer
 from headway.torch.seq2seq import Seq2Seq
 from headway.torch.tasks import placed
-from headway.torch.translate import alignment, translate
+from headway.torch.translate import alignment, translated
 from headway.training import translation
 
 BEYOND = 2  # how much deeper than what was learnt the test goes
 EACH = 200  # test sentences of each depth
 LENGTHS = (5, 10, 15, 20, 30, 40)  # words at which groups of sentences end
 _AT_ONCE = 64
-
-
-class Text(NamedTuple):
-    """What a model said. whole: whether it ended by itself."""
-
-    text: str
-    tokens: list[int]
-    whole: bool
 
 
 class Matrix(NamedTuple):
@@ -145,42 +136,6 @@ def fitting(
         each for each in asked if translation.fits(each.source, each.target, tokenizer, context)
     ]
     return held, len(asked) - len(held)
-
-
-def filled(model: Seq2Seq, tokenizer: Tokenizer, sentence: str) -> str:
-    """The sentence with the likeliest token for each "_" in brackets.
-
-    A gap takes the space before it with it, as the tokens of words do.
-    """
-    parts = re.split(r" ?_", sentence)
-    row = [int(token) + FIRST for token in tokenizer.encode(parts[0])]
-    gaps = []
-    for part in parts[1:]:
-        gaps.append(len(row))
-        row += [MASK, *(int(token) + FIRST for token in tokenizer.encode(part))]
-    source = torch.tensor([[*row, END]], device=next(model.parameters()).device)
-    model.eval()
-    with torch.no_grad():
-        logits = model(source, torch.tensor([source.shape[1]]))[0, gaps]
-    words_ = [
-        tokenizer.decode([int(best) - FIRST]) for best in logits[:, FIRST:].argmax(-1) + FIRST
-    ]
-    found = [parts[0]]
-    for word, part in zip(words_, parts[1:], strict=True):
-        space = word[: len(word) - len(word.lstrip())]
-        found += [f"{space}[{word.strip()}]", part]
-    return "".join(found)
-
-
-def translated(
-    model: Seq2Seq, tokenizer: Tokenizer, sources: Sequence[str], beams: int, penalty: float = 1.0
-) -> list[Text]:
-    """The translations of sentences."""
-    rows = [encoded(source, tokenizer) for source in sources]
-    return [
-        Text(tokenizer.decode([token - FIRST for token in each.tokens]), each.tokens, each.whole)
-        for each in translate(model, rows, beams=beams, penalty=penalty)
-    ]
 
 
 def by_word(

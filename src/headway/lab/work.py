@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from headway.cache import whole
-from headway.data.tokenizers import Tokenizer
 from headway.engines import Name
 from headway.lab.experiments import Job
-from headway.training.loop import Step, Trainer
-from headway.training.runs import Run, RunConfig
+from headway.training.loop import Step
+from headway.training.recipes import Plan
+from headway.training.runs import Run
+from headway.training.session import Engine, Session
 
 RESULT, FAILED, HEALTH = "result.json", "failed.json", "health.jsonl"
 GLANCE = 512  # tokens of the held-out text whose attention is looked at
 SHOWN = 24  # tokens of the map
 LOOK = 3.0  # seconds between two looks at the runs, which reads all their logs
-WRITTEN = 120  # tokens of the sample
 
 _stop: Any = None  # of this worker: an event
 
@@ -170,34 +170,27 @@ def _do(job: Job, folder: str) -> None:
     """Train it to the end, or until the parent stops it, and look at what came of it."""
     if is_stopped():
         return
-    from headway.data.batches import evaluation, split
-    from headway.data.tokens import prepared
-    from headway.engines import engine
+    from headway.data.batches import evaluation
+    from headway.engines import engine_named
     from headway.lab import health
     from headway.training import recipes
 
     place_of_worker()
-    own = engine(job.engine)
+    engine = engine_named(job.engine)
     plan = recipes.plan(job.settings)
-    context = plan.config.model.context
-    tokens = split(prepared(plan.corpus, plan.tokenizer), context)
-    trainer = own.trainer(plan.config, tokens)
-    config = replace(plan.config, training=trainer.config)
     path = Path(folder)
-    windows, _ = evaluation(tokens[1], context, max(1, GLANCE // context))
 
-    def each(done: Step, seconds: float) -> None:
-        if done.validation is None:
-            return
-        found = health.look(own, trainer, windows, done.gradient_norm)
+    def look(session: Session, done: Step) -> None:
+        context = plan.config.model.context
+        windows = evaluation(session.examples.validation, context, max(1, GLANCE // context))
+        found = health.look(engine, session.trainer.model, *windows)
         with (path / HEALTH).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": done.step, **found._asdict()}) + "\n")
 
-    ended = to_the_end(trainer, path, config, plan.tokenizer, each)
-    if ended is not None:
-        run_, differences = ended
-        result = _result(job.engine, trainer, run_, plan.tokenizer, tokens[1])
-        write(path / RESULT, {**result, "differences": differences})
+    session = to_the_end(path, plan, engine, look)
+    if session is not None:
+        result = _result(job.engine, session)
+        write(path / RESULT, {**result, "differences": session.differences})
 
 
 def place_of_worker() -> Any:
@@ -213,38 +206,38 @@ def place_of_worker() -> Any:
 
 
 def to_the_end(
-    trainer: Trainer,
     path: Path,
-    config: RunConfig,
-    tokenizer: Tokenizer,
-    each: Callable[[Step, float], object] = lambda done, seconds: None,
-) -> tuple[Run, list[str]] | None:
-    """Begin the run, or go on with it, to its end, and what was different when it went on.
+    plan: Plan,
+    engine: Engine,
+    evaluated: Callable[[Session, Step], object] = lambda session, step: None,
+) -> Session | None:
+    """Begin or resume a run, and train it to its last step.
 
-    None when it was stopped before, and when it led nowhere, which is written down. each: told of
-    every step.
+    evaluated: called after each step that has a validation loss. Returns None when the run was
+    stopped before its end, and when its loss became NaN or infinite, which is recorded.
     """
-    from headway.training import loop
+    from headway.training import loop, session
 
-    differences = []
+    engine.keep_memory()
     if (path / "config.json").is_file():
-        run_ = Run.open(path)
-        differences = loop.resume(trainer, run_, config)
-        _forget_after(trainer.step, path / HEALTH)
+        started = session.resume(Run.open(path), engine)
+        _forget_after(started.trainer.step, path / HEALTH)
     else:
-        run_ = Run.create(path, config, tokenizer)
+        started = session.begin(path, plan, engine)
 
-    def looked(done: Step, seconds: float) -> None:
-        if done.validation is not None and not math.isfinite(done.validation):
+    def look(done: Step, seconds: float) -> None:
+        if done.validation is None:
+            return
+        if not math.isfinite(done.validation):
             raise loop.NotFinite(f"the validation loss after step {done.step} is {done.validation}")
-        each(done, seconds)
+        evaluated(started, done)
 
     try:
-        loop.fit(trainer, run_, config, each=looked, interrupted=is_stopped)
-    except loop.NotFinite as error:  # it would be so again
+        started.fit(on_step=look, interrupted=is_stopped)
+    except loop.NotFinite as error:  # it would happen again
         write(path / FAILED, {"failed": str(error)})
         return None
-    return (run_, differences) if trainer.step == config.training.steps else None
+    return started if started.trainer.step == started.config.training.steps else None
 
 
 def _forget_after(step: int, file: Path) -> None:
@@ -262,29 +255,25 @@ def write(file: Path, found: dict[str, Any]) -> None:
         aside.write_text(json.dumps(found), encoding="utf-8")
 
 
-def _result(name: Name, trainer: Any, run_: Run, tokenizer: Any, held_out: Any) -> dict[str, Any]:
-    """What is known at the end of a run, but for its curves."""
+def _result(name: Name, session: Session) -> dict[str, Any]:
+    """What is known at the end of a run, except for its curves."""
     from headway.bench.machine import machine
-    from headway.engines import engine
     from headway.lab import health
 
-    own = engine(name)
-
-    shown = held_out[: min(SHOWN, trainer.model.config.context)].astype("int64")
-    maps, _ = health.seen(own, trainer.model, shown[None])
-    written = own.generate(trainer.model, [shown[:1]], tokens=WRITTEN, temperature=0.8, top_p=0.95)
-    sample = tokenizer.decode([*shown[:1].tolist(), *(token for (token,) in written)])
+    trainer, tokenizer, engine = session.trainer, session.run.tokenizer, session.engine
+    shown = session.examples.validation[: min(SHOWN, trainer.model.config.context)].astype("int64")
+    maps, _ = health.seen(engine, trainer.model, shown[None])
     return {
         "machine": {
-            **machine(trainer.place),
+            **machine(trainer.device),
             "engine": name,
             "precision": trainer.config.precision,
         },
         "parameters": trainer.parameters,
-        "tokens_per_second": _speed(run_.logged(), trainer),
+        "tokens_per_second": _speed(session.run.logged(), trainer),
         # JAX keeps the memory of the step before for the next.
         "memory": _step_memory(trainer) if name == "torch" else None,
-        "sample": sample,
+        "sample": session.sample(),
         "words": [tokenizer.decode([token]) for token in shown.tolist()],
         "maps": [layer[0].round(3).tolist() for layer in maps],
     }
@@ -297,7 +286,7 @@ def _step_memory(trainer: Any) -> int | None:
 
     trainer.config = replace(trainer.config, evaluate_every=trainer.step + 2)  # a step, no more
     try:
-        return measure.peak_memory(trainer.advance, trainer.place)
+        return measure.peak_memory(trainer.advance, trainer.device)
     except NotFinite:
         return None
 

@@ -51,10 +51,22 @@ def _one_of(name: str, value: str, known: Iterable[str]) -> None:
 class AttentionConfig:
     """The attention of every layer.
 
-    kv_heads: heads of keys and values, by default as many as heads. d_k: features of one head, by
-    default width / heads. qk_norm: RMSNorm of each head's queries and keys (Henry et al. 2020).
-    causal: False lets every token see the later ones: the leak, which the lab shows. scale: of the
-    scores, by default 1 / sqrt(d_k). normalizer: a name in NORMALIZERS.
+    Attributes
+    ----------
+    heads
+        Heads of attention in each layer.
+    kv_heads
+        Heads of keys and values; by default as many as heads.
+    d_k
+        Features of one head; by default width / heads.
+    qk_norm
+        Whether the queries and keys of each head are normalized by RMSNorm (Henry et al. 2020).
+    causal
+        Whether tokens do not see later ones. The lab uses False to show what a leak does.
+    scale
+        Scale of the scores; by default 1 / sqrt(d_k).
+    normalizer
+        What turns scores into weights: softmax, sparsemax or entmax15.
     """
 
     heads: int
@@ -79,7 +91,13 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class PositionsConfig:
-    """How positions reach the model: one of POSITIONS."""
+    """How the model knows positions.
+
+    Attributes
+    ----------
+    kind
+        learned, none, sinusoidal, rotary, alibi or relative.
+    """
 
     kind: str = "learned"
 
@@ -89,7 +107,15 @@ class PositionsConfig:
 
 @dataclass(frozen=True)
 class NormConfig:
-    """LayerNorm, with biases in the whole model, or RMSNorm, without."""
+    """The normalization of the residual stream.
+
+    Attributes
+    ----------
+    kind
+        layer: LayerNorm, and biases in all matrices; rms: RMSNorm, without biases.
+    eps
+        Number that is added to the variance.
+    """
 
     kind: Literal["layer", "rms"] = "layer"
     eps: float = 1e-5
@@ -100,9 +126,14 @@ class NormConfig:
 
 @dataclass(frozen=True)
 class MLPConfig:
-    """GELU (by tanh), squared ReLU (So et al. 2021), or SwiGLU (Shazeer 2020).
+    """The MLP of every layer.
 
-    width: inside the MLP, by default that of MLP_WIDTHS.
+    Attributes
+    ----------
+    kind
+        gelu (by tanh), relu2 (squared ReLU, So et al. 2021) or swiglu (Shazeer 2020).
+    width
+        Features inside the MLP; by default 4 times the width, 8/3 times for swiglu.
     """
 
     kind: Literal["gelu", "relu2", "swiglu"] = "gelu"
@@ -117,9 +148,22 @@ class MLPConfig:
 class GPTConfig:
     """A decoder. Raises ValueError for sizes that do not fit together.
 
-    vocabulary, context: in tokens. width: of the residual stream. dropout: of the weights of
-    attention, of the embedding and of every update of the stream. tied: the output layer uses the
-    matrix of the embedding.
+    Attributes
+    ----------
+    vocabulary
+        Number of different tokens.
+    context
+        Number of tokens that the model sees.
+    width
+        Features of a token in the residual stream.
+    layers
+        Blocks of attention and MLP.
+    attention, positions, norm, mlp
+        Their own configs.
+    dropout
+        Share of attention weights and features that are dropped in training.
+    tied
+        Whether the output layer uses the matrix of the embedding.
     """
 
     vocabulary: int

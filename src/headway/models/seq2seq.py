@@ -34,11 +34,32 @@ _GATES = {"gru": 3, "lstm": 4}
 class Seq2SeqConfig:
     """The sizes and choices. Raises ValueError for those that do not fit together.
 
-    vocabulary: of both languages together, the special tokens among it; what is read and what is
-        said have one embedding, which is the output layer too (Press and Wolf 2017).
-    context: the most tokens of a sentence, its end included. width: features of a token and of a
-        state; the two directions of a recurrent encoder share it.
-    layers, heads, d_mlp: of the Transformer. cell: of the recurrent kinds. score: of luong.
+    Attributes
+    ----------
+    kind
+        rnn: the decoder gets the encoder's last state; bahdanau or luong: it attends to all of
+        them; transformer; or encoder: fills in masked words.
+    vocabulary
+        Number of different tokens, of both languages together, with the special tokens. Both share
+        one embedding, which is the output layer too (Press and Wolf 2017).
+    context
+        Tokens of a sentence at most, with its end.
+    width
+        Features of a token and of a state.
+    layers
+        Layers of the Transformer's encoder and of its decoder.
+    heads
+        Heads of the Transformer's attention.
+    d_mlp
+        Features inside the Transformer's MLP; by default 4 times the width.
+    cell
+        Cell of the recurrent kinds.
+    score
+        Score of luong's attention.
+    dropout
+        Share of the features that are dropped in training.
+    eps
+        Number that the norms add to the variance.
     """
 
     kind: Literal["rnn", "bahdanau", "luong", "transformer", "encoder"]
@@ -47,7 +68,7 @@ class Seq2SeqConfig:
     width: int
     layers: int = 1
     heads: int = 1
-    d_mlp: int | None = None  # 4 * width
+    d_mlp: int | None = None
     cell: Literal["gru", "lstm"] = "gru"
     score: Literal["dot", "general"] = "general"
     dropout: float = 0.0

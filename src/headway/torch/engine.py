@@ -1,32 +1,42 @@
-"""PyTorch, as `headway.engines.Engine`."""
+"""PyTorch, as `training.session.Engine`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from headway.torch import devices, weights
 from headway.torch.generate import generate
 from headway.torch.gpt import GPT
-from headway.torch.tasks import NextToken
+from headway.torch.tasks import TASKS
 from headway.torch.train import Trainer
+from headway.torch.translate import answers
+from headway.training import memory
 from headway.training.runs import Run, RunConfig
 
-__all__ = ["generate", "load", "logits", "trainer"]
+__all__ = ["answers", "generate", "gradients", "keep_memory", "load", "logits", "trainer"]
 
 
-def trainer(
-    config: RunConfig, tokens: tuple[np.ndarray, np.ndarray], device: str | None = None
-) -> Trainer:
-    """A run at its beginning; what its settings leave to the machine is decided."""
+def trainer(config: RunConfig, data: tuple[Any, Any], device: str | None = None) -> Trainer:
+    """A run at its first step; the settings that depend on the machine are decided."""
     place = devices.choose(device)
     model = weights.build(config).to(place)
-    training = devices.suited(model, config.training, place)
-    return Trainer(model, NextToken(model, *tokens, training), training)
+    windows = config.training.steps * config.training.batch
+    tokens = windows * config.model.context if config.task == "next-token" else windows
+    parameters = sum(p.numel() for p in model.parameters())
+    training = devices.suited(parameters, tokens, config.training, place)
+    return Trainer(model, TASKS[config.task](model, *data, training), training)
+
+
+def keep_memory() -> None:
+    """Let this process keep freed memory for the next step."""
+    memory.keep()
 
 
 def load(run: Run, checkpoint: Path | None = None) -> GPT:
@@ -46,3 +56,16 @@ def logits(
         return found
     finally:
         model.train(training)
+
+
+def gradients(
+    model: GPT, inputs: Integer[np.ndarray, "batch tokens"], targets: Integer[np.ndarray, "b t"]
+) -> dict[str, Tensor]:
+    """The gradient of the mean loss without dropout, by the names of the parameters."""
+    training, place = model.training, next(model.parameters()).device
+    named = dict(model.named_parameters())
+    model.eval()
+    logits = model(torch.from_numpy(inputs).to(place))
+    loss = cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).to(place).flatten())
+    model.train(training)
+    return dict(zip(named, torch.autograd.grad(loss, [*named.values()]), strict=True))

@@ -105,7 +105,23 @@ class GPT(nn.Module):
         caches: Sequence[Cache] | None = None,
         starts: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch tokens vocabulary"]:
-        """The logits of the token after each token.
+        """The logits of the token after each token: see `features` for the arguments."""
+        return self.logits(self.features(tokens, spec, caches=caches, starts=starts))
+
+    def logits(self, features: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows vocabulary"]:
+        """The logits of these features."""
+        logits: Tensor = tap("logits", self.head(features))
+        return logits
+
+    def features(
+        self,
+        tokens: Int[Tensor, "batch tokens"],
+        spec: Spec = DEFAULT,
+        *,
+        caches: Sequence[Cache] | None = None,
+        starts: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch tokens width"]:
+        """The residual stream after the last norm, from which the head computes the logits.
 
         spec: the options of this call: a mask on top of the causal one (padding, documents), the
             seed of dropout while training, the batch offset.
@@ -133,7 +149,7 @@ class GPT(nn.Module):
             with scope(f"blocks.{layer}"):
                 cache = None if caches is None else caches[layer]
                 x = block(x, fold(spec, 1 + layer), cache=cache)
-        return tap("logits", self.head(tap("final_norm", self.final_norm(x))))
+        return tap("final_norm", self.final_norm(x))
 
 
 @final

@@ -1,6 +1,6 @@
-"""AdamW for everything, or Muon for the matrices and AdamW for the rest, as one optimiser.
+"""AdamW for all parameters, or Muon for the matrices and AdamW for the rest, as one optimizer.
 
-Its state has names without an engine, so that the other engine can go on from it:
+The names of its state are the same in JAX, so that a run can be resumed in either engine:
 adamw.first.NAME, adamw.second.NAME, muon.momentum.NAME.
 """
 
@@ -50,24 +50,24 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """Move every parameter at this learning rate."""
+        """Update every parameter with this learning rate."""
         for group in self._library.param_groups:
             group["lr"] = rate
         self._library.step()
         self._step_muon(rate)
 
     def state(self) -> dict[str, Tensor]:
-        """What the next step depends on, by name; the tensors themselves."""
-        found = {f"muon.momentum.{name}": m for name, m in self._momentum.items()}
+        """The state by name, as the tensors themselves."""
+        state = {f"muon.momentum.{name}": m for name, m in self._momentum.items()}
         for name, parameter in self._adamw.items():
-            kept = self._library.state[parameter]
-            found[f"adamw.first.{name}"] = kept["exp_avg"]
-            found[f"adamw.second.{name}"] = kept["exp_avg_sq"]
-        return found
+            moments = self._library.state[parameter]
+            state[f"adamw.first.{name}"] = moments["exp_avg"]
+            state[f"adamw.second.{name}"] = moments["exp_avg_sq"]
+        return state
 
     @torch.no_grad()
     def restore(self, step: int, state: Mapping[str, Tensor]) -> None:
-        """Take over the state after `step` steps. Raises KeyError for what is missing."""
+        """Set the state after `step` steps. Raises KeyError for missing tensors."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
         for parameter in self._adamw.values():

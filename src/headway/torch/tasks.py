@@ -1,159 +1,195 @@
-"""What a model learns in PyTorch: the next token of a text, a translation, or masked words."""
+"""What a model learns in PyTorch: the next token of a text, a translation, or masked words.
+
+Each task gives the batches of a step and the loss of one; `training/task.py` reads the data.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, final
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
-from headway.attention.spec import Spec
+from headway.attention.spec import DEFAULT, Spec
 from headway.data import batches
-from headway.data.pairs import FIRST, MASK, PADDING, Batch, Bucketed, Split
-from headway.data.tokenizers import Tokenizer
+from headway.data.pairs import FIRST, MASK, PADDING, Batch, Bucketed
 from headway.torch.gpt import GPT
 from headway.torch.seq2seq import Seq2Seq
-from headway.torch.train import Forward
+from headway.torch.train import Task
 from headway.training.settings import TrainingConfig
-from headway.training.translation import encode
 
-Encoded = Sequence[tuple[np.ndarray, np.ndarray]]  # pairs of sentences, their ends included
+Encoded = Sequence[tuple[np.ndarray, np.ndarray]]  # pairs of sentences, with their ends
 
-MASKED = 0.15  # of the words, as BERT has it: of these 80% are masked, 10% are another word
+MASKED = 0.15  # of the words, as in BERT: 80% of these become MASK, 10% another word
+LOGITS = 2**26  # that are held at once in training, at most
 
 
 @final
 class NextToken:
-    """The token after each token of a window, of a text in one long row."""
+    """The token after each token of a window; the text is one long row."""
 
     def __init__(
         self,
         model: GPT,
-        tokens: Integer[np.ndarray, " tokens"],
-        held_out: Integer[np.ndarray, " others"],
+        train: Integer[np.ndarray, " tokens"],
+        validation: Integer[np.ndarray, " others"],
         config: TrainingConfig,
+        logits_at_once: int = LOGITS,
     ) -> None:
-        self._text, self._config, self._device = tokens, config, _place(model)
+        self._text, self._config, self._device = train, config, _device(model)
+        self._logits_at_once = logits_at_once
         self._context = model.config.context
-        exam = batches.evaluation(held_out, self._context, config.evaluation_windows)
-        self._exam = self._placed(exam)
+        windows = batches.evaluation(validation, self._context, config.evaluation_windows)
+        self._validation = self._placed(windows)
 
-    def losses(self, forward: Forward, step: int) -> Iterator[Tensor]:
-        """The parts of the mean loss of a step's batch."""
+    def batches(self, step: int) -> Iterator[tuple[tuple[Any, ...], float]]:
+        """The micro-batches of a step, each with its share of the tokens."""
         seed = self._config.seed
         sizes = {"size": self._config.batch, "context": self._context}
         inputs, targets = self._placed(batches.batch(self._text, seed=seed, step=step, **sizes))
         # torch.compile takes a number as fixed; without it numbers are quicker.
         number = torch.tensor if self._config.compile else int
-        for some in self._cut(inputs):
-            spec = Spec(seed=(seed, number(step)), batch_offset=number(some.start))
-            logits = forward(inputs[some], spec)
-            loss = _loss(logits, targets[some], smoothing=self._config.label_smoothing)
-            yield loss * (targets[some].numel() / targets.numel())
+        for rows in self._micro_batches(inputs):
+            spec = Spec(seed=(seed, number(step)), batch_offset=number(rows.start))
+            yield (inputs[rows], targets[rows], spec), len(inputs[rows]) / len(inputs)
+
+    def loss(
+        self,
+        model: GPT,
+        inputs: Int[Tensor, "batch tokens"],
+        targets: Int[Tensor, "batch tokens"],
+        spec: Spec = DEFAULT,
+    ) -> Tensor:
+        """The mean loss. More logits than `logits_at_once` are computed for some tokens at a time,
+        and again for the gradient (Chen et al. 2016)."""
+        features = model.features(inputs, spec)
+        smoothing = self._config.label_smoothing if model.training else 0.0
+
+        def mean(features: Tensor, targets: Tensor) -> Tensor:
+            return _loss(model.logits(features), targets, smoothing=smoothing)
+
+        at_once = max(1, self._logits_at_once // model.config.vocabulary)
+        if targets.numel() <= at_once:
+            return mean(features, targets)
+        rows = torch.split(features.flatten(0, 1), at_once)
+        words = torch.split(targets.flatten(), at_once)
+        parts = [
+            checkpoint(mean, row, word, use_reentrant=False) * len(word)
+            for row, word in zip(rows, words, strict=True)
+        ]
+        return torch.stack(parts).sum() / targets.numel()
 
     def tokens(self, step: int) -> int:
-        """How many tokens were learnt from when `step` steps are done."""
+        """How many tokens the first `step` steps have."""
         return step * self._config.batch * self._context
 
-    def exam(self, forward: Forward) -> float:
+    def evaluate(self, model: GPT) -> float:
         """The mean loss over the held-out windows."""
-        inputs, targets = self._exam
+        inputs, targets = self._validation
         total = torch.zeros((), dtype=torch.float64)
-        for some in self._cut(inputs):
-            total += _loss(forward(inputs[some]), targets[some]).double().cpu() * len(inputs[some])
+        for rows in self._micro_batches(inputs):
+            mean = self.loss(model, inputs[rows], targets[rows])
+            total += mean.double().cpu() * len(inputs[rows])
         return total.item() / len(inputs)
 
-    def _cut(self, rows: Tensor) -> Iterator[slice]:
+    def _micro_batches(self, rows: Tensor) -> Iterator[slice]:
         at_once = self._config.micro_batch or self._config.batch
         for first in range(0, len(rows), at_once):
             yield slice(first, first + at_once)
 
     def _placed(self, windows: Sequence[np.ndarray]) -> list[Tensor]:
-        return [torch.from_numpy(each).to(self._device) for each in windows]
+        return [torch.from_numpy(window).to(self._device) for window in windows]
 
 
 @final
 class Translation:
-    """The target of each source, word by word, each given those before it."""
+    """Each word of a target, given the source and the words before it."""
 
     def __init__(
         self, model: Seq2Seq, train: Encoded, validation: Encoded, config: TrainingConfig
     ) -> None:
         self._batches = Bucketed(train, config.batch)
-        self._config, self._device = config, _place(model)
-        self._exam = [*Bucketed(validation, config.batch).all()]
+        self._config, self._device = config, _device(model)
+        self._validation = [*Bucketed(validation, config.batch).all()]
 
-    def losses(self, forward: Forward, step: int) -> Iterator[Tensor]:
-        """The mean over the targets of a step's batch, which is not cut."""
+    def batches(self, step: int) -> Iterator[tuple[tuple[Any, ...], float]]:
+        """The batch of a step, as one piece."""
         seed = self._config.seed
-        source, lengths, inputs, targets = placed(self._batches.batch(seed, step), self._device)
-        logits = forward(source, lengths, inputs, Spec(seed=(seed, step)))
-        smoothing = self._config.label_smoothing
-        yield _loss(logits, targets, PADDING, smoothing)
+        tensors = placed(self._batches.batch(seed, step), self._device)
+        yield (*tensors, Spec(seed=(seed, step))), 1.0
+
+    def loss(
+        self,
+        model: Seq2Seq,
+        source: Tensor,
+        lengths: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
+        spec: Spec,
+    ) -> Tensor:
+        """The mean loss over the tokens of the targets."""
+        logits = model(source, lengths, inputs, spec)
+        return _loss(logits, targets, PADDING, self._config.label_smoothing)
 
     def tokens(self, step: int) -> int:
-        """How many tokens, of both languages, were learnt from."""
+        """How many tokens, of both languages, the first `step` steps have."""
         return self._batches.tokens(step)
 
-    def exam(self, forward: Forward) -> float:
+    def evaluate(self, model: Seq2Seq) -> float:
         """The mean loss over the tokens of the held-out targets."""
-
-        def ask(batch: Batch) -> tuple[Tensor, Tensor]:
-            source, lengths, inputs, targets = placed(batch, self._device)
-            return forward(source, lengths, inputs), targets
-
-        return _examined(map(ask, self._exam))
+        tensors = (placed(batch, self._device) for batch in self._validation)
+        return _mean_loss((model(*known), targets) for *known, targets in tensors)
 
 
 @final
-class FillIn:
-    """The words of a sentence that were masked (Devlin et al. 2019, section 3.1)."""
+class MaskedWords:
+    """The words of a source that were masked (Devlin et al. 2019, section 3.1)."""
 
     def __init__(
         self, model: Seq2Seq, train: Encoded, validation: Encoded, config: TrainingConfig
     ) -> None:
-        self._batches = Bucketed(train, config.batch)
-        self._config, self._device = config, _place(model)
+        self._batches = Bucketed(_sources(train), config.batch)
+        self._config, self._device = config, _device(model)
         self._vocabulary = model.config.vocabulary
-        exam = Bucketed(validation, config.batch).all()
-        self._exam = [masked(each, self._vocabulary, 0, number) for number, each in enumerate(exam)]
+        held_out = Bucketed(_sources(validation), config.batch).all()
+        self._validation = [
+            masked(batch, self._vocabulary, 0, number) for number, batch in enumerate(held_out)
+        ]
 
-    def losses(self, forward: Forward, step: int) -> Iterator[Tensor]:
-        """The mean over the masked words of a step's batch."""
+    def batches(self, step: int) -> Iterator[tuple[tuple[Any, ...], float]]:
+        """The batch of a step, as one piece."""
         seed = self._config.seed
         batch = masked(self._batches.batch(seed, step), self._vocabulary, seed, step)
         source, lengths, _, targets = placed(batch, self._device)
-        logits = forward(source, lengths, spec=Spec(seed=(seed, step)))
-        yield _loss(logits, targets, PADDING, self._config.label_smoothing)
+        yield (source, lengths, targets, Spec(seed=(seed, step))), 1.0
+
+    def loss(
+        self, model: Seq2Seq, source: Tensor, lengths: Tensor, targets: Tensor, spec: Spec
+    ) -> Tensor:
+        """The mean loss over the masked words."""
+        logits = model(source, lengths, spec=spec)
+        return _loss(logits, targets, PADDING, self._config.label_smoothing)
 
     def tokens(self, step: int) -> int:
-        """How many tokens were read."""
+        """How many tokens the first `step` steps have."""
         return self._batches.tokens(step)
 
-    def exam(self, forward: Forward) -> float:
-        """The mean loss over the masked words of what is held out."""
-
-        def ask(batch: Batch) -> tuple[Tensor, Tensor]:
-            source, lengths, _, targets = placed(batch, self._device)
-            return forward(source, lengths), targets
-
-        return _examined(map(ask, self._exam))
+    def evaluate(self, model: Seq2Seq) -> float:
+        """The mean loss over the masked words of the held-out sources."""
+        tensors = (placed(batch, self._device) for batch in self._validation)
+        return _mean_loss((model(source, lengths), t) for source, lengths, _, t in tensors)
 
 
-def of_pairs(
-    model: Seq2Seq, some: Split, tokenizer: Tokenizer, config: TrainingConfig
-) -> Translation | FillIn:
-    """What this kind of model learns from pairs: to translate or, from the sources, to fill in."""
-    apart = -(-len(some.validation) // config.evaluation_windows)
-    exam = some.validation[::apart]  # files are often sorted
-    train, validation = encode(some.train, tokenizer), encode(exam, tokenizer)
-    if model.config.kind != "encoder":
-        return Translation(model, train, validation, config)
-    alone = ([(source, source[:0]) for source, _ in part] for part in (train, validation))
-    return FillIn(model, next(alone), next(alone), config)
+# By the names of `training.task.TASKS`.
+TASKS: Mapping[str, Callable[..., Task]] = MappingProxyType(
+    {"next-token": NextToken, "translation": Translation, "masked-words": MaskedWords}
+)
 
 
 def masked(batch: Batch, vocabulary: int, seed: int, step: int) -> Batch:
@@ -175,34 +211,37 @@ def masked(batch: Batch, vocabulary: int, seed: int, step: int) -> Batch:
     return Batch(source, batch.lengths, batch.inputs, targets)
 
 
-def _place(model: nn.Module) -> torch.device:
+def placed(batch: Batch, device: torch.device) -> list[Tensor]:
+    """A batch as tensors on a device."""
+    return [torch.from_numpy(array).to(device) for array in batch]
+
+
+def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def placed(batch: Batch, device: torch.device) -> list[Tensor]:
-    """A batch as tensors, where the model lies."""
-    return [torch.from_numpy(each).to(device) for each in batch]
+def _sources(pairs: Encoded) -> Encoded:
+    """Pairs without their targets."""
+    return [(source, source[:0]) for source, _ in pairs]
 
 
 def _loss(
-    logits: Float[Tensor, "rows tokens vocabulary"],
-    targets: Int[Tensor, "rows tokens"],
+    logits: Float[Tensor, "*rows vocabulary"],
+    targets: Int[Tensor, "*rows"],
     padding: int = -100,  # no token
     smoothing: float = 0.0,
 ) -> Tensor:
+    """The mean cross-entropy over the targets that are not padding, in float32 at least."""
     wide = torch.promote_types(logits.dtype, torch.float32)
-    return nn.functional.cross_entropy(
-        logits.flatten(0, 1).to(wide),
-        targets.flatten(),
-        ignore_index=padding,
-        label_smoothing=smoothing,
-    )
+    rows = logits.reshape(-1, logits.shape[-1]).to(wide)
+    return cross_entropy(rows, targets.flatten(), ignore_index=padding, label_smoothing=smoothing)
 
 
-def _examined(answers: Iterator[tuple[Tensor, Tensor]]) -> float:
+def _mean_loss(outputs: Iterator[tuple[Tensor, Tensor]]) -> float:
+    """The mean loss over all targets of several batches, from their logits."""
     total, count = torch.zeros((), dtype=torch.float64), 0
-    for logits, targets in answers:
-        said = int((targets != PADDING).sum())
-        total += _loss(logits, targets, PADDING).double().cpu() * said
-        count += said
+    for logits, targets in outputs:
+        words = int((targets != PADDING).sum())
+        total += _loss(logits, targets, PADDING).double().cpu() * words
+        count += words
     return total.item() / count

@@ -1,9 +1,9 @@
-"""Training in PyTorch: one step after another, each a function of (seed, step)."""
+"""Training steps in PyTorch, each a function of (seed, step)."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -14,68 +14,64 @@ from torch import Tensor, nn
 from headway.attention.kernels import tuning
 from headway.torch import weights
 from headway.torch.optimizers import Optimizer
-from headway.training import memory, muon
 from headway.training.loop import NotFinite, Step, differences
 from headway.training.settings import TrainingConfig, learning_rate
-
-Forward = Callable[..., Tensor]  # a model, compiled or not
 
 
 @runtime_checkable
 class Task(Protocol):
-    """What a model learns: batches, their losses, and an exam."""
+    """The batches of a task, and their loss: see `torch/tasks.py`."""
 
-    def losses(self, forward: Forward, step: int) -> Iterator[Tensor]:
-        """The parts, one a micro batch, that add up to the mean loss of a step's batch."""
+    def batches(self, step: int) -> Iterator[tuple[tuple[Any, ...], float]]:
+        """The micro-batches of a step: the arguments of `loss`, and the share of the mean."""
+
+    def loss(self, model: Any, /, *batch: Any) -> Tensor:
+        """The mean loss of a batch, in nats per token."""
 
     def tokens(self, step: int) -> int:
-        """How many tokens were learnt from when `step` steps are done."""
+        """How many tokens the first `step` steps have."""
 
-    def exam(self, forward: Forward) -> float:
-        """The mean loss over what is held out, in nats a token."""
+    def evaluate(self, model: Any) -> float:
+        """The mean loss over the held-out data, in nats per token."""
 
 
 @final
 class Trainer:
-    """A model, a GPT or a Seq2Seq, on its way, trained in place on the device where it lies.
+    """Trains a model in place, on the device that it is on, one step at a time.
 
-    Gradients are those of the mean loss over all tokens of a batch, however it is cut into micro
-    batches, and are clipped. The validation loss comes with every `evaluate_every`th step and
-    with the last. step: how many steps are done.
+    The gradient is that of the mean loss over all tokens of a batch, also when the batch is split
+    into micro-batches, and is clipped. Every `evaluate_every`th step and the last one have a
+    validation loss. step: how many steps are done.
     """
 
     def __init__(self, model: Any, task: Task, config: TrainingConfig) -> None:
-        memory.keep()
         self.model, self.task, self.config, self.step = model, task, config, 0
-        self.device = next(model.parameters()).device
+        self._device = next(model.parameters()).device
         self._parameters = list(model.parameters())
         self._optimizer = Optimizer(model, config)
-        self._forward = torch.compile(model) if config.compile else model
+        self._loss = torch.compile(task.loss) if config.compile else task.loss
 
     @property
     def parameters(self) -> int:
-        """How many numbers are learnt."""
+        """The number of trained parameters."""
         return sum(p.numel() for p in self._parameters)
 
     @property
-    def place(self) -> str:
-        """What it runs on."""
-        return self.device.type
-
-    def query_norms(self) -> list[float]:
-        """Of each layer, the norm of W_query's gradient in the last step, clipped."""
-        gradients = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
-        return [norm.item() for norm in muon.query_norms(gradients)]
+    def device(self) -> str:
+        """The kind of device that the model is on."""
+        return self._device.type
 
     def advance(self) -> Step:
-        """Take one step. Raises NotFinite, the weights untouched, when it leads nowhere."""
+        """Take one step. Raises NotFinite and leaves the weights as they are when it fails."""
         rate = learning_rate(self.step, self.config)
-        if not self.model.training:  # a walk over all modules
+        if not self.model.training:  # this visits all modules
             self.model.train()
         for parameter in self._parameters:
             parameter.grad = None
-        loss = torch.zeros((), device=self.device)
-        for part in self._losses(self._forward):
+        loss = torch.zeros((), device=self._device)
+        for batch, share in self.task.batches(self.step):
+            with self._autocast():
+                part = self._loss(self.model, *batch) * share
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
         norm = nn.utils.clip_grad_norm_(self._parameters, self.config.clip)
@@ -94,13 +90,13 @@ class Trainer:
         )
 
     def evaluate(self) -> float:
-        """The mean loss over what is held out, in nats a token."""
+        """The mean loss over the held-out data, in nats per token."""
         self.model.eval()
         with torch.no_grad(), self._autocast():
-            return self.task.exam(self.model)
+            return self.task.evaluate(self.model)
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
-        """The weights and the optimiser's state, by name."""
+        """The weights and the state of the optimizer, by name."""
         optimizer = self._optimizer.state()
         return {
             "model": weights.to_arrays(self.model),
@@ -110,11 +106,11 @@ class Trainer:
     def restore(
         self, step: int, state: Mapping[str, Mapping[str, np.ndarray]], machine: Mapping[str, Any]
     ) -> list[str]:
-        """Go back to a state and its number of threads; what else is not as it was then.
+        """Restore a state and its number of threads; return what differs on this machine.
 
-        Raises KeyError for what is missing and ValueError for weights of another model.
+        Raises KeyError for missing tensors and ValueError for weights of another model.
         """
-        if machine["device"] == self.place:  # JAX's may be of another kind
+        if machine["device"] == self.device:  # a checkpoint of JAX may be of another kind
             torch.set_num_threads(machine["threads"])
         weights.fill(self.model, state["model"])
         tensors = {name: torch.from_numpy(array) for name, array in state["optimizer"].items()}
@@ -123,45 +119,42 @@ class Trainer:
         return differences(machine, self.machine())
 
     def machine(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to go on bit for bit."""
+        """What must be the same for a resumed run to be equal bit for bit."""
         return {
             "threads": torch.get_num_threads(),
-            "device": self.device.type,
-            "engine": f"torch {torch.__version__}",
+            "device": self.device,
+            "engine": "torch",
+            "version": torch.__version__,
             "processor": platform.machine(),
             "kernels": tuning.digest(),
         }
 
-    def _losses(self, forward: Forward) -> Iterator[Tensor]:
-        with self._autocast():
-            yield from self.task.losses(forward, self.step)
-
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.precision == "bfloat16":
-            return torch.autocast(self.device.type, torch.bfloat16)
+            return torch.autocast(self.device, torch.bfloat16)
         return nullcontext()
 
     def _diagnosis(self, loss: float) -> str:
-        """Where it began: the first module whose output is not finite, else the first gradient."""
-        found: list[str] = []
+        """The first module whose output is not finite, else the first such gradient."""
+        modules: list[str] = []
 
         def look(name: str) -> Any:
             def hook(module: nn.Module, arguments: Any, output: Any) -> None:
                 first = output[0] if isinstance(output, tuple) else output
                 if isinstance(first, Tensor) and not torch.isfinite(first).all():
-                    found.append(name)
+                    modules.append(name)
 
             return hook
 
         hooks = [m.register_forward_hook(look(n)) for n, m in self.model.named_modules() if n]
-        with torch.no_grad():
-            for _ in self._losses(self.model):
-                pass
+        with torch.no_grad(), self._autocast():
+            for batch, _ in self.task.batches(self.step):
+                self.task.loss(self.model, *batch)
         for hook in hooks:
             hook.remove()
         where = (
-            f"the first output that is not finite is that of {found[0]}"
-            if found
+            f"the first output that is not finite is that of {modules[0]}"
+            if modules
             else next(
                 (
                     f"every output is finite, but the gradient of {name} is not"

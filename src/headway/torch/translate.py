@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,7 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Integer
 
-from headway.data.pairs import END, MASK, PADDING, START, batch
+from headway.data.pairs import END, FIRST, MASK, PADDING, START, batch, encoded
+from headway.data.tokenizers import Tokenizer
 from headway.torch.seq2seq import Memory, Seq2Seq
 from headway.tracing import trace
 
@@ -22,6 +24,14 @@ class Translated(NamedTuple):
 
     tokens: list[int]
     score: float
+    whole: bool
+
+
+class Text(NamedTuple):
+    """A translation as text. whole: whether the model ended it."""
+
+    text: str
+    tokens: list[int]
     whole: bool
 
 
@@ -120,3 +130,58 @@ def alignment(
     if model.config.kind == "bahdanau":  # ([steps,] 1, 1, 1, source)
         return weights.reshape(-1, weights.shape[-1]).numpy(force=True)
     return weights[0].mean(0).numpy(force=True)
+
+
+def answers(
+    model: Seq2Seq, tokenizer: Tokenizer, sentences: Sequence[str], beams: int
+) -> list[str]:
+    """The translations or, of a model of masked words, the sentences with their words filled in.
+
+    A sentence without "_" has its second word masked.
+    """
+    if model.config.kind == "encoder":
+        gaps = (text if "_" in text else with_gap(text) for text in sentences)
+        return [filled(model, tokenizer, text) for text in gaps]
+    return [text.text for text in translated(model, tokenizer, sentences, beams)]
+
+
+def with_gap(sentence: str) -> str:
+    """A sentence with "_" in place of its second word."""
+    first, *others = sentence.split()
+    return " ".join([first, "_", *others[1:]])
+
+
+def filled(model: Seq2Seq, tokenizer: Tokenizer, sentence: str) -> str:
+    """The sentence with the likeliest token for each "_" in brackets.
+
+    A gap takes the space before it with it, as the tokens of words do.
+    """
+    parts = re.split(r" ?_", sentence)
+    row = [int(token) + FIRST for token in tokenizer.encode(parts[0])]
+    gaps = []
+    for part in parts[1:]:
+        gaps.append(len(row))
+        row += [MASK, *(int(token) + FIRST for token in tokenizer.encode(part))]
+    source = torch.tensor([[*row, END]], device=next(model.parameters()).device)
+    model.eval()
+    with torch.no_grad():
+        logits = model(source, torch.tensor([source.shape[1]]))[0, gaps]
+    words_ = [
+        tokenizer.decode([int(best) - FIRST]) for best in logits[:, FIRST:].argmax(-1) + FIRST
+    ]
+    found = [parts[0]]
+    for word, part in zip(words_, parts[1:], strict=True):
+        space = word[: len(word) - len(word.lstrip())]
+        found += [f"{space}[{word.strip()}]", part]
+    return "".join(found)
+
+
+def translated(
+    model: Seq2Seq, tokenizer: Tokenizer, sources: Sequence[str], beams: int, penalty: float = 1.0
+) -> list[Text]:
+    """The translations of sentences."""
+    rows = [encoded(source, tokenizer) for source in sources]
+    return [
+        Text(tokenizer.decode([token - FIRST for token in each.tokens]), each.tokens, each.whole)
+        for each in translate(model, rows, beams=beams, penalty=penalty)
+    ]

@@ -1,4 +1,4 @@
-"""Checkpoints: each in a directory of its own, written aside, flushed, then renamed.
+"""Checkpoints: each is written to a new directory, flushed to the disk, then renamed.
 
 step-000500/model.safetensors  optimizer.safetensors  SHA256SUMS (for `sha256sum --check`)
 """
@@ -22,15 +22,15 @@ _SUMS = "SHA256SUMS"
 
 
 def save(folder: Path, step: int, parts: Mapping[str, Tensors], about: Mapping[str, Any]) -> Path:
-    """Write the checkpoint of a step and return its directory; nothing is overwritten in place.
+    """Write the checkpoint of a step and return its directory; no file is overwritten in place.
 
-    parts: tensors by file ("model", "optimizer") and name.
-    about: what else to say, one metadata key of sorted JSON, so equal content is equal bytes.
-    Raises OSError, the checkpoints before untouched, when the disk is full or may not be written.
+    parts: tensors by file ("model", "optimizer") and name. about: metadata, stored as sorted JSON
+    under one key, so that equal content gives equal bytes. Raises OSError, and leaves the earlier
+    checkpoints as they are, when the disk is full or not writable.
     """
     final = folder / name(step)
     aside = folder / f".writing-{final.name}"
-    shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed
     try:
         aside.mkdir(parents=True)
         for part, tensors in parts.items():
@@ -46,52 +46,52 @@ def save(folder: Path, step: int, parts: Mapping[str, Tensors], about: Mapping[s
         _flush(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        said = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or error
         raise OSError(
-            f"the checkpoint {final} could not be written: {said}; those before it are whole, so "
-            "make room and go on with --resume"
+            f"cannot write the checkpoint {final}: {reason}; the earlier checkpoints are intact, "
+            "so free some space and continue with --resume"
         ) from error
     return final
 
 
 def name(step: int) -> str:
-    """What the checkpoint of a step is called."""
+    """The name of the checkpoint of a step."""
     return f"step-{step:06d}"
 
 
 def keep(folder: Path, most: int) -> None:
-    """Remove all but the last `most` checkpoints, each at once: never half of one is left."""
+    """Remove all but the last `most` checkpoints, each of which is renamed first."""
     for old in complete(folder)[:-most]:
         aside = folder / f".removing-{old.name}"
         shutil.rmtree(aside, ignore_errors=True)
         old.rename(aside)
-    for left in folder.glob(".*-step-*"):  # these, and what killed processes left
+    for left in folder.glob(".*-step-*"):  # these, and those left by killed processes
         shutil.rmtree(left, ignore_errors=True)
 
 
 def complete(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, the first step first."""
-    return sorted(folder.glob("step-[0-9]*/"), key=_step)
+    """The checkpoints of a folder, ordered by step."""
+    return sorted(folder.glob("step-[0-9]*/"), key=step_of)
 
 
 def latest(folder: Path) -> Path:
     """The checkpoint of the last step. Raises ValueError when there is none."""
-    there = complete(folder)
-    if not there:
-        raise ValueError(f"no checkpoint in {folder}: the run saved none")
-    return there[-1]
+    all_steps = complete(folder)
+    if not all_steps:
+        raise ValueError(f"no checkpoint in {folder}; the run did not save one")
+    return all_steps[-1]
 
 
 def load(checkpoint: Path, part: str = "model") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The tensors of a part of a checkpoint, and what was said about it.
+    """The tensors of a part of a checkpoint, and its metadata.
 
-    Raises ValueError when a file is missing or damaged, and names the checkpoint before.
+    Raises ValueError, with the checkpoint before, when a file is missing or damaged.
     """
     file = checkpoint / f"{part}.safetensors"
     try:
         sums = (checkpoint / _SUMS).read_text(encoding="utf-8")
         if f"{_digest(file)}  {file.name}" not in sums.splitlines():
-            raise ValueError("its SHA-256 is not that in SHA256SUMS")
+            raise ValueError("its SHA-256 differs from SHA256SUMS")
         with safe_open(file, "numpy") as opened:
             about: dict[str, Any] = json.loads(opened.metadata()["headway"])
         return load_file(file), about
@@ -100,13 +100,15 @@ def load(checkpoint: Path, part: str = "model") -> tuple[dict[str, np.ndarray], 
 
 
 def _before(checkpoint: Path) -> str:
-    earlier = [each for each in complete(checkpoint.parent) if _step(each) < _step(checkpoint)]
+    step = step_of(checkpoint)
+    earlier = [path for path in complete(checkpoint.parent) if step_of(path) < step]
     if not earlier:
-        return ", and there is no checkpoint before it: train anew"
-    return f": remove the folder {checkpoint.name} to go on from {earlier[-1].name}"
+        return "; there is no earlier checkpoint, so train again"
+    return f"; remove the folder {checkpoint.name} to resume from {earlier[-1].name}"
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
     return int(checkpoint.name.removeprefix("step-"))
 
 

@@ -1,13 +1,13 @@
-"""The loop around the steps, whatever engine takes them: the log, the checkpoints, the end."""
+"""The training loop of every task and engine: steps, log and checkpoints."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,12 +15,12 @@ from headway.training import checkpoints
 from headway.training.runs import Run, RunConfig
 from headway.training.settings import TrainingConfig
 
-_KEPT = 2  # checkpoints: the last, and the one before should the last be damaged
+_KEPT = 2  # checkpoints: the last one, and the one before in case the last is damaged
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did. step counts from 1; losses are in nats a token."""
+    """The result of one step. step: its number, from 1. Losses are in nats per token."""
 
     step: int
     tokens: int
@@ -31,13 +31,13 @@ class Step:
 
 
 class NotFinite(ValueError):  # noqa: N818 - the name says it
-    """The loss or its gradient is no number any more; the message says where it began."""
+    """The loss or its gradient is NaN or infinite; the message says where this began."""
 
 
 class Trainer(Protocol):
-    """A model on its way, in any engine.
+    """A model in training, in either engine.
 
-    step: how many steps are done. place: what it runs on. parameters: how many numbers are learnt.
+    step: number of steps done. device: what it runs on. parameters: number of trained parameters.
     """
 
     step: int
@@ -49,30 +49,27 @@ class Trainer(Protocol):
     def model(self) -> Any: ...
 
     @property
-    def place(self) -> str: ...
+    def device(self) -> str: ...
 
     @property
     def parameters(self) -> int: ...
 
     def advance(self) -> Step:
-        """Take one step. Raises NotFinite, the weights untouched, when it leads nowhere."""
+        """Take one step. Raises NotFinite and leaves the weights as they are when it fails."""
 
     def state(self) -> Mapping[str, Mapping[str, np.ndarray]]:
-        """All that the next step depends on, but for the config and the text: parts of tensors."""
+        """Everything that the next step depends on, except config and data: tensors by part."""
 
     def restore(
         self, step: int, state: Mapping[str, Mapping[str, np.ndarray]], machine: Mapping[str, Any]
     ) -> list[str]:
-        """Go back to a state, and to the machine's settings then; what could not be the same.
+        """Restore a state and the machine's settings; return what differs on this machine.
 
-        Raises KeyError for what is missing and ValueError for what is of another model.
+        Raises KeyError for missing tensors and ValueError for those of another model.
         """
 
     def machine(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to go on bit for bit."""
-
-    def query_norms(self) -> list[float]:
-        """Of each layer, the norm of W_query's gradient in the last step, clipped."""
+        """What must be the same for a resumed run to be equal bit for bit."""
 
 
 def fit(
@@ -80,39 +77,39 @@ def fit(
     run: Run,
     config: RunConfig,
     *,
-    each: Callable[[Step, float], object] = lambda step, seconds: None,
-    saved: Callable[[], object] = lambda: None,
+    on_step: Callable[[Step, float], object] = lambda step, seconds: None,
+    on_checkpoint: Callable[[], object] = lambda: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train to the last step, or until `interrupted()`, which ends after a step that is whole.
+    """Train to the last step, or until `interrupted()` is true after a step.
 
-    each: told of every step, with the seconds trained so far. saved: called at every
-    checkpoint. Raises NotFinite, with the checkpoint to go back to, and OSError when the disk
-    is full or the folder may not be written; what was saved before stays.
+    on_step: called after every step, with the seconds of training so far. on_checkpoint: called
+    after every checkpoint. Raises NotFinite, with the last good checkpoint, and OSError when the
+    disk is full or the folder is not writable; earlier checkpoints stay.
     """
     steps, save_every = config.training.steps, config.training.save_every
     if not _is_saved(run, trainer.step):
         save(trainer, run, config)
-    spent = max((record["seconds"] for record in run.logged()), default=0.0)
-    began = time.perf_counter() - spent
+    seconds_before = max((record["seconds"] for record in run.logged()), default=0.0)
+    began = time.perf_counter() - seconds_before
     while trainer.step < steps and not interrupted():
         try:
-            done = trainer.advance()
+            step = trainer.advance()
         except NotFinite as error:
             good = checkpoints.latest(run.checkpoints)
             raise NotFinite(f"{error}; the last good checkpoint is {good}") from None
         seconds = time.perf_counter() - began
-        run.log({**asdict(done), "seconds": round(seconds, 3)})
-        each(done, seconds)
+        run.log({**asdict(step), "seconds": round(seconds, 3)})
+        on_step(step, seconds)
         if trainer.step % save_every == 0 or trainer.step == steps:
             save(trainer, run, config)
-            saved()
+            on_checkpoint()
     if not _is_saved(run, trainer.step):
         save(trainer, run, config)
 
 
 def save(trainer: Trainer, run: Run, config: RunConfig) -> None:
-    """Write a checkpoint of all that the next step depends on; keep the one before as well."""
+    """Write a checkpoint of everything that the next step depends on; keep the one before."""
     settings = json.loads(config.to_json())
     about = {"step": trainer.step, "config": settings, "machine": trainer.machine()}
     checkpoints.save(run.checkpoints, trainer.step, trainer.state(), about)
@@ -120,10 +117,10 @@ def save(trainer: Trainer, run: Run, config: RunConfig) -> None:
 
 
 def resume(trainer: Trainer, run: Run, config: RunConfig) -> list[str]:
-    """Go on from the last checkpoint. Returns what differs on this machine, so that bits may.
+    """Restore the last checkpoint. Returns what differs on this machine, so that bits may differ.
 
-    A run that was killed before its first checkpoint begins. Raises ValueError when the checkpoint
-    is damaged, lacks something or is of another config.
+    A run without a checkpoint starts at step 0. Raises ValueError when the checkpoint is damaged,
+    incomplete or of another config.
     """
     if not checkpoints.complete(run.checkpoints):
         return []
@@ -133,26 +130,34 @@ def resume(trainer: Trainer, run: Run, config: RunConfig) -> list[str]:
         state[part], about = checkpoints.load(checkpoint, part)
     try:
         began = RunConfig.from_json(json.dumps(about["config"]))
-        began.require_same(config, f"in {run.path}/config.json")
+        same = replace(config, training=replace(config.training, steps=began.training.steps))
+        began.require_same(same, f"in {run.path}/config.json")  # the number of steps may grow
         differences = trainer.restore(about["step"], state, about["machine"])
     except KeyError as error:
-        raise ValueError(f"{checkpoint} lacks {error}: it cannot be gone on from") from error
+        raise ValueError(f"cannot resume from {checkpoint}: {error} is missing") from error
     run.forget_after(trainer.step)
     return differences
 
 
-def engine_of(run: Run) -> Literal["torch", "jax"]:
-    """The engine in which the last checkpoint was written, if there is one."""
+def last_step(run: Run) -> int:
+    """The step of the last checkpoint; 0 where there is none."""
+    if not checkpoints.complete(run.checkpoints):
+        return 0
+    return checkpoints.step_of(checkpoints.latest(run.checkpoints))
+
+
+def engine_of(run: Run) -> str:
+    """The name of the engine that wrote the last checkpoint; torch where there is none."""
     if not checkpoints.complete(run.checkpoints):
         return "torch"
     _, about = checkpoints.load(checkpoints.latest(run.checkpoints))
-    return "jax" if str(about["machine"].get("engine")).startswith("jax") else "torch"
+    return str(about["machine"]["engine"])
 
 
 def weights(run: Run, checkpoint: Path | None, like: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The weights of a checkpoint, by default the run's last, for a model with parameters `like`.
+    """The weights of a checkpoint, by default the last one, for a model with parameters `like`.
 
-    Raises ValueError when a file is damaged or the weights are not the model's.
+    Raises ValueError when a file is damaged or the weights do not fit the model.
     """
     checkpoint = checkpoints.latest(run.checkpoints) if checkpoint is None else checkpoint
     tensors, _ = checkpoints.load(checkpoint)
@@ -163,18 +168,18 @@ def weights(run: Run, checkpoint: Path | None, like: Mapping[str, Any]) -> dict[
     return tensors
 
 
-def require_same_shapes(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Raise ValueError when names or shapes of weights are not those of the model here."""
-    for name in sorted(there.keys() | here.keys()):
-        one, other = (tuple(some[name].shape) if name in some else None for some in (there, here))
-        if one != other:
-            raise ValueError(f"weights of another model: {name} is {one} there, {other} here")
+def require_same_shapes(given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise ValueError when the names or shapes of weights are not the expected ones."""
+    for name in sorted(given.keys() | expected.keys()):
+        got, wanted = (
+            tuple(arrays[name].shape) if name in arrays else None for arrays in (given, expected)
+        )
+        if got != wanted:
+            raise ValueError(f"weights of another model: {name} must be {wanted} (got {got})")
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of the machine has changed, in words. Raises KeyError for what is missing."""
-    if "torch" in then:  # written before there were two engines
-        then = {**then, "engine": f"torch {then['torch']}"}
+    """What has changed on the machine, in words. Raises KeyError for missing entries."""
     return [f"{name} was {then[name]}, is {now[name]}" for name in now if then[name] != now[name]]
 
 

@@ -1,4 +1,4 @@
-"""The allocator's settings; a process's own."""
+"""The settings of the C library's memory allocator, for the whole process."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8  # of m
 
 
 def keep(of_any_size: bool = False) -> None:
-    """Let glibc keep freed memory for the next step, rather than fault every page in anew.
+    """Let glibc keep freed memory for the next step, so that its pages need not be mapped again.
 
-    About a fifth of a small model's step on a CPU is spent on that; other C libraries have no
-    such switch. of_any_size: blocks above 32 MB too, which otherwise go back at once: XLA takes
-    all the memory of a step as one.
+    Mapping takes about a fifth of a small model's step on a CPU. Other C libraries have no such
+    setting. of_any_size: keep blocks above 32 MB too, which otherwise return to the system at once;
+    XLA allocates all the memory of a step as one block.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
     if of_any_size:
-        mallopt(_ARENA_MAX, 1)  # others are too small for such blocks
+        mallopt(_ARENA_MAX, 1)  # further arenas are too small for such blocks
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, -1)  # never
         return

@@ -11,7 +11,6 @@ The scale gives U the size of AdamW's update, so that both share one learning ra
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 
 from einops import rearrange
@@ -25,9 +24,6 @@ Matrices = list[Array]  # each (d_out, d_in)
 
 # Beside the projections of the blocks a model has tables and the head, which AdamW trains.
 _TABLES = ("embedding", "head", "position_bias.table")
-
-# The parameter that makes the queries, alone or as the first part of a packed one.
-_QUERIES = re.compile(r"\.(W_query|W_qkv|q\.weight)$")
 
 
 def is_matrix(name: str, ndim: int) -> bool:
@@ -92,21 +88,3 @@ def packed(name: str, matrices: Matrices, like: Float[Array, "..."]) -> Float[Ar
     if len(matrices) == 3:
         return namespace(like).concat([matrix.mT for matrix in matrices], axis=1)
     return matrices[0].mT if name.rpartition(".")[2].startswith("W_") else matrices[0]
-
-
-def query_norms(gradients: Mapping[str, Array]) -> list[Float[Array, ""]]:
-    """The norm of the gradient of each layer's W_query, from the first layer; it may be packed.
-
-    None where the mechanism has no such matrix.
-    """
-    names = sorted((name for name in gradients if _QUERIES.search(name)), key=_layer)
-    norms = []
-    for name in names:
-        queries = unpacked(name, gradients[name])[0]
-        norms.append(namespace(queries).sqrt((queries**2).sum()))
-    return norms
-
-
-def _layer(name: str) -> int:
-    """The number in a parameter's name; JAX sorts names as text, h.10 before h.2."""
-    return next(int(part) for part in name.split(".") if part.isdigit())

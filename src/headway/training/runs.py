@@ -9,39 +9,43 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self, final
 
+from headway import cache
 from headway.data.tokenizers import Tokenizer
 from headway.models.gpt import GPTConfig, config_from
 from headway.models.seq2seq import Seq2SeqConfig
 from headway.nearest import check_keys
 from headway.training.settings import TrainingConfig
 
-# The format of config.json and of the names of parameters. Format 1, which was not written down, is
-# that of Headway 0.1.
+# The format of config.json and of the names of parameters. Headway 0.1 wrote format 1, without the
+# number.
 FORMAT = 2
 
 
 class OtherFormat(ValueError):  # noqa: N818 - the name says it
-    """A run that another version wrote; the message names it."""
+    """A run written by another version, which the message names."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All that decides a run.
+    """Everything that determines a run.
 
-    text: as it was named, and the SHA-256 of what stood there; the tokenizer likewise. Of a
-    translation it is the pairs. rung: of the ladder, in the attention's place; else multi-head.
+    task: a name in `training.task.TASKS`. text: the name of the data (a text, or pairs) and their
+    SHA-256; the tokenizer likewise. rung: the rung of the ladder that the GPT uses as its
+    attention; by default multi-head attention.
     """
 
+    task: str
     text: str
     text_sha256: str
     tokenizer: str
     tokenizer_sha256: str
     rung: str | None
-    model: Any  # a GPTConfig or, of a translation, a Seq2SeqConfig
+    model: Any  # GPTConfig for the task next-token, else Seq2SeqConfig
     training: TrainingConfig
 
     def to_json(self) -> str:
@@ -52,30 +56,30 @@ class RunConfig:
     def from_json(cls, text: str) -> Self:
         """The config of a JSON text.
 
-        Raises ValueError for an unknown or missing key, naming the nearest, and `OtherFormat` for
-        what another version wrote.
+        Raises ValueError for an unknown key, with the nearest one, or a missing key, and
+        `OtherFormat` for another version's format.
         """
-        found = json.loads(text)
-        number = found.pop("format", 1)
+        values = json.loads(text)
+        number = values.pop("format", 1)
         if number != FORMAT:
             writer = "Headway 0.1" if number == 1 else f"a later version (format {number})"
             raise OtherFormat(
-                f"was written by {writer}, and this version reads format {FORMAT} only: use the "
+                f"was written by {writer}, but this version reads format {FORMAT} only; use the "
                 "version that wrote it, or train the run again"
             )
-        check_keys(cls.__name__, found, (field.name for field in fields(cls)))
-        kind = Seq2SeqConfig if "kind" in found["model"] else GPTConfig
-        found["model"] = config_from(kind, found["model"], "model")
-        found["training"] = config_from(TrainingConfig, found["training"], "training")
-        return cls(**found)
+        check_keys(cls.__name__, values, (field.name for field in fields(cls)))
+        kind = GPTConfig if values.get("task") == "next-token" else Seq2SeqConfig
+        values["model"] = config_from(kind, values["model"], "model")
+        values["training"] = config_from(TrainingConfig, values["training"], "training")
+        return cls(**values)
 
     @property
     def translates(self) -> bool:
-        """Whether the model reads one sentence and writes another."""
-        return isinstance(self.model, Seq2SeqConfig)
+        """Whether the model is for pairs of sentences, not for a text."""
+        return self.task != "next-token"
 
     def flat(self) -> dict[str, Any]:
-        """Every setting by its name; those in the tables of the model as in "attention.heads"."""
+        """Every setting by name; the nested ones of the model as "attention.heads"."""
         settings = asdict(self)
         model = {
             f"{table}.{name}" if isinstance(value, dict) else table: inner
@@ -85,23 +89,32 @@ class RunConfig:
         return {**model, **settings.pop("training"), **settings}
 
     def require_unchanged(self, given: Mapping[str, Any]) -> None:
-        """Raise ValueError, naming it, for a setting that is not what the run began with."""
+        """Raise ValueError for a setting that differs from the run's."""
         known = self.flat()
         for name, value in given.items():
             now = known.get("attention.heads" if name == "heads" else name)
             if now != value:
                 raise ValueError(
-                    f"{name} cannot change when a run goes on: it is {now!r}; "
-                    f"leave {value!r} out, or start a new run"
+                    f"{name} cannot change when a run is resumed: it is {now!r} (got {value!r}); "
+                    "remove the option, or start a new run"
                 )
 
+    def extended(self, steps: int) -> Self:
+        """The same config with more steps. Raises ValueError for fewer than it has."""
+        if steps < self.training.steps:
+            raise ValueError(
+                f"steps can only grow when a run is resumed: it has {self.training.steps:,} "
+                f"(got {steps:,})"
+            )
+        return replace(self, training=replace(self.training, steps=steps))
+
     def require_same(self, other: RunConfig, where: str) -> None:
-        """Raise ValueError, naming the field, when another config is not this one."""
+        """Raise ValueError, with the name of the field, when another config differs."""
         for name, value in self.flat().items():
             if other.flat()[name] != value:
                 raise ValueError(
                     f"{name} has changed: it is {value!r} in the run, {other.flat()[name]!r} "
-                    f"{where}; a run goes on with what it began with, so start a new one"
+                    f"{where}; restore what has changed, or start a new run"
                 )
 
 
@@ -113,29 +126,40 @@ class Run:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig, tokenizer: Tokenizer) -> Self:
-        """A new directory, whole or not at all. Raises ValueError when there is one already."""
+    def create(
+        cls,
+        path: Path,
+        config: RunConfig,
+        tokenizer: Tokenizer,
+        files: Mapping[str, str] = MappingProxyType({}),
+    ) -> Self:
+        """A new directory, complete or not at all; files: further texts, by file name.
+
+        Raises ValueError when the directory exists.
+        """
         must_be_free(path)
         aside = path.with_name(f".creating-{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         (aside / "config.json").write_text(config.to_json(), encoding="utf-8")
         tokenizer.save(aside / "tokenizer.json")
+        for name, text in files.items():
+            (aside / name).write_text(text, encoding="utf-8")
         aside.rename(path)
         return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """An existing one. Raises ValueError when there is none, naming those that there are."""
+        """An existing run. Raises ValueError, with the available runs, when it does not exist."""
         if (path / "config.json").is_file():
             return cls(path)
         others = [run.path.name for run in runs_in(path.parent)]
-        known = f"; there are {', '.join(others)}" if others else "; `headway train` makes one"
-        raise ValueError(f"no run {path}{known}")
+        known = f"available runs: {', '.join(others)}" if others else "`headway train` creates one"
+        raise ValueError(f"run {path.name!r} not found in {path.parent}; {known}")
 
     @property
     def config(self) -> RunConfig:
-        """What decided the run. Raises ValueError when the file is damaged."""
+        """The config of the run. Raises ValueError when the file is damaged."""
         file = self.path / "config.json"
         try:
             return RunConfig.from_json(file.read_text(encoding="utf-8"))
@@ -144,6 +168,12 @@ class Run:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{file} is damaged: {error}") from error
 
+    def rewrite(self, config: RunConfig, files: Mapping[str, str]) -> None:
+        """Replace the config and the further files of a run that is resumed."""
+        for name, text in {"config.json": config.to_json(), **files}.items():
+            with cache.whole(self.path / name) as aside:
+                aside.write_text(text, encoding="utf-8")
+
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the run."""
@@ -151,7 +181,7 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the weights are."""
+        """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -160,14 +190,14 @@ class Run:
             file.write(json.dumps(record) + "\n")
 
     def logged(self) -> list[dict[str, Any]]:
-        """The lines of log.jsonl; a last one that was cut off is left out."""
+        """The lines of log.jsonl, without a last line that is incomplete."""
         if not self._log.exists():
             return []
         lines = self._log.read_text(encoding="utf-8").split("\n")[:-1]
         return [json.loads(line) for line in lines]
 
     def forget_after(self, step: int) -> None:
-        """Take the steps after this one out of log.jsonl: they will be done again."""
+        """Remove the steps after this one from log.jsonl, because they will be repeated."""
         lines = (json.dumps(record) for record in self.logged() if record["step"] <= step)
         aside = self._log.with_name(".log.jsonl")
         aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -179,9 +209,9 @@ class Run:
 
 
 def new_path(name: str | None, folder: str) -> Path:
-    """Where a new run of this name may lie, by default the next free number.
+    """The path of a new run of this name; by default the next free number.
 
-    Raises ValueError for a name that is no plain name, and when there is such a run already.
+    Raises ValueError for an invalid name and when the run exists.
     """
     if name is not None:
         path = run_path(name, folder)
@@ -194,36 +224,35 @@ def new_path(name: str | None, folder: str) -> Path:
 
 
 def run_path(name: str, folder: str) -> Path:
-    """Where the run of this name lies. Raises ValueError for a name that is no plain name."""
+    """The path of the run of this name. Raises ValueError for an invalid name."""
     if not re.fullmatch(r"[\w][\w.-]*", name) or ".." in name:
-        raise ValueError(
-            f"{name!r} is no name for a run: letters, digits, '-', '_' and single '.' make one"
-        )
+        raise ValueError(f"invalid run name {name!r}; use letters, digits, '-', '_' and single '.'")
     return Path(folder) / name
 
 
 def must_be_free(path: Path) -> None:
-    """Raise ValueError when there is a run already."""
+    """Raise ValueError when the run exists."""
     if path.exists():
         raise ValueError(
-            f"there is a run {path} already: choose another --name, --resume it, or remove it"
+            f"run {path} already exists; choose another --name, use --resume, or remove the run"
         )
 
 
 def find(run: str, folder: str, translates: bool | None = False) -> Run:
-    """The run of a name in a folder, or at a path. translates: whether it should; None if it may.
+    """The run of this name in a folder, or the run at a path.
 
-    Raises ValueError when there is none, and for one of the other sort.
+    translates: whether its model must be for pairs of sentences; None for any model. Raises
+    ValueError when the run does not exist, and for a model of the other sort.
     """
-    found = Run.open(Path(run) if Path(run).name != run else run_path(run, folder))
-    if translates is False and found.config.translates:
-        raise ValueError(f"{found.path} translates: see `headway translate --help`")
-    if translates and not found.config.translates:
-        raise ValueError(f"{found.path} does not translate: it goes on with a text (`generate`)")
-    return found
+    opened = Run.open(Path(run) if Path(run).name != run else run_path(run, folder))
+    if translates is False and opened.config.translates:
+        raise ValueError(f"{opened.path} is a translation run; see `headway translate --help`")
+    if translates and not opened.config.translates:
+        raise ValueError(f"{opened.path} is not a translation run; use `headway generate`")
+    return opened
 
 
 def runs_in(folder: Path) -> list[Run]:
-    """The runs in a folder, by name."""
-    found = sorted(file.parent for file in folder.glob("*/config.json"))
-    return [Run(path) for path in found if not path.name.startswith(".")]
+    """The runs in a folder, sorted by name."""
+    paths = sorted(file.parent for file in folder.glob("*/config.json"))
+    return [Run(path) for path in paths if not path.name.startswith(".")]

@@ -9,25 +9,48 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train. Raises ValueError for numbers that make no sense.
+    """How to train. Raises ValueError for invalid numbers.
 
-    batch: windows a step; of a translation tokens, padding and both languages counted. micro_batch:
-    how many windows at a time, where the memory is short; the gradient is the mean over all tokens
-    of the batch all the same.
-    optimizer: AdamW for everything, or Muon for the matrices of the blocks and AdamW for the rest.
-    learning_rate: the highest, of both. warmup: the share of the steps in which it rises.
-    weight_decay: of matrices only. label_smoothing: the share of a target's probability that is
-    spread over all tokens (Szegedy et al. 2016); the validation loss is without it.
-    clip: the largest norm of all gradients together.
-    evaluate_every: steps between evaluations; evaluation_windows: how many windows, or pairs, at
-    most.
-    save_every: steps between checkpoints.
-    precision, compile: None until the run is made, then what suits the machine.
+    Attributes
+    ----------
+    steps
+        Number of training steps, each on one batch.
+    batch
+        Windows of text in a batch; for pairs of sentences tokens, with both languages and the
+        padding counted.
+    micro_batch
+        Windows at a time, where the memory is too small for the batch; the gradient is still that
+        of the mean over the batch.
+    optimizer
+        adamw for all parameters, or muon for the matrices of the blocks and adamw for the rest.
+    learning_rate
+        The highest learning rate, of both optimizers.
+    warmup
+        Share of the steps in which the learning rate rises.
+    weight_decay
+        Weight decay of the matrices.
+    label_smoothing
+        Share of the target's probability that is spread over all tokens (Szegedy et al. 2016); the
+        validation loss is computed without it.
+    clip
+        Largest norm of the gradient.
+    evaluate_every
+        Steps between two evaluations on the held-out data.
+    evaluation_windows
+        Windows, or pairs, of an evaluation, at most.
+    save_every
+        Steps between two checkpoints.
+    precision
+        Number format of the computation; by default bfloat16 where the hardware is fast with it.
+    compile
+        Whether to use torch.compile; by default where the run is long enough to repay it.
+    seed
+        The same seed gives the same run.
     """
 
     steps: int = 1000
     batch: int = 16
-    micro_batch: int | None = None  # the whole batch
+    micro_batch: int | None = None
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
     warmup: float = 0.05
@@ -44,30 +67,28 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         counts = ("steps", "batch", "evaluate_every", "evaluation_windows", "save_every")
         for name in counts if self.micro_batch is None else (*counts, "micro_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is 1 or more: {getattr(self, name)} is not")
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("learning_rate", "clip"):
-            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
-                raise ValueError(f"{name} is above 0: {getattr(self, name)} is not")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup is a share from 0 to 1: {self.warmup} is not")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(
-                f"label_smoothing is a share from 0 to below 1: {self.label_smoothing} is not"
-            )
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay is 0 or more: {self.weight_decay} is not")
-        if self.seed < 0:
-            raise ValueError(f"a seed is 0 or more: {self.seed} is not")
+            value = getattr(self, name)
+            _require(value > 0 and math.isfinite(value), name, "above 0", value)
+        _require(0 <= self.warmup <= 1, "warmup", "between 0 and 1", self.warmup)
+        smoothing = self.label_smoothing
+        _require(0 <= smoothing < 1, "label_smoothing", "at least 0 and below 1", smoothing)
+        _require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
+        _require(self.seed >= 0, "seed", "at least 0", self.seed)
         choices = {"optimizer": ("adamw", "muon"), "precision": (None, "float32", "bfloat16")}
         for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                said = ", ".join(each for each in allowed if each)
-                raise ValueError(f"{name} is one of {said}: {getattr(self, name)!r} is not")
+            value, names = getattr(self, name), ", ".join(filter(None, allowed))
+            _require(value in allowed, name, f"one of {names}", value)
+
+
+def _require(holds: bool, name: str, what: str, value: object) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {what} (got {value!r})")
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Of step 0, 1 ...: up in a line, then down along a cosine to a tenth.
+    """The learning rate of a step, from 0: it rises linearly, then falls along a cosine to a tenth.
 
     Loshchilov and Hutter 2017 (SGDR), without restarts.
     """

@@ -1,11 +1,10 @@
-"""What a translation begins with: the pairs, the tokenizer of both languages, every setting."""
+"""Settings and data of models for pairs of sentences."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,15 +12,13 @@ from typing import Any
 import numpy as np
 
 from headway.data import pairs
-from headway.data.pairs import FIRST, Pair, Split, encoded, is_grammar, words
-from headway.data.tokenizers import Tokenizer, digest
+from headway.data.pairs import Pair, Split, encoded, is_grammar, words
+from headway.data.tokenizers import Tokenizer
 from headway.models.seq2seq import Seq2SeqConfig
-from headway.training.runs import RunConfig
-from headway.training.settings import TrainingConfig
 
-WORDS = "words.json"  # of a run: those that it learnt from, in each language
+WORDS = "words.json"  # in a run: the words of the training data, in each language
 
-# What suits two cores: for the grammar, which has 150 words in each language, and for a file.
+# Settings for two cores: for the grammar, with 150 words in each language, and for a file.
 GRAMMAR: Mapping[str, Any] = MappingProxyType(
     {"width": 128, "context": 96, "vocabulary": 640, "steps": 2500, "batch": 2048}
     | {"learning_rate": 3e-3, "weight_decay": 0.0, "evaluate_every": 100, "save_every": 500}
@@ -31,124 +28,86 @@ FILE: Mapping[str, Any] = MappingProxyType(
     | {"learning_rate": 2e-3, "weight_decay": 0.01, "evaluate_every": 250, "save_every": 500}
     | {"label_smoothing": 0.1}
 )
-# The Transformer takes longer to begin, and smaller steps.
+# The Transformer needs a longer warmup and a lower learning rate.
 TRANSFORMER: Mapping[str, Any] = MappingProxyType({"layers": 2, "heads": 4, "warmup": 0.1})
 OF_GRAMMAR: Mapping[str, Any] = MappingProxyType({"width": 96, "learning_rate": 2e-3})
 OF_FILE: Mapping[str, Any] = MappingProxyType({"learning_rate": 1e-3})
 
 
-def defaults(kind: str, source: str) -> dict[str, Any]:
-    """The settings of those who give none."""
-    found: dict[str, Any] = {"kind": kind, "evaluation_windows": 512}
-    found |= {"precision": "float32", "compile": False}
-    found.update(GRAMMAR if is_grammar(source) else FILE)
-    if kind in ("transformer", "encoder"):
-        found.update(TRANSFORMER)
-        found.update(OF_GRAMMAR if is_grammar(source) else OF_FILE)
-    return found
+def recipe_for(kind: str, source: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run, as a recipe has them: those given over those that suit the kind.
 
-
-@dataclass(frozen=True)
-class Plan:
-    """What a new run begins with. longer: how many pairs the model cannot hold; they are not among
-    those to learn from and to watch."""
-
-    config: RunConfig
-    tokenizer: Tokenizer
-    pairs: Split
-    longer: int
-
-
-def plan(source: str, settings: Mapping[str, Any]) -> Plan:
-    """Read the pairs, learn the tokenizer and resolve every setting.
-
-    source: see `data.pairs.read`. settings: fields of `Seq2SeqConfig` and `TrainingConfig`, over
-    those that suit the kind and the pairs. Raises ValueError for what makes no sense.
+    source: the name of the pairs. given: fields of `Seq2SeqConfig` and of `TrainingConfig`.
     """
-    found = {**defaults(settings["kind"], source), **settings}
-    names = {field.name for field in fields(Seq2SeqConfig)}
-    training = TrainingConfig(**{k: v for k, v in found.items() if k not in names})
-    model = {name: value for name, value in found.items() if name in names}
-    Seq2SeqConfig(**model)  # its sizes, before anything slow is done
-    whole = pairs.read(source)
-    tokenizer = _tokenizer(whole, found["vocabulary"])
-    config = RunConfig(
-        text=source,
-        text_sha256=fingerprint(whole),
-        tokenizer="bpe",
-        tokenizer_sha256=tokenizer.fingerprint,
-        rung=None,
-        model=Seq2SeqConfig(**{**model, "vocabulary": tokenizer.vocabulary + FIRST}),
-        training=training,
-    )
-    some, longer = held(whole, tokenizer, config.model.context)
-    return Plan(config, tokenizer, some, longer)
-
-
-def fingerprint(whole: Sequence[Pair]) -> str:
-    """The SHA-256 of pairs."""
-    return digest("\n".join("\t".join(pair) for pair in whole))
+    chosen: dict[str, Any] = {"kind": kind, "evaluation_windows": 512}
+    chosen |= {"precision": "float32", "compile": False}
+    chosen |= GRAMMAR if is_grammar(source) else FILE
+    if kind in ("transformer", "encoder"):
+        chosen |= TRANSFORMER
+        chosen |= OF_GRAMMAR if is_grammar(source) else OF_FILE
+    chosen |= given
+    of_model = {field.name for field in fields(Seq2SeqConfig)}
+    return {
+        "task": "masked-words" if kind == "encoder" else "translation",
+        "text": source,
+        "model": {k: v for k, v in chosen.items() if k in of_model},
+        "training": {k: v for k, v in chosen.items() if k not in of_model},
+    }
 
 
 def held(whole: Sequence[Pair], tokenizer: Tokenizer, context: int) -> tuple[Split, int]:
-    """The pairs split, those to learn from and to watch without the ones that a model of this
-    context cannot hold, and how many these are; the test stays whole.
+    """The pairs, split, and the number of those that are longer than the context.
 
-    Raises ValueError when none are left.
+    Longer pairs are removed from the training and the validation data; the test data keep them.
+    Raises ValueError when no pairs remain.
     """
-    some = pairs.split(whole)
+    parts = pairs.split(whole)
     train, validation = (
         [pair for pair in part if fits(pair.source, pair.target, tokenizer, context)]
-        for part in (some.train, some.validation)
+        for part in (parts.train, parts.validation)
     )
-    tested = any(fits(pair.source, pair.target, tokenizer, context) for pair in some.test)
+    tested = any(fits(pair.source, pair.target, tokenizer, context) for pair in parts.test)
     if not (train and validation and tested):
         raise ValueError(
-            f"too few of the {len(whole):,} pairs are left to learn from, to watch and to test: "
-            f"give more different ones, or a --context larger than {context}"
+            f"too few of the {len(whole):,} pairs remain for training, validation and test; give "
+            f"more different pairs, or a --context larger than {context}"
         )
-    left = len(some.train) + len(some.validation) - len(train) - len(validation)
-    return Split(train, validation, some.test), left
+    longer = len(parts.train) + len(parts.validation) - len(train) - len(validation)
+    return Split(train, validation, parts.test), longer
 
 
 def encode(some: Sequence[Pair], tokenizer: Tokenizer) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pairs as tokens, each with its end."""
+    """Pairs as tokens, each sentence with its end."""
     return [(encoded(pair.source, tokenizer), encoded(pair.target, tokenizer)) for pair in some]
 
 
-def keep_words(some: Sequence[Pair], folder: Path) -> None:
-    """Write WORDS into a run: the words of each language, in small letters, sorted."""
-    found = {
-        side: sorted({word.lower() for pair in some for word in words(getattr(pair, side))})
+def words_file(train: Sequence[Pair]) -> str:
+    """The content of WORDS: the words of each language in lower case, sorted."""
+    known = {
+        side: sorted({word.lower() for pair in train for word in words(getattr(pair, side))})
         for side in Pair._fields
     }
-    text = json.dumps(found, ensure_ascii=False) + "\n"
-    (folder / WORDS).write_text(text, encoding="utf-8")
+    return json.dumps(known, ensure_ascii=False) + "\n"
 
 
-def known_words(folder: Path) -> dict[str, list[str]] | None:
-    """The words that a run knows; None for one that was stopped before it wrote them."""
-    file = folder / WORDS
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+def known_words(folder: Path) -> dict[str, list[str]]:
+    """The words that a run was trained on."""
+    words_: dict[str, list[str]] = json.loads((folder / WORDS).read_text(encoding="utf-8"))
+    return words_
 
 
 def strange(sentence: str, known: Mapping[str, Sequence[str]]) -> str:
-    """What is to be said of a sentence whose words were not learnt from; empty for all others."""
-    found = dict.fromkeys(word.lower() for word in words(sentence) if word.isalpha())
+    """A warning about words that are not in the training data; empty if there are none."""
+    asked = dict.fromkeys(word.lower() for word in words(sentence) if word.isalpha())
     source, target = set(known["source"]), set(known["target"])
-    new = [word for word in found if word not in source]
-    if len(new) * 2 > len(found) and all(word in target for word in new):
-        return "this looks like the language that the run writes, not like the one that it reads"
+    new = [word for word in asked if word not in source]
+    if len(new) * 2 > len(asked) and all(word in target for word in new):
+        return "this looks like the language that the model writes, not like the one that it reads"
     if new:
-        return f"never seen in training, and likely to be mistranslated: {', '.join(new)}"
+        return f"not in the training data, and likely to be mistranslated: {', '.join(new)}"
     return ""
 
 
 def fits(source: str, target: str, tokenizer: Tokenizer, context: int) -> bool:
     """Whether both sentences and their ends fit a context."""
     return max(len(tokenizer.encode(sentence)) for sentence in (source, target)) < context
-
-
-@lru_cache(maxsize=4)  # the race asks for each of its runs
-def _tokenizer(whole: tuple[Pair, ...], vocabulary: int) -> Tokenizer:
-    return Tokenizer.byte_pairs("\n".join("\n".join(pair) for pair in whole), vocabulary)

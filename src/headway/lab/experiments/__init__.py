@@ -94,7 +94,7 @@ class Experiment:
         configs = []
         for variant in self.variants:
             plan = recipes.plan(variant.settings)
-            split(prepared(plan.corpus, plan.tokenizer), plan.config.model.context)
+            split(prepared(plan.source, plan.tokenizer), plan.config.model.context)
             configs.append((variant, plan.config))
         return tuple(
             _job(variant, config, seed, self.engine)

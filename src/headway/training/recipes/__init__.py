@@ -1,70 +1,70 @@
-"""Recipes: what to train, as a TOML file; flags override it, and a misspelt key is an error."""
+"""Recipes: what to train, as TOML files, with the options of the user on top."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from headway.data import corpora
-from headway.data.tokenizers import Tokenizer, digest
+from headway.data.tokenizers import Tokenizer
 from headway.ladder.rungs import rung_named
-from headway.models.gpt import GPTConfig, check_settings, overlaid, preset
+from headway.models.gpt import GPTConfig, check_settings, overlaid
+from headway.models.seq2seq import Seq2SeqConfig
 from headway.nearest import check_keys
 from headway.training.runs import RunConfig
 from headway.training.settings import TrainingConfig
+from headway.training.task import task_named
 
 Settings = dict[str, Any]
 
-TEXT, TOKENIZER = "manual", "bpe"  # where a recipe says nothing
-TOP = ("text", "tokenizer", "rung", "model", "training")
-# The flags that are settings of the model, and where they are in the table [model].
-_OF_MODEL: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {name: (name,) for name in ("preset", "vocabulary", "context", "width", "layers", "dropout")}
-    | {"heads": ("attention", "heads")}
-)
+TASK, TEXT, TOKENIZER = "next-token", "manual", "bpe"  # where a recipe does not name one
+TOP = ("task", "text", "tokenizer", "rung", "model", "training")
+_OF_MODEL = {"preset", *(field.name for field in fields(GPTConfig))}
 
 
 def names() -> list[str]:
-    """The recipes that come with Headway."""
+    """The names of the recipes that come with Headway."""
     files = (file.name for file in _folder().iterdir())
     return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
 
 
 def read(recipe: str) -> Settings:
-    """The settings of a recipe, by its name or as a path that ends in .toml.
+    """The settings of a recipe, given by name or as a path that ends in .toml.
 
-    Raises ValueError for an unknown name or key, with the nearest one, and for a file that is no
-    TOML.
+    Raises ValueError for an unknown name or key, with the nearest one, and for an invalid file.
     """
     if recipe.endswith(".toml"):
+        if not Path(recipe).is_file():
+            raise ValueError(f"recipe file {recipe!r} not found")
         text = Path(recipe).read_text(encoding="utf-8")
     elif recipe in names():
         text = (_folder() / f"{recipe}.toml").read_text(encoding="utf-8")
     else:
         near = get_close_matches(recipe, names(), n=1, cutoff=0.0)[0]
-        raise ValueError(f"no recipe {recipe!r}; did you mean {near!r}? Or give a path to a .toml")
+        raise ValueError(
+            f"unknown recipe {recipe!r}; did you mean {near!r}? Available: {', '.join(names())}, "
+            "or the path of a .toml"
+        )
     return check(parsed(text, recipe), f"the recipe {recipe}")
 
 
 def parsed(text: str, file: str) -> Settings:
-    """What a TOML file says. Raises ValueError when it is none."""
+    """The content of a TOML file. Raises ValueError when it is invalid."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{file} is no TOML: {error}") from error
+        raise ValueError(f"{file} is not valid TOML: {error}") from error
 
 
 def check(settings: Settings, what: str) -> Settings:
-    """The same, with both tables. Raises ValueError for an unknown key, with the nearest one."""
+    """The settings, with both tables. Raises ValueError for an unknown key, with the nearest."""
     check_keys(what, settings, TOP)
-    for table, kind in (("model", GPTConfig), ("training", TrainingConfig)):
+    model = GPTConfig if settings.get("task", TASK) == TASK else Seq2SeqConfig
+    for table, kind in (("model", model), ("training", TrainingConfig)):
         given = settings.setdefault(table, {})
         if isinstance(given, dict) and table == "model":
             given = {name: value for name, value in given.items() if name != "preset"}
@@ -72,14 +72,15 @@ def check(settings: Settings, what: str) -> Settings:
     return settings
 
 
-def override(settings: Settings, flags: Mapping[str, Any]) -> Settings:
-    """The settings with flags on top: each flag is a key of one of the tables."""
-    if "rung" in flags:  # a rung has neither the rotary positions nor the QK-norm
+def override(settings: Settings, given: Mapping[str, Any]) -> Settings:
+    """The settings with others on top, each by the name of its field, such as "steps", "width" or
+    "attention.heads" ("heads" for short)."""
+    if "rung" in given:  # a rung has neither rotary positions nor QK-norm
         settings = overlaid(settings, {"model": {"preset": "gpt2"}})
-    for name, value in flags.items():
-        path: tuple[str, ...] = (name,) if name in TOP else ("training", name)
-        if name in _OF_MODEL:
-            path = ("model", *_OF_MODEL[name])
+    for name, value in given.items():
+        path = ["attention", name] if name == "heads" else name.split(".")
+        if path[0] not in TOP:
+            path.insert(0, "model" if path[0] in _OF_MODEL else "training")
         for key in reversed(path):
             value = {key: value}
         settings = overlaid(settings, value)
@@ -88,57 +89,40 @@ def override(settings: Settings, flags: Mapping[str, Any]) -> Settings:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a new run begins with."""
+    """What a run begins with. source: the data, as the task reads them."""
 
     config: RunConfig
     tokenizer: Tokenizer
-    corpus: str
+    source: Any
 
 
 def plan(settings: Settings) -> Plan:
-    """Read the text, learn the tokenizer and resolve every setting.
+    """Read the data, train the tokenizer and resolve every setting.
 
-    Raises ValueError for settings that make no sense, before anything slow is done.
+    Raises ValueError for invalid settings, before anything slow is done.
     """
+    name = settings.get("task", TASK)
+    task = task_named(name)
+    check(settings, "the settings")
     training = TrainingConfig(**settings["training"])
     rung = settings.get("rung")
     if rung is not None:
         rung_named(rung)
-    _model(settings["model"], vocabulary=1)  # its sizes alone
+    task.model(settings["model"], None)  # its sizes alone
     text, kind = settings.get("text", TEXT), settings.get("tokenizer", TOKENIZER)
-    corpus = corpora.read(text)
-    tokenizer = _tokenizer(kind, settings["model"].get("vocabulary"), corpus)
+    source = task.read(text)
+    tokenizer = task.tokenizer(kind, settings["model"].get("vocabulary"), source)
     config = RunConfig(
+        task=name,
         text=text,
-        text_sha256=digest(corpus),
+        text_sha256=task.digest(source),
         tokenizer=kind,
         tokenizer_sha256=tokenizer.fingerprint,
         rung=rung,
-        model=_model(settings["model"], tokenizer.vocabulary),
+        model=task.model(settings["model"], tokenizer),
         training=training,
     )
-    return Plan(config, tokenizer, corpus)
-
-
-def _model(model: Mapping[str, Any], vocabulary: int) -> GPTConfig:
-    """The model of the table [model], its preset written out, for the vocabulary that there is."""
-    own = {name: value for name, value in model.items() if name not in ("preset", "vocabulary")}
-    return preset(model.get("preset", "gpt2"), own, vocabulary=vocabulary)
-
-
-@lru_cache(maxsize=8)  # the lab asks for each of its variants
-def _tokenizer(kind: str, vocabulary: int | None, corpus: str) -> Tokenizer:
-    if kind == "bpe":
-        return Tokenizer.byte_pairs(corpus, 1024 if vocabulary is None else vocabulary)
-    if kind == "char":
-        return Tokenizer.characters(corpus)
-    if kind == "byte":
-        return Tokenizer.utf8_bytes()
-    if Path(kind).is_file():
-        return Tokenizer.load(Path(kind))
-    raise ValueError(
-        f"a tokenizer is bpe, char, byte or the path of a tokenizer.json: {kind!r} is none"
-    )
+    return Plan(config, tokenizer, source)
 
 
 def _folder() -> Any:

@@ -1,0 +1,103 @@
+"""What `headway train` and `headway translate train` share: from a plan or a run to its end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from headway.cli.progress import interrupts, preparing, progress
+from headway.engines import engine_named
+from headway.training import loop, session
+from headway.training.loop import Step
+from headway.training.runs import Run
+from headway.training.session import Session
+
+
+def resumed(run: Run, given: dict[str, Any], engine: str | None, device: str | None) -> Session:
+    """A run from its last checkpoint. given: the options of the command line.
+
+    Exits where the run is finished. Raises ValueError for an option that cannot change.
+    """
+    config = run.config
+    steps = given.pop("steps", None)
+    config.require_unchanged(given)
+    done = loop.last_step(run)
+    if done == config.training.steps and (steps or done) <= done:
+        print(
+            f"run {run.path.name!r} is finished after {done:,} steps; "
+            f"train it further with --resume {run.path.name} --steps {2 * done}"
+        )
+        sys.exit(0)
+    if steps is not None and steps > config.training.steps:
+        print(
+            f"headway: the learning rate was to end its fall at step {config.training.steps:,}; "
+            f"it now ends it at step {steps:,}",
+            file=sys.stderr,
+        )
+    with preparing() as show:
+        chosen = engine_named(engine or loop.engine_of(run))
+        chosen.keep_memory()
+        started = session.resume(run, chosen, device, steps=steps, show=show)
+    for difference in started.differences:
+        print(f"headway: {difference}; the last bits of the results may differ", file=sys.stderr)
+    return started
+
+
+def follow(
+    started: Session,
+    command: str,
+    *,
+    each: Callable[[Step], str | None] = lambda step: None,
+) -> None:
+    """Train to the end with a progress bar, and show a sample; Ctrl-C stops after a step.
+
+    command: the command that resumes the run. each: called after every step; what it returns is
+    printed.
+    """
+    run, trainer, training = started.run, started.trainer, started.config.training
+    console = Console(highlight=False, soft_wrap=True)
+    machine = trainer.machine()
+    how = "".join(
+        [
+            ", in JAX" if machine["engine"] == "jax" else "",
+            ", compiled" if training.compile and machine["engine"] == "torch" else "",
+            f", from step {trainer.step:,}" if trainer.step else "",
+        ]
+    )
+    console.print(
+        f"{started.examples.summary}; {trainer.parameters:,} parameters\n"
+        f"{training.optimizer} on {trainer.device}, {training.precision}{how}"
+    )
+    with progress(console, training.steps) as show, interrupts() as interrupted:
+
+        def moved(step: Step, seconds: float) -> None:
+            show(step.step, step.loss, step.validation, step.tokens / seconds)
+            message = each(step)
+            if message:
+                console.print(Text(message, style="yellow"))
+
+        def saved() -> None:
+            if trainer.step < training.steps:
+                sample = started.sample(brief=True)
+                console.print(Text(f"step {trainer.step:,} writes: {sample}", style="dim"))
+
+        started.fit(on_step=moved, on_checkpoint=saved, interrupted=interrupted)
+    if trainer.step < training.steps:
+        console.print(
+            f"stopped after step {trainer.step:,}; the checkpoint is in {run.checkpoints}\n"
+            f"resume with: {command} --resume {run.path.name}"
+        )
+        sys.exit(130)
+    # Long lines are wrapped inside the frame.
+    panel = Panel(Text(started.sample()), title="a sample", title_align="left")
+    console.print(panel, soft_wrap=False)
+    last = run.logged()[-1]
+    console.print(
+        f"validation loss {last['validation']:.3f} nats per token after {last['seconds']:,.0f} s; "
+        f"the run is in {run.path}"
+    )

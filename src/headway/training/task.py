@@ -1,0 +1,205 @@
+"""Tasks: what a run learns, and from which data.
+
+A task reads the data, splits them and decides which model learns from them. Everything else in
+training (steps, log, checkpoints, resuming, samples) is the same for all tasks. The batches and the
+loss of a task depend on the engine: they are in `torch/tasks.py` and in `jax/train.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+
+from headway.data import corpora, pairs
+from headway.data.batches import split
+from headway.data.pairs import FIRST
+from headway.data.tokenizers import Tokenizer, digest
+from headway.data.tokens import prepared
+from headway.models.gpt import GPTConfig, preset
+from headway.models.seq2seq import Seq2SeqConfig
+from headway.training import translation
+from headway.training.runs import RunConfig
+
+Progress = Callable[[int, int], object]  # called with the characters done since, and with all
+
+
+class Examples(NamedTuple):
+    """The data of a run.
+
+    train, validation: the tokens of a text in one row or, for pairs, a list of (source, target).
+    shown: the held-out data that samples start from.
+    summary: one line about the sizes. note: a warning, or an empty string.
+    files: texts to keep in the run directory, by file name.
+    """
+
+    train: Any
+    validation: Any
+    shown: Any
+    summary: str
+    note: str = ""
+    files: Mapping[str, str] = MappingProxyType({})
+
+
+class Task(Protocol):
+    """What a run learns."""
+
+    def read(self, name: str) -> Any:
+        """The data of this name. Raises ValueError when they do not exist or are invalid."""
+
+    def digest(self, source: Any) -> str:
+        """The SHA-256 of the data."""
+
+    def tokenizer(self, kind: str, vocabulary: int | None, source: Any) -> Tokenizer:
+        """The tokenizer of this kind, trained on the data. Raises ValueError if unknown."""
+
+    def model(
+        self, settings: Mapping[str, Any], tokenizer: Tokenizer | None
+    ) -> GPTConfig | Seq2SeqConfig:
+        """The model of a recipe's table [model]; without a tokenizer only its sizes are checked."""
+
+    def examples(
+        self, source: Any, tokenizer: Tokenizer, config: RunConfig, show: Progress
+    ) -> Examples:
+        """The data as tokens, split. Raises ValueError when there are too few."""
+
+    def sample(
+        self, engine: Any, model: Any, tokenizer: Tokenizer, examples: Examples, *, brief: bool
+    ) -> str:
+        """A text that shows what the model can do so far; brief: in one line."""
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """The next token of a text, learned by a GPT."""
+
+    def read(self, name: str) -> str:
+        """The text: see `data.corpora.read`."""
+        return corpora.read(name)
+
+    def digest(self, source: str) -> str:
+        """The SHA-256 of the text."""
+        return digest(source)
+
+    def tokenizer(self, kind: str, vocabulary: int | None, source: str) -> Tokenizer:
+        """bpe, char, byte or the path of a tokenizer.json."""
+        return _tokenizer(kind, vocabulary, source)
+
+    def model(self, settings: Mapping[str, Any], tokenizer: Tokenizer | None) -> GPTConfig:
+        """A GPT: its preset with the other settings on top."""
+        own = {k: v for k, v in settings.items() if k not in ("preset", "vocabulary")}
+        size = 1 if tokenizer is None else tokenizer.vocabulary
+        return preset(settings.get("preset", "gpt2"), own, vocabulary=size)
+
+    def examples(
+        self, source: str, tokenizer: Tokenizer, config: RunConfig, show: Progress
+    ) -> Examples:
+        """The tokens of the text; the last tenth is held out."""
+        tokens = prepared(source, tokenizer, lambda more: show(more, len(source)))
+        train, validation = split(tokens, config.model.context)
+        summary = (
+            f"{config.text}: {len(train):,} training tokens, {len(validation):,} held out, "
+            f"vocabulary of {config.model.vocabulary:,}"
+        )
+        return Examples(train, validation, validation, summary)
+
+    def sample(
+        self, engine: Any, model: Any, tokenizer: Tokenizer, examples: Examples, *, brief: bool
+    ) -> str:
+        """A continuation of the first held-out token."""
+        start, count = examples.shown[:1], 40 if brief else 120
+        written = engine.generate(model, [start], tokens=count, temperature=0.8, top_p=0.95)
+        text = tokenizer.decode([*start.tolist(), *(token for (token,) in written)]).strip()
+        return " ".join(text.split()) if brief else text
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of sentences: the translation of each source or, in the sources, masked words."""
+
+    def read(self, name: str) -> tuple[pairs.Pair, ...]:
+        """The pairs: see `data.pairs.read`."""
+        return pairs.read(name)
+
+    def digest(self, source: tuple[pairs.Pair, ...]) -> str:
+        """The SHA-256 of the pairs."""
+        return digest("\n".join("\t".join(pair) for pair in source))
+
+    def tokenizer(
+        self, kind: str, vocabulary: int | None, source: tuple[pairs.Pair, ...]
+    ) -> Tokenizer:
+        """One tokenizer for both languages."""
+        return _tokenizer(kind, vocabulary, "\n".join("\n".join(pair) for pair in source))
+
+    def model(self, settings: Mapping[str, Any], tokenizer: Tokenizer | None) -> Seq2SeqConfig:
+        """A model of the kind that the settings name."""
+        size = 1 if tokenizer is None else tokenizer.vocabulary
+        return Seq2SeqConfig(**{**settings, "vocabulary": size + FIRST})
+
+    def examples(
+        self,
+        source: tuple[pairs.Pair, ...],
+        tokenizer: Tokenizer,
+        config: RunConfig,
+        show: Progress,
+    ) -> Examples:
+        """The pairs that fit the context, split by `data.pairs.split`."""
+        parts, longer = translation.held(source, tokenizer, config.model.context)
+        every = -(-len(parts.validation) // config.training.evaluation_windows)
+        evaluated = parts.validation[::every]  # spread out, because files are often sorted
+        third = -(-len(parts.validation) // 3)
+        summary = (
+            f"{config.text}: {len(parts.train):,} training pairs, "
+            f"{len(parts.validation) + len(parts.test):,} held out, "
+            f"vocabulary of {config.model.vocabulary:,}; {config.model.kind}"
+        )
+        note = f"{longer:,} pairs are longer than {config.model.context} tokens and are left out"
+        return Examples(
+            translation.encode(parts.train, tokenizer),
+            translation.encode(evaluated, tokenizer),
+            parts.validation[third // 2 :: third],
+            summary,
+            f"{note}; a larger --context includes them" if longer else "",
+            {translation.WORDS: translation.words_file(parts.train)},
+        )
+
+    def sample(
+        self, engine: Any, model: Any, tokenizer: Tokenizer, examples: Examples, *, brief: bool
+    ) -> str:
+        """What the model makes of held-out sentences."""
+        sources = [pair.source for pair in examples.shown]
+        if brief:
+            (answer,) = engine.answers(model, tokenizer, sources[-1:], beams=1)
+            return f"{sources[-1]} → {answer}"
+        answers = engine.answers(model, tokenizer, sources, beams=4)
+        return "\n\n".join(f"{a}\n{b}" for a, b in zip(sources, answers, strict=True))
+
+
+TASKS: Mapping[str, Task] = MappingProxyType(
+    {"next-token": NextToken(), "translation": Pairs(), "masked-words": Pairs()}
+)
+
+
+def task_named(name: str) -> Task:
+    """The task of this name. Raises ValueError for an unknown one."""
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}; it must be {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+@lru_cache(maxsize=8)  # the lab asks for the same one for each of its runs
+def _tokenizer(kind: str, vocabulary: int | None, text: str) -> Tokenizer:
+    if kind == "bpe":
+        return Tokenizer.byte_pairs(text, 1024 if vocabulary is None else vocabulary)
+    if kind == "char":
+        return Tokenizer.characters(text)
+    if kind == "byte":
+        return Tokenizer.utf8_bytes()
+    if Path(kind).is_file():
+        return Tokenizer.load(Path(kind))
+    raise ValueError(
+        f"unknown tokenizer {kind!r}; it must be bpe, char, byte or the path of a tokenizer.json"
+    )
