@@ -18,7 +18,8 @@ PAGES = {
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md", "docs/jax.md"])
-def test_the_code_of_a_page_runs_from_top_to_bottom(page):
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
     assert blocks
     names: dict[str, object] = {}
