@@ -1,23 +1,16 @@
-"""A command of `headway`, for the tests of several verbs."""
+"""A command of `headway`, run in the process of the tests."""
 
 import io
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
-from typing import NamedTuple
+from subprocess import CompletedProcess
 from unittest.mock import patch
 
 from headway.cli.main import main
 
 
-class Said(NamedTuple):
-    """What a command left."""
-
-    stdout: str
-    stderr: str
-
-
-def headway(folder, *words, rc=0, asked=""):
-    """Run a command in this process: to load PyTorch for each takes longer than all else."""
+def run(folder, *words, asked=""):
+    """Run a command in this process, because loading PyTorch takes longer than the command."""
     out, err = io.StringIO(), io.StringIO()
     with (
         chdir(folder),
@@ -31,5 +24,11 @@ def headway(folder, *words, rc=0, asked=""):
             code = 0
         except SystemExit as stopped:
             code = stopped.code
-    assert code == rc, err.getvalue()
-    return Said(out.getvalue(), err.getvalue())
+    return CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def headway(folder, *words, rc=0, asked=""):
+    """Run a command that must exit with status `rc`."""
+    done = run(folder, *words, asked=asked)
+    assert done.returncode == rc, done.stderr
+    return done

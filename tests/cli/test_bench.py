@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from command import run
 from headway.bench.settings import LENGTHS
 from headway.cli.bench import _plan
 from headway.cli.main import app
@@ -37,9 +38,7 @@ class Leaky(torch.nn.Module):
 
 
 def bench(*arguments, cwd):
-    return subprocess.run(
-        [HEADWAY, "bench", *arguments], cwd=cwd, capture_output=True, text=True, timeout=250
-    )
+    return run(cwd, "bench", *arguments)
 
 
 def result(folder):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from command import run
 from headway.check import CHECKS
 
 HEADWAY = str(Path(sys.executable).parent / "headway")
@@ -59,10 +60,8 @@ def place(tmp_path_factory):
     return folder
 
 
-def check(*arguments, cwd, timeout=200):
-    return subprocess.run(
-        [HEADWAY, "check", *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout
-    )
+def check(*arguments, cwd):
+    return run(cwd, "check", *arguments)
 
 
 def test_a_right_module_passes(place):
@@ -146,7 +145,7 @@ def test_a_run(place):
         (["mine:plain", "--kind", "qkv"], "3 is no attention"),
         (["broken:Mine", "--kind", "self"], "importing broken raised ModuleNotFoundError"),
         (["nothing.py:Mine", "--kind", "self"], "there is no file nothing.py"),
-        (["nowhere"], "no run"),
+        (["nowhere"], "not found in runs"),
         (["mine.py"], "name what is in the file: mine.py:MyAttention"),
         (["mine:attend", "--kind", "qkv", "--heads", "0"], "heads is 1 or more"),
         (["mine:attend", "--kind", "qkv", "--features", "maks"], "did you mean 'mask'"),
@@ -165,7 +164,7 @@ def test_mistakes_get_one_line(place, arguments, said):
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # JAX compiles every shape, for each kernel that runs on it
 def test_all_of_headways_own(place):
-    done = check("--self", cwd=place, timeout=800)
+    done = check("--self", cwd=place)
     assert done.returncode == 0, done.stdout
     assert all(name in done.stdout for name in ("kernel sdpa on torch", "on jax", "GPT, modern"))
     assert "fail" not in done.stdout

@@ -1,4 +1,4 @@
-"""The command itself, in a process of its own, as a person would use and misuse it."""
+"""The commands as a person would use and misuse them, most of them in this process."""
 
 import json
 import signal
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from command import run
 from headway.ladder.rungs import LADDER
 
 HEADWAY = str(Path(sys.executable).parent / "headway")
@@ -19,9 +20,7 @@ TINY += ["--tokenizer", "char"]
 
 
 def headway(*arguments, cwd):
-    return subprocess.run(
-        [HEADWAY, *arguments], cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
+    return run(cwd, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ BAD = {
     "corpus": ("train shakespear", "did you mean shakespeare"),
     "tokenizer": ("train text.txt --tokenizer words", "unknown tokenizer 'words'"),
     "device": ("train text.txt --device cuda", "this machine has no cuda"),
-    "resume nothing": ("train --resume tinny", "there are tiny"),
+    "resume nothing": ("train --resume tinny", "available runs: tiny"),
     "resume another text": ("train --resume tiny other.txt", "text cannot change"),
     "resume another batch": ("train --resume tiny --batch 3", "batch cannot change"),
     "resume under a name": ("train --resume tiny --name x", "remove --name and --recipe"),
@@ -81,7 +80,7 @@ BAD = {
     "rung and preset": ("train text.txt --rung causal --preset modern", "remove that, or the rung"),
     "dropout": ("train text.txt --dropout 1.5", "dropout must be at least 0 and below 1 (got 1.5)"),
     "existing run": ("train text.txt --name tiny", "already exists; choose another --name"),
-    "no run": ("generate tinny", "there are tiny"),
+    "no run": ("generate tinny", "available runs: tiny"),
     "unseen": ("generate tiny ü", "never saw 'ü'"),
     "empty prompt": ("generate tiny ''", "prompt is empty"),
     "top-p": ("generate tiny It --top-p 2", "top_p is a share"),
@@ -90,7 +89,7 @@ BAD = {
     "trace too long": ("trace tiny itwasthebestoftimes", "the model sees 1 to 8"),
     "trace nowhere": ("trace tiny It -o no/where", "No such file"),
     "no runs": ("runs nowhere", "no runs in nowhere"),
-    "no such run": ("info tinny", "there are tiny"),
+    "no such run": ("info tinny", "available runs: tiny"),
     "temperature": ("generate tiny It --temperature -1", "temperature is 0 or more"),
     "ladder": ("ladder multi-head", "did you mean 'multihead'"),
     "no words": ("ladder causal --text ''", "no word"),
@@ -229,7 +228,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(place, half):
     whole = file.read_bytes()
     file.write_bytes(whole[:-9])
     for verb in ("generate half", "train --resume half", "trace half It"):
-        refused(place, f"remove the folder {last.name} to go on from {before.name}", *verb.split())
+        refused(place, f"remove the folder {last.name} to resume from {before.name}", *verb.split())
     said = headway("info", "half", cwd=place).stdout
     assert f"{before.name} is whole" in said
     assert "is damaged" in said
@@ -250,8 +249,8 @@ def test_a_full_disk_loses_nothing(place, half):
     full = f"ulimit -f 16; trap '' XFSZ; exec {HEADWAY} train --resume half"
     done = subprocess.run(["bash", "-c", full], cwd=place, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    assert done.stderr.startswith("headway: the checkpoint ")
-    assert "could not be written" in done.stderr
+    assert done.stderr.startswith("headway: cannot write the checkpoint ")
+    assert "the earlier checkpoints are intact" in done.stderr
     assert done.stderr.count("\n") == 1
     assert {p.name: content(p) for p in (half / "checkpoints").iterdir()} == kept
     assert config.exists()

@@ -67,9 +67,13 @@ def test_a_run_goes_on_in_its_engine_unless_told(folder):
     headway(folder, *words, "--engine", "jax")
     log = folder / "runs" / "k" / "log.jsonl"
     assert len(log.read_text().splitlines()) == 2
-    assert "float32, in JAX, from step 2" in headway(folder, "train", "--resume", "k").stdout
-    said = headway(folder, "train", "--resume", "k", "--engine", "torch")
-    assert "float32, from step 2" in said.stdout
+    said = headway(folder, "train", "--resume", "k", "--steps", "3")
+    assert "float32, in JAX, from step 2" in said.stdout
+    assert (
+        "the learning rate was to end its fall at step 2; it now ends it at step 3" in said.stderr
+    )
+    said = headway(folder, "train", "--resume", "k", "--engine", "torch", "--steps", "4")
+    assert "float32, from step 3" in said.stdout
     assert "engine was jax" in said.stderr
 
 

@@ -95,9 +95,9 @@ def test_a_file_instead_of_a_server(headway, export, place, capsys):
 BAD = {
     "nothing": ([], "give a run (`headway runs` lists them), or --ladder"),
     "a port alone": (["--port", "9000"], "or --ladder"),
-    "no such run": (["tinny", "It"], "there are tiny"),
-    "no run there": (["nowhere/tiny", "It"], "no run nowhere/tiny"),
-    "no runs": (["tiny", "--runs", "nowhere"], "`headway train` makes one"),
+    "no such run": (["tinny", "It"], "available runs: tiny"),
+    "no run there": (["nowhere/tiny", "It"], "run 'tiny' not found in nowhere"),
+    "no runs": (["tiny", "--runs", "nowhere"], "`headway train` creates one"),
     "run and ladder": (["tiny", "It", "--ladder"], "--ladder takes one text"),
     "three": (["tiny", "It", "was"], "was"),
     "option": (["tiny", "It", "--prot", "80"], "--port"),
