@@ -6,27 +6,28 @@ TSC = .venv/tsc/node_modules/.bin/tsc
 
 .PHONY: demo demo-jax docs test test-all lint types chromium
 
-# Train a small GPT on the Python manual and read what it writes: about three minutes.
+# Train a small GPT on the Python manual, print a sample and write the explorer's page of the run.
+# About three minutes on two cores.
 demo: $(READY)
 	@name=demo$(if $(ENGINE),-$(ENGINE)); n=1; while [ -e runs/$$name ]; do n=$$((n + 1)); name=demo$(if $(ENGINE),-$(ENGINE))-$$n; done; \
 	$(BIN)/headway train --name $$name $(if $(ENGINE),--engine $(ENGINE)) && \
 	$(BIN)/headway explore $$name "If the list is empty, it returns None" \
 		$(if $(ENGINE),--engine $(ENGINE)) --html runs/$$name/explorer.html
 
-# The same in JAX, and the trainable attention of six words.
+# The same with JAX, after an example that trains attention step by step.
 demo-jax: $(READY)
 	$(BIN)/python examples/trainable_attention_jax.py
 	@$(MAKE) --no-print-directory demo ENGINE=jax
 
+# The linters, and all tests that are not marked slow.
 test: $(READY) lint chromium
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
 test-all: $(READY) lint chromium
 	$(BIN)/pytest -n 2 --dist loadgroup
 
-# Measure again: what the libraries do (docs/conventions.md), what the doctor catches
-# (docs/check.md), how far apart the engines are (docs/parity.md); and take the explorer's
-# pictures, of runs/demo.
+# Measure the tables of docs/conventions.md, docs/check.md and docs/parity.md again, and take the
+# explorer's pictures of runs/demo.
 docs: $(READY) | runs/demo
 	PYTHONPATH=tests $(BIN)/python -W ignore::UserWarning -m conventions
 	PYTHONPATH=tests/check $(BIN)/python -m kill_table
@@ -38,7 +39,7 @@ lint: $(READY) types
 	$(BIN)/ruff format --check src tests examples benchmarks
 	$(BIN)/mypy
 
-# The types of the explorer's page.
+# Check the types of the explorer's page.
 types:
 	@command -v npm > /dev/null || (apt-get update -qq && apt-get install -y -qq nodejs npm) || true
 	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory $(TSC) && $(TSC); \
@@ -50,7 +51,7 @@ $(TSC):
 runs/demo:
 	$(MAKE) demo
 
-# For the tests of the explorer; they say loudly when it is missing.
+# The tests of the explorer need chromium. Without it they are skipped with a notice.
 chromium:
 	@command -v chromium > /dev/null || (apt-get update -qq && apt-get install -y -qq chromium) || \
 	echo "Debian's chromium IS MISSING: the browser tests will NOT run"

@@ -19,6 +19,7 @@ BELOW = {
     "tracing": set(),
     "cache": set(),
     "nearest": set(),
+    "extras": set(),
     "attention": {"cache", "tracing"},
     "ladder": {"attention", "tracing"},
     "models": {"attention", "ladder", "nearest", "tracing"},

@@ -1,4 +1,4 @@
-"""What the README says works, and the examples run."""
+"""The README and the pages of docs/: their code runs, their commands and links exist."""
 
 import re
 import runpy
@@ -9,15 +9,22 @@ import pytest
 from headway.ladder.rungs import markdown
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = {
+    file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8")
+    for file in (README, *DOCS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
+}
 
 
-def test_the_snippets_run_one_after_another():
-    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(snippets) == 5
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md", "docs/jax.md"])
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
+    assert blocks
     names: dict[str, object] = {}
-    for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), names)
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
@@ -26,26 +33,68 @@ def test_the_examples_run(example, capsys):
     assert "True" in capsys.readouterr().out
 
 
-def test_the_tree_names_every_room():
-    rooms = {path.name for path in (ROOT / "src" / "headway").iterdir()}
-    for name in rooms - {"__pycache__", "__init__.py", "py.typed"}:
-        assert re.search(rf"^  {re.escape(name)}/? ", README, re.MULTILINE), name
+def test_the_readme_is_short():
+    assert len(PAGES["README.md"].splitlines()) <= 150
+
+
+def test_the_index_lists_every_page():
+    for file in DOCS:
+        assert file.name == "README.md" or f"]({file.name})" in PAGES["docs/README.md"], file.name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    """To files that exist, and to headings with that name."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        if link.startswith(("http:", "https:")):
+            continue
+        path, _, heading = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles]
+
+
+def test_the_layout_names_every_folder():
+    names = {path.name for path in (ROOT / "src" / "headway").iterdir()}
+    for name in names - {"__pycache__", "__init__.py", "py.typed"}:
+        row = rf"^  {re.escape(name)}/? "
+        assert re.search(row, PAGES["CONTRIBUTING.md"], re.MULTILINE), name
 
 
 def test_the_ladder_is_the_table_of_the_rungs():
-    assert markdown() in README
+    assert markdown() in PAGES["docs/ladder.md"]
 
 
-def test_the_commands_are_there():
+def test_the_commands_exist():
     from headway.cli.main import app
 
-    for verb in re.findall(r"^headway (\w+)", README, re.MULTILINE):
-        assert verb in app
+    for page, text in PAGES.items():
+        for command in re.findall(r"^headway (\w+)", text, re.MULTILINE):
+            assert command in app, f"{page}: headway {command}"
 
 
-def test_the_doctors_numbers_are_true():
+def test_the_options_exist():
+    """Every option that a page gives to a command in a block of code or in backticks."""
+    from headway.cli.main import app
+
+    for page, text in PAGES.items():
+        lines = re.findall(r"^(headway \w.*)$|`(headway \w[^`]*)`", text, re.MULTILINE)
+        for line in ("".join(found).partition("#")[0] for found in lines):
+            command, *rest = line.split()[1:]
+            help_app = app[command]
+            if command == "translate" and rest and rest[0] in ("train", "eval", "race"):
+                help_app = help_app[rest[0]]
+            arguments = help_app.assemble_argument_collection()
+            known = {name for argument in arguments for name in argument.names}
+            for option in re.findall(r"(?<=\s)--[a-z-]+", line):
+                assert option in known | {"--help"}, f"{page}: {line}"
+
+
+def test_the_numbers_of_checks_and_mutants_are_true():
     from headway.check import CHECKS
     from mutants import MUTANTS
 
-    assert f"{len(CHECKS)} checks" in README
-    assert f"{len(MUTANTS)} attentions" in README
+    assert f"{len(CHECKS)} checks" in PAGES["README.md"]
+    assert f"{len(MUTANTS)} attentions" in PAGES["README.md"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from headway.extras import require
+
 if TYPE_CHECKING:
     from headway.training.runs import Run
     from headway.training.session import Engine
@@ -17,12 +19,9 @@ def engine_named(name: str = "torch") -> Engine:
         from headway.torch import engine as torch_engine  # late: either takes seconds to load
 
         return torch_engine
-    try:
-        from headway.jax import engine as jax_engine
-    except ModuleNotFoundError as error:
-        if error.name not in ("jax", "jaxlib", "optax"):
-            raise
-        raise ValueError(f"{error.name} is missing: pip install 'headway[jax]'") from error
+    require("jax", "the JAX engine")
+    from headway.jax import engine as jax_engine
+
     return jax_engine
 
 

@@ -96,4 +96,4 @@ def test_without_jax_it_says_what_to_install(folder, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "optax", None)
     said = headway(folder, "generate", "j", "--engine", "jax", rc=1).stderr
-    assert said == "headway: optax is missing: pip install 'headway[jax]'\n"
+    assert said == "headway: the JAX engine needs optax: pip install 'headway[jax]'\n"

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from headway.cli.progress import interrupts
+from headway.extras import require
 
 if TYPE_CHECKING:
     from headway.bench.compare import Table
@@ -143,6 +144,7 @@ def bench(
             _tune(place, output)
             return
         yours = None if module is None else Yours.load(module, settings or [])
+        require("plots", "the bench")
         plan = _plan(shape, place, yours)
         named = None if kernels is None else _kernels(kernels)
         folder = files.free_folder(output)

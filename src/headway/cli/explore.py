@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from headway.extras import require
+
 if TYPE_CHECKING:
     from headway.explore.subjects import Subject
 
@@ -80,6 +82,7 @@ def explore(
         subject = BesideLadder(of_run)
         ask = Ask(of_run.own_words() if text is None else text, write=WRITE)
     if html is None:
+        require("explore", "the explorer")
         from headway.explore.server import serve
 
         serve(subject, ask, port=port, show=open)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 from headway.cli.progress import interrupts
+from headway.extras import require
 
 if TYPE_CHECKING:
     from headway.lab.experiments import Experiment
@@ -115,6 +116,7 @@ def _conduct(
     remarks: Callable[[Experiment, Path], Iterable[str]] = lambda experiment, runs: (),
 ) -> None:
     """Do what is missing of the runs, show them on the way, and write the report."""
+    require("lab", "the lab")
     from headway.lab import files, report, work
     from headway.lab.report import Report
 

@@ -131,8 +131,9 @@ def _finish(started: Session, writer: Any) -> None:
 
 def _curves() -> Any:
     """TensorBoard's writer. Raises ValueError, before anything is begun, when it is missing."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError("TensorBoard is missing: pip install 'headway[tensorboard]'") from error
+    from headway.extras import require
+
+    require("tensorboard", "--tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter

@@ -19,6 +19,7 @@ from headway.cli.options import options
 from headway.cli.progress import interrupts
 from headway.cli.training import follow, resumed
 from headway.engines import engine_named
+from headway.extras import require
 from headway.models.seq2seq import Seq2SeqConfig
 from headway.training import recipes, session, translation
 from headway.training.runs import Run, find, new_path
@@ -240,7 +241,7 @@ def eval(
     from headway.lab import translation as lab
     from headway.torch.weights import load
 
-    lab.need_sacrebleu()
+    require("translate", "`headway translate eval`")
     some, _ = translation.held(_source_of(opened), tokenizer, config.model.context)
     asked = lab.questions(config.text, frozenset(pair.source for pair in some.train), some.test)
     asked, longer = lab.fitting(asked, tokenizer, config.model.context)
@@ -298,14 +299,14 @@ def race(
     lab
         The folder of all runs and reports.
     """
+    require("translate", "the race")
+    require("lab", "the race")
     from headway.lab import files, race_report, work  # late: `headway --help` answers at once
     from headway.lab.race import QUESTION, Race, compete
-    from headway.lab.translation import need_sacrebleu
     from headway.training.runs import Run
 
     if quick and full:
         raise ValueError("--quick or --full, not both")
-    need_sacrebleu()
     size = "full" if full else "quick"
     found = Race(_source(pairs, depth), size)
     runs, console = lab / files.RUNS, Console(highlight=False, soft_wrap=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -160,7 +159,7 @@ def by_word(
 
 
 def scores(some: Sequence[Answer]) -> Scores:
-    """All together; see `need_sacrebleu`."""
+    """BLEU, chrF and the other scores of all answers together. Needs the extra `translate`."""
     from sacrebleu import BLEU, CHRF  # late: an extra
 
     said, right = [each.said for each in some], [[each.asked.target for each in some]]
@@ -173,12 +172,6 @@ def scores(some: Sequence[Answer]) -> Scores:
         tokens=sum(each.right for each in some) / sum(each.tokens for each in some),
         aer=aer(some) if sure else None,
     )
-
-
-def need_sacrebleu() -> None:
-    """Raise ValueError, before anything slow is done, when it is missing."""
-    if find_spec("sacrebleu") is None:
-        raise ValueError("sacrebleu is missing: pip install 'headway[translate]'")
 
 
 def signatures() -> list[str]:

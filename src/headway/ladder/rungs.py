@@ -36,7 +36,7 @@ def rung_named(name: str) -> Rung:
 
 
 def markdown() -> str:
-    """The ladder as a Markdown table, such as that of the README."""
+    """The ladder as a Markdown table, as in docs/ladder.md."""
     lines = ["| rung | what is new | kept of each token while generating |", "|---|---|---|"]
     for name, rung in LADDER.items():
         kept = "the text itself"
