@@ -434,7 +434,7 @@ def test_sdpa_refuses_what_it_cannot_do_and_plain_takes_over(options, reason):
     told = headway.explain(*leaves, **options)
     assert told.chosen == "plain"
     assert reason in told.refusals["sdpa"]
-    assert str(told).splitlines()[0].startswith("plain runs: by rule")
+    assert str(told).splitlines()[0].startswith("plain runs: chosen by a fixed rule")
     assert f"sdpa {told.refusals['sdpa']}" in str(told).splitlines()
     with pytest.raises(headway.Unsupported, match=reason):
         headway.attend(*leaves, kernel="sdpa", **options)
