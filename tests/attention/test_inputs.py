@@ -122,7 +122,7 @@ def test_strides_do_not_matter(kernel, engine):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        *(({"softcap": cap}, "softcap must be a finite number above 0") for cap in (0.0, -1.0)),
+        *(({"softcap": cap}, "softcap must be a finite number > 0") for cap in (0.0, -1.0)),
         *(({"softcap": float(cap)}, "softcap must be a finite") for cap in ("nan", "inf")),
         *(({"scale": float(scale)}, "scale must be a finite number") for scale in ("nan", "inf")),
         ({"window": 0}, "window"),

@@ -227,7 +227,10 @@ REFUSED = {
     "supports heads of up to 256 features": (lambda x: x.repeat(1, 1, 65), {}),
     "the option normalizer": (lambda x: x, {"normalizer": lambda scores, allowed: scores}),
     "the option bias": (lambda x: x, {"bias": torch.zeros(5, 5)}),
-    "supports no masks but bands": (lambda x: x, {"mask": causal & padding(torch.tensor([3]))}),
+    "supports only masks that are bands": (
+        lambda x: x,
+        {"mask": causal & padding(torch.tensor([3]))},
+    ),
     "supports only one offset for all batch rows": (lambda x: x, {"offset": torch.tensor([1])}),
 }
 
