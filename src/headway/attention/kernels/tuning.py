@@ -23,7 +23,7 @@ from headway.attention.arrays import Array, engine
 from headway.attention.masks import causal
 from headway.attention.spec import Spec
 
-# The order of the kernels without a table. PyTorch's kernel is the fastest, or nearly, for all calls
+# The order without a table. PyTorch's kernel is the fastest, or nearly the fastest, for all calls
 # that it supports. For the others (dropout with a seed, softcap) `tiled` is faster than `plain` as
 # soon as there is more than one tile; on NumPy and JAX only for long texts, because of the memory.
 # JAX's kernel takes two thirds of the time of `plain`, forward and backward.
