@@ -171,12 +171,12 @@ def test_dropout_is_off_unless_asked_and_needs_a_seed(name):
 @pytest.mark.parametrize("name", ["fixed", "simplified", "trainable", "causal"])
 def test_rungs_refuse_what_comes_later(name):
     x, parameters, *_ = problem(name, 0)
-    with pytest.raises(ValueError, match="several come with 'stacked'"):
+    with pytest.raises(ValueError, match="use 'stacked' or a later rung"):
         LADDER[name](x, parameters, heads=2)
-    with pytest.raises(ValueError, match="comes with 'dropout'"):
+    with pytest.raises(ValueError, match="use 'dropout' or a later rung"):
         LADDER[name](x, parameters, Spec(dropout=0.1, seed=0))
     if not LADDER[name].causal:
-        with pytest.raises(ValueError, match="no option 'softcap', only a mask"):
+        with pytest.raises(ValueError, match="does not support 'softcap', only a mask"):
             LADDER[name](x, parameters, Spec(softcap=2.0))
 
 
