@@ -78,7 +78,7 @@ BAD = {
     "resume under a name": ("train --resume tiny --name x", "leave --name and --recipe out"),
     "number": ("train text.txt --steps many", "many"),
     "rung": ("train text.txt --rung casual", "did you mean 'causal'"),
-    "rung and preset": ("train text.txt --rung causal --preset modern", "remove one of the two settings"),
+    "rung and preset": ("train text.txt --rung causal --preset modern", "remove one of the two"),
     "dropout": ("train text.txt --dropout 1.5", "dropout must be at least 0 and below 1 (got 1.5)"),
     "existing run": ("train text.txt --name tiny", "already: choose another --name"),
     "no run": ("generate tinny", "there are tiny"),

@@ -97,7 +97,7 @@ def test_one_that_fills_in_needs_a_gap(folder):
         (["train", "--pairs", "few.tsv"], "too few of the 22 pairs are left"),
         (["train", "--pairs", "pairs.tsv", "--depth", "2"], "no --depth"),
         (["train", "--depth", "11"], "from 0 to 9"),
-        (["train", "--pairs", "pairs.tsv", "--width", "15", "--model", "rnn"], "width must be even"),
+        (["train", "--pairs", "pairs.tsv", "--width", "15", "--model", "rnn"], "must be even"),
         (["train", "--pairs", "pairs.tsv", "--context", "2"], "a --context larger than 2"),
         (["train", "--resume", "b", "--name", "c"], "leave what else it was out"),
         (["race", "--quick", "--full"], "not both"),
