@@ -185,7 +185,7 @@ REFUSALS = {
     "Need attn_mask if specifying the is_causal hint": "refuses: wants the mask as well",
     "Explicit attn_mask should not be set when is_causal": "refuses",
     "mask dtype should be bool": "refuses: these are a `bias`",
-    "numbers to add to the scores are a bias": "refuses: these are a `bias`",
+    "numbers to add to the scores must be passed as bias": "refuses: these are a `bias`",
     "mat1 and mat2 shapes cannot be multiplied": "refuses",
     "No available kernel": "refuses",
     "the option dropout": "refuses",

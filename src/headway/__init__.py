@@ -1,6 +1,6 @@
 """Headway: attention, from one dot product to a GPT that you trained.
 
-Importing it loads neither PyTorch nor JAX, and a name only when it is used.
+Importing this package loads neither PyTorch nor JAX. Each name is imported on first use.
 """
 
 import sys
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headway.models.gpt import preset
     from headway.tracing import edit, scope, tap, trace
 
-_HOMES = {
+_NAMES_BY_MODULE = {
     "headway.attention.dispatch": ("attend", "attention_weights", "explain"),
     "headway.attention.masks": ("Mask", "causal", "documents", "padding", "window"),
     "headway.attention.spec": ("Spec", "Unsupported"),
@@ -54,22 +54,22 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
+    for module, names in _NAMES_BY_MODULE.items():
         if name in names:
-            value = getattr(import_module(home), name)
-            globals()[name] = value  # so that this function is called once for each name
+            value = getattr(import_module(module), name)
+            globals()[name] = value  # the next access does not call this function
             return value
     raise AttributeError(f"module 'headway' has no attribute {name!r}")
 
 
-def _shown_inline() -> None:
-    """In a notebook a trace or a run shows itself as the explorer's page."""
+def _display_in_notebook() -> None:
+    """Make notebooks display a trace or a run as the explorer's page."""
     shell = sys.modules["IPython"].get_ipython()
     if shell is not None:
         html = shell.display_formatter.formatters["text/html"]
-        for home, name in (("headway.tracing", "Trace"), ("headway.training.runs", "Run")):
-            html.for_type_by_name(home, name, lambda what: __getattr__("show")(what)._repr_html_())
+        for module, name in (("headway.tracing", "Trace"), ("headway.training.runs", "Run")):
+            html.for_type_by_name(module, name, lambda x: __getattr__("show")(x)._repr_html_())
 
 
 if "IPython" in sys.modules:
-    _shown_inline()
+    _display_in_notebook()

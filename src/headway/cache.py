@@ -1,4 +1,4 @@
-"""Where fetched texts and prepared tokens are kept between runs."""
+"""Headway's cache folder: downloaded texts and prepared tokens."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 
 
 def folder(name: str) -> Path:
-    """A folder of Headway's cache: below $XDG_CACHE_HOME, by default ~/.cache."""
+    """The folder `name` of Headway's cache, in $XDG_CACHE_HOME (default ~/.cache)."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    found = Path(home) / "headway" / name
-    found.mkdir(parents=True, exist_ok=True)
-    return found
+    path = Path(home) / "headway" / name
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 @contextmanager
 def whole(file: Path) -> Iterator[Path]:
-    """A name to write to; it becomes `file` when all went well, so that no half file is found."""
-    aside = file.with_name(f".{os.getpid()}-{file.name}")
+    """A temporary path to write to, renamed to `file` on success: `file` is never incomplete."""
+    temporary = file.with_name(f".{os.getpid()}-{file.name}")
     try:
-        yield aside
-        aside.replace(file)
+        yield temporary
+        temporary.replace(file)
     except OSError as error:
         if error.strerror:
-            error.filename = str(file)  # what the caller knows, not the name aside
+            error.filename = str(file)  # the caller does not know the temporary name
         raise
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

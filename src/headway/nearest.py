@@ -1,4 +1,4 @@
-"""Unknown names in the user's input, answered with the nearest known one."""
+"""Check the names in the user's input and suggest the nearest known one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 def check_keys(what: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ValueError for a key that is not known, with the nearest that is."""
+    """Raise ValueError for an unknown key, with the nearest known key as a suggestion."""
     known = list(known)
     for name in given:
         if name not in known:

@@ -1,7 +1,7 @@
-"""Every intermediate has a name: `tap` says it, `trace` sees it, `edit` changes it.
+"""Tracing: `tap` names an intermediate value, `trace` records it, `edit` changes it.
 
-The mechanisms know of this module only lines such as `weights = tap("weights", weights)`, which
-is the identity unless somebody, somewhere, has a trace or an edit open:
+Code that computes attention contains lines such as `weights = tap("weights", weights)`. `tap`
+returns its value unchanged unless a trace or an edit is open:
 
     with headway.trace() as steps:
         context = headway.attend(queries, keys, values, causal=True)
@@ -26,8 +26,8 @@ from typing import Any, Self, final
 
 from array_api_compat import array_namespace
 
-# The names of one attention, in order. INSIDE exist only in the plain mechanism: a fast kernel
-# never makes them. BY_QUERY have the query positions on their last axis but one.
+# The names of the steps of one attention, in order. Only the formula computes the steps INSIDE;
+# fast kernels do not. The steps BY_QUERY have the query positions on their second-to-last axis.
 STEPS = (
     *("queries", "keys", "values"),
     *("scores", "scaled", "capped", "masked", "weights", "dropped"),
@@ -40,7 +40,7 @@ WHOLE = slice(None)
 
 @dataclass(frozen=True)
 class _Context:
-    """What holds in this thread: the prefix of names, and who listens, outermost first."""
+    """The state of this thread: the prefix of names and the open listeners, outermost first."""
 
     prefix: str = ""
     listeners: tuple[_Listener, ...] = ()
@@ -50,20 +50,20 @@ class _Context:
 
 _context: ContextVar[_Context] = ContextVar("headway.tracing", default=_Context())
 
-# How many traces and edits are open in all threads. Compiled code may read a module's integer
-# (torch.compile guards on it) but not a ContextVar, so it is read first, and the ContextVar,
-# which keeps threads apart, only when it is not zero.
+# The number of traces and edits that are open in all threads. torch.compile supports reading a
+# module's integer but not a ContextVar. So this integer is read first, and the ContextVar, which
+# separates the threads, only if the integer is not zero.
 _open = 0
 _open_lock = threading.Lock()
 
 
 def tap(name: str, value: Any) -> Any:
-    """`value`, seen by every open trace and changed by every open edit whose pattern fits."""
+    """Return `value`, after open edits changed it and open traces recorded it under `name`."""
     return _tapped(name, value) if _open else value
 
 
 def note(name: str, facts: Any) -> None:
-    """Pass facts about the steps here to every open trace, such as their Spec: `Trace.notes`."""
+    """Store facts about the steps, such as their Spec, in the `notes` of every open trace."""
     if _open:
         context = _context.get()
         for listener in () if context.silent else context.listeners:
@@ -71,72 +71,76 @@ def note(name: str, facts: Any) -> None:
 
 
 def scope(name: str) -> AbstractContextManager[None]:
-    """Put `name` and a dot before the names tapped within."""
+    """Add the prefix `name` and a dot to the names that are tapped in this context."""
     return _Entered(prefix=name + ".") if _open else nullcontext()
 
 
 def listening() -> bool:
-    """Whether anybody, in any thread, has a trace or an edit open."""
+    """Whether a trace or an edit is open in any thread."""
     return _open > 0
 
 
 def wanted(names: Iterable[str]) -> slice | None:
-    """The rows of queries for which somebody asks one of `names` here: None when nobody does.
+    """The rows of queries that open listeners request of the steps `names`; None if no one does.
 
-    An edit, or two traces that want different rows, want them all.
+    An edit requests all rows. Two traces that request different rows request all rows together.
     """
     if not _open:
         return None
     context = _context.get()
-    full = [context.prefix + name for name in names]
-    asking = [[each.rows for name in full if each.fits(name)] for each in context.listeners]
-    rows = [fitting[0] for fitting in asking if fitting]
-    if not rows:
+    names = [context.prefix + name for name in names]
+    # A set, not a generator: `fits` must see every name, so that it can suggest the nearest one.
+    asked = [
+        listener.rows
+        for listener in context.listeners
+        if True in {listener.fits(name) for name in names}
+    ]
+    if not asked:
         return None
-    return rows[0] if all(one == rows[0] for one in rows) else WHOLE
+    return asked[0] if all(rows == asked[0] for rows in asked) else WHOLE
 
 
 def rows_taken() -> AbstractContextManager[None]:
-    """Within, only the steps INSIDE are tapped, and they have only the rows that traces want."""
+    """Tap only the steps INSIDE in this context; they have only the rows that traces request."""
     return _Entered(rows_taken=True)
 
 
 def silent() -> AbstractContextManager[None]:
-    """Within, nothing is tapped: parts of a step that is not one whole."""
+    """Tap nothing in this context, for example in the parts that a kernel computes a step from."""
     return _Entered(silent=True) if _open else nullcontext()
 
 
 def trace(only: str | Iterable[str] | None = None, *, rows: slice | None = None) -> Trace:
-    """Record what is tapped within: a mapping from names to values.
+    """Record the values that are tapped in this context: a mapping from names to values.
 
     only: a pattern such as `"blocks.*.attention.weights"`, or several (default: everything).
-    rows: a slice of query positions. Of queries, scores ... context only these rows are kept, and
-        a layer on a fast kernel runs the mechanism on these rows alone.
+    rows: a slice of query positions. The steps with a query axis (queries, scores ... context)
+        are recorded for these rows only. A layer on a fast kernel runs the formula on these rows.
 
-    Values are the engine's own arrays, not copied and not detached from the gradient. While a
-    trace is open PyTorch and JAX run eagerly, compiled functions too. A name met several times
-    (decode steps) gets a leading step axis, or, where the shapes differ from step to step, is a
-    list. Raises LookupError at the end when a pattern matched nothing.
+    Values are arrays of the engine, not copied and not detached from the gradient. While a trace
+    is open, PyTorch and JAX run eagerly, including functions that are already compiled. A name
+    that is tapped several times (decoding steps) gets a leading step axis, or is a list if the
+    shapes differ. Raises LookupError on exit if a pattern matched no name.
     """
     patterns = ("*",) if only is None else (only,) if isinstance(only, str) else tuple(only)
     if rows is not None and (not isinstance(rows, slice) or rows.step not in (None, 1)):
-        raise ValueError(f"rows is a slice without a step, such as slice(0, 32), not {rows!r}")
+        raise ValueError(f"rows must be a slice without a step: slice(0, 32) (got {rows!r})")
     return Trace(patterns, WHOLE if rows is None else rows)
 
 
 def edit(changes: Mapping[str, Any]) -> AbstractContextManager[None]:
-    """Change what is tapped within: `{pattern: function of the value, or an array}`.
+    """Change the values that are tapped in this context: `{pattern: function or array}`.
 
-    An array is broadcast to the value's shape; a function must keep the shape. Edits apply before
-    recording, the outer before the inner. Raises ValueError on another shape, and LookupError at
-    the end when a pattern matched nothing.
+    A function gets the value and must keep its shape; an array is broadcast to the shape of the
+    value. Edits apply before traces record, outer edits before inner ones. Raises ValueError if
+    the shape changes, and LookupError on exit if a pattern matched no name.
     """
     return _Edit(changes)
 
 
 @dataclass(frozen=True)
 class _Entered(AbstractContextManager[None]):
-    """A context with something added to it, until exit."""
+    """A context manager that changes the state of this thread until exit."""
 
     prefix: str = ""
     rows_taken: bool = False
@@ -177,18 +181,18 @@ def _refuse_tracer(name: str, value: Any) -> None:
     jax = sys.modules.get("jax")
     if jax is not None and isinstance(value, jax.core.Tracer):
         raise RuntimeError(
-            f"{name!r} is a JAX tracer, not a value: open headway.trace or headway.edit around a "
-            "call that jax.grad, jax.vmap or jax.checkpoint does not transform"
+            f"{name!r} is a JAX tracer without a value; use headway.trace and headway.edit only "
+            "around calls that jax.grad, jax.vmap and jax.checkpoint do not transform"
         )
 
 
 def _eagerly() -> ExitStack:
-    """Both engines run eagerly within, functions already compiled too, if they are loaded.
+    """Make the engines that are loaded run eagerly, including functions that are compiled.
 
-    A function compiled before would record nothing, and one compiled within would leak tracers.
+    A function compiled earlier would record nothing; one compiled now would leak tracers.
     """
     stack = ExitStack()
-    if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
+    if "torch._dynamo" in sys.modules:  # otherwise no function is compiled
         stack.enter_context(sys.modules["torch"].compiler.set_stance("force_eager"))
     if "jax" in sys.modules:
         stack.enter_context(sys.modules["jax"].disable_jit())
@@ -196,12 +200,12 @@ def _eagerly() -> ExitStack:
 
 
 class _Listener(ABC):
-    """Somebody who sees (a trace) or changes (an edit) the values whose names fit a pattern."""
+    """A trace or an edit: it records or changes the values whose names match its patterns."""
 
     def __init__(self, patterns: Iterable[str], rows: slice) -> None:
         self.patterns = tuple(patterns)
         self.rows = rows
-        self._met: dict[str, bool] = {}  # every name that came by, and whether it fitted
+        self._met: dict[str, bool] = {}  # every name tapped so far, and whether it matched
         self._entered: list[tuple[Token[_Context], ExitStack]] = []
 
     def fits(self, name: str) -> bool:
@@ -235,25 +239,25 @@ class _Listener(ABC):
         _context.reset(token)
         eager.close()
         if kind is None:
-            self._complain_of_unmatched()
+            self._check_patterns()
 
-    def _complain_of_unmatched(self) -> None:
+    def _check_patterns(self) -> None:
         for pattern in self.patterns:
             if pattern != "*" and not any(fnmatchcase(name, pattern) for name in self._met):
-                raise LookupError(f"no step is called {pattern!r}{_nearest(pattern, self._met)}")
+                raise LookupError(f"no step matches {pattern!r}{_nearest(pattern, self._met)}")
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
     near = get_close_matches(name, list(names), n=1, cutoff=0.0)
-    return f"; the nearest is {near[0]!r}" if near else "; nothing was tapped at all"
+    return f"; did you mean {near[0]!r}?" if near else "; no step was tapped"
 
 
 @final
 class Trace(_Listener, Mapping[str, Any]):
-    """The steps that were recorded, by name, in the order in which they ran.
+    """The recorded steps by name, in the order in which they ran.
 
-    notes: facts about them, such as `notes["blocks.0.attention.spec"]`; the last ones where a name
-    was met again.
+    notes: facts about the steps, such as `notes["blocks.0.attention.spec"]`. If a name occurs
+    several times, the last facts are kept.
     """
 
     def __init__(self, patterns: Iterable[str], rows: slice) -> None:
@@ -324,10 +328,13 @@ def _changed(name: str, value: Any, new: Any) -> Any:
         try:
             edited = xp.broadcast_to(xp.asarray(new, dtype=value.dtype), value.shape)
         except (ValueError, RuntimeError) as error:
-            raise ValueError(f"the edit of {name!r} does not fit {tuple(value.shape)}") from error
+            raise ValueError(
+                f"the edit of {name!r} must broadcast to {tuple(value.shape)} "
+                f"(got an array of shape {tuple(xp.asarray(new).shape)})"
+            ) from error
     if tuple(edited.shape) != tuple(value.shape):
         raise ValueError(
-            f"the edit of {name!r} made {tuple(edited.shape)} out of {tuple(value.shape)}: "
-            "an edit keeps the shape"
+            f"the edit of {name!r} must keep the shape {tuple(value.shape)} "
+            f"(got {tuple(edited.shape)})"
         )
     return edited

@@ -160,12 +160,21 @@ MASKS = {
 }
 BIASES = (None, "numbers", "with -inf")
 OFFSETS = (None, 0, "rows")
-FEW = (*zip(BIASES, OFFSETS, strict=True), (None, "rows"))  # where each compiles anew
+FEW = (*zip(BIASES, OFFSETS, strict=True), (None, "rows"))  # for kernels that compile each run
+
+
+def is_in_square(*values):
+    """A Latin square: all pairs of two values, in a third of all combinations."""
+    options = (tuple(MASKS), BIASES, OFFSETS)
+    return sum(map(tuple.index, options, values)) % 3 == 0
 
 
 def mask_runs():
     for (kernel, engine), mask, bias, offset in product(HELD, MASKS, BIASES, OFFSETS):
-        if compiles(kernel, engine) and (bias, offset) not in FEW:
+        is_taken = (
+            (bias, offset) in FEW if compiles(kernel, engine) else is_in_square(mask, bias, offset)
+        )
+        if not is_taken:
             continue
         refused = REFUSED[kernel, engine]
         array = mask in ("array", "nobody") and "an array for a mask" in refused
@@ -244,11 +253,11 @@ def test_kernels_refuse_this_and_nothing_else(kernel, engine):
         ("sdpa-cudnn", "self", "has no such backend on cpu"),
         ("sdpa-flash", "cross", "is refused by PyTorch: .* the same last dimension"),
         ("sdpa-flash", "no batch", "is refused by PyTorch: .* 4 dimensional"),
-        ("sdpa-flash", "gradient of the bias", "is refused by PyTorch: it does not say why"),
+        ("sdpa-flash", "gradient of the bias", "is refused by PyTorch: no reason given"),
         ("sdpa-math", "softcap", "does not support the option softcap"),
         ("flex", "gradient", "has no gradients on a CPU"),
         ("flex", "an array for a mask", "masks of positions only"),
-        ("flex", "24 keys of 16", "is wrong on a CPU"),
+        ("flex", "24 keys of 16", "gives wrong results on a CPU"),
         ("flex", "float64", "float32, bfloat16 and float16 only"),
     ],
 )
@@ -279,8 +288,11 @@ def test_kernels_drop_the_same_cells_and_take_every_option_at_once(kernel, engin
     assert np.allclose(found, plain, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("kernel", ["stacked", "einsum", "tiled"])
+@pytest.mark.parametrize(
+    ("kernel", "engine"),
+    # On JAX one is enough: `silent` does not depend on the engine, and a trace disables jit.
+    [*product(["stacked", "einsum", "tiled"], ["numpy", "torch"]), ("tiled", "jax")],
+)
 def test_parts_of_a_kernel_are_no_steps_of_a_trace(kernel, engine):
     leaves = arrays(CASES["grouped"], engine)
     with headway.trace(rows=slice(1, 3)) as steps:
@@ -434,7 +446,7 @@ def test_sdpa_refuses_what_it_cannot_do_and_plain_takes_over(options, reason):
     told = headway.explain(*leaves, **options)
     assert told.chosen == "plain"
     assert reason in told.refusals["sdpa"]
-    assert str(told).splitlines()[0].startswith("plain runs: by rule")
+    assert str(told).splitlines()[0].startswith("plain runs: chosen by a fixed rule")
     assert f"sdpa {told.refusals['sdpa']}" in str(told).splitlines()
     with pytest.raises(headway.Unsupported, match=reason):
         headway.attend(*leaves, kernel="sdpa", **options)

@@ -65,7 +65,12 @@ BROADCAST = {
 }
 
 
-@each_kernel
+@pytest.mark.parametrize(
+    ("kernel", "engine"),
+    # The shapes are aligned before a kernel is chosen. On PyTorch and NumPy kernels then see
+    # strides of 0; JAX has no strides, so that two of its kernels are enough.
+    [pair for pair in PAIRS if pair[1] != "jax" or pair[0] in ("plain", "jax")],
+)
 @pytest.mark.parametrize("shapes", BROADCAST.values(), ids=BROADCAST)
 def test_leading_axes_broadcast(kernel, engine, shapes):
     q, k, v = (numbers(*shape, seed=n) for n, shape in enumerate(shapes))
@@ -122,7 +127,7 @@ def test_strides_do_not_matter(kernel, engine):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        *(({"softcap": cap}, "softcap must be a finite number above 0") for cap in (0.0, -1.0)),
+        *(({"softcap": cap}, "softcap must be a finite number > 0") for cap in (0.0, -1.0)),
         *(({"softcap": float(cap)}, "softcap must be a finite") for cap in ("nan", "inf")),
         *(({"scale": float(scale)}, "scale must be a finite number") for scale in ("nan", "inf")),
         ({"window": 0}, "window"),
@@ -226,12 +231,12 @@ def test_tiled_refuses_transforms_in_words():
 
 @each_kernel
 def test_a_slice_of_a_batch_drops_the_weights_of_the_whole(kernel, engine):
-    q, k, v = (numbers(5, 2, 6, 4, seed=n) for n in range(3))
+    q, k, v = (numbers(4, 2, 6, 4, seed=n) for n in range(3))
     options = {"causal": True, "dropout": 0.5, "seed": 3}
     whole = attended(kernel, engine, q, k, v, **options)
     parts = [
         attended(kernel, engine, q[rows], k[rows], v[rows], batch_offset=rows.start, **options)
-        for rows in (slice(0, 2), slice(2, 5))
+        for rows in (slice(0, 2), slice(2, 4))  # of one size: JAX compiles for each shape
     ]
     if whole is not None:
         assert np.allclose(np.concatenate(parts), whole, atol=1e-6)

@@ -130,7 +130,7 @@ def test_what_is_no_edit(found, said):
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (Edit("off", "blocks.7.attention"), "cannot be changed so: no step is called"),
+        (Edit("off", "blocks.7.attention"), "cannot be changed so: no step matches"),
         (Edit("off", LAYER, 4), "has 4 heads, counted from 0: no 4"),
     ],
 )

@@ -52,7 +52,7 @@ def test_a_text_beyond_the_context_is_refused():
 
 def test_a_rung_refuses_what_only_production_has_and_a_cache():
     rung = of_rung(LADDER["multihead"])
-    with pytest.raises(ValueError, match="remove that, or the rung"):
+    with pytest.raises(ValueError, match="remove one of the two settings"):
         gpt.init(config(**MODERN), 0, rung)
     of = config()
     params = params_of(of, rung)

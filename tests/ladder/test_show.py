@@ -27,14 +27,14 @@ def test_shows_the_real_numbers(name):
             assert all(f"{number:.4f}" in text for number in allowed)
 
 
-def test_cannot_is_drawn_otherwise_than_zero():
+def test_masked_cells_differ_from_zeros():
     text = printed("dropout")
-    assert text.count("╱╱╱") == 2 * 15  # the upper triangle, of weights and of dropped
+    assert text.count("╱╱╱") == 2 * (15 + 1)  # weights and dropped: upper triangle and legend
     assert "0.0000" in text
 
 
-def test_a_text_without_a_word_is_refused():
-    with pytest.raises(ValueError, match="no word"):
+def test_a_text_without_words_is_refused():
+    with pytest.raises(ValueError, match="at least one word"):
         show(LADDER["fixed"], "  \n")
 
 

@@ -34,12 +34,12 @@ def test_a_function_of_seed_and_step():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="temperature is 0 or more"):
+    with pytest.raises(ValueError, match="temperature must be >= 0"):
         sample(LOGITS, temperature=-1)
-    with pytest.raises(ValueError, match="top_k is 1 or more"):
+    with pytest.raises(ValueError, match="top_k must be >= 1"):
         sample(LOGITS, top_k=0)
     for wrong in (0.0, 1.5):
-        with pytest.raises(ValueError, match="top_p is a share"):
+        with pytest.raises(ValueError, match="top_p must be > 0"):
             sample(LOGITS, top_p=wrong)
 
 

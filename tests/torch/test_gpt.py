@@ -133,7 +133,7 @@ def test_a_rung_with_the_weights_of_the_production_attention_gives_its_logits():
     ids=str,
 )
 def test_a_rung_refuses_what_only_production_has(choice):
-    with pytest.raises(ValueError, match="remove that, or the rung"):
+    with pytest.raises(ValueError, match="remove one of the two settings"):
         GPT(config(**choice), of_rung(LADDER["multihead"]))
 
 

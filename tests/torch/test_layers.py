@@ -137,5 +137,5 @@ def test_refusals():
         MultiHeadAttention(12, heads=4, kv_heads=3)
     with pytest.raises(ValueError, match="without a cache"):
         RungAttention(LADDER["simplified"], 12)(X, cache=Cache(5))
-    with pytest.raises(ValueError, match="several come with"):
+    with pytest.raises(ValueError, match="or a later rung"):
         RungAttention(LADDER["causal"], 12, heads=2)(X)

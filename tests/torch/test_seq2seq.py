@@ -146,15 +146,15 @@ def test_more_than_the_context_is_refused(kind):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"kind": "bert"}, "kind is one of rnn, bahdanau, luong, transformer, encoder"),
-        ({"cell": "rnn"}, "cell is one of gru, lstm"),
-        ({"width": 7}, "a width is even"),
-        ({"layers": 2}, "luong has one layer"),
-        ({"kind": "transformer", "cell": "lstm"}, "transformer has no recurrent cell"),
-        ({"kind": "bahdanau", "score": "dot"}, "the score 'dot' is luong's"),
+        ({"kind": "bert"}, "kind must be one of rnn, bahdanau, luong, transformer, encoder"),
+        ({"cell": "rnn"}, "cell must be one of gru, lstm"),
+        ({"width": 7}, "width must be even"),
+        ({"layers": 2}, "luong does not support layers"),
+        ({"kind": "transformer", "cell": "lstm"}, "transformer does not support cell"),
+        ({"kind": "bahdanau", "score": "dot"}, "does not support score='dot'"),
         ({"kind": "transformer", "heads": 3}, "3 heads do not divide a width of 8"),
-        ({"dropout": 1.0}, "dropout is a share"),
-        ({"context": 0}, "context is 1 or more"),
+        ({"dropout": 1.0}, "dropout must be at least 0"),
+        ({"context": 0}, "context must be at least 1"),
     ],
     ids=str,
 )

@@ -71,7 +71,7 @@ def test_the_fields_of_a_preset_can_be_changed_one_by_one(tmp_path, text):
         ("[model]\nnorm = 'rms'", r"\[model\] .*norm must be a table \(got 'rms'\)"),
         ("model = 3", r"\[model\] .* must be a table \(got 3\)"),
         ("[model", "is not valid TOML"),
-        ("[model]\nwidth = 8", "model does not say 'context', 'layers', and 'attention'"),
+        ("[model]\nwidth = 8", "model must have 'context', 'layers', and 'attention'"),
         ("[model]\npreset = 'modrn'", r"preset must be one of gpt2, modern \(got \'modrn\'\)"),
         ("rung = 'casual'", "did you mean 'causal'"),
         ("[training]\nsteps = 0", r"steps must be at least 1 \(got 0\)"),

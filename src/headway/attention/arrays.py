@@ -1,4 +1,4 @@
-"""Arrays of NumPy, PyTorch and JAX, through one namespace."""
+"""Functions that work on arrays of NumPy, PyTorch and JAX alike."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-Array = Any  # an array of any engine; jaxtyping's shape strings say the rest
+Array = Any  # an array of any engine; jaxtyping's strings give its shape
 
 _namespaces: dict[type, Any] = {}
 
@@ -16,7 +16,7 @@ _namespaces: dict[type, Any] = {}
 def namespace(array: Array) -> Any:
     """The array API namespace of this array's engine.
 
-    Kept per type: the look-up is then fast, and torch.compile sees a constant.
+    Cached per type, so that the lookup is fast and a constant for torch.compile.
     """
     kind = type(array)
     if kind not in _namespaces:
@@ -25,18 +25,18 @@ def namespace(array: Array) -> Any:
 
 
 def device(array: Array) -> Any:
-    """Where an array lives; None for JAX's tracers, which are nowhere yet."""
+    """The device of an array; None for JAX's tracers, which have no device."""
     return getattr(array, "device", None)
 
 
 def integers(count: int, like: Array) -> Array:
-    """0, 1 ... count - 1 as int32 where `like` lives. int32 is what all three engines share."""
+    """0, 1 ... count - 1 on the device of `like`, as int32, which all three engines have."""
     xp = namespace(like)
     return xp.arange(count, dtype=xp.int32, device=device(like))
 
 
 def engine(array: Array) -> str:
-    """The library that an array is of: "numpy", "torch" or "jax"."""
+    """The library of an array: "numpy", "torch" or "jax"."""
     for name, kind in (("torch", "Tensor"), ("jax", "Array")):
         library = sys.modules.get(name)
         if library is not None and isinstance(array, getattr(library, kind)):
@@ -45,13 +45,13 @@ def engine(array: Array) -> str:
 
 
 def widened(array: Array) -> Array:
-    """The array in float32 if its numbers have 16 bits, else as it is."""
+    """Convert an array of 16-bit numbers to float32; return any other array unchanged."""
     xp = namespace(array)
     return xp.astype(array, xp.result_type(array.dtype, xp.float32), copy=False)
 
 
 def as_numpy(value: Array) -> np.ndarray:
-    """An array of any engine as NumPy's, wherever it lives; one of bfloat16 as float32."""
+    """Convert an array of any engine and device to NumPy; bfloat16 becomes float32."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.float() if value.is_floating_point() and value.itemsize < 4 else value

@@ -1,4 +1,4 @@
-"""`attend`: one call for every kernel, and `explain`: which kernel runs, and why."""
+"""`attend` computes attention with any kernel; `explain` tells which kernel runs, and why."""
 
 from __future__ import annotations
 
@@ -34,21 +34,22 @@ def attend(
     axes broadcast as in NumPy; arrays of two dimensions (tokens, dim) are one head.
 
     mask: a `Mask` or a boolean array (True = may attend), which broadcasts from the right.
-    causal, window: short for `mask & causal & window(W)`. The last query meets the last key, as
-        with a cache; `is_causal` of PyTorch and JAX aligns the first ones instead (`offset=0`).
-    bias: numbers added to the scaled scores; -inf forbids, as a mask does.
-    scale: of the scores, by default 1 / sqrt(d_k).
-    softcap: c * tanh(scores / c), before the mask.
-    normalizer, score: functions in place of the softmax and of the dot product.
-    dropout: of the weights, while training; needs a seed (an int, or several such as (seed, step)).
+    causal, window: short for `mask & causal & window(W)`. The last query is aligned with the last
+        key, as with a cache; `is_causal` of PyTorch and JAX aligns the first ones (`offset=0`).
+    bias: numbers added to the scaled scores; -inf masks a cell.
+    scale: the factor of the scores, by default 1 / sqrt(d_k).
+    softcap: a number c that limits the scores to c * tanh(scores / c), before the mask.
+    normalizer, score: functions that replace the softmax and the dot product.
+    dropout: the probability that a weight is dropped, for training; needs a seed, which is one
+        int or several, such as (seed, step).
     offset: the position of the first query, one int or one per batch row; by default Tk - Tq.
     batch_offset: the index of the first batch row, for a slice of a larger batch.
-    kernel: its name, see `headway.attention.kernels.table`; by default the fastest that supports
-        the call. A named kernel is never replaced, with one exception: while a trace or an edit
-        asks for a step inside (scores ... dropped), the formula runs.
+    kernel: a name in `headway.attention.kernels.table`; by default the fastest kernel that
+        supports the call. While a trace or an edit requests a step that only the formula computes
+        (scores ... dropped), the formula runs, even if a kernel is named.
 
-    A query that may attend to nothing gets 0. Raises ValueError for shapes that do not fit and
-    invalid options, and `Unsupported` when the named kernel does not support the call.
+    The context is 0 for a query that may attend to no key. Raises ValueError for invalid options
+    and shapes that do not match, and `Unsupported` if the named kernel does not support the call.
     """
     spec = spec_from(options)
     is_one_head = 2 == queries.ndim == keys.ndim == values.ndim
@@ -57,9 +58,9 @@ def attend(
 
 
 def attention_weights(queries: Array, keys: Array, **options: Unpack[Options]) -> Array:
-    """The weights (..., heads, Tq, Tk) of `attend`, which explains the options.
+    """The weights (..., heads, Tq, Tk) of attention; the options are those of `attend`.
 
-    Each row sums to 1 (before dropout), or is 0 where a query may attend to nothing.
+    Each row sums to 1 (before dropout), or is 0 if the query may attend to no key.
     """
     spec = spec_from(options)
     is_one_head = queries.ndim == keys.ndim == 2
@@ -70,7 +71,7 @@ def attention_weights(queries: Array, keys: Array, **options: Unpack[Options]) -
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which kernel would run, why that one, and why others cannot."""
+    """The kernel that would run, the reason, and why other kernels cannot run."""
 
     chosen: str
     why: str
@@ -82,7 +83,7 @@ class Explanation:
 
 
 def explain(queries: Array, keys: Array, values: Array, **options: Unpack[Options]) -> Explanation:
-    """Which kernel `attend` would run for this call, and why each one that refuses does so."""
+    """Explain which kernel `attend` would run for this call, and why other kernels cannot run."""
     spec = spec_from(options)
     arrays = aligned(queries, keys, values)
     refusals = {name: refusal(kernel, *arrays, spec) for name, kernel in KERNELS.items()}
@@ -92,7 +93,7 @@ def explain(queries: Array, keys: Array, values: Array, **options: Unpack[Option
         chosen=chosen,
         why=measured
         if tuning.is_measured(chosen, *arrays, spec)
-        else "by rule; `headway bench --tune` measures",
+        else "chosen by a fixed rule; `headway bench --tune` measures the kernels",
         refusals={name: reason for name, reason in refusals.items() if reason is not None},
     )
 
@@ -100,7 +101,7 @@ def explain(queries: Array, keys: Array, values: Array, **options: Unpack[Option
 def run(
     queries: Queries, keys: Keys, values: Values, spec: Spec, kernel: str | None = None
 ) -> Context:
-    """`attend` for arrays that have their axes and options that are a Spec, as models have them."""
+    """`attend` for models: arrays that have a heads axis, and the options as a Spec."""
     if kernel is None:
         name = fastest(queries, keys, values, spec)
     else:
@@ -118,15 +119,15 @@ def run(
         with tracing.rows_taken():
             grid = grid_of(queries, keys, spec).select(rows=rows)
             attention(queries[..., rows, :], keys, None, spec, grid)
-    with tracing.silent():  # the parts of a kernel are not the steps of the attention
+    with tracing.silent():  # what a kernel taps are not the steps of the attention
         context = _run(name, kernel is None, queries, keys, values, spec)
     return tap("context", context)
 
 
 def fastest(queries: Queries, keys: Keys, values: Values, spec: Spec) -> str:
-    """The name of the kernel that likely is the fastest of those that support the call."""
+    """The name of the kernel that is expected to be the fastest of those that support the call."""
     for name in tuning.ranking(queries, keys, values, spec):
-        kernel = KERNELS.get(name)  # a table may have been measured with another version
+        kernel = KERNELS.get(name)  # another version may have measured the table
         if kernel is not None and refusal(kernel, queries, keys, values, spec) is None:
             return name
     raise AssertionError("every ranking contains 'plain', which supports every call")
@@ -140,5 +141,5 @@ def _run(
     except Unsupported as error:
         if not may_fall_back:
             raise
-        warnings.warn(f"attend runs 'plain', not {name!r}: {error}", stacklevel=3)
+        warnings.warn(f"attend runs 'plain' instead of {name!r}: {error}", stacklevel=3)
         return attention(queries, keys, values, spec)

@@ -1,7 +1,7 @@
-"""Dropout whose mask is a function of a seed and of a cell's coordinates, and of nothing else.
+"""Dropout whose mask is a function of a seed and the coordinates of a cell only.
 
-No generator has a state, so NumPy, PyTorch and JAX, whole matrices, tiles and resumed runs all
-drop the same cells. The hash is Chris Wellons' "lowbias32", in 32-bit integer arithmetic.
+There is no random state, so NumPy, PyTorch, JAX, complete matrices, tiles and resumed runs drop
+the same cells. The hash is Chris Wellons' "lowbias32", in 32-bit integer arithmetic.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ def keep(
 def kept(
     rate: float, state: Int[Array, "1"], *coordinates: Int[Array, "..."]
 ) -> Bool[Array, "..."]:
-    """`keep` with the hash of the seed."""
-    for coordinate in coordinates:  # the coarse ones first: only the last runs on every cell
+    """`keep` for a seed that is already hashed."""
+    for coordinate in coordinates:  # each step broadcasts further: only the last is on all cells
         state = _mixed(state, coordinate)
     return state >= threshold(rate)
 
 
 def hashed(seed: Seed, like: Array) -> Int[Array, "1"]:
-    """The hash of a seed alone, to which a cell's coordinates are still to come.
+    """The hash of a seed, to be mixed with the coordinates of a cell.
 
-    Numbers stay Python's, for an engine takes as long for one number as for thousands.
+    Python's integers are used as far as possible: an array operation has a large fixed cost.
     """
     state: int | Array = 0
     for part in fold_seed(seed):
@@ -49,15 +49,15 @@ def hashed(seed: Seed, like: Array) -> Int[Array, "1"]:
 
 
 def threshold(rate: float) -> int:
-    """A share `rate` of all hashes is smaller."""
+    """The number such that a fraction `rate` of all hashes is smaller."""
     return floor(rate * 2**32) - 2**31
 
 
 def drop(x: Float[Array, "batch *features"], spec: Spec) -> Float[Array, "batch *features"]:
-    """x with a random share spec.dropout of its numbers 0, the others divided by 1 - rate.
+    """Set each number of x to 0 with probability spec.dropout; divide the others by 1 - dropout.
 
-    Srivastava et al. 2014, "inverted". The number at (i, j, k) has these coordinates, i counted
-    from spec.batch_offset. Raises ValueError for a rate without a seed.
+    "Inverted" dropout, Srivastava et al. 2014. The hash is of the index (i, j, ...) of the number,
+    where i counts from spec.batch_offset. Raises ValueError for dropout without a seed.
     """
     if spec.dropout == 0:
         return x
@@ -71,12 +71,12 @@ def drop(x: Float[Array, "batch *features"], spec: Spec) -> Float[Array, "batch 
 def drop_cells(
     weights: Float[Array, "*batch heads queries keys"], spec: Spec, grid: Grid
 ) -> Float[Array, "*batch heads queries keys"]:
-    """`drop` for attention weights, whose coordinates are those of the grid."""
+    """`drop` for attention weights; the coordinates are those of the grid."""
     return _dropped(weights, spec, grid.batch, grid.head, grid.query, grid.key)
 
 
 def check(spec: Spec) -> None:
-    """Raise ValueError for a rate outside [0, 1), and when there is no seed."""
+    """Raise ValueError for dropout outside [0, 1), and for dropout without a seed."""
     if not 0 <= spec.dropout < 1:
         raise ValueError(f"dropout must be at least 0 and below 1 (got {spec.dropout})")
     if spec.dropout and spec.seed is None:
@@ -92,7 +92,7 @@ def _dropped(x: Array, spec: Spec, *coordinates: Int[Array, "..."]) -> Array:
 
 def _as_int32(part: int | Array, like: Array) -> Int[Array, "1"]:
     xp = namespace(like)
-    # One element rather than none: NumPy warns when a scalar overflows, and here all do.
+    # One element, because NumPy warns if a scalar overflows, which is intended here.
     return xp.asarray(part, dtype=xp.int32, device=device(like)).reshape((1,))
 
 
@@ -102,11 +102,11 @@ def _mixed(state: int | Array, part: int | Array) -> int | Array:
 
 def _mix(x: int | Array) -> int | Array:
     for shift, factor in ROUNDS:
-        # >> keeps the sign; the hash wants zeros to come in from the left.
+        # >> copies the sign bit; the hash needs zeros on the left, which & makes.
         x = _wrapped((x ^ ((x >> shift) & (2 ** (32 - shift) - 1))) * factor)
     return x
 
 
 def _wrapped(x: int | Array) -> int | Array:
-    """Python's integers as int32 would hold them; int32 itself wraps."""
+    """Wrap a Python integer as int32 arithmetic does; arrays of int32 wrap without help."""
     return (x + 2**31) % 2**32 - 2**31 if isinstance(x, int) else x

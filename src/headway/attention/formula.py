@@ -34,15 +34,15 @@ def attention(
     spec: Spec = DEFAULT,
     grid: Grid | None = None,
 ) -> Context | Weights:
-    """The context of each query: the values, weighted by how well their keys match the query.
+    """The context of each query: the sum of the values, weighted by how well their keys match.
 
     queries (..., heads, Tq, d_k), keys (..., kv_heads, Tk, d_k), values (..., kv_heads, Tk, d_v)
-    -> context (..., heads, Tq, d_v), in the dtype of the values. Without values: the weights
-    (..., heads, Tq, Tk). All steps between are float32 for inputs of 16 bits.
+    -> context (..., heads, Tq, d_v), in the dtype of the values. If values is None, returns the
+    weights (..., heads, Tq, Tk). For inputs of 16 bits the steps in between are in float32.
 
-    spec: the options. grid: which cells these are, of a larger matrix of scores.
+    spec: the options. grid: the positions of the cells, if they are a part of a larger matrix.
 
-    A query that may attend to nothing gets weights 0, context 0 and gradients 0.
+    Weights, context and gradients are 0 for a query that may attend to no key.
     """
     xp = namespace(queries)
     grid = grid_of(queries, keys, spec) if grid is None else grid
@@ -69,9 +69,9 @@ def attention(
 def inputs(
     queries: Queries, keys: Keys, values: Values | None, spec: Spec
 ) -> tuple[Queries, Keys, Values | None]:
-    """The inputs, tapped; a trace also gets the options, from which the rest can be recomputed.
+    """Tap the inputs, and give traces the options, so that all steps can be recomputed.
 
-    Every kernel begins with this.
+    Every kernel begins with this function.
     """
     queries, keys = tap("queries", queries), tap("keys", keys)
     note("spec", spec._replace(scale=scale_of(spec.scale, queries)))

@@ -1,4 +1,4 @@
-"""The positions of the cells of a matrix of scores: which query meets which key."""
+"""The positions of the query and the key of each cell in a matrix of scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Grid(NamedTuple):
     """The cells of a matrix of scores (..., heads, queries, keys), as positions that broadcast.
 
     batch (..., 1, 1, 1), head (heads, 1, 1), query (..., queries, 1) and key (keys,) are int32.
-    heads, rows, columns: which part of the complete matrix these cells are.
+    heads, rows, columns: the part of the complete matrix that these cells are.
     """
 
     shape: tuple[int, ...]  # of the complete matrix
@@ -45,21 +45,22 @@ class Grid(NamedTuple):
         )
 
     def cells_of(self, array: Shaped[Array, "..."], what: str) -> Shaped[Array, "..."]:
-        """These cells of an array that broadcasts from the right to the complete matrix.
+        """The values at these cells of an array that broadcasts to the complete matrix.
 
-        Raises ValueError when it does not.
+        what: the name of the array in error messages. Raises ValueError if it does not broadcast.
         """
         pairs = list(zip(reversed(array.shape), reversed(self.shape), strict=False))
         fits = 2 <= array.ndim <= len(self.shape) and all(n in (1, full) for n, full in pairs)
         if not fits:
             raise ValueError(
-                f"the {what} {tuple(array.shape)} does not broadcast to (..., heads, queries, "
-                f"keys) = {self.shape}; for padding use padding(lengths) or (batch, 1, 1, keys)"
+                f"the {what} of shape {tuple(array.shape)} does not broadcast to (..., heads, "
+                f"queries, keys) = {self.shape}; for padding use padding(lengths) or "
+                "(batch, 1, 1, keys)"
             )
         parts = (self.heads, self.rows, self.columns)[-array.ndim :]
         sizes = array.shape[-len(parts) :]
-        taken = [part if size > 1 else slice(None) for part, size in zip(parts, sizes, strict=True)]
-        return array[..., *taken]
+        index = [part if size > 1 else slice(None) for part, size in zip(parts, sizes, strict=True)]
+        return array[..., *index]
 
 
 def grid_of(

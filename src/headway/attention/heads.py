@@ -1,4 +1,4 @@
-"""Heads are one more batch axis: (..., tokens, heads * dim) <-> (..., heads, tokens, dim)."""
+"""Split (..., tokens, heads * dim) into (..., heads, tokens, dim), and merge it again."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from headway.attention.arrays import Array, namespace
 def split(
     x: Shaped[Array, "... tokens features"], heads: int
 ) -> Shaped[Array, "... {heads} tokens dim"]:
-    """Head h owns the features from h * dim up to (h + 1) * dim.
+    """Split the features into heads: head h gets the features from h * dim to (h + 1) * dim.
 
-    A reshape *and* a transpose: a reshape alone would mix tokens and features.
-    Raises ValueError when the heads do not divide the features.
+    This is a reshape and a transpose; a reshape alone would mix tokens and features.
+    Raises ValueError if the number of heads does not divide the number of features.
     """
     if heads < 1 or x.shape[-1] % heads:
         raise ValueError(f"{heads} heads do not divide {x.shape[-1]} features")
@@ -25,29 +25,29 @@ def split(
 
 
 def merge(x: Shaped[Array, "... heads tokens dim"]) -> Shaped[Array, "... tokens features"]:
-    """The heads' features side by side: the inverse of `split`."""
+    """Concatenate the features of all heads: the inverse of `split`."""
     return rearrange(x, "... heads tokens dim -> ... tokens (heads dim)")
 
 
 def repeat(
     x: Shaped[Array, "... kv_heads tokens dim"], like: Shaped[Array, "... heads queries features"]
 ) -> Shaped[Array, "... heads tokens dim"]:
-    """x with as many heads as `like`: query head h reads kv head h // (heads // kv_heads).
+    """Repeat the heads of x until there are as many as in `like` (Ainslie et al. 2023).
 
-    Each head is repeated heads // kv_heads times in a row; arrays without a heads axis, or with
-    equally many heads, are returned unchanged. Ainslie et al. 2023 (grouped queries).
-    Raises ValueError when kv_heads does not divide heads.
+    Query head h reads kv head h // (heads // kv_heads). Arrays without a heads axis, or with the
+    same number of heads, are returned unchanged. Raises ValueError if kv_heads does not divide
+    heads.
     """
     if x.ndim < 3 or x.shape[-3] == like.shape[-3]:
         return x
     heads, kv_heads = like.shape[-3], x.shape[-3]
     if kv_heads == 0 or heads % kv_heads:
-        raise ValueError(f"{kv_heads} heads of keys and values do not divide {heads} of queries")
+        raise ValueError(f"{kv_heads} kv_heads do not divide {heads} heads")
     return namespace(x).repeat(x, heads // kv_heads, axis=-3)
 
 
 def one_head(attend: Callable[..., Array]) -> Callable[..., Array]:
-    """The same `attend` for arrays without a heads axis, (..., tokens, dim)."""
+    """A version of `attend` for arrays without a heads axis, (..., tokens, dim)."""
 
     def attend_one(queries: Array, keys: Array, values: Array, spec: Any) -> Array:
         with_axis = (x[..., None, :, :] for x in (queries, keys, values))

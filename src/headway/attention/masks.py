@@ -1,6 +1,7 @@
-"""Which key each query may attend to: predicates on positions that compose with `&`, `|` and `~`.
+"""Masks: predicates on positions that say which key each query may attend to.
 
-A mask is a structure first (kernels read its `band`) and becomes a matrix only on demand.
+Masks compose with `&`, `|` and `~`. Kernels read their structure (`band`); a complete matrix is
+made only on demand.
 """
 
 from __future__ import annotations
@@ -30,17 +31,19 @@ class Band(NamedTuple):
 
 @final
 class Mask:
-    """`Mask(lambda batch, head, query, key: key <= query)`: True = may attend.
+    """A mask from a predicate: `Mask(lambda batch, head, query, key: key <= query)`.
 
-    The predicate gets index arrays that broadcast. Composes with `&`, `|` and `~`, with boolean
-    arrays (..., heads, queries, keys) too.
+    True means that the query may attend to the key. The predicate gets index arrays that
+    broadcast. Masks compose with `&`, `|` and `~`, also with boolean arrays (..., heads, queries,
+    keys).
 
-    What a kernel can know without making the matrix: no cell outside `band` is allowed, and if
-    `is_band` every cell inside is; `by_position` is False when an array (..., queries, keys) takes
-    part, which cannot be asked cell by cell. `terms` are the masks of a conjunction.
+    band: no cell outside this band is allowed. is_band: every cell inside the band is allowed.
+    by_position: False if the mask contains an array (..., queries, keys), which cannot be
+    evaluated at a single position. terms: the masks that `&` joined. Kernels use these attributes
+    to avoid the complete matrix.
     """
 
-    __array_ufunc__ = None  # so that `array & mask` comes to __rand__
+    __array_ufunc__ = None  # makes `array & mask` call __rand__
     __array_priority__ = 1000
 
     def __init__(
@@ -88,20 +91,23 @@ class Mask:
 
 
 def as_mask(mask: Mask | Shaped[Array, "..."]) -> Mask:
-    """A boolean array as a mask; a mask as it is. Raises ValueError for an array of numbers."""
+    """Convert a boolean array to a Mask; return a Mask unchanged.
+
+    Raises ValueError for an array of numbers.
+    """
     if isinstance(mask, Mask):
         return mask
     if not hasattr(mask, "dtype") or mask.dtype != namespace(mask).bool:
         kind = getattr(mask, "dtype", type(mask).__name__)
         raise ValueError(
-            f"a mask is a Mask or a boolean array (True = may attend), not {kind}; "
-            "numbers to add to the scores are a bias"
+            f"mask must be a Mask or a boolean array (True = may attend), got {kind}; "
+            "numbers to add to the scores must be passed as bias"
         )
     return Mask._from(lambda grid: grid.cells_of(mask, "mask"), f"array{tuple(mask.shape)}")
 
 
 def both(mask: Mask | None, other: Mask) -> Mask:
-    """`mask & other`; None is no mask at all."""
+    """`mask & other`, where None is a mask that allows everything."""
     return other if mask is None or mask is other else mask & other
 
 
@@ -110,8 +116,8 @@ def materialize(
     keys: Float[Array, "*batch kv_heads keys d"],
     spec: Spec,
 ) -> Bool[Array, "*batch heads queries keys"]:
-    """The mask of a Spec that has one, as a complete matrix."""
-    assert spec.mask is not None  # by the caller
+    """The mask of a Spec as a complete matrix; the Spec must have a mask."""
+    assert spec.mask is not None  # the caller checks this
     grid = grid_of(queries, keys, spec)
     return namespace(queries).broadcast_to(spec.mask.on(grid), grid.shape)
 
@@ -122,7 +128,7 @@ causal = Mask(lambda batch, head, query, key: key <= query, "causal", band=Band(
 def window(width: int) -> Mask:
     """0 <= query - key < width: a query sees `width` keys, itself included."""
     if width < 1:
-        raise ValueError(f"a window has a width of 1 or more: {width} is not")
+        raise ValueError(f"window must be at least 1 (got {width})")
     return Mask(
         lambda batch, head, query, key: (key <= query) & (query - key < width),
         f"window({width})",
@@ -131,16 +137,19 @@ def window(width: int) -> Mask:
 
 
 def padding(lengths: Int[Array, "..."]) -> Mask:
-    """Keys from lengths[batch] on are padding, which nobody sees."""
+    """Only the first lengths[batch] keys are allowed; the other keys are padding."""
     return Mask(lambda batch, head, query, key: key < lengths.reshape((-1,))[batch], "padding")
 
 
 def documents(ids: Int[Array, "... tokens"]) -> Mask:
-    """Tokens packed into one row see only those of their own document: ids[q] == ids[k]."""
+    """Tokens attend only to tokens of the same document: ids[query] == ids[key].
+
+    For several documents that are packed into one row.
+    """
 
     def same(batch: Array, head: Array, query: Array, key: Array) -> Array:
         rows = ids.reshape((-1, ids.shape[-1]))
-        before = query < 0  # more queries than keys: the first lie before the first document
+        before = query < 0  # with more queries than keys, the first ones belong to no document
         return ~before & (rows[batch, query * ~before] == rows[batch, key])
 
     return Mask(same, "documents")

@@ -1,8 +1,8 @@
-"""From scores to weights: `(scores, allowed) -> weights`, over the last axis.
+"""Normalizers turn scores into weights: `(scores, allowed) -> weights`, over the last axis.
 
-Scores are -inf where a query may not attend to a key; `allowed` says the same as booleans, or is
-None where every key is allowed. Cells that are not allowed get weight 0 and have no influence, and
-a row in which nothing is allowed gets weights 0: not NaN, not the mean of all.
+Scores are -inf where a query may not attend to a key. `allowed` is False there, or None if every
+key is allowed. Cells that are not allowed get weight 0 and do not influence other weights. In a
+row without an allowed cell all weights are 0, not NaN and not uniform.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Normalizer = Callable[[Scores, Allowed], Weights]
 
 
 def softmax(scores: Scores, allowed: Allowed = None) -> Weights:
-    """exp(score) over the sum of exp(score)."""
+    """exp(score) divided by the sum of exp(score)."""
     xp = namespace(scores)
     exponentials = xp.exp(_shifted(scores, allowed, lowest=-xp.inf))
     return _alive(exponentials / xp.sum(exponentials, axis=-1, keepdims=True), allowed)
 
 
 def divide_by_sum(scores: Scores, allowed: Allowed = None) -> Weights:
-    """score over the sum of the scores: for scores that are positive by themselves."""
+    """score divided by the sum of the scores, for scores that are never negative."""
     xp = namespace(scores)
     if allowed is not None:
         scores = xp.where(allowed, scores, 0.0)
@@ -42,8 +42,8 @@ def sparsemax(scores: Scores, allowed: Allowed = None) -> Weights:
     Martins and Astudillo 2016, algorithm 1: exact, by sorting. Small scores get weight 0.
     """
     xp = namespace(scores)
-    # tau >= max - 1, so after the shift to max = 0 whatever lies at -2 is outside the support;
-    # squares and sums of what lies lower could overflow.
+    # tau >= max - 1, so after the shift to max = 0 a score of -2 is outside the support. Lower
+    # scores are clipped to -2, because their squares and sums could overflow.
     shifted = xp.clip(_shifted(scores, allowed, lowest=-2.0), -2.0, None)
     ordered = xp.sort(shifted, axis=-1, descending=True)
     size = xp.astype(integers(scores.shape[-1], scores) + 1, scores.dtype)
@@ -67,8 +67,8 @@ def entmax15(scores: Scores, allowed: Allowed = None) -> Weights:
     spread = (ordered**2).cumsum(-1) - size * means**2
     rest = (1 - spread) / size
     inside = (rest >= 0) & (means - xp.sqrt(xp.where(rest > 0, rest, 0.0)) <= ordered)
-    # tau once more from the support alone: no gradient then passes the square roots above, one
-    # of which may be that of zero.
+    # Compute tau again from the support only, so that no gradient flows through the square roots
+    # above: the gradient of the square root of 0 is infinite.
     support = xp.sum(xp.astype(inside, scores.dtype), axis=-1, keepdims=True)
     mean = xp.sum(xp.where(inside, ordered, 0.0), axis=-1, keepdims=True) / support
     variance = xp.sum(xp.where(inside, (ordered - mean) ** 2, 0.0), axis=-1, keepdims=True)
@@ -76,21 +76,21 @@ def entmax15(scores: Scores, allowed: Allowed = None) -> Weights:
     return _alive(xp.where(shifted > tau, shifted - tau, 0.0) ** 2, allowed)
 
 
-# By name, for the config of a model.
+# The normalizers that the config of a model can name.
 NORMALIZERS: Mapping[str, Normalizer] = MappingProxyType(
     {"softmax": softmax, "sparsemax": sparsemax, "entmax15": entmax15}
 )
 
 
 def normalize(scores: Scores, normalizer: Normalizer, is_masked: bool) -> Weights:
-    """The weights of scores, which are -inf where not allowed if they are masked at all."""
-    if scores.shape[-1] == 0:  # without keys there is nothing to normalize
+    """Apply the normalizer to scores; if is_masked, a score of -inf means not allowed."""
+    if scores.shape[-1] == 0:  # no keys: a maximum would fail
         return scores
     return normalizer(scores, scores != -namespace(scores).inf if is_masked else None)
 
 
 def _alive(weights: Weights, allowed: Allowed) -> Weights:
-    """The weights, 0 in rows in which nothing is allowed."""
+    """Set the weights to 0 in rows without an allowed cell."""
     if allowed is None:
         return weights
     xp = namespace(weights)
@@ -98,9 +98,9 @@ def _alive(weights: Weights, allowed: Allowed) -> Weights:
 
 
 def _shifted(scores: Scores, allowed: Allowed, lowest: float) -> Scores:
-    """The scores less their row's largest allowed one; `lowest` where not allowed.
+    """Subtract the largest allowed score of each row; cells that are not allowed become `lowest`.
 
-    A row with nothing allowed becomes all 0, so that nothing downstream divides by zero.
+    A row without an allowed cell becomes 0, so that later steps do not divide by zero.
     """
     xp = namespace(scores)
     if allowed is None:

@@ -1,4 +1,4 @@
-"""Vectors brought to one size, before a layer or around it."""
+"""Normalization of vectors before a layer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ def rms_norm(
 ) -> Float[Array, "... dim"]:
     """weight * x / sqrt(mean(x^2) + eps)  (Zhang and Sennrich 2019, equation 4).
 
-    The mean is over the last axes, as many as the weight has: x (..., dim) and weight (dim,), or
-    more. Computed in float32 at least up to the product with the weight, which is in x's dtype.
-    Raises ValueError when the weight's shape is not that of x's last axes.
+    The mean is over as many trailing axes as the weight has, usually one: x (..., dim) and weight
+    (dim,). x is normalized in float32 or wider; the product with the weight is in the dtype of x.
+    Raises ValueError if the shape of the weight differs from the last axes of x.
     """
     if x.shape[x.ndim - weight.ndim :] != weight.shape:
-        raise ValueError(f"a weight {tuple(weight.shape)} does not fit x {tuple(x.shape)}")
+        raise ValueError(
+            f"weight must have the shape of the last axes of x {tuple(x.shape)} "
+            f"(got {tuple(weight.shape)})"
+        )
     xp = namespace(x)
-    wide = xp.astype(x, xp.result_type(x.dtype, xp.float32))  # bfloat16 adds too coarsely
+    wide = xp.astype(x, xp.result_type(x.dtype, xp.float32))  # sums in bfloat16 lose precision
     axes = tuple(range(-weight.ndim, 0))
     size = xp.sqrt(xp.mean(wide**2, axis=axes, keepdims=True) + eps)
     return xp.astype(wide / size, x.dtype) * weight

@@ -1,11 +1,11 @@
-"""The softmax online: over blocks of keys, so that the matrix of weights never exists.
+"""Online softmax: attention over blocks of keys, without the complete matrix of weights.
 
     for each block of keys:   m' = max(m, max(s)),   l' = e^(m - m') l + sum e^(s - m'),
                               c' = e^(m - m') c + e^(s - m') values
     at the end:               context = c / l
 
-Milakov and Gimelshein 2018; Dao et al. 2022 (FlashAttention). The scores s of a block are those of
-the formula, which runs with another normalizer: e^(s - m') instead of the softmax.
+Milakov and Gimelshein 2018; Dao et al. 2022 (FlashAttention). For each block the formula runs with
+e^(s - m') as the normalizer in place of the softmax.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from headway.attention.grid import Grid, grid_of
 from headway.attention.spec import DEFAULT, Spec
 from headway.tracing import silent, tap
 
-BLOCK = 128  # keys at a time
+BLOCK = 128  # keys per block
 
 
 class State(NamedTuple):
-    """What is known of each query after some blocks of keys."""
+    """The running maximum, sum and context of each query after some blocks of keys."""
 
     largest: Array  # m, the largest score (..., queries, 1)
     total: Array  # l, the sum of exponentials (..., queries, 1)
@@ -32,7 +32,7 @@ class State(NamedTuple):
 def online_attention(
     queries: Queries, keys: Keys, values: Values, spec: Spec = DEFAULT, block: int = BLOCK
 ) -> Context:
-    """`formula.attention` with the softmax, `block` keys at a time."""
+    """Compute `formula.attention` with the softmax, `block` keys at a time."""
     queries, keys, values = inputs(queries, keys, values, spec)
     grid = grid_of(queries, keys, spec)
     state = start(queries, values)
@@ -55,15 +55,15 @@ def start(queries: Queries, values: Values) -> State:
 def with_block(
     state: State, queries: Queries, keys: Keys, values: Values, spec: Spec, grid: Grid
 ) -> State:
-    """The state after one more block of keys, whose cells are the grid's."""
+    """The state after one more block of keys; the grid has the positions of its cells."""
     xp = namespace(queries)
     largest, total = state.largest, state.total
 
     def exponentials(scores: Array, allowed: Array | None) -> Array:
-        """e^(s - m'), and m' and l' on the way."""
+        """Return e^(s - m') and update m and l."""
         nonlocal largest, total
         largest = xp.maximum(largest, xp.max(scores, axis=-1, keepdims=True))
-        # As long as nothing was allowed the largest score is -inf, and -inf - -inf is NaN.
+        # Before the first allowed key the largest score is -inf, and -inf - -inf is NaN.
         weights = xp.exp(scores - xp.where(largest == -xp.inf, 0.0, largest))
         total = total * shrink() + xp.sum(weights, axis=-1, keepdims=True)
         return weights
@@ -79,5 +79,5 @@ def with_block(
 
 
 def context_of(state: State) -> Context:
-    """The context: 0 for queries that may attend to nothing."""
+    """The context c / l: 0 for queries that may attend to no key."""
     return state.context / namespace(state.total).where(state.total == 0, 1.0, state.total)

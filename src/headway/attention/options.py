@@ -1,4 +1,4 @@
-"""Specs made of keyword arguments, and of the options of a layer and those of one call."""
+"""Make a Spec from keyword arguments, and combine the Spec of a layer with that of a call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headway.attention.spec import DEFAULT, Offset, Seed, Spec
 
 
 class Options(TypedDict, total=False):
-    """The keyword arguments of `headway.attend`, which explains them."""
+    """The types of the keyword arguments of `headway.attend`; its docstring explains them."""
 
     mask: Mask | Bool[Array, "..."] | None
     bias: Float[Array, "..."] | None
@@ -38,7 +38,10 @@ _FIELDS = frozenset(Spec._fields)
 
 
 def spec_from(options: Mapping[str, object]) -> Spec:
-    """The Spec of the options of `attend`. Raises ValueError or TypeError for invalid ones."""
+    """Make a Spec from the options of `attend`.
+
+    Raises ValueError for an invalid value and TypeError for an unknown option.
+    """
     if not options:
         return DEFAULT
     given: dict[str, Any] = dict(options)
@@ -56,7 +59,7 @@ def spec_from(options: Mapping[str, object]) -> Spec:
     spec = Spec(mask, **given)
     if isinstance(spec.softcap, int | float) and not 0 < spec.softcap < math.inf:
         raise ValueError(
-            f"softcap must be a finite number above 0 (got {spec.softcap}); without one, remove it"
+            f"softcap must be a finite number > 0 (got {spec.softcap}); use None for no softcap"
         )
     if isinstance(spec.scale, int | float) and not math.isfinite(spec.scale):
         raise ValueError(f"scale must be a finite number (got {spec.scale})")
@@ -66,10 +69,10 @@ def spec_from(options: Mapping[str, object]) -> Spec:
 
 
 def combine(layer: Spec, call: Spec, *, training: bool) -> Spec:
-    """The options of a layer and those of one call of it.
+    """Combine the options of a layer with those of one call of the layer.
 
-    Both masks hold; the layer's dropout applies only while training; seed, offset and batch offset
-    are the call's.
+    A cell is allowed if both masks allow it. The layer's dropout applies only while training.
+    seed, offset and batch_offset are those of the call.
     """
     return layer._replace(
         mask=layer.mask if call.mask is None else both(layer.mask, call.mask),

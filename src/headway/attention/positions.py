@@ -1,6 +1,6 @@
-"""The position of a token, which attention itself ignores: permuted tokens give permuted results.
+"""Position encodings, without which attention does not depend on the order of the tokens.
 
-(A learned position is a parameter, a row of a table: it needs no function.)
+Learned positions are rows of a parameter and need no function here.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from headway.attention.arrays import Array, device, integers, namespace
 def sinusoidal(
     positions: Int[Array, "..."], dim: int, like: Float[Array, "..."]
 ) -> Float[Array, "... {dim}"]:
-    """Sine in the even columns, cosine in the odd: angle position / 10000^(2i / dim).
+    """Sinusoidal encoding: column 2i is sin(a) and 2i + 1 is cos(a), a = position / 10000^(2i/dim).
 
-    Vaswani et al. 2017, section 3.5; to be added to the embeddings. In the dtype of `like`, but
-    computed in float32 at least: bfloat16 cannot tell position 256 from 257.
+    Vaswani et al. 2017, section 3.5; to be added to the embeddings. The result has the dtype of
+    `like`; it is computed in float32 or wider, as bfloat16 cannot represent position 257.
     """
     xp = namespace(positions)
     angles = xp.astype(positions, xp.result_type(like.dtype, xp.float32))
@@ -32,12 +32,13 @@ def rotary(
     positions: Int[Array, "... tokens"],
     theta: float = 10000.0,
 ) -> Float[Array, "... tokens dim"]:
-    """Turn each pair (i, i + dim / 2) of queries or keys by the angle position / theta^(2i / dim).
+    """Rotate each pair (i, i + dim/2) of queries or keys by the angle position / theta^(2i/dim).
 
-    Su et al. 2021 (RoPE), half-split as in Llama. Scores then depend on query - key alone.
+    Su et al. 2021 (RoPE), half-split as in Llama. The dot product of a rotated query and a rotated
+    key depends only on the difference of their positions.
     """
     xp = namespace(x)
-    wide = xp.result_type(x.dtype, xp.float32)  # bfloat16 cannot tell position 1,000 from 1,001
+    wide = xp.result_type(x.dtype, xp.float32)  # bfloat16 cannot represent 1,001
     angles = xp.astype(positions, wide)
     angles = angles[..., None] * _frequencies(x.shape[-1], theta, angles)
     cos, sin = xp.astype(xp.cos(angles), x.dtype), xp.astype(xp.sin(angles), x.dtype)
@@ -50,27 +51,31 @@ def rotate(
     sin: Float[Array, "... tokens half"],
     interleaved: bool = False,
 ) -> Float[Array, "... tokens dim"]:
-    """Turn each pair of features by the angle of which cos and sin are given.
+    """Rotate each pair of features by an angle, given by its cosine and sine.
 
-    The pairs are (i, i + dim / 2), as in Llama, or (2i, 2i + 1) when interleaved, as in the paper
-    (Su et al. 2021, equation 15). Raises ValueError when there is not one angle a pair.
+    The pairs are (i, i + dim/2), as in Llama, or (2i, 2i + 1) if interleaved, as in the paper
+    (Su et al. 2021, equation 15). Raises ValueError unless there is one angle for each pair.
     """
     if not 2 * cos.shape[-1] == 2 * sin.shape[-1] == x.shape[-1]:
-        raise ValueError(f"{x.shape[-1]} features are not {cos.shape[-1]} pairs")
+        raise ValueError(
+            f"cos and sin must have half as many features as x (got {cos.shape[-1]}, "
+            f"{sin.shape[-1]} and {x.shape[-1]})"
+        )
     xp = namespace(x)
     if interleaved:
         first, second = x[..., ::2], x[..., 1::2]
     else:
         first, second = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
-    turned = [first * cos - second * sin, second * cos + first * sin]
-    return xp.stack(turned, axis=-1).reshape(x.shape) if interleaved else xp.concat(turned, axis=-1)
+    halves = [first * cos - second * sin, second * cos + first * sin]
+    return xp.stack(halves, axis=-1).reshape(x.shape) if interleaved else xp.concat(halves, axis=-1)
 
 
 def alibi_slopes(heads: int) -> list[float]:
     """The slope of each head: 2^(-8/heads), 2^(-16/heads) ...  (Press et al. 2022, section 3).
 
-    A number of heads that is no power of two takes, as the authors' code does, every other slope
-    of twice the power below for the heads that remain.
+    If the number of heads is not a power of two, let p be the power of two below it. The first p
+    heads get the slopes for p heads, and the others every second slope for 2p heads, as in the
+    code of the authors.
     """
     power = 2 ** floor(log2(heads))
     slopes = [2 ** (-8 * (h + 1) / power) for h in range(power)]
@@ -93,7 +98,7 @@ def relative(
     query_positions: Int[Array, " queries"],
     key_positions: Int[Array, " keys"],
 ) -> Float[Array, "heads queries keys"]:
-    """A learnt bias a head and distance: table[h, clip(key - query, -reach, reach) + reach].
+    """A learned bias per head and distance: table[h, clip(key - query, -reach, reach) + reach].
 
     The table has 2 * reach + 1 columns. Clipped as in Shaw et al. 2018, a scalar added to the
     scores as in Raffel et al. 2020 (T5).
@@ -105,7 +110,7 @@ def relative(
 
 def _frequencies(dim: int, theta: float, like: Array) -> Float[Array, " half"]:
     if dim % 2:
-        raise ValueError(f"positions turn pairs of features: a width of {dim} is odd")
+        raise ValueError(f"positions need an even number of features (got {dim})")
     xp = namespace(like)
     exponents = xp.astype(integers(dim // 2, like), like.dtype) * (-2 / dim)
     return theta**exponents

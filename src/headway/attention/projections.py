@@ -1,4 +1,4 @@
-"""The learnt maps before and after the mechanism: `x @ W + b` with W (d_in, d_out)."""
+"""The learned projections before and after attention: `x @ W + b` with W (d_in, d_out)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def linear(
     weight: Float[Array, "d_in d_out"],
     bias: Float[Array, " d_out"] | None = None,
 ) -> Float[Array, "... d_out"]:
-    """x @ weight, plus bias where there is one."""
+    """x @ weight, plus the bias unless it is None."""
     return x @ weight if bias is None else x @ weight + bias
 
 
@@ -36,9 +36,10 @@ def project_fused(
     *,
     d_q: int | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Queries, keys and values from one matrix, its columns [queries | keys | values].
+    """Queries, keys and values from one matrix with the columns [queries | keys | values].
 
-    d_q: the columns of the queries, by default a third; keys and values halve the rest.
+    d_q: the number of columns of the queries, by default a third. Keys and values get half of the
+    remaining columns each.
     """
     qkv = linear(x, W_qkv, bias)
     d_q = qkv.shape[-1] // 3 if d_q is None else d_q
@@ -51,5 +52,5 @@ def output(
     W_output: Float[Array, "d_out d_model"],
     bias: Float[Array, " d_model"] | None = None,
 ) -> Float[Array, "... d_model"]:
-    """What the heads found, mixed into one vector a token."""
+    """Combine the contexts of all heads into one output vector per token."""
     return linear(context, W_output, bias)

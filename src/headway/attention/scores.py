@@ -1,4 +1,4 @@
-"""How well a query matches a key: each function makes scores (..., queries, keys)."""
+"""Score functions: how well each query matches each key, (..., queries, keys)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def dot(
 ) -> Float[Array, "... queries keys"]:
     """score[q, k] = queries[q] . keys[k]  (Luong et al. 2015, "dot").
 
-    A head of keys may be shared by several heads of queries.
+    Several heads of queries may share a head of keys.
     """
     return queries @ repeat(keys, like=queries).mT
 
@@ -30,7 +30,7 @@ def scaled_dot(
 ) -> Float[Array, "... queries keys"]:
     """dot times `scale`, by default 1 / sqrt(d_k)  (Vaswani et al. 2017, equation 1).
 
-    Without it the scores' variance grows with d_k, and the softmax saturates.
+    Without this scale the variance of the scores grows with d_k, and the softmax saturates.
     """
     return dot(queries, keys) * scale_of(scale, queries)
 
@@ -49,7 +49,7 @@ def additive(
 ) -> Float[Array, "... queries keys"]:
     """score[q, k] = v . tanh(queries[q] @ W_query + keys[k] @ W_key).
 
-    Bahdanau et al. 2015, appendix A.1.2. Needs memory for (..., queries, keys, d_a).
+    Bahdanau et al. 2015, appendix A.1.2. It needs memory for (..., queries, keys, d_a) numbers.
     """
     return tanh_sum(queries @ W_query, keys @ W_key, v)
 
@@ -59,9 +59,9 @@ def tanh_sum(
     keys: Float[Array, "... keys d_a"],
     v: Float[Array, " d_a"],
 ) -> Float[Array, "... queries keys"]:
-    """score[q, k] = v . tanh(queries[q] + keys[k]): `additive`, of what is projected already.
+    """score[q, k] = v . tanh(queries[q] + keys[k]): `additive` for projected queries and keys.
 
-    Keys that many queries meet one after another are then projected once.
+    A decoder that adds one query per step projects its keys only once with this function.
     """
     hidden = namespace(queries).tanh(queries[..., :, None, :] + keys[..., None, :, :])
     return tap("hidden", hidden) @ v

@@ -1,4 +1,4 @@
-"""What `attend` accepts: arrays whose leading axes broadcast, brought to one set of axes."""
+"""Check the shapes of queries, keys and values, and broadcast their leading axes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ Shape = tuple[int, ...]
 
 
 def aligned(queries: Array, keys: Array, values: Array) -> tuple[Array, Array, Array]:
-    """The three with a heads axis, with equal batch axes, and keys and values with equal heads.
+    """Broadcast to equal batch axes, a heads axis, and equally many heads of keys and values.
 
-    Raises ValueError, which states the three shapes, when they do not fit together.
+    Raises ValueError, with the three shapes, if they do not match.
     """
     if _fit(queries.shape, keys.shape, values.shape):
         return queries, keys, values
@@ -44,7 +44,7 @@ def aligned(queries: Array, keys: Array, values: Array) -> tuple[Array, Array, A
 
 
 def _fit(queries: Shape, keys: Shape, values: Shape) -> bool:
-    """Whether the shapes are as the kernels want them; most are, so this is fast."""
+    """Whether the shapes need no broadcasting: a fast check for the most frequent case."""
     return (
         len(queries) == len(keys) == len(values) >= 3
         and queries[-1] == keys[-1]
@@ -55,7 +55,7 @@ def _fit(queries: Shape, keys: Shape, values: Shape) -> bool:
 
 
 def _broadcast(*shapes: Shape) -> Shape | None:
-    """The common shape, as in NumPy; None when there is none."""
+    """The common shape under NumPy's rules of broadcasting; None if there is none."""
     longest = max(map(len, shapes))
     common = []
     for sizes in zip(*((1,) * (longest - len(shape)) + shape for shape in shapes), strict=True):

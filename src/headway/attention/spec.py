@@ -1,4 +1,4 @@
-"""Every option of attention, named once: a `Spec` is what a kernel gets beside its arrays."""
+"""`Spec`: all options of attention; a kernel gets a Spec together with its arrays."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from headway.attention.normalizers import Normalizer, softmax
 from headway.attention.scores import Score, dot
 
 if TYPE_CHECKING:
-    from headway.attention.masks import Mask  # which is asked by positions, and so needs a Spec
+    from headway.attention.masks import Mask  # imports this module
 
 Seed = int | Array | Sequence[int | Array]  # one number or several, such as (seed, step, layer)
 Offset = int | Int[Array, "..."] | None
 
 
 class Spec(NamedTuple):
-    """How queries attend to keys; pure data, the same for NumPy, PyTorch and JAX.
+    """The options of attention: pure data, the same for NumPy, PyTorch and JAX.
 
     mask: which key each query may attend to; None for every key.
-    bias: (..., heads, Tq, Tk), broadcast from the right, added to the scaled scores; -inf forbids.
-    scale: of the scores; None for 1 / sqrt(d_k).
-    softcap: c * tanh(scores / c), before the mask (Gemma 2).
-    normalizer: from scores to weights, see `normalizers`.
-    score: from queries and keys to scores, see `scores`.
-    dropout: the probability that a weight is dropped; only while training. seed: of the dropout.
-    offset: the position of the first query, one int or one per batch row; None for Tk - Tq, so
-        that the last query meets the last key.
-    batch_offset: the index of the first batch row. A slice of a larger batch then drops the same
-        weights as the whole batch does.
+    bias: numbers (..., heads, Tq, Tk), broadcast from the right and added to the scaled scores;
+        -inf masks a cell.
+    scale: the factor of the scores; None for 1 / sqrt(d_k).
+    softcap: a number c that limits the scores to c * tanh(scores / c), before the mask (Gemma 2).
+    normalizer: the function from scores to weights, see `normalizers`.
+    score: the function from queries and keys to scores, see `scores`.
+    dropout: the probability that a weight is dropped, for training. seed: the seed of dropout.
+    offset: the position of the first query, one int or one per batch row; None for Tk - Tq, which
+        aligns the last query with the last key.
+    batch_offset: the index of the first batch row, so that a slice of a larger batch drops the
+        same weights as the complete batch.
     """
 
     mask: Mask | None = None
@@ -46,15 +47,15 @@ class Spec(NamedTuple):
     batch_offset: int | Int[Array, ""] = 0
 
 
-class Unsupported(ValueError):  # noqa: N818 - the name says it
-    """A kernel does not support a call; the message says why."""
+class Unsupported(ValueError):  # noqa: N818 - a name without "Error"
+    """Raised if a kernel does not support a call; the message gives the reason."""
 
 
 DEFAULT = Spec()
 
 
 def used(spec: Spec) -> list[str]:
-    """The options that are not left at their default. (A seed alone does nothing.)"""
+    """The names of the options that differ from their default, except seed."""
     return [
         name
         for name, value, default in zip(Spec._fields, spec, DEFAULT, strict=True)
@@ -68,12 +69,12 @@ def _is_equal(value: object, default: object) -> bool:
 
 
 def fold(spec: Spec, *numbers: int | Array) -> Spec:
-    """The Spec for a part of a model: its seed with more numbers. Without a seed, unchanged."""
+    """Append numbers to the seed of a Spec, for a part of a model. Without a seed, unchanged."""
     if spec.seed is None:
         return spec
     return spec._replace(seed=fold_seed(spec.seed, *numbers))
 
 
 def fold_seed(seed: Seed, *numbers: int | Array) -> tuple[int | Array, ...]:
-    """A seed with more numbers."""
+    """Append numbers to a seed."""
     return (*(seed if isinstance(seed, Sequence) else (seed,)), *numbers)

@@ -1,7 +1,7 @@
-"""Tables between our names of parameters and those in Hugging Face's files.
+"""Tables that map our names of parameters to the names in Hugging Face's files.
 
-Our matrices `*.weight` are (d_out, d_in), and queries, keys and values have one each. GPT-2's
-files have (d_in, d_out), and queries, keys and values side by side in one matrix, `c_attn`.
+Our matrices `*.weight` are (d_out, d_in), with separate matrices for queries, keys and values.
+GPT-2's files have (d_in, d_out), and one matrix `c_attn` for queries, keys and values.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 from headway.attention.arrays import Array, namespace
 
-Table = Mapping[str, "Place"]  # our name, with * for a number -> where it is in their file
+Table = Mapping[str, "Place"]  # our name, with * for the layer -> its location in their file
 
 
 class Place(NamedTuple):
-    """Where a parameter is in a file.
+    """The location of a parameter in a file.
 
-    is_transposed: (d_in, d_out) there. third: which third of the columns it is, for parameters
-    that are packed three in one.
+    is_transposed: whether the file has (d_in, d_out). third: which third of the columns of a
+    matrix for queries, keys and values it is; None if it is a complete parameter.
     """
 
     name: str
@@ -87,49 +87,49 @@ LLAMA: Table = MappingProxyType(
 
 
 def to_hf(table: Table, ours: Mapping[str, Array]) -> dict[str, Array]:
-    """Parameters by their names and in their orientation.
+    """Convert parameters to Hugging Face's names and orientation.
 
-    Raises ValueError for a parameter that their format does not have.
+    Raises ValueError for a parameter that the table does not have.
     """
     packed: dict[str, dict[int, Array]] = {}
     theirs: dict[str, Array] = {}
     for name, value in ours.items():
         pattern, number = _pattern(name)
         if pattern not in table:
-            raise ValueError(f"{name} has no name in this format of Hugging Face")
+            raise ValueError(f"parameter {name!r} has no equivalent in Hugging Face's format")
         place = table[pattern]
-        there = place.name.replace("*", number)
+        their_name = place.name.replace("*", number)
         value = value.mT if place.is_transposed else value
         if place.third is None:
-            theirs[there] = value
+            theirs[their_name] = value
         else:
-            packed.setdefault(there, {})[place.third] = value
-    for there, thirds in packed.items():
+            packed.setdefault(their_name, {})[place.third] = value
+    for their_name, thirds in packed.items():
         parts = [thirds[n] for n in range(3)]
-        theirs[there] = namespace(parts[0]).concat(parts, axis=-1)
+        theirs[their_name] = namespace(parts[0]).concat(parts, axis=-1)
     return theirs
 
 
 def from_hf(table: Table, theirs: Mapping[str, Array]) -> dict[str, Array]:
-    """Parameters by our names and in our orientation; what the table does not name is left out."""
+    """Convert parameters to our names and orientation; those not in the table are ignored."""
     ours: dict[str, Array] = {}
     places: dict[str, list[tuple[str, Place]]] = {}
     for pattern, place in table.items():
         places.setdefault(place.name, []).append((pattern, place))
     for name, value in theirs.items():
         pattern, number = _pattern(name)
-        for own, place in places.get(pattern, []):
+        for our_name, place in places.get(pattern, []):
             part = value
             if place.third is not None:
                 width = value.shape[-1] // 3
                 part = value[..., place.third * width : (place.third + 1) * width]
-            ours[own.replace("*", number)] = part.mT if place.is_transposed else part
+            ours[our_name.replace("*", number)] = part.mT if place.is_transposed else part
     return ours
 
 
 def _pattern(name: str) -> tuple[str, str]:
-    """A name with * for the number of the layer in it, and that number."""
-    found = re.search(r"\.(\d+)\.", name)
-    if found is None:
+    """Replace the number of the layer in a name by *; return the pattern and the number."""
+    match = re.search(r"\.(\d+)\.", name)
+    if match is None:
         return name, ""
-    return name[: found.start(1)] + "*" + name[found.end(1) :], found[1]
+    return name[: match.start(1)] + "*" + name[match.end(1) :], match[1]

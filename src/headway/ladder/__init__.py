@@ -1,1 +1,1 @@
-"""The ladder: rungs, each the one before plus one idea. `headway.ladder.rungs.LADDER`."""
+"""The ladder: each rung adds one idea to the previous rung. See `headway.ladder.rungs.LADDER`."""

@@ -1,11 +1,11 @@
-"""causal: no token sees a later one, so that a model can be trained to predict the next.
+"""causal: no token attends to a later one, so that a model can learn to predict the next token.
 
     masked[i, j] = scaled[i, j] if j <= i else -inf,    weights = softmax(masked)
 
--inf *before* the softmax: exp(-inf) = 0, and each row still sums to 1. Setting the weights to 0
-*after* the softmax and renormalising gives the same: `mask_then_renormalise` shows it. Setting
-them to 0 without renormalising would leak the number of the later tokens' scores into the sum.
-Vaswani et al. 2017, section 3.2.3.
+The mask sets scores to -inf *before* the softmax: exp(-inf) = 0, and each row still sums to 1.
+Setting weights to 0 *after* the softmax and dividing by their sum gives the same result, see
+`mask_then_renormalise`. Without the division the sum of a row would depend on the scores of later
+tokens. Vaswani et al. 2017, section 3.2.3.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def apply(
     *,
     attend: Attend = attention,
 ) -> Float[Array, "*batch tokens d_out"]:
-    """context[i]: the values up to i, weighted by how well their keys match query i."""
+    """context[i] is the sum of the values up to i, weighted by how well keys match query i."""
     queries, keys, values = project(x, **parameters)
     return one_head(attend)(queries, keys, values, spec._replace(mask=both(spec.mask, causal)))
 
@@ -38,7 +38,7 @@ def apply(
 def step(
     x: Float[Array, "*batch 1 d_in"], parameters: Parameters, state: State | None = None
 ) -> tuple[Float[Array, "*batch 1 d_out"], State]:
-    """One more token: of the tokens before it, only keys and values are needed."""
+    """Process one more token, with the keys and values of the earlier tokens as the state."""
     queries, keys, values = project(x, **parameters)
     state = extended(state, keys, values)
     return one_head(attention)(queries, *state, DEFAULT), state
@@ -47,9 +47,10 @@ def step(
 def mask_then_renormalise(
     queries: Float[Array, "*batch heads tokens d_k"], keys: Float[Array, "*batch heads tokens d_k"]
 ) -> Float[Array, "*batch heads tokens tokens"]:
-    """The same weights, the long way round: softmax over all, later ones to 0, divide by the sum.
+    """The same weights in another way: softmax over all keys, set later ones to 0, divide by sum.
 
-    Equal because softmax's own sum cancels; -inf is one step shorter, and cannot divide by zero.
+    The result is equal because the sum of the softmax cancels. Masking with -inf needs one step
+    less and cannot divide by zero.
     """
     weights = attention(queries, keys, None)
     return divide_by_sum(weights, materialize(queries, keys, Spec(mask=causal)))
@@ -57,7 +58,7 @@ def mask_then_renormalise(
 
 RUNG = Rung(
     name="causal",
-    idea="no token sees a later one: -inf before the softmax",
+    idea="no token attends to a later one: their scores are -inf before the softmax",
     equation="masked[i, j] = scaled[i, j] if j <= i else -inf,  weights = softmax(masked)",
     source="Vaswani et al. 2017, section 3.2.3",
     apply=apply,

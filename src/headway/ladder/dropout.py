@@ -1,9 +1,10 @@
-"""dropout: while training, a random share of the weights is 0, so that no token relies on one.
+"""dropout: in training, random weights are set to 0, so that no token relies on a single one.
 
     dropped[i, j] = weights[i, j] / (1 - p) with probability 1 - p, else 0
 
-The survivors grow by 1 / (1 - p), so that the expected context stays the same; the rows no longer
-sum to 1. Never while evaluating. Srivastava et al. 2014; on attention weights, Raschka 3.5.2.
+The other weights are divided by 1 - p, so that the expected context stays the same; the rows no
+longer sum to 1. Dropout is off in evaluation. Srivastava et al. 2014; for attention weights,
+Raschka 3.5.2.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ def apply(
     *,
     attend: Attend = attention,
 ) -> Float[Array, "*batch tokens d_out"]:
-    """`causal`, with a share spec.dropout of the weights dropped: the formula does it."""
+    """`causal`, where the formula drops each weight with probability spec.dropout."""
     queries, keys, values = project(x, **parameters)
     return one_head(attend)(queries, keys, values, spec._replace(mask=both(spec.mask, causal)))
 
 
 RUNG = Rung(
     name="dropout",
-    idea="while training, a random share p of the weights is 0, the others grow by 1/(1-p)",
+    idea="in training each weight is set to 0 with probability p, the others are divided by 1-p",
     equation="dropped[i, j] = weights[i, j] / (1 - p) with probability 1 - p, else 0",
     source="Srivastava et al. 2014",
     apply=apply,

@@ -1,9 +1,9 @@
-"""fixed: weights by position alone; what the tokens say plays no part.
+"""fixed: the weights depend only on the positions of the tokens, not on their content.
 
     weights[i, j] = 2^-|i - j| / sum over j,    context[i] = sum_j weights[i, j] x[j]
 
-A moving average, as in a convolution with a kernel that nobody learnt (compare the hard-coded
-attention of You, Sun and Iyyer 2020). It mixes neighbours well, and can look for nothing.
+This is a moving average: a convolution whose kernel is not learned (compare the hard-coded
+attention of You, Sun and Iyyer 2020). It mixes neighbors, but cannot search for a token.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from headway.tracing import tap
 def apply(
     x: Float[Array, "*batch tokens d_in"], parameters: Parameters, spec: Spec = DEFAULT
 ) -> Float[Array, "*batch tokens d_in"]:
-    """context[i]: the mean of the inputs; the weight halves with every step away from i."""
+    """context[i] is a weighted mean of the inputs; the weight halves with each step away from i."""
     xp = namespace(x)
     position = integers(x.shape[-2], x)
     distance = xp.abs(position[:, None] - position)
@@ -31,9 +31,9 @@ def apply(
 
 RUNG = Rung(
     name="fixed",
-    idea="a token's context is the average of its neighbours, by fixed weights",
+    idea="the context of a token is an average of its neighbors, with fixed weights",
     equation="weights[i, j] = 2^-|i - j| / sum",
-    source="the baseline: a convolution that nobody trained",
+    source="the baseline: a convolution that is not trained",
     apply=apply,
 )
 

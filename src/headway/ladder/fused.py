@@ -1,9 +1,9 @@
-"""fused: queries, keys and values from one matrix; each step one einsum.
+"""fused: queries, keys and values from one matrix; each projection is one einsum.
 
     qkv = x W_qkv,    W_qkv = [W_query | W_key | W_value]
 
-One large product keeps the hardware busier than three small ones, and einsum names the axes that
-transposes and reshapes hide. The numbers are those of `multihead`. (GPT-2's own layout.)
+One large product uses the hardware better than three small ones, and einsum names the axes that
+transposes and reshapes hide. The result equals that of `multihead`. GPT-2 stores its weights so.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from headway.tracing import tap
 
 
 def shapes(config: RungConfig) -> Shapes:
-    """W_qkv (d_in, 3 * d_out), its columns [queries | keys | values], and W_output."""
+    """W_qkv (d_in, 3 * d_out) with the columns [queries | keys | values], and W_output."""
     W_output = multihead.shapes(config)["W_output"]
     return {"W_qkv": (config.d_in, 3 * config.d_out), "W_output": W_output}
 
@@ -46,7 +46,7 @@ def apply(
     heads: int = 1,
     attend: Attend = attention,
 ) -> Float[Array, "*batch tokens d_out"]:
-    """`multihead`, from one matrix."""
+    """`multihead` with one matrix for queries, keys and values."""
     queries, keys, values = _projected(x, parameters, heads)
     context = attend(queries, keys, values, spec._replace(mask=both(spec.mask, causal)))
     return tap("output", _output(context, parameters))
@@ -59,7 +59,7 @@ def step(
     *,
     heads: int = 1,
 ) -> tuple[Float[Array, "*batch 1 d_out"], State]:
-    """One more token, as in `multihead`."""
+    """Process one more token, as in `multihead`."""
     queries, keys, values = _projected(x, parameters, heads)
     state = extended(state, keys, values)
     return _output(attention(queries, *state), parameters), state
@@ -77,7 +77,7 @@ def _output(context: Array, parameters: Parameters) -> Array:
 
 
 def from_multihead(parameters: Parameters) -> Parameters:
-    """The three matrices of `multihead` in one."""
+    """Concatenate the three matrices of `multihead` into one."""
     names = ("W_query", "W_key", "W_value")
     W_qkv = np.concatenate([parameters[name] for name in names], axis=-1)
     return frozen(W_qkv=W_qkv, W_output=parameters["W_output"])

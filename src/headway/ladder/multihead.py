@@ -1,10 +1,11 @@
-"""multihead: all heads at once, from one projection, split by reshape and transpose.
+"""multihead: all heads at once, from one projection that reshape and transpose split into heads.
 
     Q, K, V = split(x W_query), split(x W_key), split(x W_value)      (heads, tokens, d_head)
     context = merge(softmax(Q K^T / sqrt(d_head)) V) W_output
 
-The same numbers as `stacked` with its matrices side by side, in one product instead of a loop;
-and W_output, new here, lets the heads talk to each other. Vaswani et al. 2017, section 3.2.2.
+The matrices of `stacked` are concatenated, so that one product replaces the loop over heads. The
+output projection W_output is new: it combines the contexts of the heads. Vaswani et al. 2017,
+section 3.2.2.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from headway.tracing import tap
 
 
 def shapes(config: RungConfig) -> Shapes:
-    """W_query, W_key, W_value (d_in, d_out), head h in the columns from h * d_head; W_output."""
-    config.d_head  # noqa: B018 - refuses heads that do not divide
+    """W_query, W_key, W_value (d_in, d_out), where head h starts at column h * d_head; W_output."""
+    config.d_head  # noqa: B018 - raises ValueError if heads do not divide d_out
     return {**three_matrices(config), "W_output": (config.d_out, config.d_out)}
 
 
@@ -48,7 +49,7 @@ def apply(
     heads: int = 1,
     attend: Attend = attention,
 ) -> Float[Array, "*batch tokens d_out"]:
-    """project -> split -> attend -> merge -> output."""
+    """project -> split -> attend -> merge -> output projection."""
     queries, keys, values = _projected(x, parameters, heads)
     context = attend(queries, keys, values, spec._replace(mask=both(spec.mask, causal)))
     return tap("output", output(merge(context), parameters["W_output"]))
@@ -61,7 +62,7 @@ def step(
     *,
     heads: int = 1,
 ) -> tuple[Float[Array, "*batch 1 d_out"], State]:
-    """One more token: of the tokens before it, only keys and values are needed."""
+    """Process one more token, with the keys and values of the earlier tokens as the state."""
     queries, keys, values = _projected(x, parameters, heads)
     state = extended(state, keys, values)
     return output(merge(attention(queries, *state)), parameters["W_output"]), state
@@ -74,9 +75,9 @@ def _projected(x: Array, parameters: Parameters, heads: int) -> list[Array]:
 
 
 def from_stacked(parameters: Parameters) -> Parameters:
-    """The matrices of `stacked` side by side; W_output the identity, so the result is the same."""
-    side_by_side = {name: np.concatenate(list(heads), -1) for name, heads in parameters.items()}
-    return frozen(**side_by_side, W_output=np.eye(side_by_side["W_value"].shape[-1]))
+    """Concatenate the matrices of `stacked`; W_output is the identity, so the result is equal."""
+    joined = {name: np.concatenate(list(heads), -1) for name, heads in parameters.items()}
+    return frozen(**joined, W_output=np.eye(joined["W_value"].shape[-1]))
 
 
 RUNG = Rung(

@@ -1,4 +1,4 @@
-"""What a rung of the ladder is, and the example that all of them work on."""
+"""The type of a rung of the ladder, and the example text that all rungs use."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from headway.tracing import Trace, trace
 
 Parameters = Mapping[str, Array]
 Shapes = dict[str, tuple[int, ...]]
-State = Any  # what a rung keeps of the tokens so far: keys and values, for each head
+State = Any  # the keys and values of the tokens so far, for each head
 
 SENTENCE = "Your journey starts with one step"
-# One made-up embedding a word, from Raschka, "Build a Large Language Model (From Scratch)", ch. 3.
+# One example embedding per word, from Raschka, "Build a Large Language Model (From Scratch)", ch. 3
 INPUTS = (
     *((0.43, 0.15, 0.89), (0.55, 0.87, 0.66), (0.57, 0.85, 0.64)),
     *((0.22, 0.58, 0.33), (0.77, 0.25, 0.10), (0.05, 0.80, 0.55)),
@@ -31,7 +31,7 @@ INPUTS = (
 
 @dataclass(frozen=True)
 class RungConfig:
-    """Sizes: features in, features out of all heads together, and the heads."""
+    """Sizes of a rung: features in, features out (all heads together), number of heads."""
 
     d_in: int
     d_out: int
@@ -39,7 +39,7 @@ class RungConfig:
 
     @property
     def d_head(self) -> int:
-        """Features of one head. Raises ValueError when the heads do not divide d_out."""
+        """The number of features of one head. Raises ValueError if heads do not divide d_out."""
         if self.heads < 1 or self.d_out % self.heads:
             raise ValueError(f"{self.heads} heads do not divide a width of {self.d_out}")
         return self.d_out // self.heads
@@ -50,16 +50,16 @@ class RungConfig:
 class Rung:
     """One step of the ladder.
 
-    apply: `(x, parameters, spec) -> context`; rungs with heads also take `heads=`, causal ones
-        `attend=`, the function that computes attention.
-    shapes: from a RungConfig to the shape of each parameter; W_* are (d_in, d_out), as in x @ W.
-    example: parameters, options (a Spec) and heads for the book's six words.
-    causal: no token sees a later one; has_heads, has_dropout: what the rung knows.
-    equals: the rung whose result it gives by design, with the same numbers packed otherwise.
+    apply: `(x, parameters, spec) -> context`; rungs with heads also take `heads=`, causal rungs
+        also `attend=`, the function that computes attention.
+    shapes: maps a RungConfig to the shape of each parameter; W_* are (d_in, d_out), as in x @ W.
+    example: parameters, options (a Spec) and heads for the six words of the book.
+    causal: no token attends to a later one. has_heads, has_dropout: whether the rung supports them.
+    equals: the rung with the same result, whose parameters are stored in another layout.
     step: decoding, `(x (..., 1, d_in), parameters, state) -> (context, state)`; rungs with heads
-        also take `heads=`; the first state is None. state_size: how many numbers the state of one
-        sequence is, from a RungConfig and the tokens so far. Both are None where the rung must
-        read its text again.
+        also take `heads=`; the first state is None. state_size: maps a RungConfig and the number
+        of tokens so far to the size of the state. Both are None if the rung must process all tokens
+        again for each new one.
     """
 
     name: str
@@ -87,19 +87,19 @@ class Rung:
     ) -> Float[Array, "*batch tokens d_out"]:
         """The context of every token.
 
-        spec: the options; the mask is on top of the rung's own. attend: the function that computes
-        attention, from `causal` on; by default the formula, or what `tiled` brings instead.
-        Raises ValueError for heads and options that the rung does not know yet.
+        spec: the options; its mask is combined with that of the rung. attend: the function that
+        computes attention, ignored by rungs before `causal`; by default the formula, or the online
+        softmax in `tiled`. Raises ValueError for heads and options that the rung does not support.
         """
         if heads != 1 and not self.has_heads:
-            raise ValueError(f"the rung {self.name!r} has one head; several come with 'stacked'")
+            raise ValueError(f"rung {self.name!r} has one head; use 'stacked' or a later rung")
         if spec.dropout and not self.has_dropout:
-            raise ValueError(f"the rung {self.name!r} has no dropout; it comes with 'dropout'")
+            raise ValueError(f"rung {self.name!r} has no dropout; use 'dropout' or a later rung")
         unknown = (
             [] if self.causal else [n for n in used(spec) if n not in ("mask", "batch_offset")]
         )
         if unknown:
-            raise ValueError(f"the rung {self.name!r} has no option {unknown[0]!r}, only a mask")
+            raise ValueError(f"rung {self.name!r} does not support {unknown[0]!r}, only a mask")
         options: dict[str, Any] = {"heads": heads} if self.has_heads else {}
         if attend is not None and self.causal:
             options["attend"] = attend
@@ -115,7 +115,7 @@ class Example(NamedTuple):
 
 
 def allowed(spec: Spec, x: Float[Array, "*batch tokens d"]) -> Bool[Array, "..."] | None:
-    """Which tokens each token may attend to, (..., tokens, tokens); None when there is no mask."""
+    """The mask (..., tokens, tokens) of a Spec as booleans; None if there is no mask."""
     if spec.mask is None:
         return None
     with_head = x[..., None, :, :]
@@ -123,7 +123,7 @@ def allowed(spec: Spec, x: Float[Array, "*batch tokens d"]) -> Bool[Array, "..."
 
 
 def extended(state: State | None, keys: Array, values: Array) -> State:
-    """The keys and values of all tokens so far (..., tokens, dim), with these added."""
+    """Append keys and values (..., tokens, dim) to those of the tokens so far."""
     if state is None:
         return keys, values
     xp = namespace(keys)
@@ -131,14 +131,15 @@ def extended(state: State | None, keys: Array, values: Array) -> State:
 
 
 def keys_and_values(config: RungConfig, tokens: int) -> int:
-    """How many numbers the keys and values of so many tokens are."""
+    """The number of elements in the keys and values of `tokens` tokens."""
     return 2 * config.d_out * tokens
 
 
 def words_and_inputs(text: str = SENTENCE) -> tuple[list[str], Float[np.ndarray, "tokens 3"]]:
-    """The words of a text and three features for each.
+    """Split a text into words and return three features for each word.
 
-    The book's words have the book's; any other word gets three of its own, always the same.
+    Words of the example sentence have the features of the book. The features of any other word are
+    random numbers that depend only on the word.
     """
     words = text.split()
     known = dict(zip(SENTENCE.lower().split(), INPUTS, strict=True))
@@ -151,7 +152,7 @@ def words_and_inputs(text: str = SENTENCE) -> tuple[list[str], Float[np.ndarray,
 
 
 def run_example(rung: Rung, text: str = SENTENCE) -> tuple[list[str], Trace, Array]:
-    """A rung on a text: the words, the steps of the mechanism, and the context."""
+    """Run the example of a rung on a text: the words, the traced steps, and the context."""
     words, inputs = words_and_inputs(text)
     parameters, spec, heads = rung.example()
     with trace() as steps:
@@ -160,5 +161,5 @@ def run_example(rung: Rung, text: str = SENTENCE) -> tuple[list[str], Trace, Arr
 
 
 def frozen(**arrays: Any) -> Parameters:
-    """Parameters of an example, as float64 arrays."""
+    """Read-only parameters as float64 arrays."""
     return MappingProxyType({name: np.asarray(value, float) for name, value in arrays.items()})

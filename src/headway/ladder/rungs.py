@@ -1,4 +1,4 @@
-"""All rungs, in order: the one table of the ladder."""
+"""The table of all rungs, in order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LADDER: MappingProxyType[str, Rung] = MappingProxyType(
 
 
 def rung_named(name: str) -> Rung:
-    """The rung of this name. Raises ValueError, naming the nearest, when there is none."""
+    """The rung of this name. Raises ValueError with the nearest name if there is none."""
     if name not in LADDER:
         near = get_close_matches(name, LADDER, n=1, cutoff=0.0)[0]
         raise ValueError(
@@ -37,12 +37,12 @@ def rung_named(name: str) -> Rung:
 
 def markdown() -> str:
     """The ladder as a Markdown table, as in docs/ladder.md."""
-    lines = ["| rung | what is new | kept of each token while generating |", "|---|---|---|"]
+    lines = ["| rung | what is new | stored per token during generation |", "|---|---|---|"]
     for name, rung in LADDER.items():
-        kept = "the text itself"
+        stored = "the token itself"
         if rung.state_size is not None:
-            kept = f"{rung.state_size(RungConfig(1, 1), 1)} d_out numbers"
-        lines.append(f"| {name} | {rung.idea} | {kept} |")
+            stored = f"{rung.state_size(RungConfig(1, 1), 1)} d_out numbers"
+        lines.append(f"| {name} | {rung.idea} | {stored} |")
     return "\n".join(lines)
 
 

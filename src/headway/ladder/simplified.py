@@ -1,9 +1,9 @@
-"""simplified: the tokens themselves decide, by how alike they are; nothing is learnt.
+"""simplified: the weights depend on how similar the tokens are; nothing is learned.
 
     scores = x x^T,    weights = softmax(scores),    context = weights x
 
-Every token is compared with every other by a dot product; softmax turns the scores of one token
-into shares; the context is the inputs mixed in these shares. Raschka, ch. 3.3.
+The score of two tokens is their dot product. Softmax turns the scores of each token into weights
+that sum to 1. The context is the sum of the inputs with these weights. Raschka, ch. 3.3.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from headway.tracing import tap
 def apply(
     x: Float[Array, "*batch tokens d_in"], parameters: Parameters, spec: Spec = DEFAULT
 ) -> Float[Array, "*batch tokens d_in"]:
-    """context[i]: the inputs, each counting by how well it fits the input i."""
+    """context[i] is the sum of the inputs, weighted by how similar they are to the input i."""
     scores = tap("scores", x @ x.mT)
     weights = tap("weights", softmax(scores, allowed(spec, x)))
     return tap("context", weights @ x)

@@ -1,9 +1,9 @@
-"""stacked: several heads, each with matrices of its own, one after another.
+"""stacked: several heads with different matrices, computed one after another.
 
     context = concat(head_1, ..., head_h),    head_i = `dropout` with W_query_i, W_key_i, W_value_i
 
-One row of weights is one way of looking; several heads look in several ways at once. Here each is
-the rung before, called in a loop: easy to read, slow to run. Raschka, 3.6.1.
+With one head a token has one distribution of weights; several heads attend in different ways at the
+same time. A loop calls the previous rung for each head: easy to read, slow to run. Raschka, 3.6.1.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from headway.tracing import scope
 
 
 def shapes(config: RungConfig) -> Shapes:
-    """Three matrices (d_in, d_head) for each head: (heads, d_in, d_head)."""
-    one = (config.heads, config.d_in, config.d_head)
-    return dict.fromkeys(("W_query", "W_key", "W_value"), one)
+    """Three arrays (heads, d_in, d_head): one matrix (d_in, d_head) for each head."""
+    shape = (config.heads, config.d_in, config.d_head)
+    return dict.fromkeys(("W_query", "W_key", "W_value"), shape)
 
 
 def apply(
@@ -44,9 +44,9 @@ def apply(
     heads: int = 1,
     attend: Attend = attention,
 ) -> Float[Array, "*batch tokens d_out"]:
-    """The heads' contexts side by side. Head h draws its dropout from (*seed, h)."""
+    """Concatenate the contexts of the heads. The seed of dropout of head h is (*seed, h)."""
     if parameters["W_query"].shape[0] != heads:
-        raise ValueError(f"{parameters['W_query'].shape[0]} heads have parameters, not {heads}")
+        raise ValueError(f"heads is {heads}, but W_query has {parameters['W_query'].shape[0]}")
     contexts = []
     for head in range(heads):
         matrices = {name: stack[head] for name, stack in parameters.items()}
@@ -62,7 +62,7 @@ def step(
     *,
     heads: int = 1,
 ) -> tuple[Float[Array, "*batch 1 d_out"], State]:
-    """One more token: each head has its own keys and values."""
+    """Process one more token; the state has the keys and values of each head."""
     contexts, states = [], []
     for head in range(heads):
         matrices = {name: stack[head] for name, stack in parameters.items()}
@@ -72,7 +72,7 @@ def step(
     return namespace(x).concat(contexts, axis=-1), states
 
 
-# The first head is the book's; the second has numbers of its own.
+# The first head has the numbers of the book, the second has random numbers.
 _SECOND = np.random.default_rng(123).random((3, 3, 2)).round(2)
 TWO_HEADS = frozen(
     **{name: np.stack([BOOK[name], _SECOND[i]]) for i, name in enumerate(sorted(BOOK))}
@@ -80,7 +80,7 @@ TWO_HEADS = frozen(
 
 RUNG = Rung(
     name="stacked",
-    idea="several independent heads, one after another, their contexts side by side",
+    idea="several independent heads, computed one after another; their contexts are concatenated",
     equation="context = concat(head_1, ..., head_h)",
     source="Vaswani et al. 2017, section 3.2.2; Raschka 3.6.1",
     apply=apply,

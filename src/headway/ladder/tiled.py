@@ -1,12 +1,12 @@
-"""tiled: the keys in blocks, the softmax online; the matrix of weights never exists.
+"""tiled: the online softmax over blocks of keys, without the complete matrix of weights.
 
     for each block of keys:   m' = max(m, max(s)),   l' = e^(m - m') l + sum e^(s - m'),
                               c' = e^(m - m') c + e^(s - m') values
     at the end:               context = c / l
 
-A running maximum m, a running sum l and a running context c are all that a query remembers; when
-a block brings a larger maximum, what was summed so far is scaled down. The result is that of
-`fused`, in memory linear in the length. Milakov and Gimelshein 2018; Dao et al. 2022
+For each query only a running maximum m, a running sum l and a running context c are stored. When a
+block has a larger maximum, the sums so far are scaled down. The result equals that of `fused`, in
+memory that is linear in the number of tokens. Milakov and Gimelshein 2018; Dao et al. 2022
 (FlashAttention).
 """
 
@@ -36,7 +36,7 @@ def apply(
 
 RUNG = Rung(
     name="tiled",
-    idea="the softmax online, over blocks of keys: the same result in memory linear in the length",
+    idea="online softmax over blocks of keys: the same result in memory linear in the length",
     equation="m' = max(m, max s),  l' = e^(m-m') l + sum e^(s-m'),  c' = e^(m-m') c + e^(s-m') V",
     source="Milakov and Gimelshein 2018; Dao et al. 2022 (FlashAttention)",
     apply=apply,

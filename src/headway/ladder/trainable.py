@@ -1,10 +1,11 @@
-"""trainable: each token asks, offers and tells through matrices that can be learnt.
+"""trainable: learned matrices turn each token into a query, a key and a value.
 
     queries = x W_query,  keys = x W_key,  values = x W_value
     weights = softmax(queries keys^T / sqrt(d_k)),    context = weights values
 
-What a token looks for (query), what it can be found by (key) and what it says (value) are no
-longer one and the same vector. Scaled dot-product attention: Vaswani et al. 2017, equation 1.
+A token now has three different vectors: what it looks for (query), what other tokens compare with
+(key) and what it contributes to their context (value). Scaled dot-product attention: Vaswani et
+al. 2017, equation 1.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def shapes(config: RungConfig) -> Shapes:
 def apply(
     x: Float[Array, "*batch tokens d_in"], parameters: Parameters, spec: Spec = DEFAULT
 ) -> Float[Array, "*batch tokens d_out"]:
-    """context[i]: the values, each counting by how well its key fits the query i."""
+    """context[i] is the sum of the values, weighted by how well their keys match the query i."""
     queries = tap("queries", x @ parameters["W_query"])
     keys = tap("keys", x @ parameters["W_key"])
     values = tap("values", x @ parameters["W_value"])
@@ -45,7 +46,7 @@ BOOK = frozen(
 
 RUNG = Rung(
     name="trainable",
-    idea="queries, keys and values come from learnt matrices; scores are scaled by 1/sqrt(d_k)",
+    idea="queries, keys and values come from learned matrices; scores are scaled by 1/sqrt(d_k)",
     equation="weights = softmax(Q K^T / sqrt(d_k)),  Q = x W_query,  K = x W_key,  V = x W_value",
     source="Vaswani et al. 2017, equation 1",
     apply=apply,

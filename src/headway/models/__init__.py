@@ -1,1 +1,1 @@
-"""What a model is, whatever engine runs it: its sizes and the table of its parameters."""
+"""Models independent of the engine: their sizes and the tables of their parameters."""

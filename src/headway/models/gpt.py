@@ -1,7 +1,7 @@
-"""GPT: its config, and the names, shapes and first values of its parameters; no engine.
+"""The config of a GPT, and the names, shapes and initial values of its parameters.
 
-GPT-2 (Radford et al. 2019) and its successors: a decoder with the norms first. The presets differ
-in positions, norm and MLP.
+GPT-2 (Radford et al. 2019) and its successors: a decoder with a norm before each layer. The presets
+differ in positions, norm and MLP. This module is independent of the engine.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ from headway.nearest import check_keys
 
 Shape = tuple[int, ...]
 
-# How a token's position reaches the model: added to the embedding (a learned row of a table, or
-# sines), not at all, by rotating queries and keys, or as a bias of the scores (a slope, or a
-# learned table).
+# Position encodings: added to the embedding (learned, sinusoidal), none, by rotating queries and
+# keys (rotary), or as a bias of the scores (alibi: a slope per head, relative: a learned table).
 POSITIONS = ("learned", "none", "sinusoidal", "rotary", "alibi", "relative")
 
-# The width inside the MLP relative to the model's: three matrices of 8/3 hold as many parameters
-# as two of 4.
+# The width inside the MLP divided by the width of the model. swiglu has three matrices, the others
+# two: with 8/3 it has as many parameters as the others with 4.
 MLP_WIDTHS = {"gelu": 4.0, "relu2": 4.0, "swiglu": 8 / 3}
 
-INITIAL = 0.02  # the standard deviation of a parameter's first values
+INITIAL = 0.02  # the standard deviation of the initial values of a parameter
 
 
 def _at_least_one(config: object, *names: str) -> None:
@@ -49,7 +48,7 @@ def _one_of(name: str, value: str, known: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """The attention of every layer.
+    """The config of the attention in every layer.
 
     Attributes
     ----------
@@ -146,7 +145,7 @@ class MLPConfig:
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """A decoder. Raises ValueError for sizes that do not fit together.
+    """The config of a decoder. Raises ValueError for sizes that do not match.
 
     Attributes
     ----------
@@ -203,11 +202,11 @@ class GPTConfig:
 
     @property
     def has_biases(self) -> bool:
-        """Whether matrices have biases: those of models with LayerNorm do."""
+        """Whether linear layers have biases: only in models with LayerNorm."""
         return self.norm.kind == "layer"
 
 
-# What a preset decides, as in the tables of a recipe; the sizes are the caller's.
+# The settings of each preset, nested as in a recipe; the caller adds the sizes.
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "gpt2": {},
@@ -224,9 +223,9 @@ _Config = TypeVar("_Config")
 
 
 def config_from(kind: type[_Config], settings: Mapping[str, Any], what: str) -> _Config:
-    """A config dataclass from nested tables, such as those of JSON and TOML.
+    """Make a config dataclass from nested tables, such as those of JSON and TOML.
 
-    Raises ValueError for an unknown key, with the nearest known one, and for a missing one.
+    Raises ValueError for an unknown key, with the nearest known key, and for a missing key.
     """
     check_settings(kind, settings, what)
     hints = get_type_hints(kind)
@@ -240,11 +239,11 @@ def config_from(kind: type[_Config], settings: Mapping[str, Any], what: str) -> 
         return kind(**values)
     except TypeError as error:
         missing = str(error).partition("argument")[2].lstrip("s: ")
-        raise ValueError(f"{what} does not say {missing}: add it") from None
+        raise ValueError(f"{what} must have {missing}; add it") from None
 
 
 def check_settings(kind: type[Any], settings: Any, what: str) -> None:
-    """Raise ValueError for an unknown key in nested tables, with the nearest known one."""
+    """Raise ValueError for an unknown key in nested tables, with the nearest known key."""
     if not isinstance(settings, Mapping):
         raise ValueError(f"{what} must be a table (got {settings!r})")
     hints = get_type_hints(kind)
@@ -260,7 +259,7 @@ def check_settings(kind: type[Any], settings: Any, what: str) -> None:
 
 
 def preset(name: str, settings: Mapping[str, Any] = MappingProxyType({}), **more: Any) -> GPTConfig:
-    """The config of a preset with settings on top, nested as in a recipe's table [model].
+    """The config of a preset, updated with settings that are nested as in a recipe's table [model].
 
     `preset("modern", vocabulary=65, context=64, width=128, layers=4, attention={"heads": 4})`.
     Raises ValueError for an unknown preset or key.
@@ -270,12 +269,12 @@ def preset(name: str, settings: Mapping[str, Any] = MappingProxyType({}), **more
 
 
 def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables with others on top: values replace values, tables are joined."""
-    joined = dict(below)
+    """Update nested tables with the values of other ones, recursively."""
+    merged = dict(below)
     for name, value in above.items():
-        both_tables = isinstance(value, Mapping) and isinstance(joined.get(name), Mapping)
-        joined[name] = overlaid(joined[name], value) if both_tables else value
-    return joined
+        are_tables = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = overlaid(merged[name], value) if are_tables else value
+    return merged
 
 
 def attention_spec(config: GPTConfig) -> Spec:
@@ -289,9 +288,9 @@ def attention_spec(config: GPTConfig) -> Spec:
 
 
 def rung_spec(rung: Rung, config: GPTConfig) -> Spec:
-    """The same for a rung of the ladder as the attention: rungs that are not causal get the mask.
+    """The Spec for a model that uses a rung as its attention; rungs that are not causal get a mask.
 
-    Raises ValueError for what only multi-head attention supports.
+    Raises ValueError for settings that rungs do not support.
     """
     attention, positions = config.attention, config.positions.kind
     unsupported = {
@@ -301,11 +300,13 @@ def rung_spec(rung: Rung, config: GPTConfig) -> Spec:
         "scale": attention.scale is not None,
         "normalizer": attention.normalizer != "softmax",
         "d_k": attention.d_k is not None,
-        "way to see later tokens (causal=False)": not attention.causal and rung.causal,
+        "causal=False": not attention.causal and rung.causal,
     }
-    for name, wanted in unsupported.items():
-        if wanted:
-            raise ValueError(f"the rung {rung.name!r} has no {name}: remove that, or the rung")
+    for name, is_set in unsupported.items():
+        if is_set:
+            raise ValueError(
+                f"rung {rung.name!r} does not support {name}; remove one of the two settings"
+            )
     return Spec(
         mask=causal if attention.causal and not rung.causal else None,
         dropout=config.dropout if rung.has_dropout else 0.0,
@@ -313,14 +314,14 @@ def rung_spec(rung: Rung, config: GPTConfig) -> Spec:
 
 
 def rung_config(rung: Rung, config: GPTConfig) -> RungConfig:
-    """The sizes of a rung as the attention of a GPT."""
+    """The sizes of a rung that is used as the attention of a GPT."""
     return RungConfig(config.width, config.width, config.attention.heads if rung.has_heads else 1)
 
 
 def shapes(config: GPTConfig, attention: Mapping[str, Shape] | None = None) -> dict[str, Shape]:
     """The table of parameters: name -> shape. Matrices `*.weight` are (d_out, d_in).
 
-    attention: the parameters of one layer's, by default those of `attention_shapes`.
+    attention: the parameters of the attention of one layer, by default `attention_shapes(config)`.
     """
     attention = attention_shapes(config) if attention is None else attention
     width = config.width
@@ -341,7 +342,7 @@ def shapes(config: GPTConfig, attention: Mapping[str, Shape] | None = None) -> d
 
 
 def attention_shapes(config: GPTConfig) -> dict[str, Shape]:
-    """The parameters of one layer's multi-head attention."""
+    """The parameters of the multi-head attention of one layer."""
     width, d_k = config.width, config.d_k
     d_q, d_kv = config.attention.heads * d_k, config.attention.groups * d_k
     table: dict[str, Shape] = {}
@@ -358,10 +359,10 @@ def attention_shapes(config: GPTConfig) -> dict[str, Shape]:
 
 
 def initial(name: str, shape: Shape, layers: int, seed: int) -> Float[np.ndarray, "..."]:
-    """A parameter's first value, a function of the seed and its name: the same in every engine.
+    """The initial value of a parameter, which depends only on its name and the seed.
 
-    Normal with a standard deviation of 0.02, divided by sqrt(2 * layers) where a block adds to the
-    residual stream; biases 0, norms 1  (Radford et al. 2019, section 2.3).
+    Normal with a standard deviation of 0.02, divided by sqrt(2 * layers) for the matrices whose
+    output is added to the residual stream. Biases are 0 and norms 1 (Radford et al. 2019, 2.3).
     """
     owner, _, kind = name.rpartition(".")
     if kind == "bias":

@@ -1,4 +1,4 @@
-"""Writing: the next token from its logits, and one after another; no engine."""
+"""Text generation: sample the next token from logits, and repeat; independent of the engine."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from headway.attention.arrays import Array, as_numpy
 
 Caches = TypeVar("Caches")
 
-# From texts, and the caches of all but their last tokens if there are any, to the logits after each
-# text (batch, vocabulary) and the caches with the last ones in them.
+# A function of texts and of the caches for all their tokens but the last (None: no caches). Returns
+# the logits after each text (batch, vocabulary) and the caches for all tokens.
 Read = Callable[[list[list[int]], Caches | None], tuple[Array, Caches | None]]
 
 
@@ -26,23 +26,23 @@ def sample(
     seed: int = 0,
     step: int = 0,
 ) -> int:
-    """The next token, a function of (logits, seed, step).
+    """Sample the next token; the result depends only on logits, seed and step.
 
-    temperature: 0 takes the likeliest, below 1 prefers it more, above 1 less.
-    top_k: only the k likeliest (Fan et al. 2018); all of them by default.
-    top_p: of these only the likeliest that together have this share of the probability
-        (Holtzman et al. 2020); the one with which the share is reached is among them.
+    temperature: divides the logits; 0 always takes the most likely token.
+    top_k: sample only from the k most likely tokens (Fan et al. 2018); default: all.
+    top_p: sample only from the most likely tokens, as few as reach this total probability
+        (Holtzman et al. 2020).
     Raises ValueError for a temperature below 0, a top_k below 1 and a top_p outside (0, 1].
     """
     if temperature < 0:
-        raise ValueError(f"a temperature is 0 or more: {temperature} is not")
+        raise ValueError(f"temperature must be >= 0 (got {temperature})")
     if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k is 1 or more: {top_k} is not")
+        raise ValueError(f"top_k must be >= 1 (got {top_k})")
     if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p is a share above 0, up to 1: {top_p} is not")
+        raise ValueError(f"top_p must be > 0 and <= 1 (got {top_p})")
     if temperature == 0:
         return int(logits.argmax())
-    with np.errstate(over="ignore"):  # next to 0 a temperature leaves the likeliest alone
+    with np.errstate(over="ignore"):  # a temperature close to 0 gives -inf, which is correct
         scaled = (logits.astype(np.float64) - logits.max()) / temperature
     order = np.argsort(-scaled, kind="stable")
     if top_k is not None:
@@ -68,13 +68,13 @@ def write(
     top_p: float | None = None,
     seed: int = 0,
 ) -> Iterator[list[int]]:
-    """`tokens` new tokens after each prompt, one of each prompt at a time, whatever reads them.
+    """Generate `tokens` new tokens after each prompt; yields one token for each prompt at a time.
 
-    A text as long as the context forgets its earlier half.
-    Raises ValueError for an empty prompt and for settings that `sample` refuses.
+    When a text becomes longer than the context, its earlier half is removed.
+    Raises ValueError for an empty prompt and for settings that are invalid in `sample`.
     """
     if not all(len(prompt) for prompt in prompts):
-        raise ValueError("the prompt is empty: give at least one character")
+        raise ValueError("the prompt is empty; it must have at least one character")
     texts = [[int(token) for token in prompt[-context:]] for prompt in prompts]
     caches: Caches | None = None
     for step in range(tokens):
@@ -84,10 +84,10 @@ def write(
             ]
             caches = None
         logits, caches = read(texts, caches)
-        chosen = [
+        sampled = [
             sample(row, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, step=step)
             for row in as_numpy(logits)
         ]
-        yield chosen
-        for text, token in zip(texts, chosen, strict=True):
+        yield sampled
+        for text, token in zip(texts, sampled, strict=True):
             text.append(token)

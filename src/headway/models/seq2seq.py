@@ -1,16 +1,15 @@
-"""Models that read one sentence and write another: the sizes, the names and the first values of
-their parameters; no engine.
+"""Sequence-to-sequence models: config, and names, shapes and initial values of the parameters.
 
-Four kinds, each the answer to what failed in the one before:
+There are four kinds of translation models, each of which solves a problem of the previous one:
 
-rnn          the encoder's last state is all that the decoder gets (Sutskever et al. 2014; Cho et
-             al. 2014), one vector for sentences of any length
-bahdanau     for each word the decoder looks at all states of the encoder (Bahdanau et al. 2015)
+rnn          the decoder gets only the last state of the encoder (Sutskever et al. 2014; Cho et al.
+             2014): one vector for sentences of any length
+bahdanau     for each word the decoder attends to all states of the encoder (Bahdanau et al. 2015)
 luong        the same with cheaper scores, after the decoder's step (Luong et al. 2015)
-transformer  no recurrence, attention alone (Vaswani et al. 2017)
+transformer  only attention, no recurrence (Vaswani et al. 2017)
 
-and `encoder`, the Transformer's encoder by itself, which fills in words that are masked (Devlin et
-al. 2019, BERT).
+The kind `encoder` is the Transformer's encoder only; it predicts masked words (Devlin et al. 2019,
+BERT). This module is independent of the engine.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _GATES = {"gru": 3, "lstm": 4}
 
 @dataclass(frozen=True)
 class Seq2SeqConfig:
-    """The sizes and choices. Raises ValueError for those that do not fit together.
+    """The config of a sequence-to-sequence model. Raises ValueError for invalid settings.
 
     Attributes
     ----------
@@ -78,27 +77,27 @@ class Seq2SeqConfig:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
-                    f"{name} is one of {', '.join(allowed)}: {getattr(self, name)!r} is not"
+                    f"{name} must be one of {', '.join(allowed)} (got {getattr(self, name)!r})"
                 )
         for name in ("vocabulary", "context", "width", "layers", "heads", "d_mlp"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is 1 or more: {getattr(self, name)} is not")
+                raise ValueError(f"{name} must be at least 1 (got {getattr(self, name)})")
         if self.width % 2:
-            raise ValueError(f"a width is even, for two directions or sines: {self.width} is odd")
+            raise ValueError(f"width must be even (got {self.width})")
         if self.width % self.heads:
             raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
         if self.recurrent and (self.layers, self.heads, self.d_mlp) != (1, 1, None):
-            raise ValueError(f"{self.kind} has one layer, no heads and no MLP: leave those out")
+            raise ValueError(f"{self.kind} does not support layers, heads and d_mlp; remove them")
         if not self.recurrent and self.cell != "gru":
-            raise ValueError(f"{self.kind} has no recurrent cell: leave {self.cell!r} out")
+            raise ValueError(f"{self.kind} does not support cell={self.cell!r}; remove it")
         if self.kind != "luong" and self.score != "general":
-            raise ValueError(f"the score {self.score!r} is luong's: leave it out of {self.kind}")
+            raise ValueError(f"{self.kind} does not support score={self.score!r}; only luong does")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is a share from 0 to below 1: {self.dropout} is not")
+            raise ValueError(f"dropout must be at least 0 and below 1 (got {self.dropout})")
 
     @property
     def recurrent(self) -> bool:
-        """Whether it reads and writes word by word, from a state."""
+        """Whether the model is recurrent: it processes one word at a time, with a state."""
         return self.kind not in ("transformer", "encoder")
 
     @property
@@ -108,9 +107,9 @@ class Seq2SeqConfig:
 
 
 def shapes(config: Seq2SeqConfig) -> dict[str, Shape]:
-    """The table of parameters: name -> shape; matrices are (d_out, d_in), but for W_*.
+    """The table of parameters: name -> shape. Matrices are (d_out, d_in), but W_* (d_in, d_out).
 
-    The names in recurrent cells are PyTorch's.
+    Recurrent cells use PyTorch's names.
     """
     table: dict[str, Shape] = {"embedding.weight": (config.vocabulary, config.width)}
     if config.recurrent:
@@ -123,11 +122,11 @@ def shapes(config: Seq2SeqConfig) -> dict[str, Shape]:
 
 
 def initial(name: str, shape: Shape, seed: int) -> Float[np.ndarray, "..."]:
-    """A parameter's first value, a function of the seed and its name: the same in every engine.
+    """The initial value of a parameter, which depends only on its name and the seed.
 
-    Embeddings are as long as 1 (and multiplied by sqrt(width) where the Transformer reads them);
-    matrices are normal with the variance of Glorot and Bengio 2010, a recurrent cell's from state
-    to state orthogonal gate by gate (Saxe et al. 2014); biases 0, norms 1.
+    Embeddings have a norm of about 1 (the Transformer multiplies them by sqrt(width)). Matrices are
+    normal with the variance of Glorot and Bengio 2010. The state-to-state matrices of recurrent
+    cells are orthogonal for each gate (Saxe et al. 2014). Biases are 0 and norms 1.
     """
     if "bias" in name:
         return np.zeros(shape, dtype=np.float32)
@@ -139,8 +138,8 @@ def initial(name: str, shape: Shape, seed: int) -> Float[np.ndarray, "..."]:
         orthogonal = np.asarray(np.linalg.qr(gates).Q, dtype=np.float32)
         return orthogonal.reshape(shape)
     variance = 1 / shape[1] if name == "embedding.weight" else 2 / (shape[0] + shape[-1])
-    drawn = generator.standard_normal(shape) * math.sqrt(variance)
-    return drawn.astype(np.float32)
+    values = generator.standard_normal(shape) * math.sqrt(variance)
+    return values.astype(np.float32)
 
 
 def _block(name: str, attentions: tuple[str, ...], config: Seq2SeqConfig) -> dict[str, Shape]:

@@ -1,8 +1,8 @@
-"""Attention by explicit loops, in float64 NumPy: slow on purpose, and written apart.
+"""A reference implementation of attention in float64 NumPy with explicit loops, slow on purpose.
 
-Nothing here imports the rest of Headway and nothing in the rest was copied here, so that each can
-catch the other's mistakes. Read it to learn what the fast code must compute; run it to check that
-it does.
+It was written separately and imports nothing of the rest of Headway, so that a mistake in one shows
+in a comparison with the other. Read it to learn what the fast code must compute; the tests compare
+both.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Attention itself, one query at a time."""
+"""The reference for attention: one query at a time."""
 
 import math
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ def attention(
 
     queries (batch, heads, Tq, d_k), keys (batch, kv_heads, Tk, d_k), values (batch, kv_heads, Tk,
     d_v); `allowed` and `bias` broadcast from the right to (batch, heads, Tq, Tk). Returns the
-    weights (batch, heads, Tq, Tk), before dropout, and the context (batch, heads, Tq, d_v), after.
-    `offset` (see `masks.offsets`) matters to the dropout alone. Grouped heads: Ainslie et al. 2023.
+    weights (batch, heads, Tq, Tk) before dropout and the context (batch, heads, Tq, d_v) after it.
+    `offset` (see `masks.offsets`) affects only dropout. Grouped heads: Ainslie et al. 2023.
     """
     batch, heads, Tq, d_k = queries.shape
     _, kv_heads, Tk, d_v = values.shape
@@ -76,10 +76,11 @@ def weigh(
     parts: tuple[int, ...] = (),
     offset: int = 0,
 ) -> tuple[Array, Array]:
-    """One head, from its scores (Tq, Tk) on: weights (Tq, Tk) and context (Tq, d_v).
+    """The weights (Tq, Tk) and the context (Tq, d_v) of one head, from its scores (Tq, Tk).
 
-    A value that is not allowed is never touched, not even multiplied by 0. Dropout: Srivastava et
-    al. 2014, with the survivors scaled up at once; (*parts, query_position, key_position) decide.
+    A value that is not allowed is never read, so that a NaN in it has no effect. Dropout:
+    Srivastava et al. 2014; a cell is dropped by the hash of (*parts, query_position,
+    key_position), and the other weights are divided by 1 - dropout.
     """
     weights, context = np.zeros(scores.shape), np.zeros((len(scores), values.shape[1]))
     for row in range(len(scores)):

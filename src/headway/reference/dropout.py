@@ -1,7 +1,7 @@
-"""Dropout without a generator: whether a cell is kept is a hash of where it stands.
+"""Dropout without a random generator: a hash of the position of a cell decides if it is kept.
 
-Integer arithmetic modulo 2**32 is the same everywhere, so every engine drops the same cells, in
-whatever order it visits them.
+Integer arithmetic modulo 2**32 gives the same result in every engine, so all engines drop the same
+cells, in any order of computation.
 """
 
 import math
@@ -10,7 +10,7 @@ WORD = 2**32
 
 
 def mix(x: int) -> int:
-    """Scramble 32 bits, one to one: Chris Wellons' "lowbias32" (Prospecting for hash functions)."""
+    """Mix 32 bits, one to one: Chris Wellons' "lowbias32" (Prospecting for hash functions)."""
     x ^= x >> 16
     x = x * 0x7FEB352D % WORD
     x ^= x >> 15
@@ -20,19 +20,19 @@ def mix(x: int) -> int:
 
 
 def state(*parts: int) -> int:
-    """One 32-bit hash of several integers, in their order."""
+    """A 32-bit hash of several integers; their order matters."""
     result = 0
     for part in parts:
-        # mix(0) is 0; the constant (2**32 over the golden ratio) keeps a part of 0 from vanishing.
+        # mix(0) is 0. The constant (2**32 / golden ratio) is added so that a 0 changes the hash.
         result = mix(result ^ mix((part + 0x9E3779B9) % WORD))
     return result
 
 
 def keep(parts: tuple[int, ...], rate: float) -> bool:
-    """Does the cell named by `parts` survive dropout at `rate`?
+    """Whether dropout at `rate` keeps the cell whose seed and position are `parts`.
 
-    The hash is read as a signed integer, because that is what every engine can compare.
-    In attention the parts are (*seed, batch, head, query_position, key_position).
+    The hash is interpreted as a signed integer, which every engine can compare. In attention the
+    parts are (*seed, batch, head, query_position, key_position).
     """
     unsigned = state(*parts)
     signed = unsigned - WORD if unsigned >= WORD // 2 else unsigned

@@ -1,8 +1,8 @@
-"""The rungs from a fixed average to tiled attention, each on one sequence.
+"""The reference for the rungs, from `fixed` to `tiled`, for one sequence at a time.
 
 Every rung is `(x, parameters, *, allowed=None, dropout=0.0, seed=(), batch=0) -> (weights,
-context)`: x (tokens, d_in), `allowed` (tokens, tokens) or None for everything, `batch` the index
-of this sequence among those that share a seed. The weights are those before dropout: (tokens,
+context)` with x (tokens, d_in) and `allowed` (tokens, tokens), or None if all cells are allowed.
+`batch` is the index of the sequence in its batch. The weights are those before dropout: (tokens,
 tokens), or (heads, tokens, tokens) from `stacked` on. The rungs before `dropout` ignore the last
 three keywords. The order is that of Raschka 2024, chapter 3.
 """
@@ -31,7 +31,7 @@ def fixed(
     seed: Seed = (),
     batch: int = 0,
 ) -> tuple[Array, Array]:
-    """Weights in proportion to 2**-|i - j|, whatever the tokens are. No parameters."""
+    """Weights proportional to 2**-|i - j|, independent of the tokens. No parameters."""
     tokens = len(x)
     nearness = np.zeros((tokens, tokens))
     for i in range(tokens):
@@ -62,7 +62,7 @@ def trainable(
     seed: Seed = (),
     batch: int = 0,
 ) -> tuple[Array, Array]:
-    """Queries, keys and values are learnt: Vaswani et al. 2017, equation 1.
+    """Queries, keys and values from learned matrices: Vaswani et al. 2017, equation 1.
 
     W_query, W_key, W_value (d_in, d_out).
     """
@@ -79,7 +79,7 @@ def causal(
     seed: Seed = (),
     batch: int = 0,
 ) -> tuple[Array, Array]:
-    """`trainable`, where token i sees the tokens j <= i: Vaswani et al. 2017, section 3.2.3."""
+    """`trainable`, where token i attends to tokens j <= i: Vaswani et al. 2017, section 3.2.3."""
     return trainable(x, parameters, allowed=_past(allowed, len(x)))
 
 
@@ -92,7 +92,7 @@ def dropout(
     seed: Seed = (),
     batch: int = 0,
 ) -> tuple[Array, Array]:
-    """`causal`, with dropout on the weights; the hash is of (*seed, batch, 0, i, j)."""
+    """`causal` with dropout of the weights, by the hash of (*seed, batch, 0, i, j)."""
     queries, keys, values = _project(x, parameters)
     past = _past(allowed, len(x))
     parts = (*seed, batch, 0)
@@ -108,19 +108,20 @@ def stacked(
     seed: Seed = (),
     batch: int = 0,
 ) -> tuple[Array, Array]:
-    """Several of the rung `dropout`, each with its own matrices, side by side.
+    """Several heads, each the rung `dropout` with different matrices; contexts are concatenated.
 
-    W_query, W_key, W_value (heads, d_in, d_head); context (tokens, heads * d_head). Head h takes
-    the seed (*seed, h), so that its hash is of (*seed, h, batch, 0, i, j).
+    W_query, W_key, W_value (heads, d_in, d_head); context (tokens, heads * d_head). The seed of
+    head h is (*seed, h), so that its hash is of (*seed, h, batch, 0, i, j).
     """
     weights, contexts = [], []
     for h in range(len(parameters["W_query"])):
         queries, keys, values = _project(x, {name: W[h] for name, W in parameters.items()})
         past = _past(allowed, len(x))
         parts = (*seed, h, batch, 0)
-        one = weigh(scaled_dot(queries, keys), past, values, dropout=dropout, parts=parts)
-        weights.append(one[0])
-        contexts.append(one[1])
+        scores = scaled_dot(queries, keys)
+        head_weights, context = weigh(scores, past, values, dropout=dropout, parts=parts)
+        weights.append(head_weights)
+        contexts.append(context)
     return np.stack(weights), np.concatenate(contexts, axis=1)
 
 
@@ -134,9 +135,9 @@ def multihead(
     seed: Seed = (),
     batch: int = 0,
 ) -> tuple[Array, Array]:
-    """One projection for all heads and one after them: Vaswani et al. 2017, section 3.2.2.
+    """One projection before all heads, one after them: Vaswani et al. 2017, section 3.2.2.
 
-    W_query, W_key, W_value (d_in, d_out), W_output (d_out, d_out). Head h owns the columns from
+    W_query, W_key, W_value (d_in, d_out), W_output (d_out, d_out). Head h uses the columns from
     h * d_head to (h + 1) * d_head; its hash is of (*seed, batch, h, i, j).
     """
     queries, keys, values = _project(x, parameters)
@@ -144,10 +145,10 @@ def multihead(
     d_head = queries.shape[1] // heads
     weights, context = np.zeros((heads, len(x), len(x))), np.zeros(values.shape)
     for h in range(heads):
-        own = slice(h * d_head, (h + 1) * d_head)
-        scores = scaled_dot(queries[:, own], keys[:, own])
-        weights[h], context[:, own] = weigh(
-            scores, past, values[:, own], dropout=dropout, parts=(*seed, batch, h)
+        columns = slice(h * d_head, (h + 1) * d_head)
+        scores = scaled_dot(queries[:, columns], keys[:, columns])
+        weights[h], context[:, columns] = weigh(
+            scores, past, values[:, columns], dropout=dropout, parts=(*seed, batch, h)
         )
     return weights, context @ parameters["W_output"]
 
@@ -162,7 +163,7 @@ def fused(
     seed: Seed = (),
     batch: int = 0,
 ) -> tuple[Array, Array]:
-    """`multihead`, its three matrices in one: W_qkv (d_in, 3 * d_out), [queries | keys | values].
+    """`multihead` with one matrix W_qkv (d_in, 3 * d_out), columns [queries | keys | values].
 
     W_output (d_out, d_out).
     """
@@ -189,32 +190,33 @@ def tiled(
     seed: Seed = (),
     batch: int = 0,
 ) -> tuple[None, Array]:
-    """`fused` without a row of weights ever being held: it returns (None, context).
+    """`fused` without ever storing a row of weights; returns (None, context).
 
     The online softmax of Milakov & Gimelshein 2018 (algorithm 3), with the running context of Dao
-    et al. 2022 (algorithm 1), here in tiles of one key. Parameters as for `fused`.
+    et al. 2022 (algorithm 1), with tiles of one key. The parameters are those of `fused`.
     """
     queries, keys, values = np.split(x @ parameters["W_qkv"], 3, axis=1)
     given = _given(allowed, len(x))
     d_head = queries.shape[1] // heads
     context = np.zeros(values.shape)
     for h in range(heads):
-        own = slice(h * d_head, (h + 1) * d_head)
+        columns = slice(h * d_head, (h + 1) * d_head)
+        q, k, v = queries[:, columns], keys[:, columns], values[:, columns]
         for i in range(len(x)):
-            peak, total, gathered = -math.inf, 0.0, np.zeros(d_head)
+            peak, total, summed = -math.inf, 0.0, np.zeros(d_head)
             for j in range(i + 1):
                 if given[i, j]:
-                    product = sum(a * b for a, b in zip(queries[i, own], keys[j, own], strict=True))
+                    product = sum(a * b for a, b in zip(q[i], k[j], strict=True))
                     score = float(product) / math.sqrt(d_head)
                     higher = max(peak, score)
-                    # What was gathered under the old peak shrinks; before the first key, to 0.
+                    # Scale the sums so far to the new peak; before the first key they are 0.
                     shrink, weight = math.exp(peak - higher), math.exp(score - higher)
                     peak, total = higher, total * shrink + weight
-                    gathered *= shrink
+                    summed *= shrink
                     if dropout == 0.0 or keep((*seed, batch, h, i, j), dropout):
-                        gathered += weight / (1.0 - dropout) * values[j, own]
+                        summed += weight / (1.0 - dropout) * v[j]
             if total > 0.0:
-                context[i, own] = gathered / total
+                context[i, columns] = summed / total
     return None, context @ parameters["W_output"]
 
 
@@ -224,10 +226,10 @@ def _project(x: Array, parameters: Parameters) -> tuple[Array, Array, Array]:
 
 
 def _given(allowed: Mask | None, tokens: int) -> Mask:
-    """The mask that the caller gave, or everything."""
+    """The mask of the caller, or a mask that allows everything."""
     return np.ones((tokens, tokens), dtype=np.bool_) if allowed is None else allowed
 
 
 def _past(allowed: Mask | None, tokens: int) -> Mask:
-    """What the caller allows, and is not later than the token itself."""
+    """The mask of the caller, without the tokens later than each query."""
     return np.tril(_given(allowed, tokens))

@@ -1,4 +1,4 @@
-"""Who may attend to whom: predicates `(batch, head, query_position, key_position) -> bool`."""
+"""The reference for masks: predicates `(batch, head, query_position, key_position) -> bool`."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,24 +10,24 @@ Predicate = Callable[[int, int, int, int], bool]
 
 
 def causal(batch: int, head: int, query_position: int, key_position: int) -> bool:
-    """No token sees a later one."""
+    """No token attends to a later one."""
     return key_position <= query_position
 
 
 def window(width: int) -> Predicate:
-    """A token sees `width` keys: itself and those just before it."""
+    """A token attends to `width` keys: itself and those just before it."""
     return lambda batch, head, q, k: 0 <= q - k < width
 
 
 def padding(lengths: Sequence[int]) -> Predicate:
-    """Only the first `lengths[batch]` keys are real."""
+    """Only the first `lengths[batch]` keys are allowed; the others are padding."""
     return lambda batch, head, q, k: bool(k < lengths[batch])
 
 
 def documents(ids: Sequence[Sequence[int]]) -> Predicate:
-    """Tokens packed into one row see only their own document: `ids[batch][position]`.
+    """Tokens attend only to tokens of the same document: `ids[batch][position]`.
 
-    A query before position 0 belongs to none.
+    A query before position 0 belongs to no document.
     """
     return lambda batch, head, q, k: q >= 0 and bool(ids[batch][q] == ids[batch][k])
 
@@ -40,7 +40,7 @@ def matrix(
     keys: int,
     offset: int | Sequence[int] | None = None,
 ) -> Mask:
-    """The predicate at every cell: (batch, heads, queries, keys). For `offset` see `offsets`."""
+    """Evaluate a predicate at every cell (batch, heads, queries, keys); see `offsets`."""
     allowed = np.zeros((batch, heads, queries, keys), dtype=np.bool_)
     for b, first in enumerate(offsets(offset, batch, queries, keys)):
         for h in range(heads):
@@ -51,9 +51,9 @@ def matrix(
 
 
 def offsets(offset: int | Sequence[int] | None, batch: int, queries: int, keys: int) -> list[int]:
-    """The position of the first query, for each of the batch: one for all, or one for each.
+    """The position of the first query for each batch row, from one offset or one per row.
 
-    By default the last query meets the last key, as when the earlier keys come from a cache.
+    By default the last query is aligned with the last key, as with a cache of earlier keys.
     """
     first = np.broadcast_to(keys - queries if offset is None else offset, (batch,))
     return [int(position) for position in first]

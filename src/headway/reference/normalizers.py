@@ -1,7 +1,7 @@
-"""From the scores of one row to its weights: `(scores, allowed) -> weights`, all of shape (keys,).
+"""The reference for normalizers: `(scores, allowed) -> weights` of one row, all of shape (keys,).
 
-What stands in `scores` where `allowed` is False plays no part, and its weight is 0. A row with
-nothing allowed gives zeros.
+Scores where `allowed` is False have no effect, and their weight is 0. If nothing is allowed, all
+weights are 0.
 """
 
 import math
@@ -13,14 +13,14 @@ from headway.reference import Array, Mask
 
 
 def divide_by_sum(scores: Array, allowed: Mask) -> Array:
-    """Each allowed score over the sum of the allowed scores; zeros if that sum is 0."""
+    """Each allowed score divided by the sum of the allowed scores; zeros if that sum is 0."""
     kept = [s if ok else 0.0 for s, ok in zip(scores.tolist(), allowed.tolist(), strict=True)]
     total = sum(kept)
     return np.array([score / total if total != 0.0 else 0.0 for score in kept])
 
 
 def softmax(scores: Array, allowed: Mask) -> Array:
-    """exp(score) over the sum of exp(score): Vaswani et al. 2017, equation 1."""
+    """exp(score) divided by the sum of exp(score): Vaswani et al. 2017, equation 1."""
     exponentials = [math.exp(gap) for gap in _gaps(scores, allowed)]
     return divide_by_sum(np.array(exponentials), allowed)
 
@@ -32,7 +32,7 @@ def sparsemax(scores: Array, allowed: Mask) -> Array:
     gaps = _gaps(scores, allowed)
     rough = _threshold(lambda tau: sum(max(gap - tau, 0.0) for gap in gaps))
     support = [gap for gap in gaps if gap > rough]
-    # Bisection found who has a weight. Among those the sum is linear in tau, hence exact:
+    # Bisection gives the support. There the sum is linear in tau, which gives tau exactly.
     tau = (sum(support) - 1.0) / len(support)
     return np.array([max(gap - tau, 0.0) for gap in gaps])
 
@@ -47,7 +47,7 @@ def entmax15(scores: Array, allowed: Mask) -> Array:
     halves = [gap / 2.0 for gap in _gaps(scores, allowed)]
     rough = _threshold(lambda tau: sum(max(half - tau, 0.0) ** 2 for half in halves))
     support = [half for half in halves if half > rough]
-    # Among the support the sum is quadratic in tau: spread + n * (mean - tau)**2 = 1.
+    # On the support the sum is quadratic in tau: spread + n * (mean - tau)**2 = 1.
     mean = sum(support) / len(support)
     spread = sum((half - mean) ** 2 for half in support)
     tau = mean - math.sqrt((1.0 - spread) / len(support))
@@ -55,9 +55,9 @@ def entmax15(scores: Array, allowed: Mask) -> Array:
 
 
 def _gaps(scores: Array, allowed: Mask) -> list[float]:
-    """How far each score is above the highest allowed one (so at most 0); -inf if not allowed.
+    """Each score minus the largest allowed score; -inf if not allowed.
 
-    All the normalizers that use it stay the same when every score moves by one amount.
+    The normalizers that use it do not change if a constant is added to all scores.
     """
     pairs = list(zip(scores.tolist(), allowed.tolist(), strict=True))
     peak = max((score for score, ok in pairs if ok), default=0.0)
@@ -65,7 +65,7 @@ def _gaps(scores: Array, allowed: Mask) -> list[float]:
 
 
 def _threshold(mass: Callable[[float], float]) -> float:
-    """The tau in [-1, 0) where the falling function `mass` crosses 1, by bisection to the end."""
+    """The tau in [-1, 0) where the decreasing function `mass` crosses 1, by bisection."""
     low, high = -1.0, 0.0
     while low < (middle := (low + high) / 2.0) < high:
         if mass(middle) > 1.0:

@@ -1,4 +1,4 @@
-"""Where a token stands, told to attention in four ways."""
+"""The reference for four position encodings."""
 
 import math
 from collections.abc import Collection
@@ -23,28 +23,29 @@ def sinusoidal(tokens: int, dim: int) -> Array:
 
 
 def rotary(x: Array, positions: Collection[int], theta: float = 10000.0) -> Array:
-    """Each pair of columns (i, i + dim/2) turned by position * theta**(-2i/dim); dim is even.
+    """Rotate each pair of columns (i, i + dim/2) by position * theta**(-2i/dim); dim is even.
 
     x and the result (tokens, dim). Su et al. 2021, section 3.2.2, with the pairing of GPT-NeoX
-    and Llama. A dot product of two results depends on the difference of their positions alone.
+    and Llama. The dot product of two results depends only on the difference of their positions.
     """
     tokens, dim = x.shape
     half = dim // 2
-    turned = np.zeros((tokens, dim))
+    rotated = np.zeros((tokens, dim))
     for t, position in enumerate(positions):
         for i in range(half):
             angle = position * theta ** (-2 * i / dim)
             first, second = float(x[t, i]), float(x[t, i + half])
-            turned[t, i] = first * math.cos(angle) - second * math.sin(angle)
-            turned[t, i + half] = second * math.cos(angle) + first * math.sin(angle)
-    return turned
+            rotated[t, i] = first * math.cos(angle) - second * math.sin(angle)
+            rotated[t, i + half] = second * math.cos(angle) + first * math.sin(angle)
+    return rotated
 
 
 def alibi_slopes(heads: int) -> Array:
-    """One slope a head, (heads,): Press et al. 2022, section 3.
+    """One slope per head, (heads,): Press et al. 2022, section 3.
 
-    A power of two has the slopes 2**(-8/heads), 2**(-16/heads) ... 2**-8. Any other number, as in
-    the authors' code: those of the power of two below, then every other one of the power above.
+    For a power of two the slopes are 2**(-8/heads), 2**(-16/heads) ... 2**-8. For other numbers, as
+    in the code of the authors: the slopes of the power of two below, then every second slope of the
+    power of two above.
     """
     below = 2 ** math.floor(math.log2(heads))
     slopes = [2.0 ** (-8 * (h + 1) / below) for h in range(below)]
@@ -65,10 +66,11 @@ def alibi(heads: int, query_positions: Collection[int], key_positions: Collectio
 def relative(
     table: Array, query_positions: Collection[int], key_positions: Collection[int]
 ) -> Array:
-    """A learnt bias for each distance k - q, clipped to +-reach, (heads, Tq, Tk).
+    """A learned bias for each distance k - q, clipped to +-reach, (heads, Tq, Tk).
 
-    table (heads, 2 * reach + 1), its middle column for distance 0. The clipping is that of Shaw
-    et al. 2018, section 3.2; the one number a head that of Raffel et al. 2020, section 2.1.
+    table (heads, 2 * reach + 1); the middle column is for distance 0. Distances are clipped as in
+    Shaw et al. 2018, section 3.2; one number per head and distance as in Raffel et al. 2020,
+    section 2.1.
     """
     heads, columns = table.shape
     reach = columns // 2

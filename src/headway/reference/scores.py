@@ -1,4 +1,4 @@
-"""How well each query matches each key: (Tq, d_q), (Tk, d_k) -> scores (Tq, Tk)."""
+"""The reference for scores: queries (Tq, d_q), keys (Tk, d_k) -> scores (Tq, Tk)."""
 
 import math
 
@@ -17,7 +17,7 @@ def dot(q: Array, k: Array) -> Array:
 
 
 def scaled_dot(q: Array, k: Array) -> Array:
-    """The dot product over sqrt(d_k): Vaswani et al. 2017, equation 1."""
+    """The dot product divided by sqrt(d_k): Vaswani et al. 2017, equation 1."""
     return dot(q, k) / math.sqrt(k.shape[1])
 
 

@@ -1,1 +1,1 @@
-"""Ways to run the mechanism. `plain` is the mechanism itself; every other is held to it."""
+"""Kernels: implementations of attention. `plain` is the formula; the tests compare all to it."""

@@ -1,4 +1,4 @@
-"""The shapes that tests and benchmarks share, chosen so that no two axes have one size."""
+"""The shapes that tests and benchmarks share. Most axes of a case differ in size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Case(NamedTuple):
-    """Sizes of one call of `attend`; options are those of `attend` that are plain numbers."""
+    """The sizes of one call of `attend`, and its options, as far as they are numbers."""
 
     batch: tuple[int, ...]
     heads: int
@@ -19,7 +19,7 @@ class Case(NamedTuple):
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        """Of queries, keys and values."""
+        """The shapes of queries, keys and values."""
         return (
             (*self.batch, self.heads, self.queries, self.d_k),
             (*self.batch, self.kv_heads, self.keys, self.d_k),

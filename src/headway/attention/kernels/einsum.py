@@ -1,7 +1,7 @@
-"""The formula with both products by einsum: shared keys and values are not repeated.
+"""The formula with einsum for both matrix products, so that keys and values are not repeated.
 
-The heads of queries that share a head of keys get an axis of their own, (kv_heads, group), where
-`plain` copies each head of keys and values `group` times.
+The heads of queries are split into two axes (kv_heads, group): a group of heads shares one head of
+keys and values. `plain` copies each head of keys and values `group` times instead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _scores(queries: Queries, keys: Keys) -> Weights:
 
 
 def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
-    with silent():  # a trace of the weights runs `plain`
+    with silent():  # for a trace of the weights `run` uses the formula
         weights = attention(queries, keys, None, spec._replace(score=_scores))
     grouped = rearrange(weights, "... (kv group) q k -> ... kv group q k", kv=values.shape[-3])
     context = einsum(grouped, widened(values), "... kv group q k, ... kv k e -> ... kv group q e")

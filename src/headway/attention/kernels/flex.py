@@ -1,8 +1,8 @@
-"""PyTorch's flex_attention: compiled for the mask, it skips the blocks in which no query attends.
+"""PyTorch's flex_attention: compiled for the mask, it skips blocks that are completely masked.
 
-Dong et al. 2024. It is compiled for each shape, mask and option when that is first met, which
-takes seconds. (For shapes that vary PyTorch cannot compile a bias or a softcap.) The mask is
-evaluated cell by cell, so it must be one of positions.
+Dong et al. 2024. The first call with a new shape, mask or option compiles it, which takes seconds.
+(With dynamic shapes PyTorch cannot compile a bias or a softcap.) The mask is evaluated cell by
+cell, so it must be a function of positions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from headway.attention.kernels.sdpa import SDPA, SOFTMAX_ONLY
 from headway.attention.masks import Band, Mask
 from headway.attention.spec import Spec, Unsupported
 
-COMPILATIONS = 10_000  # where PyTorch gives up after 8
+COMPILATIONS = 10_000  # PyTorch's default limit is 8
 
 
 def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
@@ -30,7 +30,7 @@ def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | Non
     import torch
 
     if torch.compiler.is_compiling():
-        return "is compiled on its own, and not again as a part of something"
+        return "does not support being called in a compiled function, as it compiles itself"
     if in_function_transform():
         return "does not support torch.func transforms"
     device = queries.device.type
@@ -39,14 +39,14 @@ def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | Non
     if 0 in (*queries.shape, *keys.shape, *values.shape):
         return "does not support empty tensors"
     if spec.mask is not None and not spec.mask.by_position:
-        return "supports masks of positions only, and this one contains an array"
+        return "supports masks of positions only, but the mask contains an array"
     if device == "cpu" and _wants_gradient(queries, keys, values, spec):
-        return "has no gradients on a CPU: call it within torch.no_grad()"
+        return "has no gradients on a CPU; use torch.no_grad() if you need none"
     if device == "cpu" and keys.shape[-1] in (8, 16) and keys.shape[-2] % 16 == 8:
-        # torch 2.13 with AVX2: the scores of the last eight keys are written as those of sixteen.
-        return "is wrong on a CPU for d_k of 8 or 16 when the keys are 8, 24, 40 ..."
+        # torch 2.13 with AVX2 writes the scores of the last eight keys as if they were sixteen.
+        return "gives wrong results on a CPU for d_k of 8 or 16 and 8, 24, 40 ... keys"
     if device == "cuda" and min(keys.shape[-1], values.shape[-1]) < 16:
-        return "supports d_k and d_v of 16 and more only on CUDA"
+        return "supports only d_k >= 16 and d_v >= 16 on CUDA"
     return None
 
 
@@ -60,9 +60,9 @@ def _wants_gradient(*inputs: Any) -> bool:
 
 
 def block_mask(queries: Array, keys: Array, spec: Spec) -> Any:
-    """Which blocks of the mask are empty, full or mixed: a `BlockMask`; None without a mask.
+    """The `BlockMask`: which blocks of the mask are empty, full or mixed; None without a mask.
 
-    It is made from the complete matrix, which takes time: that of a band (causal, window) is kept.
+    It is made from the complete matrix, which takes time. For a band (causal, window) it is cached.
     """
     if spec.mask is None:
         return None
@@ -71,7 +71,7 @@ def block_mask(queries: Array, keys: Array, spec: Spec) -> Any:
     *batch, heads, rows, _ = queries.shape
     columns, device = keys.shape[-2], queries.device
     first = columns - rows if spec.offset is None else spec.offset
-    if spec.mask.is_band and isinstance(first, int):  # the same for every head of every text
+    if spec.mask.is_band and isinstance(first, int):  # the same for all batch rows and heads
         return _band_blocks(spec.mask.band, first, rows, columns, device)
     if not isinstance(first, int):
         first = torch.as_tensor(first, dtype=torch.int32, device=device).expand(batch).reshape(-1)
@@ -84,7 +84,7 @@ def _blocks(spec: Spec, first: Any, *sizes_and_device: Any) -> Any:
     def query(batch: Array, row: Array) -> Array:
         return row + (first if isinstance(first, int) else first[batch])
 
-    # A lambda, here and below, since PyTorch counts its arguments: no decorator may hide them.
+    # PyTorch counts the arguments of this function: a lambda, because decorators would hide them.
     return create_block_mask(
         lambda batch, head, row, key: spec.mask.on(  # type: ignore[union-attr]
             Grid((), batch + spec.batch_offset, head, query(batch, row), key)
@@ -95,7 +95,7 @@ def _blocks(spec: Spec, first: Any, *sizes_and_device: Any) -> Any:
 
 @lru_cache(maxsize=16)
 def _band_blocks(band: Band, first: int, rows: int, columns: int, device: Any) -> Any:
-    least = max(band.least, first - columns)  # finite: all distances lie between
+    least = max(band.least, first - columns)  # finite bounds that include all distances
     most = min(band.most, first + rows)
     mask = Mask(lambda batch, head, query, key: (least <= query - key) & (query - key <= most))
     return _blocks(Spec(mask), first, None, None, rows, columns, device)
@@ -148,7 +148,7 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
         ) from error
     context = context.reshape(*queries.shape[:-1], values.shape[-1])
     if queries.shape[-2] == 1 and (spec.mask is not None or spec.bias is not None):
-        # For one query and many keys another kernel runs, which gives NaN when all rows are dead.
+        # For one query and many keys PyTorch runs another kernel, which gives NaN in dead rows.
         context = torch.where(matrix(queries, keys, spec).alive, context, 0.0)
     return context
 

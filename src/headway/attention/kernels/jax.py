@@ -1,8 +1,8 @@
 """JAX's dot_product_attention, with the implementation that it chooses.
 
-Its conventions differ from ours, corrected here: the heads come after the tokens, `is_causal`
-counts positions from the top left, and a query that may attend to nothing gets the mean of the
-values or NaN. (Its windows count from the top left too, and are passed as a mask like any other.)
+This module corrects three conventions that differ from ours: the heads axis is after the tokens,
+`is_causal` counts positions from the top left, and a query that may attend to no key gets the mean
+of the values or NaN. (JAX's windows count from the top left too, so a window is passed as a mask.)
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | Non
     if jax is None or not isinstance(queries, jax.Array):
         return "supports JAX arrays only"
     if keys.shape[-1] != values.shape[-1]:
-        return "supports only values as wide as the keys"
+        return "supports only values with as many features as the keys"
     if not queries.dtype == keys.dtype == values.dtype:
         return "supports only queries, keys and values of one dtype"
     if queries.dtype == "float64":
-        return "computes its softmax in float32, too coarse for float64"
+        return "does not support float64, as it computes the softmax in float32"
     if 0 in queries.shape or 0 in keys.shape:
         return "does not support empty arrays"
     return None

@@ -1,4 +1,4 @@
-"""What a kernel is: a function of arrays and a Spec, and what it supports."""
+"""The type of kernels: a function of arrays and a Spec, and the options that it supports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Run(Protocol):
 
 
 class Refuse(Protocol):
-    """Why a kernel does not support these arrays and options, as "does ..."; None if it does."""
+    """The reason why a kernel does not support a call, such as "needs CUDA"; None if it does."""
 
     def __call__(self, queries: Array, keys: Array, values: Array, spec: Spec) -> str | None: ...
 
@@ -28,9 +28,9 @@ def _refuse_nothing(queries: Array, keys: Array, values: Array, spec: Spec) -> s
 
 
 def in_function_transform() -> bool:
-    """Whether torch.func (grad, vmap, jvp ...) transforms what runs now.
+    """Whether a transform of torch.func (grad, vmap, jvp ...) is active.
 
-    An autograd.Function or a compiled operator would need rules of its own for each transform.
+    Kernels that are an autograd.Function or a custom operator have no rules for transforms.
     """
     torch = sys.modules.get("torch")
     return torch is not None and bool(torch._C._are_functorch_transforms_active())
@@ -43,10 +43,10 @@ def in_forward_mode() -> bool:
 
 
 class Kernel(NamedTuple):
-    """One way to compute attention.
+    """An implementation of attention.
 
-    supports: the options of `Spec` that it knows; a call that uses another is refused. refuse:
-    what it does not support beyond that, such as an engine, a dtype or a kind of mask.
+    supports: the options of `Spec` that it supports; calls that use others are refused. refuse:
+    further limits, such as an engine, a dtype or a kind of mask.
     """
 
     run: Run
@@ -55,7 +55,7 @@ class Kernel(NamedTuple):
 
 
 def refusal(kernel: Kernel, queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
-    """Why this kernel does not support the call; None if it does."""
+    """The reason why this kernel does not support the call; None if it does."""
     for name in used(spec):
         if name not in kernel.supports:
             return f"does not support the option {name}"

@@ -1,4 +1,4 @@
-"""The mask and the bias of a call as complete matrices, for kernels that take nothing else."""
+"""The mask and the bias of a call as complete matrices, for kernels that require matrices."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from headway.attention.spec import Spec
 
 
 class Matrix(NamedTuple):
-    """Which key each query may attend to, without a dead row.
+    """The mask and the bias of a call, changed so that no row is dead.
 
-    A query that may attend to nothing attends to every key here, so that no NaN reaches its
-    context or its gradients; its context must be replaced: where(alive, context, 0).
+    A query that may attend to no key attends to all keys here, so that its context and gradients
+    are not NaN. Replace its context by 0 afterwards: where(alive, context, 0).
     """
 
     allowed: Array  # boolean; broadcasts to the scores, with as many axes
-    bias: Array | None  # numbers, -inf where it is not allowed
+    bias: Array | None  # numbers; -inf where not allowed
     alive: Array  # boolean (..., queries, 1)
 
 
 def matrix(queries: Array, keys: Array, spec: Spec) -> Matrix:
-    """The mask and the bias of a call that has at least one of them."""
+    """The `Matrix` of a call that has a mask, a bias or both."""
     xp = namespace(queries)
     grid = grid_of(queries, keys, spec)
     cells = (1,) * (len(grid.shape) - 2) + grid.shape[-2:]
@@ -42,9 +42,9 @@ def matrix(queries: Array, keys: Array, spec: Spec) -> Matrix:
 
 
 def is_unmasked(queries: Array, keys: Array, spec: Spec) -> bool:
-    """Whether every query may attend to every key, and nothing is added to the scores.
+    """Whether every query may attend to every key, and there is no bias.
 
-    This holds for a causal mask too when its only query is the last one, as in decoding.
+    This is also true of a causal mask with one query at the last position, as in decoding.
     """
     if spec.mask is None or spec.bias is not None:
         return spec.mask is None and spec.bias is None
@@ -57,9 +57,9 @@ def is_unmasked(queries: Array, keys: Array, spec: Spec) -> bool:
 
 
 def is_causal_from_top_left(queries: Array, keys: Array, spec: Spec) -> bool:
-    """Whether the mask is only the causal one and the first query meets the first key.
+    """Whether the only mask is causal and aligns the first query with the first key.
 
-    This is what libraries mean by `is_causal`.
+    This is what `is_causal` means in PyTorch and JAX.
     """
     if spec.bias is not None or spec.mask is None:
         return False

@@ -1,8 +1,8 @@
-"""PyTorch's scaled_dot_product_attention: with the backend it chooses, and with each by name.
+"""PyTorch's scaled_dot_product_attention, with the backend it chooses or with a given backend.
 
-Four of its conventions differ from ours and are corrected here: `is_causal` counts positions from
-the top left, a query that may attend to nothing is not promised 0, dropout takes no seed, and on
-a CPU a query that is NaN gets a context of 0 (pytorch/pytorch#141128).
+Four conventions differ from ours. `is_causal` counts positions from the top left, the context of a
+query that may attend to no key is unspecified, and on a CPU a query of NaN gets a context of 0
+(pytorch/pytorch#141128): all three are corrected here. Dropout takes no seed, so it is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from headway.attention.kernels.kernel import Kernel, in_forward_mode, in_functio
 from headway.attention.kernels.matrix import is_causal_from_top_left, is_unmasked, matrix
 from headway.attention.spec import Spec, Unsupported
 
-# What a library's attention, which is a softmax and nothing else, supports.
+# The options that libraries' attention supports, which always uses a softmax.
 SOFTMAX_ONLY = frozenset({"mask", "bias", "scale", "offset", "batch_offset"})
 
 
@@ -50,19 +50,19 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
 
 
 def _with_nan(context: Array, queries: Array, keys: Array) -> Array:
-    """The context with NaN for queries that are not finite.
+    """Set the context to NaN for queries that are not finite.
 
-    The softmax of a single key is 1 even if its score is NaN, so one key counts as well.
+    With a single key, also if that key is not finite: PyTorch's softmax of one key is always 1.
     """
     import torch
 
     one_key = keys.shape[-2] == 1
     if not torch.compiler.is_compiling() and not in_function_transform():
         total = _sum(queries) + _sum(keys) if one_key else _sum(queries)
-        if isfinite(total):  # a sum takes a few microseconds, what is below three times as many
+        if isfinite(total):  # takes a third of the time of the lines below
             return context
     queries, keys = queries.detach(), keys.detach()
-    # 0 for finite numbers, else NaN.
+    # x - x is 0 for finite numbers, otherwise NaN.
     missing = (queries - queries).sum(-1, keepdim=True)
     if one_key:
         missing = missing + repeat(keys - keys, like=queries).sum(-1, keepdim=True)
@@ -70,7 +70,7 @@ def _with_nan(context: Array, queries: Array, keys: Array) -> Array:
 
 
 def _sum(x: Array) -> float:
-    """The sum of all numbers, in float32 at least: in float16 it could overflow."""
+    """The sum of all numbers, in float32 or wider because a sum in float16 could overflow."""
     x = x.detach()
     return float((widened(x) if x.itemsize == 2 else x).sum())
 
@@ -86,14 +86,14 @@ def _refuse_on(backend: str, queries: Array, keys: Array, values: Array, spec: S
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    if torch.compiler.is_compiling():  # then PyTorch cannot be asked, and raises an error itself
+    if torch.compiler.is_compiling():  # the query below does not work; PyTorch raises an error
         return None
     queries, keys, values = _in_rows(queries, keys, values)
     mask: dict[str, Any] = {}
     if is_causal_from_top_left(queries, keys, spec):
         mask = {"is_causal": True}
     elif not is_unmasked(queries, keys, spec):
-        # Its size and kind: one row for all.
+        # PyTorch looks at the size and dtype of the mask only, so one row is expanded.
         kind = torch.bool if spec.bias is None else queries.dtype
         columns = keys.shape[-2]
         row = torch.zeros(columns, dtype=kind, device=queries.device)
@@ -103,7 +103,7 @@ def _refuse_on(backend: str, queries: Array, keys: Array, values: Array, spec: S
     with warnings.catch_warnings(record=True) as caught, sdpa_kernel(getattr(SDPBackend, backend)):
         warnings.simplefilter("always")
         try:
-            # Private, but the one question that PyTorch answers for every device.
+            # A private function, but no public one covers every device.
             torch._fused_sdp_choice(
                 queries,
                 keys,
@@ -119,7 +119,7 @@ def _refuse_on(backend: str, queries: Array, keys: Array, values: Array, spec: S
 
 
 def _in_rows(*arrays: Array) -> tuple[Array, ...]:
-    """With the features of a token next to each other, as all backends but MATH expect them."""
+    """Make the features of each token contiguous, which all backends except MATH expect."""
     return tuple(x if x.stride(-1) == 1 else x.contiguous() for x in arrays)
 
 
@@ -127,9 +127,9 @@ def _reason(error: RuntimeError, messages: list[str], device: str) -> str:
     if "No viable backend" in str(error):
         return f"has no such backend on {device}"
     reasons = [message.split(" (Triggered")[0] for message in messages]
-    # The rest are headings, and the other backends, which are switched off here.
+    # The other messages are headings, or about backends that are disabled here.
     reasons = [text for text in reasons if "because:" not in text and "disabled" not in text]
-    return f"is refused by PyTorch: {' '.join(reasons) or 'it does not say why'}"
+    return f"is refused by PyTorch: {' '.join(reasons) or 'no reason given'}"
 
 
 def _run_on(backend: str, queries: Array, keys: Array, values: Array, spec: Spec) -> Array:

@@ -1,4 +1,4 @@
-"""The heads one after another, each by the formula: slow, with the memory of one head."""
+"""The formula for one head after another: slow, but needs memory for one head only."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     contexts = []
     with silent():  # the steps of one head are not the steps of the attention
         for head in range(heads):
-            one, shared = slice(head, head + 1), slice(head // group, head // group + 1)
-            parts = queries[..., one, :, :], keys[..., shared, :, :], values[..., shared, :, :]
+            one, kv = slice(head, head + 1), slice(head // group, head // group + 1)
+            parts = queries[..., one, :, :], keys[..., kv, :, :], values[..., kv, :, :]
             contexts.append(attention(*parts, spec, grid.select(heads=one)))
     return namespace(queries).concat(contexts, axis=-3)
 

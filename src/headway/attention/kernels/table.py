@@ -1,4 +1,4 @@
-"""The kernels by name: the one table of them."""
+"""The table of all kernels by name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
 
 
 def kernel_named(name: str) -> Kernel:
-    """The kernel of this name. Raises ValueError, which suggests the nearest, if there is none."""
+    """The kernel of this name. Raises ValueError with the nearest name if there is none."""
     if name not in KERNELS:
         near = get_close_matches(name, KERNELS, n=1, cutoff=0.0)[0]
         raise ValueError(

@@ -1,8 +1,8 @@
-"""The softmax online, over tiles of queries and keys: memory linear in the length.
+"""Online softmax over tiles of queries and keys, with memory linear in the number of tokens.
 
-Dao 2023 (FlashAttention-2), algorithms 1 and 2: the forward pass keeps for each row its context and
-the sum of its exponentials; the backward pass computes the tiles again. `attention/online.py` is
-the same idea to be read; NumPy, which needs no gradients, runs that.
+Dao 2023 (FlashAttention-2), algorithms 1 and 2: the forward pass stores the context and the sum of
+the exponentials of each row; the backward pass recomputes the tiles. `attention/online.py` has the
+same algorithm in a form that is easier to read. NumPy, which needs no gradients, runs that.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`tiled` on JAX's own operations: a loop over tiles that compiles once, however long the text.
+"""`tiled` with JAX: a loop over tiles, whose compilation time does not grow with the length.
 
-The backward pass is JAX's: `jax.checkpoint` makes it compute the tiles again rather than keep
-them, so memory stays linear in the length.
+JAX derives the backward pass. `jax.checkpoint` makes it recompute the tiles instead of storing
+them, so memory is linear in the number of tokens.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ ROWS, COLUMNS = 128, 512  # of a tile
 
 
 def refuse(keys: Array, spec: Spec) -> str | None:
-    """Why this call is not supported; None if it is."""
+    """The reason why this call is not supported; None if it is."""
     if spec.bias is not None:
         return "does not support the option bias on JAX"
     if 0 in keys.shape:
         return "does not support empty arrays on JAX"
     if spec.mask is not None and not spec.mask.by_position:
-        return "does not support an array as a mask on JAX: use positions, as padding(lengths) does"
+        return "does not support an array as a mask on JAX; use a mask such as padding(lengths)"
     return None
 
 
@@ -38,28 +38,29 @@ def run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     keys, values = repeat(keys, like=queries), repeat(values, like=queries)
     queries, keys, values = widened(queries), widened(keys), widened(values)
     blocks = (_blocks(queries, ROWS), _blocks(keys, COLUMNS), _blocks(values, COLUMNS))
-    # Blocks are filled up to one size; no query may attend to the keys that do it.
+    # The blocks are padded to one size; the mask excludes the padding.
     mask = both(spec.mask, Mask(lambda batch, head, query, key: key < columns))
     spec = spec._replace(mask=mask)
 
     def of_rows(first: Array, queries: Array, keys: Array, values: Array) -> Array:
         position = grid.query[..., :1, :] + first + integers(queries.shape[-2], queries)[:, None]
 
-        def seen(state: State, block: tuple[Array, ...]) -> tuple[State, None]:
+        def update(state: State, block: tuple[Array, ...]) -> tuple[State, None]:
             first, keys, values = block
             tile = grid._replace(query=position, key=first + integers(keys.shape[-2], keys))
             nearest = jnp.min(position) - jnp.max(tile.key)
             farthest = jnp.max(position) - first
-            some = (nearest <= mask.band.most) & (farthest >= mask.band.least)
+            overlaps = (nearest <= mask.band.most) & (farthest >= mask.band.least)
             return lax.cond(
-                some,
+                overlaps,
                 lambda state: with_block(state, queries, keys, values, spec, tile),
                 lambda state: state,
                 state,
             ), None
 
         starts = integers(len(keys), keys) * keys.shape[-2]
-        state, _ = lax.scan(jax.checkpoint(seen), start(queries, values[0]), (starts, keys, values))
+        blocks = (starts, keys, values)
+        state, _ = lax.scan(jax.checkpoint(update), start(queries, values[0]), blocks)
         return context_of(state)
 
     starts = integers(len(blocks[0]), queries) * blocks[0].shape[-2]
@@ -71,7 +72,7 @@ def run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
 
 
 def _blocks(x: Array, size: int) -> Array:
-    """(..., tokens, dim) -> (blocks, ..., at most `size` tokens, dim), filled up with zeros."""
+    """(..., tokens, dim) -> (blocks, ..., at most `size` tokens, dim), padded with zeros."""
     tokens = x.shape[-2]
     size = min(size, tokens)
     missing = -tokens % max(size, 1)

@@ -1,8 +1,8 @@
-"""`tiled` on PyTorch's own operations, on any device.
+"""`tiled` with PyTorch, on any device.
 
-All heads at once, a tile of queries against a tile of keys; what belongs to a tile is overwritten
-in place, for on a CPU fresh memory costs more than the arithmetic. A group of query heads that
-share keys lies in one tile, its rows below each other, so keys are never repeated.
+Each step computes a tile of queries and a tile of keys for all heads at once. Tiles are overwritten
+in place, because on a CPU allocating memory takes longer than the arithmetic. The rows of all query
+heads that share a head of keys are in one tile, so keys are never repeated.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from headway.attention.masks import Band, Mask
 from headway.attention.scores import scale_of
 from headway.attention.spec import Spec
 
-# Of one head. The matrix products want a hundred rows or more, the caches want small tiles.
+# The size of a tile of one head. Matrix products are fast from a hundred rows on; a small tile fits
+# into the cache. With at most FEW heads a tile has MORE_ROWS, which still fits.
 ROWS, COLUMNS = 128, 512
-FEW, MORE_ROWS = 4, 512  # heads so few that their tiles do not fill a core, and what then fits
-# Scores are in units of log 2: PyTorch's exp on a CPU takes up to sixty times as long for what
-# becomes a denormal number, as a peaked softmax makes them; its exp2 does not.
+FEW, MORE_ROWS = 4, 512
+# Scores are in units of log 2. On a CPU PyTorch's exp takes up to sixty times as long if the result
+# is a denormal number, which is frequent in a peaked softmax; its exp2 does not.
 UNIT = math.log2(math.e)
 
 
 def refuse(spec: Spec) -> str | None:
-    """Why this call is not supported; None if it is."""
+    """The reason why this call is not supported; None if it is."""
     if torch.compiler.is_compiling():
         if spec.mask is not None and not spec.mask.is_band:
             return "supports only causal and window as a mask under torch.compile"
@@ -63,13 +64,14 @@ class _Tiled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            raise RuntimeError("'tiled' has no second derivative; kernel='plain' has")
+            raise RuntimeError("kernel 'tiled' has no second derivative; use kernel='plain'")
         queries, keys, values, bias, context, sums = ctx.saved_tensors
         tiles = _Tiles(queries, keys, values, ctx.spec._replace(bias=bias))
         return (*tiles.backward(gradient, context, sums, of_bias=ctx.needs_input_grad[3]), None)
 
 
-# torch.compile sees the kernel as two operations: unrolled, a long text would be thousands.
+# For torch.compile the kernel is two custom operators. Tracing the loop would unroll it, which
+# makes thousands of operations for a long text.
 
 
 def _run_compiled(queries: Tensor, keys: Tensor, values: Tensor, spec: Spec) -> Tensor:
@@ -113,8 +115,8 @@ def _forward(*inputs: Any) -> tuple[Tensor, Tensor]:
 def _backward(
     gradient: Tensor, context: Tensor, sums: Tensor, *inputs: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found = _banded(*inputs).backward(gradient, context, sums, of_bias=False)
-    return found[0].contiguous(), found[1].contiguous(), found[2].contiguous()
+    gradients = _banded(*inputs).backward(gradient, context, sums, of_bias=False)
+    return gradients[0].contiguous(), gradients[1].contiguous(), gradients[2].contiguous()
 
 
 @_forward.register_fake
@@ -139,18 +141,18 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _gradients(ctx: Any, gradient: Tensor, of_sums: Tensor | None) -> tuple[Tensor | None, ...]:
-    found = _backward(gradient, *ctx.saved_tensors, *ctx.numbers)
-    return (*found, *(None for _ in ctx.numbers))
+    gradients = _backward(gradient, *ctx.saved_tensors, *ctx.numbers)
+    return (*gradients, *(None for _ in ctx.numbers))
 
 
 _forward.register_autograd(_gradients, setup_context=_keep)
 
 
 class _Tiles:
-    """The matrix of scores of a call, cut into tiles (n, group * rows, columns).
+    """The matrix of scores of a call, computed in tiles (n, group * rows, columns).
 
-    n counts batch rows and heads of keys; `group` heads of queries share one of keys. Computed in
-    float32 at least.
+    n is the number of batch rows times heads of keys; `group` heads of queries share one head of
+    keys. The dtype is float32 or wider.
     """
 
     def __init__(self, queries: Tensor, keys: Tensor, values: Tensor, spec: Spec) -> None:
@@ -172,50 +174,49 @@ class _Tiles:
             self.seed = hashed(spec.seed, like=self.queries)
         heads = self.count * self.group
         band = Band() if spec.mask is None else spec.mask.band
-        # In a narrow band most of a high tile is outside it.
-        wide = band.most - band.least > 2 * MORE_ROWS
-        self.rows = MORE_ROWS if heads <= FEW and wide else ROWS
+        # With a narrow band, most cells of a tile of MORE_ROWS would be masked.
+        is_wide = band.most - band.least > 2 * MORE_ROWS
+        self.rows = MORE_ROWS if heads <= FEW and is_wide else ROWS
         tile = heads * min(self.rows, queries.shape[-2]) * min(COLUMNS, keys.shape[-2])
         self.buffers = torch.empty((2, tile), dtype=self.dtype, device=queries.device)
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """The context, and of each row the largest score and the sum of 2^(score - largest).
+        """The context, and for each row the largest score and the sum of 2^(score - largest).
 
-        (One number, the logarithm of the whole sum, would do, but be as coarse as a large score.)
+        (Their logarithm in one number would lose precision if the largest score is large.)
         """
         d_v = self.values.shape[-1]
         context = self.queries.new_empty((*self.queries.shape[:-1], d_v))
         sums = self.queries.new_empty((*self.queries.shape[:-1], 2))
         for rows in _blocks(0, self.queries.shape[-2], self.rows):
             queries = self._tile(self.queries, rows) * self.scale
-            found = queries.new_zeros((*queries.shape[:-1], d_v))
+            weighted = queries.new_zeros((*queries.shape[:-1], d_v))
             total = queries.new_zeros((*queries.shape[:-1], 1))
             largest = torch.full_like(total, -torch.inf)
             anchor = torch.zeros_like(total)
             for columns in self._columns(rows):
                 weights, _ = self._scores(queries, rows, columns)
                 before, largest = largest, torch.maximum(largest, weights.amax(-1, keepdim=True))
-                # As long as nothing was allowed the largest is -inf, and -inf - -inf is NaN.
+                # Before the first allowed key the largest score is -inf, and -inf - -inf is NaN.
                 anchor = torch.where(largest == -torch.inf, 0.0, largest)
                 shrink = (before - anchor).exp2_()
                 weights.sub_(anchor).exp2_()
                 total.mul_(shrink).add_(weights.sum(-1, keepdim=True))
                 factors = self._factors(rows, columns)
-                if factors is not None:  # dropped weights count in the sum
+                if factors is not None:  # the sum includes the weights that are dropped
                     weights.mul_(factors)
-                found.mul_(shrink).baddbmm_(weights, self.values[:, columns])
-            total.masked_fill_(total == 0, 1.0)  # nothing to attend to: the context is 0
-            found.div_(total)
-            context[:, :, rows] = found.view(self.count, self.group, -1, d_v)
+                weighted.mul_(shrink).baddbmm_(weights, self.values[:, columns])
+            total.masked_fill_(total == 0, 1.0)  # no allowed key: the context is 0
+            weighted.div_(total)
+            context[:, :, rows] = weighted.view(self.count, self.group, -1, d_v)
             row_sums = torch.cat([anchor, total], dim=-1)
             sums[:, :, rows] = row_sums.view(self.count, self.group, -1, 2)
-        whole = (*self.shape, -1, d_v)
-        return context.view(whole), sums
+        return context.view(*self.shape, -1, d_v), sums
 
     def backward(
         self, gradient: Tensor, context: Tensor, sums: Tensor, of_bias: bool
     ) -> tuple[Any, ...]:
-        """The gradients of queries, keys, values and, if wanted, bias (else None)."""
+        """The gradients of queries, keys, values and bias (None unless of_bias)."""
         gradient, context = self._folded(gradient), self._folded(context)
         d_queries = torch.empty_like(self.queries)
         d_keys, d_values = torch.zeros_like(self.keys), torch.zeros_like(self.values)
@@ -224,9 +225,9 @@ class _Tiles:
         for rows in _blocks(0, self.queries.shape[-2], self.rows):
             queries = self._tile(self.queries, rows) * self.scale
             largest, total = self._tile(sums, rows).tensor_split(2, dim=-1)
-            # Divided by the sum here, not cell by cell: then exponentials may stand for weights.
+            # Divide the gradient by the sum instead of dividing each weight in the tiles.
             of_context = self._tile(gradient, rows) / total
-            # Of each row, what its weights have in common: sum of weight * gradient of weight.
+            # For each row the sum of weight * gradient of weight.
             common = (of_context * self._tile(context, rows)).sum(-1, keepdim=True)
             of_queries = torch.zeros_like(queries)
             for columns in self._columns(rows):
@@ -277,17 +278,17 @@ class _Tiles:
         return torch.bmm(one, other.mT, out=out)
 
     def _columns(self, rows: slice) -> Iterator[slice]:
-        """The tiles of keys that some of these rows may see."""
+        """The tiles of keys that the mask's band allows for any of these rows."""
         first, end = 0, self.keys.shape[-2]
         if self.spec.mask is not None and self.offset is not None:
             band = self.spec.mask.band
-            # Row r sees keys from r + offset - most to r + offset - least.
+            # Row r may attend to keys from r + offset - most to r + offset - least.
             first = max(first, rows.start + self.offset - band.most)
             end = min(end, rows.stop - 1 + self.offset - band.least + 1)
         return _blocks(int(first), int(end), COLUMNS)
 
     def _scores(self, queries: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor | None]:
-        """The tile as it goes into the softmax, and the slope of the softcap if there is one."""
+        """A tile of masked scores, and the derivative of the softcap (None without one)."""
         scores = self._product(0, queries, self.keys[:, columns])
         spec, slope = self.spec, None
         if spec.softcap is not None:
@@ -299,13 +300,13 @@ class _Tiles:
         if spec.bias is not None:
             by_cell += grid.cells_of(spec.bias, "bias").to(self.dtype) * UNIT
         if spec.mask is not None and not self._all_inside(spec.mask, rows, columns):
-            # On a CPU ten times as fast as masked_fill_.
+            # On a CPU this is ten times as fast as masked_fill_.
             most = torch.where(spec.mask.on(grid), torch.inf, -torch.inf).to(scores.dtype)
             torch.minimum(by_cell, most, out=by_cell)
         return scores, slope
 
     def _all_inside(self, mask: Mask, rows: slice, columns: slice) -> bool:
-        """Whether the mask is a band and allows the whole tile."""
+        """Whether the mask is a band and allows all cells of the tile."""
         if not mask.is_band or self.offset is None:
             return False
         nearest = rows.start + self.offset - (columns.stop - 1)
@@ -313,13 +314,13 @@ class _Tiles:
         return bool(mask.band.least <= nearest and farthest <= mask.band.most)
 
     def _factors(self, rows: slice, columns: slice) -> Tensor | None:
-        """What dropout multiplies the tile with: 0, or more than 1 to make up for it."""
+        """The factors of dropout: 0 for dropped cells, 1 / (1 - rate) for the others."""
         rate = self.spec.dropout
         if not rate:
             return None
         grid = self.grid.select(rows=rows, columns=columns)
-        drawn: Tensor = kept(rate, self.seed, grid.batch, grid.head, grid.query, grid.key)
-        factors = drawn.expand(*self.shape, *drawn.shape[-2:]).to(self.dtype).div_(1 - rate)
+        cells: Tensor = kept(rate, self.seed, grid.batch, grid.head, grid.query, grid.key)
+        factors = cells.expand(*self.shape, *cells.shape[-2:]).to(self.dtype).div_(1 - rate)
         return factors.view(self.count, -1, factors.shape[-1])
 
 

@@ -1,8 +1,8 @@
-"""FlashAttention-2 in Triton, on CUDA: memory linear in the length, forward and backward.
+"""FlashAttention-2 in Triton, on CUDA: memory linear in the number of tokens in both passes.
 
-The kernels are in `triton_flash`, which is imported with the first call that runs: importing
-this file needs neither Triton nor PyTorch. Triton's interpreter runs them on a CPU, slowly, for
-tests: TRITON_INTERPRET=1, set before Triton's first import.
+The kernels are in `triton_flash`, which the first call imports, so that importing this file needs
+neither Triton nor PyTorch. For tests, Triton's interpreter runs them slowly on a CPU: set
+TRITON_INTERPRET=1 before the first import of Triton.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from headway.attention.spec import Spec
 
 
 def _installed() -> bool:
-    """Whether Triton is there, and takes kernels whose arguments are tuples of tuples."""
+    """Whether Triton is installed and supports nested tuples as arguments of kernels (3.6)."""
     try:
         version = metadata.version("triton")
     except metadata.PackageNotFoundError:
@@ -49,15 +49,15 @@ def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | Non
     if queries.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return "supports float32, bfloat16 and float16 only"
     if interpreted and queries.dtype == torch.bfloat16:
-        return "does not support bfloat16 in Triton's interpreter, which multiplies it wrongly"
+        return "does not support bfloat16 in Triton's interpreter, whose products are wrong"
     if max(queries.shape[-1], values.shape[-1]) > 256:
         return "supports heads of up to 256 features"
     if spec.mask is not None and not spec.mask.is_band:
-        return "supports no masks but bands, such as causal and window"
+        return "supports only masks that are bands, such as causal and window"
     if not (spec.offset is None or isinstance(spec.offset, int)):
         return "supports only one offset for all batch rows"
     if not isinstance(spec.batch_offset, int):
-        return "supports only a number for batch_offset"
+        return "supports only an int as batch_offset"
     return None
 
 
@@ -76,12 +76,11 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
 
 
 def _band(queries: Array, keys: Array, spec: Spec) -> list[int]:
-    """least, most, offset and batch_offset: a query's row minus a key that it may attend to lies
-    between least and most."""
+    """least, most, offset and batch_offset: a cell is allowed if least <= row - key <= most."""
     rows, columns = queries.shape[-2], keys.shape[-2]
     offset = columns - rows if spec.offset is None else spec.offset
     band = Band() if spec.mask is None else spec.mask.band
-    # No row minus a key is below -columns or above rows: an int instead of infinity.
+    # row - key is always between -columns and rows: these ints replace infinite bounds.
     least = ceil(max(-columns, min(rows, band.least - offset)))
     most = floor(max(-columns, min(rows, band.most - offset)))
     return [least, most, offset, spec.batch_offset]

@@ -1,24 +1,24 @@
-"""FlashAttention-2 in Triton: the kernels, and the operators that PyTorch sees.
+"""FlashAttention-2 in Triton: the Triton kernels, and the PyTorch operators that launch them.
 
-Dao 2023, algorithms 1 (forward) and 2 (backward). A program owns one block of queries or of keys
-and walks along those blocks of the other side that the mask's band lets it meet.
+Dao 2023, algorithms 1 (forward) and 2 (backward). Each program has one block of queries or of keys
+(OWN) and loops over the blocks of the other side (OTHER) that the band of the mask allows.
 
-    forward, own Q, along K and V:   S = scale Q K^T,   m' = max(m, rowmax S),   P = e^(S - m'),
-                                     l' = e^(m - m') l + rowsum P,   O' = e^(m - m') O + P V
-    at the end:                      O / l
+    forward, a block of Q, loop over K and V:
+        S = scale Q K^T,   m' = max(m, rowmax S),   P = e^(S - m'),
+        l' = e^(m - m') l + rowsum P,   O' = e^(m - m') O + P V,   at the end O / l
+    backward, with D = rowsum(dO * O):
+        P = e^(S - m) / l,   dP = dO V^T,   dS = P * (dP - D)
+        a block of K and V, loop over Q and dO:   dV = sum P^T dO,   dK = scale sum dS^T Q
+        a block of Q and dO, loop over K and V:   dQ = scale sum dS K
 
-    backward, D = rowsum(dO * O):    P = e^(S - m) / l,   dP = dO V^T,   dS = P * (dP - D)
-    own K and V, along Q and dO:     dV = sum P^T dO,   dK = scale sum dS^T Q
-    own Q and dO, along K and V:     dQ = scale sum dS K
+No array of the size queries x keys is stored. Each result is written by one program, so there are
+no atomic operations, and repeated calls give identical bits. The exponentials are powers of 2,
+which the hardware computes directly: S and m are in units of log 2.
 
-Nothing of the size queries x keys is stored. Every number has one program that writes it, so there
-are no atomics, and a call repeated gives the same bits. The exponentials are powers of 2, for which
-there is an instruction: S and m are in units of log 2.
-
-Two things differ from the paper, so that float32 is as right as the plain mechanism. m and l are
-kept, not L = m + log l, which rounds all weights of a row the same way. And D is rowsum(P * dP)
-there, from the same products as dS, of which then no rounding is left over where a row has one
-large weight. In 16 bits both are less than what rounding P and dS costs.
+Two details differ from the paper, so that float32 is as accurate as the formula. m and l are stored
+instead of L = m + log l, which would round all weights of a row in the same direction. In float32
+D is rowsum(P * dP), from the same products as dS, so that their rounding errors cancel in a row
+with one large weight. In 16 bits, rounding P and dS has a larger effect than both details.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LOG2_E = constexpr(log2(e))
 
 
 class _Array(NamedTuple):
-    """An array (batch, heads, tokens, dim) as a kernel gets it."""
+    """An array (batch, heads, tokens, dim) as an argument of a kernel."""
 
     data: Any
     shape: Any
@@ -49,7 +49,7 @@ class _Array(NamedTuple):
 
 
 class _Call(NamedTuple):
-    """What every kernel gets."""
+    """The arguments that all kernels get."""
 
     q: Any
     k: Any
@@ -58,29 +58,29 @@ class _Call(NamedTuple):
     most: Any
     offset: Any  # query position = offset + row
     batch_offset: Any  # batch index = batch_offset + row of the batch
-    scale: Any  # times log2(e), as is the softcap
+    scale: Any  # scale and softcap are multiplied by log2(e)
     softcap: Any
-    threshold: Any  # cells whose hash is not below it are kept
-    kept: Any  # their share
-    seed: Any  # its hash, one number; None without dropout
+    threshold: Any  # a cell is kept if its hash is not below the threshold
+    kept: Any  # the fraction of cells that are kept
+    seed: Any  # the hash of the seed, one number; None without dropout
 
 
 class _Rows(NamedTuple):
-    """Arrays (batch, heads, queries) of float32: one number a row each."""
+    """Arrays (batch, heads, queries) of float32, with one number per row of scores."""
 
     peak: Any  # m
-    share: Any  # 1 / l, and 0 for a dead row
+    share: Any  # 1 / l; 0 for a dead row
     delta: Any  # D
 
 
 def _jit(function: Any) -> Any:
-    """triton.jit of the bare function: the tests wrap every function in a check of shapes."""
+    """triton.jit of the unwrapped function, as the tests wrap functions in checks of shapes."""
     return triton.jit(unwrap(function))
 
 
 @_jit
 def _program(array, OWN: constexpr):
-    """The first token of this program's own block of an array, its batch row and its head."""
+    """The first token of this program's block of an array, its batch row and its head."""
     blocks = tl.cdiv(array.shape[2], OWN)
     row = tl.program_id(0) // blocks
     return tl.program_id(0) % blocks * OWN, row // array.shape[1], row % array.shape[1]
@@ -88,51 +88,51 @@ def _program(array, OWN: constexpr):
 
 @_jit
 def _tile(array, batch, head, first, TOKENS: constexpr, DIM: constexpr):
-    """The pointers to tokens of an array, from the first on, and which of them exist."""
+    """Pointers to a block of tokens of an array, and which of the elements exist."""
     token = first + tl.arange(0, TOKENS)
     dim = tl.arange(0, DIM)
-    there = (token < array.shape[2])[:, None] & (dim < array.shape[3])[None, :]
-    # In 64 bits, for an array may have more elements than 32 bits can count.
+    exists = (token < array.shape[2])[:, None] & (dim < array.shape[3])[None, :]
+    # In 64 bits, as an array may have more than 2^31 elements.
     begin = batch.to(tl.int64) * array.strides[0] + head.to(tl.int64) * array.strides[1]
     down, right = token.to(tl.int64) * array.strides[2], dim.to(tl.int64) * array.strides[3]
-    return array.data + begin + down[:, None] + right[None, :], there
+    return array.data + begin + down[:, None] + right[None, :], exists
 
 
 @_jit
 def _load(array, batch, head, first, TOKENS: constexpr, DIM: constexpr):
-    """Tokens of an array, 0 where there are none."""
-    pointers, there = _tile(array, batch, head, first, TOKENS, DIM)
-    return tl.load(pointers, there, other=0.0)
+    """Load a block of tokens of an array; elements that do not exist are 0."""
+    pointers, exists = _tile(array, batch, head, first, TOKENS, DIM)
+    return tl.load(pointers, exists, other=0.0)
 
 
 @_jit
 def _store(tile, array, batch, head, first, TOKENS: constexpr, DIM: constexpr):
-    pointers, there = _tile(array, batch, head, first, TOKENS, DIM)
-    tl.store(pointers, tile.to(array.data.dtype.element_ty), there)
+    pointers, exists = _tile(array, batch, head, first, TOKENS, DIM)
+    tl.store(pointers, tile.to(array.data.dtype.element_ty), exists)
 
 
 @_jit
-def _place(call, batch, head, row):
-    """Where the number of a row is in an array (batch, heads, queries), and whether it exists."""
+def _index(call, batch, head, row):
+    """The index of a row in an array (batch, heads, queries), and whether the row exists."""
     begin = (batch.to(tl.int64) * call.q.shape[1] + head) * call.q.shape[2]
     return begin + row, row < call.q.shape[2]
 
 
 @_jit
 def _load_rows(call, rows, batch, head, row):
-    """m, 1 / l and D of some rows, 0 where there are none."""
-    place, there = _place(call, batch, head, row)
-    peak = tl.load(rows.peak + place, there, other=0.0)
-    share = tl.load(rows.share + place, there, other=0.0)
-    return peak, share, tl.load(rows.delta + place, there, other=0.0)
+    """Load m, 1 / l and D of a block of rows; 0 for rows that do not exist."""
+    index, exists = _index(call, batch, head, row)
+    peak = tl.load(rows.peak + index, exists, other=0.0)
+    share = tl.load(rows.share + index, exists, other=0.0)
+    return peak, share, tl.load(rows.delta + index, exists, other=0.0)
 
 
 @_jit
 def _borders(first, length, least, most, OWN: constexpr, OTHER: constexpr):
-    """Where the blocks of OTHER begin that a block of OWN meets, by least <= own - other <= most.
+    """The range of blocks of OTHER that the band least <= own - other <= most allows, in 3 parts.
 
-    Every cell of those between the second border and the third is allowed; the blocks before and
-    after them are cut by the band or by the end of the array.
+    Between the second border and the third all cells are allowed. The blocks before and after
+    them contain cells outside the band or after the end of the array.
     """
     last = first + OWN - 1
     begin = tl.maximum(first - most, 0) // OTHER * OTHER
@@ -144,13 +144,13 @@ def _borders(first, length, least, most, OWN: constexpr, OTHER: constexpr):
 
 @_jit
 def _dot(left, right):
-    """left @ right, summed in float32; of float32 without TensorFloat's short mantissas."""
+    """left @ right, summed in float32; products of float32 do not use TensorFloat-32."""
     return tl.dot(left, right, input_precision="ieee")
 
 
 @_jit
 def _tanh(x):
-    """Near 0 by Lambert's continued fraction, for there 1 - e^(-2x) cancels."""
+    """tanh; near 0 by Lambert's continued fraction, because 1 - e^(-2x) would lose precision."""
     size = tl.abs(x)
     square = x * x
     near = size * (945 + square * (105 + square)) / (945 + square * (420 + 15 * square))
@@ -161,9 +161,9 @@ def _tanh(x):
 
 @_jit
 def _scores(call, left, right, row, key, CUT: constexpr):
-    """S of two tiles, -inf where not allowed, and the slope of the softcap.
+    """S of two tiles, -inf where not allowed, and the derivative of the softcap.
 
-    row, key: the cells' indices, which broadcast; the queries may be the left tile or the right.
+    row, key: the indices of the cells, which broadcast. The left tile may be queries or keys.
     """
     scores = _dot(left, tl.trans(right)) * call.scale
     slope = 1.0
@@ -173,7 +173,7 @@ def _scores(call, left, right, row, key, CUT: constexpr):
         slope = 1 - tanh * tanh
     if CUT:
         allowed = (call.least <= row - key) & (row - key <= call.most)
-        # A row that does not exist needs no mask: all that is loaded of it is 0.
+        # A row that does not exist needs no mask, because it was loaded as 0.
         scores = tl.where(allowed & (key < call.k.shape[2]), scores, -float("inf"))
     return scores, slope
 
@@ -215,12 +215,12 @@ def _forward(call, context, rows, D_K: constexpr, D_V: constexpr, OWN: constexpr
             v = _load(call.v, batch, kv_head, start, OTHER, D_V)
             scores, _ = _scores(call, q, k, row, key, part != 1)
             larger = tl.maximum(largest, tl.max(scores, 1, keep_dims=True))
-            # As long as nothing was allowed the largest is -inf, and -inf - -inf is NaN.
+            # Before the first allowed key the largest score is -inf, and -inf - -inf is NaN.
             anchor = tl.where(larger == -float("inf"), 0.0, larger)
             shrink = tl.exp2(largest - anchor)
             weights = tl.exp2(scores - anchor)
             total = total * shrink + tl.sum(weights, 1, keep_dims=True)
-            if call.seed is not None:  # dropout is of the weights: the sum above is that of all
+            if call.seed is not None:  # the sum above includes the weights that are dropped
                 kept = _kept(call, batch, head, row, key)
                 weights = tl.where(kept, weights / call.kept, 0.0)
             summed = summed * shrink + _dot(weights.to(v.dtype), v)
@@ -228,16 +228,16 @@ def _forward(call, context, rows, D_K: constexpr, D_V: constexpr, OWN: constexpr
     dead = total == 0
     total = tl.where(dead, 1.0, total)
     _store(summed / total, context, batch, head, first, OWN, D_V)
-    place, there = _place(call, batch, head, row)
-    tl.store(rows.peak + place, tl.where(dead, 0.0, largest), there)
-    tl.store(rows.share + place, tl.where(dead, 0.0, 1 / total), there)
+    index, exists = _index(call, batch, head, row)
+    tl.store(rows.peak + index, tl.where(dead, 0.0, largest), exists)
+    tl.store(rows.share + index, tl.where(dead, 0.0, 1 / total), exists)
 
 
 @_jit
-def _again(call, left, right, row, key, rows, batch, head, CUT: constexpr):
-    """Of one tile: P, P as it met the values, dP, and the slope of the softcap.
+def _recomputed(call, left, right, row, key, rows, batch, head, CUT: constexpr):
+    """P, P after dropout, dP, and the derivative of the softcap for one tile.
 
-    left and right are (queries, dO) and (keys, values), either way around.
+    left and right are (queries, dO) and (keys, values), in either order.
     """
     scores, slope = _scores(call, left[0], right[0], row, key, CUT)
     weights = tl.exp2(scores - rows[0]) * rows[1]
@@ -261,7 +261,7 @@ def _backward_queries(
     OWN: constexpr,
     OTHER: constexpr,
 ):
-    """Algorithm 2's dQ of one block of queries; without a place for it, D as rowsum(P * dP)."""
+    """dQ of one block of queries, algorithm 2; if queries_gradient is None, D = rowsum(P * dP)."""
     first, batch, head = _program(call.q, OWN)
     kv_head = head // (call.q.shape[1] // call.k.shape[1])
     row = (first + tl.arange(0, OWN))[:, None]
@@ -276,7 +276,7 @@ def _backward_queries(
             key = (start + tl.arange(0, OTHER))[None, :]
             k = _load(call.k, batch, kv_head, start, OTHER, D_K)
             v = _load(call.v, batch, kv_head, start, OTHER, D_V)
-            p, _, dp, slope = _again(
+            p, _, dp, slope = _recomputed(
                 call, (q, do), (k, v), row, key, numbers, batch, head, part != 1
             )
             if queries_gradient is None:
@@ -285,8 +285,8 @@ def _backward_queries(
                 ds = p * (dp - numbers[2]) * slope
                 dq += _dot(ds.to(k.dtype), k)
     if queries_gradient is None:
-        place, there = _place(call, batch, head, row)
-        tl.store(rows.delta + place, delta, there)
+        index, exists = _index(call, batch, head, row)
+        tl.store(rows.delta + index, delta, exists)
     else:
         dq *= call.scale / _LOG2_E
         _store(dq, queries_gradient, batch, head, first, OWN, D_K)
@@ -304,7 +304,7 @@ def _backward_keys(
     OWN: constexpr,
     OTHER: constexpr,
 ):
-    """Algorithm 2's dK and dV of one block of keys, from every head of queries that reads it."""
+    """dK and dV of one block of keys, algorithm 2, from all heads of queries that read it."""
     first, batch, kv_head = _program(call.k, OWN)
     group = call.q.shape[1] // call.k.shape[1]
     key = (first + tl.arange(0, OWN))[:, None]
@@ -321,7 +321,7 @@ def _backward_keys(
                 q = _load(call.q, batch, head, start, OTHER, D_K)
                 do = _load(received, batch, head, start, OTHER, D_V)
                 numbers = _load_rows(call, rows, batch, head, row)
-                p, dropped, dp, slope = _again(
+                p, dropped, dp, slope = _recomputed(
                     call, (k, v), (q, do), row, key, numbers, batch, head, part != 1
                 )
                 ds = p * (dp - numbers[2]) * slope
@@ -332,13 +332,13 @@ def _backward_keys(
     _store(dv, values_gradient, batch, kv_head, first, OWN, D_V)
 
 
-# By the width of a head, the blocks (OWN, OTHER) of algorithm 1 and of algorithm 2 for numbers of
-# 16 bits: as large as the registers and 99 KiB of shared memory hold.
+# For each width of a head, the block sizes (OWN, OTHER) of algorithm 1 and of algorithm 2 in 16
+# bits: the largest that fit into the registers and 99 KiB of shared memory.
 _BLOCKS = {64: ((128, 64), (128, 32)), 128: ((128, 64), (64, 32)), 256: ((64, 32), (32, 32))}
 
 
 def blocks(dim: int, size: int) -> list[tuple[int, int]]:
-    """(OWN, OTHER) of algorithm 1 and of algorithm 2; `dim` numbers a head, of `size` bytes."""
+    """(OWN, OTHER) of algorithms 1 and 2 for heads of `dim` numbers of `size` bytes each."""
     widest = next(width for width in _BLOCKS if dim <= width)
     return [(own * 2 // size, other * 2 // size) for own, other in _BLOCKS[widest]]
 
@@ -358,10 +358,10 @@ def flash(
     """The context (batch, heads, queries, d_v), and m and 1 / l (batch, heads, queries).
 
     queries (batch, heads, queries, d_k), keys (batch, kv_heads, keys, d_k), values (batch,
-    kv_heads, keys, d_v). numbers: seed, `dropout.hashed` or None for no dropout; band, that is
-    least, most, offset and batch_offset, for which least <= row - key <= most, query position =
-    offset + row and batch index = batch_offset + row of the batch; scale; softcap or None; rate,
-    the share of weights that are dropped.
+    kv_heads, keys, d_v). numbers are seed (of `dropout.hashed`, or None for no dropout), band,
+    scale, softcap (or None) and rate, the fraction of weights that are dropped. band is [least,
+    most, offset, batch_offset]: a cell is allowed if least <= row - key <= most, the position of a
+    query is offset + row, and the batch index is batch_offset + row of the batch.
     """
     context, peak, share = _results(queries, keys, values)
     block, _ = blocks(max(queries.shape[-1], values.shape[-1]), queries.dtype.itemsize)
@@ -379,7 +379,7 @@ def flash(
 def flash_backward(
     received: Tensor, context: Tensor, peak: Tensor, share: Tensor, *inputs: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of `flash`'s queries, keys and values; `received` is that of the context."""
+    """The gradients of the queries, keys and values; `received` is the gradient of the context."""
     queries, keys, values = inputs[:3]
     _, block = blocks(max(queries.shape[-1], values.shape[-1]), queries.dtype.itemsize)
     call, gradient = _call(*inputs), _array(received)
@@ -396,7 +396,7 @@ def flash_backward(
 
 
 def _results(queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    """Room for what `flash` gives."""
+    """Allocate the results of `flash`."""
     rows = queries.shape[:-1]
     peak, share = (queries.new_empty(rows, dtype=torch.float32) for _ in range(2))
     return queries.new_empty((*rows, values.shape[-1])), peak, share
@@ -436,14 +436,14 @@ def _call(
 def _launch(kernel: Any, own: Tensor, call: _Call, block: tuple[int, int], *arrays: Any) -> None:
     """Run a kernel, one program for each block of `own`."""
     batch, heads, tokens, _ = own.shape
-    # Tiles are powers of 2, of which tensor cores want 16.
+    # The sizes of tiles are powers of 2, and tensor cores need at least 16.
     dims = (max(16, triton.next_power_of_2(x.shape[-1])) for x in (call.q, call.v))
     programs = triton.cdiv(tokens, block[0]) * batch * heads
     with torch.cuda.device_of(own):
         kernel[programs,](call, *arrays, *dims, *block, num_warps=8, num_stages=2)
 
 
-# What PyTorch cannot see by itself: the shapes, and that one operator is the other's derivative.
+# The shapes of the results, and the derivative, which PyTorch cannot derive from an operator.
 
 
 flash.register_fake(_results)
@@ -462,8 +462,8 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 
 def _gradients(ctx: Any, received: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    found = flash_backward(received, *ctx.saved_tensors, *ctx.numbers)
-    return (*found, None, *(None for _ in ctx.numbers))
+    gradients = flash_backward(received, *ctx.saved_tensors, *ctx.numbers)
+    return (*gradients, None, *(None for _ in ctx.numbers))
 
 
 flash.register_autograd(_gradients, setup_context=_remember)

@@ -1,7 +1,7 @@
-"""Which kernel is likely the fastest for a call: as measured on this machine, else by rule.
+"""Choose the fastest kernel for a call: from times measured on this machine, or by a fixed rule.
 
-`headway bench --tune` times the kernels on a few shapes and keeps the table in Headway's cache. For
-another shape the nearest measured ones count, the nearer the more.
+`headway bench --tune` times the kernels on a few shapes and saves the table in Headway's cache. For
+other shapes the times of the nearest measured shapes are averaged, weighted by their distance.
 """
 
 from __future__ import annotations
@@ -23,20 +23,24 @@ from headway.attention.arrays import Array, engine
 from headway.attention.masks import causal
 from headway.attention.spec import Spec
 
-# Without a table. PyTorch's own kernel wins or is close wherever it takes the call. What it refuses
-# (dropout by a seed, softcap) is faster in tiles as soon as a head has more than one; NumPy and JAX
-# are so for long texts alone, and then for the memory. JAX's own kernel, which no other engine has,
-# takes two thirds of the mechanism's time, forward and backward.
+# The order without a table. PyTorch's kernel is the fastest, or nearly the fastest, for all calls
+# that it supports. For the others (dropout with a seed, softcap) `tiled` is faster than `plain` as
+# soon as there is more than one tile; on NumPy and JAX only for long texts, because of the memory.
+# JAX's kernel takes two thirds of the time of `plain`, forward and backward.
 RULES: Mapping[str, tuple[str, ...]] = {
     "short": ("sdpa", "jax", "plain"),
     "long": ("sdpa", "tiled", "plain"),
 }
-SHORT = {"torch": 128**2, "numpy": 2048**2, "jax": 512**2}  # cells of a head's scores, at most
-NEAREST = 4
+SHORT = {
+    "torch": 128**2,
+    "numpy": 2048**2,
+    "jax": 512**2,
+}  # queries * keys of a short call, at most
+NEAREST = 4  # the number of measured shapes that are averaged
 
 
 class Kind(NamedTuple):
-    """What two calls must have in common for the times of one to tell of the other."""
+    """The properties that two calls must share so that their times can be compared."""
 
     engine: str
     device: str
@@ -49,7 +53,7 @@ class Kind(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Of one call: batch rows times heads, queries, keys, features of a head."""
+    """The sizes of a call: batch rows times heads, queries, keys, features of a head."""
 
     heads: int
     queries: int
@@ -57,12 +61,12 @@ class Size(NamedTuple):
     features: int
 
 
-Seconds = Mapping[str, float]  # by the kernel's name
+Seconds = Mapping[str, float]  # kernel name -> seconds
 Table = Mapping[Kind, Mapping[Size, Seconds]]
 
 
 def ranking(queries: Array, keys: Array, values: Array, spec: Spec) -> tuple[str, ...]:
-    """Kernels for a call, the fastest first; some may refuse it, `plain` is always among them."""
+    """Kernels for a call, the fastest first; some may refuse it; always contains `plain`."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.compiler.is_compiling():
         return RULES["short"]
@@ -73,7 +77,7 @@ def ranking(queries: Array, keys: Array, values: Array, spec: Spec) -> tuple[str
     key = (queries.shape, keys.shape, options, machine)
     ranked = _rankings.get(key)
     if ranked is None:
-        if len(_rankings) > 10_000:  # a server that meets every length there is
+        if len(_rankings) > 10_000:  # for a server with many different lengths
             _rankings.clear()
         ranked = measured(table(), *kind_and_size(queries, keys, values, spec))
         ranked = _rankings[key] = ranked or _by_rule(queries, keys)
@@ -89,7 +93,7 @@ def _by_rule(queries: Array, keys: Array) -> tuple[str, ...]:
 
 
 def kind_and_size(queries: Array, keys: Array, values: Array, spec: Spec) -> tuple[Kind, Size]:
-    """What decides which kernel is the fastest."""
+    """The kind and size of a call, on which the fastest kernel depends."""
     torch, library = sys.modules.get("torch"), engine(queries)
     device = queries.device.type if library == "torch" else "cpu"
     on_cpu = library == "torch" and device == "cpu"
@@ -108,10 +112,9 @@ def kind_and_size(queries: Array, keys: Array, values: Array, spec: Spec) -> tup
 
 
 def measured(table: Table, kind: Kind, size: Size) -> tuple[str, ...]:
-    """The kernels from the fastest to the slowest; none for a kind that is not in the table.
+    """The kernels from the fastest to the slowest; empty if the table does not have the kind.
 
-    The times of one measured shape are compared with each other only, so that it does not matter
-    how much longer a larger one takes.
+    Averages logarithms of times, so that a large shape does not count more than a small one.
     """
     rows = table.get(kind, {})
     near = sorted(rows, key=lambda other: _distance(size, other))[:NEAREST]
@@ -127,7 +130,7 @@ def measured(table: Table, kind: Kind, size: Size) -> tuple[str, ...]:
 
 
 def is_measured(kernel: str, queries: Array, keys: Array, values: Array, spec: Spec) -> bool:
-    """Whether the table has times of this kernel for calls of this kind."""
+    """Whether the table has times of this kernel for calls of the same kind."""
     kind, _ = kind_and_size(queries, keys, values, spec)
     return any(kernel in seconds for seconds in table().get(kind, {}).values())
 
@@ -156,44 +159,46 @@ def _records(torch: Any, *arrays: Array | None) -> bool:
 
 
 def path() -> Path:
-    """The file of this machine's table. Raises OSError where there is no place for it."""
+    """The file of this machine's table. Raises OSError if its folder cannot be created."""
     versions = [f"{name}-{version(name)}" for name in ("torch", "jax")]
     return files.folder("kernels") / f"{'-'.join([platform.node(), *versions])}.json"
 
 
 def save(table: Table, file: Path) -> None:
-    """Write a table, whole or not at all."""
+    """Write a table to a file, which is never incomplete."""
     rows = [
         {**kind._asdict(), **size._asdict(), "seconds": seconds}
         for kind, sizes in table.items()
         for size, seconds in sizes.items()
     ]
-    with files.whole(file) as aside:
-        aside.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    with files.whole(file) as temporary:
+        temporary.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
 def load(file: Path) -> Table:
-    """A table that `save` wrote. Raises ValueError for anything else."""
-    found: dict[Kind, dict[Size, Seconds]] = {}
+    """Read a table that `save` wrote. Raises ValueError if the file is not valid."""
+    table: dict[Kind, dict[Size, Seconds]] = {}
     try:
         for row in json.loads(file.read_text(encoding="utf-8")):
             kind = Kind(*(row[name] for name in Kind._fields))
             size = Size(*(row[name] for name in Size._fields))
             seconds = {name: float(spent) for name, spent in row["seconds"].items()}
             if not all(spent > 0 for spent in seconds.values()):
-                raise ValueError("times are larger than 0")
-            found.setdefault(kind, {})[size] = seconds
+                raise ValueError("times must be > 0")
+            table.setdefault(kind, {})[size] = seconds
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{file} is no table of kernels: headway bench --tune") from error
-    return found
+        raise ValueError(
+            f"{file} is not a valid table of kernel times; run: headway bench --tune"
+        ) from error
+    return table
 
 
 @cache
 def table() -> Table:
-    """This machine's table, read once; empty when there is none."""
+    """This machine's table, read once; empty if there is none."""
     try:
         return load(path())
-    except (OSError, RuntimeError):  # no table, or no home
+    except (OSError, RuntimeError):  # no table, or no home directory
         return {}
     except ValueError as error:
         warnings.warn(str(error), stacklevel=2)
@@ -201,13 +206,13 @@ def table() -> Table:
 
 
 def forget() -> None:
-    """The table was written anew: read it again, and choose again."""
+    """Clear the cached table and rankings, after a new table was written."""
     table.cache_clear()
     _rankings.clear()
 
 
 def digest() -> str:
-    """A name for the choices that are made here: runs that have the same one choose the same."""
+    """A hash of the table: runs with the same digest choose the same kernels."""
     rows = sorted(
         (kind, size, sorted(seconds.items()))
         for kind, sizes in table().items()
@@ -217,7 +222,7 @@ def digest() -> str:
 
 
 def version(library: str) -> str | None:
-    """Of an installed package; None without it."""
+    """The version of an installed package; None if it is not installed."""
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:
