@@ -63,7 +63,7 @@ def sdpa(backend: SDPBackend, *arrays: Any, **options: Any) -> Any:
 
 
 def multihead(width: int, heads: int, **options: Any) -> nn.MultiheadAttention:
-    """A module in eval() whose projections are identity matrices, so that only attention is left."""
+    """A module in eval() whose projections are identities, so that only attention is left."""
     module = nn.MultiheadAttention(width, heads, dtype=torch.float64, **options).eval()
     with torch.no_grad():
         module.in_proj_weight.copy_(torch.eye(width).repeat(3, 1))
