@@ -1,6 +1,6 @@
-"""What attention libraries do where they differ, measured on arrays small enough to read off.
+"""Measure the conventions in which attention libraries differ, with small arrays.
 
-`python -m conventions` writes the table into docs/conventions.md; a test holds it there.
+`python -m conventions` writes the table into docs/conventions.md; a test compares the table again.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ PAGE = Path(__file__).parents[1] / "docs" / "conventions.md"
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 
 
-class Unknown(Exception):  # noqa: N818 - the name says it
-    """A library did something that has no name here yet: look at it, then give it one."""
+class Unknown(Exception):  # noqa: N818 - a name without "Error"
+    """The behavior of a library is not among the known answers: inspect it and add an answer."""
 
 
-class NotTaken(Exception):  # noqa: N818 - the name says it
-    """The library took another way for this call, so there is nothing to say of this one."""
+class NotTaken(Exception):  # noqa: N818 - a name without "Error"
+    """The library used another code path for this call, so this path has no result."""
 
 
 # --- the libraries
 
 
 class Way(NamedTuple):
-    """One way through a library, on arrays (batch, heads, tokens, dim) of its engine."""
+    """One code path of a library, for arrays (batch, heads, tokens, dim) of its engine."""
 
     engine: Engine
     attend: Callable[..., Any]
@@ -46,9 +46,9 @@ class Way(NamedTuple):
 
 class Library(NamedTuple):
     ways: dict[str, Way]
-    as_shipped: Callable[..., Any]  # on arrays as the library wants them laid out
+    as_shipped: Callable[..., Any]  # for arrays in the library's layout
     parameters: set[str]
-    # What its options are called; None for what it does not have.
+    # The names of its options; None for options that it does not have.
     mask: str
     bias: str
     causal: str
@@ -63,7 +63,7 @@ def sdpa(backend: SDPBackend, *arrays: Any, **options: Any) -> Any:
 
 
 def multihead(width: int, heads: int, **options: Any) -> nn.MultiheadAttention:
-    """A module in eval whose projections are identities: nothing but the attention is left."""
+    """A module in eval() whose projections are identities, so that only attention is left."""
     module = nn.MultiheadAttention(width, heads, dtype=torch.float64, **options).eval()
     with torch.no_grad():
         module.in_proj_weight.copy_(torch.eye(width).repeat(3, 1))
@@ -77,7 +77,7 @@ def mha(
     _, heads, _, dim = queries.shape
     dropout = options.pop("dropout", 0.0)
     module = multihead(heads * dim, heads, batch_first=True, dropout=dropout)
-    # One array stays one array: by that the module knows self-attention, and has a fast path.
+    # Equal arrays must stay identical objects: the module needs this to detect self-attention.
     merged = {id(array): merge(array) for array in (queries, keys, values)}
     with (
         mock.patch.object(torch.backends.mha, "get_fastpath_enabled", return_value=fast),
@@ -109,8 +109,8 @@ LIBRARIES = {
         },
         as_shipped=nn.functional.scaled_dot_product_attention,
         parameters={
-            each.name
-            for each in torch.ops.aten.scaled_dot_product_attention.default._schema.arguments
+            argument.name
+            for argument in torch.ops.aten.scaled_dot_product_attention.default._schema.arguments
         },
         mask="attn_mask",
         bias="attn_mask",
@@ -166,29 +166,29 @@ LIBRARIES = {
 }
 
 
-# --- reading the answer off
+# --- classifying the results
 
 
-def classify(found: Any, known: dict[str, Any]) -> str:
-    """The name of the one known answer that was found."""
+def classify(output: Any, known: dict[str, Any]) -> str:
+    """The name of the only known answer that equals the output."""
     names = [
         name
         for name, answer in known.items()
-        if np.allclose(found, answer, rtol=0, atol=1e-6, equal_nan=True)
+        if np.allclose(output, answer, rtol=0, atol=1e-6, equal_nan=True)
     ]
     if len(names) != 1:
-        raise Unknown(f"{names or 'none'} of {list(known)} is what was found:\n{found}")
+        raise Unknown(f"the output equals {names or 'none'} of {list(known)}:\n{output}")
     return names[0]
 
 
 REFUSALS = {
-    "Need attn_mask if specifying the is_causal hint": "refuses: wants the mask as well",
-    "Explicit attn_mask should not be set when is_causal": "refuses",
-    "mask dtype should be bool": "refuses: these are a `bias`",
-    "numbers to add to the scores must be passed as bias": "refuses: these are a `bias`",
-    "mat1 and mat2 shapes cannot be multiplied": "refuses",
-    "No available kernel": "refuses",
-    "the option dropout": "refuses",
+    "Need attn_mask if specifying the is_causal hint": "error: requires a mask too",
+    "Explicit attn_mask should not be set when is_causal": "error",
+    "mask dtype should be bool": "error: use `bias`",
+    "numbers to add to the scores must be passed as bias": "error: use `bias`",
+    "mat1 and mat2 shapes cannot be multiplied": "error",
+    "No available kernel": "error",
+    "the option dropout": "error",
 }
 
 
@@ -200,7 +200,7 @@ def refusal(error: Exception) -> str:
 
 
 def given(way: Way, options: dict[str, Any]) -> dict[str, Any]:
-    """The options with their arrays as arrays of the way's engine."""
+    """Convert the arrays among the options to arrays of the engine."""
     return {
         name: way.engine.array(option) if isinstance(option, np.ndarray) else option
         for name, option in options.items()
@@ -209,9 +209,9 @@ def given(way: Way, options: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def weights(way: Way, rows: int, columns: int, **options: Any) -> np.ndarray:
-    """The weights: the values are the identity, so the output is the weights.
+    """The weights of a call: the values are the identity matrix, so the output is the weights.
 
-    Queries and keys are too, so scores differ: a mean of the values is never mistaken for weights.
+    Queries and keys are identity matrices too, so that the weights differ from a uniform mean.
     """
     queries, keys = (
         way.engine.array(np.tile(np.eye(tokens, columns), (1, 2, 1, 1)))
@@ -223,51 +223,54 @@ def weights(way: Way, rows: int, columns: int, **options: Any) -> np.ndarray:
 
 
 def expected(allowed: np.ndarray, numbers: Any = 0.0) -> np.ndarray:
-    """The weights of `weights` when exactly the allowed cells take part; dead rows are 0."""
-    grown = np.exp(np.eye(*allowed.shape) / np.sqrt(allowed.shape[1]) + numbers) * allowed
-    return grown / np.maximum(grown.sum(axis=1, keepdims=True), 1e-9)
+    """The expected result of `weights` for a mask of allowed cells; dead rows are 0."""
+    exponentials = np.exp(np.eye(*allowed.shape) / np.sqrt(allowed.shape[1]) + numbers) * allowed
+    return exponentials / np.maximum(exponentials.sum(axis=1, keepdims=True), 1e-9)
 
 
-# --- the questions: each takes a library and one of its ways, and gives a few words
+# --- the questions: functions of a library and one of its code paths that return a short answer
 
 
 def layout(library: Library, way: Way) -> str:
-    if "embed_dim" in library.parameters:  # a module: the heads are inside
+    if "embed_dim" in library.parameters:  # a module, whose inputs have no heads axis
         shape, names = (2, 3, 4), {"(tokens, batch, dim)": 0, "(batch, tokens, dim)": 1}
     else:
         shape = (2, 3, 4, 5)
         names = {"(batch, tokens, heads, dim)": 1, "(batch, heads, tokens, dim)": 2}
     values = np.random.default_rng(0).normal(size=shape)
     same = way.engine.array(np.zeros(shape))  # equal scores: the output is the mean over tokens
-    found = way.engine.numpy(library.as_shipped(same, same, way.engine.array(values)))
-    return classify(found, {name: values.mean(axis, keepdims=True) for name, axis in names.items()})
+    output = way.engine.numpy(library.as_shipped(same, same, way.engine.array(values)))
+    return classify(
+        output, {name: values.mean(axis, keepdims=True) for name, axis in names.items()}
+    )
 
 
 def boolean_mask(library: Library, way: Way) -> str:
     mask = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1]], dtype=bool)
-    found = weights(way, 3, 3, **{library.mask: mask})
+    output = weights(way, 3, 3, **{library.mask: mask})
     return classify(
-        found, {"True = may attend": expected(mask), "True = may not attend": expected(~mask)}
+        output, {"True = may attend": expected(mask), "True = may not attend": expected(~mask)}
     )
 
 
 def allow(library: Library, way: Way, allowed: np.ndarray) -> dict[str, Any]:
-    """The library's own boolean mask for these cells."""
+    """The boolean mask of the library for these cells."""
     attends = boolean_mask(library, way) == "True = may attend"
     return {library.mask: allowed if attends else ~allowed}
 
 
 def numbers_as_mask(library: Library, way: Way) -> str:
     numbers = np.log([[1.0, 2, 3], [3, 1, 1], [1, 5, 1]])
-    found = weights(way, 3, 3, **{library.mask: numbers})
-    return classify(found, {"added to the scores": expected(np.ones((3, 3)), numbers)})
+    output = weights(way, 3, 3, **{library.mask: numbers})
+    return classify(output, {"added to the scores": expected(np.ones((3, 3)), numbers)})
 
 
 def causal_alone(library: Library, way: Way) -> str:
-    found = weights(way, 3, 3, **{library.causal: True})
+    output = weights(way, 3, 3, **{library.causal: True})
     everything = np.ones((3, 3))
     return classify(
-        found, {"causal": expected(np.tri(3)), "**ignored: sees the future**": expected(everything)}
+        output,
+        {"causal": expected(np.tri(3)), "**ignored: attends to the future**": expected(everything)},
     )
 
 
@@ -290,14 +293,14 @@ def mask_and_causal(library: Library, way: Way) -> str:
     return classify(
         weights(way, 3, 3, **both),
         {
-            "both hold": expected(mask & np.tri(3, dtype=bool)),
+            "both apply": expected(mask & np.tri(3, dtype=bool)),
             "mask only": expected(mask),
             "causal only": expected(np.tri(3)),
         },
     )
 
 
-# A dead row is a query with nothing to attend to: here the first of three.
+# A dead row is a query that may attend to no key: here the first of three.
 ALIVE = np.array([[False] * 3, [True] * 3, [True] * 3])
 
 
@@ -327,23 +330,23 @@ def dead_row(kill: Callable[..., dict[str, Any]]) -> Callable[[Library, Way], st
 def gradients(
     library: Library, way: Way, kill: Callable[..., dict[str, Any]], rows: slice, known: Any
 ) -> str:
-    """What queries, keys and values get when the loss is of some rows of the output only."""
+    """The gradients of queries, keys and values for a loss of some rows of the output only."""
     options = given(way, kill(library, way))
     arrays = np.random.default_rng(0).normal(size=(3, 1, 2, 3, 3))
-    found = way.engine.gradients(
+    output = way.engine.gradients(
         lambda *leaves: way.attend(*leaves, **options)[:, :, rows], *arrays
     )
-    if np.isnan(found).any():
+    if np.isnan(output).any():
         return "NaN"
     return classify(
-        found, {name: TORCH.gradients(answer, *arrays) for name, answer in known.items()}
+        output, {name: TORCH.gradients(answer, *arrays) for name, answer in known.items()}
     )
 
 
 def gradients_of_dead_row(kill: Callable[..., dict[str, Any]]) -> Callable[[Library, Way], str]:
     known = {
         "0": lambda queries, keys, values: values[:, :, :1] * 0,
-        "the values get the mean's": lambda queries, keys, values: values.mean(2, keepdim=True),
+        "those of a mean of the values": lambda queries, keys, values: values.mean(2, keepdim=True),
     }
     return lambda library, way: gradients(library, way, kill, slice(0, 1), known)
 
@@ -352,23 +355,23 @@ def gradients_beside(kill: Callable[..., dict[str, Any]]) -> Callable[[Library, 
     def without(queries: Any, keys: Any, values: Any) -> Any:
         return (queries[:, :, 1:] @ keys.mT / 3**0.5).softmax(-1) @ values
 
-    return lambda library, way: gradients(library, way, kill, slice(1, 3), {"right": without})
+    return lambda library, way: gradients(library, way, kill, slice(1, 3), {"correct": without})
 
 
 def grouped_heads(library: Library, way: Way) -> str:
     queries = way.engine.array(np.ones((1, 4, 2, 3)))
     values = np.tile(np.arange(2.0).reshape(2, 1, 1), (1, 1, 2, 3))  # head h is full of h
     values = way.engine.array(values)
-    found = way.engine.numpy(way.attend(queries, values, values, **library.grouped))
+    output = way.engine.numpy(way.attend(queries, values, values, **library.grouped))
     known = {"h // (heads // kv_heads)": [0, 0, 1, 1], "h % kv_heads": [0, 1, 0, 1]}
     asked = "".join(f", with {name}={value}" for name, value in library.grouped.items())
-    return classify(found[0, :, 0, 0], known) + asked
+    return classify(output[0, :, 0, 0], known) + asked
 
 
 def lacks(library: Library, what: str) -> str:
-    """`no ...`, once it is sure that the library has not got it meanwhile."""
+    """`no ...`, after checking that the installed version has no such parameter."""
     if any(what in name for name in library.parameters):
-        raise Unknown(f"there is a parameter for {what} now: {library.parameters}")
+        raise Unknown(f"this version has a parameter for {what}: {library.parameters}")
     return f"no {what}"
 
 
@@ -376,14 +379,14 @@ def window(causal: bool) -> Callable[[Library, Way], str]:
     def extent(library: Library, way: Way) -> str:
         if library.window is None:
             return lacks(library, "window")
-        back = np.arange(8)[:, None] - np.arange(8)  # how far before the query the key is
-        found = weights(way, 8, 8, **{library.window: 2, library.causal: causal})
+        back = np.arange(8)[:, None] - np.arange(8)  # query position - key position
+        output = weights(way, 8, 8, **{library.window: 2, library.causal: causal})
         return classify(
-            found,
+            output,
             {
-                "W keys, itself the last": expected((back >= 0) & (back < 2)),
-                "W + 1 keys, itself the last": expected((back >= 0) & (back <= 2)),
-                "2 W + 1 keys, itself in the middle": expected(abs(back) <= 2),
+                "W keys, up to itself": expected((back >= 0) & (back < 2)),
+                "W + 1 keys, up to itself": expected((back >= 0) & (back <= 2)),
+                "2 W + 1 keys, centered on itself": expected(abs(back) <= 2),
             },
         )
 
@@ -393,30 +396,30 @@ def window(causal: bool) -> Callable[[Library, Way], str]:
 def dropout(library: Library, way: Way) -> str:
     if library.dropout is None:
         return lacks(library, "dropout")
-    found = weights(way, 8, 8, **library.dropout)
+    output = weights(way, 8, 8, **library.dropout)
     everything = expected(np.ones((8, 8)))
-    dropped = np.where(found == 0, 0.0, 2 * everything)
-    return classify(found, {"off": everything, "drops": dropped})
+    dropped = np.where(output == 0, 0.0, 2 * everything)
+    return classify(output, {"off": everything, "drops": dropped})
 
 
 QUESTIONS: dict[str, Callable[[Library, Way], str]] = {
     "axes": layout,
     "a boolean mask": boolean_mask,
-    "a mask of numbers": numbers_as_mask,
+    "a float mask": numbers_as_mask,
     "causal alone": causal_alone,
     "causal, fewer queries than keys": alignment(2, 4),
     "causal, more queries than keys": alignment(4, 2),
     "mask and causal": mask_and_causal,
-    "dead row by a boolean mask: output": dead_row(by_mask),
-    "dead row by a boolean mask: its gradients": gradients_of_dead_row(by_mask),
-    "dead row by a boolean mask: the others' gradients": gradients_beside(by_mask),
-    "dead row by numbers of -inf: output": dead_row(by_infinity),
-    "dead row by numbers of -inf: its gradients": gradients_of_dead_row(by_infinity),
-    "dead row by numbers of -inf: the others' gradients": gradients_beside(by_infinity),
+    "dead row from a boolean mask: output": dead_row(by_mask),
+    "dead row from a boolean mask: gradients of the row": gradients_of_dead_row(by_mask),
+    "dead row from a boolean mask: gradients of the other rows": gradients_beside(by_mask),
+    "dead row from a bias of -inf: output": dead_row(by_infinity),
+    "dead row from a bias of -inf: gradients of the row": gradients_of_dead_row(by_infinity),
+    "dead row from a bias of -inf: gradients of the other rows": gradients_beside(by_infinity),
     "query head h reads kv head": grouped_heads,
     "a window of W": window(causal=False),
     "a window of W and causal": window(causal=True),
-    "dropout asked for, in `eval()`": dropout,
+    "dropout requested, in `eval()`": dropout,
 }
 
 
@@ -424,7 +427,7 @@ QUESTIONS: dict[str, Callable[[Library, Way], str]] = {
 
 
 def cell(library: Library, question: Callable[[Library, Way], str]) -> str:
-    """The answer; where the library's ways differ, each answer with its ways behind it."""
+    """The answer; if the code paths differ, each answer followed by its code paths."""
     answers: dict[str, list[str]] = {}
     for name, way in library.ways.items():
         try:
@@ -435,14 +438,14 @@ def cell(library: Library, question: Callable[[Library, Way], str]) -> str:
             answer = refusal(error)
         answers.setdefault(answer, []).append(name)
     if not answers:
-        raise Unknown("none of the ways was taken")
+        raise Unknown("no code path was used")
     if len(answers) == 1:
         return next(iter(answers))
     return "; ".join(f"{answer} ({', '.join(names)})" for answer, names in answers.items())
 
 
 def measured() -> str:
-    """The table, in Markdown, under the versions that it was measured with."""
+    """The table in Markdown, after a line with the versions of the libraries."""
     versions = f"torch {torch.__version__.split('+')[0]} and jax {jax.__version__}"
     lines = [
         f"Measured with {versions}, on a CPU.",
@@ -457,7 +460,7 @@ def measured() -> str:
 
 
 def on_the_page() -> tuple[str, str, str]:
-    """docs/conventions.md: what stands before the measured part, that part, and what follows."""
+    """docs/conventions.md in three parts: before the measured table, the table, and after it."""
     before, rest = PAGE.read_text().split(BEGIN)
     part, after = rest.split(END)
     return before + BEGIN, part, END + after

@@ -1,4 +1,4 @@
-"""The rules of the house: which room may import which, and what stays out."""
+"""The rules of the architecture: which package may import which, and what is not allowed."""
 
 import ast
 import subprocess
@@ -14,7 +14,7 @@ SRC = Path(__file__).parents[1] / "src" / "headway"
 FILES = {file.relative_to(SRC).as_posix(): file.read_text() for file in SRC.rglob("*.py")}
 TREES = {name: ast.parse(text) for name, text in FILES.items()}
 
-# Each room may use those to the right of it, and nothing to the left.
+# For each package (or module at the top), the packages that it may import.
 BELOW = {
     "tracing": set(),
     "cache": set(),
@@ -39,7 +39,7 @@ ENGINE_FREE = ("tracing", "cache", "attention", "ladder", "models", "data")
 ENGINE_FREE += ("training", "reference", "hf", "nearest")
 
 
-def room(name):
+def package(name):
     return name.split("/")[0].removesuffix(".py")
 
 
@@ -54,44 +54,44 @@ def imports(tree):
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "__init__.py"])
-def test_arrows_point_one_way(name):
-    here = room(name)
+def test_imports_point_one_way(name):
+    importing = package(name)
     for imported in imports(TREES[name]):
         parts = imported.split(".")
         if parts[0] == "headway" and len(parts) > 1:
-            assert parts[1] in BELOW[here] | {here}, f"{name} imports {imported}"
+            assert parts[1] in BELOW[importing] | {importing}, f"{name} imports {imported}"
 
 
-def test_every_room_is_known():
-    assert {room(name) for name in FILES} - {"__init__"} <= set(BELOW)
+def test_every_package_has_a_rule():
+    assert {package(name) for name in FILES} - {"__init__"} <= set(BELOW)
 
 
 def engine_free(name):
-    # Kernels are of an engine, and of the explorer one file runs models.
+    # Kernels use one engine, and in the explorer only the file `subjects` runs models.
     if name.startswith("attention/kernels/"):
         return False
-    return room(name) in ENGINE_FREE or (room(name) == "explore" and "subjects" not in name)
+    return package(name) in ENGINE_FREE or (package(name) == "explore" and "subjects" not in name)
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if engine_free(name)])
-def test_engine_free_rooms_name_no_engine(name):
-    imported = {each.split(".")[0] for each in imports(TREES[name])}
+def test_engine_free_packages_name_no_engine(name):
+    imported = {module.split(".")[0] for module in imports(TREES[name])}
     assert not imported & {"torch", "jax"}
     for node in ast.walk(TREES[name]):
-        if isinstance(node, ast.If) and room(name) != "tracing":
+        if isinstance(node, ast.If) and package(name) != "tracing":
             names = {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}
             assert not names & {"torch", "jax"}, f"{name}:{node.lineno} asks for the engine"
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if room(name) == "reference"])
-def test_the_reference_imports_numpy_alone(name):
+@pytest.mark.parametrize("name", [name for name in FILES if package(name) == "reference"])
+def test_the_reference_imports_only_numpy(name):
     known = {"numpy", "headway", "__future__", *sys.stdlib_module_names}
-    assert {each.split(".")[0] for each in imports(TREES[name])} <= known
+    assert {module.split(".")[0] for module in imports(TREES[name])} <= known
 
 
 def test_nothing_dangerous():
     for name, tree in TREES.items():
-        assert "pickle" not in {each.split(".")[0] for each in imports(tree)}, name
+        assert "pickle" not in {module.split(".")[0] for module in imports(tree)}, name
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
@@ -100,22 +100,24 @@ def test_nothing_dangerous():
                 assert node.arg != "weights_only", f"{name}:{node.value.lineno}"
 
 
-def test_no_public_function_has_the_name_of_a_module_beside_it():
-    """So that `headway.attention.formula` is never both. Verbs of the CLI are files by design, and
-    a part may be the reason for its file's name (`parts/attention.py` holds `attention`)."""
+def test_no_public_name_is_also_the_name_of_a_module():
+    """Otherwise `headway.NAME` would be a module or a function, depending on what was imported."""
     (exported,) = (
         ast.literal_eval(node.value)
         for node in TREES["__init__.py"].body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     )
-    assert not set(exported) & {room(name) for name in FILES}
+    assert not set(exported) & {package(name) for name in FILES}
 
 
-# Functions that name several options of attention, and why. The commands of `cli` name flags, and
-# the reference is written without the rest.
+# The only functions that may name several options of attention, with the reason. `cli` (its
+# commands name flags) and `reference` (written separately) are not checked.
 NAMES_OPTIONS = {
-    ("attention/kernels/triton_flash.py", "_call"): "the operators of PyTorch take no Spec",
-    ("check/adapters.py", "call"): "it calls the attention of another library",
+    (
+        "attention/kernels/triton_flash.py",
+        "_call",
+    ): "custom operators of PyTorch cannot take a Spec",
+    ("check/adapters.py", "call"): "it calls the attention of other libraries",
 }
 
 
@@ -123,54 +125,55 @@ def test_only_spec_names_the_options_of_attention():
     from headway.attention.options import Options
     from headway.attention.spec import Spec
 
-    options, found = {*Spec._fields, *Options.__annotations__}, set()
+    options, functions = {*Spec._fields, *Options.__annotations__}, set()
     for name, tree in TREES.items():
-        if room(name) in ("cli", "reference"):
+        if package(name) in ("cli", "reference"):
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.Lambda):
                 arguments = node.args
-                named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-                if len({each.arg for each in named} & options) > 1:
-                    found.add((name, getattr(node, "name", "lambda")))
+                arguments = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+                if len({argument.arg for argument in arguments} & options) > 1:
+                    functions.add((name, getattr(node, "name", "lambda")))
     assert {*Options.__annotations__} - {*Spec._fields} == {"causal", "window"}
-    assert found == {*NAMES_OPTIONS}
+    assert functions == {*NAMES_OPTIONS}
 
 
-def test_a_rung_fits_on_a_page_or_two():
+def test_a_rung_has_at_most_120_lines():
     for name in LADDER:
         assert len(FILES[f"ladder/{name}.py"].splitlines()) <= 120, name
 
 
 def loaded(code):
-    done = subprocess.run(
+    """The modules that are imported after running the code in a new process."""
+    process = subprocess.run(
         [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"],
         capture_output=True,
         text=True,
         check=True,
     )
-    return set(done.stdout.split())
+    return set(process.stdout.split())
 
 
 def test_importing_headway_loads_no_engine():
-    found = loaded("import headway; headway.attend; headway.trace; import headway.ladder.rungs")
-    assert "numpy" in found
-    assert not found & {"torch", "jax", "triton"}
+    modules = loaded("import headway; headway.attend; headway.trace; import headway.ladder.rungs")
+    assert "numpy" in modules
+    assert not modules & {"torch", "jax", "triton"}
 
 
-def test_the_jax_engine_loads_no_pytorch():
-    found = loaded("import headway.jax.engine")
-    assert "jax" in found
-    assert "torch" not in found
+def test_the_jax_engine_does_not_load_pytorch():
+    modules = loaded("import headway.jax.engine")
+    assert "jax" in modules
+    assert "torch" not in modules
 
 
-def test_help_loads_no_engine_and_answers_at_once():
+def test_help_loads_no_engine_and_takes_less_than_half_a_second():
     assert not loaded("import headway.cli.main") & {"torch", "jax", "numpy"}
     command = [Path(sys.executable).parent / "headway", "--help"]
     seconds = []
     for _ in range(5):
-        began = time.perf_counter()
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        seconds.append(time.perf_counter() - began)
-    assert all(verb in said for verb in ("ladder", "train", "generate"))
-    assert min(seconds) < 0.5  # the best of five, for the tests share two cores
+        start = time.perf_counter()
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        seconds.append(time.perf_counter() - start)
+    assert all(command in output for command in ("ladder", "train", "generate"))
+    assert min(seconds) < 0.5  # the best of five runs, because other tests run at the same time

@@ -24,21 +24,21 @@ from conventions import (
 HEADWAY = {
     "axes": "(batch, heads, tokens, dim)",
     "a boolean mask": "True = may attend",
-    "a mask of numbers": "refuses: these are a `bias`",
+    "a float mask": "error: use `bias`",
     "causal alone": "causal",
     "causal, fewer queries than keys": "bottom right",
     "causal, more queries than keys": "bottom right",
-    "mask and causal": "both hold",
-    "dead row by a boolean mask: output": "0",
-    "dead row by a boolean mask: its gradients": "0",
-    "dead row by a boolean mask: the others' gradients": "right",
-    "dead row by numbers of -inf: output": "0",
-    "dead row by numbers of -inf: its gradients": "0",
-    "dead row by numbers of -inf: the others' gradients": "right",
+    "mask and causal": "both apply",
+    "dead row from a boolean mask: output": "0",
+    "dead row from a boolean mask: gradients of the row": "0",
+    "dead row from a boolean mask: gradients of the other rows": "correct",
+    "dead row from a bias of -inf: output": "0",
+    "dead row from a bias of -inf: gradients of the row": "0",
+    "dead row from a bias of -inf: gradients of the other rows": "correct",
     "query head h reads kv head": "h // (heads // kv_heads)",
-    "a window of W": "W keys, itself the last",
-    "a window of W and causal": "W keys, itself the last",
-    "dropout asked for, in `eval()`": "refuses (sdpa); drops (plain, JAX)",
+    "a window of W": "W keys, up to itself",
+    "a window of W and causal": "W keys, up to itself",
+    "dropout requested, in `eval()`": "error (sdpa); drops (plain, JAX)",
 }
 
 
@@ -72,8 +72,8 @@ def test_headway_keeps_its_promises(measured):
         "a boolean mask",
         "causal alone",
         "mask and causal",
-        "dead row by a boolean mask: output",
-        "dropout asked for, in `eval()`",
+        "dead row from a boolean mask: output",
+        "dropout requested, in `eval()`",
     ],
 )
 def test_need_weights_changes_nothing_on_the_fast_path(question):

@@ -1,6 +1,6 @@
-"""One formula: a fault planted in attention.formula must show wherever attention is computed.
+"""A fault planted in attention.formula must change every result that attention computes.
 
-What does not change is a copy, and is to be deleted.
+A result that does not change comes from a copy of the formula, which must be deleted.
 """
 
 import inspect
@@ -35,7 +35,7 @@ FAULT = 'tap("scaled", scores * (2 * scale_of(spec.scale, queries)))'
 
 @pytest.fixture
 def plant(monkeypatch):
-    """Double the scale, in the code of the function itself, so that every importer runs it."""
+    """Double the scale in the code object of the function, so that all importers run the fault."""
 
     def do():
         original = inspect.unwrap(mechanism.attention)
@@ -53,41 +53,41 @@ plain = partial(dispatch.run, kernel="plain")
 
 
 def everything():
-    """Every place where attention is computed, by name, as numbers."""
-    found = {}
+    """The results of all code that computes attention, by name."""
+    results = {}
     for name, rung in LADDER.items():
         _, _, context = run_example(rung)
-        found[f"ladder {name}"] = context
+        results[f"ladder {name}"] = context
     torch.manual_seed(0)
     module = MultiHeadAttention(12, heads=3, attend=plain)
     with torch.no_grad():
-        found["MultiHeadAttention"] = module(torch.randn(2, 5, 12)).numpy()
+        results["MultiHeadAttention"] = module(torch.randn(2, 5, 12)).numpy()
         for preset in ({}, MODERN):
             config = gpt_config(vocabulary=11, context=8, width=12, layers=2, heads=3, **preset)
             model = GPT(config, lambda config: multi_head(config, plain)).eval()
             for parameter in model.parameters():
                 parameter.normal_()
             tokens = torch.arange(8)[None]
-            found[f"GPT {config.norm.kind}, plain"] = model(tokens).numpy()
+            results[f"GPT {config.norm.kind}, plain"] = model(tokens).numpy()
             with headway.trace() as steps:
                 usual = GPT(config).eval()
                 usual.load_state_dict(model.state_dict())
                 traced = usual(tokens)
-            found[f"GPT {config.norm.kind}, traced"] = traced.numpy()
-            found[f"GPT {config.norm.kind}, trace"] = steps["blocks.1.attention.weights"].numpy()
+            results[f"GPT {config.norm.kind}, traced"] = traced.numpy()
+            results[f"GPT {config.norm.kind}, trace"] = steps["blocks.1.attention.weights"].numpy()
             run = partial(lambda model, part: model(torch.arange(8)[None, part]), model)
             tensors, _ = trace_file.record(run, 8)
             params = {n: jnp.asarray(p.numpy()) for n, p in model.named_parameters()}
             of = (config, with_attend(plain))
             ask = jax.jit(lambda params, of=of: gpt.forward(params, np.arange(8)[None], *of))
-            found[f"GPT {config.norm.kind} on JAX, jitted"] = np.asarray(ask(params))
+            results[f"GPT {config.norm.kind} on JAX, jitted"] = np.asarray(ask(params))
             with headway.trace() as steps:
                 traced = gpt.forward(params, np.arange(8)[None], config)
-            found[f"GPT {config.norm.kind} on JAX, traced"] = np.asarray(traced)
-            found[f"GPT {config.norm.kind} on JAX, trace"] = np.asarray(
+            results[f"GPT {config.norm.kind} on JAX, traced"] = np.asarray(traced)
+            results[f"GPT {config.norm.kind} on JAX, trace"] = np.asarray(
                 steps["blocks.1.attention.weights"]
             )
-            found[f"GPT {config.norm.kind}, trace file"] = tensors["blocks.1.attention.weights"]
+            results[f"GPT {config.norm.kind}, trace file"] = tensors["blocks.1.attention.weights"]
     for kind in ("bahdanau", "luong", "transformer"):
         config = Seq2SeqConfig(kind, vocabulary=11, context=8, width=12)
         model, source = Seq2Seq(config, seed=1).eval(), np.array([5, 6, 7, 2])
@@ -95,23 +95,23 @@ def everything():
             logits = model(
                 torch.from_numpy(source)[None], torch.tensor([4]), torch.arange(1, 6)[None]
             )
-        found[f"translator {kind}, traced"] = logits.numpy()
-        found[f"translator {kind}, its alignment"] = alignment(model, source, [5, 6])
+        results[f"translator {kind}, traced"] = logits.numpy()
+        results[f"translator {kind}, its alignment"] = alignment(model, source, [5, 6])
         assert steps
     queries = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
-    found["JAX, jitted"] = np.asarray(jax.jit(lambda q: plain(q, q, q, Spec()))(queries))
-    found["weights"] = headway.attention_weights(queries, queries)
+    results["JAX, jitted"] = np.asarray(jax.jit(lambda q: plain(q, q, q, Spec()))(queries))
+    results["weights"] = headway.attention_weights(queries, queries)
     with headway.trace(only="weights", rows=slice(0, 2)) as steps:
         headway.attend(*(torch.from_numpy(queries),) * 3)
-    found["rows of a fast kernel"] = steps["weights"].numpy()
-    return found
+    results["rows of a fast kernel"] = steps["weights"].numpy()
+    return results
 
 
-def test_a_doubled_scale_shows_everywhere(plant):
+def test_a_doubled_scale_changes_every_result(plant):
     before = everything()
     assert all(np.array_equal(before[k], v) for k, v in everything().items()), "not repeatable"
     plant()
     after = everything()
     unchanged = {name for name in before if np.allclose(before[name], after[name], atol=1e-9)}
-    # These three spell their lines out, to be read; they are held to the reference instead.
+    # These three contain their own lines for teaching; they are tested against the reference.
     assert unchanged == {"ladder fixed", "ladder simplified", "ladder trainable"}

@@ -1,4 +1,4 @@
-"""docs/tour.md: every file that it links exists, and defines the name that it gives."""
+"""Tests that every file that docs/tour.md links exists and defines the name next to the link."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ STOPS = re.findall(r"\[([\w/]+\.py)\]\(([^)]+)\)(?:, | \| )`(\w+)`", TOUR)
 
 
 def defined(file):
-    """The functions, classes and assigned names at the top of a file."""
+    """The functions, classes and variables at the top level of a file."""
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
@@ -21,12 +21,12 @@ def defined(file):
             yield ast.unparse(node.target)
 
 
-def test_every_stop_of_the_tour_is_there():
+def test_every_stop_of_the_tour_exists():
     assert len(STOPS) > 20
     for label, link, name in STOPS:
         file = (ROOT / "docs" / link).resolve()
         assert file == ROOT / "src" / "headway" / label
-        assert name in set(defined(file)), f"{label} defines no {name}"
+        assert name in set(defined(file)), f"{label} does not define {name}"
 
 
 def test_every_link_is_a_stop_with_a_name():
@@ -34,6 +34,6 @@ def test_every_link_is_a_stop_with_a_name():
     assert len(links) == len(STOPS)
 
 
-def test_from_a_token_to_a_logit_a_reader_opens_few_files():
+def test_the_walk_from_a_token_to_a_logit_has_at_most_ten_files():
     walk = TOUR.partition("## From a token to a logit")[2]
     assert len({link for _, link, _ in STOPS if link in walk}) <= 10

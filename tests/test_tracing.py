@@ -1,4 +1,4 @@
-"""trace, edit, tap and scope: on three engines, compiled or not, and nothing left behind."""
+"""Tests of trace, edit, tap and scope on three engines, with and without compilation."""
 
 import threading
 
@@ -52,7 +52,7 @@ def test_scopes_nest_and_end():
     assert list(steps) == ["outer.inner.x", "outer.y", "z"]
 
 
-def test_only_keeps_what_fits():
+def test_only_keeps_matching_names():
     with headway.trace(only=["*.x", "y"]) as steps:
         with scope("a"):
             tap("x", np.ones(1))
@@ -61,7 +61,7 @@ def test_only_keeps_what_fits():
     assert list(steps) == ["a.x", "y"]
 
 
-def test_a_pattern_that_matched_nothing_names_the_nearest():
+def test_a_pattern_without_a_match_suggests_the_nearest_name():
     with (
         pytest.raises(LookupError, match=r"'weihgts'; did you mean 'weights'"),
         headway.trace(only="weihgts"),
@@ -73,26 +73,26 @@ def test_a_pattern_that_matched_nothing_names_the_nearest():
         pass
 
 
-def test_an_error_within_is_not_hidden_by_the_complaint():
+def test_an_unmatched_pattern_does_not_hide_another_error():
     with pytest.raises(ZeroDivisionError), headway.trace(only="nothing"):
         raise ZeroDivisionError
     assert tracing._open == 0
 
 
-def test_a_missing_name_names_the_nearest():
+def test_a_missing_name_suggests_the_nearest():
     with headway.trace() as steps:
         headway.attend(*qkv())
     with pytest.raises(KeyError, match="did you mean 'weights'"):
         steps["weight"]
 
 
-def test_a_name_met_again_gets_a_step_axis_or_a_list():
+def test_a_repeated_name_gets_a_step_axis_or_a_list():
     with headway.trace() as steps:
         for length in (1, 2):
             tap("same", np.full((3,), length))
             tap("growing", np.ones(length))
     assert np.array_equal(steps["same"], [[1, 1, 1], [2, 2, 2]])
-    assert [each.shape for each in steps["growing"]] == [(1,), (2,)]
+    assert [value.shape for value in steps["growing"]] == [(1,), (2,)]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -136,31 +136,31 @@ def test_values_keep_their_gradient():
     assert queries.grad.abs().sum() > 0
 
 
-def test_rows_are_those_of_the_whole_and_cost_only_themselves():
+def test_rows_equal_those_of_the_complete_trace_and_need_less_memory():
     queries, keys, values = qkv(torch.tensor, tokens=9)
     options = {"causal": True, "mask": torch.rand(1, 1, 9, 9) > 0.2, "offset": None}
-    with headway.trace() as whole:
+    with headway.trace() as full:
         context = headway.attend(queries, keys, values, **options)
-    with headway.trace(rows=slice(2, 5)) as some:
+    with headway.trace(rows=slice(2, 5)) as selected:
         with_rows = headway.attend(queries, keys, values, **options)
     assert torch.allclose(with_rows, context, atol=1e-14)
-    assert list(some) == list(whole)
+    assert list(selected) == list(full)
     for name in ("scores", "masked", "weights"):
-        assert torch.equal(some[name], whole[name][..., 2:5, :])
-    assert some["queries"].shape[-2] == 3
-    assert some["keys"].shape[-2] == 9
-    # The whole matrix was never made: the rows have memory of their own.
-    assert some["weights"].untyped_storage().nbytes() == 2 * 3 * 3 * 9 * 8
+        assert torch.equal(selected[name], full[name][..., 2:5, :])
+    assert selected["queries"].shape[-2] == 3
+    assert selected["keys"].shape[-2] == 9
+    # The rows are not a view of the complete matrix, which was never computed.
+    assert selected["weights"].untyped_storage().nbytes() == 2 * 3 * 3 * 9 * 8
 
 
-def test_rows_on_the_plain_kernel_are_cut_from_the_whole():
+def test_rows_on_the_plain_kernel_are_slices_of_the_complete_trace():
     queries, keys, values = qkv(tokens=9)
     with (
-        headway.trace(only="weights") as whole,
-        headway.trace(only="weights", rows=slice(1, 3)) as some,
+        headway.trace(only="weights") as full,
+        headway.trace(only="weights", rows=slice(1, 3)) as selected,
     ):
         headway.attend(queries, keys, values, causal=True, kernel="plain")
-    assert np.array_equal(some["weights"], whole["weights"][..., 1:3, :])
+    assert np.array_equal(selected["weights"], full["weights"][..., 1:3, :])
 
 
 def test_rows_must_be_a_plain_slice():
@@ -206,7 +206,7 @@ def test_a_function_compiled_by_jax_is_traced_and_then_still_compiled():
     assert np.array_equal(before, after)
 
 
-def test_under_a_jax_transform_tracing_says_so():
+def test_tracing_under_a_jax_transform_is_an_error():
     arrays = qkv(jnp.asarray)
     loss = jax.grad(lambda q, k, v: headway.attend(q, k, v).sum())
     with pytest.raises(RuntimeError, match="JAX tracer"), headway.trace():

@@ -1,4 +1,4 @@
-"""attend, weights and explain: every kernel is held to the reference and to the plain mechanism."""
+"""Tests of attend, attention_weights and explain: every kernel against the formula in float64."""
 
 import re
 from contextlib import contextmanager
@@ -29,8 +29,8 @@ DTYPES = {"float64": np.float64, "float32": np.float32, "bfloat16": jnp.bfloat16
 WIDE = {name for name, case in CASES.items() if case.d_v != case.d_k}
 ONE_WIDTH = {f"{name}, one width": CASES[name]._replace(d_v=CASES[name].d_k) for name in WIDE}
 
-# On which engines each kernel runs (on a CPU), and all that it refuses there: cases, their likes
-# with values as wide as the keys, dtypes, options. Those that are not here refuse everything.
+# The engines on which each kernel runs on a CPU, and what it refuses there: cases, cases with
+# d_v = d_k ("one width"), dtypes, options. Kernels that are not listed refuse everything.
 BEYOND_SOFTMAX = {"softcap", "normalizer", "dropout"}
 REFUSED = {
     ("sdpa", "torch"): BEYOND_SOFTMAX,
@@ -64,7 +64,7 @@ def arrays(case, engine="torch", dtype="float64"):
 
 @contextmanager
 def shapes_unchecked(where):
-    """Checks of shapes (conftest.py) would break the graph when masks are compiled."""
+    """Disable the checks of shapes (conftest.py), which torch.compile does not support in masks."""
     jaxtyping.config.update("jaxtyping_disable", where)
     try:
         yield
@@ -73,7 +73,7 @@ def shapes_unchecked(where):
 
 
 def outcome(kernel, engine, leaves, gradients, **options):
-    """The output, and where asked for the gradients of all leaves (the fourth is the bias)."""
+    """The output and, if requested, the gradients of all leaves (the fourth is the bias)."""
 
     def loss(*leaves):
         bias = {"bias": leaves[3]} if len(leaves) == 4 else {}
@@ -83,21 +83,21 @@ def outcome(kernel, engine, leaves, gradients, **options):
         weight = np.cos(np.arange(np.prod(context.shape))).reshape(context.shape)
         return xp.sum(xp.astype(context, xp.float64) * ENGINES[engine].array(weight)), context
 
-    found = ()
+    output = ()
     if not gradients:
         _, context = loss(*leaves)
     elif engine == "torch":
         leaves = [x.clone().requires_grad_() for x in leaves]
         total, context = loss(*leaves)
-        found = torch.autograd.grad(total, leaves)
+        output = torch.autograd.grad(total, leaves)
     else:
         every = tuple(range(len(leaves)))
-        found, context = jax.jit(jax.grad(loss, argnums=every, has_aux=True))(*leaves)
-    return [ENGINES[engine].numpy(each).astype(np.float64) for each in (context, *found)]
+        output, context = jax.jit(jax.grad(loss, argnums=every, has_aux=True))(*leaves)
+    return [ENGINES[engine].numpy(each).astype(np.float64) for each in (context, *output)]
 
 
 def outcomes(kernel, engine, leaves, options=lambda array: {}):
-    """Of a kernel, of the plain mechanism, and of that in float64."""
+    """The outcomes of a kernel, of the formula, and of the formula in float64."""
     refused = REFUSED[kernel, engine]
     gradients = engine != "numpy" and "gradient" not in refused
     exactly = [torch.tensor(ENGINES[engine].numpy(x).astype(np.float64)) for x in leaves]
@@ -115,12 +115,12 @@ def outcomes(kernel, engine, leaves, options=lambda array: {}):
 
 
 def compiles(kernel, engine):
-    """Whether each call is compiled anew: by flex for seven seconds, by JAX for one."""
+    """Whether each call is compiled, which takes flex seven seconds and JAX one."""
     return kernel == "flex" or engine == "jax"
 
 
-def each(names, runs, quick):
-    """A test for each run; where these are compiled, `make test-all` runs all but the quick."""
+def parametrize(names, runs, quick):
+    """Parametrize a test with runs. Runs that compile are slow tests, except the quick ones."""
     marked = []
     for kernel, engine, *rest in runs:
         slow = compiles(kernel, engine) and rest not in quick
@@ -137,16 +137,16 @@ def case_runs():
             yield kernel, engine, taken, dtype
 
 
-@each(
+@parametrize(
     ["name", "dtype"],
     case_runs(),
     quick=[["grouped", "float32"], ["grouped, one width", "float32"]],
 )
-def test_kernels_are_as_right_as_the_plain_one(kernel, engine, name, dtype):
+def test_errors_of_kernels_are_as_small_as_those_of_plain(kernel, engine, name, dtype):
     case = (CASES | ONE_WIDTH)[name]
     leaves = arrays(case, engine, dtype)
-    found, plain, exact = outcomes(kernel, engine, leaves, lambda array: case.options)
-    close_enough(found, plain, exact, jnp.finfo(DTYPES[dtype]).eps)
+    output, plain, exact = outcomes(kernel, engine, leaves, lambda array: case.options)
+    close_enough(output, plain, exact, jnp.finfo(DTYPES[dtype]).eps)
 
 
 MASKS = {
@@ -156,7 +156,7 @@ MASKS = {
     "documents": lambda array: documents(array([[0, 0, 1, 1, 1, 2, 2], [0, 1, 1, 1, 1, 1, 1]])),
     "a head alone": lambda array: Mask(lambda b, h, q, k: (h != 1) | (k == 0)),
     "array": lambda array: array(np.random.default_rng(4).random((2, 1, 5, 7)) > 0.5),
-    "nobody": lambda array: array(np.zeros((5, 7), bool)),
+    "nothing": lambda array: array(np.zeros((5, 7), bool)),
 }
 BIASES = (None, "numbers", "with -inf")
 OFFSETS = (None, 0, "rows")
@@ -177,17 +177,17 @@ def mask_runs():
         if not is_taken:
             continue
         refused = REFUSED[kernel, engine]
-        array = mask in ("array", "nobody") and "an array for a mask" in refused
+        array = mask in ("array", "nothing") and "an array for a mask" in refused
         if not array and not (bias and "bias" in refused):
             yield kernel, engine, mask, bias, offset
 
 
-@each(
+@parametrize(
     ["mask", "bias", "offset"],
     mask_runs(),
     quick=[["window and padding", "with -inf", "rows"]],
 )
-def test_kernels_know_every_mask_and_bias(kernel, engine, mask, bias, offset):
+def test_kernels_support_every_mask_and_bias(kernel, engine, mask, bias, offset):
     dtype = "float32" if "float64" in REFUSED[kernel, engine] else "float64"
     leaves = arrays(ONE_WIDTH["cross, one width"], engine, dtype)
     if bias is not None:
@@ -203,16 +203,16 @@ def test_kernels_know_every_mask_and_bias(kernel, engine, mask, bias, offset):
             "offset": array([1, -3]) if offset == "rows" else offset,
         }
 
-    found, plain, exact = outcomes(kernel, engine, leaves, options)
+    output, plain, exact = outcomes(kernel, engine, leaves, options)
     if dtype == "float32":
-        close_enough(found, plain, exact, np.finfo(np.float32).eps)
+        close_enough(output, plain, exact, np.finfo(np.float32).eps)
     else:
-        for one, right in zip(found, exact, strict=True):
+        for one, right in zip(output, exact, strict=True):
             assert np.allclose(one, right, rtol=0, atol=1e-12)
 
 
 def trials(engine):
-    """All that a kernel may refuse: names, inputs, options."""
+    """Calls that a kernel may refuse: name, inputs, options."""
     array = ENGINES[engine].array
     for name, case in (CASES | ONE_WIDTH).items():
         yield name, arrays(case, engine, "float32"), case.options
@@ -225,8 +225,8 @@ def trials(engine):
     yield "softcap", leaves, {"softcap": 2.0}
     yield "normalizer", leaves, {"normalizer": sparsemax}
     yield "dropout", leaves, {"dropout": 0.5, "seed": 1}
-    beside = CASES["self"]._replace(keys=24, d_k=16, d_v=16)  # where flex is wrong
-    yield "24 keys of 16", arrays(beside, engine, "float32"), {}
+    wrong_on_flex = CASES["self"]._replace(keys=24, d_k=16, d_v=16)
+    yield "24 keys of 16", arrays(wrong_on_flex, engine, "float32"), {}
     if engine == "torch":
         yield "gradient", [x.clone().requires_grad_() for x in leaves], {}
         yield "gradient of the bias", leaves, {"bias": numbers.clone().requires_grad_()}
@@ -234,7 +234,7 @@ def trials(engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_kernels_refuse_this_and_nothing_else(kernel, engine):
+def test_kernels_refuse_exactly_the_listed_calls(kernel, engine):
     everything = {name for name, *_ in trials(engine)}
     refused = set()
     for name, leaves, options in trials(engine):
@@ -261,13 +261,13 @@ def test_kernels_refuse_this_and_nothing_else(kernel, engine):
         ("flex", "float64", "float32, bfloat16 and float16 only"),
     ],
 )
-def test_kernels_say_why(kernel, name, reason):
+def test_the_message_of_a_refusal_has_the_reason(kernel, name, reason):
     ((leaves, options),) = ([q, o] for n, q, o in trials("torch") if n == name)
     with pytest.raises(headway.Unsupported, match=reason):
         headway.attend(*leaves, kernel=kernel, **options)
 
 
-@each([], [pair for pair in HELD if pair[0] in ("stacked", "einsum")], quick=[])
+@parametrize([], [pair for pair in HELD if pair[0] in ("stacked", "einsum")], quick=[])
 def test_kernels_drop_the_same_cells_and_take_every_option_at_once(kernel, engine):
     r = np.random.default_rng(6)
     bias = r.normal(size=(6, 5, 7))
@@ -283,38 +283,38 @@ def test_kernels_drop_the_same_cells_and_take_every_option_at_once(kernel, engin
         "seed": (1, 2),
     }
     leaves = arrays(CASES["grouped"], engine)
-    found, plain = (headway.attend(*leaves, **options, kernel=k) for k in (kernel, "plain"))
-    found, plain = ENGINES[engine].numpy(found), ENGINES[engine].numpy(plain)
-    assert np.allclose(found, plain, rtol=0, atol=1e-14)
+    output, plain = (headway.attend(*leaves, **options, kernel=k) for k in (kernel, "plain"))
+    output, plain = ENGINES[engine].numpy(output), ENGINES[engine].numpy(plain)
+    assert np.allclose(output, plain, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize(
     ("kernel", "engine"),
-    # On JAX one is enough: `silent` does not depend on the engine, and a trace disables jit.
+    # One kernel on JAX is enough: `silent` is independent of the engine, and JAX is slow eagerly.
     [*product(["stacked", "einsum", "tiled"], ["numpy", "torch"]), ("tiled", "jax")],
 )
-def test_parts_of_a_kernel_are_no_steps_of_a_trace(kernel, engine):
+def test_a_trace_does_not_record_the_parts_of_a_kernel(kernel, engine):
     leaves = arrays(CASES["grouped"], engine)
     with headway.trace(rows=slice(1, 3)) as steps:
         headway.attend(*leaves, causal=True, kernel=kernel)
     assert steps["context"].shape == (2, 6, 2, 3)
     whole = headway.attention_weights(*leaves[:2], causal=True)
-    found, whole = (ENGINES[engine].numpy(x) for x in (steps["weights"], whole[..., 1:3, :]))
-    assert np.allclose(found, whole, rtol=0, atol=1e-15)
+    output, whole = (ENGINES[engine].numpy(x) for x in (steps["weights"], whole[..., 1:3, :]))
+    assert np.allclose(output, whole, rtol=0, atol=1e-15)
 
 
-def test_einsum_repeats_no_keys_and_no_values(monkeypatch):
+def test_einsum_does_not_repeat_keys_and_values(monkeypatch):
     leaves = arrays(CASES["grouped"])
     plain = headway.attend(*leaves, kernel="plain")
     monkeypatch.delattr("headway.attention.formula.repeat")
     monkeypatch.delattr("headway.attention.scores.repeat")
-    found = headway.attend(*leaves, kernel="einsum")
-    assert torch.allclose(found, plain, rtol=0, atol=1e-14)
+    output = headway.attend(*leaves, kernel="einsum")
+    assert torch.allclose(output, plain, rtol=0, atol=1e-14)
     with pytest.raises(NameError):
         headway.attend(*leaves, kernel="plain")
 
 
-def test_sdpa_runs_the_backend_that_was_named_and_then_chooses_again():
+def test_a_named_backend_of_sdpa_affects_only_one_call():
     leaves = [x.requires_grad_() for x in arrays(CASES["self"])]
     ran = {
         kernel: "FlashAttention" in headway.attend(*leaves, kernel=kernel).grad_fn.name()
@@ -323,18 +323,18 @@ def test_sdpa_runs_the_backend_that_was_named_and_then_chooses_again():
     assert ran == {"sdpa-math": False, "sdpa-flash": True, "sdpa": True}
 
 
-def test_kernels_read_values_and_not_memory():
+def test_kernels_support_any_strides():
     leaves = [x.permute(3, 2, 1, 0).contiguous() for x in arrays(CASES["self"])]
     leaves = [x.permute(3, 2, 1, 0) for x in leaves]
     plain = headway.attend(*leaves, causal=True, kernel="plain")
     for kernel, engine in HELD:
         if engine == "torch" and kernel != "flex":
-            found = headway.attend(*leaves, causal=True, kernel=kernel)
-            assert torch.allclose(found, plain, rtol=0, atol=1e-14)
+            output = headway.attend(*leaves, causal=True, kernel=kernel)
+            assert torch.allclose(output, plain, rtol=0, atol=1e-14)
 
 
 def test_a_matrix_has_no_dead_row():
-    """Not all of PyTorch's backends give 0 for one, as those on a CPU do."""
+    """Some backends of PyTorch do not give 0 for a dead row, unlike those on a CPU."""
     bias = torch.tensor([[1.0, -torch.inf, 2.0]] * 2 + [[-torch.inf] * 3])
     mask = torch.tensor([[True, False, False], [False, True, False], [True, True, True]])
     x = torch.zeros(2, 3, 4)
@@ -344,7 +344,7 @@ def test_a_matrix_has_no_dead_row():
     assert numbers.tolist() == [[[1, -torch.inf, -torch.inf], [1, 0, 2], [0, 0, 0]]]
 
 
-def test_what_pytorch_refuses_only_when_it_runs_is_unsupported_too():
+def test_an_error_of_pytorch_at_run_time_is_unsupported():
     with (
         pytest.warns(UserWarning, match="Flash attention"),
         pytest.raises(headway.Unsupported, match="PyTorch cannot run this call on FLASH"),
@@ -364,9 +364,9 @@ def test_flex_makes_the_blocks_of_a_band_once_and_for_all_heads():
         queries, keys = torch.zeros(2, 3, 384, 4), torch.zeros(2, 3, 512, 4)
         return block_mask(queries, keys, spec_from({"mask": mask, "offset": offset}))
 
-    def full(found):
-        assert (found.kv_num_blocks == (found.kv_num_blocks > 0)).all()
-        return found.full_kv_num_blocks[:, 0].tolist()
+    def full(output):
+        assert (output.kv_num_blocks == (output.kv_num_blocks > 0)).all()
+        return output.full_kv_num_blocks[:, 0].tolist()
 
     with shapes_unchecked(True):
         assert blocks(None) is None
@@ -384,19 +384,19 @@ def test_flex_makes_the_blocks_of_a_band_once_and_for_all_heads():
 
 @pytest.mark.slow
 def test_flex_with_one_query_and_many_keys():
-    """PyTorch takes another kernel then: NaN where nobody has anything to attend to."""
+    """PyTorch uses another kernel for it, which gives NaN if all rows are dead."""
     r = np.random.default_rng(0)
     leaves = [torch.tensor(r.normal(size=(2, 3, n, 4))).float() for n in (1, 2000, 2000)]
     for lengths in ([700, 0], [0, 0]):
         options = {"mask": padding(torch.tensor(lengths)), "softcap": 1.5}
         with shapes_unchecked(True):
-            found = headway.attend(*leaves, **options, kernel="flex")
+            output = headway.attend(*leaves, **options, kernel="flex")
         plain = headway.attend(*leaves, **options, kernel="plain")
-        assert torch.allclose(found, plain, rtol=0, atol=1e-6)
+        assert torch.allclose(output, plain, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_flex_says_so_when_it_cannot_be_compiled():
+def test_a_failed_compilation_of_flex_is_unsupported():
     leaves = arrays(CASES["self"], dtype="float32")
     with (
         shapes_unchecked(True),
@@ -406,29 +406,29 @@ def test_flex_says_so_when_it_cannot_be_compiled():
         headway.attend(*leaves, kernel="flex", scale=0.123)
 
 
-def test_jax_runs_line_by_line_too():
+def test_kernel_jax_runs_without_jit():
     leaves = arrays(CASES["self"], "jax", "float32")
-    found = headway.attend(*leaves, causal=True, kernel="jax")
+    output = headway.attend(*leaves, causal=True, kernel="jax")
     plain = headway.attend(*leaves, causal=True, kernel="plain")
-    assert np.allclose(found, plain, rtol=0, atol=1e-6)
+    assert np.allclose(output, plain, rtol=0, atol=1e-6)
 
 
-def test_sugar_is_the_mask():
+def test_causal_and_window_are_short_for_masks():
     q, k, v = (x.detach().numpy() for x in arrays(CASES["window"]))
     keep = np.random.default_rng(0).random((7, 7)) > 0.3
-    sugar = headway.attend(q, k, v, mask=keep, causal=True, window=3)
-    assert np.array_equal(sugar, headway.attend(q, k, v, mask=causal & window(3) & keep))
+    short = headway.attend(q, k, v, mask=keep, causal=True, window=3)
+    assert np.array_equal(short, headway.attend(q, k, v, mask=causal & window(3) & keep))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_explain_says_what_runs_and_attend_runs_it(engine):
+def test_attend_runs_the_kernel_that_explain_names(engine):
     leaves = [ENGINES[engine].array(x.detach().numpy()) for x in arrays(CASES["causal"])]
-    told = headway.explain(*leaves, causal=True)
-    assert told.chosen == ("sdpa" if engine == "torch" else "plain")
+    explanation = headway.explain(*leaves, causal=True)
+    assert explanation.chosen == ("sdpa" if engine == "torch" else "plain")
     chosen = headway.attend(*leaves, causal=True)
-    named = headway.attend(*leaves, causal=True, kernel=told.chosen)
+    named = headway.attend(*leaves, causal=True, kernel=explanation.chosen)
     assert np.array_equal(ENGINES[engine].numpy(chosen), ENGINES[engine].numpy(named))
-    for name, reason in told.refusals.items():
+    for name, reason in explanation.refusals.items():
         with pytest.raises(headway.Unsupported, match=re.escape(reason)):
             headway.attend(*leaves, causal=True, kernel=name)
 
@@ -441,19 +441,19 @@ def test_explain_says_what_runs_and_attend_runs_it(engine):
         ({"dropout": 0.5, "seed": 1}, "the option dropout"),
     ],
 )
-def test_sdpa_refuses_what_it_cannot_do_and_plain_takes_over(options, reason):
+def test_plain_runs_what_sdpa_refuses(options, reason):
     leaves = arrays(CASES["self"])
-    told = headway.explain(*leaves, **options)
-    assert told.chosen == "plain"
-    assert reason in told.refusals["sdpa"]
-    assert str(told).splitlines()[0].startswith("plain runs: chosen by a fixed rule")
-    assert f"sdpa {told.refusals['sdpa']}" in str(told).splitlines()
+    explanation = headway.explain(*leaves, **options)
+    assert explanation.chosen == "plain"
+    assert reason in explanation.refusals["sdpa"]
+    assert str(explanation).splitlines()[0].startswith("plain runs: chosen by a fixed rule")
+    assert f"sdpa {explanation.refusals['sdpa']}" in str(explanation).splitlines()
     with pytest.raises(headway.Unsupported, match=reason):
         headway.attend(*leaves, kernel="sdpa", **options)
     assert headway.attend(*leaves, **options).isfinite().all()
 
 
-def test_an_unknown_kernel_names_the_nearest():
+def test_an_unknown_kernel_suggests_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'plain'"):
         headway.attend(*arrays(CASES["self"]), kernel="plian")
 
@@ -466,12 +466,12 @@ def test_dropout_without_a_seed_or_out_of_range_is_refused():
             headway.attend(*arrays(CASES["self"]), dropout=rate, seed=1)
 
 
-def test_weights_are_those_that_attend_uses():
+def test_attention_weights_are_the_weights_of_attend():
     q, k, v = arrays(CASES["grouped"])
-    found = headway.attention_weights(q, k, causal=True, dropout=0.4, seed=(1, 2))
+    output = headway.attention_weights(q, k, causal=True, dropout=0.4, seed=(1, 2))
     spread = v.repeat_interleave(3, dim=1)
     context = headway.attend(q, k, v, causal=True, dropout=0.4, seed=(1, 2))
-    assert torch.allclose(found @ spread, context, rtol=0, atol=1e-14)
+    assert torch.allclose(output @ spread, context, rtol=0, atol=1e-14)
     assert torch.allclose(
         headway.attention_weights(q, k, causal=True).sum(-1), torch.ones(2, 6, 5).double()
     )

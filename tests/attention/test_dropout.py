@@ -24,20 +24,20 @@ def test_drops_the_cells_of_the_reference(engine, seed, step, rate):
     like = array(np.zeros((2, 3)))
     rows = array(np.array([[0], [70_000]], dtype=np.int32))
     columns = array(np.array([0, 1, 5], dtype=np.int32))
-    found = numpy(keep(rate, (seed, step), rows, columns, like=like))
+    output = numpy(keep(rate, (seed, step), rows, columns, like=like))
     expected = [
         [reference.keep((seed, step, row, column), rate) for column in (0, 1, 5)]
         for row in (0, 70_000)
     ]
-    assert np.array_equal(found, expected)
+    assert np.array_equal(output, expected)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9])
 def test_share_and_rescale(rate):
-    found = drop(np.ones((300, 400)), Spec(dropout=rate, seed=7))
-    assert set(np.unique(found)) <= {0.0, 1 / (1 - rate)}
+    output = drop(np.ones((300, 400)), Spec(dropout=rate, seed=7))
+    assert set(np.unique(output)) <= {0.0, 1 / (1 - rate)}
     # Six standard deviations of a binomial of 120,000.
-    assert abs((found == 0).mean() - rate) <= 6 * np.sqrt(rate * (1 - rate) / 120_000)
+    assert abs((output == 0).mean() - rate) <= 6 * np.sqrt(rate * (1 - rate) / 120_000)
 
 
 def test_neighbours_rows_columns_and_seeds_are_independent():

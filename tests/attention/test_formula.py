@@ -1,4 +1,4 @@
-"""The mechanism, on three engines, against the reference's loops, gradients included."""
+"""Tests of the formula on three engines against the reference, including gradients."""
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ def arrays(case, seed=0):
 
 
 def reference_allowed(case):
-    """The sugar of a case, as the reference's matrix."""
+    """The options causal and window of a case as the reference's mask matrix."""
     queries, keys, _ = case.shapes
     offset = case.options.get("offset")
     batch = int(np.prod(queries[:-3]))
@@ -61,10 +61,10 @@ def test_every_case_equals_the_reference(engine, case, seed):
     q, k, v = map(ENGINES[engine].array, given_arrays)
     weights, context = expected(case, *given_arrays)
     options = dict(case.options)
-    found = headway.attend(q, k, v, kernel="plain", **options)
-    assert np.allclose(ENGINES[engine].numpy(found), context, rtol=0, atol=1e-12)
-    found = headway.attention_weights(q, k, **options)
-    assert np.allclose(ENGINES[engine].numpy(found), weights, rtol=0, atol=1e-12)
+    output = headway.attend(q, k, v, kernel="plain", **options)
+    assert np.allclose(ENGINES[engine].numpy(output), context, rtol=0, atol=1e-12)
+    output = headway.attention_weights(q, k, **options)
+    assert np.allclose(ENGINES[engine].numpy(output), weights, rtol=0, atol=1e-12)
 
 
 def gradients(engine, run, *arrays):
@@ -81,8 +81,8 @@ def test_gradients_of_torch_and_jax_agree(name):
     def run(q, k, v):
         return headway.attend(q, k, v, kernel="plain", **case.options)
 
-    found = [gradients(engine, run, *arrays(case)) for engine in ("torch", "jax")]
-    for one, other in zip(*found, strict=True):
+    output = [gradients(engine, run, *arrays(case)) for engine in ("torch", "jax")]
+    for one, other in zip(*output, strict=True):
         assert np.isfinite(one).all()
         assert np.allclose(one, other, rtol=0, atol=1e-10)
 
@@ -93,7 +93,7 @@ def test_gradients_of_torch_and_jax_agree(name):
 def test_bias_softcap_dropout_and_normalizers(engine, name, softcap, rate):
     case = CASES["grouped"]
     q, k, v = arrays(case)
-    if name == "divide_by_sum":  # made for scores that are positive
+    if name == "divide_by_sum":  # requires positive scores
         q, k = abs(q), abs(k)
     r = np.random.default_rng(5)
     bias = abs(r.normal(size=(6, 1, 7)))
@@ -103,8 +103,8 @@ def test_bias_softcap_dropout_and_normalizers(engine, name, softcap, rate):
     _, context = expected(case, q, k, v, bias=bias, normalizer=theirs, **options)
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
     spec = Spec(masks.causal, array(bias), normalizer=ours, **options)
-    found = attention(*map(array, (q, k, v)), spec)
-    assert np.allclose(numpy(found), context, rtol=0, atol=1e-12)
+    output = attention(*map(array, (q, k, v)), spec)
+    assert np.allclose(numpy(output), context, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -123,22 +123,22 @@ def test_a_dead_row_is_zero_with_gradient_zero(engine, name, by):
             q, k, v, normalizer=NORMALIZERS[name][0], kernel="plain", **{by: array(forbid)}
         )
 
-    found = ENGINES[engine].numpy(run(*map(array, given_arrays)))
-    assert (found[..., 2, :] == 0).all()
-    assert np.allclose(found[..., 3, :], given_arrays[2][..., 6, :])
+    output = ENGINES[engine].numpy(run(*map(array, given_arrays)))
+    assert (output[..., 2, :] == 0).all()
+    assert np.allclose(output[..., 3, :], given_arrays[2][..., 6, :])
     if engine != "numpy":
-        found = gradients(engine, run, *given_arrays)
-        assert all(np.isfinite(gradient).all() for gradient in found)
-        assert (found[0][..., 2, :] == 0).all()
-        assert (found[0][..., 1, :] != 0).any()
+        output = gradients(engine, run, *given_arrays)
+        assert all(np.isfinite(gradient).all() for gradient in output)
+        assert (output[0][..., 2, :] == 0).all()
+        assert (output[0][..., 1, :] != 0).any()
 
 
 def test_a_nan_is_not_masked_away():
     q, k, v = arrays(CASES["causal"])
     q[:, :, 3] = np.nan
-    found = attention(q, k, v, Spec(masks.causal))
-    assert np.isnan(found[:, :, 3]).all()
-    assert np.isfinite(found[:, :, :3]).all()
+    output = attention(q, k, v, Spec(masks.causal))
+    assert np.isnan(output[:, :, 3]).all()
+    assert np.isfinite(output[:, :, :3]).all()
 
 
 @pytest.mark.parametrize("engine", ["torch", "jax"])
@@ -157,14 +157,14 @@ def test_no_token_sees_the_future_or_misses_the_past(engine):
 
 def test_offset_for_each_row_of_the_batch():
     q, k, v = arrays(CASES["cached"])
-    found = attention(q, k, v, Spec(masks.causal, offset=np.array([0, 3])))
+    output = attention(q, k, v, Spec(masks.causal, offset=np.array([0, 3])))
     for row, offset in enumerate((0, 3)):
         alone = attention(q[[row]], k[[row]], v[[row]], Spec(masks.causal, offset=offset))
-        assert np.array_equal(found[[row]], alone)
+        assert np.array_equal(output[[row]], alone)
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "message"),
     [
         ({"queries": (2, 3, 5, 9)}, "d_k"),
         ({"values": (2, 3, 6, 4)}, "same number of tokens"),
@@ -174,8 +174,8 @@ def test_offset_for_each_row_of_the_batch():
         ({"queries": (4,)}, "attend expects"),
     ],
 )
-def test_shapes_that_do_not_fit_are_named(broken, said):
+def test_errors_list_the_shapes(broken, message):
     shapes = {"queries": (2, 3, 5, 4), "keys": (2, 3, 5, 4), "values": (2, 3, 5, 4)} | broken
-    with pytest.raises(ValueError, match=said) as error:
+    with pytest.raises(ValueError, match=message) as error:
         aligned(*(np.zeros(shape) for shape in shapes.values()))
     assert all(str(shape) in str(error.value) for shape in shapes.values())

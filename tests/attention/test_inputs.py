@@ -1,4 +1,4 @@
-"""What `attend` accepts and what it refuses: shapes, values, options, transforms."""
+"""Tests of the inputs that `attend` accepts and refuses: shapes, values, options, transforms."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ from headway.attention.options import spec_from
 from headway.attention.spec import DEFAULT
 from headway.torch import GPT
 
-# Those that run on a CPU without a compiler's seconds.
+# The kernels that run on a CPU without compilation.
 PAIRS = [
     *(("plain", engine) for engine in ENGINES),
     *(("stacked", engine) for engine in ENGINES),
@@ -33,7 +33,7 @@ def numbers(*shape, seed=0):
 
 
 def attended(kernel, engine, *inputs, **options):
-    """The context as NumPy's; None where a named kernel refuses the call."""
+    """The context as a NumPy array; None if a named kernel refuses the call."""
     arrays = [ENGINES[engine].array(x) for x in inputs]
     options = {n: ENGINES[engine].array(o) if n == "bias" else o for n, o in options.items()}
     try:
@@ -46,10 +46,10 @@ def attended(kernel, engine, *inputs, **options):
 @each_kernel
 def test_two_dimensions_are_one_head(kernel, engine):
     q, k, v = numbers(5, 4), numbers(7, 4, seed=1), numbers(7, 4, seed=2)
-    found = attended(kernel, engine, q, k, v, causal=True)
+    output = attended(kernel, engine, q, k, v, causal=True)
     one_head = attended("plain", "numpy", q[None], k[None], v[None], causal=True)
-    assert found is None or found.shape == (5, 4)
-    assert found is None or np.allclose(found, one_head[0], atol=1e-6)
+    assert output is None or output.shape == (5, 4)
+    assert output is None or np.allclose(output, one_head[0], atol=1e-6)
     weights = headway.attention_weights(q, k, causal=True)
     assert weights.shape == (5, 7)
     assert np.allclose(weights @ v, one_head[0], atol=1e-6)
@@ -74,15 +74,15 @@ BROADCAST = {
 @pytest.mark.parametrize("shapes", BROADCAST.values(), ids=BROADCAST)
 def test_leading_axes_broadcast(kernel, engine, shapes):
     q, k, v = (numbers(*shape, seed=n) for n, shape in enumerate(shapes))
-    found = attended(kernel, engine, q, k, v)
+    output = attended(kernel, engine, q, k, v)
     group = max(q.shape[-3] if q.ndim > 2 else 1, 1)
     heads = max(group, k.shape[-3], v.shape[-3])
     wide = [np.repeat(x, heads // x.shape[-3], axis=-3) if x.ndim > 2 else x for x in (q, k, v)]
     scores = np.asarray(wide[0] @ wide[1].mT, np.float64) / 8**0.5
     weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     expected = weights @ wide[2]
-    assert found is None or found.shape == expected.shape
-    assert found is None or np.allclose(found, expected, atol=1e-5)
+    assert output is None or output.shape == expected.shape
+    assert output is None or np.allclose(output, expected, atol=1e-5)
 
 
 @each_kernel
@@ -91,9 +91,9 @@ def test_any_axis_may_be_empty(kernel, engine, axis):
     sizes = {"batch": 2, "heads": 3, "queries": 5, "keys": 6, "d_k": 4, "d_v": 4, axis: 0}
     b, h, q, k, d, e = sizes.values()
     inputs = (numbers(b, h, q, d), numbers(b, h, k, d), numbers(b, h, k, e))
-    found = attended(kernel, engine, *inputs)
-    assert found is None or found.shape == (b, h, q, e)
-    assert found is None or np.isfinite(found).all()
+    output = attended(kernel, engine, *inputs)
+    assert output is None or output.shape == (b, h, q, e)
+    assert output is None or np.isfinite(output).all()
 
 
 @each_kernel
@@ -107,8 +107,8 @@ def test_any_axis_may_be_empty(kernel, engine, axis):
 )
 def test_without_keys_weights_and_context_are_zero(kernel, engine, options):
     q, k = numbers(2, 4, 3, 8), numbers(2, 4, 0, 8)
-    found = attended(kernel, engine, q, k, k, **options)
-    assert found is None or (found.shape == (2, 4, 3, 8) and (found == 0).all())
+    output = attended(kernel, engine, q, k, k, **options)
+    assert output is None or (output.shape == (2, 4, 3, 8) and (output == 0).all())
     bias = {n: ENGINES[engine].array(o) if n == "bias" else o for n, o in options.items()}
     weights = headway.attention_weights(*map(ENGINES[engine].array, (q, k)), **bias)
     assert weights.shape == (2, 4, 3, 0)
@@ -117,15 +117,15 @@ def test_without_keys_weights_and_context_are_zero(kernel, engine, options):
 @each_kernel
 def test_strides_do_not_matter(kernel, engine):
     q, k, v = (numbers(2, 3, 5, 4, seed=n) for n in range(3))
-    turned = [x.transpose(3, 0, 2, 1).copy().transpose(1, 3, 2, 0) for x in (q, k, v)]
-    found = attended(kernel, engine, *turned, causal=True)
+    permuted = [x.transpose(3, 0, 2, 1).copy().transpose(1, 3, 2, 0) for x in (q, k, v)]
+    output = attended(kernel, engine, *permuted, causal=True)
     expected = attended(kernel, engine, q, k, v, causal=True)
-    assert (found is None) == (expected is None)
-    assert found is None or np.allclose(found, expected, atol=1e-6)
+    assert (output is None) == (expected is None)
+    assert output is None or np.allclose(output, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         *(({"softcap": cap}, "softcap must be a finite number > 0") for cap in (0.0, -1.0)),
         *(({"softcap": float(cap)}, "softcap must be a finite") for cap in ("nan", "inf")),
@@ -137,12 +137,12 @@ def test_strides_do_not_matter(kernel, engine):
     ],
     ids=str,
 )
-def test_options_that_make_no_sense_are_refused(options, said):
+def test_invalid_options_are_refused(options, message):
     x = torch.ones(2, 5, 4)
     for call in (headway.attend, headway.explain):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             call(x, x, x, **options)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         headway.attention_weights(x, x, **options)
 
 
@@ -161,7 +161,7 @@ def test_an_unknown_option_names_the_nearest():
 )
 @pytest.mark.parametrize("options", [{}, {"causal": True, "offset": 50}, {"window": 9}], ids=str)
 def test_a_query_that_is_not_finite_shows_in_its_row_only(kernel, dtype, keys, value, options):
-    """PyTorch's kernel for CPUs makes 0 of it, so that a broken model looks healthy."""
+    """PyTorch's kernel for CPUs gives 0 instead, which hides a broken model."""
     q, k, v = (torch.tensor(numbers(1, 2, n, 8)) for n in (5, keys, keys))
     q[0, 1, 3, 2] = value
     context = headway.attend(q.to(dtype), k.to(dtype), v.to(dtype), kernel=kernel, **options)
@@ -197,11 +197,11 @@ def test_products_beyond_the_range_of_float16(kernel, engine, traced):
     v = np.broadcast_to(np.array([[1.0], [3.0]], np.float16), (1, 1, 2, 8))
     if traced:
         with headway.trace() as steps:
-            found = attended(kernel, engine, q, k, v)
-        assert found is None or "weights" in steps
+            output = attended(kernel, engine, q, k, v)
+        assert output is None or "weights" in steps
     else:
-        found = attended(kernel, engine, q, k, v)
-    assert found is None or (found.dtype == np.float16 and np.allclose(found, 1.0))
+        output = attended(kernel, engine, q, k, v)
+    assert output is None or (output.dtype == np.float16 and np.allclose(output, 1.0))
 
 
 @pytest.mark.parametrize("tokens", [6, 600])
@@ -216,10 +216,10 @@ def test_transforms_of_torch_func(tokens, options):
         gradient = torch.func.grad(lambda a, attend=attend: attend(a, k, v).square().sum())(q)
         _, tangent = torch.func.jvp(lambda a, attend=attend: attend(a, k, v), (q,), (k,))
         mapped = torch.vmap(attend)(q, k, v)
-        found = [gradient, tangent, mapped]
+        output = [gradient, tangent, mapped]
         if attend is usual:
-            expected = found
-    for one, other in zip(found, expected, strict=True):
+            expected = output
+    for one, other in zip(output, expected, strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-4)
 
 
@@ -230,7 +230,7 @@ def test_tiled_refuses_transforms_in_words():
 
 
 @each_kernel
-def test_a_slice_of_a_batch_drops_the_weights_of_the_whole(kernel, engine):
+def test_a_slice_of_a_batch_drops_the_same_weights(kernel, engine):
     q, k, v = (numbers(4, 2, 6, 4, seed=n) for n in range(3))
     options = {"causal": True, "dropout": 0.5, "seed": 3}
     whole = attended(kernel, engine, q, k, v, **options)
@@ -252,7 +252,7 @@ def test_a_mask_of_a_slice_has_the_positions_of_the_whole():
 
 
 def test_a_refusal_names_the_option_without_a_line_in_the_kernel():
-    """Whatever a kernel does not declare is refused: an option added to Spec is, too."""
+    """Options that a kernel does not declare are refused, including options added to Spec later."""
     x = torch.ones(1, 2, 5, 4)
     spec = spec_from({"score": lambda queries, keys: queries @ keys.mT})
     for name in ("sdpa", "tiled", "einsum", "triton", "flex"):
@@ -265,6 +265,6 @@ def test_a_refusal_names_the_option_without_a_line_in_the_kernel():
 @pytest.mark.parametrize("engine", ENGINES)
 def test_another_score_reaches_the_formula(engine):
     q, k, v = (ENGINES[engine].array(numbers(2, 5, 4, seed=n)) for n in range(3))
-    found = headway.attend(q, k, v, score=lambda queries, keys: -(queries @ keys.mT))
+    output = headway.attend(q, k, v, score=lambda queries, keys: -(queries @ keys.mT))
     expected = headway.attend(-q, k, v)
-    assert np.allclose(ENGINES[engine].numpy(found), ENGINES[engine].numpy(expected), atol=1e-6)
+    assert np.allclose(ENGINES[engine].numpy(output), ENGINES[engine].numpy(expected), atol=1e-6)

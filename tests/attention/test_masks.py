@@ -28,7 +28,7 @@ LENGTHS = np.array([4, 0])
 IDS = np.array([[0, 0, 1, 1, 1, 2, 2], [0, 1, 1, 1, 1, 1, 1]])
 
 
-def whole(mask, array=np.asarray, offset=None, queries=QUERIES):
+def complete(mask, array=np.asarray, offset=None, queries=QUERIES):
     q, k = array(np.zeros((BATCH, HEADS, queries, 4))), array(np.zeros((BATCH, 1, KEYS, 4)))
     return materialize(q, k, Spec(as_mask(mask), offset=offset))
 
@@ -47,10 +47,12 @@ PAIRS = {
 def test_equals_the_reference(engine, name, offset):
     ours, theirs = PAIRS[name]
     array = ENGINES[engine].array
-    found = whole(ours(array), array, array(offset) if isinstance(offset, list) else offset)
+    allowed_cells = complete(
+        ours(array), array, array(offset) if isinstance(offset, list) else offset
+    )
     expected = reference.matrix(theirs, BATCH, HEADS, QUERIES, KEYS, offset)
-    assert found.shape == (BATCH, HEADS, QUERIES, KEYS)
-    assert np.array_equal(ENGINES[engine].numpy(found), expected)
+    assert allowed_cells.shape == (BATCH, HEADS, QUERIES, KEYS)
+    assert np.array_equal(ENGINES[engine].numpy(allowed_cells), expected)
     assert 0 < expected.sum() < expected.size
 
 
@@ -58,29 +60,29 @@ def test_equals_the_reference(engine, name, offset):
 def test_composition(engine):
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
     pad, same = padding(array(LENGTHS)), documents(array(IDS))
-    a, b, c = (numpy(whole(mask, array)) for mask in (causal, pad, same))
-    assert np.array_equal(numpy(whole(causal & pad & same, array)), a & b & c)
-    assert np.array_equal(numpy(whole(causal | ~pad, array)), a | ~b)
-    assert np.array_equal(numpy(whole(~(causal & same), array)), ~(a & c))
+    a, b, c = (numpy(complete(mask, array)) for mask in (causal, pad, same))
+    assert np.array_equal(numpy(complete(causal & pad & same, array)), a & b & c)
+    assert np.array_equal(numpy(complete(causal | ~pad, array)), a | ~b)
+    assert np.array_equal(numpy(complete(~(causal & same), array)), ~(a & c))
 
 
 def test_more_queries_than_keys_begin_before_the_first_key():
-    found = whole(causal, queries=9)
-    assert not found[:, :, :2].any()
-    assert found[0, 0, 2].tolist() == [True] + [False] * 6
+    allowed_cells = complete(causal, queries=9)
+    assert not allowed_cells[:, :, :2].any()
+    assert allowed_cells[0, 0, 2].tolist() == [True] + [False] * 6
 
 
 def test_a_predicate_sees_batch_and_head():
     mask = Mask(lambda batch, head, query, key: (batch == 1) & (head == 2) & (key == query))
-    found = whole(mask, offset=0)
-    assert found.sum() == QUERIES
-    assert found[1, 2].diagonal().all()
+    allowed_cells = complete(mask, offset=0)
+    assert allowed_cells.sum() == QUERIES
+    assert allowed_cells[1, 2].diagonal().all()
 
 
 def test_several_batch_axes_are_counted_through():
     q = np.zeros((2, 2, 3, 4, 5))
-    found = materialize(q, q, Spec(padding(np.array([1, 2, 3, 4]))))
-    assert found[:, :, 0, 0].sum(-1).tolist() == [[1, 2], [3, 4]]
+    allowed_cells = materialize(q, q, Spec(padding(np.array([1, 2, 3, 4]))))
+    assert allowed_cells[:, :, 0, 0].sum(-1).tolist() == [[1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -88,19 +90,19 @@ def test_several_batch_axes_are_counted_through():
 def test_arrays_broadcast_from_the_right_and_compose_from_either_side(engine, shape):
     given_array = np.random.default_rng(1).random(shape) > 0.4
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
-    expected = np.broadcast_to(given_array, (2, 3, 5, 7)) & numpy(whole(causal, array))
+    expected = np.broadcast_to(given_array, (2, 3, 5, 7)) & numpy(complete(causal, array))
     for mask in (array(given_array) & causal, causal & array(given_array)):
-        assert np.array_equal(numpy(whole(mask, array)), expected)
-    either = numpy(whole(array(given_array) | causal, array))
+        assert np.array_equal(numpy(complete(mask, array)), expected)
+    either = numpy(complete(array(given_array) | causal, array))
     assert np.array_equal(
-        either, np.broadcast_to(given_array, (2, 3, 5, 7)) | numpy(whole(causal, array))
+        either, np.broadcast_to(given_array, (2, 3, 5, 7)) | numpy(complete(causal, array))
     )
 
 
 @pytest.mark.parametrize("shape", [(7,), (2, 7), (2, 5, 7), (1, 2, 3, 5, 7)])
 def test_an_array_of_another_shape_is_refused_with_advice(shape):
     with pytest.raises(ValueError, match=r"padding\(lengths\)"):
-        whole(np.ones(shape, dtype=bool))
+        complete(np.ones(shape, dtype=bool))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -171,7 +173,7 @@ def test_torch_masks_follow_the_device_of_the_queries():
 )
 def test_the_band_says_where_nobody_sees(mask, band, is_band):
     assert (mask.band, mask.is_band) == (band, is_band)
-    seen = whole(mask, offset=1)
+    seen = complete(mask, offset=1)
     distance = 1 + np.arange(QUERIES)[:, None] - np.arange(KEYS)
     inside = (distance >= band[0]) & (distance <= band[1])
     assert not seen[..., ~inside].any()

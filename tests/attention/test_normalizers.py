@@ -25,13 +25,13 @@ ALLOWED = hnp.arrays(bool, (4, 7))
 @given(scores=ROWS, allowed=ALLOWED)
 def test_equals_the_reference_row_by_row(engine, name, scores, allowed):
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
-    found = numpy(getattr(normalizers, name)(array(scores), array(allowed)))
-    assert np.isfinite(found).all()
+    output = numpy(getattr(normalizers, name)(array(scores), array(allowed)))
+    assert np.isfinite(output).all()
     for row in range(4):
         if allowed[row].any():
             expected = getattr(reference, name)(scores[row], allowed[row])
-            assert np.allclose(found[row], expected, rtol=0, atol=1e-12)
-            assert (found[row][~allowed[row]] == 0).all()
+            assert np.allclose(output[row], expected, rtol=0, atol=1e-12)
+            assert (output[row][~allowed[row]] == 0).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -46,8 +46,8 @@ def test_all_allowed_is_the_same_as_no_mask(name, scores):
 def test_huge_and_far_apart_scores(name):
     scores = np.array([[1e300, -1e300, 0.0], [-1e300, -1e300, -1e300], [700.0, -700.0, 710.0]])
     allowed = np.array([[True, True, True], [True, True, False], [True, True, False]])
-    found = getattr(normalizers, name)(scores, allowed)
-    assert np.allclose(found, [[1, 0, 0], [0.5, 0.5, 0], [1, 0, 0]], atol=1e-12)
+    output = getattr(normalizers, name)(scores, allowed)
+    assert np.allclose(output, [[1, 0, 0], [0.5, 0.5, 0], [1, 0, 0]], atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,8 +18,8 @@ def test_rms_norm(engine, features):
     norm = torch.nn.RMSNorm(features, eps=0.1, dtype=torch.float64)
     norm.weight.data = torch.tensor(weight)
     expected = norm(torch.tensor(x)).detach().numpy()
-    found = numpy(rms_norm(array(x), array(weight), eps=0.1))
-    assert np.allclose(found, expected, rtol=0, atol=1e-14)
+    output = numpy(rms_norm(array(x), array(weight), eps=0.1))
+    assert np.allclose(output, expected, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("engine", ["torch", "jax"])
@@ -31,8 +31,8 @@ def test_gradients_of_rms_norm(engine):
         return torch.nn.functional.rms_norm(x, (8,), weight, 1e-5)
 
     expected = ENGINES["torch"].gradients(theirs, x, weight)
-    found = ENGINES[engine].gradients(lambda x, weight: rms_norm(x, weight, 1e-5), x, weight)
-    for one, other in zip(found, expected, strict=True):
+    output = ENGINES[engine].gradients(lambda x, weight: rms_norm(x, weight, 1e-5), x, weight)
+    for one, other in zip(output, expected, strict=True):
         assert np.allclose(one, other, rtol=1e-12, atol=1e-12)
 
 
@@ -40,9 +40,9 @@ def test_gradients_of_rms_norm(engine):
 def test_rms_norm_in_low_precision_keeps_the_dtype_and_averages_in_float32(engine):
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
     x = array(np.linspace(200, 400, 512, dtype=np.float32).astype(np.float16))  # squares overflow
-    found = rms_norm(x, array(np.ones(512, np.float16)), 1e-5)
-    assert found.dtype == x.dtype
-    assert np.isclose(np.mean(numpy(found).astype(np.float64) ** 2), 1, atol=1e-3)
+    output = rms_norm(x, array(np.ones(512, np.float16)), 1e-5)
+    assert output.dtype == x.dtype
+    assert np.isclose(np.mean(numpy(output).astype(np.float64) ** 2), 1, atol=1e-3)
 
 
 def test_a_weight_of_another_shape_is_refused():

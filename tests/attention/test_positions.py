@@ -14,27 +14,27 @@ R = np.random.default_rng(0)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_sinusoidal(engine):
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
-    found = positions.sinusoidal(array(np.arange(7)), 6, like=array(np.zeros(1)))
-    assert np.allclose(numpy(found), reference.sinusoidal(7, 6), rtol=0, atol=1e-12)
+    output = positions.sinusoidal(array(np.arange(7)), 6, like=array(np.zeros(1)))
+    assert np.allclose(numpy(output), reference.sinusoidal(7, 6), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_rotary(engine):
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
     x, where = R.normal(size=(2, 3, 5, 8)), np.array([3, 4, 9, 1000, 0], dtype=np.int32)
-    found = numpy(positions.rotary(array(x), array(where), 500.0))
+    output = numpy(positions.rotary(array(x), array(where), 500.0))
     for b in range(2):
         for h in range(3):
             expected = reference.rotary(x[b, h], where, 500.0)
-            assert np.allclose(found[b, h], expected, rtol=0, atol=1e-11)
+            assert np.allclose(output[b, h], expected, rtol=0, atol=1e-11)
 
 
 def test_rotary_scores_depend_on_the_distance_alone():
     q, k = R.normal(size=(1, 8)), R.normal(size=(1, 8))
 
     def score(a, b):
-        turned = (positions.rotary(x, np.array([p])) for x, p in ((q, a), (k, b)))
-        one, other = turned
+        rotated = (positions.rotary(x, np.array([p])) for x, p in ((q, a), (k, b)))
+        one, other = rotated
         return (one @ other.T).item()
 
     assert np.isclose(score(5, 2), score(105, 102), atol=1e-12)
@@ -48,9 +48,9 @@ def test_interleaved_pairs_turn_as_the_halves_do(engine):
     cos, sin = array(np.cos(angles)), array(np.sin(angles))
     apart = np.concatenate([x[..., ::2], x[..., 1::2]], axis=-1)
     halves = numpy(positions.rotate(array(apart), cos, sin))
-    found = numpy(positions.rotate(array(x), cos, sin, interleaved=True))
-    assert np.array_equal(found[..., ::2], halves[..., :4])
-    assert np.array_equal(found[..., 1::2], halves[..., 4:])
+    output = numpy(positions.rotate(array(x), cos, sin, interleaved=True))
+    assert np.array_equal(output[..., ::2], halves[..., :4])
+    assert np.array_equal(output[..., 1::2], halves[..., 4:])
 
 
 def test_an_angle_a_pair_or_nothing():
@@ -62,9 +62,9 @@ def test_rotary_in_low_precision_can_tell_neighbours_apart():
     import torch
 
     x = torch.ones(2, 4, dtype=torch.bfloat16)
-    found = positions.rotary(x, torch.tensor([1000, 1001]))
-    assert found.dtype == torch.bfloat16
-    assert not torch.equal(found[0], found[1])
+    output = positions.rotary(x, torch.tensor([1000, 1001]))
+    assert output.dtype == torch.bfloat16
+    assert not torch.equal(output[0], output[1])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -72,8 +72,8 @@ def test_rotary_in_low_precision_can_tell_neighbours_apart():
 def test_alibi(engine, count):
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
     q, k = np.array([2, 3, 7], dtype=np.int32), np.arange(5, dtype=np.int32)
-    found = numpy(positions.alibi(count, array(q), array(k)))
-    assert np.allclose(found, reference.alibi(count, q, k), rtol=1e-6)
+    output = numpy(positions.alibi(count, array(q), array(k)))
+    assert np.allclose(output, reference.alibi(count, q, k), rtol=1e-6)
 
 
 def test_alibi_has_the_slopes_of_the_paper():
@@ -85,8 +85,8 @@ def test_relative(engine):
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
     table = R.normal(size=(3, 7))
     q, k = np.array([0, 3, 9]), np.arange(6)
-    found = numpy(positions.relative(array(table), array(q), array(k)))
-    assert np.array_equal(found, reference.relative(table, q, k))
+    output = numpy(positions.relative(array(table), array(q), array(k)))
+    assert np.array_equal(output, reference.relative(table, q, k))
 
 
 def test_odd_widths_are_refused():
@@ -100,25 +100,25 @@ def test_scores(engine, name):
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
     q, k = R.normal(size=(2, 3, 4)), R.normal(size=(2, 5, 4))
     extra = [R.normal(size=s) for s in ((4, 6), (4, 6), (6,))] if name == "additive" else []
-    found = numpy(getattr(scores, name)(*map(array, (q, k, *extra))))
+    output = numpy(getattr(scores, name)(*map(array, (q, k, *extra))))
     for row in range(2):
         expected = getattr(reference_scores, name)(q[row], k[row], *extra)
-        assert np.allclose(found[row], expected, rtol=0, atol=1e-12)
+        assert np.allclose(output[row], expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_heads(engine):
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
     x = np.arange(2 * 5 * 12).reshape(2, 5, 12)
-    found = heads.split(array(x), 3)
-    assert np.array_equal(numpy(found)[1, 2], x[1, :, 8:12])
-    assert np.array_equal(numpy(heads.merge(found)), x)
-    repeated = numpy(heads.repeat(found, like=array(np.zeros((2, 6, 1, 1)))))
-    assert all(np.array_equal(repeated[:, h], numpy(found)[:, h // 2]) for h in range(6))
+    output = heads.split(array(x), 3)
+    assert np.array_equal(numpy(output)[1, 2], x[1, :, 8:12])
+    assert np.array_equal(numpy(heads.merge(output)), x)
+    repeated = numpy(heads.repeat(output, like=array(np.zeros((2, 6, 1, 1)))))
+    assert all(np.array_equal(repeated[:, h], numpy(output)[:, h // 2]) for h in range(6))
     with pytest.raises(ValueError, match="5 heads do not divide 12"):
         heads.split(array(x), 5)
     with pytest.raises(ValueError, match="do not divide 4"):
-        heads.repeat(found, like=array(np.zeros((2, 4, 1, 1))))
+        heads.repeat(output, like=array(np.zeros((2, 4, 1, 1))))
 
 
 def test_projections():

@@ -51,7 +51,9 @@ def test_their_weights_give_their_logits_and_come_back(family):
     assert all(torch.equal(back[name], state[name]) for name in back)
 
 
-def test_a_parameter_that_their_format_does_not_have_is_named():
+def test_a_parameter_without_equivalent_is_named():
     model = GPT(gpt_config(30, 16, 24, 1, 4, positions="relative"))
-    with pytest.raises(ValueError, match=r"blocks\.0\.attention\.position_bias\.table . has no equivalent"):
+    with pytest.raises(
+        ValueError, match=r"blocks\.0\.attention\.position_bias\.table' has no equivalent"
+    ):
         names.to_hf(names.GPT2, model.state_dict())

@@ -1,4 +1,4 @@
-"""The rungs: the book's numbers, the reference's loops, three engines, and each other."""
+"""Tests of the rungs against the numbers of the book, the reference and each other."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ MULTIPLE = ("stacked", *ONE_PROJECTION)
 
 
 def problem(name, seed):
-    """An input, parameters, a Spec and heads for a rung, all in NumPy."""
+    """An input, parameters, a Spec and heads for a rung, as NumPy arrays."""
     rung = LADDER[name]
     heads = HEADS if rung.has_heads else 1
     r = np.random.default_rng(seed)
@@ -52,8 +52,8 @@ def test_every_rung_equals_the_reference(engine, name, seed):
     lengths = np.array([5, 3])
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
     padded = spec._replace(mask=masks.padding(array(lengths)))
-    own = {n: array(p) for n, p in parameters.items()}
-    found = LADDER[name](array(x), own, padded, heads=heads)
+    arrays = {n: array(p) for n, p in parameters.items()}
+    output = LADDER[name](array(x), arrays, padded, heads=heads)
     options = {"heads": heads} if name in ONE_PROJECTION else {}
     if spec.dropout:
         options |= {"dropout": spec.dropout, "seed": spec.seed}
@@ -62,7 +62,7 @@ def test_every_rung_equals_the_reference(engine, name, seed):
         _, context = getattr(reference, name)(
             x[row], parameters, allowed=allowed, batch=row, **options
         )
-        assert np.allclose(numpy(found)[row], context, rtol=0, atol=1e-12)
+        assert np.allclose(numpy(output)[row], context, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", LADDER)
@@ -75,8 +75,8 @@ def test_gradients_of_torch_and_jax_agree(name):
 
     # Jitted: one compilation instead of one for each operation.
     runs = {"torch": run, "jax": jax.jit(run)}
-    found = [ENGINES[e].gradients(f, x, *parameters.values()) for e, f in runs.items()]
-    for one, other in zip(*found, strict=True):
+    output = [ENGINES[e].gradients(f, x, *parameters.values()) for e, f in runs.items()]
+    for one, other in zip(*output, strict=True):
         assert np.abs(one).sum() > 0
         assert np.allclose(one, other, rtol=0, atol=1e-10)
 
@@ -105,7 +105,7 @@ def test_the_matrices_of_the_book_are_those_of_its_seed():
         assert np.array_equal(BOOK[name].astype(np.float32), torch.rand(3, 2).numpy())
 
 
-def test_fixed_does_not_look_at_the_content():
+def test_fixed_does_not_depend_on_the_content():
     x = np.random.default_rng(0).normal(size=(4, 3))
     fixed = LADDER["fixed"]
     assert np.allclose(fixed(x, {}) + fixed(2 * x, {}), fixed(3 * x, {}), atol=1e-15)
@@ -126,8 +126,8 @@ def test_from_stacked_to_tiled_the_same_numbers_give_the_same_context():
     packed = multihead.from_stacked(parameters)
     fused_once = fused.from_multihead(packed)
     for rung, same in ((multihead, packed), (fused, fused_once), (tiled, fused_once)):
-        found = rung.apply(x, same, spec, heads=HEADS)
-        assert np.allclose(found, first, rtol=0, atol=1e-12)
+        output = rung.apply(x, same, spec, heads=HEADS)
+        assert np.allclose(output, first, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_from_stacked_to_tiled_the_same_numbers_give_the_same_context():
         ("jax", 64),
     ],
 )
-def test_tiled_equals_the_mechanism_in_blocks_of_any_size(engine, block):
+def test_tiled_equals_the_formula_for_any_block_size(engine, block):
     r = np.random.default_rng(0)
     q, k, v = (r.normal(size=s) for s in ((2, 4, 5, 3), (2, 2, 7, 3), (2, 2, 7, 6)))
     bias = r.normal(size=(4, 5, 7))
@@ -146,9 +146,9 @@ def test_tiled_equals_the_mechanism_in_blocks_of_any_size(engine, block):
     bias[:, 3, :4] = -np.inf
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
     spec = Spec(masks.window(4), array(bias), softcap=2.0, dropout=0.3, seed=5)
-    found = online_attention(*map(array, (q, k, v)), spec, block)
+    output = online_attention(*map(array, (q, k, v)), spec, block)
     expected = attention(*map(array, (q, k, v)), spec)
-    assert np.allclose(numpy(found), numpy(expected), rtol=0, atol=1e-12)
+    assert np.allclose(numpy(output), numpy(expected), rtol=0, atol=1e-12)
     if engine != "numpy":
 
         def run(q, k, v):
@@ -173,7 +173,7 @@ def test_dropout_is_off_unless_asked_and_needs_a_seed(name):
 
 
 @pytest.mark.parametrize("name", ["fixed", "simplified", "trainable", "causal"])
-def test_rungs_refuse_what_comes_later(name):
+def test_rungs_refuse_options_of_later_rungs(name):
     x, parameters, *_ = problem(name, 0)
     with pytest.raises(ValueError, match="use 'stacked' or a later rung"):
         LADDER[name](x, parameters, heads=2)
@@ -193,16 +193,16 @@ ONE_RUNG_PER_STEP = {step: name for name, step in STEPS.items()}.values()
     # JAX compiles for each number of tokens, so there only one of the rungs that share `step`.
     [*product(STEPS, ["numpy", "torch"]), *product(ONE_RUNG_PER_STEP, ["jax"])],
 )
-def test_token_by_token_a_rung_gives_what_it_gives_at_once(name, engine):
+def test_decoding_token_by_token_equals_one_call(name, engine):
     rung = LADDER[name]
     x, parameters, _, heads = problem(name, 0)
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
-    own = {n: array(p) for n, p in parameters.items()}
+    arrays = {n: array(p) for n, p in parameters.items()}
     options = {"heads": heads} if rung.has_heads else {}
-    expected = numpy(rung(array(x), own, heads=heads))
+    expected = numpy(rung(array(x), arrays, heads=heads))
     state = None
     for token in range(TOKENS):
-        context, state = rung.step(array(x[:, [token]]), own, state, **options)
+        context, state = rung.step(array(x[:, [token]]), arrays, state, **options)
         assert np.allclose(numpy(context)[:, 0], expected[:, token], rtol=0, atol=1e-12)
         kept = sum(part.size if engine == "numpy" else numpy(part).size for part in leaves(state))
         assert kept == BATCH * rung.state_size(RungConfig(D_IN, D_OUT, heads), token + 1)
@@ -216,7 +216,7 @@ def leaves(state):
     )
 
 
-def test_the_rungs_before_the_mask_must_read_their_text_again():
+def test_only_causal_rungs_have_a_step():
     assert {name for name, rung in LADDER.items() if not rung.step} == {
         name for name, rung in LADDER.items() if not rung.causal
     }
@@ -229,7 +229,7 @@ def test_heads_must_divide_the_width(name):
 
 
 @pytest.mark.parametrize("name", LADDER)
-def test_the_attention_of_the_early_rungs_is_their_own_and_from_causal_on_passed_in(name):
+def test_rungs_from_causal_on_use_the_function_attend(name):
     calls = []
 
     def attend(*arguments):
@@ -237,32 +237,32 @@ def test_the_attention_of_the_early_rungs_is_their_own_and_from_causal_on_passed
         return attention(*arguments)
 
     x, parameters, spec, heads = problem(name, 0)
-    found = LADDER[name](x, parameters, spec, heads=heads, attend=attend)
-    assert np.allclose(found, LADDER[name](x, parameters, spec, heads=heads), atol=1e-12)
+    output = LADDER[name](x, parameters, spec, heads=heads, attend=attend)
+    assert np.allclose(output, LADDER[name](x, parameters, spec, heads=heads), atol=1e-12)
     early = ("fixed", "simplified", "trainable")
     assert len(calls) == (0 if name in early else HEADS if name == "stacked" else 1)
 
 
 @pytest.mark.parametrize("name", LADDER)
 def test_each_module_prints_its_example(name):
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "error", "-m", f"headway.ladder.{name}"],
         capture_output=True,
         text=True,
         check=True,
     )
     _, _, context = run_example(LADDER[name])
-    assert f"{context[1, 0]:.4f}" in done.stdout
-    assert LADDER[name].equation.split()[0] in done.stdout
+    assert f"{context[1, 0]:.4f}" in process.stdout
+    assert LADDER[name].equation.split()[0] in process.stdout
 
 
-def test_words_have_the_numbers_of_the_book_or_always_the_same_of_their_own():
+def test_features_of_words_are_those_of_the_book_or_a_function_of_the_word():
     words, inputs = words_and_inputs("your JOURNEY zürich zürich")
     assert words == ["your", "JOURNEY", "zürich", "zürich"]
     assert inputs[:2].tolist() == [list(INPUTS[0]), list(INPUTS[1])]
     assert np.array_equal(inputs[2], inputs[3])
 
 
-def test_an_unknown_rung_names_the_nearest():
+def test_an_unknown_rung_suggests_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'multihead'"):
         rung_named("multi-head")

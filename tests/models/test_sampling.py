@@ -24,8 +24,8 @@ def test_top_k_draws_among_the_k_likeliest():
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_frequencies_are_those_of_the_softmax(temperature):
     expected = np.exp(LOGITS / temperature) / np.exp(LOGITS / temperature).sum()
-    found = np.bincount(drawn(temperature=temperature), minlength=5) / 3000
-    assert np.abs(found - expected).max() < 5 * 0.5 / np.sqrt(3000)
+    frequencies = np.bincount(drawn(temperature=temperature), minlength=5) / 3000
+    assert np.abs(frequencies - expected).max() < 5 * 0.5 / np.sqrt(3000)
 
 
 def test_a_function_of_seed_and_step():
@@ -49,8 +49,8 @@ def test_top_p_draws_among_the_likeliest_that_have_the_share():
     assert set(drawn(top_p=0.4)) == {1}
     assert set(drawn(top_p=0.5)) == {1, 3}
     assert set(drawn(top_p=1.0)) == set(range(5))
-    found = np.bincount(drawn(top_p=0.5), minlength=5) / 3000
-    assert found[1] == pytest.approx(share[1] / (share[1] + share[3]), abs=0.05)
+    frequencies = np.bincount(drawn(top_p=0.5), minlength=5) / 3000
+    assert frequencies[1] == pytest.approx(share[1] / (share[1] + share[3]), abs=0.05)
 
 
 def test_top_p_counts_what_top_k_left():

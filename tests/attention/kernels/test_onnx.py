@@ -1,4 +1,4 @@
-"""Conformance from outside: the ONNX standard's test cases, by its own judge and tolerances."""
+"""Conformance tests of the ONNX standard, with ONNX's comparison and tolerances."""
 
 from functools import partial
 
@@ -14,13 +14,13 @@ ATTENTION = onnx_cases.cases("Attention")
 ROTARY = onnx_cases.cases("RotaryEmbedding")
 RMS = onnx_cases.cases("RMSNormalization")
 
-# All run on the three engines under a trace, that is on the plain mechanism; those that the fast
-# kernel takes (no softcap, no softmax in another dtype) run on that too.
+# All cases run on the three engines under a trace, which uses the formula. The cases that the
+# kernel `sdpa` supports (no softcap, no softmax in another dtype) run on it too.
 FAST = [case for case in ATTENTION if not {"softcap", "softmax_precision"} & {*case.attributes}]
 
-# What a dtype rules out, and how ONNX's judge puts it. These are computed in float32 and rounded.
-# ONNX's data are rounded at each step, ours once at the end: sdpa is two units in float16's last
-# place away, of which the tolerance is one.
+# Cases that fail in 16 bits, with the message of ONNX's comparison; they run in float32 instead.
+# ONNX's data are rounded after each step, ours once at the end: sdpa differs by two units in the
+# last place of float16, and the tolerance is one.
 ROUNDED_ONCE = "Not equal to tolerance rtol=0.001"
 LEDGER = {
     ("sdpa", "attention_4d_causal_fp16"): ROUNDED_ONCE,
@@ -28,7 +28,7 @@ LEDGER = {
 }
 
 
-def each(cases):
+def parametrize(cases):
     return pytest.mark.parametrize("case", cases, ids=[case.name for case in cases])
 
 
@@ -43,16 +43,18 @@ def judge(on, case, operator, in_float32=False):
         return engine.array(array.astype(np.float32) if half and in_float32 else array)
 
     inputs = [into(array) for array in case.inputs]
-    if on == "sdpa":  # without a trace, for which the plain mechanism would run
-        found = operator(*inputs, **case.attributes, attend=partial(headway.attend, kernel="sdpa"))
+    if on == "sdpa":  # without a trace, which would run the formula
+        results = operator(
+            *inputs, **case.attributes, attend=partial(headway.attend, kernel="sdpa")
+        )
     else:
         with headway.trace() as steps:
-            found = operator(*inputs, **case.attributes)
+            results = operator(*inputs, **case.attributes)
         if len(case.outputs) == 4:
             step = engine.numpy(steps[onnx_cases.qk_step(case)])
-            found.append(engine.array(step.astype(case.outputs[3].dtype)))  # ours is float32
+            results.append(engine.array(step.astype(case.outputs[3].dtype)))  # ours is float32
 
-    pairs = zip(map(engine.numpy, found), case.outputs, strict=False)
+    pairs = zip(map(engine.numpy, results), case.outputs, strict=False)
     pairs = [(ours, theirs) for ours, theirs in pairs if theirs is not None]
     if in_float32:
         pairs = [(ours.astype(theirs.dtype), theirs) for ours, theirs in pairs]
@@ -60,38 +62,38 @@ def judge(on, case, operator, in_float32=False):
     BackendTest.assert_similar_outputs(theirs, ours, case.rtol, case.atol)
 
 
-def test_these_are_all_of_them():
+def test_all_cases_of_onnx_run():
     assert [len(cases) for cases in (ATTENTION, ROTARY, RMS)] == [93, 8, 19]
 
 
-# JAX compiles every case anew, half a second each: `make test-all` runs them.
+# JAX compiles every case, which takes half a second: only `make test-all` runs them.
 @pytest.mark.parametrize(
     "on", [pytest.param(on, marks=[pytest.mark.slow] * (on == "jax")) for on in ENGINES]
 )
-@each(ATTENTION)
+@parametrize(ATTENTION)
 def test_attention(on, case):
     judge(on, case, onnx_cases.attention, in_float32=(on, case.name) in LEDGER)
 
 
-@each(FAST)
+@parametrize(FAST)
 def test_attention_on_the_fast_kernel(case):
     judge("sdpa", case, onnx_cases.attention, in_float32=("sdpa", case.name) in LEDGER)
 
 
 @pytest.mark.parametrize(("on", "name"), LEDGER)
-def test_what_the_ledger_names_fails_for_its_reason(on, name):
+def test_the_cases_in_the_ledger_fail_with_the_listed_message(on, name):
     (case,) = (case for case in ATTENTION if case.name == name)
     with pytest.raises(AssertionError, match=LEDGER[on, name]):
         judge(on, case, onnx_cases.attention)
 
 
 @pytest.mark.parametrize("on", ENGINES)
-@each(ROTARY)
+@parametrize(ROTARY)
 def test_rotary_embedding(on, case):
     judge(on, case, onnx_cases.rotary_embedding)
 
 
 @pytest.mark.parametrize("on", ENGINES)
-@each(RMS)
+@parametrize(RMS)
 def test_rms_normalization(on, case):
     judge(on, case, onnx_cases.rms_normalization)

@@ -1,4 +1,4 @@
-"""tiled: several tiles, those that nobody sees left out, and the same under jit and compile."""
+"""Tests of `tiled`: results with several tiles, skipped tiles, jit and torch.compile."""
 
 import jax
 import jax.numpy as jnp
@@ -64,13 +64,13 @@ def outcome(engine, options, kernel):
     [
         "numpy",
         "torch",
-        # Three seconds each, for JAX compiles the tiles and their gradients anew.
+        # Three seconds each, because JAX compiles the tiles and their gradients.
         pytest.param("jax", marks=pytest.mark.slow),
     ],
 )
 def test_tiles_make_the_whole(engine, options):
-    found, plain = (outcome(ENGINES[engine], options, name) for name in ("tiled", "plain"))
-    for one, other in zip(found, plain, strict=True):
+    output, plain = (outcome(ENGINES[engine], options, name) for name in ("tiled", "plain"))
+    for one, other in zip(output, plain, strict=True):
         assert np.isfinite(one).all()
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
 
@@ -87,14 +87,14 @@ def test_tiles_make_the_whole_in_jax_too():
 @pytest.mark.parametrize("shape", [(11, 13), (6, 1, 13), (2, 1, 1, 13), (2, 6, 11, 13)])
 def test_gradient_of_a_bias_of_any_shape(shape):
     leaves = [torch.tensor(x) for x in arrays()]
-    found = []
+    output = []
     for kernel in ("tiled", "plain"):
         bias = torch.linspace(-1, 1, int(np.prod(shape))).double().reshape(shape).requires_grad_()
         headway.attend(*leaves, bias=bias, kernel=kernel, softcap=2.0).square().sum().backward()
-        found.append(bias.grad)
-    assert found[0].shape == shape
-    assert found[1].abs().max() > 1e-3
-    assert torch.allclose(*found, rtol=0, atol=1e-12)
+        output.append(bias.grad)
+    assert output[0].shape == shape
+    assert output[1].abs().max() > 1e-3
+    assert torch.allclose(*output, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_gradient_of_a_bias_of_any_shape(shape):
     ],
     ids=str,
 )
-def test_tiles_that_nobody_sees_are_left_out(monkeypatch, mask, few, tiles):
-    """Twelve rows and columns in tiles of 4 by 3, counted on paper; higher where heads are few."""
+def test_completely_masked_tiles_are_skipped(monkeypatch, mask, few, tiles):
+    """Twelve rows and columns in tiles of 4 by 3, counted by hand; 6 by 3 for few heads."""
     monkeypatch.setattr(tiled_torch, "FEW", few)
     monkeypatch.setattr(tiled_torch, "MORE_ROWS", 6)
     met, scores = [], tiled_torch._Tiles._scores
@@ -124,7 +124,7 @@ def test_tiles_that_nobody_sees_are_left_out(monkeypatch, mask, few, tiles):
 
 
 class Largest(TorchDispatchMode):
-    """The number of elements of the largest tensor that anything made."""
+    """Records the number of elements of the largest tensor that an operation made."""
 
     elements = 0
 
@@ -162,7 +162,7 @@ def test_jax_keeps_no_matrix_of_weights():
     assert memory(48, "tiled") < 2.5 * memory(24, "tiled")
 
 
-def test_the_compiled_operations_keep_their_promises():
+def test_the_custom_operators_pass_opcheck():
     leaves = [torch.tensor(x, requires_grad=True) for x in arrays()]
     numbers = (0.0, float("inf"), 2, 0.5, 3.0)
     torch.library.opcheck(tiled_torch._forward, (*leaves, *numbers))
@@ -176,7 +176,7 @@ def test_refused_on_jax():
         headway.attend(*leaves, mask=jnp.ones((11, 13), dtype=bool), kernel="tiled")
 
 
-def test_once_and_no_further():
+def test_there_is_no_second_derivative():
     x = torch.randn(1, 1, 5, 2, requires_grad=True)
     context = headway.attend(x, x, x, kernel="tiled")
     with pytest.raises(RuntimeError, match="no second derivative"):

@@ -1,4 +1,4 @@
-"""triton: on a GPU where there is one, else in Triton's interpreter; blocks small, so several."""
+"""Tests of `triton` on a GPU, or in Triton's interpreter, mostly with several small blocks."""
 
 import os
 import subprocess
@@ -22,8 +22,8 @@ if find_spec("triton") is None:
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 with pytest.MonkeyPatch.context() as patch:
     if DEVICE == "cpu":
-        # Triton chooses when it is imported and when it meets a kernel. Not for all tests: those
-        # of the doctor would take minutes.
+        # Triton reads this variable on import and for each kernel. It is not set for all tests,
+        # because those of the doctor would take minutes.
         assert "triton" not in sys.modules, "too late for Triton's interpreter"
         patch.setenv("TRITON_INTERPRET", "1")
     import triton
@@ -61,19 +61,19 @@ def outcome(leaves, **options):
 def hold(case, dtype=torch.float32, **options):
     low = arrays(case, dtype)
     exact = [x.detach().double().requires_grad_() for x in low]
-    found = outcome(low, kernel="triton", **options)
+    output = outcome(low, kernel="triton", **options)
     plain = outcome(low, kernel="plain", **options)
-    assert all(x.isfinite().all() for x in found)
-    close_enough(found, plain, outcome(exact, kernel="plain", **options), torch.finfo(dtype).eps)
-    return found
+    assert all(x.isfinite().all() for x in output)
+    close_enough(output, plain, outcome(exact, kernel="plain", **options), torch.finfo(dtype).eps)
+    return output
 
 
-# The other cases are part of these or of OPTIONS.
+# The remaining cases are covered by these or by OPTIONS.
 @pytest.mark.usefixtures("_small_blocks")
 @pytest.mark.parametrize(
     "name", ["cross", "cached", "one query", "more queries", "grouped", "window", "two batch axes"]
 )
-def test_as_right_as_the_plain_one(name):
+def test_errors_are_as_small_as_those_of_plain(name):
     hold(CASES[name], **CASES[name].options)
 
 
@@ -115,8 +115,8 @@ def test_half_precision(dtype):
     hold(SEVERAL, dtype, **OPTIONS["everything"])
 
 
-def test_the_blocks_that_are_used():
-    """Those of the table, of which one holds all of the case."""
+def test_the_default_block_sizes():
+    """One block of the default size covers the whole case."""
     hold(SEVERAL, **OPTIONS["everything"])
 
 
@@ -137,8 +137,8 @@ def test_drops_the_same_cells():
     q, k, _ = (x.detach() for x in arrays(SEVERAL, torch.float32))
     values = torch.eye(45, device=DEVICE)[None]  # so that the context is the weights
     options = {"causal": True, "offset": 2, "dropout": 0.4, "seed": (1, 2**40 + 3)}
-    found = headway.attend(q, k, values, kernel="triton", **options)
-    assert torch.equal(found == 0, headway.attention_weights(q, k, **options) == 0)
+    output = headway.attend(q, k, values, kernel="triton", **options)
+    assert torch.equal(output == 0, headway.attention_weights(q, k, **options) == 0)
 
 
 @pytest.mark.usefixtures("_small_blocks")
@@ -146,7 +146,7 @@ def test_any_strides():
     made = arrays(Case((2,), 3, 1, 5, 7, 4, 6, {}), torch.float32)
     q, k, v = (x.detach() for x in made)
     v[1] = v[0]
-    wide = torch.stack([k, -k], dim=-1).flatten(-2)  # every second number is a key's
+    wide = torch.stack([k, -k], dim=-1).flatten(-2)  # every second number belongs to the keys
     ways = {
         "contiguous": (q, k, v),
         "tokens before heads": tuple(
@@ -154,15 +154,15 @@ def test_any_strides():
         ),
         "strided, expanded": (q.mT.contiguous().mT, wide[..., ::2], v[:1].expand_as(v)),
     }
-    found = {}
+    output = {}
     for name, inputs in ways.items():
         leaves = [x.detach().requires_grad_() for x in inputs]
         context = headway.attend(*leaves, causal=True, kernel="triton")
         # The gradient of a sum is one number, expanded.
-        found[name] = [context, *torch.autograd.grad(context.sum(), leaves)]
+        output[name] = [context, *torch.autograd.grad(context.sum(), leaves)]
     for name in ways:
-        assert all(map(torch.equal, found[name], found["contiguous"])), name
-    assert not torch.equal(found["contiguous"][0][0], found["contiguous"][0][1])
+        assert all(map(torch.equal, output[name], output["contiguous"])), name
+    assert not torch.equal(output["contiguous"][0][0], output["contiguous"][0][1])
 
 
 def _borders(out, first, length, least, most, OWN: tl.constexpr, OTHER: tl.constexpr):
@@ -173,19 +173,19 @@ def _borders(out, first, length, least, most, OWN: tl.constexpr, OTHER: tl.const
     tl.store(out + 3, end)
 
 
-@pytest.mark.slow  # room for 4 GiB, hardly any of it touched
+@pytest.mark.slow  # allocates 4 GiB of virtual memory
 def test_more_elements_than_32_bits_count():
     room = torch.empty(2**31 + 64, dtype=torch.float16, device=DEVICE)
     inputs = [room.as_strided((3, 1, 5, 4), (2**30, 64, 4, 1), start) for start in (0, 20, 40)]
     for x in inputs:
         x.copy_(torch.randn(3, 1, 5, 4))
-    found, near = (
+    output, near = (
         headway.attend(*each, kernel="triton") for each in (inputs, [x.clone() for x in inputs])
     )
-    assert torch.equal(found, near)
+    assert torch.equal(output, near)
 
 
-def test_no_block_is_met_in_vain_and_none_is_masked_in_vain():
+def test_only_necessary_blocks_are_computed_and_masked():
     OWN, OTHER, length = 8, 4, 21
     kernel = triton.jit(_borders)
     out = torch.empty(4, dtype=torch.int32, device=DEVICE)
@@ -211,7 +211,7 @@ def test_no_block_is_met_in_vain_and_none_is_masked_in_vain():
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of the NaNs
 @pytest.mark.usefixtures("_small_blocks")
-def test_what_lies_outside_the_band_is_not_even_read():
+def test_blocks_outside_the_band_are_not_read():
     made = arrays(Case((), 1, 1, 64, 64, 4, 5, {}), torch.float32)
     q, k, v = (x.detach() for x in made)
     # Queries from 32 on see keys from 29 on; the blocks of those begin at 16 at the earliest.
@@ -269,16 +269,16 @@ def test_dropout_without_a_seed_or_out_of_range_is_refused():
         headway.attend(x, x, x, dropout=1.0, seed=1, kernel="triton")
 
 
-def test_the_operator_keeps_its_promises():
+def test_the_custom_operator_passes_opcheck():
     leaves = arrays(Case((1,), 2, 1, 3, 5, 4, 6, {}), torch.float32)
     seed = torch.tensor([3], dtype=torch.int32, device=DEVICE)
-    # That torch.compile takes it is in tests/torch/compiled.py.
+    # tests/torch/compiled.py tests it under torch.compile.
     which = ("test_schema", "test_autograd_registration", "test_faketensor")
     inputs = (*leaves, seed, [-5, 1, 2, 0], 0.5, 2.0, 0.3)
     torch.library.opcheck(triton_flash.flash, inputs, test_utils=which)
 
 
-def test_once_and_no_further():
+def test_there_is_no_second_derivative():
     x = torch.randn(1, 5, 4, device=DEVICE, requires_grad=True)
     context = headway.attend(x, x, x, kernel="triton")
     (gradient,) = torch.autograd.grad(context.sum(), x, create_graph=True)
@@ -293,8 +293,8 @@ def test_once_and_no_further():
         pytest.param("table", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
 )
-def test_compiles_for_a_gpu_that_is_not_here(what, tmp_path):
-    """What the interpreter cannot tell: whether Triton's compiler takes it, and where it fits."""
+def test_compiles_for_other_gpus(what, tmp_path):
+    """Triton's compiler accepts the kernels, and they fit into shared memory."""
     script = Path(__file__).with_name("triton_ahead.py")
     env = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, str(script), what]

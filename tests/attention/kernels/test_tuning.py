@@ -1,4 +1,4 @@
-"""Which kernel `attend` takes: as measured, else by rule; never one that refuses."""
+"""Tests of the choice of a kernel: by measured times, or by a fixed rule without them."""
 
 import json
 
@@ -23,7 +23,7 @@ def call(heads=4, tokens=16, features=8, **options):
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
-    """A cache folder of the test's, read anew."""
+    """Use an empty cache folder for each test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     tuning.forget()
     yield
@@ -33,7 +33,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tuned():
-    """Make this the machine's table."""
+    """A function that saves a table as the table of this machine."""
 
     def do(table):
         tuning.save(table, tuning.path())
@@ -69,13 +69,13 @@ def test_the_nearer_measured_shape_counts_more(tokens, first):
 
 
 def test_only_the_ratios_of_one_shape_count():
-    """A long text takes a thousand times as long: that says nothing of which kernel is better."""
+    """Times of a long text are a thousand times as large, but must not count more."""
     table = {CAUSAL: {SMALL: {"a": 1.0, "b": 3.0}, LARGE: {"a": 1000.0, "b": 500.0}}}
     between = call(tokens=128)  # as near to one as to the other
     assert tuning.measured(table, *tuning.kind_and_size(*between)) == ("a", "b", "plain")
 
 
-def test_a_kernel_that_was_not_measured_in_every_near_shape_is_no_candidate():
+def test_a_kernel_must_be_measured_in_all_near_shapes():
     table = {CAUSAL: {SMALL: {"sdpa": 2.0, "einsum": 1.0}, LARGE: {"sdpa": 3.0}}}
     assert tuning.measured(table, *tuning.kind_and_size(*call())) == ("sdpa", "plain")
 
@@ -85,13 +85,14 @@ def test_the_fastest_that_does_not_refuse(tuned):
     kind = CAUSAL._replace(softcap=True)
     tuned({CAUSAL: {SMALL: row}, kind: {SMALL: row}})
     x = torch.randn(1, 4, 16, 8)
-    told = headway.explain(x, x, x, causal=True, softcap=2.0)
-    assert (told.chosen, told.why[:22]) == ("plain", "chosen by a fixed rule")  # not measured
+    explanation = headway.explain(x, x, x, causal=True, softcap=2.0)
+    assert explanation.chosen == "plain"
+    assert explanation.why.startswith("chosen by a fixed rule")  # it was not measured
     assert headway.attend(x, x, x, causal=True, softcap=2.0).isfinite().all()
 
 
 @pytest.mark.parametrize(
-    ("change", "options", "wanted"),
+    ("change", "options", "requires_grad"),
     [
         ({}, {}, False),
         ({"backward": True}, {}, True),
@@ -103,15 +104,15 @@ def test_the_fastest_that_does_not_refuse(tuned):
         ({"mask": "other"}, {"bias": torch.zeros(16, 16)}, False),
     ],
 )
-def test_kinds(change, options, wanted):
-    made = call(**options)
-    made[1].requires_grad_(wanted)
-    assert tuning.kind_and_size(*made) == (CAUSAL._replace(**change), SMALL)
+def test_kinds(change, options, requires_grad):
+    arguments = call(**options)
+    arguments[1].requires_grad_(requires_grad)
+    assert tuning.kind_and_size(*arguments) == (CAUSAL._replace(**change), SMALL)
     with torch.no_grad():
-        assert not tuning.kind_and_size(*made)[0].backward
+        assert not tuning.kind_and_size(*arguments)[0].backward
 
 
-def test_another_kind_goes_by_rule(tuned):
+def test_a_kind_without_times_uses_the_fixed_rule(tuned):
     tuned(TABLE)
     assert tuning.ranking(*call(dropout=0.1, seed=1)) == tuning.RULES["short"]
     assert tuning.ranking(*call(tokens=300, dropout=0.1, seed=1)) == tuning.RULES["long"]
@@ -131,7 +132,7 @@ def test_rules_name_kernels():
     assert all("plain" in names for names in tuning.RULES.values())
 
 
-def test_a_table_comes_back_as_it_was(tmp_path):
+def test_a_saved_table_is_loaded_unchanged(tmp_path):
     tuning.save(TABLE, tmp_path / "table.json")
     assert tuning.load(tmp_path / "table.json") == TABLE
     assert [file.name for file in tmp_path.iterdir()] == ["table.json"]
@@ -146,7 +147,7 @@ def test_a_broken_table_is_reported_and_not_used(text):
         assert tuning.table() == {}
 
 
-def test_times_that_are_no_times_are_refused(tmp_path):
+def test_invalid_times_are_refused(tmp_path):
     tuning.save(TABLE, tmp_path / "table.json")
     rows = json.loads((tmp_path / "table.json").read_text())
     for wrong in ("fast", 0.0, -1.0, float("nan"), None):
@@ -156,7 +157,7 @@ def test_times_that_are_no_times_are_refused(tmp_path):
             tuning.load(tmp_path / "table.json")
 
 
-def test_no_place_for_a_table_is_no_table(tmp_path, monkeypatch):
+def test_without_a_writable_cache_the_table_is_empty(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(OSError, match="file"):
@@ -164,7 +165,7 @@ def test_no_place_for_a_table_is_no_table(tmp_path, monkeypatch):
     assert tuning.table() == {}
 
 
-def test_the_digest_names_the_choices(tuned):
+def test_the_digest_depends_on_the_table(tuned):
     assert tuning.digest() == "by rule"
     tuned(TABLE)
     one = tuning.digest()
@@ -181,7 +182,7 @@ def test_an_empty_call_has_a_kernel_too(tuned):
         assert headway.attend(empty, empty, empty, causal=True).shape == (0, 4, 16, 8)
 
 
-def test_a_kernel_that_nobody_named_may_find_out_late_and_attend_says_so(monkeypatch):
+def test_attend_warns_and_runs_plain_if_the_chosen_kernel_fails(monkeypatch):
     def late(*call):
         raise headway.Unsupported("after all")
 

@@ -1,4 +1,4 @@
-"""Run in a process of its own by test_triton.py: Triton's compiler, for GPUs that are not there."""
+"""A script for test_triton.py: compile the kernels with Triton for GPUs that are not present."""
 
 import sys
 
@@ -13,7 +13,7 @@ SHARED = 99 * 1024  # bytes that a block may have on the smaller cards (GeForce 
 
 
 class Absent:
-    """Triton's driver of a GPU (A100) that is not there."""
+    """A driver of Triton for a GPU (A100) that is not present."""
 
     def get_current_device(self) -> int:
         return 0
@@ -37,7 +37,7 @@ JITFunction.run = compile_only
 
 
 def kernels(dtype: torch.dtype, dim: int, softcap: float | None, rate: float) -> None:
-    """All that there are, through the operators as they are called."""
+    """Compile all kernels by calling the operators."""
     made.clear()
     shapes = [(2, 6, 40, dim), (2, 3, 48, dim), (2, 3, 48, dim)]
     leaves = [torch.zeros(s, dtype=dtype, requires_grad=True) for s in shapes]
@@ -47,13 +47,14 @@ def kernels(dtype: torch.dtype, dim: int, softcap: float | None, rate: float) ->
     assert {kernel.name for kernel in made} == {"_forward", "_backward_queries", "_backward_keys"}
     assert len(made) == (4 if dtype == torch.float32 else 3)
     for kernel in made:
-        said = (kernel.name, dtype, dim, kernel.metadata.shared)
-        assert kernel.metadata.shared <= SHARED, said
-        assert ("mma.sync" in kernel.asm["ptx"]) == (dtype != torch.float32), said  # tensor cores
+        details = (kernel.name, dtype, dim, kernel.metadata.shared)
+        assert kernel.metadata.shared <= SHARED, details
+        uses_tensor_cores = "mma.sync" in kernel.asm["ptx"]
+        assert uses_tensor_cores == (dtype != torch.float32), details
 
 
 def one() -> None:
-    """Small, for a compiler takes long over large blocks; dim no power of 2."""
+    """Small blocks, which compile quickly; dim is not a power of 2."""
     triton_flash.blocks = lambda dim, size: [(16, 32), (32, 16)]
     kernels(torch.bfloat16, 20, 2.0, 0.1)
 
@@ -63,7 +64,7 @@ def table() -> None:
         for dim in (64, 128, 256):
             kernels(dtype, dim, None, 0.0)
             kernels(dtype, dim, 2.0, 0.1)
-            # The next block is loaded while this one is worked on.
+            # The next block is loaded while the current one is computed.
             assert all("cp.async" in kernel.asm["ptx"] for kernel in made)
 
 
