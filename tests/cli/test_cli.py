@@ -230,7 +230,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(place, half):
     for verb in ("generate half", "train --resume half", "trace half It"):
         refused(place, f"remove the folder {last.name} to resume from {before.name}", *verb.split())
     said = headway("info", "half", cwd=place).stdout
-    assert f"{before.name} is whole" in said
+    assert f"{before.name} verified" in said
     assert "is damaged" in said
     file.write_bytes(whole)
 
@@ -279,7 +279,7 @@ def test_runs_and_info_tell_what_there_is(place):
     assert "tiny" in said
     assert "4/4" in said
     said = headway("info", "tiny", cwd=place).stdout
-    for word in ("text_sha256", "learning_rate", "vocabulary", "step-000004 is whole"):
+    for word in ("text_sha256", "learning_rate", "vocabulary", "step-000004 verified"):
         assert word in said
 
 

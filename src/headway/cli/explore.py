@@ -1,4 +1,4 @@
-"""`headway explore`: a page that shows what a model does with a text."""
+"""`headway explore`: a page that shows how a model processes a text."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ def explore(
     engine: Literal["torch", "jax"] = "torch",
     runs: str = "runs",
 ) -> None:
-    """Look into a trained model, or into the ladder, in the browser.
+    """Explore a trained model, or the ladder, in the browser.
 
-    The page is served to this machine alone, until Ctrl-C.
+    The page is served on this machine only, until Ctrl-C.
 
     Parameters
     ----------
     run
-        The name of a run in the folder `runs`, or the path of one. With --ladder, the text.
+        Name of a run in the folder `runs`, or the path of a run. With --ladder: the text.
     text
-        What the model reads; by default what it writes by itself.
+        The input of the model; by default a text that it generates.
     ladder
-        The rungs of the ladder instead of a run, on your words or the book's.
+        Show the rungs of the ladder instead of a run.
     html
-        Write the page to this file, with all it needs inside, instead of serving it.
+        Write the page to this file, which needs no server, instead of serving it.
     port
-        Where the page is served; the next free one if it is taken.
+        Port of the server; the next free one if it is in use.
     open
-        Open the browser.
+        Whether to open the browser.
     engine
-        What runs the model: PyTorch or JAX.
+        Engine of the model: PyTorch or JAX.
     runs
-        The folder of the runs.
+        Folder of the runs.
     """
     if ladder and text is not None:
-        raise ValueError("--ladder takes one text, in quotes, and no run")
+        raise ValueError("--ladder takes one text in quotes, and no run")
     if ladder and engine != "torch":
-        raise ValueError("the ladder runs on NumPy: leave --engine out")
+        raise ValueError("the ladder runs on NumPy; remove --engine")
     if run is None and not ladder:
-        raise ValueError("what to explore? Give a run (`headway runs` lists them), or --ladder")
+        raise ValueError("nothing to explore; give a run (`headway runs` lists them) or --ladder")
 
-    from headway import cache  # late: `headway --help` answers at once
+    from headway import cache  # late: `headway --help` is fast
     from headway.explore.subjects import (
         WRITE,
         Ask,
@@ -73,9 +73,9 @@ def explore(
         ask = Ask(SENTENCE if run is None else run)
     elif (opened := find(run, runs, translates=None)).config.translates:
         if engine != "torch":
-            raise ValueError("translations run in PyTorch alone: leave --engine out")
+            raise ValueError("translation models run in PyTorch only; remove --engine")
         if text is None:
-            raise ValueError('what to translate? Give a sentence: headway explore RUN "The dog"')
+            raise ValueError('no sentence to translate; give one: headway explore RUN "The dog"')
         subject, ask = TranslationSubject(opened), Ask(text)
     else:
         of_run = RunSubject(opened, engine)

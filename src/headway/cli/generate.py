@@ -1,8 +1,9 @@
-"""`headway generate`: what a run writes."""
+"""`headway generate`: text from a trained model."""
 
 from __future__ import annotations
 
 import sys
+from itertools import chain
 from typing import Literal
 
 
@@ -18,37 +19,38 @@ def generate(
     engine: Literal["torch", "jax"] = "torch",
     runs: str = "runs",
 ) -> None:
-    """Write on from one or several prompts with a trained model.
+    """Generate text from one or more prompts.
 
     Parameters
     ----------
     run
-        The name of a run in the folder `runs`, or the path of one.
+        Name of a run in the folder `runs`, or the path of a run.
     prompts
-        The texts to go on from; several are written on side by side.
+        Texts to continue; several are continued as one batch.
     tokens
-        How many tokens to write, at most.
+        Maximum number of new tokens.
     temperature
-        0 always takes the likeliest token; 1 takes each as often as the model expects it.
+        Temperature of the distribution: 0 always takes the most likely token, 1 samples from the
+        model's own distribution.
     top_k
-        Choose among the k likeliest tokens only.
+        Sample from the k most likely tokens only.
     top_p
-        Choose among the likeliest tokens that together have this probability.
+        Sample from the most likely tokens that together have this probability.
     stop
-        Stop before this text; may be given several times.
+        Stop before this text; can be given several times.
     seed
-        The same seed writes the same text.
+        The same seed gives the same text.
     engine
-        PyTorch or JAX; a run of either can be read by both.
+        PyTorch or JAX; both can read every run.
     runs
-        The folder of the runs.
+        Folder of the runs.
     """
-    from headway import engines  # late: `headway --help` answers at once
+    from headway.engines import engine_named  # late: `headway --help` is fast
     from headway.training.runs import find
 
     opened = find(run, runs)
     if tokens < 1:
-        raise ValueError(f"--tokens is 1 or more: {tokens} is not")
+        raise ValueError(f"--tokens must be >= 1 (got {tokens})")
     tokenizer, context = opened.tokenizer, opened.config.model.context
     starts = [tokenizer.encode(prompt) for prompt in prompts or ("\n",)]
     streams = [tokenizer.stream(stop or ()) for _ in starts]
@@ -60,9 +62,9 @@ def generate(
                 file=sys.stderr,
             )
 
-    own = engines.engine_named(engine)
-    steps = own.generate(
-        own.load(opened),
+    chosen = engine_named(engine)
+    steps = chosen.generate(
+        chosen.load(opened),
         starts,
         tokens=tokens,
         temperature=temperature,
@@ -70,11 +72,12 @@ def generate(
         top_p=top_p,
         seed=seed,
     )
+    first = next(steps)  # invalid options are reported before anything is printed
     texts = list(prompts or ("",))
     alone = len(texts) == 1
     if alone:
         print(texts[0], end="", flush=True)
-    for step in steps:
+    for step in chain([first], steps):
         for number, (stream, token) in enumerate(zip(streams, step, strict=True)):
             more = stream.add(token)
             texts[number] += more

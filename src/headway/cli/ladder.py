@@ -1,4 +1,4 @@
-"""`headway ladder`: the rungs, with real numbers."""
+"""`headway ladder`: the rungs with their numbers."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from rich.console import Console
 
 
 def ladder(rung: str | None = None, /, *, text: str = "Your journey starts with one step") -> None:
-    """Walk up the rungs of attention, each with its equation and its numbers in colour.
+    """Show the rungs of attention, each with its equation and an example in color.
 
     Parameters
     ----------
     rung
-        The name of one rung; by default all of them are shown, in order.
+        Name of one rung; by default all of them in order.
     text
-        Your own words. Each gets three numbers; those of the book's sentence have the book's.
+        Words of the example. Each word is a vector of three numbers; the words of the default
+        sentence have the numbers of the book.
     """
-    from headway.ladder.rungs import LADDER, rung_named  # late: `headway --help` answers at once
+    from headway.ladder.rungs import LADDER, rung_named  # late: `headway --help` is fast
     from headway.ladder.show import show
 
     console = Console()
-    for one in LADDER.values() if rung is None else [rung_named(rung)]:
-        show(one, text, console)
+    for shown in LADDER.values() if rung is None else [rung_named(rung)]:
+        show(shown, text, console)

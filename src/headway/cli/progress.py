@@ -1,4 +1,4 @@
-"""What one sees while something trains, and how one stops it."""
+"""Progress bars, and stopping with Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Show = Callable[[int, float, float | None, float], None]
 
 @contextmanager
 def progress(console: Console, steps: int) -> Iterator[Show]:
-    """A live bar; `show(step, loss, validation or None, tokens a second)` moves it.
+    """A progress bar; `show(step, loss, validation or None, tokens per second)` updates it.
 
-    Where the output is no terminal each validation is a line instead.
+    Where the output is not a terminal, each validation prints a line instead.
     """
     columns = (
         TextColumn("step {task.completed:,}/{task.total:,}"),
@@ -43,7 +43,7 @@ def progress(console: Console, steps: int) -> Iterator[Show]:
 
 @contextmanager
 def preparing() -> Iterator[Callable[[int, int], None]]:
-    """A bar while a text becomes tokens; `show(further characters, all characters)` moves it."""
+    """A bar while a text becomes tokens; `show(further characters, all characters)` updates it."""
     columns = (TextColumn("preparing the tokens"), BarColumn(bar_width=24), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(
@@ -59,10 +59,10 @@ def preparing() -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def interrupts() -> Iterator[Callable[[], bool]]:
-    """Within, Ctrl-C only sets what `interrupted()` tells, so that a step is never cut in two."""
-    seen: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    """Inside, Ctrl-C only makes `interrupted()` true, so that the current step is completed."""
+    signals: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: signals.append(number))
     try:
-        yield lambda: bool(seen)
+        yield lambda: bool(signals)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

@@ -1,4 +1,4 @@
-"""`headway runs` and `headway info`: what has been trained, and how."""
+"""`headway runs` and `headway info`: the runs and their details."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 
 def runs(folder: str = "runs", /) -> None:
-    """List the runs of a folder: their text, how far they are and how well they do.
+    """List the runs of a folder with their data, progress and validation loss.
 
     Parameters
     ----------
     folder
-        The folder of the runs.
+        Folder of the runs.
     """
-    from headway.training.runs import runs_in  # late: `headway --help` answers at once
+    from headway.training.runs import runs_in  # late: `headway --help` is fast
 
-    found = runs_in(Path(folder))
-    if not found:
-        raise ValueError(f"no runs in {folder}: `headway train` makes one")
+    available = runs_in(Path(folder))
+    if not available:
+        raise ValueError(f"no runs in {folder}; `headway train` creates one")
     table = Table("run", "text", "tokenizer", "model", box=None, header_style="bold")
     for name in ("steps", "validation", "seconds"):
         table.add_column(name, justify="right")
-    for run in found:
+    for run in available:
         try:
             table.add_row(run.path.name, *_row(run))
         except ValueError as error:
@@ -38,16 +38,16 @@ def runs(folder: str = "runs", /) -> None:
 
 
 def info(run: str, /, *, runs: str = "runs") -> None:
-    """Tell all about a run: its settings, its parameters, its checkpoints, whether they are whole.
+    """Show the details of a run: its settings, its size, and whether its checkpoints are intact.
 
     Parameters
     ----------
     run
-        The name of a run in the folder `runs`, or the path of one.
+        Name of a run in the folder `runs`, or the path of a run.
     runs
-        The folder of the runs.
+        Folder of the runs.
     """
-    from headway.training import checkpoints  # late: `headway --help` answers at once
+    from headway.training import checkpoints  # late: `headway --help` is fast
     from headway.training.runs import find
 
     opened = find(run, runs, translates=None)
@@ -56,17 +56,19 @@ def info(run: str, /, *, runs: str = "runs") -> None:
     text, tokenizer, model, steps, validation, seconds = _row(opened)
     console.print(
         f"[bold]{opened.path}[/]: {model} on {text} ({tokenizer}), step {steps}, "
-        f"validation {validation} nats a token, {seconds} s\n"
+        f"validation {validation} nats per token, {seconds} s\n"
     )
-    of_run = {name: value for name, value in vars(config).items() if not is_dataclass(value)}
+    run_only = {name: value for name, value in vars(config).items() if not is_dataclass(value)}
     for title, settings in (
-        ("run", of_run),
+        ("run", run_only),
         ("model", vars(config.model)),
         ("training", vars(config.training)),
     ):
         table = Table(title, "", box=None, header_style="bold", padding=(0, 2, 0, 0))
         for name, value in settings.items():
-            table.add_row(name, str(value)[:40])
+            nested = vars(value).items() if is_dataclass(value) else [("", value)]
+            for inner, number in nested:
+                table.add_row(f"{name}.{inner}" if inner else name, str(number)[:40])
         console.print(table, "")
     for checkpoint in checkpoints.complete(opened.checkpoints):
         try:
@@ -77,7 +79,7 @@ def info(run: str, /, *, runs: str = "runs") -> None:
         else:
             count = sum(tensor.size for tensor in tensors.values())
             machine = ", ".join(f"{name} {value}" for name, value in about["machine"].items())
-            console.print(f"{checkpoint.name} is whole: {count:,} parameters; {machine}")
+            console.print(f"{checkpoint.name} verified: {count:,} parameters; {machine}")
 
 
 def _row(run: Run) -> list[str]:

@@ -1,4 +1,4 @@
-"""`headway trace`: every step of a text through a trained model, as a file."""
+"""`headway trace`: every intermediate array of a model for one text, in a file."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ def trace(
     engine: Literal["torch", "jax"] = "torch",
     runs: str = "runs",
 ) -> None:
-    """Write queries, keys, values, weights ... of every layer, for one text, to a file.
+    """Write the queries, keys, values, weights ... of every layer for one text to a file.
 
     Parameters
     ----------
     run
-        The name of a run in the folder `runs`, or the path of one.
+        Name of a run in the folder `runs`, or the path of a run.
     text
-        What the model reads.
+        The input of the model.
     output
-        The file to write, safetensors with a JSON manifest.
+        The file to write: safetensors with a JSON manifest.
     engine
-        PyTorch or JAX; the steps and their names are the same.
+        PyTorch or JAX; both give the same arrays under the same names.
     runs
-        The folder of the runs.
+        Folder of the runs.
     """
-    from headway.explore import trace_file  # late: `headway --help` answers at once
+    from headway.explore import trace_file  # late: `headway --help` is fast
     from headway.explore.subjects import Ask, RunSubject
     from headway.training.runs import find
 
