@@ -93,7 +93,7 @@ def test_a_file_instead_of_a_server(headway, export, place, capsys):
 
 
 BAD = {
-    "nothing": ([], "give a run (`headway runs` lists them), or --ladder"),
+    "nothing": ([], "give a run (`headway runs` lists them) or --ladder"),
     "a port alone": (["--port", "9000"], "or --ladder"),
     "no such run": (["tinny", "It"], "available runs: tiny"),
     "no run there": (["nowhere/tiny", "It"], "run 'tiny' not found in nowhere"),

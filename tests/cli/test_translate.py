@@ -100,7 +100,7 @@ def test_one_that_fills_in_needs_a_gap(folder):
         (["train", "--pairs", "pairs.tsv", "--width", "15", "--model", "rnn"], "must be even"),
         (["train", "--pairs", "pairs.tsv", "--context", "2"], "a --context larger than 2"),
         (["train", "--resume", "b", "--name", "c"], "remove --name, --pairs and --depth"),
-        (["race", "--quick", "--full"], "not both"),
+        (["race", "--quick", "--full"], "exclude each other"),
         (["train", "--name", "eval"], "'eval' is a command"),
         (["train", "--pairs", "a + b", "c"], "no ' + ' in its name"),
         (["train", "--cell", "lstm"], "transformer does not support cell"),

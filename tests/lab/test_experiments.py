@@ -216,3 +216,29 @@ def test_the_mlp_makes_up_for_what_a_rung_lacks(text):
     assert max(found) - min(found) <= 3 * 129, found  # half a unit of the MLP in each layer
     sizes = {v.name: preset("gpt2", v.settings["model"], vocabulary=1).mlp_width for v in variants}
     assert sizes["fixed"] > sizes["causal"] > sizes["multihead"]
+
+
+def test_values_of_settings_are_all_combinations():
+    found = experiments.of_values(["heads=2,4", "tokenizer=char", "norm.kind=rms"], "lab", "quick")
+    names = [variant.name for variant in found.variants]
+    assert names == ["heads=2 tokenizer=char norm.kind=rms", "heads=4 tokenizer=char norm.kind=rms"]
+    assert [v.settings["model"]["attention"]["heads"] for v in found.variants] == [2, 4]
+    assert {v.settings["tokenizer"] for v in found.variants} == {"char"}
+    assert [variant.against for variant in found.variants] == [None, names[0]]
+    assert len(experiments.of_values(["heads=2,4", "width=32,64"], "lab", "quick").variants) == 4
+    short = found.with_budget(2, 7)
+    assert (short.seeds, short.variants[1].settings["training"]["steps"]) == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("haeds=2,4", "did you mean 'heads'"),
+        ("heads", "must be NAME=VALUE,VALUE"),
+        ("heads=2,,4", "must be NAME=VALUE,VALUE"),
+        ("heads=2", "two variants or more"),
+    ],
+)
+def test_invalid_values_are_refused(assignment, message):
+    with pytest.raises(ValueError, match=message):
+        experiments.of_values([assignment], "lab", "quick")

@@ -301,11 +301,11 @@ HEADWAY = Path(sys.executable).with_name("headway")
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["compare"], "name an experiment"),
+        (["compare"], "give one experiment"),
         (["compare", "normaliser"], "did you mean 'normalizer'"),
         (["compare", "nowhere.toml"], "nowhere.toml"),
-        (["compare", "heads", "--quick", "--full"], "not both"),
-        (["compare", "heads", "scale"], "one experiment at a time"),
+        (["compare", "heads", "--quick", "--full"], "exclude each other"),
+        (["compare", "heads", "scale"], "give one experiment, or the .toml"),
         (["climb", "nowhere.txt"], "nowhere.txt"),
     ],
     ids=str,
@@ -344,7 +344,7 @@ def test_ctrl_c_writes_what_there_is_and_says_how_to_go_on(tmp_path):
     running.send_signal(signal.SIGINT)
     said, _ = running.communicate(timeout=120)
     assert running.returncode == 130
-    assert "stopped; the same command goes on: headway compare own.toml --quick" in said
+    assert "stopped; continue with: headway compare own.toml --quick" in said
     place = tmp_path / "lab" / "own-text-quick"
     found = json.loads((place / "report.json").read_text())
     assert "2 of 2 runs have not ended" in found["answers"]

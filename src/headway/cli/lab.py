@@ -1,4 +1,4 @@
-"""`headway climb` and `headway compare`: what an idea buys."""
+"""`headway climb` and `headway compare`: the effect of an idea, measured."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def climb(
     engine: Literal["torch", "jax"] = "torch",
     lab: Path = _LAB,
 ) -> None:
-    """Train the same small GPT with every rung of the ladder: what does each idea buy?
+    """Train the same small GPT with every rung of the ladder, and compare the rungs.
 
-    Three seeds each with --quick (the default), five and longer with --full. Stopped at any point,
-    the same command goes on; runs that are there already are not repeated.
+    Three seeds each with --quick (the default), five seeds and longer runs with --full. The same
+    command continues after an interruption; finished runs are not repeated.
 
     Parameters
     ----------
     text
         A file, a folder of text files, or manual, shakespeare or verdict.
     quick
-        Three seeds: some ten minutes on two cores. The default.
+        Three seeds: about ten minutes on two cores. The default.
     full
         Five seeds and six times the steps.
     engine
         PyTorch or JAX.
     lab
-        The folder of all runs and reports.
+        Folder of all runs and reports.
     """
-    from headway.lab import climb as climbing  # late: `headway --help` answers at once
+    from headway.lab import climb as climbing  # late: `headway --help` is fast
 
     size = _size(quick, full)
     experiment = replace(climbing.experiment(text, size), engine=engine)
@@ -60,52 +60,76 @@ def climb(
 
 def compare(
     *experiments: str,
+    assignments: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    recipe: str | None = None,
+    seeds: int | None = None,
+    steps: int | None = None,
     text: str | None = None,
     quick: Annotated[bool, _SWITCH] = False,
     full: Annotated[bool, _SWITCH] = False,
     engine: Literal["torch", "jax"] = "torch",
     lab: Path = _LAB,
 ) -> None:
-    """Train variants of one small GPT beside each other, with several seeds.
+    """Train variants of one small GPT and compare them, with several seeds.
 
-    A ready experiment (scale, heads, width-of-head, dropout, normalizer, position, context,
-    kv-heads), a .toml of your own with a question and variants, or two recipes or more.
+    The variants come from a ready experiment (scale, heads, width-of-head, dropout, normalizer,
+    position, context, kv-heads), from a .toml with a question and variants, from two or more
+    recipes, or from --set.
 
     Parameters
     ----------
     experiments
-        One experiment, or the .toml files of two recipes or more.
+        One experiment, or the .toml files of two or more recipes.
+    assignments
+        Values of a setting to compare, such as heads=2,4; several give all combinations.
+    recipe
+        Recipe of the other settings with --set; by default the lab's.
+    seeds
+        Number of seeds; by default three, or five with --full.
+    steps
+        Number of steps; by default the experiment's.
     text
-        Instead of the experiment's own.
+        Text to use instead of the experiment's.
     quick
-        Three seeds; our own experiments then take some ten minutes on two cores. The default.
+        Three seeds: a ready experiment takes about ten minutes on two cores. The default.
     full
-        Five seeds, and our own experiments longer.
+        Five seeds, and longer runs in the ready experiments.
     engine
         PyTorch or JAX.
     lab
-        The folder of all runs and reports.
+        Folder of all runs and reports.
     """
-    from headway.lab import experiments as known  # late: `headway --help` answers at once
+    from headway.lab import experiments as known  # late: `headway --help` is fast
 
     size = _size(quick, full)
-    if not experiments:
-        raise ValueError(f"name an experiment: {', '.join(known.names())}; or recipes, as .toml")
-    if len(experiments) > 1 and not all(each.endswith(".toml") for each in experiments):
-        raise ValueError("one experiment at a time; or the .toml files of two recipes or more")
-    if len(experiments) == 1 and known.is_experiment(experiments[0]):
+    if bool(experiments) == bool(assignments):
+        names = ", ".join(known.names())
+        raise ValueError(f"give one experiment ({names}), recipes as .toml, or --set NAME=VALUES")
+    if recipe is not None and not assignments:
+        raise ValueError("--recipe needs --set")
+    if len(experiments) > 1 and not all(name.endswith(".toml") for name in experiments):
+        raise ValueError("give one experiment, or the .toml files of two or more recipes")
+    if assignments:
+        experiment = known.of_values(assignments, recipe or known.RECIPE, size)
+    elif len(experiments) == 1 and known.is_experiment(experiments[0]):
         experiment = known.read(experiments[0], size)
     else:
         experiment = known.of_recipes(experiments, size)
     if text is not None:
         experiment = experiment.with_text(text)
-    words = [*experiments, *([] if text is None else ["--text", text])]
-    _conduct(replace(experiment, engine=engine), lab, ["compare", *words, f"--{size}"])
+    experiment = experiment.with_budget(seeds, steps)
+    words = ["compare", *experiments]
+    for assignment in assignments or ():
+        words += ["--set", assignment]
+    options = {"recipe": recipe, "seeds": seeds, "steps": steps, "text": text}
+    for name, value in options.items():
+        words += [] if value is None else [f"--{name}", str(value)]
+    _conduct(replace(experiment, engine=engine), lab, [*words, f"--{size}"])
 
 
 def _size(quick: bool, full: bool) -> str:
     if quick and full:
-        raise ValueError("--quick or --full, not both")
+        raise ValueError("--quick and --full exclude each other; remove one")
     return "full" if full else "quick"
 
 
@@ -115,21 +139,21 @@ def _conduct(
     words: Sequence[str],
     remarks: Callable[[Experiment, Path], Iterable[str]] = lambda experiment, runs: (),
 ) -> None:
-    """Do what is missing of the runs, show them on the way, and write the report."""
+    """Train the runs that are missing, show their progress, and write the report."""
     require("lab", "the lab")
     from headway.lab import files, report, work
     from headway.lab.report import Report
 
-    # Where nobody looks, all columns are written.
+    # Where the output is not a terminal, all columns are written.
     wide = None if sys.stdout.isatty() else 200
     console = Console(highlight=False, markup=False, width=wide)
     chosen = [] if experiment.engine == "torch" else ["--engine", experiment.engine]
     elsewhere = [] if lab == _LAB else ["--lab", str(lab)]
     command = shlex.join(["headway", *words, *chosen, *elsewhere])
     runs = lab / files.RUNS
-    there = sum(work.is_done(runs / job.folder) for job in experiment.jobs)
+    finished = sum(work.is_done(runs / job.folder) for job in experiment.jobs)
     console.print(
-        f"{experiment.question}\n{len(experiment.jobs)} runs, {there} of them done already"
+        f"{experiment.question}\n{len(experiment.jobs)} runs, {finished} of them finished"
     )
     with interrupts() as stopped, _live(console, experiment, runs) as show:
         wrong = work.run(experiment, runs, stopped=stopped, show=show)
@@ -142,7 +166,7 @@ def _conduct(
         console.print(f"- {answer}")
     console.print(f"the report: {place / 'index.html'}", soft_wrap=True)
     if stopped():
-        console.print(f"stopped; the same command goes on: {command}", soft_wrap=True)
+        console.print(f"stopped; continue with: {command}", soft_wrap=True)
         sys.exit(130)
     if any(run.failed for run in found):
         sys.exit(1)
@@ -150,7 +174,7 @@ def _conduct(
 
 @contextmanager
 def _live(console: Console, experiment: Experiment, runs: Path) -> Iterator[Callable[[], None]]:
-    """`show()` draws how far all runs are; without a terminal, a line for each that has ended."""
+    """`show()` draws the progress of all runs; without a terminal, a line per finished run."""
     from headway.lab import report
     from headway.lab.report import Report
 

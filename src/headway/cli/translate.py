@@ -306,7 +306,7 @@ def race(
     from headway.training.runs import Run
 
     if quick and full:
-        raise ValueError("--quick or --full, not both")
+        raise ValueError("--quick and --full exclude each other; remove one")
     size = "full" if full else "quick"
     found = Race(_source(pairs, depth), size)
     runs, console = lab / files.RUNS, Console(highlight=False, soft_wrap=True)
@@ -314,7 +314,7 @@ def race(
     words += [] if lab == Path("lab") else ["--lab", str(lab)]
     command = shlex.join(["headway", "translate", "race", *words])
     there = sum(work.is_done(runs / job.folder) for job in found.jobs)
-    console.print(f"{QUESTION}\n{len(found.jobs)} runs, {there} of them done already")
+    console.print(f"{QUESTION}\n{len(found.jobs)} runs, {there} of them finished")
     steps = sum(job.settings["training"]["steps"] for job in found.jobs)
     with (
         interrupts() as stopped,
@@ -333,7 +333,7 @@ def race(
         console.print(f"- {answer}", markup=False)
     console.print(f"the report: {place / 'index.html'}")
     if stopped():
-        console.print(f"stopped; the same command goes on: {command}")
+        console.print(f"stopped; continue with: {command}")
         sys.exit(130)
     if any(run.failed for run in report.runs):
         sys.exit(1)

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from importlib import resources
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,6 +85,17 @@ class Experiment:
             replace(each, settings={**each.settings, "text": text}) for each in self.variants
         ]
         return replace(self, variants=changed)
+
+    def with_budget(self, seeds: int | None, steps: int | None) -> Experiment:
+        """The same with other numbers of seeds and steps; None leaves a number as it is."""
+        changed = replace(self, seeds=self.seeds if seeds is None else seeds)
+        if steps is None:
+            return _whole(changed)
+        variants = [
+            replace(variant, settings=recipes.override(variant.settings, {"steps": steps}))
+            for variant in self.variants
+        ]
+        return _whole(replace(changed, variants=variants))
 
     @cached_property
     def jobs(self) -> tuple[Job, ...]:
@@ -178,6 +190,38 @@ def of_recipes(files: Sequence[str], size: str) -> Experiment:
     ]
     question = "Which of these recipes is better?"
     return _whole(Experiment("-".join(stems), question, variants, _SEEDS[size], size))
+
+
+def of_values(assignments: Sequence[str], recipe: str, size: str) -> Experiment:
+    """A recipe with every combination of values: heads=2,4 and width=32,64 give four variants.
+
+    Each variant is compared with the first. Raises ValueError for an invalid assignment and for an
+    unknown setting, with the nearest one.
+    """
+    choices: dict[str, list[str]] = {}
+    for assignment in assignments:
+        name, equals, values = assignment.partition("=")
+        if not (name and equals and all(values.split(","))):
+            raise ValueError(f"--set must be NAME=VALUE,VALUE (got {assignment!r})")
+        choices[name] = values.split(",")
+    check_keys("--set", choices, recipes.setting_names())
+    base = recipes.read(recipe)
+    variants: list[Variant] = []
+    for combination in product(*choices.values()):
+        texts = dict(zip(choices, combination, strict=True))
+        settings = recipes.override(base, {name: _value(text) for name, text in texts.items()})
+        label = " ".join(f"{name}={text}" for name, text in texts.items())
+        variants.append(Variant(label, settings, variants[0].name if variants else None))
+    question = f"What do {' and '.join(choices)} change?"
+    return _whole(Experiment("-".join(choices), question, variants, _SEEDS[size], size))
+
+
+def _value(text: str) -> Any:
+    """A number, true or false as in TOML; anything else is a string."""
+    try:
+        return recipes.parsed(f"value = {text}", "")["value"]
+    except ValueError:
+        return text
 
 
 def is_experiment(name: str) -> bool:

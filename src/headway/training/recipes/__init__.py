@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from headway.data.tokenizers import Tokenizer
 from headway.ladder.rungs import rung_named
@@ -70,6 +70,18 @@ def check(settings: Settings, what: str) -> Settings:
             given = {name: value for name, value in given.items() if name != "preset"}
         check_settings(kind, given, f"[{table}] of {what}")
     return settings
+
+
+def setting_names() -> list[str]:
+    """The names that `override` takes for a GPT."""
+    names = [name for name in TOP if name not in ("task", "model", "training")]
+    names += [field.name for field in fields(TrainingConfig)]
+    hints = get_type_hints(GPTConfig)
+    for name in ("preset", "heads", *hints):
+        kind = hints.get(name)
+        inner = fields(kind) if kind is not None and is_dataclass(kind) else ()
+        names += [f"{name}.{field.name}" for field in inner] or [name]
+    return names
 
 
 def override(settings: Settings, given: Mapping[str, Any]) -> Settings:
