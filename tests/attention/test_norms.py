@@ -1,4 +1,4 @@
-"""Norms on three engines, against PyTorch's."""
+"""Tests of norms on three engines against PyTorch."""
 
 import numpy as np
 import pytest
