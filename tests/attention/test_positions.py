@@ -54,7 +54,7 @@ def test_interleaved_pairs_rotate_like_halves(engine):
 
 
 def test_rotate_needs_one_angle_per_pair():
-    with pytest.raises(ValueError, match=r"half as many features as x \(got 1, 1 and 8\)"):
+    with pytest.raises(ValueError, match=r"8 features need half as many angles \(got 1\)"):
         positions.rotate(np.ones((2, 8)), np.ones((2, 1)), np.ones((2, 1)))
 
 
