@@ -51,8 +51,7 @@ class _Context:
 _context: ContextVar[_Context] = ContextVar("headway.tracing", default=_Context())
 
 # The number of traces and edits that are open in all threads. torch.compile supports reading a
-# module's integer but not a ContextVar. So this integer is read first, and the ContextVar, which
-# separates the threads, only if the integer is not zero.
+# module's integer but not a ContextVar, so the ContextVar (one per thread) is read only if needed.
 _open = 0
 _open_lock = threading.Lock()
 
@@ -89,15 +88,11 @@ def wanted(names: Iterable[str]) -> slice | None:
         return None
     context = _context.get()
     names = [context.prefix + name for name in names]
-    # A set, not a generator: `fits` must see every name, so that it can suggest the nearest one.
-    asked = [
-        listener.rows
-        for listener in context.listeners
-        if True in {listener.fits(name) for name in names}
-    ]
-    if not asked:
+    # Sets, not generators: `fits` must see every name, so that it can suggest the nearest one.
+    rows = [x.rows for x in context.listeners if True in {x.fits(name) for name in names}]
+    if not rows:
         return None
-    return asked[0] if all(rows == asked[0] for rows in asked) else WHOLE
+    return rows[0] if all(other == rows[0] for other in rows) else WHOLE
 
 
 def rows_taken() -> AbstractContextManager[None]:
@@ -328,10 +323,8 @@ def _changed(name: str, value: Any, new: Any) -> Any:
         try:
             edited = xp.broadcast_to(xp.asarray(new, dtype=value.dtype), value.shape)
         except (ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"the edit of {name!r} must broadcast to {tuple(value.shape)} "
-                f"(got an array of shape {tuple(xp.asarray(new).shape)})"
-            ) from error
+            shape = tuple(value.shape)
+            raise ValueError(f"the edit of {name!r} does not broadcast to {shape}") from error
     if tuple(edited.shape) != tuple(value.shape):
         raise ValueError(
             f"the edit of {name!r} must keep the shape {tuple(value.shape)} "

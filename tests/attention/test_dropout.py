@@ -1,4 +1,4 @@
-"""Dropout by a hash: the same cells in every engine, the right share of them, none related."""
+"""Tests of dropout by a hash: equal cells in all engines, the expected rate, independence."""
 
 import jax
 import numpy as np
@@ -33,7 +33,7 @@ def test_drops_the_cells_of_the_reference(engine, seed, step, rate):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9])
-def test_share_and_rescale(rate):
+def test_rate_and_scale(rate):
     output = drop(np.ones((300, 400)), Spec(dropout=rate, seed=7))
     assert set(np.unique(output)) <= {0.0, 1 / (1 - rate)}
     # Six standard deviations of a binomial of 120,000.
@@ -68,7 +68,7 @@ def test_fold_extends_a_seed():
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_slice_of_a_batch_drops_the_cells_of_the_whole(engine):
+def test_a_slice_of_a_batch_drops_the_same_cells(engine):
     x = ENGINES[engine].array(np.ones((5, 3, 4)))
     complete = drop(x, Spec(dropout=0.4, seed=2))
     part = drop(x[2:], Spec(dropout=0.4, seed=2, batch_offset=2))

@@ -1,4 +1,4 @@
-"""Masks as predicates: against the reference's loops, composed, and as arrays."""
+"""Tests of masks: predicates against the reference, composition, and boolean arrays."""
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,7 @@ def test_an_array_of_another_shape_is_refused_with_advice(shape):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_numbers_are_no_mask(engine):
+def test_an_array_of_numbers_is_refused_as_a_mask(engine):
     for numbers in (np.zeros((5, 7)), np.ones((5, 7), dtype=np.int64)):
         with pytest.raises(ValueError, match="must be passed as bias"):
             as_mask(ENGINES[engine].array(numbers))
@@ -171,7 +171,7 @@ def test_torch_masks_follow_the_device_of_the_queries():
     ],
     ids=str,
 )
-def test_the_band_says_where_nobody_sees(mask, band, is_band):
+def test_no_cell_outside_the_band_is_allowed(mask, band, is_band):
     assert (mask.band, mask.is_band) == (band, is_band)
     seen = complete(mask, offset=1)
     distance = 1 + np.arange(QUERIES)[:, None] - np.arange(KEYS)
@@ -180,7 +180,7 @@ def test_the_band_says_where_nobody_sees(mask, band, is_band):
     assert not is_band or seen[..., inside].all()
 
 
-def test_only_masks_without_arrays_can_be_asked_cell_by_cell():
+def test_only_masks_without_arrays_are_functions_of_positions():
     array = np.ones((QUERIES, KEYS), dtype=bool)
     assert (causal & ~(padding(LENGTHS) | documents(IDS))).by_position
     for mask in (as_mask(array), causal & array, array | causal, ~(causal & array)):

@@ -1,4 +1,4 @@
-"""softmax, divide-by-sum, sparsemax and entmax: exact algorithms against bisection."""
+"""Tests of the normalizers: the exact algorithms against the bisection of the reference."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from headway.attention import normalizers
 from headway.reference import normalizers as reference
 
 NAMES = ("softmax", "divide_by_sum", "sparsemax", "entmax15")
-# Few distinct numbers, so that ties are frequent; some far apart, so that supports are small.
+# Few distinct numbers, so that ties are frequent, and large gaps, so that supports are small.
 ROWS = hnp.arrays(
     np.float64, (4, 7), elements=st.sampled_from([0.25, 0.5, 0.5, 0.75, 1.0, 1.5, 3.0, 40.0])
 )

@@ -29,7 +29,7 @@ def test_rotary(engine):
             assert np.allclose(output[b, h], expected, rtol=0, atol=1e-11)
 
 
-def test_rotary_scores_depend_on_the_distance_alone():
+def test_rotary_scores_depend_only_on_the_distance():
     q, k = R.normal(size=(1, 8)), R.normal(size=(1, 8))
 
     def score(a, b):
@@ -42,7 +42,7 @@ def test_rotary_scores_depend_on_the_distance_alone():
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_interleaved_pairs_turn_as_the_halves_do(engine):
+def test_interleaved_pairs_rotate_like_halves(engine):
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
     x, angles = R.normal(size=(2, 3, 5, 8)), R.normal(size=(5, 4))
     cos, sin = array(np.cos(angles)), array(np.sin(angles))
@@ -53,12 +53,12 @@ def test_interleaved_pairs_turn_as_the_halves_do(engine):
     assert np.array_equal(output[..., 1::2], halves[..., 4:])
 
 
-def test_an_angle_a_pair_or_nothing():
-    with pytest.raises(ValueError, match=r"half as many features as x \(got 1, 1 and 8\)"):
+def test_rotate_needs_one_angle_per_pair():
+    with pytest.raises(ValueError, match=r"8 features need half as many angles \(got 1\)"):
         positions.rotate(np.ones((2, 8)), np.ones((2, 1)), np.ones((2, 1)))
 
 
-def test_rotary_in_low_precision_can_tell_neighbours_apart():
+def test_rotary_in_low_precision_separates_neighboring_positions():
     import torch
 
     x = torch.ones(2, 4, dtype=torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Names of parameters ours <-> Hugging Face's: the same logits, both ways."""
+"""Tests of the conversion of parameters to and from Hugging Face's names: the logits are equal."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def qwen3():
 
 
 @pytest.mark.parametrize("family", [gpt2, llama, qwen3])
-def test_their_weights_give_their_logits_and_come_back(family):
+def test_converted_weights_give_the_same_logits_and_convert_back(family):
     torch.manual_seed(0)
     theirs, choices, table = family()
     theirs = theirs.eval().double()

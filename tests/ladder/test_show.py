@@ -1,4 +1,4 @@
-"""The picture of a rung in the terminal."""
+"""Tests of the output of a rung in the terminal."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_a_text_without_words_is_refused():
         show(LADDER["fixed"], "  \n")
 
 
-def test_a_long_text_is_cut_to_what_fits_and_says_so():
+def test_a_long_text_is_truncated_with_a_note():
     words = " ".join(f"w{i}" for i in range(40))
     text = printed("causal", words)
     assert max(map(len, text.splitlines())) <= 100

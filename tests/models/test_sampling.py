@@ -1,4 +1,4 @@
-"""Choosing the next token."""
+"""Tests of sampling the next token."""
 
 import numpy as np
 import pytest
@@ -12,11 +12,11 @@ def drawn(**options):
     return [sample(LOGITS, seed=4, step=step, **options) for step in range(3000)]
 
 
-def test_temperature_zero_and_top_one_take_the_likeliest():
+def test_temperature_zero_and_top_one_take_the_most_likely_token():
     assert set(drawn(temperature=0)) == set(drawn(top_k=1)) == {1}
 
 
-def test_top_k_draws_among_the_k_likeliest():
+def test_top_k_samples_from_the_k_most_likely_tokens():
     assert set(drawn(top_k=3)) == {0, 1, 3}
     assert set(drawn(top_k=9)) == set(range(5))
 
@@ -43,7 +43,7 @@ def test_refusals():
             sample(LOGITS, top_p=wrong)
 
 
-def test_top_p_draws_among_the_likeliest_that_have_the_share():
+def test_top_p_samples_from_the_most_likely_tokens_that_reach_it():
     share = np.exp(LOGITS) / np.exp(LOGITS).sum()  # .48 .29 .11 .07 .05 in order
     assert share[1] < 0.5 < share[1] + share[3]
     assert set(drawn(top_p=0.4)) == {1}
@@ -53,5 +53,5 @@ def test_top_p_draws_among_the_likeliest_that_have_the_share():
     assert frequencies[1] == pytest.approx(share[1] / (share[1] + share[3]), abs=0.05)
 
 
-def test_top_p_counts_what_top_k_left():
+def test_top_p_applies_after_top_k():
     assert set(drawn(top_k=2, top_p=0.6)) == {1}

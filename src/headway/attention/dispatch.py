@@ -119,7 +119,7 @@ def run(
         with tracing.rows_taken():
             grid = grid_of(queries, keys, spec).select(rows=rows)
             attention(queries[..., rows, :], keys, None, spec, grid)
-    with tracing.silent():  # what a kernel taps are not the steps of the attention
+    with tracing.silent():  # values inside a kernel are not steps of the attention
         context = _run(name, kernel is None, queries, keys, values, spec)
     return tap("context", context)
 

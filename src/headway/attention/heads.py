@@ -34,9 +34,8 @@ def repeat(
 ) -> Shaped[Array, "... heads tokens dim"]:
     """Repeat the heads of x until there are as many as in `like` (Ainslie et al. 2023).
 
-    Query head h reads kv head h // (heads // kv_heads). Arrays without a heads axis, or with the
-    same number of heads, are returned unchanged. Raises ValueError if kv_heads does not divide
-    heads.
+    Query head h reads kv head h // (heads // kv_heads). Arrays without a heads axis are returned
+    unchanged. Raises ValueError if kv_heads does not divide heads.
     """
     if x.ndim < 3 or x.shape[-3] == like.shape[-3]:
         return x

@@ -1,7 +1,6 @@
 """Masks: predicates on positions that say which key each query may attend to.
 
-Masks compose with `&`, `|` and `~`. Kernels read their structure (`band`); a complete matrix is
-made only on demand.
+Kernels read the structure of a mask (`band`); the complete matrix is made only on demand.
 """
 
 from __future__ import annotations
@@ -34,13 +33,11 @@ class Mask:
     """A mask from a predicate: `Mask(lambda batch, head, query, key: key <= query)`.
 
     True means that the query may attend to the key. The predicate gets index arrays that
-    broadcast. Masks compose with `&`, `|` and `~`, also with boolean arrays (..., heads, queries,
-    keys).
+    broadcast. Masks compose with `&`, `|` and `~`, also with arrays (..., heads, queries, keys).
 
-    band: no cell outside this band is allowed. is_band: every cell inside the band is allowed.
-    by_position: False if the mask contains an array (..., queries, keys), which cannot be
-    evaluated at a single position. terms: the masks that `&` joined. Kernels use these attributes
-    to avoid the complete matrix.
+    Kernels use these attributes to avoid the complete matrix. band: no cell outside this band is
+    allowed. is_band: every cell inside the band is allowed. by_position: False if the mask
+    contains an array, which cannot be evaluated by position. terms: the masks that `&` joined.
     """
 
     __array_ufunc__ = None  # makes `array & mask` call __rand__
@@ -91,10 +88,7 @@ class Mask:
 
 
 def as_mask(mask: Mask | Shaped[Array, "..."]) -> Mask:
-    """Convert a boolean array to a Mask; return a Mask unchanged.
-
-    Raises ValueError for an array of numbers.
-    """
+    """Convert a boolean array to a Mask. Raises ValueError for an array of numbers."""
     if isinstance(mask, Mask):
         return mask
     if not hasattr(mask, "dtype") or mask.dtype != namespace(mask).bool:
@@ -142,10 +136,7 @@ def padding(lengths: Int[Array, "..."]) -> Mask:
 
 
 def documents(ids: Int[Array, "... tokens"]) -> Mask:
-    """Tokens attend only to tokens of the same document: ids[query] == ids[key].
-
-    For several documents that are packed into one row.
-    """
+    """Tokens of documents packed into one row attend only to their document: ids[q] == ids[k]."""
 
     def same(batch: Array, head: Array, query: Array, key: Array) -> Array:
         rows = ids.reshape((-1, ids.shape[-1]))

@@ -17,10 +17,7 @@ def rms_norm(
     Raises ValueError if the shape of the weight differs from the last axes of x.
     """
     if x.shape[x.ndim - weight.ndim :] != weight.shape:
-        raise ValueError(
-            f"weight must have the shape of the last axes of x {tuple(x.shape)} "
-            f"(got {tuple(weight.shape)})"
-        )
+        raise ValueError(f"weight {tuple(weight.shape)} must match the end of x {tuple(x.shape)}")
     xp = namespace(x)
     wide = xp.astype(x, xp.result_type(x.dtype, xp.float32))  # sums in bfloat16 lose precision
     axes = tuple(range(-weight.ndim, 0))

@@ -38,10 +38,7 @@ _FIELDS = frozenset(Spec._fields)
 
 
 def spec_from(options: Mapping[str, object]) -> Spec:
-    """Make a Spec from the options of `attend`.
-
-    Raises ValueError for an invalid value and TypeError for an unknown option.
-    """
+    """Make a Spec from the options of `attend`. Raises ValueError or TypeError if invalid."""
     if not options:
         return DEFAULT
     given: dict[str, Any] = dict(options)

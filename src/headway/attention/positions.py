@@ -57,10 +57,7 @@ def rotate(
     (Su et al. 2021, equation 15). Raises ValueError unless there is one angle for each pair.
     """
     if not 2 * cos.shape[-1] == 2 * sin.shape[-1] == x.shape[-1]:
-        raise ValueError(
-            f"cos and sin must have half as many features as x (got {cos.shape[-1]}, "
-            f"{sin.shape[-1]} and {x.shape[-1]})"
-        )
+        raise ValueError(f"{x.shape[-1]} features need half as many angles (got {cos.shape[-1]})")
     xp = namespace(x)
     if interleaved:
         first, second = x[..., ::2], x[..., 1::2]
@@ -73,9 +70,8 @@ def rotate(
 def alibi_slopes(heads: int) -> list[float]:
     """The slope of each head: 2^(-8/heads), 2^(-16/heads) ...  (Press et al. 2022, section 3).
 
-    If the number of heads is not a power of two, let p be the power of two below it. The first p
-    heads get the slopes for p heads, and the others every second slope for 2p heads, as in the
-    code of the authors.
+    If heads is not a power of two, let p be the power of two below it. As in the authors' code, the
+    first p heads get the slopes for p heads, the others every second slope for 2p heads.
     """
     power = 2 ** floor(log2(heads))
     slopes = [2 ** (-8 * (h + 1) / power) for h in range(power)]

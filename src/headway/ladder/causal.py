@@ -2,10 +2,9 @@
 
     masked[i, j] = scaled[i, j] if j <= i else -inf,    weights = softmax(masked)
 
-The mask sets scores to -inf *before* the softmax: exp(-inf) = 0, and each row still sums to 1.
-Setting weights to 0 *after* the softmax and dividing by their sum gives the same result, see
-`mask_then_renormalise`. Without the division the sum of a row would depend on the scores of later
-tokens. Vaswani et al. 2017, section 3.2.3.
+The scores are -inf *before* the softmax: exp(-inf) = 0, and each row still sums to 1. Setting
+weights to 0 *after* the softmax and dividing by their sum is equal, see `mask_then_renormalise`;
+without the division a row would depend on the scores of later tokens. Vaswani et al. 2017, 3.2.3.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
     dropped[i, j] = weights[i, j] / (1 - p) with probability 1 - p, else 0
 
-The other weights are divided by 1 - p, so that the expected context stays the same; the rows no
-longer sum to 1. Dropout is off in evaluation. Srivastava et al. 2014; for attention weights,
-Raschka 3.5.2.
+The other weights are divided by 1 - p, so that the expected context stays the same; rows no longer
+sum to 1. Dropout is off in evaluation. Srivastava et al. 2014; for attention, Raschka 3.5.2.
 """
 
 from __future__ import annotations

@@ -53,11 +53,9 @@ def picture(rung: Rung, text: str, width: int) -> RenderableType:
         for head, matrix in enumerate(matrices):
             which = f", head {head}" if len(matrices) > 1 else ""
             legend = "; ╱╱╱ masked" if forbidden[head].any() else ""
+            title = f"{name}{which}: one row per query, one column per key{legend}"
             parts += [
-                Rule(
-                    Text(f"{name}{which}: one row per query, one column per key{legend}"),
-                    style="dim",
-                ),
+                Rule(Text(title), style="dim"),
                 _table(
                     matrix,
                     labels,

@@ -3,9 +3,8 @@
     queries = x W_query,  keys = x W_key,  values = x W_value
     weights = softmax(queries keys^T / sqrt(d_k)),    context = weights values
 
-A token now has three different vectors: what it looks for (query), what other tokens compare with
-(key) and what it contributes to their context (value). Scaled dot-product attention: Vaswani et
-al. 2017, equation 1.
+A token has three vectors: what it looks for (query), what other tokens compare with (key) and what
+it contributes to a context (value). Scaled dot-product attention: Vaswani et al. 2017, equation 1.
 """
 
 from __future__ import annotations

@@ -43,9 +43,8 @@ def rotary(x: Array, positions: Collection[int], theta: float = 10000.0) -> Arra
 def alibi_slopes(heads: int) -> Array:
     """One slope per head, (heads,): Press et al. 2022, section 3.
 
-    For a power of two the slopes are 2**(-8/heads), 2**(-16/heads) ... 2**-8. For other numbers, as
-    in the code of the authors: the slopes of the power of two below, then every second slope of the
-    power of two above.
+    For a power of two the slopes are 2**(-8/heads), 2**(-16/heads) ... 2**-8. Otherwise the slopes
+    of the power of two below, then every second slope of the power above, as in the authors' code.
     """
     below = 2 ** math.floor(math.log2(heads))
     slopes = [2.0 ** (-8 * (h + 1) / below) for h in range(below)]
@@ -69,8 +68,7 @@ def relative(
     """A learned bias for each distance k - q, clipped to +-reach, (heads, Tq, Tk).
 
     table (heads, 2 * reach + 1); the middle column is for distance 0. Distances are clipped as in
-    Shaw et al. 2018, section 3.2; one number per head and distance as in Raffel et al. 2020,
-    section 2.1.
+    Shaw et al. 2018, section 3.2; one number per head and distance: Raffel et al. 2020, section 2.1
     """
     heads, columns = table.shape
     reach = columns // 2

@@ -1,4 +1,4 @@
-"""What a library is told instead of a matrix is what the matrix would say."""
+"""Tests that `is_unmasked` and `is_causal_from_top_left` agree with the complete matrix."""
 
 from itertools import product
 
@@ -13,7 +13,7 @@ MASKS = {"causal": causal, "window(1)": window(1), "window(3)": window(3)}
 
 
 @pytest.mark.parametrize("name", MASKS)
-def test_unmasked_and_causal_from_top_left_as_the_matrix_has_it(name):
+def test_both_functions_agree_with_the_matrix(name):
     answers = set()
     for rows, columns, offset in product((1, 2, 3), (1, 2, 3), (None, 0, 1, 2, 3)):
         queries, keys = np.zeros((1, 1, rows, 2)), np.zeros((1, 1, columns, 2))

@@ -31,11 +31,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "short": ("sdpa", "jax", "plain"),
     "long": ("sdpa", "tiled", "plain"),
 }
-SHORT = {
-    "torch": 128**2,
-    "numpy": 2048**2,
-    "jax": 512**2,
-}  # queries * keys of a short call, at most
+SHORT = {"torch": 128**2, "numpy": 2048**2, "jax": 512**2}  # at most these queries * keys
 NEAREST = 4  # the number of measured shapes that are averaged
 
 
@@ -187,9 +183,7 @@ def load(file: Path) -> Table:
                 raise ValueError("times must be > 0")
             table.setdefault(kind, {})[size] = seconds
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{file} is not a valid table of kernel times; run: headway bench --tune"
-        ) from error
+        raise ValueError(f"{file} is not a valid table; run: headway bench --tune") from error
     return table
 
 
