@@ -93,7 +93,7 @@ BAD = {
     "no such run": ("info tinny", "there are tiny"),
     "temperature": ("generate tiny It --temperature -1", "temperature must be >= 0"),
     "ladder": ("ladder multi-head", "did you mean 'multihead'"),
-    "no words": ("ladder causal --text ''", "no word"),
+    "no words": ("ladder causal --text ''", "at least one word"),
 }
 
 
