@@ -2,12 +2,13 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TOUR = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
 # [file](path), `name`  or, in a table, [file](path) | `name`
-STOPS = re.findall(r"\[([\w/]+\.py)\]\(([^)]+)\)(?:, | \| )`(\w+)`", TOUR)
+STOPS = re.findall(r"\[([\w/\\]+\.py)\]\(([^)]+)\)(?:, | \| )`(\w+)`", TOUR)
 
 
 def defined(file):
@@ -25,7 +26,7 @@ def test_every_stop_of_the_tour_exists():
     assert len(STOPS) > 20
     for label, link, name in STOPS:
         file = (ROOT / "docs" / link).resolve()
-        assert file == ROOT / "src" / "headway" / label
+        assert file == ROOT / "src" / "headway" / label.replace("\\", "")
         assert name in set(defined(file)), f"{label} does not define {name}"
 
 
@@ -34,6 +35,35 @@ def test_every_link_is_a_stop_with_a_name():
     assert len(links) == len(STOPS)
 
 
-def test_the_walk_from_a_token_to_a_logit_has_at_most_ten_files():
-    walk = TOUR.partition("## From a token to a logit")[2]
-    assert len({link for _, link, _ in STOPS if link in walk}) <= 10
+def test_a_walk_has_at_most_ten_files():
+    for title in ("From a token to a logit", "From a text to the loss"):
+        walk = TOUR.partition(f"## {title}")[2].partition("\n## ")[0]
+        numbered = [line for line in walk.splitlines() if re.match(r"\d+\. ", line)]
+        files = {link for line in numbered for link in re.findall(r"\]\(([^)]+)\)", line)}
+        assert 3 <= len(files) <= 10
+
+
+def test_a_step_runs_the_files_of_the_walk(tmp_path):
+    """The walk from a text to the loss names the files whose functions really run, in order."""
+    import headway
+    from headway.torch import engine  # noqa: F401 - so that importing it is not recorded
+
+    (tmp_path / "text.txt").write_text("It was the best of times.\n" * 40)
+    walk = TOUR.partition("## From a text to the loss")[2]
+    expected = re.findall(r"^\d+\. \[[^]]+\]\(\.\./src/headway/([^)]+)\)", walk, re.MULTILINE)
+    entered = []
+
+    def profile(frame, event, argument):
+        file = frame.f_code.co_filename.partition("/src/headway/")[2]
+        if event == "call" and file in expected and file not in entered:
+            entered.append(file)
+
+    sizes = {"context": 8, "width": 16, "layers": 1, "heads": 2, "tokenizer": "char"}
+    sys.setprofile(profile)
+    try:
+        headway.train(str(tmp_path / "text.txt"), runs=str(tmp_path), steps=1, **sizes)
+    finally:
+        sys.setprofile(None)
+    assert set(entered) == set(expected)
+    loss = ["torch/train.py", "torch/tasks.py", "torch/gpt.py"]
+    assert [file for file in entered if file not in loss][:6] == expected[:6]

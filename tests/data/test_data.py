@@ -77,7 +77,7 @@ def test_split_keeps_the_parts_apart_and_refuses_too_little():
     assert np.array_equal(np.concatenate([train, held_out]), TOKENS)
     assert len(held_out) == 6
     batches.split(TOKENS, 29)
-    with pytest.raises(ValueError, match="60 tokens, too few for a context of 30: it takes 62"):
+    with pytest.raises(ValueError, match="60 tokens, too few for a context of 30, which needs 62"):
         batches.split(TOKENS, 30)
 
 

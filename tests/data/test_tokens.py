@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from headway import cache
-from headway.data import tokens
+from headway.data import batches
 from headway.data.tokenizers import Tokenizer
 
 TEXT = "It was the best of times,\nit was the worst of times.\n\n" * 5000  # several pieces
@@ -12,7 +12,7 @@ TEXT = "It was the best of times,\nit was the worst of times.\n\n" * 5000  # sev
 
 def test_they_are_made_once_and_mapped(monkeypatch):
     tokenizer, told = Tokenizer.characters(TEXT), []
-    found = tokens.prepared(TEXT, tokenizer, told.append)
+    found = batches.prepared(TEXT, tokenizer, told.append)
     assert isinstance(found, np.memmap)
     assert found.dtype == np.uint16
     assert not found.flags.writeable
@@ -24,19 +24,19 @@ def test_they_are_made_once_and_mapped(monkeypatch):
         raise AssertionError("made again")
 
     monkeypatch.setattr(Tokenizer, "encode_pieces", lambda self, text: refuse(text))
-    assert np.array_equal(tokens.prepared(TEXT, tokenizer), found)
+    assert np.array_equal(batches.prepared(TEXT, tokenizer), found)
 
 
 def test_another_text_or_tokenizer_is_another_file():
-    one = tokens.prepared("abc" * 10, Tokenizer.characters("abc"))
-    other = tokens.prepared("abc" * 10, Tokenizer.characters("abcd"))
-    third = tokens.prepared("abc" * 11, Tokenizer.characters("abc"))
+    one = batches.prepared("abc" * 10, Tokenizer.characters("abc"))
+    other = batches.prepared("abc" * 10, Tokenizer.characters("abcd"))
+    third = batches.prepared("abc" * 11, Tokenizer.characters("abc"))
     assert len({file.filename for file in (one, other, third)}) == 3
 
 
 def test_a_large_vocabulary_takes_four_bytes():
     many = "".join(map(chr, range(0x10000, 0x10000 + 66_000)))
-    found = tokens.prepared(many, Tokenizer.characters(many))
+    found = batches.prepared(many, Tokenizer.characters(many))
     assert found.dtype == np.uint32
     assert found.max() == 65_999
 
@@ -48,6 +48,6 @@ def test_what_was_cut_off_is_not_found(monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(np, "concatenate", lambda pieces: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            tokens.prepared(text, tokenizer)
+            batches.prepared(text, tokenizer)
     assert set(cache.folder("tokens").iterdir()) == before
-    assert tokenizer.decode(tokens.prepared(text, tokenizer)) == text
+    assert tokenizer.decode(batches.prepared(text, tokenizer)) == text

@@ -74,8 +74,7 @@ def test_every_run_is_a_run_like_any_other(done):
 
 def test_a_run_is_what_train_would_have_made_of_it(done):
     """On the same thread, bit for bit: the lab adds looks and takes nothing."""
-    from headway.data.batches import split
-    from headway.data.tokens import prepared
+    from headway.data.batches import prepared, split
     from headway.torch import weights
 
     trial, place = done

@@ -1,23 +1,50 @@
-"""From one long row of tokens to batches; every batch is a pure function of (seed, step)."""
+"""From a text to its tokens and to batches, each a pure function of (seed, step)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Int, Integer
+
+from headway import cache
+from headway.data.tokenizers import Tokenizer, digest
 
 Tokens = Integer[np.ndarray, " _"]
 Windows = Int[np.ndarray, "windows context"]
 
 
+def prepared(
+    text: str, tokenizer: Tokenizer, show: Callable[[int], object] = lambda characters: None
+) -> Tokens:
+    """The tokens of a text, uint16 or uint32: a read-only memory map of a file in the cache.
+
+    show: called with the number of characters encoded since the last call, if the file is made.
+    Raises ValueError for a text that the tokenizer cannot encode.
+    """
+    kind = np.uint16 if tokenizer.vocabulary <= 2**16 else np.uint32
+    name = digest(digest(text) + tokenizer.fingerprint)
+    file = cache.folder("tokens") / f"{name}.npy"
+    if not file.exists():
+        with cache.whole(file) as aside, aside.open("wb") as out:
+            pieces = []
+            for piece, characters in tokenizer.encode_pieces(text):
+                pieces.append(piece.astype(kind))
+                show(characters)
+            np.save(out, np.concatenate(pieces or [np.empty(0, kind)]))
+    tokens: Tokens = np.load(file, mmap_mode="r")
+    return tokens
+
+
 def split(tokens: Tokens, context: int, held_out: float = 0.1) -> tuple[Tokens, Tokens]:
-    """The first part to train on, and the last, `held_out` of the whole, to evaluate on.
+    """The tokens to train on, and the last ones, a share of `held_out`, to evaluate on.
 
     Raises ValueError when either part is shorter than one context and the token after it.
     """
     cut = len(tokens) - max(int(len(tokens) * held_out), min(context + 1, len(tokens) // 2))
     if min(cut, len(tokens) - cut) < context + 1:
         raise ValueError(
-            f"the text has {len(tokens):,} tokens, too few for a context of {context}: it takes "
+            f"the text has {len(tokens):,} tokens, too few for a context of {context}, which needs "
             f"{2 * (context + 1):,}; give more text or a smaller context"
         )
     return tokens[:cut], tokens[cut:]
@@ -26,14 +53,14 @@ def split(tokens: Tokens, context: int, held_out: float = 0.1) -> tuple[Tokens, 
 def batch(
     tokens: Tokens, *, seed: int, step: int, size: int, context: int
 ) -> tuple[Windows, Windows]:
-    """`size` random windows, and the same one token later: what to see and what to predict."""
+    """`size` random windows, the inputs, and the same windows one token later, the targets."""
     generator = np.random.Generator(np.random.Philox(key=[seed, step]))
     starts = generator.integers(0, len(tokens) - context, size=size)
     return _windows(tokens, starts, context)
 
 
 def evaluation(tokens: Tokens, context: int, most: int) -> tuple[Windows, Windows]:
-    """Consecutive windows from first to last, or `most` of them evenly spread; always the same."""
+    """Consecutive windows, or `most` of them evenly spaced, and their targets; always the same."""
     starts = np.arange(0, len(tokens) - context, context)
     if len(starts) > most:
         starts = starts[np.linspace(0, len(starts) - 1, most).round().astype(int)]

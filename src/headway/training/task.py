@@ -15,10 +15,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from headway.data import corpora, pairs
-from headway.data.batches import split
+from headway.data.batches import prepared, split
 from headway.data.pairs import FIRST
 from headway.data.tokenizers import Tokenizer, digest
-from headway.data.tokens import prepared
 from headway.models.gpt import GPTConfig, preset
 from headway.models.seq2seq import Seq2SeqConfig
 from headway.training import translation

@@ -29,8 +29,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from headway.data.batches import split
-from headway.data.tokens import prepared
+from headway.data.batches import prepared, split
 from headway.engines import Name
 from headway.models.gpt import overlaid
 from headway.nearest import check_keys
