@@ -41,7 +41,8 @@ def made_run(folder: Path) -> Run:
     sizes = {"vocabulary": 50257, "context": 1024, "width": 768, "layers": 12}
     model = preset("gpt2", sizes, attention={"heads": 12})
     tokenizer = Tokenizer.utf8_bytes()
-    config = RunConfig("next-token", "none", "", "byte", tokenizer.fingerprint, None, model, TrainingConfig())
+    fields = ("next-token", "none", "", "byte", tokenizer.fingerprint, None)
+    config = RunConfig(*fields, model, TrainingConfig())
     run = Run.create(folder / "gpt2-sized", config, tokenizer)
     gpt = build(config)
     with torch.no_grad():

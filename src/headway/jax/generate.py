@@ -1,4 +1,4 @@
-"""Writing with a GPT in JAX: one token after another, each by the same compiled step."""
+"""Text generation with a GPT in JAX: one compiled step is reused for every token."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ Scores = Float[Array, "batch vocabulary"]
 def generate(
     model: Model, prompts: Sequence[Integer[np.ndarray, " _"]], **options: Any
 ) -> Iterator[list[int]]:
-    """New tokens after each prompt, as `models.sampling.write` explains, with its options.
+    """Generate new tokens after each prompt; options: those of `models.sampling.write`.
 
-    Prompts of different lengths are written on side by side, each as it would be alone. With
-    attention that can go on from a cache each token costs one position; a rung of the ladder
-    reads its text anew.
+    Prompts of different lengths form one batch, and each gets the same continuation as it would
+    alone. With a cache, each new token costs one position; a rung of the ladder has no cache and
+    processes the whole text again for every token.
     """
     return write(partial(_read, model), prompts, context=model.config.context, **options)
 
@@ -39,16 +39,16 @@ def generate(
 def _read(
     model: Model, texts: list[list[int]], caches: list[Cache] | None
 ) -> tuple[Scores, list[Cache] | None]:
-    """The logits after each text, of which the caches hold all but the last token."""
+    """Return the logits after each text; the caches hold all tokens except the last one."""
     params, config, attention = model.params, model.config, model.attention
-    if tracing.listening():  # the values seen, or changed, are then those of the texts alone
-        alone = [gpt.forward(params, jnp.asarray([text]), config, attention) for text in texts]
-        return jnp.concatenate([logits[:, -1] for logits in alone]), None
+    if tracing.listening():  # traces and edits must not see the padding
+        unpadded = [gpt.forward(params, jnp.asarray([text]), config, attention) for text in texts]
+        return jnp.concatenate([logits[:, -1] for logits in unpadded]), None
     lengths = np.array([len(text) for text in texts], dtype=np.int32)
     if caches is not None:
         last = np.array([[text[-1]] for text in texts], dtype=np.int32)
         return _decode(params, last, lengths - 1, caches, config=config, attention=attention)
-    # As few lengths as possible, since each is compiled: the powers of two.
+    # Each length is compiled separately, so only powers of two are used.
     longest = min(1 << int(lengths.max() - 1).bit_length(), config.context)
     rows = np.array([text + [0] * (longest - len(text)) for text in texts], dtype=np.int32)
     if not model.can_cache:
@@ -68,7 +68,7 @@ def _whole(
     config: GPTConfig,
     attention: Attention,
 ) -> Scores:
-    """The logits after each row, of which so many tokens count."""
+    """Return the logits after the last token of each row; lengths exclude the padding."""
     logits = gpt.forward(params, rows, config, attention, Spec(mask=padding(lengths)))
     return _at(logits, lengths - 1)
 
@@ -82,7 +82,7 @@ def _prefill(
     config: GPTConfig,
     attention: Attention,
 ) -> tuple[Scores, list[Cache]]:
-    """The logits after each row, and the caches. What stands behind a row is overwritten later."""
+    """Return the logits after each row and the caches; decoding overwrites their padding."""
     caches = gpt.empty_caches(params, config, len(rows))
     logits, caches = gpt.forward_cached(params, rows, config, attention, caches, first=0)
     return _at(logits, lengths - 1), caches
@@ -98,7 +98,7 @@ def _decode(
     config: GPTConfig,
     attention: Attention,
 ) -> tuple[Scores, list[Cache]]:
-    """The logits after one more token of each row, at its own position."""
+    """Return the logits after one more token per row, each at its own position."""
     logits, caches = gpt.forward_cached(params, last, config, attention, caches, first=position)
     return logits[:, 0], caches
 

@@ -1,9 +1,9 @@
-"""GPT in JAX: tokens in, the scores of every next token out.
+"""GPT in JAX: takes tokens and returns the logits of the next token at every position.
 
     params = gpt.init(config, jax.random.key(0))
     logits = gpt.forward(params, tokens, config)
 
-The parameters are arrays by the names that they have in a checkpoint, in one flat dictionary.
+The parameters are one flat dictionary of arrays, with the same names as in a checkpoint.
 """
 
 from __future__ import annotations
@@ -42,29 +42,30 @@ Logits = Float[Array, "batch tokens vocabulary"]
 @final
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A GPT with its parameters, as a run has it: tokens in, logits out."""
+    """A GPT with its parameters; call it with tokens to get the logits."""
 
     params: Params
     config: GPTConfig
     attention: Attention = multi_head
 
     def __call__(self, tokens: Int[Array, "batch tokens"]) -> Logits:
-        """The logits of the token after each token."""
+        """Return the logits of the next token at every position."""
         return forward(self.params, tokens, self.config, self.attention)
 
     @property
     def can_cache(self) -> bool:
-        """Whether the attention can go on from a cache: a rung sees its tokens whole, and where
-        tokens see later ones all that came before changes with each."""
+        """Whether the model can generate from a cache. A rung needs the whole text every time;
+        without a causal mask each new token changes the outputs of all earlier ones."""
         return self.config.attention.causal and self.attention.can_cache
 
 
 def init(
     config: GPTConfig, key: int | Array, attention: Attention = multi_head
 ) -> dict[str, Array]:
-    """The first values, those of PyTorch's GPT with the same seed.
+    """Return the initial parameters, which equal those of the PyTorch engine for the same seed.
 
-    key: the seed, or `jax.random.key` of it. Raises ValueError for a rung that does not fit.
+    key: the seed, or `jax.random.key(seed)`. Raises ValueError when the config has options that the
+    rung does not support.
     """
     seed = key if isinstance(key, int) else _seed_of(key)
     shapes = table.shapes(config, attention.shapes(config))
@@ -81,11 +82,11 @@ def forward(
     attention: Attention = multi_head,
     spec: Spec = DEFAULT,
 ) -> Logits:
-    """The logits of the token after each token.
+    """Return the logits of the next token at every position.
 
-    spec: the options of this call: a mask on top of the causal one (padding, documents), the seed
-    of dropout, without which nothing is dropped, the batch offset. Raises ValueError beyond the
-    context.
+    spec: options of this call: an extra mask that is combined with the causal one (padding,
+    documents), the seed of dropout (no dropout without it), the batch offset. Raises ValueError
+    when there are more tokens than the context holds.
     """
     return logits(params, features(params, tokens, config, attention, spec), config)
 
@@ -118,17 +119,17 @@ def forward_cached(
     caches: Sequence[Cache],
     first: Position,
 ) -> tuple[Logits, list[Cache]]:
-    """The logits of tokens that come after others, and the caches with these in them as well.
+    """Return the logits of tokens that continue a cached text, and the updated caches.
 
-    first: the position of the first of these tokens, an int or one a row, arrays allowed. Rows
-    may be filled up behind their last token: what stands there is overwritten as they go on.
+    first: the position of the first of these tokens: one integer, or an array with one per row.
+    Rows may be padded on the right: later calls overwrite the cache entries of the padding.
     """
     x, new = _run(params, tokens, config, attention, DEFAULT, caches, first)
     return logits(params, x, config), [cache for cache in new if cache is not None]
 
 
 def empty_caches(params: Params, config: GPTConfig, batch: int) -> list[Cache]:
-    """A cache for each layer, as long as the context, in the dtype of the parameters."""
+    """One empty cache per layer, with room for the context, in the dtype of the parameters."""
     dtype = next(iter(params.values())).dtype
     shape = (batch, config.attention.groups, config.context, config.d_k)
     return [Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.layers)]
@@ -149,7 +150,7 @@ def _run(
     positions = positions_of(x, first)
     if config.positions.kind == "learned":
         x = x + params["position_embedding.weight"][positions]
-    if config.positions.kind == "sinusoidal":  # as large as the embeddings are at first
+    if config.positions.kind == "sinusoidal":  # scaled to the initial size of the embeddings
         x = x + sinusoidal(positions, config.width, like=x) * (INITIAL * 2**0.5)
     spec = spec._replace(dropout=0.0 if spec.seed is None else config.dropout)
     x = tap("embedded", drop(x, fold(spec, 0)))
@@ -172,7 +173,7 @@ def _block(
     cache: Cache | None,
     first: Position,
 ) -> tuple[Array, Cache | None]:
-    """x + attention(norm(x)), then x + mlp(norm(x)): norms first, as in GPT-2."""
+    """x + attention(norm(x)), then x + mlp(norm(x)): pre-norm, as in GPT-2."""
     normalized = tap("attention_norm", norm(x, part(params, "attention_norm"), config))
     with scope("attention"):
         update, cache = attention.apply(
@@ -186,6 +187,6 @@ def _block(
 
 
 def _seed_of(key: Array) -> int:
-    """The number that `jax.random.key` was made of."""
+    """Return the integer seed from which `jax.random.key` made this key."""
     high, low = np.asarray(jax.random.key_data(key), dtype=np.uint64).ravel()[-2:]
     return int(high) << 32 | int(low)

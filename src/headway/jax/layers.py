@@ -1,7 +1,6 @@
-"""The layers of the JAX engine: pure functions of an input and of parameters by name.
+"""The layers of the JAX engine: pure functions of an input and a dictionary of parameters.
 
-The mathematics of attention is in `headway.attention`; the parameters are those of
-`models.gpt.shapes`.
+The attention formula is in `headway.attention`; `models.gpt.shapes` lists the parameters.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from headway.tracing import tap
 
 Params = Mapping[str, Array]
 Sequence_ = Float[Array, "batch tokens width"]
-Position = int | Int[Array, ""] | Int[Array, " batch"]  # of the first token, of all rows or of each
+Position = int | Int[Array, ""] | Int[Array, " batch"]  # of the first token: one, or one per row
 
 
 class Cache(NamedTuple):
-    """The keys and values of the tokens so far, for one layer, in arrays that never grow.
+    """The keys and values of the tokens so far, for one layer, in arrays of fixed length.
 
-    Places behind the last token hold anything: no query is late enough to see them.
+    Entries after the last token are arbitrary: the causal mask hides them from every query.
     """
 
     keys: Float[Array, "batch heads capacity d_k"]
@@ -49,18 +48,18 @@ class Cache(NamedTuple):
 
 
 def extended(cache: Cache, keys: Array, values: Array, first: Position) -> Cache:
-    """The cache with the keys and values of tokens that begin at the position `first`."""
+    """Return the cache with new keys and values written from position `first` on."""
     row = jnp.broadcast_to(jnp.asarray(first, jnp.int32), keys.shape[:1])
 
-    def written(whole: Array, new: Array, start: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(whole, new.astype(whole.dtype), start, axis=-2)
+    def write_row(cached: Array, new: Array, start: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(cached, new.astype(cached.dtype), start, axis=-2)
 
-    write = jax.vmap(written)
+    write = jax.vmap(write_row)
     return Cache(write(cache.keys, keys, row), write(cache.values, values, row))
 
 
 class Apply(Protocol):
-    """The output of attention for each token, and the cache with the tokens added to it."""
+    """Return the output of attention for each token, and the cache extended by these tokens."""
 
     def __call__(
         self,
@@ -74,10 +73,10 @@ class Apply(Protocol):
 
 
 class Attention(NamedTuple):
-    """The attention of a layer: the shapes of its parameters, and the function.
+    """The attention of a layer: the shapes of its parameters, and the function that applies it.
 
-    Dropout applies where the Spec of a call has a seed. can_cache: whether it can continue from a
-    cache.
+    Dropout is applied only when the Spec of the call has a seed. can_cache: whether `apply` accepts
+    a cache.
     """
 
     shapes: Callable[[GPTConfig], Mapping[str, Shape]]
@@ -87,16 +86,17 @@ class Attention(NamedTuple):
 
 @cache
 def with_attend(attend: Attend) -> Attention:
-    """`multi_head` with another function or a named kernel: `partial(dispatch.run, kernel=...)`.
+    """Return `multi_head` with another attention function, or with a named kernel:
+    `partial(dispatch.run, kernel=...)`.
 
-    Make it once and keep it: what is compiled with another one is compiled again.
+    Create it once and reuse it: JAX compiles a model again for every new `Attention`.
     """
     return Attention(attention_shapes, partial(_multi_head, attend), can_cache=True)
 
 
 @cache
 def of_rung(rung: Rung, attend: Attend | None = None) -> Attention:
-    """A rung of the ladder as the attention of a layer."""
+    """Return a rung of the ladder as the attention of a layer."""
 
     def shapes(config: GPTConfig) -> Mapping[str, Shape]:
         rung_spec(rung, config)  # raises ValueError for what the rung does not support
@@ -123,8 +123,8 @@ def _multi_head(
         keys = rms_norm(keys, params["k_norm.weight"], config.norm.eps)
     positions = positions_of(x, first)
     if config.positions.kind == "rotary":
-        of_heads = positions if positions.ndim == 1 else positions[:, None]  # equal in every head
-        queries, keys = rotary(queries, of_heads), rotary(keys, of_heads)
+        per_head = positions if positions.ndim == 1 else positions[:, None]  # equal in all heads
+        queries, keys = rotary(queries, per_head), rotary(keys, per_head)
     spec = combine(attention_spec(config), spec, training=spec.seed is not None)
     if cache is not None:
         cache = extended(cache, keys, values, first)
@@ -132,8 +132,8 @@ def _multi_head(
         spec = spec._replace(offset=first)
     position_bias = _position_bias(params, config)
     if position_bias is not None:
-        of_row = partial(position_bias, key_positions=jnp.arange(keys.shape[-2]))
-        bias = of_row(positions) if positions.ndim == 1 else jax.vmap(of_row)(positions)
+        row_bias = partial(position_bias, key_positions=jnp.arange(keys.shape[-2]))
+        bias = row_bias(positions) if positions.ndim == 1 else jax.vmap(row_bias)(positions)
         spec = spec._replace(bias=bias.astype(x.dtype))
     context = merge(attend(queries, keys, values, spec))
     return tap("output", linear(context, part(params, "output"))), cache
@@ -144,12 +144,12 @@ multi_head = with_attend(dispatch.run)
 
 
 def positions_of(x: Sequence_, first: Position) -> Array:
-    """Where these tokens stand: (tokens,), or (batch, tokens) where each row begins elsewhere."""
+    """The positions of these tokens: (tokens,), or (batch, tokens) when `first` has one per row."""
     return jnp.asarray(first, jnp.int32)[..., None] + jnp.arange(x.shape[1], dtype=jnp.int32)
 
 
 def _position_bias(params: Params, config: GPTConfig) -> Callable[..., Array] | None:
-    """From the positions of queries and keys to a bias (heads, Tq, Tk) of the scores."""
+    """A function from positions of queries and keys to a bias (heads, Tq, Tk), or None."""
     if config.positions.kind == "alibi":
         return partial(alibi, config.attention.heads)
     if config.positions.kind == "relative":
@@ -168,30 +168,30 @@ def _rung(
     first: Position,
 ) -> tuple[Sequence_, Cache | None]:
     if cache is not None:
-        raise ValueError(f"the rung {rung.name!r} works without a cache")
+        raise ValueError(f"the rung {rung.name!r} does not support a cache")
     spec = combine(rung_spec(rung, config), spec, training=spec.seed is not None)
     heads = rung_config(rung, config).heads
     return rung(x, params, spec, heads=heads, attend=attend), None
 
 
 def linear(x: Float[Array, "*batch d_in"], params: Params) -> Float[Array, "*batch d_out"]:
-    """x @ weight^T, plus the bias if there is one; weight is (d_out, d_in)."""
+    """x @ weight^T, plus the bias if there is one; the weight has the shape (d_out, d_in)."""
     product = x @ params["weight"].mT
     return product + params["bias"] if "bias" in params else product
 
 
 def norm(x: Sequence_, params: Params, config: GPTConfig) -> Sequence_:
-    """LayerNorm (Ba et al. 2016), or RMSNorm, in float32 at least."""
+    """LayerNorm (Ba et al. 2016) or RMSNorm, computed in float32 or a wider dtype."""
     if config.norm.kind == "rms":
         return rms_norm(x, params["weight"], config.norm.eps)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     centred = wide - wide.mean(-1, keepdims=True)
-    size = jnp.sqrt((centred**2).mean(-1, keepdims=True) + config.norm.eps)
-    return (centred / size).astype(x.dtype) * params["weight"] + params["bias"]
+    deviation = jnp.sqrt((centred**2).mean(-1, keepdims=True) + config.norm.eps)
+    return (centred / deviation).astype(x.dtype) * params["weight"] + params["bias"]
 
 
 def mlp(x: Sequence_, params: Params, config: GPTConfig) -> Sequence_:
-    """activation(x up) down; SwiGLU: (silu(x gate) * x up) down."""
+    """The MLP of a layer: activation(x up) down; for SwiGLU (silu(x gate) * x up) down."""
     up = linear(x, part(params, "up"))
     if config.mlp.kind == "gelu":
         hidden = jax.nn.gelu(up, approximate=True)
@@ -203,6 +203,6 @@ def mlp(x: Sequence_, params: Params, config: GPTConfig) -> Sequence_:
 
 
 def part(params: Params, name: str) -> Params:
-    """The parameters below a name, without it."""
-    start = name + "."
-    return {n.removeprefix(start): value for n, value in params.items() if n.startswith(start)}
+    """Return the parameters whose names start with `name.`, with that prefix removed."""
+    prefix = name + "."
+    return {n.removeprefix(prefix): value for n, value in params.items() if n.startswith(prefix)}

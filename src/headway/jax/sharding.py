@@ -1,6 +1,6 @@
-"""Several devices: the batch cut among them, and the parameters copied or cut as well.
+"""Training on several devices: the batch is split, the parameters are replicated or split.
 
-One named mesh and a `NamedSharding` an array; XLA puts the sums between the devices in.
+One named mesh, and one `NamedSharding` per array; XLA inserts the sums across devices.
 """
 
 from __future__ import annotations
@@ -18,34 +18,35 @@ AXIS = "data"
 
 
 class Layout(NamedTuple):
-    """Where arrays lie.
+    """How arrays are distributed over devices.
 
-    full: parameters and the optimiser's state are cut among the devices too, each along its
-    largest axis that divides (Rajbhandari et al. 2020, ZeRO stage 3); else every device has all.
+    full: split the parameters and the optimizer's state as well, each along the largest axis that
+    the number of devices divides (Rajbhandari et al. 2020, ZeRO stage 3); otherwise every device
+    has a copy.
     """
 
     mesh: Mesh
     full: bool = False
 
     def state(self, tree: Any) -> Any:
-        """Parameters, or an optimiser's state, where they belong."""
+        """Distribute parameters or an optimizer's state over the devices."""
         return jax.tree.map(lambda x: jax.device_put(x, self._sharding(x.shape)), tree)
 
     def batch(self, array: Any) -> Array:
-        """Rows, shared out; all of them to every device where they do not divide."""
+        """Split the rows over the devices, or copy them to each if they do not divide evenly."""
         divides = len(array) % self.mesh.size == 0
         return jax.device_put(
             array, NamedSharding(self.mesh, PartitionSpec(AXIS if divides else None))
         )
 
     def _sharding(self, shape: tuple[int, ...]) -> NamedSharding:
-        cut = [size for size in shape if size % self.mesh.size == 0] if self.full else []
-        axis = shape.index(max(cut)) if cut else None
+        divisible = [n for n in shape if n % self.mesh.size == 0] if self.full else []
+        axis = shape.index(max(divisible)) if divisible else None
         return NamedSharding(
             self.mesh, PartitionSpec(*(AXIS if n == axis else None for n in range(len(shape))))
         )
 
 
 def over(devices: Sequence[jax.Device], *, full: bool = False) -> Layout:
-    """A layout over these devices, such as `jax.devices()`."""
+    """Return a layout over these devices, such as `jax.devices()`."""
     return Layout(Mesh(np.array(devices), (AXIS,)), full)

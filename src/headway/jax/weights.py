@@ -1,4 +1,4 @@
-"""A model's weights between memory and disk."""
+"""Build a model and load its weights from a run."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from headway.training.runs import Run, RunConfig
 
 
 def build(config: RunConfig) -> Model:
-    """The model of a run with its first values. Raises ValueError for a run that translates."""
+    """Build the model of a run with initial weights. Raises ValueError for translation models."""
     if config.translates:
-        raise ValueError("JAX has no translators yet: leave --engine out")
+        raise ValueError("JAX does not support translation models yet: remove --engine")
     attention: Attention = multi_head if config.rung is None else of_rung(rung_named(config.rung))
     return Model(gpt.init(config.model, config.training.seed, attention), config.model, attention)
 
 
 def to_arrays(params: Params) -> dict[str, np.ndarray]:
-    """Every parameter, by name, as NumPy arrays."""
+    """Return all parameters by name, as NumPy arrays."""
     return {name: np.asarray(value) for name, value in params.items()}
 
 
 def filled(params: Params, tensors: Mapping[str, np.ndarray]) -> dict[str, Array]:
-    """Parameters with these values. Raises ValueError when names or shapes are not theirs."""
+    """Return parameters with these values. Raises ValueError if names or shapes differ."""
     require_same_shapes(tensors, params)
     return {name: jnp.asarray(tensors[name], value.dtype) for name, value in params.items()}
 
 
 def load(run: Run, checkpoint: Path | None = None) -> Model:
-    """The model of a run with the weights of a checkpoint, by default the last.
+    """Load the model of a run with the weights of a checkpoint, by default the last one.
 
-    Raises ValueError when a file is damaged or the weights are not the model's.
+    Raises ValueError if a file is damaged or the weights belong to another model.
     """
     model = build(run.config)
     tensors = loop.weights(run, checkpoint, model.params)

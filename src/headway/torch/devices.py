@@ -1,4 +1,4 @@
-"""What the machine has: its accelerator, and its number formats."""
+"""Choose the device, the precision and whether to compile, from what the machine supports."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ import torch
 
 from headway.training.settings import TrainingConfig
 
-NAMES = ("cuda", "mps", "cpu")  # from best to worst
+NAMES = ("cuda", "mps", "cpu")  # fastest first
 
-# Floating-point operations per second that a small model reaches, to an order of magnitude.
-# Compiling takes up to a minute and saves a tenth or more, so a run of ten minutes repays it.
+# Floating-point operations per second that a small model reaches (order of magnitude). Compiling
+# takes up to a minute and saves a tenth of the time or more, so it pays off after ten minutes.
 _SPEED = {"cuda": 1e14, "mps": 3e12, "cpu": 1e11}
 _LONG = 600.0  # seconds
 
 
 def choose(name: str | None = None) -> torch.device:
-    """The device of this name, by default the best one of this machine.
+    """Return the device with this name, by default the fastest one available.
 
-    Raises ValueError for an unknown name and for a device that this machine does not have.
+    Raises ValueError if the name is unknown or this machine does not have the device.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     available["cpu"] = True
     if name is None:
-        name = next(device for device in NAMES if available[device])
+        name = next(known for known in NAMES if available[known])
     if name not in NAMES:
         raise ValueError(f"device must be one of {', '.join(NAMES)} (got {name!r})")
     if not available[name]:
-        raise ValueError(f"this machine has no {name}; remove --device to use the best device")
+        raise ValueError(f"this machine has no {name}: remove --device or choose another")
     return torch.device(name)
 
 
 def suited(
     parameters: int, tokens: int, training: TrainingConfig, device: torch.device
 ) -> TrainingConfig:
-    """The settings, with those that depend on the machine decided.
+    """Return the settings with defaults for precision and compilation chosen for this machine.
 
-    parameters: number of the model's parameters. tokens: number of all steps' tokens.
-    bfloat16 where the hardware multiplies it faster than float32; torch.compile where the run is
-    long enough and there is a compiler. A token costs 6 operations per parameter, forward and
+    parameters: of the model. tokens: in all steps together.
+    bfloat16 if the hardware multiplies it faster than float32; torch.compile if the run is long
+    enough and a compiler is installed. A token costs 6 operations per parameter, forward and
     backward (Kaplan et al. 2020).
     """
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    long = 6.0 * parameters * tokens > _SPEED[device.type] * _LONG
-    compiler = device.type != "cpu" or shutil.which("g++") is not None
+    is_long = 6.0 * parameters * tokens > _SPEED[device.type] * _LONG
+    has_compiler = device.type != "cpu" or shutil.which("g++") is not None
     return replace(
         training,
         precision=training.precision or ("bfloat16" if fast else "float32"),
-        compile=long and compiler if training.compile is None else training.compile,
+        compile=is_long and has_compiler if training.compile is None else training.compile,
     )

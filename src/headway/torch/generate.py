@@ -1,4 +1,4 @@
-"""Writing with a GPT in PyTorch: one token after another, from a cache."""
+"""Text generation with a GPT in PyTorch, one token at a time, from a cache."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from headway.torch.layers import Cache
 def generate(
     model: GPT, prompts: Sequence[Integer[np.ndarray, " _"]], **options: Any
 ) -> Iterator[list[int]]:
-    """New tokens after each prompt, as `models.sampling.write` explains, with its options.
+    """Generate new tokens after each prompt; options: those of `models.sampling.write`.
 
-    Prompts of different lengths are written on side by side, each as it would be alone. With
-    attention that can go on from a cache each token costs one position; a rung of the ladder
-    reads its text anew.
+    Prompts of different lengths form one batch, and each gets the same continuation as it would
+    alone. With a cache, each new token costs one position; a rung of the ladder has no cache and
+    processes the whole text again for every token.
     """
     model.eval()
     return write(partial(_read, model), prompts, context=model.config.context, **options)
 
 
 class _Caches(NamedTuple):
-    """Of each layer; and where each row begins, where they do not begin together."""
+    """One cache per layer; starts: the column where each row begins, or None if all begin at 0."""
 
     layers: list[Cache]
     starts: Int[Tensor, " batch"] | None
@@ -39,15 +39,15 @@ class _Caches(NamedTuple):
 def _read(
     model: GPT, texts: list[list[int]], caches: _Caches | None
 ) -> tuple[Float[Tensor, "batch vocabulary"], _Caches | None]:
-    """The logits after each text, of which the caches hold all but the last token."""
+    """Return the logits after each text; the caches hold all tokens except the last one."""
     device = next(model.parameters()).device
     if caches is not None:
         rows, starts = [text[-1:] for text in texts], caches.starts
-    else:  # padded at their left to one length
+    else:  # pad on the left to one length
         longest = max(map(len, texts))
-        missing = [longest - len(text) for text in texts]
-        rows = [[0] * gap + text for gap, text in zip(missing, texts, strict=True)]
-        starts = torch.tensor(missing, device=device) if any(missing) else None
+        gaps = [longest - len(text) for text in texts]
+        rows = [[0] * gap + text for gap, text in zip(gaps, texts, strict=True)]
+        starts = torch.tensor(gaps, device=device) if any(gaps) else None
         caches = _Caches(model.caches(), starts) if model.can_cache else None
     layers = None if caches is None else caches.layers
     with torch.no_grad():

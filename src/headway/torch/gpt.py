@@ -1,4 +1,4 @@
-"""GPT in PyTorch: tokens in, the logits of the next tokens out."""
+"""GPT in PyTorch: takes tokens and returns the logits of the next token at every position."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from headway.models.gpt import INITIAL, GPTConfig, attention_spec, initial, rung
 from headway.torch.layers import MLP, Cache, MultiHeadAttention, RelativeBias, RungAttention
 from headway.tracing import scope, tap
 
-Attention = Callable[[GPTConfig], nn.Module]  # makes the attention of a layer
+Attention = Callable[[GPTConfig], nn.Module]  # creates the attention of a layer
 
 
 def multi_head(config: GPTConfig, attend: Attend = dispatch.run) -> MultiHeadAttention:
-    """Multi-head attention as the config has it; attend: another function or a named kernel."""
+    """Create the multi-head attention of a config; attend: another function or a named kernel."""
     kind, heads = config.positions.kind, config.attention.heads
     position_bias: Callable[[Tensor, Tensor], Tensor] | None = None
     if kind == "alibi":
@@ -47,7 +47,7 @@ def multi_head(config: GPTConfig, attend: Attend = dispatch.run) -> MultiHeadAtt
 
 
 def of_rung(rung: Rung, attend: Attend | None = None) -> Attention:
-    """A rung of the ladder as the attention of a layer."""
+    """Return a rung of the ladder as the attention of a layer."""
 
     def attention(config: GPTConfig) -> nn.Module:
         spec, heads = rung_spec(rung, config), rung_config(rung, config).heads
@@ -58,11 +58,11 @@ def of_rung(rung: Rung, attend: Attend | None = None) -> Attention:
 
 @final
 class GPT(nn.Module):
-    """A decoder: GPT-2 or a more modern one, as the config says.
+    """A decoder-only language model: GPT-2 or a newer variant, depending on the config.
 
-    attention: makes the attention of a layer; by default `multi_head`, or `of_rung(...)`.
-    seed: of the first values, a function of it and of the parameters' names, the same in every
-        engine; PyTorch's own random state is not changed.
+    attention: creates the attention of a layer: `multi_head` or `of_rung(...)`.
+    seed: the initial values depend only on it and on the parameters' names, and are the same in
+        both engines; PyTorch's global random state is not changed.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class GPT(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        with torch.random.fork_rng(devices=[]):  # the layers draw values, all replaced below
+        with torch.random.fork_rng(devices=[]):  # the layers' random values are replaced
             self.embedding = nn.Embedding(config.vocabulary, config.width)
             self.position_embedding = None
             if config.positions.kind == "learned":
@@ -87,14 +87,14 @@ class GPT(nn.Module):
 
     @property
     def can_cache(self) -> bool:
-        """Whether it can continue from caches: a rung reads its text again, and where tokens see
-        later ones each new token changes all those before."""
+        """Whether the model can generate from caches. A rung needs the whole text every time;
+        without a causal mask each new token changes the outputs of all earlier ones."""
         return self.config.attention.causal and all(
             isinstance(block.attention, MultiHeadAttention) for block in self.blocks
         )
 
     def caches(self) -> list[Cache]:
-        """An empty cache for each layer."""
+        """One empty cache per layer."""
         return [Cache(self.config.context) for _ in self.blocks]
 
     def forward(
@@ -105,11 +105,11 @@ class GPT(nn.Module):
         caches: Sequence[Cache] | None = None,
         starts: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch tokens vocabulary"]:
-        """The logits of the token after each token: see `features` for the arguments."""
+        """Return the logits of the next token at every position; see `features` for arguments."""
         return self.logits(self.features(tokens, spec, caches=caches, starts=starts))
 
     def logits(self, features: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows vocabulary"]:
-        """The logits of these features."""
+        """Return the logits of these features."""
         logits: Tensor = tap("logits", self.head(features))
         return logits
 
@@ -121,14 +121,14 @@ class GPT(nn.Module):
         caches: Sequence[Cache] | None = None,
         starts: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """The residual stream after the last norm, from which the head computes the logits.
+        """Return the residual stream after the last norm, which the head turns into logits.
 
-        spec: the options of this call: a mask on top of the causal one (padding, documents), the
-            seed of dropout while training, the batch offset.
-        caches: of the tokens before these, which are added to them.
-        starts: the column in which each row's text begins, for rows padded at their left so that
-            texts of different lengths end together; by default 0.
-        Raises ValueError beyond the context.
+        spec: options of this call: an extra mask that is combined with the causal one (padding,
+            documents), the seed of dropout while training, the batch offset.
+        caches: of the preceding tokens; these tokens are added to them.
+        starts: the column where the text of each row begins, for rows that are padded on the left;
+            by default 0.
+        Raises ValueError when there are more tokens than the context holds.
         """
         first = 0 if caches is None else caches[0].length
         end = first + tokens.shape[-1]
@@ -141,7 +141,7 @@ class GPT(nn.Module):
         x = self.embedding(tokens)
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
-        if self.config.positions.kind == "sinusoidal":  # as large as the embeddings are at first
+        if self.config.positions.kind == "sinusoidal":  # as large as the initial embeddings
             x = x + sinusoidal(positions, self.config.width, like=x) * (INITIAL * 2**0.5)
         dropout = self.config.dropout if self.training else 0.0
         x = tap("embedded", drop(x, fold(spec._replace(dropout=dropout), 0)))
@@ -154,7 +154,7 @@ class GPT(nn.Module):
 
 @final
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): norms first, as in GPT-2."""
+    """x + attention(norm(x)), then x + mlp(norm(x)): pre-norm, as in GPT-2."""
 
     def __init__(self, config: GPTConfig, attention: Attention) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class Block(nn.Module):
         *,
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """The residual stream after this layer; spec: as in `GPT.forward`."""
+        """Return the residual stream after this layer; spec: as in `GPT.forward`."""
         residual = spec._replace(dropout=self.dropout if self.training else 0.0)
         normalized = tap("attention_norm", self.attention_norm(x))
         with scope("attention"):

@@ -1,6 +1,6 @@
 """The layers of the PyTorch engine: attention and the MLP as modules, and the cache.
 
-The mathematics of attention is in `headway.attention`; these modules hold the parameters.
+The attention formula is in `headway.attention`; these modules hold the parameters.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ CAUSAL = Spec(mask=causal)
 
 @final
 class Cache:
-    """The keys and values of the tokens so far, for one layer; never copied as it grows.
+    """The keys and values of the tokens so far, for one layer; adding tokens copies nothing else.
 
-    capacity: the tokens that it can hold. The memory is taken at the first `extend`.
+    capacity: the maximum number of tokens. Memory is allocated by the first `extend`.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -46,10 +46,10 @@ class Cache:
         keys: Float[Tensor, "batch heads tokens d_k"],
         values: Float[Tensor, "batch heads tokens d_v"],
     ) -> tuple[Tensor, Tensor]:
-        """Add tokens; all keys and values so far. Raises ValueError beyond the capacity."""
+        """Add tokens and return all keys and values. Raises ValueError beyond the capacity."""
         end = self.length + keys.shape[-2]
         if end > self.capacity:
-            raise ValueError(f"the cache holds {self.capacity} tokens, not {end}")
+            raise ValueError(f"the cache holds at most {self.capacity} tokens (got {end})")
         if self._keys is None or self._values is None:
             self._keys = keys.new_empty((*keys.shape[:-2], self.capacity, keys.shape[-1]))
             self._values = values.new_empty((*values.shape[:-2], self.capacity, values.shape[-1]))
@@ -60,13 +60,13 @@ class Cache:
 
     @property
     def held(self) -> tuple[Tensor, Tensor]:
-        """All keys and values so far. Raises ValueError when there are none."""
+        """All keys and values so far. Raises ValueError if the cache is empty."""
         if self._keys is None or self._values is None:
             raise ValueError("the cache is empty")
         return self._keys[..., : self.length, :], self._values[..., : self.length, :]
 
     def __getitem__(self, rows: Int[Tensor, " rows"]) -> Cache:
-        """The same of these rows of the batch, in this order, each as often as it is named."""
+        """Return a copy with these rows of the batch, in this order; rows may be repeated."""
         chosen = Cache(self.capacity)
         if self.length:
             keys, values = self.held
@@ -78,17 +78,18 @@ class Cache:
 class MultiHeadAttention(nn.Module):
     """Multi-head attention: project -> split -> (rotary, cache) -> attend -> merge -> output.
 
-    d_in, d_out: features of the input and of the output. kv_heads: fewer heads of keys and values
-    (grouped queries). head_dim: features of one head, by default d_out // heads. linear_bias:
-    whether q, k, v and output have biases.
+    d_in, d_out: features of the input and of the output. kv_heads: the number of heads of keys and
+    values, by default `heads` (fewer: grouped-query attention). head_dim: features of one head, by
+    default d_out // heads. linear_bias: whether q, k, v and output have biases.
     rotary: the base of rotary positions (10,000 in Llama), or None.
     qk_norm: the eps of an RMSNorm of each head's queries and keys, or None.
-    position_bias: from the positions of queries and keys to a bias (heads, Tq, Tk) of the scores,
-        such as ALiBi's or a `RelativeBias`, which is learned; or None.
-    spec: the options of attention; causal by default. Its dropout applies only while training.
-    attend: computes attention; `functools.partial(dispatch.run, kernel="plain")` names a kernel.
+    position_bias: a function from positions of queries and keys to a bias (heads, Tq, Tk) that is
+        added to the scores, such as ALiBi or a learned `RelativeBias`; or None.
+    spec: the options of attention; causal by default. Dropout is applied only while training.
+    attend: the function that computes attention; to choose a kernel, pass for example
+        `functools.partial(dispatch.run, kernel="plain")`.
 
-    Raises ValueError when the heads do not divide the width.
+    Raises ValueError if the heads do not divide the width.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class MultiHeadAttention(nn.Module):
         if head_dim is None:
             head_dim = RungConfig(d_in, d_out, heads).d_head
         if self.kv_heads < 1 or heads % self.kv_heads:
-            raise ValueError(f"{self.kv_heads} kv_heads do not divide {heads} heads")
+            raise ValueError(f"kv_heads must divide heads (got {self.kv_heads} and {heads})")
         self.q = nn.Linear(d_in, heads * head_dim, linear_bias)
         self.k = nn.Linear(d_in, self.kv_heads * head_dim, linear_bias)
         self.v = nn.Linear(d_in, self.kv_heads * head_dim, linear_bias)
@@ -157,9 +158,9 @@ class MultiHeadAttention(nn.Module):
 
 @final
 class CrossAttention(nn.Module):
-    """Multi-head attention whose queries come from one sequence, keys and values from another.
+    """Multi-head attention with queries from one sequence and keys and values from another.
 
-    Vaswani et al. 2017, section 3.2.3. d_in: features of both, and of the output.
+    Vaswani et al. 2017, section 3.2.3. d_in: features of both sequences and of the output.
     """
 
     def __init__(self, d_in: int, *, heads: int, attend: Attend = dispatch.run) -> None:
@@ -176,10 +177,10 @@ class CrossAttention(nn.Module):
         *,
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch queries d_in"]:
-        """The output of attention to the memory for each token of x.
+        """Return the output of attention to the memory for each token of x.
 
-        spec: the options, such as a mask of the memory's padding. cache: keeps the memory's keys
-        and values from the first call, since the memory stays the same.
+        spec: the options, such as a mask for the padding of the memory. cache: stores the memory's
+        keys and values at the first call, because the memory does not change between calls.
         """
         queries = split(self.q(x), self.heads)
         if cache is not None and cache.length:
@@ -196,7 +197,7 @@ class CrossAttention(nn.Module):
 class AdditiveAttention(nn.Module):
     """score(s, h) = v . tanh(s W_query + h W_key)  (Bahdanau et al. 2015, appendix A.1.2).
 
-    Keys are projected once, by `keys`, and met by one query after another.
+    Call `keys` once to project the memory; then call the module for each new query.
     """
 
     def __init__(self, width: int) -> None:
@@ -208,7 +209,7 @@ class AdditiveAttention(nn.Module):
             nn.init.normal_(parameter, std=width**-0.5)
 
     def keys(self, memory: Float[Tensor, "batch keys width"]) -> Tensor:
-        """The memory, projected."""
+        """Return the projected memory."""
         return memory @ self.W_key
 
     def forward(
@@ -218,7 +219,7 @@ class AdditiveAttention(nn.Module):
         memory: Float[Tensor, "batch keys width"],
         spec: Spec = DEFAULT,
     ) -> Float[Tensor, "batch queries width"]:
-        """The mean of the memory, weighted by how well its keys match each query."""
+        """Return, for each query, the mean of the memory weighted by attention to its keys."""
         queries, keys, values = (x @ self.W_query)[:, None], keys[:, None], memory[:, None]
         spec = spec._replace(scale=1.0, score=partial(tanh_sum, v=self.v))
         return attention(queries, keys, values, spec)[:, 0]
@@ -241,14 +242,14 @@ class ProductAttention(nn.Module):
         memory: Float[Tensor, "batch keys width"],
         spec: Spec = DEFAULT,
     ) -> Float[Tensor, "batch queries width"]:
-        """The mean of the memory, weighted by its products with each query."""
+        """Return, for each query, the mean of the memory weighted by dot-product attention."""
         queries, memory = (x @ self.W_query if self.general else x)[:, None], memory[:, None]
         return dispatch.run(queries, memory, memory, spec._replace(scale=1.0))[:, 0]
 
 
 @final
 class RelativeBias(nn.Module):
-    """A learned number for each head and distance up to `reach`; see `positions.relative`."""
+    """A learned bias for each head and each distance up to `reach`; see `positions.relative`."""
 
     def __init__(self, heads: int, reach: int) -> None:
         super().__init__()
@@ -260,11 +261,11 @@ class RelativeBias(nn.Module):
 
 @final
 class RungAttention(nn.Module):
-    """A rung of the ladder as a trainable module, its parameters named as in the rung.
+    """A rung of the ladder as a trainable module; its parameters have the names of the rung.
 
-    spec: the options, such as a mask on top of the rung's own (`fixed`, `simplified` and
-    `trainable` have none). Its dropout applies only while training.
-    attend: computes attention from `causal` on; by default the rung's own function.
+    spec: the options, such as a mask that is combined with the mask of the rung (`fixed`,
+    `simplified` and `trainable` have none). Dropout is applied only while training.
+    attend: computes attention in the rungs from `causal` on; by default the function of the rung.
     """
 
     def __init__(
@@ -292,12 +293,12 @@ class RungAttention(nn.Module):
         *,
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch tokens d_out"]:
-        """The rung's context; spec: the options of this call, as in `MultiHeadAttention`.
+        """Return the context of the rung; spec: options of this call, as in `MultiHeadAttention`.
 
-        Raises ValueError with a cache, and for heads or dropout on a rung that has none.
+        Raises ValueError if a cache is given, or heads or dropout that the rung does not support.
         """
         if cache is not None:
-            raise ValueError(f"the rung {self.rung.name!r} works without a cache")
+            raise ValueError(f"the rung {self.rung.name!r} does not support a cache")
         return self.rung(
             x,
             dict(self.named_parameters(recurse=False)),
@@ -309,10 +310,10 @@ class RungAttention(nn.Module):
 
 @final
 class MLP(nn.Module):
-    """activation(x up) down; with a gate, (activation(x gate) * x up) down.
+    """The MLP of a layer: activation(x up) down; with a gate (activation(x gate) * x up) down.
 
-    kind: "gelu" by tanh (Hendrycks and Gimpel 2016), "relu", "relu2" (squared; So et al. 2021) or
-    "swiglu", which has the gate (Shazeer 2020).
+    kind: "gelu", approximated with tanh (Hendrycks and Gimpel 2016), "relu", "relu2" (squared; So
+    et al. 2021) or "swiglu", which has a gate (Shazeer 2020).
     """
 
     def __init__(self, width: int, inside: int, kind: str, *, linear_bias: bool) -> None:
@@ -323,7 +324,7 @@ class MLP(nn.Module):
         self.down = nn.Linear(inside, width, linear_bias)
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-        """The update for each token."""
+        """Return the update for each token."""
         if self.gate is None:
             hidden = self.activation(self.up(x))
         else:

@@ -1,4 +1,4 @@
-"""A model's weights between memory and disk."""
+"""Build a model and load its weights from a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from headway.training.runs import Run, RunConfig
 
 
 def build(config: RunConfig) -> Any:
-    """The model of a run, a GPT or a Seq2Seq, with its first values."""
+    """Build the model of a run, a GPT or a Seq2Seq, with initial weights."""
     if config.translates:
         return Seq2Seq(config.model, seed=config.training.seed)
     attention = multi_head if config.rung is None else of_rung(rung_named(config.rung))
@@ -27,23 +27,23 @@ def build(config: RunConfig) -> Any:
 
 
 def to_arrays(model: nn.Module) -> dict[str, np.ndarray]:
-    """Every parameter once, by name, as NumPy arrays; on a CPU they share its memory."""
+    """Return each parameter once, by name, as a NumPy array that shares memory on a CPU."""
     return {name: p.numpy(force=True) for name, p in model.named_parameters()}
 
 
 def fill(model: nn.Module, tensors: Mapping[str, np.ndarray]) -> None:
-    """Give a model these values. Raises ValueError when names or shapes are not the model's."""
-    wanted = dict(model.named_parameters())
-    require_same_shapes(tensors, wanted)
+    """Copy these values into a model. Raises ValueError if names or shapes differ."""
+    parameters = dict(model.named_parameters())
+    require_same_shapes(tensors, parameters)
     with torch.no_grad():
-        for name, parameter in wanted.items():
+        for name, parameter in parameters.items():
             parameter.copy_(torch.from_numpy(tensors[name]))
 
 
 def load(run: Run, checkpoint: Path | None = None) -> Any:
-    """The model of a run with the weights of a checkpoint, by default the last.
+    """Load the model of a run with the weights of a checkpoint, by default the last one.
 
-    Raises ValueError when a file is damaged or the weights are not the model's.
+    Raises ValueError if a file is damaged or the weights belong to another model.
     """
     model = build(run.config)
     fill(model, loop.weights(run, checkpoint, dict(model.named_parameters())))
