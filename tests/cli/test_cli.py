@@ -59,7 +59,7 @@ def test_writing_follows_its_seed(place):
 
 
 BAD = {
-    "missing text": ("train nofile.txt", "no file or folder nofile.txt"),
+    "missing text": ("train nofile.txt", "text 'nofile.txt' not found"),
     "empty text": ("train empty.txt", "is empty"),
     "short text": ("train short.txt --tokenizer char", "too few for a context of 64"),
     "heads": ("train text.txt --heads 3", "heads must divide the width (got 3 and 128)"),
@@ -81,10 +81,10 @@ BAD = {
     "dropout": ("train text.txt --dropout 1.5", "dropout must be at least 0 and below 1 (got 1.5)"),
     "existing run": ("train text.txt --name tiny", "already exists; choose another --name"),
     "no run": ("generate tinny", "available runs: tiny"),
-    "unseen": ("generate tiny ü", "never saw 'ü'"),
+    "unseen": ("generate tiny ü", "does not know the characters 'ü'"),
     "empty prompt": ("generate tiny ''", "prompt is empty"),
     "top-p": ("generate tiny It --top-p 2", "top_p must be > 0"),
-    "stop": ("generate tiny It --stop ''", "stop string is empty"),
+    "stop": ("generate tiny It --stop ''", "stop string must have"),
     "trace": ("trace tiny ''", "the text has 0 tokens"),
     "trace too long": ("trace tiny itwasthebestoftimes", "the model sees 1 to 8"),
     "trace nowhere": ("trace tiny It -o no/where", "No such file"),

@@ -104,7 +104,7 @@ BAD = {
     "port": (["--ladder", "--port", "many"], "many"),
     "empty page": (["tiny", "", "--html", "x.html"], "the text has 0 tokens"),
     "long page": (["tiny", "It was" * 9, "--html", "x.html"], "has 54 tokens, the model sees 1"),
-    "unseen": (["tiny", "ü", "--html", "x.html"], "never saw 'ü'"),
+    "unseen": (["tiny", "ü", "--html", "x.html"], "does not know the characters 'ü'"),
     "no words": (["--ladder", "", "--html", "x.html"], "1 to 32 words, not 0"),
     "many words": (["--ladder", "a " * 33, "--html", "x.html"], "1 to 32 words, not 33"),
     "too large": (["--ladder", "a " * 9, "--html", "x.html"], "too large"),

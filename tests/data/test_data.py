@@ -26,7 +26,12 @@ def test_files_and_folders(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "no file or folder"), (b"", "is empty"), (b" \n", "is empty"), (b"\xff\xfe", "UTF-8")],
+    [
+        (None, "available: manual, shakespeare, verdict"),
+        (b"", "has no text"),
+        (b" \n", "has no text"),
+        (b"\xff\xfe", "UTF-8"),
+    ],
 )
 def test_bad_texts_are_named(tmp_path, content, said):
     file = tmp_path / "text.txt"
@@ -37,7 +42,7 @@ def test_bad_texts_are_named(tmp_path, content, said):
 
 
 def test_a_folder_without_text_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no text in the folder"):
+    with pytest.raises(ValueError, match="has no text files"):
         corpora.read(str(tmp_path))
 
 
@@ -83,7 +88,7 @@ def test_split_keeps_the_parts_apart_and_refuses_too_little():
 
 @pytest.fixture
 def a_public_text(monkeypatch, tmp_path):
-    """A text of our own in the place of Shakespeare's."""
+    """A short text that replaces Shakespeare's."""
     content = b"To be, or not to be\n" * 3
     public = corpora.Public(
         (tmp_path / "home").as_uri(), len(content), hashlib.sha256(content).hexdigest()
@@ -101,7 +106,7 @@ def test_a_public_text_is_fetched_once_and_kept(a_public_text):
     assert corpora.read("shakespeare") == content.decode()
     kept = folder / "cache" / "headway" / "texts" / "shakespeare.txt"
     kept.write_bytes(b"x" * len(content))  # damaged: not taken
-    with pytest.raises(OSError, match=r"could not be fetched.*HEADWAY_DATA"):
+    with pytest.raises(OSError, match=r"cannot download.*HEADWAY_DATA"):
         corpora.read("shakespeare")
 
 
@@ -110,7 +115,7 @@ def test_a_public_text_is_found_by_its_content_when_offline(a_public_text, monke
     (folder / "data" / "deep").mkdir(parents=True)
     (folder / "data" / "shakespeare.txt").write_bytes(b"y" * len(content))  # the name alone
     monkeypatch.setenv("HEADWAY_DATA", str(folder / "data"))
-    with pytest.raises(OSError, match="could not be fetched"):
+    with pytest.raises(OSError, match="cannot download"):
         corpora.read("shakespeare")
     (folder / "data" / "deep" / "any name").write_bytes(content)
     assert corpora.read("shakespeare") == content.decode()
@@ -119,11 +124,11 @@ def test_a_public_text_is_found_by_its_content_when_offline(a_public_text, monke
 def test_something_else_from_the_public_home_is_refused(a_public_text):
     content, folder = a_public_text
     (folder / "home").write_bytes(content[:-1] + b"!")
-    with pytest.raises(OSError, match="SHA-256 is another"):
+    with pytest.raises(OSError, match="SHA-256 is not that of"):
         corpora.read("shakespeare")
     assert not list((folder / "cache").rglob("*.txt"))
 
 
 def test_a_misspelt_corpus_is_named():
-    with pytest.raises(ValueError, match="did you mean shakespeare"):
+    with pytest.raises(ValueError, match="did you mean 'shakespeare'"):
         corpora.read("shakespear")

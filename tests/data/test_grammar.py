@@ -1,4 +1,4 @@
-"""The grammar: what it says is right, in both languages, and so are the words' partners."""
+"""The grammar: both languages are correct, and so are the alignments of the words."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Pairs: what is refused, what is held out, and batches that are a function of (seed, step)."""
+"""Sentence pairs: invalid files, held-out parts, and batches as a function of (seed, step)."""
 
 import numpy as np
 import pytest
@@ -24,25 +24,28 @@ def test_a_table_and_two_files_are_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
-        ([*GOOD[:2], ("no tab here",), *GOOD], "no two sentences, with a tab between, in line 3"),
-        ([*GOOD, ("the cat", ""), ("", "die Katze")], "a sentence is empty in lines 41, 42"),
+        (
+            [*GOOD[:2], ("no tab here",), *GOOD],
+            "expected two sentences separated by a tab in line 3",
+        ),
+        ([*GOOD, ("the cat", ""), ("", "die Katze")], "empty sentence in lines 41, 42"),
         ([*GOOD, *[("x", " ")] * 9], "lines 41, 42, 43, 44, 45 and 4 more"),
-        (GOOD[:7], "has 7 pairs: give 20 or more"),
-        ([*GOOD[:9], GOOD[9][::-1], *GOOD[10:]], "changed places in line 10"),
+        (GOOD[:7], r"must have at least 20 pairs \(got 7\)"),
+        ([*GOOD[:9], GOOD[9][::-1], *GOOD[10:]], "seem to be swapped in line 10"),
     ],
     ids=["no tab", "empty", "many", "few", "swapped"],
 )
-def test_bad_tables_are_refused_and_the_lines_named(tmp_path, rows, said):
-    with pytest.raises(ValueError, match=said):
+def test_errors_of_tables_name_the_lines(tmp_path, rows, message):
+    with pytest.raises(ValueError, match=message):
         pairs.read(table(tmp_path, rows))
 
 
 def test_files_of_unequal_length_are_refused(tmp_path):
     one = table(tmp_path, [row[:1] for row in GOOD], "one.txt")
     other = table(tmp_path, [row[1:] for row in GOOD[:-2]], "other.txt")
-    with pytest.raises(ValueError, match=r"one.txt has 40 lines, .*other.txt 38: line 39 of .*one"):
+    with pytest.raises(ValueError, match=r"got 40 in .*one.txt and 38 in .*other.txt"):
         pairs.read(pairs.AND.join([one, other]))
 
 
@@ -55,20 +58,20 @@ def test_strange_line_ends_are_parts_of_sentences(tmp_path):
 
 
 @pytest.mark.parametrize("depth", ["", "x", "-1", "12"])
-def test_a_depth_that_is_none(depth):
-    with pytest.raises(ValueError, match="depth of the grammar is from 0 to 9"):
+def test_an_invalid_depth(depth):
+    with pytest.raises(ValueError, match="depth of the grammar must be from 0 to 9"):
         pairs.depth_of(f"grammar:{depth}")
 
 
 def test_no_source_is_on_two_sides_and_the_order_of_lines_does_not_matter():
-    some = [Pair(f"source {n // 3}", f"target {n}") for n in range(3000)]
-    found = pairs.split(some)
-    sources = [{pair.source for pair in part} for part in found]
+    rows = [Pair(f"source {n // 3}", f"target {n}") for n in range(3000)]
+    parts = pairs.split(rows)
+    sources = [{pair.source for pair in part} for part in parts]
     assert not sources[0] & sources[1] | sources[0] & sources[2] | sources[1] & sources[2]
-    assert [*map(len, found)] == pytest.approx([2700, 150, 150], abs=3)
-    assert sorted(pair for part in found for pair in part) == sorted(some)
-    turned = pairs.split(some[::-1])
-    assert [set(part) for part in turned] == [set(part) for part in found]
+    assert [*map(len, parts)] == pytest.approx([2700, 150, 150], abs=3)
+    assert sorted(pair for part in parts for pair in part) == sorted(rows)
+    reversed_rows = pairs.split(rows[::-1])
+    assert [set(part) for part in reversed_rows] == [set(part) for part in parts]
     large = pairs.split([Pair(f"source {n}", "target") for n in range(50_000)])
     assert [*map(len, large)] == [45_000, 4000, 1000]
 

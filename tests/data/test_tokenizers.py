@@ -66,7 +66,7 @@ def test_a_stop_string_ends_the_stream_and_nothing_of_it_is_given(text, stop, wa
             assert wanted.startswith(given_so_far)
         assert given_so_far + stream.rest() == wanted
         assert stream.ended == any(each in text for each in stop)
-    with pytest.raises(ValueError, match="stop string is empty"):
+    with pytest.raises(ValueError, match="stop string must have"):
         PAIRS.stream([""])
 
 
@@ -107,13 +107,13 @@ def test_byte_pairs_learn_from_the_text():
 
 
 def test_what_was_never_seen_is_named():
-    with pytest.raises(ValueError, match="never saw 'x', 'ü'"):
+    with pytest.raises(ValueError, match="does not know the characters 'x', 'ü'"):
         Tokenizer.characters("abc").encode("aüxb")
 
 
 def test_a_lone_surrogate_is_refused():
     for tokenizer in (PAIRS, Tokenizer.characters("abc")):
-        with pytest.raises(ValueError, match="no valid Unicode"):
+        with pytest.raises(ValueError, match="invalid Unicode"):
             tokenizer.encode("a\ud800")
 
 
@@ -122,7 +122,7 @@ def test_save_and_load(tmp_path, tokenizer):
     tokenizer.save(tmp_path / "tokenizer.json")
     again = Tokenizer.load(tmp_path / "tokenizer.json")
     assert again.encode("the cat").tolist() == tokenizer.encode("the cat").tolist()
-    with pytest.raises(ValueError, match="never saw") if tokenizer is not PAIRS else _nothing():
+    with pytest.raises(ValueError, match="does not know") if tokenizer is not PAIRS else _nothing():
         again.encode("ü")
 
 
@@ -134,7 +134,7 @@ def _nothing():
 
 def test_a_file_that_is_no_tokenizer_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"tokenizer\.json holds no tokenizer"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json is not a valid tokenizer"):
         Tokenizer.load(tmp_path / "tokenizer.json")
 
 

@@ -217,7 +217,7 @@ def test_an_alignment_has_a_row_a_word_and_each_sums_to_one(kind):
 
 
 def test_where_nothing_looks_back_there_is_no_alignment():
-    with pytest.raises(ValueError, match="rnn does not look back"):
+    with pytest.raises(ValueError, match="'rnn' have no cross-attention"):
         alignment(model("rnn"), SOURCES[0], [])
 
 
@@ -291,7 +291,7 @@ def test_what_never_ends_is_cut_and_says_so(monkeypatch):
         (found,) = translate(made, SOURCES[:1], beams=beams)
         assert not found.whole
         assert len(found.tokens) == 7
-    with pytest.raises(ValueError, match="1 beam or more"):
+    with pytest.raises(ValueError, match="beams must be >= 1"):
         translate(made, SOURCES[:1], beams=0)
 
 

@@ -1,4 +1,4 @@
-"""`headway translate`: models that read one language and write another."""
+"""`headway translate`: train, use, measure and compare models that translate."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def train(
     device: Literal["cuda", "mps", "cpu"] | None = None,
     runs: str = "runs",
 ) -> None:
-    """Train a model that translates, and keep it in a run directory.
+    """Train a model that translates and write it to a run directory.
 
     Settings that are not given depend on the model and on the pairs.
 
@@ -64,16 +64,16 @@ def train(
         transformer (the default), rnn: the decoder gets the encoder's last state only, bahdanau or
         luong: it attends to all states, or encoder: fills in masked words.
     pairs
-        A file with a sentence, a tab and its translation in each line, or two files, line by line.
-        By default sentences of a small grammar, English to German.
+        A file with a sentence, a tab and its translation on each line, or two files whose lines
+        correspond. By default generated English-German sentences.
     depth
-        For the grammar: the largest number of clauses between a subject and its verb. By default 2.
+        Of generated sentences: the maximum number of nested clauses, by default 2.
     name
         Name of the run; by default the next free number.
     resume
         Continue this run from its last checkpoint, bit for bit; --steps may extend it.
     device
-        By default the best device of this machine.
+        By default the fastest device of this machine.
     runs
         Folder of the runs.
     """
@@ -101,7 +101,7 @@ def train(
 
 
 def _finish(started: Session) -> None:
-    """Train to the end, and say what can be done with the run."""
+    """Train to the end, then print how to use the run."""
     follow(started, "headway translate train")
     name, source = started.run.path.name, started.examples.shown[0].source
     if started.config.task == "masked-words":
@@ -125,38 +125,38 @@ def ask(
     alignment: bool | None = None,
     runs: str = "runs",
 ) -> None:
-    """Translate sentences with a trained model; one that fills in reads "_" as a masked word.
+    """Translate sentences with a trained model, or fill in words that are written as "_".
 
     Parameters
     ----------
     run
         The name of a run in the folder `runs`, or the path of one.
     sentences
-        What to translate; without any, each line of the standard input.
+        By default the lines of the standard input.
     beams
-        How many beginnings are kept; 1 always takes the likeliest word.
+        The number of beams; 1 always chooses the most likely word.
     penalty
-        The length penalty: 0 prefers short translations, larger ones longer.
+        The length penalty: 0 prefers short translations, larger values prefer longer ones.
     alignment
-        Show which words the model looked at; by default where the output is a terminal.
+        Show the attention of each word; by default if the output is a terminal.
     runs
         The folder of the runs.
     """
     opened = find(run, runs, translates=True)
-    asked = [*sentences] or [line.rstrip("\n") for line in sys.stdin]
-    if not asked:
+    inputs = [*sentences] or [line.rstrip("\n") for line in sys.stdin]
+    if not inputs:
         raise ValueError("nothing to translate: give a sentence, or lines on the standard input")
-    _check(asked, opened)
-    from headway.torch.translate import alignment as looked_at
+    _check(inputs, opened)
+    from headway.torch.translate import alignment as attention_of
     from headway.torch.translate import answers, translated
     from headway.torch.weights import load
 
     model, tokenizer = load(opened), opened.tokenizer
     console = Console(highlight=False, soft_wrap=True)
     if opened.config.model.kind == "encoder":
-        if not all("_" in sentence for sentence in asked):
-            raise ValueError(f'{opened.path} fills in words: write "_" for a masked one')
-        for line in answers(model, tokenizer, asked, beams):
+        if not all("_" in sentence for sentence in inputs):
+            raise ValueError(f'{opened.path} fills in words: write "_" for each masked word')
+        for line in answers(model, tokenizer, inputs, beams):
             console.print(line, markup=False)
         return
     from headway.data.pairs import encoded
@@ -164,46 +164,46 @@ def ask(
 
     shows = console.is_terminal if alignment is None else alignment
     shows &= opened.config.model.kind != "rnn"
-    found = translated(model, tokenizer, asked, beams, penalty)
-    for sentence, each in zip(asked, found, strict=True):
-        console.print(each.text, markup=False)
-        if not each.whole:
+    outputs = translated(model, tokenizer, inputs, beams, penalty)
+    for sentence, output in zip(inputs, outputs, strict=True):
+        console.print(output.text, markup=False)
+        if not output.whole:
             print(
-                f"headway: it had not ended after {len(each.tokens)} tokens, and was cut there",
+                f"headway: the translation was cut off after {len(output.tokens)} tokens",
                 file=sys.stderr,
             )
-        if shows and each.whole:
+        if shows and output.whole:
             source = encoded(sentence, tokenizer)
-            weights = looked_at(model, source, each.tokens)
-            matrix = by_word(weights, source[:-1].tolist(), each.tokens, tokenizer)
+            weights = attention_of(model, source, output.tokens)
+            matrix = by_word(weights, source[:-1].tolist(), output.tokens, tokenizer)
             _show(console, matrix)
 
 
 def _show(console: Console, matrix: Any) -> None:
-    """Words below each other, and as many cells as the source has words, dark where it looked."""
-    wide = max(map(len, matrix.target))
+    """Print one row per target word, with one cell per source word, darker for larger weights."""
+    width = max(map(len, matrix.target))
     for word, row in zip(matrix.target, matrix.weights, strict=True):
         cells = "".join(2 * _SHADES[min(4, int(weight * 5))] for weight in row)
         best = int(row.argmax())
         console.print(
-            f"  {word:>{wide}} │{cells}│ {matrix.source[best]} {row[best]:.0%}", markup=False
+            f"  {word:>{width}} │{cells}│ {matrix.source[best]} {row[best]:.0%}", markup=False
         )
 
 
 def _check(sentences: Sequence[str], run: Run) -> None:
-    """Raise ValueError for what cannot be translated; tell of what is likely to go wrong."""
+    """Raise ValueError for an empty or too long sentence; warn about unknown words."""
     from headway.data.pairs import encoded
 
     context, tokenizer = run.config.model.context, run.tokenizer
     known = translation.known_words(run.path)
     for sentence in sentences:
         if not sentence.strip():
-            raise ValueError("a sentence is empty: give some words")
+            raise ValueError("empty sentence: give at least one word")
         tokens = len(encoded(sentence, tokenizer))
         if tokens > context:
             raise ValueError(
-                f"the sentence {sentence[:30]!r}… has {tokens:,} tokens, the model reads at most "
-                f"{context}: cut it in two, or train one with a larger --context"
+                f"the sentence {sentence[:30]!r}… has {tokens:,} tokens, but the model reads at "
+                f"most {context}: shorten it, or train a model with a larger --context"
             )
         warning = translation.strange(sentence, known)
         if warning:
@@ -219,60 +219,64 @@ def eval(
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     runs: str = "runs",
 ) -> None:
-    """Measure a run on sentences that it never saw: all together, by length and by depth.
+    """Measure a run on new sentences: all together, by length and by depth.
 
-    Of a file those that were held out for the test; of the grammar new ones, deeper ones too.
+    These are the held-out test sentences of a file, or newly generated ones, also deeper ones.
 
     Parameters
     ----------
     run
         The name of a run in the folder `runs`, or the path of one.
     beams
-        How many beginnings are kept; 1 always takes the likeliest word.
+        The number of beams; 1 always chooses the most likely word.
     output
-        Write the scores, and what was said, to this JSON file too.
+        Also write the scores and the translations to this JSON file.
     runs
         The folder of the runs.
     """
     opened = find(run, runs, translates=True)
     config, tokenizer = opened.config, opened.tokenizer
     if config.model.kind == "encoder":
-        raise ValueError(f"{opened.path} fills in words: its validation loss is its measure")
+        raise ValueError(
+            f"{opened.path} fills in words and does not translate: see its validation loss"
+        )
     from headway.lab import translation as lab
     from headway.torch.weights import load
 
     require("translate", "`headway translate eval`")
-    some, _ = translation.held(_source_of(opened), tokenizer, config.model.context)
-    asked = lab.questions(config.text, frozenset(pair.source for pair in some.train), some.test)
+    split, _ = translation.held(_source_of(opened), tokenizer, config.model.context)
+    asked = lab.questions(config.text, frozenset(pair.source for pair in split.train), split.test)
     asked, longer = lab.fitting(asked, tokenizer, config.model.context)
     if longer:
         print(
-            f"headway: {longer:,} test sentences are longer than the model, and are not asked",
+            f"headway: ignored {longer:,} test sentences that are longer than the context",
             file=sys.stderr,
         )
     console = Console(highlight=False, soft_wrap=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("translating", total=len(asked))
-        found = lab.answers(
+        answers = lab.answers(
             load(opened), tokenizer, asked, beams, lambda more: bar.advance(task, more)
         )
-    groups = {"all": found, **lab.by_length(found), **lab.by_depth(found)}
+    groups = {"all": answers, **lab.by_length(answers), **lab.by_depth(answers)}
     table = {name: lab.scores(group) for name, group in groups.items()}
     console.print(_table(table))
-    cut = sum(not each.whole for each in found)
+    cut = sum(not answer.whole for answer in answers)
     if cut:
-        console.print(f"{cut:,} had not ended, and count as they were cut")
+        console.print(f"{cut:,} translations were cut off at the context and count as they are")
     signatures = lab.signatures()
     for line in signatures:
         console.print(line, markup=False)
     if output is not None:
         from headway import cache
 
-        scores = {name: each._asdict() for name, each in table.items()}
-        said = [lab.as_dict(each) for each in found]
-        text = json.dumps({"scores": scores, "signatures": signatures, "answers": said})
+        content = {
+            "scores": {name: scores._asdict() for name, scores in table.items()},
+            "signatures": signatures,
+            "answers": [lab.as_dict(answer) for answer in answers],
+        }
         with cache.whole(output) as aside:
-            aside.write_text(text + "\n", encoding="utf-8")
+            aside.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 @translate.command
@@ -284,20 +288,20 @@ def race(
     full: Annotated[bool, Parameter(negative=())] = False,
     lab: Path = Path("lab"),
 ) -> None:
-    """Train rnn, bahdanau and transformer with equal parameters and budget, and compare them.
+    """Train and compare rnn, bahdanau and transformer with equal parameters and budget.
 
     Parameters
     ----------
     pairs
-        As in `headway translate train`; by default the grammar.
+        As in `headway translate train`.
     depth
-        Of the grammar.
+        As in `headway translate train`.
     quick
         Three seeds. The default.
     full
         Five seeds and three times the steps.
     lab
-        The folder of all runs and reports.
+        The folder of runs and reports.
     """
     require("translate", "the race")
     require("lab", "the race")
@@ -340,13 +344,13 @@ def race(
 
 
 def _source(pairs: Sequence[str] | None, depth: int | None) -> str:
-    """The name of the pairs. Raises ValueError for what does not go together."""
+    """The name of the pairs. Raises ValueError for options that exclude each other."""
     from headway.data.pairs import AND, GRAMMAR
 
     if pairs is not None and (depth is not None or len(pairs) > 2):
-        raise ValueError("--pairs takes one file or two, and no --depth, which is the grammar's")
-    if any(AND in each for each in pairs or ()):
-        raise ValueError(f"a file of pairs has no {AND!r} in its name: give it another")
+        raise ValueError("--pairs takes one or two files, and excludes --depth")
+    if any(AND in name for name in pairs or ()):
+        raise ValueError(f"the name of a file of pairs cannot contain {AND!r}: rename the file")
     return AND.join(pairs) if pairs else GRAMMAR if depth is None else f"{GRAMMAR}:{depth}"
 
 
@@ -358,21 +362,17 @@ def _table(scores: Mapping[str, Scores]) -> Table:
     table = Table("", box=None, header_style="bold")
     for name in ("sentences", "BLEU", "chrF", "exact", "tokens right", "alignment error"):
         table.add_column(name, justify="right")
-    for name, each in scores.items():
+    for name, of in scores.items():
         table.add_row(
-            name,
-            f"{each.sentences:,}",
-            f"{each.bleu:.1f}",
-            f"{each.chrf:.1f}",
-            f"{each.exact:.1%}",
-            f"{each.tokens:.1%}",
-            "-" if each.aer is None else f"{each.aer:.1%}",
+            *(name, f"{of.sentences:,}", f"{of.bleu:.1f}", f"{of.chrf:.1f}"),
+            *(f"{of.exact:.1%}", f"{of.tokens:.1%}"),
+            "-" if of.aer is None else f"{of.aer:.1%}",
         )
     return table
 
 
 def _source_of(run: Run) -> Any:
-    """The pairs of a run. Raises ValueError when they have changed since."""
+    """The pairs of a run. Raises ValueError if they have changed."""
     task = task_named(run.config.task)
     source = task.read(run.config.text)
     run.config.require_same(replace(run.config, text_sha256=task.digest(source)), "now")

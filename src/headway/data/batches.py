@@ -1,4 +1,4 @@
-"""From a text to its tokens and to batches, each a pure function of (seed, step)."""
+"""Tokens of a text, and batches of them, each a pure function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Windows = Int[np.ndarray, "windows context"]
 def prepared(
     text: str, tokenizer: Tokenizer, show: Callable[[int], object] = lambda characters: None
 ) -> Tokens:
-    """The tokens of a text, uint16 or uint32: a read-only memory map of a file in the cache.
+    """Return the tokens of a text, uint16 or uint32: a read-only memory map of a cached file.
 
-    show: called with the number of characters encoded since the last call, if the file is made.
+    show: called with the number of characters encoded since the last call.
     Raises ValueError for a text that the tokenizer cannot encode.
     """
     kind = np.uint16 if tokenizer.vocabulary <= 2**16 else np.uint32
@@ -37,9 +37,9 @@ def prepared(
 
 
 def split(tokens: Tokens, context: int, held_out: float = 0.1) -> tuple[Tokens, Tokens]:
-    """The tokens to train on, and the last ones, a share of `held_out`, to evaluate on.
+    """Return the tokens to train on, and the last ones, the fraction `held_out`, to evaluate on.
 
-    Raises ValueError when either part is shorter than one context and the token after it.
+    Raises ValueError if either part has fewer tokens than context + 1.
     """
     cut = len(tokens) - max(int(len(tokens) * held_out), min(context + 1, len(tokens) // 2))
     if min(cut, len(tokens) - cut) < context + 1:
@@ -53,14 +53,14 @@ def split(tokens: Tokens, context: int, held_out: float = 0.1) -> tuple[Tokens, 
 def batch(
     tokens: Tokens, *, seed: int, step: int, size: int, context: int
 ) -> tuple[Windows, Windows]:
-    """`size` random windows, the inputs, and the same windows one token later, the targets."""
+    """Return `size` random windows (inputs) and the same windows one token later (targets)."""
     generator = np.random.Generator(np.random.Philox(key=[seed, step]))
     starts = generator.integers(0, len(tokens) - context, size=size)
     return _windows(tokens, starts, context)
 
 
 def evaluation(tokens: Tokens, context: int, most: int) -> tuple[Windows, Windows]:
-    """Consecutive windows, or `most` of them evenly spaced, and their targets; always the same."""
+    """Return consecutive windows, or `most` evenly spaced ones, and their targets."""
     starts = np.arange(0, len(tokens) - context, context)
     if len(starts) > most:
         starts = starts[np.linspace(0, len(starts) - 1, most).round().astype(int)]

@@ -1,4 +1,4 @@
-"""Text to learn from: the Python manual, two public texts, or the user's own."""
+"""Texts to train on: the Python manual, two public texts, or the user's files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 from headway import cache
 
-# What a folder is searched for.
+# The files that are read in a folder.
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".tex", ".csv", ".tsv", ".html", ".json")
 
 
 class Public(NamedTuple):
-    """A text that is in the public domain and can be had from its public home."""
+    """A text in the public domain and where to download it."""
 
     url: str
     size: int  # bytes
@@ -49,10 +49,10 @@ def manual() -> str:
 
 
 def read(source: str = "manual") -> str:
-    """The text of a corpus (manual, shakespeare, verdict), a file, or all text below a folder.
+    """Return the text named `source`, of a file, or of all text files below a folder.
 
-    Raises ValueError, saying what to do, when there is no such file, no text in it, or it is not
-    UTF-8; OSError when a public text can be neither found nor fetched.
+    Raises ValueError if the text is not found, empty or not UTF-8; OSError if a public text cannot
+    be downloaded.
     """
     if source == "manual":
         return manual()
@@ -65,42 +65,43 @@ def read(source: str = "manual") -> str:
         )
         if not files:
             raise ValueError(
-                f"no text in the folder {source}: looked for {', '.join(TEXT_SUFFIXES)}"
+                f"the folder {source} has no text files (accepted: {', '.join(TEXT_SUFFIXES)})"
             )
     elif path.is_file():
         files = [path]
     else:
-        near = get_close_matches(source, ("manual", *PUBLIC), n=1)
-        hint = f"did you mean {near[0]}?" if near else "give a path, or manual or shakespeare"
-        raise ValueError(f"no file or folder {source}: {hint}")
+        names = ("manual", *PUBLIC)
+        near = get_close_matches(source, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"available: {', '.join(names)}"
+        raise ValueError(f"text {source!r} not found: it is neither a file nor a folder; {hint}")
     text = "\n\n".join(read_file(file) for file in files)
     if not text.strip():
-        raise ValueError(f"{source} is empty: give a file with text")
+        raise ValueError(f"{source} has no text: choose another file")
     return text
 
 
 def _public(name: str) -> Path:
-    """The file of a public text: from the cache, from $HEADWAY_DATA, or fetched once."""
+    """The file of a public text: in the cache, below $HEADWAY_DATA, or downloaded once."""
     public = PUBLIC[name]
-    kept: Path = cache.folder("texts") / f"{name}.txt"
-    given = os.environ.get("HEADWAY_DATA")
-    elsewhere = sorted(Path(given).rglob("*")) if given else []
-    for file in [kept, *elsewhere]:
+    cached: Path = cache.folder("texts") / f"{name}.txt"
+    folder = os.environ.get("HEADWAY_DATA")
+    local = sorted(Path(folder).rglob("*")) if folder else []
+    for file in [cached, *local]:
         if file.is_file() and file.stat().st_size == public.size and _is(file, public.sha256):
             return file
     try:
-        with urllib.request.urlopen(public.url, timeout=30) as answer:
-            content = answer.read(public.size + 1)
+        with urllib.request.urlopen(public.url, timeout=30) as response:
+            content = response.read(public.size + 1)
     except OSError as error:
         raise OSError(
-            f"{name} could not be fetched from {public.url} ({error}): get that file elsewhere and "
-            "set HEADWAY_DATA to the folder that holds it"
+            f"cannot download {name} from {public.url} ({error}): put the file into a folder and "
+            "set HEADWAY_DATA to that folder"
         ) from error
     if hashlib.sha256(content).hexdigest() != public.sha256:
-        raise OSError(f"what {public.url} sent is not {name}: its SHA-256 is another")
-    with cache.whole(kept) as aside:
+        raise OSError(f"the file at {public.url} has changed: its SHA-256 is not that of {name}")
+    with cache.whole(cached) as aside:
         aside.write_bytes(content)
-    return kept
+    return cached
 
 
 def _is(file: Path, sha256: str) -> bool:
@@ -109,8 +110,10 @@ def _is(file: Path, sha256: str) -> bool:
 
 
 def read_file(file: Path) -> str:
-    """The text of a file. Raises ValueError when it is not UTF-8."""
+    """Return the text of a file. Raises ValueError if it is not UTF-8."""
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text (byte {error.start}): convert it") from error
+        raise ValueError(
+            f"{file} is not UTF-8 (at byte {error.start}): convert it to UTF-8"
+        ) from error

@@ -1,10 +1,8 @@
-"""English-German pairs from a grammar of our own: each sentence has one translation in it, which
-is known, and so is which word stands for which.
+"""A small grammar that generates English-German sentence pairs with known word alignments.
 
-German sets its verbs where English does not: infinitives and the particle of a separable verb at
-the end of a main clause, every verb at the end of a subordinate one, where auxiliaries pile up.
-The depth of a sentence is how many clauses, one inside the other, stand between its subject and its
-verb; each makes that distance longer.
+The word order differs: in German, infinitives and the particle of a separable verb end a main
+clause, and all verbs end a subordinate clause. The depth of a sentence is the number of nested
+clauses between its subject and its verb.
 """
 
 from __future__ import annotations
@@ -17,8 +15,8 @@ from typing import Any, NamedTuple, final
 
 
 class Example(NamedTuple):
-    """A pair. alignment: (English, German) places of the words (commas too) that stand for each
-    other; a word may have none, or several."""
+    """A sentence pair. alignment: pairs (English, German) of indices of words and commas that
+    translate each other; a word may be in none or in several."""
 
     english: str
     german: str
@@ -27,14 +25,14 @@ class Example(NamedTuple):
 
 
 def examples(count: int, depths: Sequence[int], seed: int) -> Iterator[Example]:
-    """`count` random sentences, their depths drawn from `depths`; a function of the seed."""
+    """Yield `count` random pairs with depths drawn from `depths`; a function of the seed."""
     generator = Random(seed)
     for _ in range(count):
         writer = _Writer(generator)
         yield writer.sentence(writer.one_of(depths))
 
 
-# A word, and the number that it shares with those which stand for it; 0 for nothing.
+# A word and a number, which it shares with its translations; 0 if it has none.
 Word = tuple[str, int]
 Words = list[Word]
 
@@ -48,7 +46,7 @@ class Noun(NamedTuple):
 
 
 class Verb(NamedTuple):
-    """particle: what separates in German. perfect: the auxiliary that makes it."""
+    """particle: of a separable German verb. perfect: the German auxiliary of the perfect."""
 
     english: str
     he: str
@@ -116,7 +114,7 @@ work | works | worked | arbeiten | arbeitet | gearbeitet
 wake up | wakes up | woken up | wachen | wacht | gewacht | auf | sein
 arrive | arrives | arrived | kommen | kommt | gekommen | an | sein""",
 )
-# Who sees another do something: "sees the cat running" is "sieht die Katze jagen".
+# Verbs that govern an infinitive: "sees the cat running" is "sieht die Katze jagen".
 SEEING = TRANSITIVE[:2]
 MOVING = (("running", "jagen"), ("walking", "laufen"), ("jumping", "springen"))
 ADJECTIVES = (("old", "alt"), ("small", "klein"), ("young", "jung"), ("quick", "schnell"))
@@ -130,18 +128,18 @@ _INDEFINITE = {
 }
 _WEAK = {"m": ("e", "en", "en"), "f": ("e", "e", "en"), "n": ("e", "e", "en")}
 _MIXED = {"m": ("er", "en", "en"), "f": ("e", "e", "en"), "n": ("es", "es", "en")}
-# How often a verb stands alone, with one auxiliary (two kinds), two (two kinds), three.
+# The probabilities of no auxiliary, one (two kinds), two (two kinds) and three.
 AUXILIARIES = (0.4, 0.2, 0.15, 0.1, 0.05, 0.1)
 NOMINATIVE, ACCUSATIVE, DATIVE = range(3)
 
 
 @dataclass(frozen=True)
 class _Clause:
-    """A clause but for its subject, in pieces that each language puts in its own order.
+    """A clause without its subject, in parts that German orders by the kind of clause.
 
-    middle: what stands before the last verbs in German. finite: the verb that agrees. last: the
-    others, from the innermost, at the end of the clause. particle: of a separable finite verb.
-    before: whether, in a subordinate clause, the finite verb comes before the last ones.
+    middle: the words before the last verbs. finite: the verb that agrees with the subject. last:
+    the other verbs, the innermost first, at the end of the clause. particle: of a separable finite
+    verb. before: whether the finite verb of a subordinate clause comes before the last ones.
     """
 
     english: Words
@@ -162,13 +160,13 @@ class _Clause:
 
 @final
 class _Writer:
-    """One sentence; words that stand for each other get one number."""
+    """Generates one pair; words that translate each other get the same number."""
 
     def __init__(self, generator: Random) -> None:
-        self._random, self._count = generator.random, 0  # of `Random` only this never changes
+        self._random, self._count = generator.random, 0  # stable between Python versions
 
     def sentence(self, depth: int) -> Example:
-        english, german = self._whole(depth)
+        english, german = self._statement(depth)
         stop = (".", self._number())
         english, german = _tidy([*english, stop]), _tidy([*german, stop])
         links = (
@@ -179,8 +177,8 @@ class _Writer:
         )
         return Example(_written(english), _written(german), tuple(links), depth)
 
-    def _whole(self, depth: int) -> tuple[Words, Words]:
-        if self._chance(0.25):  # the clause of that depth follows "that", its verbs at the end
+    def _statement(self, depth: int) -> tuple[Words, Words]:
+        if self._chance(0.25):  # "... that" and a subordinate clause of this depth
             teller, plural = self._noun_phrase(NOMINATIVE, 0)
             he, they, er, sie = self.one_of(THINKING)
             verb, that = self._number(), self._number()
@@ -199,7 +197,7 @@ class _Writer:
     def _noun_phrase(
         self, case: int, depth: int, nouns: Sequence[Noun] = BEINGS
     ) -> tuple[tuple[Words, Words], bool]:
-        """A noun with what belongs to it, and whether it is plural; places are singular."""
+        """A noun with article, adjective and clause, and whether it is plural."""
         noun: Noun = self.one_of(nouns)
         plural = nouns is BEINGS and self._chance(0.3)
         definite = plural or depth > 0 or self._chance(0.7)
@@ -228,7 +226,7 @@ class _Writer:
         return (english, german), plural
 
     def _relative(self, noun: Noun, plural: bool, depth: int) -> tuple[Words, Words]:
-        """ ", who sees the cat,": of the subject or, "whom the cat sees", of the object."""
+        """A relative clause: ", who sees the cat," or ", whom the cat sees,"."""
         who, before, after = self._number(), self._number(), self._number()
         if self._chance(0.7):
             rest = self._predicate(plural, depth)
@@ -247,12 +245,14 @@ class _Writer:
         )
 
     def _predicate(self, plural: bool, depth: int) -> _Clause:
-        """Verbs with an object, a place or neither; clauses in it need an object."""
+        """Verbs with an object, a place or neither; a nested clause needs an object."""
         if depth == 0 and self._chance(0.3):
             rest = self._verbs(self.one_of(INTRANSITIVE), plural)
             return self._somewhere(rest) if self._chance(0.4) else rest
         (english, german), _ = self._noun_phrase(ACCUSATIVE, depth)
-        if self._chance(0.2) and depth < 2:  # deeper nobody could tell who is running
+        if (
+            self._chance(0.2) and depth < 2
+        ):  # in deeper sentences it would be unclear who is running
             running, jagen = self.one_of(MOVING)
             number, through = self._number(), self._number()
             place, _ = self._noun_phrase(ACCUSATIVE, 0, PLACES)
@@ -273,10 +273,10 @@ class _Writer:
         )
 
     def _verbs(self, verb: Verb, plural: bool, inner: Word | None = None) -> _Clause:
-        """A verb with none to three auxiliaries. inner: the infinitive that it governs."""
+        """A verb with up to three auxiliaries. inner: the infinitive that it governs."""
         main, first, second, third = (self._number() for _ in range(4))
         to_see = [*([inner] if inner else []), (verb.particle + verb.german, main)]
-        see = _each(verb.english, main)
+        see = _numbered(verb.english, main)
         can = ("can", "kann", "können") if self._chance(0.5) else ("must", "muss", "müssen")
         has = ("have", "haben") if plural else ("has", "hat")
         drawn = self._random()
@@ -286,18 +286,18 @@ class _Writer:
             particle = [(verb.particle, main)] if verb.particle else []
             last = [inner] if inner else []
             return _Clause(
-                _each(verb.english if plural else verb.he, main), [], finite, last, particle
+                _numbered(verb.english if plural else verb.he, main), [], finite, last, particle
             )
         if stack == 1:  # can see
             modal = [(can[2] if plural else can[1], first)]
             return _Clause([(can[0], first), *see], [], modal, to_see, [])
-        if stack == 2:  # has seen; with an infinitive inside, "sehen" stays one
+        if stack == 2:  # has seen; "sehen" stays an infinitive if it governs one
             sein = ("sind" if plural else "ist") if verb.perfect == "sein" else has[1]
             done = [(verb.particle + verb.getan, main)]
-            english = [(has[0], first), *_each(verb.done, main)]
+            english = [(has[0], first), *_numbered(verb.done, main)]
             last = to_see if inner else done
             return _Clause(english, [], [(sein, first)], last, [], before=bool(inner))
-        able = [*_each("able to", second)]
+        able = [*_numbered("able to", second)]
         if stack == 3:  # must be able to see
             muss = [("müssen" if plural else "muss", first)]
             english = [("must", first), ("be", second), *able, *see]
@@ -323,12 +323,12 @@ class _Writer:
         return things[int(self._random() * len(things))]
 
 
-def _each(words: str, number: int) -> Words:
+def _numbered(words: str, number: int) -> Words:
     return [(word, number) for word in words.split()]
 
 
 def _tidy(words: Words) -> Words:
-    """Of two commas one; a capital at the beginning."""
+    """Merge repeated commas and capitalize the first word."""
     kept = [
         (word, number)
         for (word, number), (after, _) in zip(words, [*words[1:], ("", 0)], strict=True)

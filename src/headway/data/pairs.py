@@ -1,4 +1,4 @@
-"""Sentences in two languages: read, checked, held out, and made into batches."""
+"""Sentence pairs in two languages: reading, checking, splitting and batching."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from jaxtyping import Int
 from headway.data import corpora, grammar
 from headway.data.tokenizers import Tokenizer, digest
 
-# What is no word: the tokenizer's own numbers come after these.
+# Special tokens; those of the tokenizer come after them.
 PADDING, START, END, MASK, FIRST = range(5)
 
 GRAMMAR = "grammar"
 SENTENCES = 24_000  # of the grammar
-DEPTH = 2  # of those, at most
+DEPTH = 2  # the maximum of the grammar, by default
 AND = " + "  # between the names of two files
-HELD_OUT = 10  # one pair of so many
-TESTED = 1000  # of these, at most half, are for the test
+HELD_OUT = 10  # one of this many pairs
+TESTED = 1000  # the maximum for the test; also at most half of those held out
 LEAST = 20  # pairs
 
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -38,7 +38,7 @@ class Pair(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Pairs to learn from, to watch the training with, and to test; no source in two of them."""
+    """Pairs for training, validation and test; no source sentence is in two of them."""
 
     train: list[Pair]
     validation: list[Pair]
@@ -46,56 +46,54 @@ class Split(NamedTuple):
 
 
 def words(sentence: str) -> list[str]:
-    """The words and the marks of a sentence."""
+    """Return the words and punctuation marks of a sentence."""
     return WORD.findall(sentence)
 
 
-@lru_cache(maxsize=2)  # the race asks for each of its runs
+@lru_cache(maxsize=2)  # a race reads the same pairs for every run
 def read(source: str) -> tuple[Pair, ...]:
-    """Pairs by name: `grammar` (or `grammar:DEPTH`, by default 2), a file with a tab between the
-    two sentences of each line, or two files, "A + B", with a sentence in each line.
+    """Return the pairs of a source: `grammar` (or `grammar:DEPTH`, by default 2), a file with two
+    sentences per line, separated by a tab, or two files, "A + B", with one sentence per line.
 
-    Raises ValueError, naming lines, for what is no pair, for a file whose languages change places
-    and for too few.
+    Raises ValueError with line numbers for incomplete pairs and for swapped languages, and for
+    fewer than 20 pairs.
     """
     if is_grammar(source):
         depths = range(depth_of(source) + 1)
-        some = grammar.examples(SENTENCES, depths, seed=0)
-        return tuple(Pair(each.english, each.german) for each in some)
-    first, both, second = source.partition(AND)
-    pairs = _of_two(first, second) if both else _of_table(first)
+        examples = grammar.examples(SENTENCES, depths, seed=0)
+        return tuple(Pair(example.english, example.german) for example in examples)
+    first, separator, second = source.partition(AND)
+    pairs = _of_two_files(first, second) if separator else _of_table(first)
     empty = [line for line, pair in enumerate(pairs, 1) if not all(map(str.strip, pair))]
     if empty:
-        raise ValueError(
-            f"{source}: a sentence is empty in {_lines(empty)}: fill it, or take it out"
-        )
+        raise ValueError(f"{source}: empty sentence in {_lines(empty)}: complete or remove it")
     if len(pairs) < LEAST:
-        raise ValueError(f"{source} has {len(pairs)} pairs: give {LEAST} or more")
-    swapped = [place + 1 for place in _swapped(pairs)]
+        raise ValueError(f"{source} must have at least {LEAST} pairs (got {len(pairs)})")
+    swapped = [row + 1 for row in _swapped(pairs)]
     if swapped:
         raise ValueError(
-            f"{source}: the languages seem to have changed places in {_lines(swapped)}: swap them "
-            "back, or take them out"
+            f"{source}: the two languages seem to be swapped in {_lines(swapped)}: swap them back "
+            "or remove these lines"
         )
     return tuple(pairs)
 
 
 def is_grammar(source: str) -> bool:
-    """Whether the pairs come from the grammar."""
+    """Whether this source is the grammar."""
     return source.partition(":")[0] == GRAMMAR
 
 
 def depth_of(source: str) -> int:
-    """The depth in `grammar:DEPTH`. Raises ValueError when it is no number from 0 to 9."""
+    """Return the depth in `grammar:DEPTH`. Raises ValueError unless it is from 0 to 9."""
     _, colon, depth = source.partition(":")
     if colon and not re.fullmatch("[0-9]", depth):
-        raise ValueError(f"the depth of the grammar is from 0 to 9: {depth!r} is not")
+        raise ValueError(f"the depth of the grammar must be from 0 to 9 (got {depth!r})")
     return int(depth or DEPTH)
 
 
 def split(pairs: Sequence[Pair]) -> Split:
-    """A tenth of the pairs is held out: all of some source sentences, chosen by their SHA-256, so
-    that the choice depends neither on a seed nor on the order of the lines."""
+    """Hold out a tenth of the pairs, by source sentence: the SHA-256 of the sentence decides, so
+    the choice depends neither on a seed nor on the order of the lines."""
     held_out = round(len(pairs) / HELD_OUT)
     tested = min(TESTED, held_out // 2)
     counts = Counter(pair.source for pair in pairs)
@@ -103,72 +101,70 @@ def split(pairs: Sequence[Pair]) -> Split:
     for source in sorted(counts, key=digest):
         total += counts[source]
         ends[source] = total
-    found = Split([], [], [])
+    parts = Split([], [], [])
     for pair in pairs:
         end = ends[pair.source]
-        found[0 if end > held_out else 1 if end > tested else 2].append(pair)
-    return found
+        parts[0 if end > held_out else 1 if end > tested else 2].append(pair)
+    return parts
 
 
 def _of_table(name: str) -> list[Pair]:
-    """Further columns, as in Tatoeba's files with their sources, are left alone."""
+    """Further columns, such as the sources in Tatoeba's files, are ignored."""
     rows = [line.split("\t") for line in _lines_of(name)]
     short = [number for number, row in enumerate(rows, 1) if len(row) < 2]
     if short:
-        raise ValueError(f"{name}: no two sentences, with a tab between, in {_lines(short)}")
+        raise ValueError(f"{name}: expected two sentences separated by a tab in {_lines(short)}")
     return [Pair(row[0], row[1]) for row in rows]
 
 
-def _of_two(first: str, second: str) -> list[Pair]:
-    one, other = _lines_of(first), _lines_of(second)
-    if len(one) != len(other):
-        longer, shorter = (first, second) if len(one) > len(other) else (second, first)
-        less, more = sorted((len(one), len(other)))
+def _of_two_files(first: str, second: str) -> list[Pair]:
+    sources, targets = _lines_of(first), _lines_of(second)
+    if len(sources) != len(targets):
         raise ValueError(
-            f"{longer} has {more:,} lines, {shorter} {less:,}: line {less + 1} of {longer} has no "
-            "partner; each line is the translation of the same line of the other file"
+            "both files must have the same number of lines, each the translation of the same line "
+            f"of the other file (got {len(sources):,} in {first} and {len(targets):,} in {second})"
         )
-    return [*map(Pair, one, other)]
+    return [*map(Pair, sources, targets)]
 
 
 def _lines_of(name: str) -> list[str]:
-    """The lines of a file, cut at line feeds alone: sentences hold the stranger line ends.
+    """Split a file at line feeds only, because sentences may contain other line separators.
 
-    Raises ValueError when there is no such file.
+    Raises ValueError if the file is not found.
     """
     if not Path(name).is_file():
-        raise ValueError(f"no file {name}: --pairs takes a table, or two files")
+        raise ValueError(
+            f"file {name!r} not found: --pairs takes grammar, grammar:DEPTH, or one or two files"
+        )
     text = corpora.read_file(Path(name)).removeprefix("\ufeff").replace("\r\n", "\n")
     return text.removesuffix("\n").split("\n")
 
 
 def _swapped(pairs: Sequence[Pair]) -> Iterator[int]:
-    """The pairs whose words are far more usual in the other column of all other pairs."""
+    """Yield the rows whose words are far more frequent in the other column of all other rows."""
     counts = [Counter(word for pair in pairs for word in set(words(pair[n]))) for n in (0, 1)]
 
-    def leaning(sentence: str, column: int) -> float:
-        """How much more its words belong to its own column, as the logarithm of a ratio."""
-        found = 0.0
-        for word in set(words(sentence)):
-            own, other = counts[column][word] - 1, counts[1 - column][word]
-            found += log((own + 1) / (other + 1))
-        return found
+    def log_odds(sentence: str, column: int) -> float:
+        """The log ratio of its words' counts: in this column (without this row), in the other."""
+        return sum(
+            log(counts[column][word] / (counts[1 - column][word] + 1))
+            for word in set(words(sentence))
+        )
 
-    for place, pair in enumerate(pairs):
-        if leaning(pair.source, 0) < -5 and leaning(pair.target, 1) < -5:
-            yield place
+    for row, pair in enumerate(pairs):
+        if log_odds(pair.source, 0) < -5 and log_odds(pair.target, 1) < -5:
+            yield row
 
 
 def _lines(numbers: Sequence[int]) -> str:
-    some = ", ".join(map(str, numbers[:5]))
-    return f"line{'s' * (len(numbers) > 1)} {some}" + f" and {len(numbers) - 5:,} more" * (
-        len(numbers) > 5
-    )
+    first = ", ".join(map(str, numbers[:5]))
+    more = f" and {len(numbers) - 5:,} more" if len(numbers) > 5 else ""
+    return f"line{'s' * (len(numbers) > 1)} {first}{more}"
 
 
 class Batch(NamedTuple):
-    """Pairs side by side, PADDING after the shorter ones. inputs begin with START and are what the
-    decoder sees; targets end with END and are what it should say."""
+    """Token pairs, padded on the right. inputs: what the decoder reads, beginning with START;
+    targets: what it should predict, ending with END."""
 
     source: Int[np.ndarray, "pairs source"]
     lengths: Int[np.ndarray, " pairs"]
@@ -177,21 +173,22 @@ class Batch(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Tokens, without the padding."""
+        """The number of tokens, without the padding."""
         return int(self.lengths.sum() + (self.targets != PADDING).sum())
 
 
 def encoded(sentence: str, tokenizer: Tokenizer) -> Int[np.ndarray, " tokens"]:
-    """The tokens of a sentence and END; the tokenizer's own numbers come after the special ones."""
+    """Return the tokens of a sentence and END; the special tokens come before the tokenizer's."""
     return np.append(tokenizer.encode(sentence) + FIRST, END)
 
 
 @final
 class Bucketed:
-    """Pairs in batches of pairs that are about as long; every batch is a function of (seed, step).
+    """Batches of pairs of similar length; every batch is a function of (seed, step).
 
-    most: tokens in a batch, padding and both languages counted. Every epoch has each pair once,
-    and as many batches, for what lies at the same length changes places and nothing else does.
+    most: the maximum number of tokens in a batch: both languages, with padding. An epoch has each
+    pair once; only pairs of the same length are shuffled, so every epoch has the same number of
+    batches.
     """
 
     def __init__(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]], most: int) -> None:
@@ -199,36 +196,36 @@ class Bucketed:
         self._lengths = np.array([max(map(len, pair)) for pair in pairs])
         longest = np.sort(self._lengths)
         self._cuts = [0]
-        for place, length in enumerate(longest, 1):
-            if place - self._cuts[-1] > 1 and 2 * length * (place - self._cuts[-1]) > most:
-                self._cuts.append(place - 1)
+        for end, length in enumerate(longest, 1):
+            if end - self._cuts[-1] > 1 and 2 * length * (end - self._cuts[-1]) > most:
+                self._cuts.append(end - 1)
         self._cuts.append(len(pairs))
         self._tokens = sum(len(sentence) for pair in pairs for sentence in pair)
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """The number of batches in an epoch."""
         return len(self._cuts) - 1
 
     def tokens(self, step: int) -> int:
-        """How many tokens, without padding, there are in `step` batches, as a mean of an epoch."""
+        """Return the mean number of tokens, without padding, in `step` batches."""
         return round(step * self._tokens / len(self))
 
     def batch(self, seed: int, step: int) -> Batch:
-        """The batch of a step."""
-        epoch, place = divmod(step, len(self))
-        order, turns = self._epoch(seed, epoch)
-        first, last = self._cuts[turns[place]], self._cuts[turns[place] + 1]
+        """Return the batch of a step."""
+        epoch, index = divmod(step, len(self))
+        order, batches = self._epoch(seed, epoch)
+        first, last = self._cuts[batches[index]], self._cuts[batches[index] + 1]
         return batch([self._pairs[pair] for pair in order[first:last]])
 
     def all(self) -> Iterator[Batch]:
-        """Every pair once, the short ones first."""
+        """Yield every pair once, the shortest first."""
         order = np.argsort(self._lengths, kind="stable")
         for first, last in zip(self._cuts, self._cuts[1:], strict=False):
             yield batch([self._pairs[pair] for pair in order[first:last]])
 
-    @lru_cache(maxsize=1)  # noqa: B019 - the trainer holds it as long as the process lives
+    @lru_cache(maxsize=1)  # noqa: B019 - the trainer keeps it until the process ends
     def _epoch(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The pairs by length, those of one length shuffled, and the order of the batches."""
+        """The pairs by length, shuffled within one length, and the order of the batches."""
         generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
         shuffled = generator.permutation(len(self._pairs))
         order = shuffled[np.argsort(self._lengths[shuffled], kind="stable")]
@@ -236,7 +233,7 @@ class Bucketed:
 
 
 def batch(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Batch:
-    """Pairs of encoded sentences side by side."""
+    """Return a batch of pairs of encoded sentences."""
     targets = _padded([target for _, target in pairs])
     started = np.full((len(pairs), 1), START)
     inputs = np.concatenate([started, targets[:, :-1]], axis=1)
@@ -246,7 +243,7 @@ def batch(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Batch:
 
 
 def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
-    whole = np.full((len(rows), max(map(len, rows))), PADDING)
-    for line, row in zip(whole, rows, strict=True):
+    padded = np.full((len(rows), max(map(len, rows))), PADDING)
+    for line, row in zip(padded, rows, strict=True):
         line[: len(row)] = row
-    return whole
+    return padded

@@ -1,4 +1,4 @@
-"""Text to numbers and back: characters, bytes, byte-level pairs, or any tokenizer.json."""
+"""Tokenizers: characters, bytes, byte-level BPE, or any tokenizer.json."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from jaxtyping import Int, Integer
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-# GPT-2's alphabet: a byte that prints stands for itself, the others for characters from 256 on.
+# GPT-2's alphabet: a printable byte is its own character, the others are characters from 256 on.
 _PRINTED = [b for b in range(256) if chr(b).isprintable() and not chr(b).isspace()]
 _HIDDEN = [b for b in range(256) if b not in _PRINTED]
 BYTES = {chr(b): b for b in _PRINTED} | {chr(256 + n): b for n, b in enumerate(_HIDDEN)}
 
-# The end of a single line, at which every tokenizer with words cuts too.
+# A single line end; a tokenizer that splits into words splits here, too.
 _LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
 _PIECE = 1 << 16  # characters
 
 
 @final
 class Tokenizer:
-    """A tokenizer of the `tokenizers` library, as arrays.
+    """A tokenizer of the library `tokenizers` that returns arrays.
 
-    Decoding what `characters`, `utf8_bytes` and `byte_pairs` encoded gives back the exact text.
+    For `characters`, `utf8_bytes` and `byte_pairs`, decoding restores the exact text.
     """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        # A word-level model stops at what it never saw; byte-level pairs have seen every byte.
+        # A word-level model cannot encode other characters; a byte-level one encodes all.
         self._known = frozenset(backend.get_vocab()) if _is_word_level(backend) else None
 
     @classmethod
     def characters(cls, text: str) -> Tokenizer:
-        """One token a character, those of `text` and no others."""
+        """One token per character that occurs in `text`."""
         vocabulary = {character: i for i, character in enumerate(sorted(set(text)))}
         backend = Backend(models.WordLevel(vocabulary))
         backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -47,38 +47,36 @@ class Tokenizer:
 
     @classmethod
     def utf8_bytes(cls) -> Tokenizer:
-        """One token a byte of UTF-8, its number the byte's."""
+        """One token per byte of UTF-8; the token is the value of the byte."""
         return cls(_byte_level(models.BPE(vocab=BYTES, merges=[])))
 
     @classmethod
     def byte_pairs(cls, text: str, vocabulary: int) -> Tokenizer:
-        """The 256 bytes and the pairs that `text` has most often (Sennrich et al. 2016; GPT-2).
+        """Byte-level BPE, trained on `text` (Sennrich et al. 2016; Radford et al. 2019).
 
-        vocabulary: how many tokens, at most. Raises ValueError for fewer than 256.
+        vocabulary: the maximum number of tokens. Raises ValueError if it is below 256.
         """
         if vocabulary < 256:
-            raise ValueError(
-                f"byte pairs start from 256 bytes: a vocabulary of {vocabulary} is short"
-            )
+            raise ValueError(f"the vocabulary of byte pairs must be >= 256 (got {vocabulary})")
         backend = _byte_level(models.BPE())
         trainer = trainers.BpeTrainer(
             vocab_size=vocabulary,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        # Line by line, since a sequence is held whole while its words are counted.
+        # By lines, because the library keeps each sequence in memory while it counts.
         backend.train_from_iterator(text.splitlines(keepends=True), trainer)
         return cls(backend)
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
-        """A tokenizer from its tokenizer.json. Raises ValueError when it is none."""
+        """Load tokenizer.json. Raises ValueError if it is invalid."""
         try:
             return cls(Backend.from_str(path.read_text(encoding="utf-8")))
         except OSError:
             raise
         except Exception as error:  # the library raises bare Exceptions
-            raise ValueError(f"{path} holds no tokenizer: {error}") from error
+            raise ValueError(f"{path} is not a valid tokenizer: {error}") from error
 
     def save(self, path: Path) -> None:
         """Write tokenizer.json."""
@@ -86,67 +84,69 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> int:
-        """One more than the largest number of a token."""
+        """One more than the largest token."""
         return 1 + max(self._backend.get_vocab().values(), default=-1)
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 of what it is."""
+        """The SHA-256 of the tokenizer's JSON."""
         return digest(self._backend.to_str())
 
     def encode(self, text: str) -> Int[np.ndarray, " tokens"]:
-        """The tokens of a text, int64.
+        """Return the tokens of a text, int64.
 
-        Raises ValueError for a character that it never saw and for half a surrogate pair.
+        Raises ValueError for characters that are not in the vocabulary and for lone surrogates.
         """
         pieces = [piece for piece, _ in self.encode_pieces(text)]
         return np.concatenate(pieces or [np.empty(0, np.int64)])
 
     def encode_pieces(self, text: str) -> Iterator[tuple[Int[np.ndarray, " tokens"], int]]:
-        """The tokens piece by piece, each with the number of its characters.
+        """Yield the tokens of pieces of the text, each with its number of characters.
 
-        A piece ends where a line does, so that the pieces of a long text, encoded side by side,
-        are what the whole would be.
+        Pieces end at line ends, so that together they have the tokens of the complete text; a long
+        text is encoded in parallel.
         """
         if any("\ud800" <= character <= "\udfff" for character in set(text)):
-            raise ValueError("the text is no valid Unicode: it holds half a surrogate pair")
+            raise ValueError("invalid Unicode: the text contains half of a surrogate pair")
         if self._known is not None:
-            strange = sorted(set(text) - self._known)
-            if strange:
-                said = ", ".join(f"{character!r}" for character in strange[:5])
-                raise ValueError(f"the tokenizer never saw {said}: leave it out of the text")
+            unknown = sorted(set(text) - self._known)
+            if unknown:
+                names = ", ".join(map(repr, unknown[:5]))
+                raise ValueError(
+                    f"the tokenizer does not know the characters {names}: remove them from the text"
+                )
         cut = _cut(text)
         while pieces := list(islice(cut, 16)):
-            found = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
-            for piece, encoding in zip(pieces, found, strict=True):
+            encodings = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
+            for piece, encoding in zip(pieces, encodings, strict=True):
                 yield np.array(encoding.ids, dtype=np.int64), len(piece)
 
     def decode(self, tokens: Sequence[int] | Integer[np.ndarray, " tokens"]) -> str:
-        """The text of tokens; bytes that are no character yet appear as U+FFFD."""
+        """Return the text of tokens; incomplete characters appear as U+FFFD."""
         return self._backend.decode(list(map(int, tokens)), skip_special_tokens=False)
 
     def token_bytes(self, token: int) -> bytes:
-        """What a token stands for: of a byte-level tokenizer its bytes, else its text as UTF-8.
+        """Return the bytes of a token: of its text in UTF-8, if the tokenizer is not byte-level.
 
-        Raises ValueError for a number that is no token.
+        Raises ValueError for an unknown token.
         """
         name = self._backend.id_to_token(token)
         if name is None:
-            raise ValueError(f"there is no token {token}")
+            raise ValueError(f"token {token} is not in the vocabulary")
         if isinstance(self._backend.decoder, decoders.ByteLevel) and set(name) <= set(BYTES):
             return bytes(BYTES[character] for character in name)
         return self.decode([token]).encode()
 
     def stream(self, stop: Iterable[str] = ()) -> TextStream:
-        """Text from tokens as they come; see `TextStream`."""
+        """Return a `TextStream` that decodes tokens one at a time."""
         return TextStream(self._backend, stop)
 
 
 @final
 class TextStream:
-    """Text from tokens as they come: whole characters, and nothing of a stop string.
+    """Decodes tokens one at a time, into complete characters, up to a stop string.
 
-    `ended` turns true when a stop string was met; the text before it has then been given.
+    `ended` becomes true at a stop string; the text before it has been returned by then.
     Raises ValueError for an empty stop string.
     """
 
@@ -155,20 +155,20 @@ class TextStream:
         self._decoder = decoders.DecodeStream(skip_special_tokens=False)
         self._stop = tuple(stop)
         if "" in self._stop:
-            raise ValueError("a stop string is empty: give at least one character")
-        self._held = ""  # what may be the beginning of a stop string
+            raise ValueError("a stop string must have at least one character (got '')")
+        self._held = ""  # possibly the beginning of a stop string
         self.ended = False
 
     def add(self, token: int) -> str:
-        """The text that is certain now, often "" while a character or a stop string is open."""
+        """Return the new text; "" while a character or a stop string may be incomplete."""
         if self.ended:
             return ""
         text = self._held + (self._decoder.step(self._backend, token) or "")
-        ends = [place for place in map(text.find, self._stop) if place >= 0]
+        ends = [start for start in map(text.find, self._stop) if start >= 0]
         if ends:
             self.ended, self._held = True, ""
             return text[: min(ends)]
-        # The longest end of the text with which a stop string begins.
+        # The longest suffix of the text that is a prefix of a stop string.
         hold = max(
             (n for s in self._stop for n in range(len(s)) if text.endswith(s[:n])), default=0
         )
@@ -176,13 +176,13 @@ class TextStream:
         return text[: len(text) - hold]
 
     def rest(self) -> str:
-        """What was held back, when no more tokens come."""
+        """Return the text that was held back, after the last token."""
         held, self._held = self._held, ""
         return held
 
 
 def digest(text: str) -> str:
-    """The SHA-256 of a text."""
+    """Return the SHA-256 of a text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Models that read one sentence and write another, in PyTorch: see `models.seq2seq`."""
+"""Encoder-decoder models in PyTorch; see `models.seq2seq` for the kinds."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from headway.torch.layers import (
 from headway.tracing import scope, tap
 
 Words = Float[Tensor, "batch tokens width"]
-# What a decoder keeps between words: tensors or caches, each with a row for each sentence.
+# The state of a decoder between words: tensors or caches with one row per sentence.
 State = Sequence[Any]
 _CELLS = {"gru": (nn.GRU, nn.GRUCell), "lstm": (nn.LSTM, nn.LSTMCell)}
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What the encoder made of the sources.
+    """The output of the encoder.
 
-    states: of every token. last: of a recurrent encoder, its last state (of an LSTM also the last
-    cell), which of two directions is that of the one that ends at the first word.
+    states: of every token. last: the last hidden state of a recurrent encoder (and the last cell of
+    an LSTM); of a bidirectional encoder that of the backward direction.
     """
 
     states: Float[Tensor, "batch source width"]
@@ -47,28 +47,28 @@ class Memory:
 
     @property
     def mask(self) -> Mask | None:
-        """What is padding; None where there is none."""
-        whole = bool((self.lengths == self.states.shape[1]).all())
-        return None if whole else padding(self.lengths)
+        """The mask of the padding; None if there is no padding."""
+        is_full = bool((self.lengths == self.states.shape[1]).all())
+        return None if is_full else padding(self.lengths)
 
     def __getitem__(self, rows: Int[Tensor, " rows"]) -> Memory:
-        """The same of these rows."""
-        last = tuple(each[rows] for each in self.last)
+        """Return the memory of these rows."""
+        last = tuple(state[rows] for state in self.last)
         return Memory(self.states[rows], self.lengths[rows], last)
 
 
 @final
 class Seq2Seq(nn.Module):
-    """A model of any kind; see `Seq2SeqConfig`.
+    """An encoder, and a decoder if the kind has one; see `Seq2SeqConfig`.
 
-    seed: the first values are a function of it and of the parameters' names, the same in every
-    engine; PyTorch's own random state is left alone.
+    seed: the initial values depend only on it and on the parameters' names; PyTorch's global random
+    state is not changed.
     """
 
     def __init__(self, config: Seq2SeqConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        with torch.random.fork_rng(devices=[]):  # the layers draw values, all replaced below
+        with torch.random.fork_rng(devices=[]):  # the layers' random values are replaced
             self.embedding = nn.Embedding(config.vocabulary, config.width)
             self.encoder: RecurrentEncoder | TransformerEncoder = (
                 RecurrentEncoder(config) if config.recurrent else TransformerEncoder(config)
@@ -86,17 +86,16 @@ class Seq2Seq(nn.Module):
         inputs: Int[Tensor, "batch target"] | None = None,
         spec: Spec = DEFAULT,
     ) -> Float[Tensor, "batch tokens vocabulary"]:
-        """The logits of what comes after each token of `inputs`; of the kind `encoder`, which has
-        no inputs, of what each token of the source is.
+        """Return the logits of the token after each of `inputs`, or, for the kind `encoder`, which
+        has no inputs, of each masked token of the source.
 
-        lengths: of the sources, the rest of which is padding. spec: the seed of dropout, while
-        training.
-        Raises ValueError for a sentence longer than the context.
+        lengths: of the sources without padding. spec: has the seed of dropout while training.
+        Raises ValueError for a sentence that is longer than the context.
         """
         memory = self.encode(source, lengths, fold(spec, 0))
         if inputs is None:
             return self._logits(memory.states)
-        state = self.begin(memory) if self.config.recurrent else ()  # nothing goes on from caches
+        state = self.begin(memory) if self.config.recurrent else ()  # no caches
         return self.decode(inputs, memory, state, fold(spec, 1))[0]
 
     def encode(
@@ -105,13 +104,13 @@ class Seq2Seq(nn.Module):
         lengths: Int[Tensor, " batch"],
         spec: Spec = DEFAULT,
     ) -> Memory:
-        """The sources, read."""
+        """Return the memory of the sources."""
         with scope("encoder"):
             spec = spec._replace(dropout=self._rate)
             return self.encoder(self._embedded(source, 0, spec), lengths, spec)
 
     def begin(self, memory: Memory) -> State:
-        """What the decoder keeps before the first word."""
+        """Return the state of the decoder before the first word."""
         return self.decoder.begin(memory)
 
     def decode(
@@ -121,8 +120,10 @@ class Seq2Seq(nn.Module):
         state: State,
         spec: Spec = DEFAULT,
     ) -> tuple[Float[Tensor, "batch target vocabulary"], State]:
-        """The logits of the words after these inputs, which go on from the state, and the state
-        after them."""
+        """Return the logits of the words after these inputs, and the state after them.
+
+        state: after the words that precede the inputs.
+        """
         with scope("decoder"):
             before = self.decoder.written(state)
             spec = spec._replace(dropout=self._rate)
@@ -150,27 +151,27 @@ class Seq2Seq(nn.Module):
 
 @final
 class RecurrentEncoder(nn.Module):
-    """One state a word; where a decoder attends to them all, half of it read backwards."""
+    """A recurrent encoder, which is bidirectional if the decoder attends to its states."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
-        both = config.kind != "rnn"
+        two_ways = config.kind != "rnn"
         rnn, _ = _CELLS[config.cell]
-        state = config.width // 2 if both else config.width
-        self.rnn = rnn(config.width, state, batch_first=True, bidirectional=both)
+        state = config.width // 2 if two_ways else config.width
+        self.rnn = rnn(config.width, state, batch_first=True, bidirectional=two_ways)
 
     def forward(self, x: Words, lengths: Int[Tensor, " batch"], spec: Spec) -> Memory:
-        """The padding is not read."""
+        """Return the memory of the tokens without the padding."""
         packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
         states, last = self.rnn(packed)
-        whole, _ = pad_packed_sequence(states, batch_first=True, total_length=x.shape[1])
+        padded, _ = pad_packed_sequence(states, batch_first=True, total_length=x.shape[1])
         parts = last if isinstance(last, tuple) else (last,)
-        return Memory(tap("states", whole), lengths, tuple(part[-1] for part in parts))
+        return Memory(tap("states", padded), lengths, tuple(part[-1] for part in parts))
 
 
 @final
 class FirstState(nn.Module):
-    """The decoder's first state from the encoder's last: tanh(last W), of an LSTM's cell last W."""
+    """The decoder's first state: tanh(W h) of the encoder's last; W c for the cell of an LSTM."""
 
     def __init__(self, d_in: int, config: Seq2SeqConfig) -> None:
         super().__init__()
@@ -179,14 +180,14 @@ class FirstState(nn.Module):
             self.cell = nn.Linear(d_in, config.width)
 
     def forward(self, memory: Memory) -> tuple[Tensor, ...]:
-        """(hidden,) or (hidden, cell)."""
+        """Return (hidden,), or (hidden, cell) for an LSTM."""
         hidden = torch.tanh(self.hidden(memory.last[0]))
         return (hidden,) if len(memory.last) == 1 else (hidden, self.cell(memory.last[1]))
 
 
 @final
 class BottleneckDecoder(nn.Module):
-    """All that it knows of the source is its first state."""
+    """A decoder without attention: its first state is all it gets of the source."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
@@ -198,7 +199,7 @@ class BottleneckDecoder(nn.Module):
         return self.initial(memory)
 
     def written(self, state: State) -> int:
-        """It has no positions."""
+        """Always 0: the decoder has no positions."""
         return 0
 
     def forward(self, x: Words, memory: Memory, state: State, spec: Spec) -> tuple[Words, State]:
@@ -208,11 +209,11 @@ class BottleneckDecoder(nn.Module):
 
 @final
 class BahdanauDecoder(nn.Module):
-    """Before each step it looks back with the state of the one before.
+    """A decoder that attends with its previous state before each step.
 
-    c_i = attention(s_{i-1}, h), s_i = cell([y_{i-1}; c_i], s_{i-1}), and a word is said from s_i,
-    y_{i-1} and c_i through a layer of which the larger of every two outputs counts (Bahdanau et al.
-    2015, equations 4 to 6 and appendix A.2.2; the gates are PyTorch's).
+    c_i = attention(s_{i-1}, h), s_i = cell([y_{i-1}; c_i], s_{i-1}); a maxout layer predicts the
+    word from s_i, y_{i-1} and c_i (Bahdanau et al. 2015, equations 4 to 6 and appendix A.2.2; the
+    gates are PyTorch's).
     """
 
     def __init__(self, config: Seq2SeqConfig) -> None:
@@ -228,7 +229,7 @@ class BahdanauDecoder(nn.Module):
         return (self.attention.keys(memory.states), *self.initial(memory))
 
     def written(self, state: State) -> int:
-        """It has no positions."""
+        """Always 0: the decoder has no positions."""
         return 0
 
     def forward(self, x: Words, memory: Memory, state: State, spec: Spec) -> tuple[Words, State]:
@@ -242,17 +243,17 @@ class BahdanauDecoder(nn.Module):
             hidden = [*after] if isinstance(after, tuple) else [after]
             states.append(hidden[0])
             contexts.append(context)
-        seen = torch.cat([torch.stack(states, 1), x, torch.stack(contexts, 1)], dim=-1)
-        features = self.output(seen).unflatten(-1, (-1, 2)).amax(-1)
+        joined = torch.cat([torch.stack(states, 1), x, torch.stack(contexts, 1)], dim=-1)
+        features = self.output(joined).unflatten(-1, (-1, 2)).amax(-1)
         return drop(features, fold(spec, 1)), (keys, *hidden)
 
 
 @final
 class LuongDecoder(nn.Module):
-    """After each step it looks back with the new state: tanh([c; s] W) says the word.
+    """A decoder that attends with the new state after each step: tanh(W [c; s]).
 
-    Luong et al. 2015, equation 5, global attention without input feeding: so the cell goes through
-    the whole sentence first, and all states look back at once.
+    Luong et al. 2015, equation 5, global attention without input feeding; therefore the cell can
+    process all words before their states attend, all at once.
     """
 
     def __init__(self, config: Seq2SeqConfig) -> None:
@@ -268,7 +269,7 @@ class LuongDecoder(nn.Module):
         return self.initial(memory)
 
     def written(self, state: State) -> int:
-        """It has no positions."""
+        """Always 0: the decoder has no positions."""
         return 0
 
     def forward(self, x: Words, memory: Memory, state: State, spec: Spec) -> tuple[Words, State]:
@@ -281,7 +282,7 @@ class LuongDecoder(nn.Module):
 
 @final
 class TransformerEncoder(nn.Module):
-    """Layers in which every token of the source sees every other."""
+    """Layers in which every token of the source attends to all others."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
@@ -297,7 +298,7 @@ class TransformerEncoder(nn.Module):
 
 @final
 class EncoderBlock(nn.Module):
-    """norm(x + attention(x)), then norm(x + mlp(x)): norms last, as in the paper."""
+    """norm(x + attention(x)), then norm(x + mlp(x)): post-norm (Vaswani et al. 2017)."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
@@ -307,7 +308,7 @@ class EncoderBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(config.width, eps=config.eps)
 
     def forward(self, x: Words, mask: Mask | None, spec: Spec = DEFAULT) -> Words:
-        """spec: the rate and the seed of the dropout of every update."""
+        """Return the updated tokens; spec: has rate and seed of the dropout of each update."""
         with scope("self_attention"):
             update = self.self_attention(x, Spec(mask=mask))
         x = tap("after_attention", self.self_attention_norm(x + drop(update, fold(spec, 0))))
@@ -318,7 +319,7 @@ class EncoderBlock(nn.Module):
 
 @final
 class TransformerDecoder(nn.Module):
-    """Layers in which a token sees those before it, and all of the source."""
+    """Layers in which a token attends to the tokens before it, and to all of the source."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
@@ -326,13 +327,12 @@ class TransformerDecoder(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.layers))
 
     def begin(self, memory: Memory) -> State:
-        """For each layer a cache of what was written, and one of the source; without any it works
-        as well, and remembers nothing."""
+        """Per layer a cache of the target and one of the source; an empty state works, too."""
         sizes = (self.context, memory.states.shape[1])
         return [Cache(size) for _ in self.blocks for size in sizes]
 
     def written(self, state: State) -> int:
-        """How many tokens there are already."""
+        """The number of preceding tokens."""
         return state[0].length if state else 0
 
     def forward(self, x: Words, memory: Memory, state: State, spec: Spec) -> tuple[Words, State]:
@@ -368,8 +368,11 @@ class DecoderBlock(nn.Module):
         written: Cache | None = None,
         read: Cache | None = None,
     ) -> Words:
-        """mask: of the memory. spec: as in `EncoderBlock`. written, read: the caches of the tokens
-        before these, and of the memory."""
+        """Return the updated tokens.
+
+        mask: of the memory. spec: as in `EncoderBlock`. written, read: the caches of the preceding
+        tokens, and of the memory.
+        """
         with scope("self_attention"):
             update = self.self_attention(x, cache=written)
         x = tap("after_self_attention", self.self_attention_norm(x + drop(update, fold(spec, 0))))
@@ -395,8 +398,8 @@ _DECODERS = {
 
 
 def _run(rnn: nn.Module, x: Words, state: State) -> tuple[Words, State]:
-    """All words through the cell, and the state after them."""
-    first = tuple(each[None] for each in state)
+    """Return the states of all words, and the last one."""
+    first = tuple(part[None] for part in state)
     states, last = rnn(x, first if len(first) > 1 else first[0])
     parts = last if isinstance(last, tuple) else (last,)
     return tap("states", states), tuple(part[0] for part in parts)

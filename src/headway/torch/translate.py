@@ -1,4 +1,4 @@
-"""Writing with a model that translates: greedily, or along several beams at once."""
+"""Translation with an encoder-decoder model, by beam search."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _AT_ONCE = 64  # sentences
 
 
 class Translated(NamedTuple):
-    """A translation. tokens: without its end. score: its logarithmic probability, divided by the
-    length penalty. whole: whether the model ended it; else it is as long as the model's context."""
+    """A translation. tokens: without END. score: the log probability over the length penalty.
+    whole: whether it ends with END; otherwise it was cut off at the model's context."""
 
     tokens: list[int]
     score: float
@@ -28,7 +28,7 @@ class Translated(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A translation as text. whole: whether the model ended it."""
+    """A translation as text; `whole` as in `Translated`."""
 
     text: str
     tokens: list[int]
@@ -42,30 +42,30 @@ def translate(
     beams: int = 4,
     penalty: float = 1.0,
 ) -> list[Translated]:
-    """The best translation that was found of each source, which ends with END.
+    """Return the best translation of each source that beam search finds.
 
-    beams: how many beginnings are kept; 1 takes the likeliest word each time. penalty: the length
-    penalty ((5 + length) / 6)^penalty of Wu et al. 2016 (equation 14); 0 prefers the short.
-    Raises ValueError for no beam and for a source longer than the context.
+    sources: tokens that end with END. beams: 1 always takes the most likely word. penalty: of the
+    length, ((5 + length) / 6)^penalty (Wu et al. 2016, equation 14); 0 prefers short translations.
+    Raises ValueError for beams < 1 and for a source that is longer than the context.
     """
     if beams < 1:
-        raise ValueError(f"there is 1 beam or more: {beams} are not")
+        raise ValueError(f"beams must be >= 1 (got {beams})")
     model.eval()
-    order = sorted(range(len(sources)), key=lambda place: len(sources[place]))
-    found: dict[int, Translated] = {}
+    order = sorted(range(len(sources)), key=lambda row: len(sources[row]))
+    translations: dict[int, Translated] = {}
     for first in range(0, len(order), _AT_ONCE):
-        some = order[first : first + _AT_ONCE]
+        rows = order[first : first + _AT_ONCE]
         with torch.no_grad():
-            done = _search(model, [sources[place] for place in some], beams, penalty)
-        found |= dict(zip(some, done, strict=True))
-    return [found[place] for place in range(len(sources))]
+            outputs = _search(model, [sources[row] for row in rows], beams, penalty)
+        translations |= dict(zip(rows, outputs, strict=True))
+    return [translations[row] for row in range(len(sources))]
 
 
 def read(model: Seq2Seq, sources: Sequence[np.ndarray]) -> Memory:
-    """The sources through the encoder."""
+    """Return the encoder's memory of the sources."""
     device = next(model.parameters()).device
-    whole = batch([(source, source) for source in sources])
-    source, lengths = torch.from_numpy(whole.source), torch.from_numpy(whole.lengths)
+    padded = batch([(source, source) for source in sources])
+    source, lengths = torch.from_numpy(padded.source), torch.from_numpy(padded.lengths)
     return model.encode(source.to(device), lengths.to(device))
 
 
@@ -77,7 +77,7 @@ def _search(
     memory = memory[torch.arange(count, device=device).repeat_interleave(beams)]
     state = model.begin(memory)
     scores = torch.full((count, beams), -torch.inf, device=device)
-    scores[:, 0] = 0.0  # at first all beams are one
+    scores[:, 0] = 0.0  # the beams begin as one
     written = torch.full((count * beams, 1), START, device=device)
     ended: list[list[Translated]] = [[] for _ in sources]
     for length in range(1, model.config.context + 1):
@@ -85,40 +85,42 @@ def _search(
         logits = logits[:, -1].float()
         logits[:, [PADDING, START, MASK]] = -torch.inf
         total = scores[..., None] + logits.log_softmax(-1).reshape(count, beams, -1)
-        # Each beam ends in one way, so of twice as many candidates enough go on.
-        best, place = total.flatten(1).topk(2 * beams)
-        rows = place // logits.shape[-1] + beams * torch.arange(count, device=device)[:, None]
-        token = place % logits.shape[-1]
-        for sentence, at in (token[:, :beams] == END).nonzero().tolist():
-            if len(ended[sentence]) < beams and best[sentence, at] > -torch.inf:
-                before = written[rows[sentence, at], 1:].tolist()
-                score = best[sentence, at].item() / ((5 + length) / 6) ** penalty
+        # At most one candidate per beam is END, so of 2 * beams at least half continue.
+        best, index = total.flatten(1).topk(2 * beams)
+        rows = index // logits.shape[-1] + beams * torch.arange(count, device=device)[:, None]
+        token = index % logits.shape[-1]
+        for sentence, rank in (token[:, :beams] == END).nonzero().tolist():
+            if len(ended[sentence]) < beams and best[sentence, rank] > -torch.inf:
+                before = written[rows[sentence, rank], 1:].tolist()
+                score = best[sentence, rank].item() / ((5 + length) / 6) ** penalty
                 ended[sentence].append(Translated(before, score, True))
-        onward = (token == END).byte().argsort(dim=1, stable=True)[:, :beams]
-        scores = best.gather(1, onward)
-        flat = rows.gather(1, onward).flatten()
-        written = torch.cat([written[flat], token.gather(1, onward).flatten()[:, None]], dim=1)
-        if all(len(some) >= beams for some in ended):
+        kept = (token == END).byte().argsort(dim=1, stable=True)[:, :beams]
+        scores = best.gather(1, kept)
+        flat = rows.gather(1, kept).flatten()
+        written = torch.cat([written[flat], token.gather(1, kept).flatten()[:, None]], dim=1)
+        if all(len(translations) >= beams for translations in ended):
             break
-        state, memory = tuple(each[flat] for each in state), memory[flat]
+        state, memory = tuple(part[flat] for part in state), memory[flat]
     cut = written.reshape(count, beams, -1)[:, 0, 1:].tolist()
     return [
-        max(some, key=lambda each: each.score) if some else Translated(tokens, -np.inf, False)
-        for some, tokens in zip(ended, cut, strict=True)
+        max(translations, key=lambda translation: translation.score, default=unfinished)
+        for translations, unfinished in zip(
+            ended, (Translated(tokens, -np.inf, False) for tokens in cut), strict=True
+        )
     ]
 
 
 def alignment(
     model: Seq2Seq, source: Integer[np.ndarray, " source"], target: Sequence[int]
 ) -> Float[np.ndarray, "target source"]:
-    """How much each token of the target, its end included, looked at each of the source.
+    """Return the attention weights of each target token, END included, over the source.
 
-    Of the Transformer the mean over the heads of the last layer: of two that were trained on the
-    grammar it found 65% of the right words, the first 25% (22 November 2026).
-    Raises ValueError for the kinds that have no attention between two sentences.
+    For a Transformer this is the mean over the heads of the last layer, which finds 65% of the
+    aligned words of the grammar in a trained model with two layers; the first layer finds 25%
+    (measured on 22 November 2026). Raises ValueError for the kinds without cross-attention.
     """
     if model.config.kind in ("rnn", "encoder"):
-        raise ValueError(f"{model.config.kind} does not look back: there is no alignment")
+        raise ValueError(f"models of the kind {model.config.kind!r} have no cross-attention")
     inputs = torch.tensor([[START, *target]], device=next(model.parameters()).device)
     layer = f"decoder.blocks.{model.config.layers - 1}.cross_attention.weights"
     name = "decoder.attention.weights" if model.config.recurrent else layer
@@ -135,9 +137,9 @@ def alignment(
 def answers(
     model: Seq2Seq, tokenizer: Tokenizer, sentences: Sequence[str], beams: int
 ) -> list[str]:
-    """The translations or, of a model of masked words, the sentences with their words filled in.
+    """Return the translations or, from a model of masked words, the completed sentences.
 
-    A sentence without "_" has its second word masked.
+    In a sentence without "_" the second word is masked.
     """
     if model.config.kind == "encoder":
         gaps = (text if "_" in text else with_gap(text) for text in sentences)
@@ -146,15 +148,15 @@ def answers(
 
 
 def with_gap(sentence: str) -> str:
-    """A sentence with "_" in place of its second word."""
+    """Replace the second word of a sentence by "_"."""
     first, *others = sentence.split()
     return " ".join([first, "_", *others[1:]])
 
 
 def filled(model: Seq2Seq, tokenizer: Tokenizer, sentence: str) -> str:
-    """The sentence with the likeliest token for each "_" in brackets.
+    """Replace each "_" by the most likely token, in brackets.
 
-    A gap takes the space before it with it, as the tokens of words do.
+    The space before "_" belongs to the masked token, as usual in tokens of words.
     """
     parts = re.split(r" ?_", sentence)
     row = [int(token) + FIRST for token in tokenizer.encode(parts[0])]
@@ -166,22 +168,20 @@ def filled(model: Seq2Seq, tokenizer: Tokenizer, sentence: str) -> str:
     model.eval()
     with torch.no_grad():
         logits = model(source, torch.tensor([source.shape[1]]))[0, gaps]
-    words_ = [
-        tokenizer.decode([int(best) - FIRST]) for best in logits[:, FIRST:].argmax(-1) + FIRST
-    ]
-    found = [parts[0]]
-    for word, part in zip(words_, parts[1:], strict=True):
+    output = parts[0]
+    for best, part in zip(logits[:, FIRST:].argmax(-1).tolist(), parts[1:], strict=True):
+        word = tokenizer.decode([best])
         space = word[: len(word) - len(word.lstrip())]
-        found += [f"{space}[{word.strip()}]", part]
-    return "".join(found)
+        output += f"{space}[{word.strip()}]{part}"
+    return output
 
 
 def translated(
     model: Seq2Seq, tokenizer: Tokenizer, sources: Sequence[str], beams: int, penalty: float = 1.0
 ) -> list[Text]:
-    """The translations of sentences."""
+    """Return the translations of sentences as text."""
     rows = [encoded(source, tokenizer) for source in sources]
     return [
-        Text(tokenizer.decode([token - FIRST for token in each.tokens]), each.tokens, each.whole)
-        for each in translate(model, rows, beams=beams, penalty=penalty)
+        Text(tokenizer.decode([token - FIRST for token in of.tokens]), of.tokens, of.whole)
+        for of in translate(model, rows, beams=beams, penalty=penalty)
     ]
