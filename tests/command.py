@@ -18,6 +18,7 @@ def run(folder, *words, asked=""):
         redirect_stderr(err),
         patch.object(sys, "argv", ["headway", *words]),
         patch.object(sys, "stdin", io.StringIO(asked)),
+        patch.object(sys, "path", [*sys.path]),  # commands add the folders of user modules
     ):
         try:
             main()

@@ -70,7 +70,7 @@ def test_a_run_goes_on_in_its_engine_unless_told(folder):
     said = headway(folder, "train", "--resume", "k", "--steps", "3")
     assert "float32, in JAX, from step 2" in said.stdout
     assert (
-        "the learning rate was to end its fall at step 2; it now ends it at step 3" in said.stderr
+        "the learning rate schedule ended at step 2 and now ends at step 3" in said.stderr
     )
     said = headway(folder, "train", "--resume", "k", "--engine", "torch", "--steps", "4")
     assert "float32, from step 3" in said.stdout

@@ -79,7 +79,7 @@ def test_one_that_fills_in_needs_a_gap(folder):
     words = ["train", "--pairs", "pairs.tsv", "--model", "encoder", "--layers", "1", *SMALL]
     headway(folder, *words, "--name", "e", "--heads", "2")
     assert "[" in headway(folder, "e", "The _ sleeps.").stdout
-    assert 'write "_" for a masked one' in headway(folder, "e", "The dog.", rc=1).stderr
+    assert 'write "_" for each masked word' in headway(folder, "e", "The dog.", rc=1).stderr
     assert "its validation loss is its measure" in headway(folder, "eval", "e", rc=1).stderr
 
 
@@ -92,8 +92,8 @@ def test_one_that_fills_in_needs_a_gap(folder):
         (["b", "cat " * 80], "at most 60"),
         (["b", "The dog.", "--beams", "0"], "beams must be >= 1"),
         (["train", "--name", "b"], "run runs/b already exists"),
-        (["train", "--pairs", "nothing.tsv"], "no file nothing.tsv: --pairs takes"),
-        (["train", "--pairs", "a", "b", "c"], "one file or two"),
+        (["train", "--pairs", "nothing.tsv"], "file 'nothing.tsv' not found: --pairs takes"),
+        (["train", "--pairs", "a", "b", "c"], "one or two files"),
         (["train", "--pairs", "few.tsv"], "too few of the 22 pairs remain"),
         (["train", "--pairs", "pairs.tsv", "--depth", "2"], "excludes --depth"),
         (["train", "--depth", "11"], "from 0 to 9"),
@@ -102,7 +102,7 @@ def test_one_that_fills_in_needs_a_gap(folder):
         (["train", "--resume", "b", "--name", "c"], "remove --name, --pairs and --depth"),
         (["race", "--quick", "--full"], "exclude each other"),
         (["train", "--name", "eval"], "'eval' is a command"),
-        (["train", "--pairs", "a + b", "c"], "no ' + ' in its name"),
+        (["train", "--pairs", "a + b", "c"], "cannot contain ' + '"),
         (["train", "--cell", "lstm"], "transformer does not support cell"),
     ],
     ids=str,

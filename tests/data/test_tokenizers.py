@@ -35,7 +35,7 @@ def test_the_bytes_of_tokens_together_are_the_text(text):
 
 
 def test_a_number_that_is_no_token_is_named():
-    with pytest.raises(ValueError, match="no token 999"):
+    with pytest.raises(ValueError, match="token 999 is not in the vocabulary"):
         PAIRS.token_bytes(999)
 
 

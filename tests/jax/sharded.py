@@ -1,5 +1,7 @@
-"""Six steps on 1, 2 and 4 simulated devices, in a process of its own: their number is set before
-JAX is loaded. Prints JSON: the losses, the gradients' norms and where the parameters lie."""
+"""Train six steps on 1, 2 and 4 simulated devices and print losses, norms and layout as JSON.
+
+This is a separate process because the number of devices is set before JAX is imported.
+"""
 
 import json
 import os
@@ -21,12 +23,12 @@ CONFIG = preset("modern", SIZES, dropout=0.1)
 
 
 def main():
-    # 8 windows a step, 4 at a time
+    # 8 windows per step, in micro-batches of 4
     training = TrainingConfig(
         *(6, 8, 4), learning_rate=0.01, optimizer="muon", evaluate_every=3, precision="float32"
     )
     model = gpt.Model(gpt.init(CONFIG, 0), CONFIG)
-    found = {"devices": len(jax.devices())}
+    layouts = {"devices": len(jax.devices())}
     for devices in (1, 2, 4):
         for full in (False, True)[:devices]:
             layout = sharding.over(jax.devices()[:devices], full=full)
@@ -35,21 +37,21 @@ def main():
             name = "blocks.0.mlp.up.weight"
             state = trainer._state
             momentum = state.optimizer.inner_states["muon"].inner_state[0].momentum
-            found[f"{devices} {'full' if full else 'copied'}"] = {
+            layouts[f"{devices} {'full' if full else 'copied'}"] = {
                 "losses": [step.loss for step in steps],
                 "validation": [step.validation for step in steps],
                 "norms": [step.gradient_norm for step in steps],
                 "share": {
-                    what: array.addressable_shards[0].data.size / array.size
-                    for what, array in (
+                    name_: array.addressable_shards[0].data.size / array.size
+                    for name_, array in (
                         ("weights", state.params[name]),
                         ("momentum", momentum[name]),
                     )
                 },
-                "place": trainer.device,
+                "device": trainer.device,
                 "weights": float(sum(np.abs(a).sum() for a in trainer.state()["model"].values())),
             }
-    print(json.dumps(found))
+    print(json.dumps(layouts))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writing in JAX: the other engine's tokens, one compiled step, several prompts side by side."""
+"""Generation in JAX: the same tokens as in PyTorch, one compiled step, batches of prompts."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -35,8 +35,8 @@ def model(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_it_writes_what_the_other_engine_writes(name):
-    """Past the context too, where each text forgets at a step of its own."""
+def test_both_engines_generate_the_same_tokens(name):
+    """Also beyond the context, which the prompts reach at different steps."""
     ours, rung = model(name), MODELS[name][1]
     theirs = GPT(ours.config, torch_gpt.multi_head if rung is None else torch_gpt.of_rung(rung))
     theirs = theirs.double()
@@ -48,19 +48,19 @@ def test_it_writes_what_the_other_engine_writes(name):
     assert len({token for step in expected for token in step}) > 5
 
 
-def test_a_trace_or_an_edit_sees_the_text_alone_and_changes_nothing_else():
+def test_a_trace_has_no_padding_and_an_edit_changes_the_tokens():
     ours = model("gpt2")
-    usual = [*generate(ours, PROMPTS[:1], tokens=4, temperature=0.0)]
+    usual = [*generate(ours, PROMPTS[:1], tokens=2, temperature=0.0)]
     with headway.trace("blocks.0.attention.weights") as steps:
-        assert [*generate(ours, PROMPTS[:1], tokens=4, temperature=0.0)] == usual
-    shapes = [each.shape[-2:] for each in steps["blocks.0.attention.weights"]]
-    assert shapes == [(5, 5), (6, 6), (7, 7), (8, 8)]
-    steps = generate(ours, PROMPTS[:1], tokens=4, temperature=0.0)
+        assert [*generate(ours, PROMPTS[:1], tokens=2, temperature=0.0)] == usual
+    shapes = [weights.shape[-2:] for weights in steps["blocks.0.attention.weights"]]
+    assert shapes == [(5, 5), (6, 6)]
+    steps = generate(ours, PROMPTS[:1], tokens=2, temperature=0.0)
     with headway.edit({"blocks.*.attention.context": lambda context: context * 0}):
         assert [*steps] != usual
 
 
-def test_one_compiled_step_writes_all_tokens():
+def test_one_compiled_step_generates_all_tokens():
     ours = model("gpt2")
     module._decode.clear_cache()
     module._prefill.clear_cache()
@@ -71,7 +71,7 @@ def test_one_compiled_step_writes_all_tokens():
     assert module._prefill._cache_size() == 1
 
 
-def test_tokens_come_one_by_one_and_an_empty_prompt_is_refused():
+def test_tokens_are_generated_lazily_and_an_empty_prompt_raises():
     steps = generate(model("gpt2"), PROMPTS[:2], tokens=10**9)
     assert [len(next(steps)) for _ in range(3)] == [2, 2, 2]
     with pytest.raises(ValueError, match="the prompt is empty"):

@@ -1,4 +1,6 @@
-"""GPT in JAX: its cache, what it refuses, its trace. (Its numbers: test_parity.py.)"""
+"""GPT in JAX: cache, errors, traces. (test_parity.py compares its numbers with PyTorch.)"""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,21 +19,22 @@ def params_of(of, attention=multi_head):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "relative", "alibi", "wide heads"])
-def test_cached_equals_whole_however_the_prompts_are_cut(name):
-    """Two rows, of which each goes on at a place of its own, behind what stands there."""
+def test_cached_logits_equal_those_of_the_complete_text(name):
+    """Two rows of different lengths, each continued after its last token, over its padding."""
     of = config(**PRESETS[name])
     params = params_of(of)
-    whole = gpt.forward(params, TOKENS, of)
+    expected = jax.jit(gpt.forward, static_argnums=2)(params, TOKENS, of)
+    cached = jax.jit(gpt.forward_cached, static_argnums=(2, 3))
     lengths = np.array([3, 5])
     caches = gpt.empty_caches(params, of, 2)
-    first, caches = gpt.forward_cached(params, TOKENS[:, :6], of, multi_head, caches, first=0)
+    logits, caches = cached(params, TOKENS[:, :6], of, multi_head, caches, first=0)
     for row, length in enumerate(lengths):
-        assert np.allclose(first[row, :length], whole[row, :length], rtol=0, atol=1e-10)
+        assert np.allclose(logits[row, :length], expected[row, :length], rtol=0, atol=1e-10)
     for more in range(4):
         at = lengths + more
         token = TOKENS[np.arange(2), at][:, None]
-        found, caches = gpt.forward_cached(params, token, of, multi_head, caches, first=at)
-        assert np.allclose(found[:, 0], whole[np.arange(2), at], rtol=0, atol=1e-10)
+        logits, caches = cached(params, token, of, multi_head, caches, first=at)
+        assert np.allclose(logits[:, 0], expected[np.arange(2), at], rtol=0, atol=1e-10)
 
 
 def test_no_logit_depends_on_a_later_token():
@@ -39,32 +42,33 @@ def test_no_logit_depends_on_a_later_token():
     params = params_of(of)
     changed = TOKENS.copy()
     changed[:, 5] = (changed[:, 5] + 1) % 11
-    one, other = (gpt.forward(params, tokens, of) for tokens in (TOKENS, changed))
+    forward = jax.jit(gpt.forward, static_argnums=2)
+    one, other = (forward(params, tokens, of) for tokens in (TOKENS, changed))
     assert np.array_equal(one[:, :5], other[:, :5])
     assert (one[:, 5:] != other[:, 5:]).any(-1).all()
 
 
-def test_a_text_beyond_the_context_is_refused():
+def test_a_text_longer_than_the_context_raises():
     of = config()
     with pytest.raises(ValueError, match="11 tokens do not fit a context of 10"):
         gpt.forward(params_of(of), np.zeros((1, 11), int), of)
 
 
-def test_a_rung_refuses_what_only_production_has_and_a_cache():
+def test_a_rung_raises_for_options_it_lacks_and_for_a_cache():
     rung = of_rung(LADDER["multihead"])
     with pytest.raises(ValueError, match="remove one of the two settings"):
         gpt.init(config(**MODERN), 0, rung)
     of = config()
     params = params_of(of, rung)
     caches = gpt.empty_caches(params, of, 2)
-    with pytest.raises(ValueError, match="works without a cache"):
+    with pytest.raises(ValueError, match="does not support a cache"):
         gpt.forward_cached(params, TOKENS, of, rung, caches, first=0)
 
 
 def test_a_compiled_model_can_be_traced_and_edited_and_is_not_compiled_again():
     of = config()
     params = params_of(of)
-    forward = jax.jit(gpt.forward, static_argnames="config")
+    forward = jax.jit(partial(gpt.forward), static_argnames="config")  # with its own cache
     usual = forward(params, TOKENS, config=of)
     with headway.trace() as steps:
         traced = forward(params, TOKENS, config=of)

@@ -35,8 +35,8 @@ def resumed(run: Run, given: dict[str, Any], engine: str | None, device: str | N
         sys.exit(0)
     if steps is not None and steps > config.training.steps:
         print(
-            f"headway: the learning rate was to end its fall at step {config.training.steps:,}; "
-            f"it now ends it at step {steps:,}",
+            f"headway: the learning rate schedule ended at step {config.training.steps:,} "
+            f"and now ends at step {steps:,}",
             file=sys.stderr,
         )
     with preparing() as show:
