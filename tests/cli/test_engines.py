@@ -69,9 +69,7 @@ def test_a_run_goes_on_in_its_engine_unless_told(folder):
     assert len(log.read_text().splitlines()) == 2
     said = headway(folder, "train", "--resume", "k", "--steps", "3")
     assert "float32, in JAX, from step 2" in said.stdout
-    assert (
-        "the learning rate schedule ended at step 2 and now ends at step 3" in said.stderr
-    )
+    assert "the learning rate schedule ended at step 2 and now ends at step 3" in said.stderr
     said = headway(folder, "train", "--resume", "k", "--engine", "torch", "--steps", "4")
     assert "float32, from step 3" in said.stdout
     assert "engine was jax" in said.stderr

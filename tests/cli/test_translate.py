@@ -80,7 +80,9 @@ def test_one_that_fills_in_needs_a_gap(folder):
     headway(folder, *words, "--name", "e", "--heads", "2")
     assert "[" in headway(folder, "e", "The _ sleeps.").stdout
     assert 'write "_" for each masked word' in headway(folder, "e", "The dog.", rc=1).stderr
-    assert "does not translate: see its validation loss" in headway(folder, "eval", "e", rc=1).stderr
+    assert (
+        "does not translate: see its validation loss" in headway(folder, "eval", "e", rc=1).stderr
+    )
 
 
 @pytest.mark.parametrize(
