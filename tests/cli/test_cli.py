@@ -60,7 +60,7 @@ def test_writing_follows_its_seed(place):
 
 BAD = {
     "missing text": ("train nofile.txt", "text 'nofile.txt' not found"),
-    "empty text": ("train empty.txt", "is empty"),
+    "empty text": ("train empty.txt", "has no text"),
     "short text": ("train short.txt --tokenizer char", "too few for a context of 64"),
     "heads": ("train text.txt --heads 3", "heads must divide the width (got 3 and 128)"),
     "dots": ("train text.txt --name ../x", "invalid run name"),
@@ -68,7 +68,7 @@ BAD = {
     "verb": ("trian", 'Did you mean "train"?'),
     "kind": ("train --preset modrn", "modrn"),
     "recipe": ("train --recipe char-cup", "did you mean 'char-cpu'"),
-    "corpus": ("train shakespear", "did you mean shakespeare"),
+    "corpus": ("train shakespear", "did you mean 'shakespeare'"),
     "tokenizer": ("train text.txt --tokenizer words", "unknown tokenizer 'words'"),
     "device": ("train text.txt --device cuda", "this machine has no cuda"),
     "resume nothing": ("train --resume tinny", "available runs: tiny"),

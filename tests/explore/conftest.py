@@ -4,8 +4,7 @@ import shutil
 
 import pytest
 
-from headway.cli.train import train
-from headway.training.runs import Run
+import headway
 
 CHROMIUM = shutil.which("chromium")
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom.\n" * 40
@@ -13,11 +12,13 @@ TEXT = "It was the best of times, it was the worst of times, it was the age of w
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
-    """A model of two layers and four heads that learnt a little."""
+    """A trained model with two layers and four heads."""
     folder = tmp_path_factory.mktemp("explored")
     (folder / "text.txt").write_text(TEXT)
     sizes = {"context": 80, "width": 32, "layers": 2, "heads": 4, "steps": 20, "batch": 4}
-    train(str(folder / "text.txt"), name="tiny", runs=str(folder), tokenizer="byte", **sizes)
+    headway.train(
+        str(folder / "text.txt"), name="tiny", runs=str(folder), tokenizer="byte", **sizes
+    )
     return Run(folder / "tiny")
 
 

@@ -17,7 +17,6 @@ from gpts import MODERN, attending, gpt_config
 from headway.attention.dropout import keep
 from headway.attention.masks import Mask
 from headway.attention.spec import Spec
-from headway.cli.train import train
 from headway.explore import export, trace_file
 from headway.explore.notebook import show
 from headway.explore.subjects import Ask, BesideLadder, LadderSubject, RunSubject
@@ -578,7 +577,7 @@ def test_lines_lead_from_queries_to_keys(page, exported, traced):
 def test_a_run_with_a_rung_in_the_attentions_place(page, rung, tmp_path):
     (tmp_path / "text.txt").write_text("one and two and three and four and five. " * 40)
     sizes = {"context": 32, "width": 12, "layers": 1, "heads": 2, "steps": 2, "batch": 2}
-    train(
+    headway.train(
         str(tmp_path / "text.txt"),
         name=rung,
         rung=rung,
