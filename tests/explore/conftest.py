@@ -16,10 +16,8 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explored")
     (folder / "text.txt").write_text(TEXT)
     sizes = {"context": 80, "width": 32, "layers": 2, "heads": 4, "steps": 20, "batch": 4}
-    headway.train(
-        str(folder / "text.txt"), name="tiny", runs=str(folder), tokenizer="byte", **sizes
-    )
-    return Run(folder / "tiny")
+    names = {"name": "tiny", "runs": str(folder), "tokenizer": "byte"}
+    return headway.train(str(folder / "text.txt"), **names, **sizes)
 
 
 @pytest.fixture(scope="module")  # while it is open no other event loop can run in its thread
