@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import nn
 
 from headway.check import diagnose
-from headway.check.report import show
+from headway.check.render import show
 
 
 class CausalHead(nn.Module):

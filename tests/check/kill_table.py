@@ -7,14 +7,14 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
-from headway.check import CHECKS, Report, diagnose
+from headway.check import CHECKS, Diagnosis, diagnose
 from mutants import MUTANTS
 
 PAGE = Path(__file__).parents[2] / "docs" / "check.md"
 
 
 @cache
-def diagnosed(name: str) -> Report:
+def diagnosed(name: str) -> Diagnosis:
     """What the doctor says of a mutant."""
     mutant = MUTANTS[name]
     return diagnose(mutant.attention, name=name, **mutant.declared)

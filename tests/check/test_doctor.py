@@ -102,7 +102,7 @@ def test_what_does_not_run_says_why_and_fails():
 
 def test_a_wrong_layout_is_no_crash():
     report = diagnose(lambda q, k, v: v[0, 0], kind="qkv", layout="packed", engine="torch")
-    assert "no 'packed' layout" in found(report)["runs"].measured
+    assert "not the layout 'packed'" in found(report)["runs"].measured
 
 
 @pytest.mark.parametrize(
@@ -131,14 +131,14 @@ def test_numbers_that_are_not_finite_are_one_failure():
     report = diagnose(reversed_mask, kind="self", width=8, causal=True, engine="torch")
     assert [finding.check for finding in report.failed] == ["runs"]
     assert "not finite from token" in found(report)["runs"].measured
-    assert "all its keys hidden" in found(report)["runs"].diagnosis
+    assert "all its keys masked" in found(report)["runs"].diagnosis
 
 
 @pytest.mark.parametrize(
     ("attention", "said"),
     [
-        (SelfAttention(16, causal=True), "it is causal, and was not declared so"),
-        (nn.Sequential(SelfAttention(16, causal=False), AlwaysDropping()), "dropout is live"),
+        (SelfAttention(16, causal=True), "it is causal, but was not declared causal"),
+        (nn.Sequential(SelfAttention(16, causal=False), AlwaysDropping()), "dropout is active"),
     ],
 )
 def test_what_follows_from_one_cause_says_so(attention, said):
@@ -163,23 +163,23 @@ def test_any_sizes(heads, head_dim, causal):
 
 
 @pytest.mark.parametrize(
-    ("declared", "said"),
+    ("declared", "message"),
     [
-        ({}, "say what"),
-        ({"kind": "qkv", "head_dim": 1}, "head_dim is 2 or more"),
-        ({"kind": "model", "vocabulary": 1}, "a vocabulary of one token"),
+        ({}, "declare the kind of"),
+        ({"kind": "qkv", "head_dim": 1}, "head_dim must be >= 2"),
+        ({"kind": "model", "vocabulary": 1}, "vocabulary must be >= 2"),
         ({"kind": "qkv", "engine": "torch", "device": "nowhere"}, "no device 'nowhere'"),
-        ({"kind": "other"}, "kind is one of"),
+        ({"kind": "other"}, "kind must be one of qkv, self, model"),
         ({"kind": "self"}, "width=64"),
         ({"kind": "model"}, "vocabulary=1000"),
         ({"kind": "qkv", "features": ("masks",)}, "did you mean 'mask'"),
         ({"kind": "qkv", "head": 3}, "did you mean 'heads'"),
-        ({"kind": "qkv", "heads": 4, "kv_heads": 3}, "3 kv_heads do not divide 4"),
-        ({"kind": "qkv", "only": ["scales"]}, "no check is called 'scales'"),
+        ({"kind": "qkv", "heads": 4, "kv_heads": 3}, r"kv_heads must divide heads \(got 3 and 4\)"),
+        ({"kind": "qkv", "only": ["scales"]}, "unknown check 'scales'"),
     ],
 )
-def test_a_declaration_that_makes_no_sense_says_so(declared, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_declarations(declared, message):
+    with pytest.raises(ValueError, match=message):
         diagnose(lambda q, k, v: attend(q, k, v), **declared)
 
 
@@ -228,7 +228,7 @@ def test_multihead_attention_with_keys_of_its_own_must_be_declared():
         nn.MultiheadAttention(16, 4, kdim=8),
         nn.MultiheadAttention(16, 4, add_bias_kv=True),
     ):
-        with pytest.raises(ValueError, match="say what MultiheadAttention is"):
+        with pytest.raises(ValueError, match="declare the kind of MultiheadAttention"):
             diagnose(module)
 
 
@@ -240,7 +240,7 @@ def test_encoder_layer():
 def test_jax_attends_to_all_alike_in_dead_rows_and_nothing_worse():
     report = diagnose(jax.nn.dot_product_attention)
     assert [finding.check for finding in report.failed] == ["dead-rows"]
-    assert "all alike" in report.failed[0].diagnosis
+    assert "all keys equally" in report.failed[0].diagnosis
 
 
 SIZES = {

@@ -1,4 +1,4 @@
-"""The checker is checked: every planted bug is caught, and nothing that is right."""
+"""Every planted bug is found, and correct attentions pass all checks."""
 
 import pytest
 
@@ -9,12 +9,12 @@ from right import RIGHT_ONES
 
 
 @pytest.mark.parametrize("name", RIGHT_ONES)
-def test_what_is_right_passes_everything(name):
+def test_correct_attentions_pass(name):
     right = RIGHT_ONES[name]
-    report = diagnose(right.attention, name=name, **right.declared)
-    assert not report.failed
-    assert report.count("pass") >= 11
-    for finding in report.findings:
+    diagnosis = diagnose(right.attention, name=name, **right.declared)
+    assert not diagnosis.failed
+    assert diagnosis.count("pass") >= 11
+    for finding in diagnosis.findings:
         assert finding.measured if finding.verdict == "pass" else finding.diagnosis
         assert finding.verdict != "unsupported" or "NumPy has no gradients" in finding.diagnosis
 
@@ -23,11 +23,11 @@ def test_what_is_right_passes_everything(name):
 def test_every_mutant_is_caught_by_its_check(name):
     assert MUTANTS[name].caught_by in catchers(name)
     for finding in diagnosed(name).failed:
-        assert all((finding.measured, finding.expected, finding.diagnosis, finding.mend))
+        assert all((finding.measured, finding.expected, finding.diagnosis, finding.fix))
 
 
-def test_no_check_can_be_spared():
-    """Each is the only one to catch some mutant; each kind of subject has mutants for it."""
+def test_every_check_is_needed():
+    """Each check alone finds some mutant, and has mutants for each kind of subject."""
     print(kills())
     assert set(alone()) == set(CHECKS)
     made_for = {(mutant.caught_by, mutant.declared["kind"]) for mutant in MUTANTS.values()}
@@ -50,28 +50,28 @@ DIAGNOSES = {
     "scaled by all heads": "width of all heads (32), not of one",
     "exp overflows": "exp overflows",
     "rescaled at evaluation": "multiplied by 1.111",
-    "dropout live": "dropout is live",
+    "dropout live": "dropout is active",
     "module split by a view": "view or reshape without a transpose",
     "kv heads tiled": "h % kv_heads",
     "causal from the top left": "counts from the top left",
     "window and one": "4 keys wide instead of 3",
-    "window ahead too": "looks into the future",
+    "window ahead too": "includes later keys",
     "mask without causal": "the mask replaces the causal one",
     "causal without mask": "causal=True replaces the mask",
     "dead rows NaN": "becomes NaN",
-    "-1e9 for -inf": "attends to all alike",
+    "-1e9 for -inf": "attends to all keys equally",
     "NaN replaced": "its gradient is NaN",
     "cap after the mask": "the cap comes after the mask",
-    "other pairs": "the other family",
+    "other pairs": "the other convention",
     "sine reversed": "the direction is reversed",
     "not rescaled": "instead of 1/(1-p)",
-    "share kept": "the rate is taken for the share kept",
-    "one draw for all heads": "one draw serves several",
-    "sees three": "sees the last 3 only",
-    "inputs shifted": "logits[t] does not know token t",
+    "share kept": "the rate is used as the share to keep",
+    "one draw for all heads": "share random numbers",
+    "sees three": "depends on the last 3 only",
+    "inputs shifted": "logits[t] does not depend on token t",
     "labels not shifted": "learns to copy",
-    "labels shifted twice": "held to token t + 2",
-    "tied by a copy": "nothing is tied",
+    "labels shifted twice": "predict token t + 2",
+    "tied by a copy": "they are not tied",
     "untied by loading": "loading unties them",
 }
 

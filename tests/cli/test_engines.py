@@ -81,7 +81,7 @@ def test_a_run_goes_on_in_its_engine_unless_told(folder):
         (["train", "text.txt", "--engine", "jax", "--compile"], "JAX always compiles"),
         (["train", "text.txt", "--engine", "jax", "--device", "mps"], "JAX has no mps here"),
         (["explore", "--ladder", "--engine", "jax"], "the ladder runs on NumPy"),
-        (["check", "j", "--engine", "numpy"], "a run is of torch or of jax"),
+        (["check", "j", "--engine", "numpy"], "must be torch or jax"),
     ],
     ids=lambda given: given if isinstance(given, str) else None,
 )

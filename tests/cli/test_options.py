@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 import pytest
 from cyclopts import App
 
+from headway.check.declaration import Declaration
 from headway.cli.options import options
 from headway.cli.train import train
 from headway.models.gpt import GPTConfig
@@ -71,7 +72,7 @@ def test_only_what_is_given_reaches_the_command():
     assert parsed("--heads", "4", "--inner.width", "5") == {"inner.heads": 4, "inner.width": 5}
 
 
-@pytest.mark.parametrize("config", [TrainingConfig, GPTConfig, Seq2SeqConfig])
+@pytest.mark.parametrize("config", [TrainingConfig, GPTConfig, Seq2SeqConfig, Declaration])
 def test_every_field_is_an_option_with_a_description(config):
     keys = options(config).__origin__.__args__[0].__annotations__
     tables = {key.partition(".")[0] for key in keys}

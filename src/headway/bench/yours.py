@@ -23,7 +23,7 @@ from headway.bench.settings import Setting
 from headway.bench.sides import Candidate, TorchSide
 from headway.check import diagnose, targets
 from headway.check.adapters import known
-from headway.check.subjects import found_width
+from headway.check.probe import width_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Yours:
     @property
     def width(self) -> int | None:
         """Features of a token, where that can be seen."""
-        return found_width(self.attention) if self.of_x else None
+        return width_of(self.attention) if self.of_x else None
 
     def candidate(self, setting: Setting) -> Candidate:
         """It, for settings that differ from this one in nothing that concerns its being right."""

@@ -1,12 +1,12 @@
-"""The doctor: which of the known faults does an attention have?
+"""Check an attention for known faults.
 
 from headway.check import diagnose
-report = diagnose(my_module, kind="self", causal=True)
+diagnosis = diagnose(my_module, kind="self", causal=True)
 """
 
+from headway.check.declaration import FEATURES, Declaration
 from headway.check.doctor import diagnose
-from headway.check.findings import Finding, Report
+from headway.check.findings import Diagnosis, Finding
 from headway.check.properties import CHECKS
-from headway.check.subjects import FEATURES
 
-__all__ = ["CHECKS", "FEATURES", "Finding", "Report", "diagnose"]
+__all__ = ["CHECKS", "FEATURES", "Declaration", "Diagnosis", "Finding", "diagnose"]

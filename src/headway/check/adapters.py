@@ -1,7 +1,7 @@
-"""What is known by itself: the attentions of the libraries, what to declare, how to call them.
+"""Adapters for known attentions of PyTorch, JAX, transformers and Headway.
 
-An adapter takes an attention; it returns the declaration and `call(attention, *inputs,
-**options)`, or None when it is something else.
+An adapter takes an attention and returns its declaration and `call(attention, *inputs, **options)`,
+or None if it does not know it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ Known = tuple[dict[str, Any], Call] | None
 
 
 def known(attention: Any) -> Known:
-    """The declaration and the call of an attention that one of the adapters knows."""
-    found = (adapter(attention) for adapter in ADAPTERS)
-    return next((each for each in found if each is not None), None)
+    """Return the declaration and the call of an attention, or None if no adapter knows it."""
+    results = (adapter(attention) for adapter in ADAPTERS)
+    return next((result for result in results if result is not None), None)
 
 
 def _is(attention: Any, module: str, *names: str) -> bool:
-    """Whether it is an instance of one of these classes, of a module that is loaded."""
+    """Whether it is an instance of one of these classes of an imported module."""
     loaded = sys.modules.get(module)
     return loaded is not None and isinstance(attention, tuple(getattr(loaded, n) for n in names))
 
@@ -31,7 +31,7 @@ def _multihead(attention: Any) -> Known:
     if not _is(attention, "torch.nn", "MultiheadAttention"):
         return None
     if not attention._qkv_same_embed_dim or attention.bias_k is not None or attention.add_zero_attn:
-        return None  # keys of another width, or keys that nobody gave
+        return None  # keys of another width, or additional keys
 
     def call(module: Any, x: Any, *, mask: Any = None, causal: bool = False) -> Any:
         x = x if module.batch_first else x.transpose(0, 1)
@@ -61,7 +61,7 @@ def _encoder_layer(attention: Any) -> Known:
 
 
 def _later(x: Any, batch_first: bool) -> Any:
-    """True where the key is later than the query, as PyTorch's modules want it."""
+    """The causal mask of PyTorch's modules: True where the key is later than the query."""
     tokens = x.shape[1 if batch_first else 0]
     return x.new_ones(tokens, tokens).triu(1).bool()
 
@@ -87,7 +87,7 @@ def _jax(attention: Any) -> Known:
 
     def call(function: Any, queries: Any, keys: Any, values: Any, **options: Any) -> Any:
         named = {"mask": options.get("mask"), "is_causal": options.get("causal", False)}
-        if "window" in options:  # JAX counts the keys before and after, without the query itself
+        if "window" in options:  # the numbers of keys before and after the query
             named["local_window_size"] = (options["window"] - 1, 0)
         return function(queries, keys, values, **named)
 
@@ -107,7 +107,7 @@ def _transformers(attention: Any) -> Known:
             out = model(input_ids=tokens, past_key_values=options["cache"], use_cache=True)
             return out.logits, out.past_key_values
         named = {}
-        if "mask" in options:  # as `generate` does: the padding counts for no position
+        if "mask" in options:  # as in `generate`: padding has no positions
             mask = options["mask"].long()
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
             named = {"attention_mask": mask, "position_ids": positions}
@@ -148,15 +148,18 @@ def _jax_gpt(attention: Any) -> Known:
     from headway.attention.spec import Spec
     from headway.jax import gpt
 
+    # Compiled, because without jit each operation is compiled for each shape.
+    forward_cached = sys.modules["jax"].jit(gpt.forward_cached, static_argnums=(2, 3))
+
     def call(model: Any, tokens: Any, **options: Any) -> Any:
-        config, own = model.config, model.attention
+        config, attend = model.config, model.attention
         params = {name: value.astype("float64") for name, value in model.params.items()}
         if "cache" in options:
             caches, first = options["cache"] or (gpt.empty_caches(params, config, len(tokens)), 0)
-            logits, caches = gpt.forward_cached(params, tokens, config, own, caches, first)
+            logits, caches = forward_cached(params, tokens, config, attend, caches, first)
             return logits, (caches, first + tokens.shape[1])
         mask = documents(options["documents"]) if "documents" in options else None
-        return gpt.forward(params, tokens, config, own, Spec(mask=mask))
+        return gpt.forward(params, tokens, config, attend, Spec(mask=mask))
 
     features = ["documents", *(["cache"] if attention.can_cache else [])]
     declared = {"kind": "model", "vocabulary": attention.config.vocabulary, "engine": "jax"}
@@ -164,8 +167,8 @@ def _jax_gpt(attention: Any) -> Known:
 
 
 def _layer(attention: Any) -> Known:
-    own = sys.modules.get("headway.torch.layers")
-    if own is None or not _is(attention, own.__name__, "MultiHeadAttention", "RungAttention"):
+    layers = sys.modules.get("headway.torch.layers")
+    if layers is None or not _is(attention, layers.__name__, "MultiHeadAttention", "RungAttention"):
         return None
     from headway.attention.masks import as_mask, causal
     from headway.attention.spec import Spec
@@ -174,24 +177,24 @@ def _layer(attention: Any) -> Known:
 
     def call(module: Any, x: Any, **options: Any) -> Any:
         if "cache" in options:
-            cache = options["cache"] or own.Cache(x.shape[1] + 64)
+            cache = options["cache"] or layers.Cache(x.shape[1] + 64)
             return module(x, cache=cache), cache
         mask = as_mask(options["mask"][:, None, None, :]) if "mask" in options else None
         return module(x, Spec(mask=mask, seed=next(seeds) if module.training else None))
 
     features = ["mask", *(["dropout"] if attention.spec.dropout else [])]
     declared: dict[str, Any] = {"kind": "self", "features": features}
-    if isinstance(attention, own.RungAttention):
+    if isinstance(attention, layers.RungAttention):
         rung = attention.rung
-        knows = {"causal": rung.causal, "positions": rung.name == "fixed"}
-        # Matrices are (d_in, d_out); without any, all widths are right.
+        declares = {"causal": rung.causal, "positions": rung.name == "fixed"}
+        # Matrices are (d_in, d_out); without matrices any width works.
         width = next((parameter.shape[-2] for parameter in attention.parameters()), 16)
-        return {**declared, **knows, "width": width}, call
+        return {**declared, **declares, "width": width}, call
     is_causal = attention.spec.mask is causal
     if is_causal:
         features.append("cache")
-    knows = {"causal": is_causal, "positions": attention.rotary is not None}
-    return {**declared, **knows, "width": attention.q.in_features}, call
+    declares = {"causal": is_causal, "positions": attention.rotary is not None}
+    return {**declared, **declares, "width": attention.q.in_features}, call
 
 
 ADAPTERS = (_multihead, _encoder_layer, _sdpa, _jax, _transformers, _gpt, _jax_gpt, _layer)

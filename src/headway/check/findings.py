@@ -1,4 +1,4 @@
-"""What the doctor says: a finding a check, and the report of them all."""
+"""The results of checks: one finding per check, and the diagnosis of an attention."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ Verdict = Literal["pass", "fail", "not applicable", "unsupported"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check saw, against what it expected; when it failed, the likely bug and its cure."""
+    """What a check measured and expected; after a failure also the likely bug and its fix."""
 
     verdict: Verdict
     measured: str = ""
     expected: str = ""
     diagnosis: str = ""
-    mend: str = ""
+    fix: str = ""
 
 
-def verdict(good: bool, measured: str, expected: str, diagnosis: str, mend: str) -> Outcome:
-    """Pass or fail; the diagnosis and the cure are kept only when it failed."""
+def verdict(good: bool, measured: str, expected: str, diagnosis: str, fix: str) -> Outcome:
+    """Return a pass, or a failure with its diagnosis and fix."""
     if good:
         return Outcome("pass", measured, expected)
-    return Outcome("fail", measured, expected, diagnosis, mend)
+    return Outcome("fail", measured, expected, diagnosis, fix)
 
 
 def not_applicable(reason: str) -> Outcome:
-    """The check has no meaning for what was declared."""
+    """The check is meaningless for this declaration."""
     return Outcome("not applicable", diagnosis=reason)
 
 
 def unsupported(reason: str) -> Outcome:
-    """The check would have a meaning, but this attention or its library cannot be asked."""
+    """The check is meaningful, but this attention or its library cannot run it."""
     return Outcome("unsupported", diagnosis=reason)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one check. look: lines of source to look at, `file:line: text`."""
+    """The outcome of one check. look: suspicious source lines, as `file:line: text`."""
 
     check: str
     promise: str
@@ -46,12 +46,12 @@ class Finding:
     measured: str
     expected: str
     diagnosis: str
-    mend: str
+    fix: str
     look: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Report:
+class Diagnosis:
     """All findings about one attention, in the order of the checks."""
 
     name: str
@@ -66,13 +66,13 @@ class Report:
 
     @property
     def failed(self) -> tuple[Finding, ...]:
-        """The findings that are failures."""
+        """The failed checks."""
         return tuple(finding for finding in self.findings if finding.verdict == "fail")
 
     def count(self, verdict: Verdict) -> int:
-        """How many findings have this verdict."""
+        """Return the number of findings with this verdict."""
         return sum(finding.verdict == verdict for finding in self.findings)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, as plain values for JSON."""
+        """Return plain values for JSON."""
         return {"ok": self.ok, **asdict(self)}

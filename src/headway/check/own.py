@@ -1,4 +1,4 @@
-"""Headway's own attention, for the doctor: every kernel, every rung, layers and models."""
+"""All attentions of Headway, to be checked: kernels, rungs, layers and models."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from headway.attention.masks import as_mask
 from headway.attention.options import spec_from
 from headway.attention.positions import rotary
 from headway.attention.spec import DEFAULT, Spec
-from headway.check.engines import ENGINES
+from headway.check.libraries import LIBRARIES
 from headway.ladder.rung import Rung, RungConfig
 from headway.ladder.rungs import LADDER
 from headway.models.gpt import PRESETS, preset
 
 
 class Own(NamedTuple):
-    """A subject: its name, and what `diagnose` takes."""
+    """An attention of Headway: its name, and the arguments of `diagnose`."""
 
     name: str
     attention: Any
     declared: dict[str, Any]
 
 
-# Compiled for every shape, and there are hundreds: minutes. The tests hold them.
+# Compiled for each of hundreds of shapes, which takes minutes. The tests cover them.
 LONG = {("flex", "torch"), ("stacked", "jax"), ("einsum", "jax")}
 
 
@@ -41,7 +41,7 @@ _SIZES: Mapping[str, Any] = MappingProxyType(
 
 
 def subjects(engines: tuple[str, ...]) -> Iterator[Own]:
-    """Everything that there is for these engines ("numpy", "torch", "jax")."""
+    """Yield all attentions for these engines ("numpy", "torch", "jax")."""
     for engine in engines:
         for kernel in KERNELS:
             takes = _takes(kernel, engine)
@@ -50,7 +50,7 @@ def subjects(engines: tuple[str, ...]) -> Iterator[Own]:
                 declared = {"kind": "qkv", "engine": engine, "mask_shape": "full", **takes}
                 yield Own(f"kernel {kernel} on {engine}", function, declared)
     for engine in engines:
-        if engine != "torch":  # there a rung is a module, see below
+        if engine != "torch":  # for PyTorch, `_modules` yields the rungs as modules
             for rung in LADDER.values():
                 if (rung.name, engine) not in LONG:
                     yield Own(f"rung {rung.name} on {engine}", *_rung(rung, engine))
@@ -79,8 +79,8 @@ _calls = iter(range(2**31))
 
 
 def _takes(kernel: str, engine: str) -> dict[str, Any] | None:
-    """What this kernel takes on arrays of an engine; None when it takes none of them."""
-    array = partial(ENGINES[engine]().array, dtype="float32")
+    """What this kernel supports with arrays of an engine; None if it does not support them."""
+    array = partial(LIBRARIES[engine]().array, dtype="float32")
     x = array(np.zeros((1, 2, 3, 4)))
 
     def takes(keys: Array = x, **options: Any) -> bool:
@@ -107,13 +107,12 @@ def _rung(rung: Rung, engine: str) -> tuple[Any, dict[str, Any]]:
     parameters = {name: random.normal(size=shape) / 4 for name, shape in shapes.items()}
 
     def function(x: Array, *, mask: Array | None = None) -> Array:
-        own = {name: value.astype(x.dtype) for name, value in parameters.items()}
+        cast = {name: value.astype(x.dtype) for name, value in parameters.items()}
         spec = DEFAULT if mask is None else Spec(mask=as_mask(mask[:, None, None, :]))
-        return rung(x, own, spec, heads=heads)
+        return rung(x, cast, spec, heads=heads)
 
     declared = {"kind": "self", "width": 16, "engine": engine, "features": ("mask",)}
-    knows = {"causal": rung.causal, "positions": rung.name == "fixed"}
-    return function, {**declared, **knows}
+    return function, declared | {"causal": rung.causal, "positions": rung.name == "fixed"}
 
 
 def _modules() -> Iterator[Own]:
@@ -123,8 +122,8 @@ def _modules() -> Iterator[Own]:
         heads = 2 if rung.has_heads else 1
         spec = Spec(dropout=0.2 if rung.has_dropout else 0.0)
         yield Own(f"RungAttention {rung.name}", RungAttention(rung, 16, heads=heads, spec=spec), {})
-    plainly = MultiHeadAttention(16, heads=4, linear_bias=True, spec=Spec(dropout=0.2))
-    yield Own("MultiHeadAttention without a mask", plainly, {})
+    plain = MultiHeadAttention(16, heads=4, linear_bias=True, spec=Spec(dropout=0.2))
+    yield Own("MultiHeadAttention without a mask", plain, {})
     modern = MultiHeadAttention(16, heads=4, kv_heads=2, rotary=10000.0, qk_norm=1e-6)
     yield Own("MultiHeadAttention, grouped, rotary, QK-norm", modern, {})
     yield Own("GPT, gpt2", GPT(preset("gpt2", _SIZES, dropout=0.1)), {})
@@ -141,8 +140,7 @@ def _models_on_jax() -> Iterator[Own]:
 
 
 def _translators() -> Iterator[Own]:
-    """Attention between two sentences, asked about a sentence and itself; what whole translators
-    write, with the source given; and how one reads."""
+    """Cross-attention of a sequence to itself; decoders with a fixed source; an encoder layer."""
     import torch
     from torch import Tensor, nn
 
@@ -150,7 +148,7 @@ def _translators() -> Iterator[Own]:
     from headway.torch.layers import AdditiveAttention, CrossAttention, ProductAttention
     from headway.torch.seq2seq import EncoderBlock, Seq2Seq
 
-    class Between(nn.Module):
+    class ToItself(nn.Module):
         def __init__(self, attention: nn.Module) -> None:
             super().__init__()
             self.attention = attention
@@ -161,7 +159,7 @@ def _translators() -> Iterator[Own]:
             memory = (x,) if keys is None else (keys(x), x)
             return self.attention(x, *memory, spec)
 
-    class Writes(nn.Module):
+    class Decoder(nn.Module):
         def __init__(self, model: Seq2Seq) -> None:
             super().__init__()
             self.model = model
@@ -173,7 +171,7 @@ def _translators() -> Iterator[Own]:
             state = self.model.begin(memory) if cache is None else cache
             return self.model.decode(tokens, memory, state)
 
-    class Reads(nn.Module):
+    class Encoder(nn.Module):
         def __init__(self, layer: EncoderBlock) -> None:
             super().__init__()
             self.layer = layer
@@ -182,13 +180,13 @@ def _translators() -> Iterator[Own]:
             return self.layer(x, None if mask is None else as_mask(mask[:, None, None]))
 
     masked = {"kind": "self", "width": 16, "features": ("mask",)}
-    yield Own("CrossAttention", Between(CrossAttention(16, heads=4)), masked)
-    yield Own("AdditiveAttention", Between(AdditiveAttention(16)), masked)
-    yield Own("ProductAttention", Between(ProductAttention(16, general=True)), masked)
+    yield Own("CrossAttention", ToItself(CrossAttention(16, heads=4)), masked)
+    yield Own("AdditiveAttention", ToItself(AdditiveAttention(16)), masked)
+    yield Own("ProductAttention", ToItself(ProductAttention(16, general=True)), masked)
     for kind in ("rnn", "bahdanau", "luong", "transformer"):
         sizes: dict[str, Any] = {"layers": 2, "heads": 4} if kind == "transformer" else {}
         model = Seq2Seq(Seq2SeqConfig(kind, 40, 40, 16, **sizes))
         declared = {"kind": "model", "vocabulary": 40, "features": ("cache",)}
-        yield Own(f"translator {kind}, what it writes", Writes(model), declared)
+        yield Own(f"decoder of {kind}", Decoder(model), declared)
     layer = EncoderBlock(Seq2SeqConfig("transformer", 40, 40, 16, heads=4))
-    yield Own("translator transformer, a layer that reads", Reads(layer), masked | {"block": True})
+    yield Own("encoder layer of transformer", Encoder(layer), masked | {"block": True})

@@ -1,4 +1,4 @@
-"""The doctor in somebody else's test suite: one test a check.
+"""The checks as tests of a test suite, one test per check.
 
 from headway.check.pytest import checks
 test_my_attention = checks(MyAttention(64, heads=4), kind="self", causal=True)
@@ -16,9 +16,9 @@ from headway.check.properties import CHECKS
 
 
 def checks(attention: Any, **declared: Any) -> Callable[[str], None]:
-    """A test function with one case a check; `declared` is what `diagnose` takes.
+    """Return a test function with one case per check; declared: as in `diagnose`.
 
-    What does not apply is skipped, with its reason.
+    A check that does not apply is skipped, with its reason.
     """
 
     @pytest.mark.parametrize("check", CHECKS)
@@ -28,7 +28,7 @@ def checks(attention: Any, **declared: Any) -> Callable[[str], None]:
             look = "".join(f"\nlook at  {line}" for line in finding.look)
             pytest.fail(
                 f"{finding.diagnosis}\nmeasured {finding.measured}\nexpected {finding.expected}"
-                f"\nto mend  {finding.mend}{look}",
+                f"\nfix      {finding.fix}{look}",
                 pytrace=False,
             )
         if finding.verdict != "pass":

@@ -1,4 +1,4 @@
-"""From `package.module:Name` or `file.py:Name` to the attention that it names."""
+"""Import the attention that is named as `package.module:Name` or `file.py:Name`."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from typing import Any
 
 
 def load(target: str, settings: Iterable[str] = ()) -> Any:
-    """The function, the module, or the class made with `settings` ("name=value").
+    """Return the function or module, or an instance of the class with `settings` ("name=value").
 
-    Runs the code that it names. Raises ValueError, in one line, for whatever goes wrong there.
+    This runs the code of the target. Raises ValueError for all its errors.
     """
     where, _, name = target.rpartition(":")
-    given = dict(_setting(each) for each in settings)
+    arguments = dict(map(_setting, settings))
     module = _imported(where)
     if not hasattr(module, name):
         near = get_close_matches(name, dir(module), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{where} has no {name!r}{hint}")
-    found = getattr(module, name)
-    if isinstance(found, type):
-        if "torch" in sys.modules:  # so that its first values, and the report, are the same again
+    attention = getattr(module, name)
+    if isinstance(attention, type):
+        if "torch" in sys.modules:  # so that its initial values are the same each time
             sys.modules["torch"].manual_seed(0)
         try:
-            return found(**given)
+            return attention(**arguments)
         except (Exception, SystemExit) as error:
             raise ValueError(
                 f"{name}({', '.join(settings)}) raised {type(error).__name__}: {error}; "
-                "give its arguments as --set name=value"
+                "pass its arguments with --set name=value"
             ) from error
-    return partial(found, **given) if given else found
+    return partial(attention, **arguments) if arguments else attention
 
 
 def _imported(where: str) -> ModuleType:
     path = Path(where)
     if where.endswith(".py") and not path.is_file():
-        raise ValueError(f"there is no file {where}")
-    # As `python file.py` and `python -m` do: its own folder, or the one that one is in.
+        raise ValueError(f"file {where!r} not found")
+    # As for `python file.py` and `python -m`: the folder of the file, or the current one.
     sys.path.insert(0, str(path.resolve().parent) if where.endswith(".py") else "")
     try:
         if not where.endswith(".py"):
             return importlib.import_module(where)
-        # A name of its own: `tokenize.py` must not become Python's module of that name.
+        # A special name: a file tokenize.py must not replace the standard module.
         spec = importlib.util.spec_from_file_location(f"checked {path.stem}", path)
-        if spec is None or spec.loader is None:  # never of a file that ends with .py
+        if spec is None or spec.loader is None:  # impossible for a file that ends with .py
             raise ImportError(where)
         module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # so that its source is found
+        sys.modules[spec.name] = module  # so that `inspect` finds its source
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise ValueError(f"importing {where} raised {type(error).__name__}: {error}") from error
@@ -64,8 +64,8 @@ def _imported(where: str) -> ModuleType:
 def _setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
-        raise ValueError(f"--set takes name=value, such as n_heads=4: {text!r} is not")
+        raise ValueError(f"--set must be name=value, for example n_heads=4 (got {text!r})")
     try:
         return name, literal_eval(value)
     except (ValueError, SyntaxError):
-        return name, value  # a word
+        return name, value  # a string

@@ -1,4 +1,4 @@
-"""`headway`: the verbs, and how all of them say what went wrong."""
+"""`headway`: the commands, and how they report errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from cyclopts import App, CycloptsError
 from rich.console import Console
 
 from headway.cli.bench import bench
-from headway.cli.check import check
 from headway.cli.explore import explore
 from headway.cli.generate import generate
 from headway.cli.lab import climb, compare
@@ -26,30 +25,26 @@ app = App(
     print_error=False,
     suppress_keyboard_interrupt=False,
 )
-app.command(ladder)
-# By name, because their options come from the configs: `headway --help` does not import them.
-app.command(
-    "headway.cli.train:train",
-    name="train",
-    help="Train a small GPT on a text, and keep it in a run directory.",
-)
-for command in (generate, explore, trace, check, bench, climb, compare, runs, info):
+# Commands whose options are the fields of dataclasses: `headway --help` does not import them.
+LAZY = {
+    "train": "Train a small GPT on a text and write it to a run directory.",
+    "check": "Check an attention for known faults: leaks, reversed masks, a wrong softmax axis.",
+    "translate": "Train, use, measure and compare models that translate.",
+}
+for command in (ladder, generate, explore, trace, bench, climb, compare, runs, info):
     app.command(command)
-app.command(
-    "headway.cli.translate:translate",
-    name="translate",
-    help="Train, use, measure and compare models that translate.",
-)
+for name, description in LAZY.items():
+    app.command(f"headway.cli.{name}:{name}", name=name, help=description)
 
 
 def main() -> None:
-    """Run the command line. Bad input is one line on the error stream and a non-zero exit."""
+    """Run the command line. An error is one line on stderr and a non-zero exit status."""
     try:
         app()
     except CycloptsError as error:
         _stop(str(error), code=2)
     except OSError as error:
-        where = f"{error.filename}: {error.strerror}; is there space, and may you write there?"
+        where = f"{error.filename}: {error.strerror}; check the path, permissions and disk space"
         _stop(where if error.filename else str(error), code=1)
     except ValueError as error:
         _stop(str(error), code=1)

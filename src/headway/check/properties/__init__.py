@@ -1,12 +1,12 @@
-"""The properties that attention must have; `CHECKS` is the table of them all."""
+"""The properties that attention must have; `CHECKS` is the table of all checks."""
 
 from types import MappingProxyType
 
 from headway.check.properties import formula, masking, numerics, order
 from headway.check.properties.check import Check
 
-# In the order of a report: what is first explains most of what comes after it. (A name that comes
-# again keeps its first place.)
+# The order of a diagnosis: early failures explain later ones. (A repeated key keeps its first
+# position.)
 CHECKS: MappingProxyType[str, Check] = MappingProxyType(
     {
         "runs": numerics.CHECKS["runs"],

@@ -1,4 +1,4 @@
-"""What a check is, and what several of them look at."""
+"""The class `Check`, and helpers that several checks share."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 
 from headway.check.findings import Outcome
-from headway.check.subjects import Subject
+from headway.check.subject import Subject
 
 ALL = ("qkv", "self", "model")
+BLOCK = "a residual connection or an MLP is around the attention"
 
 
 @dataclass(frozen=True)
 class Check:
     """One property that attention must have.
 
-    promise: what holds when it passes. kinds, needs: the kinds of subject and the features
-    without which it has no meaning. applies: None, or why it has none for this subject.
-    look: a regular expression for the lines of source where the bug would be.
+    promise: the property. kinds, needs: the kinds of subjects that it is for, and the features that
+    it needs. applies: returns None, or the reason why it does not apply to a subject.
+    look: a regular expression for source lines that may contain the bug.
     """
 
     promise: str
@@ -32,98 +33,101 @@ class Check:
 
 
 def order_free(subject: Subject) -> str | None:
-    """For checks that treat the tokens as a set."""
+    """For checks that permute tokens."""
     if subject.order_free:
         return None
-    return "it is causal or knows positions, so its tokens are no set"
+    return "it is causal or has positions, so the order of its tokens matters"
 
 
 def weights_alone(subject: Subject) -> str | None:
-    """For checks of kind "self" that must see the attention without anything around it."""
+    """For checks that need an attention of kind "self" without anything around it."""
     if subject.declared.block:
-        return "a block: a residual path and an MLP stand around the attention"
+        return BLOCK
     return order_free(subject) if subject.kind == "self" else None
 
 
 def can_be_causal(subject: Subject) -> str | None:
-    """For checks of what a causal mask does."""
+    """For checks of a causal mask."""
     if subject.always_causal or subject.causal:
         return None
     return "neither causal=True nor the feature 'causal' is declared"
 
 
-def gap(found: np.ndarray, wanted: np.ndarray) -> float:
-    """The largest difference, as a share of the largest wanted number; infinite for NaN."""
-    if found.shape != wanted.shape or not np.isfinite(found).all():
+def gap(output: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference, relative to the largest expected value; inf for NaN."""
+    if output.shape != expected.shape or not np.isfinite(output).all():
         return float("inf")
-    if not found.size:
+    if not output.size:
         return 0.0
-    largest = np.abs(wanted).max()
-    return float(np.abs(found - wanted).max() / (largest if largest > 0 else 1.0))
+    largest = np.abs(expected).max()
+    return float(np.abs(output - expected).max() / (largest if largest > 0 else 1.0))
 
 
 def influence(subject: Subject, tokens: int, **options: Any) -> np.ndarray:
-    """How much each token's output (row) changes with each token's contents (column)."""
+    """Return how much each token's output (row) changes with each token's contents (column)."""
     if options == subject.causal and tokens in subject.influences:
         return subject.influences[tokens]
     inputs = subject.inputs(tokens)
     base = subject.run(inputs, **options)
-    found = np.zeros((tokens, tokens))
+    changes = np.zeros((tokens, tokens))
     for token in range(tokens):
         other = subject.run(subject.changed(inputs, [token]), **options)
         change = np.abs(other - base).max(axis=-1).reshape((-1, tokens)).max(axis=0)
-        found[:, token] = np.where(np.isfinite(change), change, np.inf)
-    found = np.asarray(found / max(np.abs(base).max(), 1e-30))
+        changes[:, token] = np.where(np.isfinite(change), change, np.inf)
+    changes = np.asarray(changes / max(np.abs(base).max(), 1e-30))
     if options == subject.causal:
-        subject.influences[tokens] = found
-    return found
+        subject.influences[tokens] = changes
+    return changes
 
 
 def floor(subject: Subject) -> float:
-    """What counts as no influence: the rounding of a few operations."""
+    """Return the largest change that rounding alone can cause."""
     return 64 * float(np.finfo(subject.dtype).eps)
 
 
 def few(subject: Subject, most: int = 7) -> int:
-    """A number of tokens that it can take, and that is no size of another axis."""
+    """Return a small number of tokens that differs from the sizes of the other axes."""
     return min(most, subject.longest)
 
 
 def wrong_sums(subject: Subject) -> str | None:
-    """What the weights' sums say about the softmax, in words; None if they say nothing."""
+    """Describe a softmax over the wrong axis, if the sums of the weights show it, else None."""
     over_queries = "the softmax runs over the query axis: columns, not rows, sum to 1"
     if subject.kind == "qkv":
         tokens = min(6, subject.declared.head_dim, subject.longest)
         weights = subject.weights(subject.inputs(tokens))
         if gap(weights.sum(axis=-1), np.ones(weights.shape[:-1])) < subject.tolerance:
             return None
-        for axis, said in (
+        for axis, description in (
             (-2, over_queries),
             (1, "the softmax runs over the heads: heads, not rows, sum to 1"),
             (0, "the softmax runs over the batch: batch rows, not rows, sum to 1"),
         ):
             sums = weights.sum(axis=axis)
             if gap(sums, np.ones_like(sums)) < subject.tolerance:
-                return said
+                return description
     elif subject.kind == "self" and subject.always_causal and not subject.declared.block:
-        # Equal tokens have equal scores. So a column of a causal softmax over the queries holds
-        # 1 / (tokens - key), and row q sums to 1/tokens + ... + 1/(tokens - q); masked after a
-        # softmax over the keys, row q sums to (q + 1) / tokens.
+        # Equal tokens have equal scores. With a causal softmax over the queries each weight of a
+        # column is 1 / (tokens - key), so row q sums to 1/tokens + ... + 1/(tokens - q). With a
+        # mask after a softmax over the keys, row q sums to (q + 1) / tokens.
         tokens = few(subject)
         (x,) = subject.inputs(1, batch=1)
         steps = np.diff(subject.run([np.repeat(x, tokens, axis=1)])[0], axis=0)
         if np.abs(steps).max() <= floor(subject):
             return None
-        for said, sums in (
+        for description, sums in (
             (over_queries, np.cumsum(1 / (tokens - np.arange(tokens)))),
-            ("the mask comes after the softmax, without a new sum", np.arange(tokens) / tokens),
+            (
+                "the mask comes after the softmax, and the rows are not normalized again",
+                np.arange(tokens) / tokens,
+            ),
         ):
-            wanted = np.diff(sums)[:, None]
-            if gap(steps, wanted / wanted[0] * steps[0]) < subject.tolerance:
-                return said
+            expected = np.diff(sums)[:, None]
+            if gap(steps, expected / expected[0] * steps[0]) < subject.tolerance:
+                return description
     return None
 
 
 def shown(number: float) -> str:
-    """A number, short."""
+    """Format a number with three digits."""
     return f"{number:.3g}"

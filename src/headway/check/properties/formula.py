@@ -1,6 +1,6 @@
-"""softmax(Q K^T / sqrt(d_k)) V (Vaswani et al. 2017, equation 1), tested by what follows from it.
+"""Checks of the formula softmax(Q K^T / sqrt(d_k)) V (Vaswani et al. 2017, equation 1).
 
-Each function is a check; what it promises stands in the table at the end. rotary: Su et al. 2021.
+Each function is a check; the table at the end has the properties. rotary: Su et al. 2021.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import numpy as np
 
 from headway.check.findings import Outcome, verdict
 from headway.check.properties.check import (
+    BLOCK,
     Check,
     few,
     floor,
@@ -17,33 +18,33 @@ from headway.check.properties.check import (
     shown,
     wrong_sums,
 )
-from headway.check.subjects import Subject
+from headway.check.subject import Subject
 
 
 def constant(subject: Subject) -> Outcome:
     tokens = few(subject)
     if subject.kind == "self":
-        # A token among copies of itself finds what it finds alone.
+        # The output of a token among copies of itself is that of the token alone.
         (x,) = subject.inputs(1)
-        found = subject.run([np.repeat(x, tokens, axis=1)])
-        wanted = np.broadcast_to(subject.run([x]), found.shape)
+        output = subject.run([np.repeat(x, tokens, axis=1)])
+        expected = np.broadcast_to(subject.run([x]), output.shape)
     else:
         queries, keys, values = subject.inputs(tokens)
         values = np.broadcast_to(values[:, :1, :1], values.shape)
-        found = subject.run([queries, keys, values])
-        wanted = np.broadcast_to(values[:, :1, :1], found.shape)
-    worst = gap(found, wanted)
-    ratio = float(np.median(found / np.where(wanted == 0, 1, wanted)))
+        output = subject.run([queries, keys, values])
+        expected = np.broadcast_to(values[:, :1, :1], output.shape)
+    worst = gap(output, expected)
+    ratio = float(np.median(output / np.where(expected == 0, 1, expected)))
     return verdict(
         worst <= subject.tolerance,
-        f"values that are all the same come out different by {shown(worst)}",
-        "the value itself: the weights of a query sum to 1",
+        f"for equal values the output differs from the value by {shown(worst)}",
+        "0, because the weights of a query sum to 1",
         wrong_sums(subject)
         or (
-            f"all weights are multiplied by {ratio:.4g}: rescaled for a dropout that is not live?"
-            if gap(found, ratio * wanted) <= subject.tolerance and abs(ratio - 1) > 1e-3
-            else "the weights of a query do not sum to 1: something is added to the sum, or taken "
-            "away after it"
+            f"all weights are multiplied by {ratio:.4g}: rescaled for dropout in evaluation mode?"
+            if gap(output, ratio * expected) <= subject.tolerance and abs(ratio - 1) > 1e-3
+            else "the weights of a query do not sum to 1: something is added to the sum, or "
+            "weights are removed after it"
         ),
         "softmax(scores, dim=-1) as the last step before the values",
     )
@@ -52,23 +53,23 @@ def constant(subject: Subject) -> Outcome:
 def shifted(subject: Subject) -> Outcome:
     inputs = subject.inputs(few(subject))
     queries, keys, values = inputs
-    queries[..., 0] = 1.0  # so that every score, of every query, grows by the same
+    queries[..., 0] = 1.0  # so that all scores grow by the same number
     base = subject.run(inputs)
-    away, near = (
+    far, near = (
         subject.run([queries, keys + shift * np.eye(1, keys.shape[-1]), values])
         for shift in (3000.0, 1.0)
     )
-    worst, little = gap(away, base), gap(near, base)
-    loose = 1e3 * subject.tolerance  # scores of thousands have fewer digits after the point
+    worst, little = gap(far, base), gap(near, base)
+    loose = 1e3 * subject.tolerance  # scores in the thousands have fewer decimals
     return verdict(
         worst <= loose and little <= subject.tolerance,
-        f"the same vector added to all keys changes the outputs by {shown(worst)} (3000) and "
-        f"{shown(little)} (1)",
-        "nothing: softmax knows differences of scores only",
-        "exp overflows: the row's largest score is not taken away before it"
+        f"adding a vector to all keys changes the outputs by {shown(worst)} (length 3000) and "
+        f"{shown(little)} (length 1)",
+        "0, because softmax depends on differences of scores only",
+        "exp overflows: the largest score of the row is not subtracted before"
         if little <= subject.tolerance
-        else "the weights depend on the scores' common size: no softmax, or one with more in its "
-        "sum",
+        else "the weights depend on a common offset of the scores: not a softmax, or one with an "
+        "additional term in its sum",
         "exp(scores - scores.amax(-1, keepdim=True)), or the library's softmax",
     )
 
@@ -78,30 +79,30 @@ def duplicated(subject: Subject) -> Outcome:
     inputs = subject.inputs(tokens)
     if subject.kind == "self":
         (x,) = inputs
-        found, wanted = subject.run([np.tile(x, (1, 2, 1))])[:, :tokens], subject.run([x])
+        output, expected = subject.run([np.tile(x, (1, 2, 1))])[:, :tokens], subject.run([x])
     else:
-        queries, keys, values = (np.tile(each, (1, 1, 2, 1)) for each in inputs)
-        found, wanted = subject.run([queries, keys, values])[..., :tokens, :], subject.run(inputs)
-    worst = gap(found, wanted)
+        twice = [np.tile(array, (1, 1, 2, 1)) for array in inputs]
+        output, expected = subject.run(twice)[..., :tokens, :], subject.run(inputs)
+    worst = gap(output, expected)
     return verdict(
         worst <= subject.tolerance,
-        f"every key and value twice changes the outputs by {shown(worst)}",
-        "nothing: each weight is halved, and there are two of it",
-        "the number of keys takes part: in the scale, or in the sum",
-        "scale by 1/sqrt(d_k), d_k = queries.shape[-1], whatever the number of keys",
+        f"repeating all keys and values changes the outputs by {shown(worst)}",
+        "0, because each weight is halved and occurs twice",
+        "the scale or the sum depends on the number of keys",
+        "scale by 1/sqrt(d_k), with d_k = queries.shape[-1]",
     )
 
 
 def scale(subject: Subject) -> Outcome:
-    # With two keys and one-hot values the last query's weights are seen; the logarithm of their
-    # ratio is the difference of the two scores.
+    # Two keys and one-hot values show the weights of the last query; the logarithm of their ratio
+    # is the difference of the two scores.
     heads, width = subject.declared.heads, subject.declared.head_dim
     slopes, off = [], 0.0
     for seed in range(3):
         inputs = subject.inputs(2, seed=seed)
-        # The same queries and keys in every head: which head reads which is not the question.
+        # The same queries and keys in all heads, so that the assignment of heads does not matter.
         queries, keys = inputs[0][:, :1], inputs[1][:, :1]
-        inputs[:2] = (np.broadcast_to(each[:, :1], each.shape) for each in inputs[:2])
+        inputs[:2] = (np.broadcast_to(array[:, :1], array.shape) for array in inputs[:2])
         last = subject.weights(inputs)[..., -1, :]
         odds = np.log(last[..., 1] / last[..., 0])
         products = (queries[:, :, -1] * (keys[:, :, 1] - keys[:, :, 0])).sum(
@@ -114,18 +115,20 @@ def scale(subject: Subject) -> Outcome:
         f"no scale at all: scores of width {width} saturate the softmax": 1.0,
         "the scale is applied twice": 1 / width,
         "the scores are multiplied by sqrt(d_k)": width**0.5,
-        "the root is missing or taken twice: 1/d_k^(1/4)": width**-0.25,
+        "the square root is taken twice: 1/d_k^(1/4)": width**-0.25,
         f"scaled by the width of all heads ({heads * width}), not of one": (heads * width) ** -0.5,
         "scaled by the number of keys": 2**-0.5,
         "scaled by the number of heads": heads**-0.5,
-        "the sign is wrong: the best key gets least": -(width**-0.5),
+        "the sign is wrong: the best key gets the smallest weight": -(width**-0.5),
     }
-    likely = [said for said, value in known.items() if abs(slope / value - 1) < 1e-3]
+    likely = [name for name, value in known.items() if abs(slope / value - 1) < 1e-3]
     return verdict(
         off <= 1e3 * subject.tolerance,
-        f"log-odds of two keys are {slope:.4g} times the difference of their products",
+        f"the log-odds of two keys are {slope:.4g} times the difference of their dot products",
         f"1/sqrt({width}) = {width**-0.5:.4g}",
-        likely[0] if likely else "scores are no products of queries and keys by 1/sqrt(d_k)",
+        likely[0]
+        if likely
+        else "the scores are not dot products of queries and keys times 1/sqrt(d_k)",
         "scores = queries @ keys.mT * queries.shape[-1] ** -0.5, once",
     )
 
@@ -135,7 +138,7 @@ def sharp(subject: Subject) -> Outcome:
     width = subject.declared.head_dim
     queries, keys, values = subject.inputs(tokens)
     best = 1
-    # The same keys of length 1 in every head; the last query is the best one, made long.
+    # The same keys of length 1 in all heads; the last query is the best key, much longer.
     keys = keys[:, :1] / np.linalg.norm(keys[:, :1], axis=-1, keepdims=True)
     cosines = (keys @ keys[..., best, :, None])[..., 0]
     lead = 1 - np.delete(cosines, best, axis=-1).max()
@@ -146,74 +149,73 @@ def sharp(subject: Subject) -> Outcome:
     share = float(1 - weights[..., best].min()) if np.isfinite(weights).all() else float("nan")
     return verdict(
         share <= 3e-5 * subject.tolerance,
-        f"a key that leads by a score of 45 leaves {shown(share)} to the others",
+        f"a key whose score is 45 larger leaves a weight of {shown(share)} to the others",
         f"at most {shown(np.exp(-45.0) * tokens)} (e^-45 each)",
-        "weights have a floor, or scores a ceiling: they are clipped, capped or smoothed",
-        "no clamp of scores or weights but a softcap that is asked for",
+        "weights or scores are clipped, capped or smoothed",
+        "do not clamp scores or weights; use softcap only if it is requested",
     )
 
 
 def rotary(subject: Subject) -> Outcome:
-    """The matrix by which a query at position p is turned against a key at 0, read off entry by
-    entry: log-odds of a key e_j against a key of zeros."""
-    width, place = subject.declared.head_dim, 3
+    """Measure the rotation of a query relative to a key, entry by entry: each is the log-odds of
+    a key e_j and a key of zeros."""
+    width, distance = subject.declared.head_dim, 3
     heads, kv_heads = subject.declared.heads, subject.kv_heads
-    positions = np.array([0, place])
-    turned, heads_alike = np.zeros((width, width)), True
+    positions = np.array([0, distance])
+    rotation, heads_agree = np.zeros((width, width)), True
     for j in range(width):
-        # One query e_i a batch row, at position 3; a key e_j at 0, a key of zeros at 3.
+        # One query e_i per batch row, at position 3; a key e_j at 0, a key of zeros at 3.
         queries = np.zeros((width, heads, 2, width))
         queries[:, :, 1, :] = np.eye(width)[:, None]
         keys = np.zeros((width, kv_heads, 2, width))
         keys[:, :, 0, j] = 1.0
         last = subject.weights([queries, keys, keys], positions=positions)[:, :, -1]
         odds = np.log(last[..., 0] / last[..., 1]) * width**0.5
-        heads_alike = heads_alike and gap(odds, odds[:, :1] * np.ones(heads)) <= subject.tolerance
-        turned[j] = odds[:, 0]
-    sees = np.abs(turned) > 1e3 * floor(subject)
-    families = {"half": np.zeros_like(turned), "interleaved": np.zeros_like(turned)}
+        heads_agree = heads_agree and gap(odds, odds[:, :1] * np.ones(heads)) <= subject.tolerance
+        rotation[j] = odds[:, 0]
+    nonzero = np.abs(rotation) > 1e3 * floor(subject)
+    families = {"half": np.zeros_like(rotation), "interleaved": np.zeros_like(rotation)}
     frequencies = 10000.0 ** (-2 * np.arange(width // 2) / width)
     half = width // 2
     for pair, frequency in enumerate(frequencies):
-        cos, sin = np.cos(place * frequency), np.sin(place * frequency)
+        cos, sin = np.cos(distance * frequency), np.sin(distance * frequency)
         for name, (a, b) in {
             "half": (pair, pair + half),
             "interleaved": (2 * pair, 2 * pair + 1),
         }.items():
             families[name][[a, b], [a, b]] = cos
             families[name][b, a], families[name][a, b] = sin, -sin
-    wanted = families[subject.declared.rotary]
+    expected = families[subject.declared.rotary]
     other = "half" if subject.declared.rotary == "interleaved" else "interleaved"
-    # All keys and queries three places on: nothing changes.
+    # Moving all positions by three must change nothing.
     inputs = subject.inputs(few(subject))
     at = np.arange(few(subject))
     drift = gap(subject.run(inputs, positions=at + 3), subject.run(inputs, positions=at))
     partners = {"half": "i and i + d/2", "interleaved": "2i and 2i + 1"}
-    seen = [
+    off_diagonal = ~np.eye(width, dtype=bool)
+    matching = [
         name
         for name, matrix in families.items()
-        if np.array_equal(
-            sees & ~np.eye(width, dtype=bool), (matrix != 0) & ~np.eye(width, dtype=bool)
-        )
+        if np.array_equal(nonzero & off_diagonal, (matrix != 0) & off_diagonal)
     ]
-    if not heads_alike:
-        diagnosis = "heads are turned differently: some are not turned at all?"
+    if not heads_agree:
+        diagnosis = "heads are rotated differently, or some are not rotated"
     elif drift > 1e3 * subject.tolerance:
-        diagnosis = "scores depend on the positions themselves, not on their difference: queries "
-        diagnosis += "and keys are turned differently, or values are turned too"
-    elif seen == [other]:
-        diagnosis = f"the other family: features {partners[other]} are turned together"
-    elif gap(turned, wanted.T) < 1e-6:
+        diagnosis = "scores depend on absolute positions, not on their difference: queries and "
+        diagnosis += "keys are rotated differently, or values are rotated, too"
+    elif matching == [other]:
+        diagnosis = f"the other convention: features {partners[other]} are rotated together"
+    elif gap(rotation, expected.T) < 1e-6:
         diagnosis = "the direction is reversed: the sine has the wrong sign"
     else:
-        diagnosis = "the angles are others: position * 10000^(-2i/d) is expected"
+        diagnosis = "the angles are not position * 10000^(-2i/d)"
     return verdict(
-        heads_alike and max(gap(turned, wanted), drift) <= 1e3 * subject.tolerance,
-        f"pairs: {partners[seen[0]] if len(seen) == 1 else 'neither family'}; matrix off by "
-        f"{shown(gap(turned, wanted))}; three places on changes {shown(drift)}",
-        f"pairs {partners[subject.declared.rotary]}, turned by position * 10000^(-2i/d)",
+        heads_agree and max(gap(rotation, expected), drift) <= 1e3 * subject.tolerance,
+        f"pairs: {partners[matching[0]] if len(matching) == 1 else 'unknown'}; the rotation is off "
+        f"by {shown(gap(rotation, expected))}; moving all positions changes {shown(drift)}",
+        f"pairs {partners[subject.declared.rotary]}, rotated by position * 10000^(-2i/d)",
         diagnosis,
-        "half: cat(x1 * cos - x2 * sin, x2 * cos + x1 * sin); weights of one family need their own",
+        "half: cat(x1 * cos - x2 * sin, x2 * cos + x1 * sin), if the weights use this convention",
     )
 
 
@@ -224,7 +226,7 @@ CHECKS = {
         constant,
         ("qkv", "self"),
         applies=lambda s: (
-            "a block: a residual path and an MLP stand around the attention"
+            BLOCK
             if s.declared.block
             else "positions are added to the values"
             if s.declared.positions and s.kind == "self"
@@ -233,21 +235,23 @@ CHECKS = {
         look=FORMULA,
     ),
     "shifted": Check(
-        "the same vector added to all keys changes nothing", shifted, ("qkv",), look=FORMULA
+        "adding a vector to all keys changes nothing", shifted, ("qkv",), look=FORMULA
     ),
     "duplicated": Check(
-        "every key and value twice changes nothing",
+        "repeating all keys and values changes nothing",
         duplicated,
         ("qkv", "self"),
         applies=order_free,
         look=r"sqrt|\*\*|shape|size\(|log|" + FORMULA,
     ),
     "scale": Check(
-        "scores are products by 1/sqrt(d_k), once", scale, ("qkv",), look=r"sqrt|\*\*|scale"
+        "scores are dot products times 1/sqrt(d_k)", scale, ("qkv",), look=r"sqrt|\*\*|scale"
     ),
-    "sharp": Check("the best key can have all", sharp, ("qkv",), look=r"clamp|clip|tanh|eps|max"),
+    "sharp": Check(
+        "one key can get all the weight", sharp, ("qkv",), look=r"clamp|clip|tanh|eps|max"
+    ),
     "rotary": Check(
-        "queries and keys are turned in the declared pairs",
+        "queries and keys are rotated in the declared pairs",
         rotary,
         ("qkv",),
         ("positions",),

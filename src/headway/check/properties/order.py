@@ -1,13 +1,14 @@
-"""Who sees whom: nothing from the future, all of the past, no row of another batch.
+"""Checks of which tokens influence which: no later token, all earlier ones, no other batch row.
 
-Each function is a check; what it promises stands in the table at the end. The leak test by
-gradients is a habit of nanodo's; grouped heads: Ainslie et al. 2023.
+Each function is a check; the table at the end has the properties. The test of leaks by gradients
+comes from nanodo; grouped heads: Ainslie et al. 2023.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from headway.check.derivatives import gradients
 from headway.check.findings import Outcome, not_applicable, verdict
 from headway.check.properties.check import (
     ALL,
@@ -22,23 +23,23 @@ from headway.check.properties.check import (
     weights_alone,
     wrong_sums,
 )
-from headway.check.subjects import Refused, Subject
+from headway.check.subject import Refused, Subject
 
-UNDECLARED = "it is causal, and was not declared so"
-LONG = 193  # no multiple of a tile; its half is inside one, whatever power of 2 the tile is
+UNDECLARED = "it is causal, but was not declared causal"
+LONG = 193  # neither it nor its half is a multiple of a tile, which is a power of 2
 MASKING = r"mask|tril|triu|causal|-inf|infinity"
 
 
 def future(subject: Subject) -> Outcome:
     tokens = few(subject)
-    seen = influence(subject, tokens, **subject.causal)
-    ahead = np.triu(seen, 1)
+    changes = influence(subject, tokens, **subject.causal)
+    ahead = np.triu(changes, 1)
     row, column = np.unravel_index(ahead.argmax(), ahead.shape)
     worst = float(ahead.max())
     measured = f"none of {tokens} tokens changes an earlier output"
     if worst > floor(subject):
         measured = f"the output of token {row} changes by {shown(worst)} with token {column}"
-    else:  # what a small text does not show: masks made tile by tile, or kept for a length
+    else:  # masks that are computed by tiles, or cached for a length, need longer texts
         inputs = subject.inputs(subject.longest)
         base = subject.run(inputs, **subject.causal)
         for token in range(tokens, subject.longest, 5):
@@ -54,14 +55,14 @@ def future(subject: Subject) -> Outcome:
         worst <= floor(subject),
         measured,
         "no output changes with a later token",
-        _leak(subject, seen),
-        "put -inf where key > query before the softmax: "
+        _leak(subject, changes),
+        "set scores with key > query to -inf before the softmax: "
         "scores.masked_fill(torch.triu(ones, diagonal=1).bool(), -inf)",
     )
 
 
 def _in_long_texts(subject: Subject) -> float:
-    """How much the first half of a long text changes with the rest; 0 if it takes none so long."""
+    """Return how much the first half of a long text changes with the rest; 0 if it is too long."""
     try:
         inputs = subject.inputs(LONG)
         base = subject.run(inputs, **subject.causal)
@@ -71,78 +72,78 @@ def _in_long_texts(subject: Subject) -> float:
     return gap(other[..., : LONG // 2, :], base[..., : LONG // 2, :])
 
 
-def _leak(subject: Subject, seen: np.ndarray) -> str:
-    """What kind of leak of the future this is."""
-    sees, above = seen > floor(subject), np.triu(np.ones_like(seen, bool), 1)
-    ahead, behind = sees & above, np.tril(sees, -1)
+def _leak(subject: Subject, changes: np.ndarray) -> str:
+    """Describe the kind of leak."""
+    visible, above = changes > floor(subject), np.triu(np.ones_like(changes, bool), 1)
+    ahead, behind = visible & above, np.tril(visible, -1)
     sums = wrong_sums(subject)
     if sums is not None:
         return sums
     if not ahead.any():
-        return "the future is seen in long texts only: a mask made tile by tile, or for one length"
+        return "long texts only leak: the mask is computed by tiles, or for one length"
     if not behind.any():
-        return "the mask's meaning is reversed: it sees the future and not the past"
+        return "the mask's meaning is reversed: tokens attend to later tokens, not to earlier ones"
     if np.array_equal(ahead, above & ~np.triu(above, 2)):
-        return "the mask is shifted by one: each token sees the next (the diagonal of triu or tril)"
+        return "the mask is shifted by one: tokens attend to the next (diagonal of triu or tril)"
     if not np.array_equal(ahead, above):
         return (
             "tokens and features are mixed: heads are split by a view or reshape without a "
             "transpose, or the mask has the wrong shape"
         )
-    if seen[above].max() < 1e-2 * np.median(np.diag(seen)):
-        return "a little of the future comes through: masked scores are not low enough"
+    if changes[above].max() < 1e-2 * np.median(np.diag(changes)):
+        return "later tokens have a small influence: masked scores are not low enough"
     return (
-        "no causal mask is in force, or it comes after the softmax, so that later tokens take part "
-        "in the sum"
+        "there is no causal mask, or it comes after the softmax, so that later tokens are part of "
+        "the sum"
     )
 
 
 def _seen_future(subject: Subject) -> str | None:
-    """The leak of the future, if there is one, for checks that it fails too."""
-    seen = influence(subject, few(subject), **subject.causal)
-    return _leak(subject, seen) if np.triu(seen, 1).max() > floor(subject) else None
+    """Describe the leak, if there is one, for other checks that fail because of it."""
+    changes = influence(subject, few(subject), **subject.causal)
+    return _leak(subject, changes) if np.triu(changes, 1).max() > floor(subject) else None
 
 
 def present(subject: Subject) -> Outcome:
-    seen = np.diag(influence(subject, few(subject), **subject.causal))
+    changes = np.diag(influence(subject, few(subject), **subject.causal))
     return verdict(
-        bool((seen > floor(subject)).all()),
-        f"the output of token {int(seen.argmin())} changes by {shown(seen.min())} with that token",
-        "every token sees itself",
-        "the mask hides the present too: it keeps key < query instead of key <= query"
+        bool((changes > floor(subject)).all()),
+        f"the output of token {int(changes.argmin())} changes by {shown(changes.min())} with it",
+        "every token attends to itself",
+        "the mask also hides the token itself: key < query instead of key <= query"
         if subject.kind != "model"
-        else "the tokens are shifted inside the model: logits[t] does not know token t",
+        else "the tokens are shifted inside the model: logits[t] does not depend on token t",
         "mask with triu(diagonal=1), not diagonal=0; shift labels in the loss, not tokens",
     )
 
 
 def past(subject: Subject) -> Outcome:
     tokens = few(subject)
-    seen = influence(subject, tokens, **subject.causal)
+    changes = influence(subject, tokens, **subject.causal)
     causal = subject.always_causal or bool(subject.causal)
-    wanted = np.tril(np.ones((tokens, tokens), bool), -1)
+    expected = np.tril(np.ones((tokens, tokens), bool), -1)
     if not causal:
-        wanted = ~np.eye(tokens, dtype=bool)
-    blind = wanted & (seen <= floor(subject))
-    if not causal and np.array_equal(seen > floor(subject), np.tri(tokens, dtype=bool)):
+        expected = ~np.eye(tokens, dtype=bool)
+    missing = expected & (changes <= floor(subject))
+    if not causal and np.array_equal(changes > floor(subject), np.tri(tokens, dtype=bool)):
         return verdict(
             False,
-            "no token sees a later one",
-            "what is not declared causal sees all",
+            "no token attends to a later one",
+            "without causal=True all tokens attend to all",
             UNDECLARED,
             "declare causal=True (--causal)",
         )
-    near = int((seen[-1] > floor(subject)).sum())
-    wanted_window = np.tri(tokens, dtype=bool) & ~np.tri(tokens, k=-near, dtype=bool)
-    row, column = np.unravel_index(blind.argmax(), blind.shape)
+    near = int((changes[-1] > floor(subject)).sum())
+    as_window = np.tri(tokens, dtype=bool) & ~np.tri(tokens, k=-near, dtype=bool)
+    row, column = np.unravel_index(missing.argmax(), missing.shape)
     return verdict(
-        not blind.any(),
-        f"{int(blind.sum())} of {int(wanted.sum())} pairs see nothing"
-        + (f"; token {row} does not see token {column}" if blind.any() else ""),
-        "every token sees all that it may see",
-        f"the last token sees the last {near} only: a window that was not declared"
-        if np.array_equal(seen > floor(subject), wanted_window)
-        else "tokens are missing: a mask or a slice that hides too much, or heads split by a view "
+        not missing.any(),
+        f"{int(missing.sum())} of {int(expected.sum())} pairs have no influence"
+        + (f"; token {row} does not depend on token {column}" if missing.any() else ""),
+        "every token depends on all tokens that it may attend to",
+        f"the last token depends on the last {near} only: a window that was not declared"
+        if np.array_equal(changes > floor(subject), as_window)
+        else "tokens are missing: a mask or a slice hides too much, or heads are split by a view "
         "or reshape without a transpose",
         "check the mask's diagonal and shape, and slices of keys and values",
     )
@@ -151,25 +152,25 @@ def past(subject: Subject) -> Outcome:
 def gradient(subject: Subject) -> Outcome:
     tokens = few(subject)
     inputs = subject.inputs(tokens)
-    shape = subject.at(inputs, subject.smooth(inputs), **subject.causal).shape
+    shape = subject.run(inputs, **subject.causal).shape
     random = np.random.default_rng(0)
-    # sizes[i, row, token]: of the gradient of an output's row by a token of the i-th input
+    # sizes[row][i][token]: of the gradient of the output's row by a token of the i-th input
     sizes = []
     for row in range(tokens):
         weight = np.zeros(shape)
         weight[..., row, :] = random.normal(size=weight[..., row, :].shape)
-        found = subject.gradients(inputs, weight, **subject.causal)
-        sizes.append([np.abs(g).max(axis=-1).reshape((-1, tokens)).max(axis=0) for g in found])
+        slopes = gradients(subject, inputs, weight, **subject.causal)
+        sizes.append([np.abs(s).max(axis=-1).reshape((-1, tokens)).max(axis=0) for s in slopes])
     by_input = np.array(sizes).swapaxes(0, 1)
-    sees = np.ones((tokens, tokens), bool)
+    visible = np.ones((tokens, tokens), bool)
     if subject.always_causal or subject.causal:
-        sees = np.tril(sees)
-    may = must = sees[None]
+        visible = np.tril(visible)
+    may = must = visible[None]
     if subject.kind == "qkv":
         itself = np.eye(tokens, dtype=bool)
-        may = np.array([itself, sees, sees])
-        # With one key the softmax is 1, whatever query and key are.
-        must = may & (sees.sum(axis=-1) > 1)[:, None] | np.array([~sees, ~sees, sees])
+        may = np.array([itself, visible, visible])
+        # With one key the weight is 1 for every query and key.
+        must = may & (visible.sum(axis=-1) > 1)[:, None] | np.array([~visible, ~visible, visible])
         must &= may
     largest = by_input.max(axis=(1, 2), keepdims=True) + 1e-300
     small = floor(subject) * largest
@@ -177,13 +178,13 @@ def gradient(subject: Subject) -> Outcome:
     missing = int((must & ~(by_input > small)).sum())
     return verdict(
         leak <= floor(subject) and not missing,
-        f"largest gradient into the future {shown(leak)} of all; {missing} of {int(must.sum())} "
-        "pairs without gradient",
-        "gradient 0 into the future, and not 0 into the present and the past",
-        "the gradient is cut: something is detached, hidden, or computed without gradients"
+        f"the largest gradient to a later token is {shown(leak)} of all; {missing} of "
+        f"{int(must.sum())} pairs have no gradient",
+        "gradient 0 to later tokens, and not 0 to the others",
+        "the gradient is lost: something is detached, masked, or computed without gradients"
         if missing
-        else (None if sees.all() else _seen_future(subject))
-        or "the gradient reaches what must not be seen, even if the output does not show it",
+        else (None if visible.all() else _seen_future(subject))
+        or "the gradient reaches masked tokens, although they do not change the output",
         "mask before the softmax, not by replacing the output; remove detach(), .data, no_grad",
     )
 
@@ -202,16 +203,15 @@ def rows(subject: Subject) -> Outcome:
         worst = max(worst, _fewer_queries(subject, inputs, base))
     return verdict(
         worst <= subject.tolerance,
-        f"another last query, or fewer of them, change the other rows by {shown(worst)}",
+        f"another last query, or fewer queries, change the other rows by {shown(worst)}",
         "the output of a query does not depend on other queries",
-        wrong_sums(subject)
-        or "queries share something: a maximum, a mean or a sum taken over the query axis",
+        wrong_sums(subject) or "queries share a maximum, a mean or a sum over the query axis",
         "reduce over the keys only: softmax(dim=-1), amax(dim=-1, keepdim=True)",
     )
 
 
 def _fewer_queries(subject: Subject, inputs: list[np.ndarray], base: np.ndarray) -> float:
-    """The change when only the first queries are asked; 0 if there must be as many as keys."""
+    """Return the change with only the first queries; 0 if there must be as many as keys."""
     try:
         part = subject.run([inputs[0][..., :3, :], *inputs[1:]])
     except Refused:
@@ -220,10 +220,10 @@ def _fewer_queries(subject: Subject, inputs: list[np.ndarray], base: np.ndarray)
 
 
 def _drowned(subject: Subject) -> Outcome:
-    """One token among n copies of another finds, as n grows, what the copies alone find, and
-    comes nearer by 1/n: so it is when, and only when, a row's weights sum to 1."""
+    """Put one token among n copies of another. With rows that sum to 1 its output approaches that
+    of the copies alone as 1/n, otherwise it does not."""
     if subject.longest < 16:
-        return not_applicable("many copies of a token need a longer text")
+        return not_applicable("the check needs a text of 16 tokens")
     few_copies, many = (subject.longest - 1) // 4, subject.longest - 1
     ratios = []
     for seed in range(3):
@@ -234,12 +234,12 @@ def _drowned(subject: Subject) -> Outcome:
             for n in (many, few_copies)
         )
         ratios.append(float(near / max(far, floor(subject))))
-    ratio = min(ratios)  # of the pair in which the one asks most for the other
+    ratio = min(ratios)  # of the pair with the largest weight between the tokens
     return verdict(
         ratio < 0.5,
-        f"from {few_copies} to {many} copies of another token the distance to what the copies find "
-        f"alone goes down to {shown(ratio)} of itself",
-        "below 0.5 (it goes down as one over the copies)",
+        f"from {few_copies} to {many} copies of another token, the distance to the output of the "
+        f"copies alone is multiplied by {shown(ratio)}",
+        "below 0.5 (the distance is proportional to 1 / copies)",
         "the softmax runs over the query axis: columns, not rows, sum to 1"
         if ratio > 0.8
         else "the weights of a query depend on other queries",
@@ -248,11 +248,11 @@ def _drowned(subject: Subject) -> Outcome:
 
 
 def _moderate(subject: Subject, seed: int) -> list[np.ndarray]:
-    """Two tokens, small enough that neither has nearly all weight when they are together."""
+    """Return two tokens, small enough that neither gets nearly all the weight."""
     pair = subject.inputs(2, batch=1, seed=seed)[0]
     for size in 10.0 ** np.arange(0, -4, -0.25):
         one, other = np.split(size * pair, 2, axis=1)
-        ends = [subject.run([each])[0, 0] for each in (one, other)]
+        ends = [subject.run([token])[0, 0] for token in (one, other)]
         together = subject.run([np.concatenate([one, other], axis=1)])[0]
         apart = np.abs(ends[0] - ends[1]).max()
         if np.abs(together - (ends[0] + ends[1]) / 2).max() < 0.15 * apart:
@@ -267,35 +267,35 @@ def batch(subject: Subject) -> Outcome:
         if subject.kind == "model":
             other = subject.changed(inputs, slice(None), rows=[row])
         else:
-            other = [each.copy() for each in inputs]
-            for each in other:
-                each[row] *= 30.0
+            other = [array.copy() for array in inputs]
+            for array in other:
+                array[row] *= 30.0
         worst = max(worst, gap(subject.run(other)[1 - row], base[1 - row]))
     return verdict(
         worst <= subject.tolerance,
-        f"another batch row changes the one beside it by {shown(worst)}",
-        "batch rows do not know each other",
-        "batch rows are mixed: the axes are not (batch, tokens, ...), a reshape puts the batch "
-        "among heads or tokens, or a maximum, a mean or a softmax runs over it",
+        f"changing a batch row changes the other one by {shown(worst)}",
+        "batch rows do not depend on each other",
+        "batch rows are mixed: the axes are not (batch, tokens, ...), a reshape mixes the batch "
+        "with heads or tokens, or a maximum, a mean or a softmax runs over it",
         "reduce over the keys only; keep the batch axis first in every reshape",
     )
 
 
 def prefix(subject: Subject) -> Outcome:
-    whole = subject.longest
-    inputs = subject.inputs(whole)
+    length = subject.longest
+    inputs = subject.inputs(length)
     out = subject.run(inputs, **subject.causal)
-    worst, at = 0.0, whole
-    for tokens in (1, 2, 8, 16)[: 2 if whole < 9 else 3 if whole < 17 else 4]:
+    worst, at = 0.0, length
+    for tokens in (1, 2, 8, 16)[: 2 if length < 9 else 3 if length < 17 else 4]:
         part = subject.run(subject.cut(inputs, slice(tokens)), **subject.causal)
         distance = gap(part, out[..., :tokens, :])
         worst, at = max((worst, at), (distance, tokens))
     return verdict(
         worst <= subject.tolerance,
-        f"the first {at} of {whole} tokens alone give outputs that differ by {shown(worst)}",
-        "the first tokens of a text give the same, however long it is",
-        _seen_future(subject) or "the number of tokens takes part: in the scale, or in a sum",
-        "mask before the softmax; scale by the width of a head, never by the number of tokens",
+        f"without later tokens the first {at} of {length} outputs change by {shown(worst)}",
+        "0: outputs do not depend on the length of the text",
+        _seen_future(subject) or "the scale or a sum depends on the number of tokens",
+        "mask before the softmax; scale by the width of a head, not by the number of tokens",
     )
 
 
@@ -305,22 +305,22 @@ def order(subject: Subject) -> Outcome:
     shuffle = np.random.default_rng(1).permutation(tokens)
     out = subject.run(inputs)
     if subject.kind == "self":
-        found, wanted = subject.run(subject.cut(inputs, shuffle)), out[..., shuffle, :]
+        output, expected = subject.run(subject.cut(inputs, shuffle)), out[..., shuffle, :]
     else:
         queries, keys, values = inputs
-        found = subject.run([queries, keys[..., shuffle, :], values[..., shuffle, :]])
-        wanted = out
-    worst = gap(found, wanted)
+        output = subject.run([queries, keys[..., shuffle, :], values[..., shuffle, :]])
+        expected = out
+    worst = gap(output, expected)
     mixed = "tokens and features are mixed: heads are split by a view or reshape without a "
     mixed += "transpose (or merged without transposing back)"
     return verdict(
         worst <= subject.tolerance,
-        f"{tokens} tokens in another order change the outputs by {shown(worst)}",
-        "attention is of a set: the order of keys and values changes nothing",
+        f"permuting {tokens} tokens changes the outputs by {shown(worst)}",
+        "0: the order of keys and values does not matter",
         mixed
         if subject.kind == "self" or subject.declared.layout != "bhtd"
-        else "a key's place matters: positions that were not declared, or blocks of keys whose "
-        "partial sums are not brought to one maximum",
+        else "the position of a key matters: positions that were not declared, or blocks of keys "
+        "whose partial sums are not rescaled to one maximum",
         "x.view(batch, tokens, heads, dim).transpose(1, 2); declare positions=True if it has them",
     )
 
@@ -328,41 +328,41 @@ def order(subject: Subject) -> Outcome:
 def cache(subject: Subject) -> Outcome:
     tokens = subject.longest
     inputs = subject.inputs(tokens)
-    whole = subject.run(inputs, **subject.causal)
+    expected = subject.run(inputs, **subject.causal)
     worst, at = 0.0, ""
     for cuts in (range(1, tokens), (tokens // 2,), (1, tokens - 1), (3,)):
-        distance = gap(subject.chunks(inputs, [*cuts]), whole)
+        distance = gap(subject.chunks(inputs, [*cuts]), expected)
         if distance > worst:
-            worst, at = distance, f"cut at {cuts if len(cuts) < 4 else 'every token'}"
+            worst, at = distance, f"(cut at {cuts if len(cuts) < 4 else 'every token'})"
     return verdict(
         worst <= subject.tolerance,
-        f"in chunks with a cache the outputs differ by {shown(worst)} {at}".strip(),
-        "any chunks with a cache give what the whole text gives",
+        f"chunks with a cache change the outputs by {shown(worst)} {at}".strip(),
+        "0: chunks with a cache give the outputs of the complete text",
         "the causal mask counts from the top left: with more keys than queries the last query "
-        "must meet the last key"
+        "belongs to the last key"
         if subject.kind == "qkv"
-        else "positions or the mask do not go on from the cache, or the cache is not the past",
+        else "positions or the mask do not continue after the cache, or the cache is wrong",
         "query_position = keys - queries + row; positions start at the cache's length",
     )
 
 
-def heads(subject: Subject) -> Outcome:
+def head_order(subject: Subject) -> Outcome:
     inputs = subject.inputs(few(subject))
     count = subject.declared.heads
     if count == 1:
-        return not_applicable("one head alone has no order")
-    # Grouped heads are reversed: an order that every way of grouping keeps.
-    turned = np.roll(np.arange(count), 1) if subject.kv_heads == count else np.arange(count)[::-1]
-    grouped = turned if subject.kv_heads == count else np.arange(subject.kv_heads)[::-1]
+        return not_applicable("it has one head")
+    # Grouped heads are reversed, which every way of grouping allows.
+    order = np.roll(np.arange(count), 1) if subject.kv_heads == count else np.arange(count)[::-1]
+    grouped = order if subject.kv_heads == count else np.arange(subject.kv_heads)[::-1]
     queries, keys, values = inputs
-    moved = [queries[:, turned], keys[:, grouped], values[:, grouped]]
-    worst = gap(subject.run(moved), subject.run(inputs)[:, turned])
+    moved = [queries[:, order], keys[:, grouped], values[:, grouped]]
+    worst = gap(subject.run(moved), subject.run(inputs)[:, order])
     return verdict(
         worst <= subject.tolerance,
-        f"heads in another order change the outputs by {shown(worst)}",
-        "heads do not know each other's number",
-        "heads are mixed, or leave in another order than they came: merged without transposing "
-        "back, or something differs from head to head",
+        f"permuting heads changes the outputs by {shown(worst)}",
+        "0: heads do not depend on their order",
+        "heads are mixed or reordered: merged without transposing back, or something differs "
+        "between heads",
         "context.transpose(1, 2).reshape(batch, tokens, heads * dim)",
     )
 
@@ -370,90 +370,97 @@ def heads(subject: Subject) -> Outcome:
 def groups(subject: Subject) -> Outcome:
     count, kv_heads = subject.declared.heads, subject.kv_heads
     if kv_heads == count:
-        return not_applicable("as many heads of keys and values as of queries")
+        return not_applicable("kv_heads equals heads")
     inputs = subject.inputs(few(subject))
     base = subject.run(inputs)
     reads = {kind: np.zeros((count, kv_heads), bool) for kind in ("keys", "values")}
     for head in range(kv_heads):
         for which, kind in ((1, "keys"), (2, "values")):
-            other = [each.copy() for each in inputs]
+            other = [array.copy() for array in inputs]
             other[which][:, head] = other[which][:, head, ::-1]
             change = np.abs(subject.run(other) - base).max(axis=(0, 2, 3))
             reads[kind][:, head] = change > floor(subject) * np.abs(base).max()
-    wanted = np.arange(count)[:, None] // (count // kv_heads) == np.arange(kv_heads)
+    expected = np.arange(count)[:, None] // (count // kv_heads) == np.arange(kv_heads)
     tiled = np.arange(count)[:, None] % kv_heads == np.arange(kv_heads)
-    wrong = next((k for k, r in reads.items() if not np.array_equal(r, wanted)), "values")
-    said = ["+".join(str(i) for i in np.flatnonzero(row)) or "none" for row in reads[wrong]]
+    wrong = next((k for k, r in reads.items() if not np.array_equal(r, expected)), "values")
+    names = ["+".join(str(i) for i in np.flatnonzero(row)) or "none" for row in reads[wrong]]
     return verdict(
-        all(np.array_equal(each, wanted) for each in reads.values()),
-        f"query heads 0 to {count - 1} read the {wrong} of the kv heads {', '.join(said)}",
+        all(np.array_equal(matrix, expected) for matrix in reads.values()),
+        f"query heads 0 to {count - 1} read the {wrong} of the kv heads {', '.join(names)}",
         f"query head h reads kv head h // {count // kv_heads}",
         "the kv heads are tiled: query head h reads kv head h % kv_heads"
         if np.array_equal(reads[wrong], tiled)
-        else "query heads read kv heads that are not theirs",
+        else "query heads read the wrong kv heads",
         "keys.repeat_interleave(heads // kv_heads, dim=1), not keys.repeat",
     )
 
 
 CHECKS = {
-    "future": Check("no token sees a later one", future, ALL, applies=can_be_causal, look=MASKING),
+    "future": Check(
+        "no token depends on a later one", future, ALL, applies=can_be_causal, look=MASKING
+    ),
     "present": Check(
-        "every token sees itself",
+        "every token depends on itself",
         present,
         ALL,
         applies=lambda s: (
-            "a residual path shows it anyway"
+            "it has a residual connection"
             if s.declared.block and s.kind == "self"
             else can_be_causal(s)
         ),
         look=MASKING,
     ),
-    "past": Check("every token sees all that it may see", past, ALL, look=MASKING),
+    "past": Check(
+        "every token depends on all tokens that it may attend to", past, ALL, look=MASKING
+    ),
     "gradient": Check(
-        "gradients flow to all that a token sees, and to nothing else",
+        "gradients reach the tokens that a token attends to, and no others",
         gradient,
         ALL,
         look=MASKING + r"|detach|no_grad|\.data|stop_gradient",
     ),
     "rows": Check(
-        "queries do not know each other",
+        "queries do not depend on each other",
         rows,
         ("qkv", "self"),
         applies=weights_alone,
         look=r"softmax|max\(|amax|sum\(|mean\(",
     ),
     "batch": Check(
-        "batch rows do not know each other", batch, ALL, look=r"view|reshape|max\(|softmax|mean\("
+        "batch rows do not depend on each other",
+        batch,
+        ALL,
+        look=r"view|reshape|max\(|softmax|mean\(",
     ),
     "prefix": Check(
-        "a text's beginning gives the same, however long the text",
+        "outputs do not depend on the length of the text",
         prefix,
         ALL,
         applies=can_be_causal,
         look=r"sqrt|\*\*|shape|size\(|log",
     ),
     "order": Check(
-        "keys and values are a set",
+        "the order of keys and values does not matter",
         order,
         ("qkv", "self"),
         applies=order_free,
         look=r"view|reshape|transpose|permute|rearrange|arange|bias",
     ),
     "cache": Check(
-        "chunks with a cache give what the whole text gives",
+        "chunks with a cache give the outputs of the complete text",
         cache,
         ALL,
         needs=("cache",),
         look=r"cache|past|offset|position|arange|" + MASKING,
     ),
     "heads": Check(
-        "heads do not know each other's number",
-        heads,
+        "heads do not depend on their order",
+        head_order,
         ("qkv",),
         look=r"view|reshape|transpose|permute|rearrange|head",
     ),
     "groups": Check(
-        "each query head reads the kv head that is its own",
+        "each query head reads the right kv head",
         groups,
         ("qkv",),
         look=r"repeat|expand|tile|head",

@@ -1,4 +1,4 @@
-"""What the doctor needs of a library: arrays in and out, gradients, and no trace left behind."""
+"""What the checks need of NumPy, PyTorch and JAX: arrays, gradients and random states."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ import numpy as np
 Function = Callable[..., Any]
 
 
-class Engine(Protocol):
-    """A library of arrays. A `function` takes and gives arrays of the library."""
+class Library(Protocol):
+    """An array library. A `function` takes and returns arrays of the library."""
 
     name: str
     precisions: tuple[str, ...]  # those below float64
 
     def array(self, values: np.ndarray, dtype: str) -> Any:
-        """Values as an array of the library; integers and booleans keep their kind."""
+        """Return values as an array of the library; dtype: of floating-point values."""
         ...
 
     def bait(self, values: np.ndarray, dtype: str) -> Any:
-        """Values that only a function of this library gives an array of this library for."""
+        """Return values for which only functions of this library return its arrays."""
         ...
 
     def numpy(self, array: Any) -> np.ndarray:
-        """An array of the library as NumPy's; float64 if it holds numbers that are no integers."""
+        """Return a NumPy array; floating-point numbers in float64."""
         ...
 
-    def is_own(self, array: Any) -> bool:
+    def is_array(self, array: Any) -> bool:
         """Whether this is an array of the library."""
         ...
 
     def strided(self, array: Any) -> Any:
-        """The same values, not contiguous in memory."""
+        """Return the same values in an array that is not contiguous."""
         ...
 
     def expanded(self, array: Any) -> Any:
-        """The first batch row for every row, without a copy."""
+        """Return a view that repeats the first batch row."""
         ...
 
     def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
-        """The gradients of sum(function(*inputs) * weight)."""
+        """Return the gradients of sum(function(*inputs) * weight)."""
         ...
 
     def compiled(self, call: Function, attention: Any, options: Mapping[str, Any]) -> Function:
-        """call(attention, *inputs, **options), made faster if line by line it takes long."""
+        """Return call(attention, *inputs, **options), compiled if that is needed for speed."""
         ...
 
     def session(self) -> AbstractContextManager[None]:
-        """What holds while the doctor works; afterwards all is as it was."""
+        """Settings of the library during the checks, such as float64 in JAX."""
         ...
 
 
-class NoGradients(Exception):  # noqa: N818 - the name says it
+class NoGradients(Exception):  # noqa: N818 - not an error of the attention
     """This library cannot differentiate."""
 
 
@@ -73,7 +73,7 @@ class NumPy:
     def numpy(self, array: Any) -> np.ndarray:
         return _widened(np.array(array))
 
-    def is_own(self, array: Any) -> bool:
+    def is_array(self, array: Any) -> bool:
         return isinstance(array, np.ndarray)
 
     def strided(self, array: np.ndarray) -> np.ndarray:
@@ -111,7 +111,7 @@ class Torch:
         return self.torch.tensor(values, dtype=kind, device=self.device)
 
     def bait(self, values: np.ndarray, dtype: str) -> Any:
-        # NumPy takes tensors for its own arrays, but none that want gradients.
+        # NumPy functions accept tensors, but not those that require gradients.
         tensor = self.array(values, dtype)
         return tensor.requires_grad_() if tensor.is_floating_point() else tensor
 
@@ -119,7 +119,7 @@ class Torch:
         wide = array.double() if array.is_floating_point() else array
         return np.array(wide.numpy(force=True))
 
-    def is_own(self, array: Any) -> bool:
+    def is_array(self, array: Any) -> bool:
         return isinstance(array, self.torch.Tensor)
 
     def strided(self, array: Any) -> Any:
@@ -131,9 +131,9 @@ class Torch:
 
     def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
         with self.torch.enable_grad():
-            leaves = [each.detach().requires_grad_() for each in inputs]
-            out = function(*leaves)
-            weighted = (out * self.array(weight, "float64").to(out.dtype)).sum()
+            leaves = [array.detach().requires_grad_() for array in inputs]
+            output = function(*leaves)
+            weighted = (output * self.array(weight, "float64").to(output.dtype)).sum()
             return list(
                 self.torch.autograd.grad(
                     weighted, leaves, allow_unused=True, materialize_grads=True
@@ -166,14 +166,14 @@ class Jax:
         return numbers.asarray(values, dtype=dtype if values.dtype.kind == "f" else None)
 
     def bait(self, values: np.ndarray, dtype: str) -> Any:
-        return NumPy().array(values, dtype)  # JAX gives arrays of its own for it, NumPy does not
+        return NumPy().array(values, dtype)  # functions of JAX return JAX arrays for NumPy arrays
 
     def numpy(self, array: Any) -> np.ndarray:
         if self.jax.numpy.issubdtype(array.dtype, self.jax.numpy.floating):
             array = array.astype("float64")
         return np.array(array)
 
-    def is_own(self, array: Any) -> bool:
+    def is_array(self, array: Any) -> bool:
         return isinstance(array, self.jax.Array)
 
     def strided(self, array: Any) -> Any:
@@ -187,8 +187,8 @@ class Jax:
         return list(backward(self.array(weight, "float64").astype(out.dtype)))
 
     def compiled(self, call: Function, attention: Any, options: Mapping[str, Any]) -> Function:
-        # Line by line, every operation is compiled for every shape: several times as slow.
-        arrays = {name: value for name, value in options.items() if self.is_own(value)}
+        # Without jit each operation is compiled for each shape, which is several times slower.
+        arrays = {name: value for name, value in options.items() if self.is_array(value)}
         fixed = {name: value for name, value in options.items() if name not in arrays}
         key = (call, attention, tuple(fixed.items()))
         if key not in self._compiled:
@@ -197,7 +197,7 @@ class Jax:
         def run(*inputs: Any) -> Any:
             try:
                 return self._compiled[key](*inputs, **arrays)
-            except Exception:  # what cannot be traced can be run; what is wrong is wrong again
+            except Exception:  # not traceable, or an error that occurs again here
                 return call(attention, *inputs, **options)
 
         return run
@@ -208,7 +208,7 @@ class Jax:
             yield
 
 
-ENGINES: dict[str, Callable[..., Engine]] = {"torch": Torch, "jax": Jax, "numpy": NumPy}
+LIBRARIES: dict[str, Callable[..., Library]] = {"torch": Torch, "jax": Jax, "numpy": NumPy}
 
 
 def _widened(array: np.ndarray) -> np.ndarray:
@@ -216,15 +216,14 @@ def _widened(array: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def undisturbed(engine: Engine) -> Iterator[None]:
-    """Draws of Python, NumPy and the library are the same each time, and afterwards their random
-    states are what they were."""
-    pythons, numpys = random.getstate(), np.random.get_state()
+def undisturbed(library: Library) -> Iterator[None]:
+    """Seed Python, NumPy and the library, and restore their random states afterwards."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     random.seed(0)
     np.random.seed(0)
     try:
-        with engine.session():
+        with library.session():
             yield
     finally:
-        random.setstate(pythons)
-        np.random.set_state(numpys)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

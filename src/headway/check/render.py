@@ -1,4 +1,4 @@
-"""A report for people: on the terminal, and as one HTML page that needs nothing else."""
+"""Show diagnoses on the terminal and as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from headway.check.findings import Finding, Report, Verdict
+from headway.check.findings import Diagnosis, Finding, Verdict
 
 MARKS: dict[Verdict, str] = {"pass": "✓", "fail": "✗", "not applicable": "-", "unsupported": "?"}
 COLOURS = {"pass": "green", "fail": "bold red", "not applicable": "dim", "unsupported": "yellow"}
 
 
-def summary(report: Report) -> str:
-    """One line: what was checked, and how many checks came out how."""
-    counts = (f"{report.count(v)} {v}" for v in MARKS if report.count(v))
-    return f"{report.name} ({report.kind}, {report.engine}): {', '.join(counts)}"
+def summary(diagnosis: Diagnosis) -> str:
+    """Return one line: what was checked, and the number of findings per verdict."""
+    counts = (f"{diagnosis.count(v)} {v}" for v in MARKS if diagnosis.count(v))
+    return f"{diagnosis.name} ({diagnosis.kind}, {diagnosis.engine}): {', '.join(counts)}"
 
 
-def show(report: Report, console: Console) -> None:
-    """What holds, a line each; what could not be asked, by reason; then every fault, in full."""
+def show(diagnosis: Diagnosis, console: Console) -> None:
+    """Print one line per check that ran, the reasons why others did not, and all failures."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for finding in report.findings:
+    for finding in diagnosis.findings:
         if finding.verdict in ("pass", "fail"):
             marked = Text(f"{MARKS[finding.verdict]} {finding.check}", COLOURS[finding.verdict])
             table.add_row(marked, finding.promise)
     console.print(table)
     for verdict in ("not applicable", "unsupported"):
-        for reason, names in _by_diagnosis(report, verdict):
-            said = f"{MARKS[verdict]} {verdict}, {reason}: {_names(names)}"
-            console.print(Text(said, COLOURS[verdict]))
-    for diagnosis, found in _by_diagnosis(report, "fail"):
-        console.print(Text(f"\n✗ {_names(found)}: ", "red") + Text(diagnosis, "bold red"))
+        for reason, findings in _by_reason(diagnosis, verdict):
+            line = f"{MARKS[verdict]} {verdict}, {reason}: {_names(findings)}"
+            console.print(Text(line, COLOURS[verdict]))
+    for reason, findings in _by_reason(diagnosis, "fail"):
+        console.print(Text(f"\n✗ {_names(findings)}: ", "red") + Text(reason, "bold red"))
         details = Table(box=None, show_header=False, padding=(0, 1, 0, 1))
-        for name, value in _details(found):
+        for name, value in _details(findings):
             details.add_row(Text(name, "dim"), Text(value))
         console.print(details)
     console.print()
-    console.print(summary(report), style="bold red" if report.failed else "bold green")
+    console.print(summary(diagnosis), style="bold red" if diagnosis.failed else "bold green")
 
 
-def _by_diagnosis(report: Report, verdict: Verdict) -> list[tuple[str, list[Finding]]]:
-    """Findings with one verdict; those that say the same together, for they have one cause."""
+def _by_reason(diagnosis: Diagnosis, verdict: Verdict) -> list[tuple[str, list[Finding]]]:
+    """Group the findings with a verdict by their diagnosis."""
     groups: dict[str, list[Finding]] = {}
-    for finding in report.findings:
+    for finding in diagnosis.findings:
         if finding.verdict == verdict:
             groups.setdefault(finding.diagnosis, []).append(finding)
     return list(groups.items())
@@ -57,10 +57,10 @@ def _names(findings: list[Finding]) -> str:
 
 
 def _details(findings: list[Finding]) -> Iterator[tuple[str, str]]:
-    """What was measured for each, and the first one's cure and lines."""
+    """Yield all measurements, and the fix and the source lines of the first finding."""
     for finding in findings:
         yield "measured", f"{finding.measured} (expected: {finding.expected})"
-    yield "to mend", findings[0].mend
+    yield "fix", findings[0].fix
     for line in findings[0].look:
         yield "look at", line
 
@@ -80,28 +80,28 @@ code { font-size: .9em; overflow-wrap: anywhere }
 """
 
 
-def page(reports: Iterable[Report]) -> str:
-    """All reports as one HTML page."""
+def page(diagnoses: Iterable[Diagnosis]) -> str:
+    """Return all diagnoses as one HTML page."""
     return (
         '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
         f"<title>headway check</title><style>{STYLE}</style>\n"
-        f"<h1>headway check</h1>\n{''.join(map(_section, reports))}\n</html>\n"
+        f"<h1>headway check</h1>\n{''.join(map(_section, diagnoses))}\n</html>\n"
     )
 
 
-def _section(report: Report) -> str:
+def _section(diagnosis: Diagnosis) -> str:
     faults = "".join(
-        f"<h3 class=fail>✗ {escape(diagnosis)}</h3><p class=reason>{_names(found)}</p><dl>"
+        f"<h3 class=fail>✗ {escape(reason)}</h3><p class=reason>{_names(findings)}</p><dl>"
         + "".join(
-            f"<dt>{name}</dt><dd>{_value(name, value)}</dd>" for name, value in _details(found)
+            f"<dt>{name}</dt><dd>{_value(name, value)}</dd>" for name, value in _details(findings)
         )
         + "</dl>"
-        for diagnosis, found in _by_diagnosis(report, "fail")
+        for reason, findings in _by_reason(diagnosis, "fail")
     )
-    rows = "\n".join(_row(finding) for finding in report.findings)
-    state = "pass" if report.ok else "fail"
-    return f'<h2 class="{state}">{escape(summary(report))}</h2>{faults}\n<table>{rows}</table>'
+    rows = "\n".join(_row(finding) for finding in diagnosis.findings)
+    state = "pass" if diagnosis.ok else "fail"
+    return f'<h2 class="{state}">{escape(summary(diagnosis))}</h2>{faults}\n<table>{rows}</table>'
 
 
 def _value(name: str, value: str) -> str:

@@ -1,0 +1,131 @@
+"""What a user declares about an attention that is to be checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any, Literal, get_args, get_type_hints
+
+FEATURES = {
+    "mask": "boolean, of the keys (batch, keys) or full (batch, 1, queries, keys)",
+    "causal": "bool: no query attends to a later key",
+    "window": "int: a query attends to that many keys, itself included",
+    "softcap": "float: c * tanh(scores / c), before the mask",
+    "dropout": "qkv: float, the rate on the weights; self, model: dropout is active while training",
+    "positions": "qkv: integers (tokens,): queries and keys are rotated (RoPE)",
+    "cache": "qkv: earlier keys and values may be passed, the last query belongs to the last key; "
+    "self, model: cache=None or the cache of the last call, returns (output, cache)",
+    "documents": "model: integers (batch, tokens): a token attends to its own document only",
+    "labels": "model: integers (batch, tokens), the tokens themselves; returns the loss",
+    "tied": "model: the embedding and the output layer share one weight",
+}
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a user declares about an attention. Raises ValueError for invalid values.
+
+    Attributes
+    ----------
+    kind
+        qkv: attention(queries, keys, values, **options) -> context; self: attention(x) with x
+        (batch, tokens, width) -> the same shape or another width; model: attention(tokens) with
+        tokens (batch, tokens) -> logits (batch, tokens, vocabulary).
+    layout
+        qkv: bhtd (batch, heads, tokens, head_dim), bthd, or packed (batch, tokens, heads *
+        head_dim).
+    heads
+        qkv: the number of heads of the inputs.
+    kv_heads
+        qkv: the number of heads of keys and values, by default `heads`.
+    head_dim
+        qkv: the features of a head.
+    width
+        self: the features of a token; by default found out.
+    vocabulary
+        model: the number of different tokens; by default found out.
+    causal
+        It is causal in every call.
+    positions
+        self: it has position information, such as rotary or learned positions.
+    block
+        self: it has a residual connection or an MLP around the attention.
+    mask_true
+        The meaning of True in its masks.
+    mask_shape
+        keys: masks are (batch, keys); full: (batch, 1, queries, keys).
+    rotary
+        The pairs of features that the option `positions` rotates.
+    features
+        The options that it supports, of FEATURES.
+    engine
+        The library of a function, by default found out; torch or jax for a run.
+    device
+        The device of PyTorch.
+    precision
+        The highest precision that it supports.
+    """
+
+    kind: Literal["qkv", "self", "model"]
+    layout: Literal["bhtd", "bthd", "packed"] = "bhtd"
+    heads: int = 4
+    kv_heads: int | None = None
+    head_dim: int = 8
+    width: int | None = None
+    vocabulary: int | None = None
+    causal: bool = False
+    positions: bool = False
+    block: bool = False
+    mask_true: Literal["attend", "masked"] = "attend"
+    mask_shape: Literal["keys", "full"] = "keys"
+    rotary: Literal["half", "interleaved"] = "half"
+    features: tuple[str, ...] = ()
+    engine: Literal["numpy", "torch", "jax"] | None = None
+    device: str = "cpu"
+    precision: Literal["float64", "float32"] = "float64"
+
+    def __post_init__(self) -> None:
+        for name, annotation in get_type_hints(Declaration).items():
+            value = getattr(self, name)
+            choices = _choices(annotation)
+            if choices and value is not None and value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)} (got {value!r})")
+        for name in ("heads", "width", "vocabulary"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"{name} must be >= 1 (got {size})")
+        if self.head_dim < 2:
+            raise ValueError(
+                f"head_dim must be >= 2 (got {self.head_dim}): one feature cannot tell keys apart"
+            )
+        for feature in self.features:
+            if feature not in FEATURES:
+                raise ValueError(f"unknown feature {feature!r}; {_nearest(feature, FEATURES)}")
+        kv_heads = self.heads if self.kv_heads is None else self.kv_heads
+        if kv_heads < 1 or self.heads % kv_heads:
+            raise ValueError(f"kv_heads must divide heads (got {kv_heads} and {self.heads})")
+
+    @classmethod
+    def of(cls, **declared: Any) -> Declaration:
+        """Create a declaration; features may be a string with commas.
+
+        Raises ValueError for an unknown name, with the nearest one, and for an invalid value.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in declared:
+            if name not in known:
+                raise ValueError(f"unknown declaration {name!r}; {_nearest(name, known)}")
+        features = declared.get("features") or ()
+        features = features.split(",") if isinstance(features, str) else features
+        return cls(**{**declared, "features": tuple(feature.strip() for feature in features)})
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """The values of a Literal, also in a union with None."""
+    parts = [annotation, *get_args(annotation)]
+    return next((get_args(part) for part in parts if getattr(part, "__origin__", 0) is Literal), ())
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    return f"did you mean {get_close_matches(name, names, n=1, cutoff=0.0)[0]!r}?"

@@ -1,0 +1,126 @@
+"""Derivatives of a `Subject` with respect to its inputs, or to the embeddings of a model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from headway.check.libraries import NoGradients
+from headway.check.subject import Refused, Subject, refused
+
+
+def variables(subject: Subject, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return what the output is differentiated by: the inputs, or a shift of the embeddings."""
+    if subject.kind != "model":
+        return [*inputs]
+    embedding = _embedding(subject, subject.attention_in(subject.dtype))
+    return [np.zeros((*inputs[0].shape, embedding.embedding_dim))]
+
+
+def unit(subject: Subject) -> float:
+    """Return the typical size of a variable."""
+    if subject.kind != "model":
+        return 1.0
+    weight = _embedding(subject, subject.attention_in(subject.dtype)).weight
+    return float(subject.library.numpy(weight).std())
+
+
+def output_at(
+    subject: Subject,
+    inputs: Sequence[np.ndarray],
+    values: Sequence[np.ndarray],
+    **options: Any,
+) -> np.ndarray:
+    """Return the output for other values of the variables."""
+    function = _function(subject, inputs, subject.dtype, options)
+    output = function(*subject.native(values, subject.dtype))
+    return subject.canonical(subject.library.numpy(output))
+
+
+def gradients(
+    subject: Subject,
+    inputs: Sequence[np.ndarray],
+    weight: np.ndarray,
+    *,
+    dtype: str | None = None,
+    **options: Any,
+) -> list[np.ndarray]:
+    """Return the gradients of sum(output * weight) with respect to the variables.
+
+    weight: has the shape of the output. Raises `Refused` if the library has no gradients.
+    """
+    dtype = dtype or subject.dtype
+    function = _function(subject, inputs, dtype, options)
+    native = subject.native(variables(subject, inputs), dtype)
+    (weight,) = subject.laid_out([weight]) if subject.kind == "qkv" else [weight]
+    try:
+        arrays = map(subject.library.numpy, subject.library.gradients(function, native, weight))
+    except NoGradients as error:
+        raise Refused(str(error)) from error
+    except Refused:
+        raise
+    except Exception as error:
+        raise refused(error) from error
+    if subject.kind != "qkv":
+        return [*arrays]
+    return [*map(subject.from_layout, arrays, subject.head_counts)]
+
+
+def unused_parameters(subject: Subject) -> tuple[int, list[str]]:
+    """Return the number of trainable parameters and the names of those without a gradient."""
+    module = subject.attention_in(subject.dtype)
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    native = [subject.library.array(array, subject.dtype) for array in subject.inputs(4)]
+    torch = sys.modules["torch"]
+    with torch.enable_grad():
+        output = subject.output(module, native, subject.native_options(subject.causal))
+        if not output.requires_grad:
+            return len(parameters), [*parameters]
+        found = torch.autograd.grad(output.sum(), [*parameters.values()], allow_unused=True)
+    names = [name for name, gradient in zip(parameters, found, strict=True) if gradient is None]
+    return len(parameters), names
+
+
+def _function(
+    subject: Subject, inputs: Sequence[np.ndarray], dtype: str, options: dict[str, Any]
+) -> Callable[..., Any]:
+    """The output as a function of the variables, as arrays of the library."""
+    attention, native_options = subject.attention_in(dtype), subject.native_options(options)
+    if subject.kind != "model":
+        return lambda *values: subject.output(attention, values, native_options)
+    tokens = [subject.library.array(array, dtype) for array in inputs]
+    embedding = _embedding(subject, attention)
+
+    def shifted(shift: Any) -> Any:
+        handle = embedding.register_forward_hook(lambda module, args, output: output + shift)
+        try:
+            return subject.output(attention, tokens, native_options)
+        finally:
+            handle.remove()
+
+    return shifted
+
+
+def _embedding(subject: Subject, model: Any) -> Any:
+    """Find the embedding that is called with the tokens of the model."""
+    tokens = subject.inputs(4, batch=1)[0]
+    modules = model.modules() if subject.module is not None else ()
+    tables = [module for module in modules if hasattr(module, "num_embeddings")]
+    called = []
+
+    def record(table: Any, args: Any, output: Any) -> None:
+        if np.array_equal(subject.library.numpy(args[0]), tokens):
+            called.append(table)
+
+    handles = [table.register_forward_hook(record) for table in tables]
+    try:
+        subject.output(model, [subject.library.array(tokens, subject.dtype)], {})
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not called:
+        raise Refused("has no nn.Embedding that is called with the tokens, to differentiate by")
+    return called[0]

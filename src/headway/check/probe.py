@@ -1,0 +1,137 @@
+"""Find out how an attention can be called: its library, precision, length and sizes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from headway.check.declaration import Declaration
+from headway.check.derivatives import output_at, unit, variables
+from headway.check.libraries import LIBRARIES, Torch, undisturbed
+from headway.check.subject import Refused, Subject, call_directly, is_module
+
+NOT_FINITE = "numbers that are not finite"
+LENGTHS = (33, 16, 8, 6, 4)  # numbers of tokens to try; a module may be built for a short context
+
+
+def subject_of(
+    attention: Any, declared: Declaration, call: Callable[..., Any] = call_directly
+) -> Subject:
+    """Call the attention with random inputs until it returns a valid output.
+
+    Tries the declared library, or all that are imported; then each precision and length. If all
+    calls fail, `problem` of the subject says why.
+    Raises ValueError if the width or the vocabulary is neither declared nor found.
+    """
+    sizes = (
+        declared.width or _width(attention, declared),
+        declared.vocabulary or _vocabulary(attention, declared),
+    )
+    if declared.kind == "model" and sizes[1] < 2:
+        raise ValueError("vocabulary must be >= 2, because the checks change tokens (got 1)")
+    named = "torch" if is_module(attention) else declared.engine
+    problems = []
+    for name in [named] if named else [name for name in LIBRARIES if name in sys.modules]:
+        device = _device(attention, declared)
+        library = Torch(device) if name == "torch" else LIBRARIES[name]()
+        precisions = dict.fromkeys((declared.precision, "float32"))
+        with undisturbed(library):
+            for precision, tokens in product(precisions, LENGTHS):
+                subject = Subject(
+                    attention, declared, call, library, *sizes, dtype=precision, longest=tokens
+                )
+                try:
+                    _try(subject, must_belong=named is None)
+                except Refused as error:
+                    problem = str(error)
+                else:
+                    return _with_rounding(subject)
+        problems.append(f"{problem} (with {name})")
+    return replace(subject, problem="; ".join(dict.fromkeys(problems)))
+
+
+def width_of(attention: Any) -> int | None:
+    """Return the number of features of a token, if an attribute or a linear layer shows it."""
+    for name in ("embed_dim", "d_model", "d_in", "hidden_size", "width"):
+        if isinstance(getattr(attention, name, None), int):
+            return int(getattr(attention, name))
+    modules = attention.modules() if hasattr(attention, "modules") else ()
+    widths = (getattr(module, "in_features", None) for module in modules)
+    return next((int(width) for width in widths if isinstance(width, int)), None)
+
+
+def _try(subject: Subject, must_belong: bool) -> None:
+    """Call the attention once.
+
+    Raises `Refused` unless the output has the right shape and is finite. must_belong: also if the
+    attention is not of this library, which returns other arrays for the library's bait or fails.
+    """
+    declared, tokens = subject.declared, subject.longest
+    inputs = subject.inputs(tokens)
+    if must_belong:
+        bait = [subject.library.bait(array, subject.dtype) for array in subject.laid_out(inputs)]
+        subject.output(subject.attention, bait, {})
+    output = subject.run(inputs)
+    rows: tuple[Any, ...] = (2, declared.heads, tokens) if subject.kind == "qkv" else (2, tokens)
+    features = {"qkv": declared.head_dim, "self": output.shape[-1], "model": subject.vocabulary}
+    if output.shape != (*rows, features[subject.kind]):
+        last = "features" if subject.kind == "self" else features[subject.kind]
+        expected = str((*rows, last)).replace("'", "")
+        raise Refused(f"returned the shape {output.shape} instead of {expected}")
+    if not np.isfinite(output).all():
+        finite = np.isfinite(np.moveaxis(output, -2, 0))
+        first = int(np.argwhere(~finite)[:, 0].min())
+        raise Refused(f"returns {NOT_FINITE} from token {first} on")
+
+
+def _with_rounding(subject: Subject) -> Subject:
+    """Use float32 inputs if some part rounds to float32, for example a norm or a softmax.
+
+    The second difference of three points measures the curvature, which grows with the square of
+    their distance: by 10,000 between the two distances here. Rounding does not grow like this, and
+    after coarse rounding nothing changes over the shorter distance.
+    """
+    inputs = subject.inputs(min(7, subject.longest))
+    random = np.random.default_rng(7)
+    bends = []
+    try:
+        first, *others = variables(subject, inputs)
+        for distance in (1e-6, 1e-4):
+            shift = distance * unit(subject) * random.normal(size=first.shape)
+            center, before, after = (
+                output_at(subject, inputs, [first + sign * shift, *others]) for sign in (0, -1, 1)
+            )
+            second = np.abs(before + after - 2 * center).max()
+            bends.append(float(second / np.abs(center).max()))
+    except Refused:  # no embedding to shift
+        return subject
+    short, long = bends
+    if (short > 1e-9 and long < 1e3 * short) or (long > 1e-5 and long > 1e5 * short):
+        return replace(subject, rounding=max(bends), dtype="float32")
+    return subject
+
+
+def _device(attention: Any, declared: Declaration) -> str:
+    parameters = attention.parameters() if is_module(attention) else ()
+    return next((str(parameter.device) for parameter in parameters), declared.device)
+
+
+def _width(attention: Any, declared: Declaration) -> int:
+    width = width_of(attention) if declared.kind == "self" else 0
+    if width is None:
+        raise ValueError("the width is unknown: declare it, for example width=64 (--width 64)")
+    return width
+
+
+def _vocabulary(attention: Any, declared: Declaration) -> int:
+    if declared.kind != "model":
+        return 0
+    for module in attention.modules() if is_module(attention) else ():
+        if isinstance(getattr(module, "num_embeddings", None), int):
+            return int(module.num_embeddings)
+    raise ValueError("the vocabulary is unknown: declare it, for example vocabulary=1000")
