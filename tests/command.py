@@ -1,16 +1,22 @@
-"""A command of `headway`, run in the process of the tests."""
+"""Run a command of `headway` in the process of the tests."""
 
 import io
+import os
+import signal
 import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
+import threading
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from subprocess import CompletedProcess
 from unittest.mock import patch
 
 from headway.cli.main import main
 
 
-def run(folder, *words, asked=""):
-    """Run a command in this process, because loading PyTorch takes longer than the command."""
+def run(folder, *words, asked="", interrupt=lambda: False):
+    """Run a command in this process, because importing PyTorch takes longer than most commands.
+
+    interrupt: a condition; when it becomes true, Ctrl-C is pressed.
+    """
     out, err = io.StringIO(), io.StringIO()
     with (
         chdir(folder),
@@ -19,6 +25,7 @@ def run(folder, *words, asked=""):
         patch.object(sys, "argv", ["headway", *words]),
         patch.object(sys, "stdin", io.StringIO(asked)),
         patch.object(sys, "path", [*sys.path]),  # commands add the folders of user modules
+        _ctrl_c(interrupt),
     ):
         try:
             main()
@@ -28,8 +35,27 @@ def run(folder, *words, asked=""):
     return CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
-def headway(folder, *words, rc=0, asked=""):
+@contextmanager
+def _ctrl_c(condition):
+    ended = threading.Event()
+
+    def press():
+        while not ended.wait(0.02):
+            if condition():
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def headway(folder, *words, rc=0, asked="", interrupt=lambda: False):
     """Run a command that must exit with status `rc`."""
-    done = run(folder, *words, asked=asked)
+    done = run(folder, *words, asked=asked, interrupt=interrupt)
     assert done.returncode == rc, done.stderr
     return done

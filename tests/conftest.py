@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from importlib.util import find_spec
+from pathlib import Path
 
 import hypothesis
 import jax
@@ -11,12 +12,12 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-# Nothing of the person's own: neither what they fetched nor what they prepared.
-_cache = tempfile.TemporaryDirectory(prefix="headway-tests-")  # gone with this process
+# The tests use neither the cache nor the data of the user.
+_cache = tempfile.TemporaryDirectory(prefix="headway-tests-")  # deleted with this process
 os.environ["XDG_CACHE_HOME"] = _cache.name
 os.environ.pop("HEADWAY_DATA", None)
 
-# Where the shapes are. (The reference is loops over plain NumPy arrays, without shape strings.)
+# All packages with shapes in their annotations.
 install_import_hook(
     [
         "headway.attention",
@@ -29,19 +30,27 @@ install_import_hook(
     "beartype.beartype",
 )
 jax.config.update("jax_enable_x64", True)
+# Programs that JAX compiled are shared by all tests, workers and child processes.
+for name, value in (
+    ("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "jax")),
+    ("jax_persistent_cache_min_compile_time_secs", 0.0),
+    ("jax_persistent_cache_min_entry_size_bytes", -1),
+):
+    os.environ[name.upper()] = str(value)
+    jax.config.update(name, value)
 
 from headway.training import memory  # noqa: E402 - after the hook
 
-# A process that keeps all its memory can no longer measure what something takes.
+# A process that never returns memory cannot measure the memory of an operation.
 _keep = memory.keep
 memory.keep = lambda of_any_size=False: None if of_any_size else _keep()
 
-torch.set_num_threads(1)  # the tests run side by side
+torch.set_num_threads(1)  # tests run in parallel
 
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """A run that is resumed takes as many threads as it had."""
+    """A resumed run sets the number of threads that it had before."""
     yield
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)

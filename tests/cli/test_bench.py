@@ -1,20 +1,14 @@
 """`headway bench`, as a person would use and misuse it."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
-from command import run
+from command import headway, run
 from headway.bench.settings import LENGTHS
 from headway.cli.bench import _plan
 from headway.cli.main import app
 
-HEADWAY = str(Path(sys.executable).parent / "headway")
 SMALL = ["--batch", "2", "--width", "24", "--heads", "3", "--threads", "1", "--seconds", "5"]
 
 CODE = """
@@ -87,24 +81,11 @@ def test_a_leaking_module_of_x_is_named_and_not_ranked(tmp_path):
 
 def test_ctrl_c_writes_what_was_measured(tmp_path):
     lengths = ",".join(str(tokens) for tokens in range(16, 400, 8))
-    process = subprocess.Popen(
-        [HEADWAY, "bench", *SMALL, "--tokens", lengths, "--kernels", "sdpa", "--output", "out"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    written = tmp_path / "out" / "bench.json"
-    until = time.monotonic() + 120
-    while not written.exists():  # after the first table
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    said, complained = process.communicate(timeout=60)
-    assert process.returncode == 130, complained
-    assert "stopped; what was measured is in out" in said
-    assert not complained
+    written = tmp_path / "out" / "bench.json"  # after the first table
+    words = ["bench", *SMALL, "--tokens", lengths, "--kernels", "sdpa", "--output", "out"]
+    done = headway(tmp_path, *words, rc=130, interrupt=written.exists)
+    assert "stopped; what was measured is in out" in done.stdout
+    assert not done.stderr
     tables = result(written.parent)["tables"]
     assert 1 <= len(tables) < len(lengths.split(","))
     assert tables[0]["rows"][0]["verdict"] == "right"
@@ -124,8 +105,11 @@ def test_ctrl_c_writes_what_was_measured(tmp_path):
         (["--seconds", "0"], "more than 0 seconds"),
         (["--threads", "0"], "1 thread or more"),
         (["--set", "a=1"], "--set is for the module"),
-        (["--module", "nothing.py:Name"], "there is no file nothing.py"),
-        (["--module", "torch.nn:Linear", "--set", "in_features=3"], "give its arguments as --set"),
+        (["--module", "nothing.py:Name"], "file 'nothing.py' not found"),
+        (
+            ["--module", "torch.nn:Linear", "--set", "in_features=3"],
+            "pass its arguments with --set",
+        ),
     ],
 )
 def test_mistakes_get_one_line_and_no_folder(tmp_path, monkeypatch, arguments, said):

@@ -29,28 +29,27 @@ def main():
     )
     model = gpt.Model(gpt.init(CONFIG, 0), CONFIG)
     layouts = {"devices": len(jax.devices())}
-    for devices in (1, 2, 4):
-        for full in (False, True)[:devices]:
-            layout = sharding.over(jax.devices()[:devices], full=full)
-            trainer = Trainer(model, TEXT[:450], TEXT[450:], training, layout)
-            steps = [trainer.advance() for _ in range(6)]
-            name = "blocks.0.mlp.up.weight"
-            state = trainer._state
-            momentum = state.optimizer.inner_states["muon"].inner_state[0].momentum
-            layouts[f"{devices} {'full' if full else 'copied'}"] = {
-                "losses": [step.loss for step in steps],
-                "validation": [step.validation for step in steps],
-                "norms": [step.gradient_norm for step in steps],
-                "share": {
-                    name_: array.addressable_shards[0].data.size / array.size
-                    for name_, array in (
-                        ("weights", state.params[name]),
-                        ("momentum", momentum[name]),
-                    )
-                },
-                "device": trainer.device,
-                "weights": float(sum(np.abs(a).sum() for a in trainer.state()["model"].values())),
-            }
+    for devices, full in ((1, False), (2, True), (4, False), (4, True)):
+        layout = sharding.over(jax.devices()[:devices], full=full)
+        trainer = Trainer(model, TEXT[:450], TEXT[450:], training, layout)
+        steps = [trainer.advance() for _ in range(6)]
+        name = "blocks.0.mlp.up.weight"
+        state = trainer._state
+        momentum = state.optimizer.inner_states["muon"].inner_state[0].momentum
+        layouts[f"{devices} {'full' if full else 'copied'}"] = {
+            "losses": [step.loss for step in steps],
+            "validation": [step.validation for step in steps],
+            "norms": [step.gradient_norm for step in steps],
+            "share": {
+                name_: array.addressable_shards[0].data.size / array.size
+                for name_, array in (
+                    ("weights", state.params[name]),
+                    ("momentum", momentum[name]),
+                )
+            },
+            "device": trainer.device,
+            "weights": float(sum(np.abs(a).sum() for a in trainer.state()["model"].values())),
+        }
     print(json.dumps(layouts))
 
 

@@ -141,7 +141,9 @@ def test_logits_and_gradients_in_float64(name):
     check_logits_and_gradients(name, "float64")
 
 
-@pytest.mark.parametrize("name", MAIN)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in MAIN]
+)
 def test_logits_and_gradients_in_float32(name):
     check_logits_and_gradients(name, "float32")
 
@@ -179,7 +181,7 @@ def test_ten_steps_of_adamw_in_float64(name):
     assert states <= 1e-10
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2])
+@pytest.mark.parametrize("micro_batch", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_ten_steps_with_micro_batches_and_label_smoothing(micro_batch):
     settings = {"micro_batch": micro_batch, "label_smoothing": 0.1}
     _, states = curve_difference("gpt2, dropout", "float64", **settings)

@@ -3,10 +3,8 @@
 import dataclasses
 import json
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import headway
+from command import headway as headway_command
 from gpts import gpt_config
 from headway.engines import engine_named
 from headway.lab import files, health, report, work
@@ -263,7 +262,7 @@ def test_health_is_that_of_the_weights_and_of_the_gradient():
     assert len(found.query_gradient) == 2
 
 
-@pytest.mark.parametrize("rung", ["stacked", "fused"])
+@pytest.mark.parametrize("rung", ["fused", pytest.param("stacked", marks=pytest.mark.slow)])
 def test_both_engines_find_the_same_health(rung):
     config = gpt_config(vocabulary=9, context=8, width=16, layers=2, heads=4)
     tokens = np.arange(200) % 9
@@ -335,15 +334,13 @@ def test_ctrl_c_writes_what_there_is_and_says_how_to_go_on(tmp_path):
         "training = { evaluate_every = 5, evaluation_windows = 2, batch = 1 }\n"
         '[[variants]]\nname = "a"\n[[variants]]\nname = "b"\nmodel.attention.heads = 2\n'
     )
-    line = [HEADWAY, "compare", "own.toml"]
-    running = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not [*tmp_path.glob("lab/runs/*/health.jsonl")] and time.monotonic() < deadline:
-        time.sleep(0.1)
-    running.send_signal(signal.SIGINT)
-    said, _ = running.communicate(timeout=120)
-    assert running.returncode == 130
-    assert "stopped; continue with: headway compare own.toml --quick" in said
+    done = headway_command(
+        tmp_path,
+        *("compare", "own.toml"),
+        rc=130,
+        interrupt=lambda: [*tmp_path.glob("lab/runs/*/health.jsonl")],
+    )
+    assert "stopped; continue with: headway compare own.toml --quick" in done.stdout
     place = tmp_path / "lab" / "own-text-quick"
     found = json.loads((place / "report.json").read_text())
     assert "2 of 2 runs have not ended" in found["answers"]
