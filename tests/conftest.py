@@ -39,6 +39,14 @@ for name, value in (
     os.environ[name.upper()] = str(value)
     jax.config.update(name, value)
 
+
+def pytest_configure(config):
+    """Spend less time in XLA's optimizer, except in `make test-all`."""
+    if config.option.markexpr == "not slow":
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        jax.config.update("jax_disable_most_optimizations", True)
+
+
 from headway.training import memory  # noqa: E402 - after the hook
 
 # A process that never returns memory cannot measure the memory of an operation.

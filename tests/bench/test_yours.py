@@ -103,9 +103,9 @@ def test_a_function_of_x_has_no_error_that_could_be_known():
 @pytest.mark.parametrize(
     ("target", "setting", "settings", "said"),
     [
-        ("Mine", LAYER, ["ahead=1"], "sees the next"),
-        ("attend", QKV, ["ahead=1"], "sees the next"),
-        ("always", replace(QKV, causal=False), [], "it is causal, and was not declared so"),
+        ("Mine", LAYER, ["ahead=1"], "attend to the next"),
+        ("attend", QKV, ["ahead=1"], "attend to the next"),
+        ("always", replace(QKV, causal=False), [], "it is causal, but was not declared causal"),
     ],
 )
 def test_what_the_doctor_finds_is_not_ranked(target, setting, settings, said):

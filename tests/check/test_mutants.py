@@ -7,6 +7,9 @@ from kill_table import PAGE, alone, catchers, diagnosed, kills, page
 from mutants import MUTANTS
 from right import RIGHT_ONES
 
+# On one worker, because the tests share a fixture that takes seconds.
+pytestmark = pytest.mark.xdist_group("mutants")
+
 
 @pytest.mark.parametrize("name", RIGHT_ONES)
 def test_correct_attentions_pass(name):

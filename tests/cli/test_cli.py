@@ -12,6 +12,9 @@ import pytest
 from command import run
 from headway.ladder.rungs import LADDER
 
+# On one worker, because the tests share a fixture that takes seconds.
+pytestmark = pytest.mark.xdist_group("commands")
+
 HEADWAY = str(Path(sys.executable).parent / "headway")
 TEXT = "It was the best of times, it was the worst of times.\n" * 60
 SIZES = {"steps": 4, "evaluate-every": 2, "width": 16, "layers": 1, "heads": 2, "context": 8}

@@ -9,6 +9,9 @@ import pytest
 from command import headway
 from headway.explore import trace_file
 
+# On one worker, because the tests share a fixture that takes seconds.
+pytestmark = pytest.mark.xdist_group("engines")
+
 SMALL = "--tokenizer char --context 16 --width 16 --layers 1 --heads 2 --batch 4 --save-every 2"
 
 

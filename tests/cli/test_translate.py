@@ -12,6 +12,9 @@ from headway.data import grammar
 from headway.data.tokenizers import Tokenizer
 from headway.training import translation
 
+# On one worker, because the tests share a fixture that takes seconds.
+pytestmark = pytest.mark.xdist_group("translate")
+
 SIZES = {"steps": 30, "batch": 400, "width": 16, "context": 60, "vocabulary": 400}
 SMALL = [word for name, size in SIZES.items() for word in (f"--{name}", str(size))]
 

@@ -21,6 +21,9 @@ TOKENIZER = Tokenizer.characters(CORPUS)
 TOKENS = TOKENIZER.encode(CORPUS)[:500], TOKENIZER.encode(CORPUS)[500:]
 
 
+pytestmark = pytest.mark.xdist_group("training in JAX")  # which share a run
+
+
 def run_config(rung=None, steps=6, **model):
     sizes = {"vocabulary": TOKENIZER.vocabulary, "context": 8, "width": 8, "layers": 1, "heads": 2}
     training = TrainingConfig(
@@ -86,10 +89,14 @@ def test_a_run_goes_on_in_the_other_engine_and_says_so(tmp_path, uninterrupted, 
     assert losses == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("first", ["torch", "jax"])
 @pytest.mark.parametrize(
-    ("rung", "model"),
-    [(None, {}), (None, PRESETS["relative"]), (None, PRESETS["llama"]), ("stacked", {})],
+    ("first", "rung", "model"),
+    [
+        ("jax", None, {}),
+        ("torch", None, PRESETS["relative"]),
+        ("jax", None, PRESETS["llama"]),
+        ("torch", "stacked", {}),
+    ],
     ids=str,
 )
 def test_files_are_interchanged_byte_for_byte(tmp_path, first, rung, model):

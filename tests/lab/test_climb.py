@@ -10,6 +10,9 @@ from headway.lab import climb, work
 from headway.lab.experiments import Experiment
 from headway.ladder import fused
 
+# On one worker, because the tests share a fixture that takes seconds.
+pytestmark = pytest.mark.xdist_group("climb")
+
 TEXT = "It was the best of times, it was the worst of times.\n" * 60
 
 

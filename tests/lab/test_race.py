@@ -12,6 +12,9 @@ from headway.lab.race import KINDS, Race
 from headway.models.seq2seq import Seq2SeqConfig
 from headway.training import recipes, translation
 
+# On one worker, because the tests share a fixture that takes seconds.
+pytestmark = pytest.mark.xdist_group("race")
+
 
 @pytest.fixture(scope="module")
 def pair_file(tmp_path_factory):

@@ -29,6 +29,9 @@ from headway.training import recipes
 from headway.training.runs import Run, RunConfig
 from headway.training.settings import TrainingConfig
 
+# On one worker, because the tests share a fixture that takes seconds.
+pytestmark = pytest.mark.xdist_group("lab")
+
 TEXT = "It was the best of times, it was the worst of times.\n" * 60
 TINY = {
     "model": {"context": 16, "width": 8, "layers": 2, "attention": {"heads": 2}},
