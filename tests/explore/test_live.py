@@ -212,7 +212,7 @@ def test_temperature_and_writing_again(page, address, model):
         if len(name) == 1 and name.isascii():
             assert share == pytest.approx(shares[ord(name)].item(), rel=1e-4)
     assert "temperature 0.5" in page.inner_text(".written")
-    page.get_by_role("button", name="write again").click()
+    page.get_by_role("button", name="generate again").click()
     expect(page.locator(".written")).to_contain_text("seed 1")
     assert page.inner_text(".written") != first
 
@@ -230,7 +230,7 @@ def test_a_state_is_kept_as_one_file(page, browser, address, tmp_path):
     alone.on("request", lambda request: asked.append(request.url))
     opened(alone, (tmp_path / "kept.html").as_uri())
     assert np.array_equal(table(alone), numbers)
-    assert "all alike" in alone.inner_text("aside")
+    assert "uniform weights" in alone.inner_text("aside")
     assert {url.split(":")[0] for url in asked} <= {"file", "data", "blob"}
     context.close()
 
@@ -244,9 +244,9 @@ def test_several_changes_at_once(page, address, model):
     wanted = steps[f"{LAYER}.scores"][0, 3].softmax(-1)
     np.testing.assert_allclose(table(page), wanted, atol=1e-6)
     opened(page, f"{address}#layer=0&head=3&step=weights&cell=2,5&{edits}")
-    assert "not scaled, as you chose" in page.inner_text("main")
+    assert "not scaled, by your edit" in page.inner_text("main")
     opened(page, f"{address}#layer=0&head=3&cell=2,1&edit=uniform|{LAYER}|3")
-    assert "= replaced by you: 0.333" in page.inner_text("main")
+    assert "= replaced by your edit: 0.333" in page.inner_text("main")
 
 
 def test_a_thumbnail_shows_the_leak(page, address):
@@ -317,7 +317,7 @@ def test_no_text_becomes_a_script_on_the_server_either(page, address):
             opened(page, f"{at}&{state}")
             assert page.locator("main img, svg svg").count() == 0
     opened(page, f"{address}#edit=<img src=x onerror=fired()>|<b>|0")
-    expect(page.locator(".error")).to_contain_text("an edit is one of")
+    expect(page.locator(".error")).to_contain_text("an edit must be one of")
     assert page.evaluate("window.times") == 0
 
 
@@ -326,7 +326,7 @@ def test_top_k_reaches_the_sampler(page, address):
     assert "temperature 1.5, top 1" in page.inner_text(".written")
     assert page.locator(".next .bar").count() == 1
     one = page.locator(".written p").first.inner_text()
-    page.get_by_role("button", name="write again").click()
+    page.get_by_role("button", name="generate again").click()
     expect(page.locator(".written")).to_contain_text("seed 1")
     assert page.locator(".written p").first.inner_text() == one  # the likeliest, whatever the seed
 

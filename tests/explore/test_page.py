@@ -122,7 +122,7 @@ def test_what_is_recomputed_is_what_the_engine_computed(page, kind, tmp_path):
     assert len(seen) >= 4
     for step in seen:
         opened(page, f"{at}#layer={layer}&head={head}&step={step}&table=1&at={top},{left}")
-        assert "recomputed here" in page.inner_text("figcaption")
+        assert "recomputed from" in page.inner_text("figcaption")
         engine = whole[prefix + step].reshape(-1, *whole[prefix + step].shape[-2:])[head]
         shown = table(page)
         part = engine[top : top + len(shown)]
@@ -326,7 +326,7 @@ def test_windows_of_long_texts(page, long):
     kept = keep(0.1, 7, batch, heads, rows, columns, like=np.zeros(1))[0, 2]
     dropped = np.where(kept, weights / 0.9, 0)[30:54, 5:29]
     np.testing.assert_allclose(table(page), dropped, rtol=1e-12)
-    page.get_by_role("button", name="draw again").click()
+    page.get_by_role("button", name="sample again").click()
     settled(page)
     assert "seed 8" in page.inner_text("aside")
     assert not np.allclose(table(page), dropped)

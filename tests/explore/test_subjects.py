@@ -111,15 +111,15 @@ def test_a_change_is_of_its_head_alone(subject, what):
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        ({"what": "offf", "attention": LAYER}, "an edit is one of off, no scale"),
-        ({"what": [], "attention": LAYER}, "an edit is one of"),
-        ({"what": "off", "attention": "blocks.*"}, "names no attention"),
-        ({"what": "off", "attention": 3}, "names no attention"),
-        ({"what": "off", "attention": LAYER, "head": -1}, "a head is a number from 0"),
-        ({"what": "off", "attention": LAYER, "head": True}, "a head is a number from 0"),
-        ({"what": "off"}, "an edit has"),
-        ({"what": "off", "attention": LAYER, "more": 1}, "an edit has"),
-        ("off", "an edit has"),
+        ({"what": "offf", "attention": LAYER}, "an edit must be one of off, no scale"),
+        ({"what": [], "attention": LAYER}, "an edit must be one of"),
+        ({"what": "off", "attention": "blocks.*"}, "invalid name of an attention"),
+        ({"what": "off", "attention": 3}, "invalid name of an attention"),
+        ({"what": "off", "attention": LAYER, "head": -1}, "head must be an integer >= 0"),
+        ({"what": "off", "attention": LAYER, "head": True}, "head must be an integer >= 0"),
+        ({"what": "off"}, "an edit must have"),
+        ({"what": "off", "attention": LAYER, "more": 1}, "an edit must have"),
+        ("off", "an edit must have"),
     ],
 )
 def test_what_is_no_edit(found, said):
@@ -131,7 +131,7 @@ def test_what_is_no_edit(found, said):
     ("edit", "said"),
     [
         (Edit("off", "blocks.7.attention"), "cannot be changed so: no step matches"),
-        (Edit("off", LAYER, 4), "has 4 heads, counted from 0: no 4"),
+        (Edit("off", LAYER, 4), r"head must be below 4 in blocks.0.attention \(got 4\)"),
     ],
 )
 def test_what_cannot_be_changed(subject, edit, said):

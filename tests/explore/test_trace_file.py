@@ -35,12 +35,9 @@ def recompute(layer, tensors, facts):
     if facts["allowed"]:
         allowed = np.broadcast_to(tensors[facts["allowed"]], scores.shape)
     else:
-        for term in facts["mask"]:
-            if term == "causal":
-                allowed = allowed & (key <= query)
-            else:
-                width = int(term.removeprefix("window(").removesuffix(")"))
-                allowed = allowed & (key <= query) & (query - key < width)
+        least, most = facts["mask"] or (None, None)
+        allowed = allowed & (query - key >= (-np.inf if least is None else least))
+        allowed = allowed & (query - key <= (np.inf if most is None else most))
     assert facts["normalizer"] == "softmax"
     scores = np.where(allowed, scores, -np.inf)
     exponentials = np.exp(scores - scores.max(-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""What one may change in a running model, and see the consequences of, by `headway.edit`."""
+"""The changes of a running model that the explorer offers, by means of `headway.edit`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from headway.attention.arrays import Array, integers, namespace
 from headway.tracing import edit
@@ -16,12 +16,9 @@ Steps = Mapping[str, Callable[[Array], Array]]
 
 @dataclass(frozen=True)
 class Edit:
-    """One change in one attention.
+    """One change of one attention. Raises ValueError for invalid values.
 
-    what: a key of EDITS. attention: the name of the attention, such as "blocks.0.attention".
-    head: which head only; None for all.
-
-    Raises ValueError for what is no edit.
+    what: a key of EDITS. attention: its name, such as "blocks.0.attention". head: None for all.
     """
 
     what: str
@@ -30,23 +27,23 @@ class Edit:
 
     def __post_init__(self) -> None:
         if type(self.what) is not str or self.what not in EDITS:
-            raise ValueError(f"an edit is one of {', '.join(EDITS)}: {self.what!r} is not")
+            raise ValueError(f"an edit must be one of {', '.join(EDITS)} (got {self.what!r})")
         if self.head is not None and (type(self.head) is not int or self.head < 0):
-            raise ValueError(f"a head is a number from 0: {self.head!r} is not")
+            raise ValueError(f"head must be an integer >= 0 (got {self.head!r})")
         if type(self.attention) is not str or set("*?[") & set(self.attention):
-            raise ValueError(f"{self.attention!r} names no attention")
+            raise ValueError(f"invalid name of an attention: {self.attention!r}")
 
     @classmethod
-    def from_json(cls, found: Any) -> Self:
-        """From an object as the page sends it."""
+    def from_json(cls, value: Any) -> Self:
+        """Create an edit from an object that the page sent."""
         names = {field.name for field in fields(cls)}
-        if not (isinstance(found, dict) and {"what", "attention"} <= found.keys() <= names):
-            raise ValueError("an edit has `what`, `attention` and perhaps `head`")
-        return cls(**found)
+        if not (isinstance(value, dict) and {"what", "attention"} <= value.keys() <= names):
+            raise ValueError("an edit must have `what` and `attention`, and may have `head`")
+        return cls(**value)
 
     def opened(self) -> AbstractContextManager[None]:
-        """Within, the edit holds."""
-        changes = EDITS[self.what]()
+        """Return a context manager in which the edit applies."""
+        changes = EDITS[self.what].steps()
         return edit({f"{self.attention}.{step}": self._of_head(f) for step, f in changes.items()})
 
     def _of_head(self, change: Callable[[Array], Array]) -> Callable[[Array], Array]:
@@ -57,7 +54,7 @@ class Edit:
         def changed(value: Array) -> Array:
             heads = value.shape[-3]
             if chosen >= heads:
-                raise ValueError(f"{self.attention} has {heads} heads, counted from 0: no {chosen}")
+                raise ValueError(f"head must be below {heads} in {self.attention} (got {chosen})")
             number = integers(heads, value)[:, None, None]
             return namespace(value).where(number == chosen, change(value), value)
 
@@ -65,56 +62,56 @@ class Edit:
 
 
 def all_opened(edits: Iterable[Edit]) -> ExitStack:
-    """Within, all these edits hold; `no mask` sees what the others made of the scores."""
+    """Return a context in which all edits apply, in the order of EDITS."""
     stack = ExitStack()
-    for each in sorted(edits, key=lambda each: list(EDITS).index(each.what)):
-        stack.enter_context(each.opened())
+    for one in sorted(edits, key=lambda one: list(EDITS).index(one.what)):
+        stack.enter_context(one.opened())
     return stack
 
 
 def _off() -> Steps:
-    """The head says nothing: its context is 0."""
+    """Set the context to 0."""
     return {"context": lambda context: context * 0}
 
 
 def _no_scale() -> Steps:
-    """The scores go into the softmax as they are."""
+    """Do not scale the scores."""
     return _skipped("scores", "scaled")
 
 
 def _no_mask() -> Steps:
-    """Every query sees every key, later ones too."""
+    """Let every query attend to every key."""
     return _skipped("scaled", "masked")
 
 
 def _skipped(before: str, step: str) -> Steps:
-    """A step gives back what the step before it made."""
-    seen: list[Array] = []
+    """Replace a step by the result of the step before it."""
+    kept: list[Array] = []
 
     def keep(scores: Array) -> Array:
-        seen[:] = [scores]
+        kept[:] = [scores]
         return scores
 
-    return {before: keep, step: lambda value: seen[0]}
+    return {before: keep, step: lambda value: kept[0]}
 
 
 def _uniform() -> Steps:
-    """All keys that weigh anything weigh the same."""
+    """Give all keys with a weight the same weight."""
 
     def even(weights: Array) -> Array:
-        some = namespace(weights).astype(weights > 0, weights.dtype)
-        return _divided(some)
+        positive = namespace(weights).astype(weights > 0, weights.dtype)
+        return _divided(positive)
 
     return {"weights": even}
 
 
 def _identity() -> Steps:
-    """Each query sees itself alone."""
+    """Let each query attend to itself only."""
     return {"weights": lambda weights: _shares(weights, lambda query, key: key == query)}
 
 
 def _previous() -> Steps:
-    """Each query sees the token before it alone; the first one sees itself."""
+    """Let each query attend to the previous token only, the first one to itself."""
 
     def before(query: Array, key: Array) -> Array:
         return (key == query - 1) | ((query == 0) & (key == 0))
@@ -123,7 +120,7 @@ def _previous() -> Steps:
 
 
 def _shares(weights: Array, chosen: Callable[[Array, Array], Array]) -> Array:
-    """Each row shared evenly among the keys chosen."""
+    """Distribute the weight of each row equally over the chosen keys."""
     xp = namespace(weights)
     rows, columns = weights.shape[-2:]
     query = integers(rows, weights)[:, None] + (columns - rows)
@@ -133,19 +130,28 @@ def _shares(weights: Array, chosen: Callable[[Array, Array], Array]) -> Array:
 
 
 def _divided(share: Array) -> Array:
-    """Each row by its sum; a row of zeros stays."""
+    """Divide each row by its sum; a row of zeros stays."""
     xp = namespace(share)
     total = xp.sum(share, axis=-1, keepdims=True)
     return share / xp.where(total == 0, 1.0, total)
 
 
-EDITS: Mapping[str, Callable[[], Steps]] = MappingProxyType(
+class Kind(NamedTuple):
+    """A kind of edit. step: the step that shows it; label: for the page; steps: the changes."""
+
+    step: str
+    label: str
+    steps: Callable[[], Steps]
+
+
+# The page gets names, steps and labels from here; `no mask` applies after the edits of scores.
+EDITS: Mapping[str, Kind] = MappingProxyType(
     {
-        "off": _off,
-        "no scale": _no_scale,
-        "no mask": _no_mask,
-        "uniform": _uniform,
-        "identity": _identity,
-        "previous": _previous,
+        "off": Kind("context", "head switched off (its context is 0)", _off),
+        "no scale": Kind("scaled", "scores are not scaled", _no_scale),
+        "no mask": Kind("masked", "no mask: tokens attend to later tokens", _no_mask),
+        "uniform": Kind("weights", "uniform weights", _uniform),
+        "identity": Kind("weights", "each token attends to itself only", _identity),
+        "previous": Kind("weights", "each token attends to the previous token only", _previous),
     }
 )

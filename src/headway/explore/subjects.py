@@ -14,7 +14,7 @@ from headway.attention.arrays import Array, as_numpy
 from headway.data.pairs import FIRST, START, encoded
 from headway.engines import Name
 from headway.explore import trace_file
-from headway.explore.edits import Edit, all_opened
+from headway.explore.edits import EDITS, Edit, all_opened
 from headway.explore.trace_file import Manifest, Tensors
 from headway.ladder.rung import SENTENCE, run_example, words_and_inputs
 from headway.ladder.rungs import LADDER
@@ -138,6 +138,7 @@ class RunSubject:
             "vocabulary": self._vocabulary,
             "changes": changes(tensors),
             "edits": [asdict(each) for each in ask.edits],
+            "edit_kinds": [[name, kind.step, kind.label] for name, kind in EDITS.items()],
             "written": trace_file.spelled(written, self.tokenizer),
             "sampling": {
                 name: getattr(ask, name) for name in ("write", "temperature", "top_k", "seed")
@@ -229,7 +230,7 @@ class TranslationSubject:
             "scale": 1.0,
             "softcap": None,
             "normalizer": "softmax",
-            "mask": [],
+            "mask": None,
             "offset": 0,
         }
         facts |= {"heads": 1, "kv_heads": 1, "allowed": None, "bias": None}

@@ -11,8 +11,9 @@ The manifest is the metadata key `headway`, sorted JSON:
                              of the safetensors says which of them are in this file
     overview                 see below
     attentions               name of the layer -> how weights come from queries and keys:
-                             scale, softcap, normalizer, mask (the names of its terms), offset,
-                             heads, kv_heads, the tensors `bias` and `allowed` if there are any, and
+                             scale, softcap, normalizer, mask (null, or the smallest and the largest
+                             query - key that is allowed; null for no limit), offset, heads,
+                             kv_heads, the tensors `bias` and `allowed` if there are any, and
                              whether that is all (`recomputable`)
 
 scores ... weights are in the file where they fit (see MATRICES); where they are not, the manifest
@@ -26,6 +27,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -184,12 +186,16 @@ def apart(size: int) -> int:
     return -(-size // OVERVIEW)
 
 
+def _finite(number: float) -> float | None:
+    return number if isfinite(number) else None
+
+
 def _attention(layer: str, spec: Spec, steps: Trace, tensors: Tensors) -> Manifest:
-    """How the weights of a layer come about; what is no structure goes among the tensors."""
+    """Return the options of a layer; a mask that is not a band, and a bias, become tensors."""
     queries, keys = steps[layer + "queries"], steps[layer + "keys"]
     rows, columns = queries.shape[-2], keys.shape[-2]
-    terms = () if spec.mask is None else spec.mask.terms
-    if not all(term.is_band for term in terms):
+    mask = spec.mask
+    if mask is not None and not mask.is_band:
         tensors[layer + "allowed"] = as_numpy(materialize(queries, keys, spec))
     if spec.bias is not None:
         tensors[layer + "bias"] = as_numpy(spec.bias)
@@ -197,7 +203,7 @@ def _attention(layer: str, spec: Spec, steps: Trace, tensors: Tensors) -> Manife
         "scale": spec.scale,
         "softcap": spec.softcap,
         "normalizer": getattr(spec.normalizer, "__name__", "custom"),
-        "mask": list(map(str, terms)),
+        "mask": None if mask is None else [_finite(mask.band.least), _finite(mask.band.most)],
         "offset": columns - rows if spec.offset is None else as_numpy(spec.offset).tolist(),
         "heads": queries.shape[-3],
         "kv_heads": keys.shape[-3],

@@ -1,14 +1,12 @@
-// One head: each step from the file or, where the manifest says all that it takes, recomputed from
-// queries and keys in double precision. This is parts/attention.py once more, for the eye only:
-// tests/explore holds it to the engine within 1e-6.
+// One head: its steps come from the file, or are recomputed from queries and keys in double
+// precision. This repeats attention/formula.py for display; tests/explore compares it with the
+// engine.
 
 /** @typedef {import("./trace.js").Trace} Trace */
 /** @typedef {import("./trace.js").Facts} Facts */
 /** @typedef {{data: Float32Array | Float64Array | Uint8Array, rows: number, columns: number}} Matrix */
 /** @typedef {Matrix & {from: number, recomputed: boolean}} Rows */
 /** @typedef {{rate: number, seed: number} | null} Training */
-
-import { step as stepName } from "./trace.js";
 
 const ORDER = ["scores", "scaled", "capped", "masked", "weights", "dropped", "context"];
 
@@ -25,15 +23,13 @@ export class Head {
     const [rows, columns] = this._shape("weights") ?? [0, 0];
     /** How many queries and keys. @type {[number, number]} */
     this.size = [rows, columns];
-    const { mask: told, offset = 0 } = this.facts ?? {};
+    const { mask = this.inGPT ? [0, null] : null, offset = 0 } = this.facts ?? {}; // a rung in a GPT is causal
     const free = trace.manifest.edits?.some((edit) =>
       edit.what === "no mask" && edit.attention === attention && (edit.head == null || edit.head === index));
-    // The first rungs tell nothing of a mask; in a GPT they get the causal one.
-    const mask = free ? [] : (told ?? (this.inGPT ? ["causal"] : []));
-    this.label = ""; // what the layer calls it
-    const windows = mask.map((term) => Number(/^window\((\d+)\)$/.exec(term)?.[1] ?? Infinity));
-    this.window = Math.min(Infinity, ...windows); // keys that a query sees, itself included
-    this.least = mask.includes("causal") || this.window < Infinity ? 0 : -Infinity; // how far behind it
+    this.label = ""; // its name in the layer
+    const [least, most] = (free ? null : mask) ?? [null, null];
+    this.least = least ?? -Infinity; // the allowed cells have least <= query - key <= most
+    this.most = most ?? Infinity;
     this.offset = Array.isArray(offset) ? Number(offset.flat(Infinity)[0]) : offset;
   }
 
@@ -44,7 +40,7 @@ export class Head {
       if (this.trace.has(this.name(name))) return true;
       if (!facts?.recomputable) return false;
       if (name === "capped") return facts.softcap != null;
-      if (name === "masked") return facts.mask.length > 0 || facts.allowed || facts.bias;
+      if (name === "masked") return facts.mask || facts.allowed || facts.bias;
       return name !== "dropped" && (name !== "context" || this.operand("values"));
     });
   }
@@ -54,9 +50,9 @@ export class Head {
     return this.trace.manifest.kind === "model" && !this.attention.startsWith("ladder.");
   }
 
-  /** The name of a step's tensor. @param {string} step */
-  name(step) {
-    return stepName(this.attention, step);
+  /** The name of a step's tensor. @param {string} name */
+  name(name) {
+    return step(this.attention, name);
   }
 
   /**
@@ -106,7 +102,7 @@ export class Head {
   /** Whether a query may see any of some keys. @param {number} row @param {number} from @param {number} to */
   sees(row, from, to) {
     const query = row + this.offset;
-    return query - from >= this.least && query - to < this.window;
+    return query - from >= this.least && query - to <= this.most;
   }
 
   /** @param {number} from @param {number} to @param {Training} training */
@@ -222,4 +218,9 @@ function mixed(x) {
   x = Math.imul(x ^ (x >>> 16), 0x7feb352d);
   x = Math.imul(x ^ (x >>> 15), 0x846ca68b);
   return x ^ (x >>> 16);
+}
+
+/** The full name of a step of an attention. @param {string} attention @param {string} name */
+export function step(attention, name) {
+  return attention ? `${attention}.${name}` : name;
 }

@@ -49,16 +49,16 @@ export async function cellView(app, head) {
       ? ["The score: v · tanh(query + key)", product(q.map((x, c) => Math.tanh(x + k[c])), v, row.scores[chosen], pair, ["tanh", "v"], "tanh(query + key) times v")]
       : ["The score: query · key", product(q, k, row.scores[chosen], pair, ["query", "key"], "query times key")]),
     (row.scaled || row.masked) && ["Scaled, masked", h("p", { class: "sum" }, scaled(head, row, chosen, may(chosen), changed))],
-    row.weights && [head.rung === "fixed" ? "The share in its row" : "The softmax of its row",
+    row.weights && [head.rung === "fixed" ? "Divided by the sum of the row" : "The softmax of its row",
       shares(head, row, seen, strongest, chosen, keyTokens, pair, changed("weights"))],
-    values && row.context && ["The values, in these shares", changed("context")
-      ? h("p", { class: "sum" }, "This head's context is 0: you turned it off.")
+    values && row.context && ["The weighted sum of the values", changed("context")
+      ? h("p", { class: "sum" }, "The context of this head is 0, because you switched it off.")
       : mixed(app, row, values, strongest, seen.length, keyTokens, queryTokens[query])],
   ].filter((part) => Array.isArray(part));
   return {
     picture: parts.map(([title, content], i) => h("section", {}, h("h3", {}, `${i + 1}. ${title}`), content)),
     panel: [
-      words(app, { ...ofStep("weights", head), sentence: `How much ${queryTokens[query]} takes from ${keyTokens[chosen]}, from the first product to the context.` }),
+      words(app, { ...ofStep("weights", head), sentence: `The weight of ${keyTokens[chosen]} for ${queryTokens[query]}, from the dot product to the context.` }),
       h("section", { class: "controls" },
         h("h2", {}, "Another cell"),
         h("label", {}, "query ", picker("query", queryTokens.map(numbered), query, (at) => app.go({ cell: [at, chosen] }))),
@@ -116,11 +116,11 @@ function scaled(head, row, key, may, changed) {
   const { scale = 1, softcap } = head.facts ?? {};
   const root = Math.abs(1 / scale ** 2 - Math.round(1 / scale ** 2)) < 1e-6;
   const by = scale === 1 ? "× 1" : root ? `/ √${Math.round(1 / scale ** 2)}` : `× ${short(scale)}`;
-  if (row.scaled && changed("scaled")) parts.push(`not scaled, as you chose: ${short(row.scaled[key])}`);
+  if (row.scaled && changed("scaled")) parts.push(`not scaled, by your edit: ${short(row.scaled[key])}`);
   else if (row.scaled) parts.push(head.facts ? `${short(row.scores[key])} ${by} = ${short(row.scaled[key])}` : `scaled: ${short(row.scaled[key])}`);
   if (row.capped && softcap != null) parts.push(`${short(softcap)} tanh(${short(row.scaled[key])} / ${short(softcap)}) = ${short(row.capped[key])}`);
-  if (row.masked && changed("masked")) parts.push("not masked, as you chose");
-  else if (row.masked) parts.push(may ? "this query may see this key" : "−∞: this query may not see this key");
+  if (row.masked && changed("masked")) parts.push("not masked, by your edit");
+  else if (row.masked) parts.push(may ? "this query may attend to this key" : "−∞: this query may not attend to this key");
   return parts.join(";  ");
 }
 
@@ -136,8 +136,8 @@ function shares(head, row, seen, strongest, key, tokens, pair, replaced) {
   const raised = (/** @type {number} */ j) => (plain ? logits[j] : Math.exp(logits[j] - most));
   const total = softmax ? seen.reduce((sum, j) => sum + raised(j), 0) : 0;
   const exp = (/** @type {number} */ j) => (plain ? short(logits[j]) : `exp(${short(logits[j])} − ${bracket(most)}) / ${short(total)} = ${short(raised(j))}`);
-  const how = !seen.includes(key) ? "" : softmax ? `${exp(key)} / ${short(total)} = ` : replaced ? "replaced by you: " : "";
-  const said = seen.length > strongest.length ? `The strongest of ${seen.length} keys` : "Every key that it may see";
+  const how = !seen.includes(key) ? "" : softmax ? `${exp(key)} / ${short(total)} = ` : replaced ? "replaced by your edit: " : "";
+  const said = seen.length > strongest.length ? `The strongest of ${seen.length} keys` : "All keys that it may attend to";
   return [
     h("p", { class: "sum" }, `weight${pair} = ${how}`, h("strong", { "data-value": row.weights[key] }, short(row.weights[key]))),
     h("div", { class: "bars" }, strongest.map((j) =>
@@ -145,7 +145,7 @@ function shares(head, row, seen, strongest, key, tokens, pair, replaced) {
         h("span", { class: "token", "data-token": j }, tokens[j]),
         h("span", { class: "track" }, h("span", { class: "fill weights", style: { width: `${100 * row.weights[j]}%` } })),
         h("span", { class: "number" }, `${softmax ? `${short(raised(j))} → ` : ""}${percent(row.weights[j])}`)))),
-    note(softmax ? `${said}: its ${plain ? "number" : "exp(score − largest)"}, all of them together ${short(total)}, and its share.` : `${said}, and its share.`),
+    note(softmax ? `${said}: its ${plain ? "number" : "exp(score − largest)"}, all of them together ${short(total)}, and its share.` : `${said}, and its weight.`),
   ];
 }
 
@@ -171,7 +171,7 @@ function mixed(app, row, values, strongest, seen, tokens, query) {
   return [
     h("p", { class: "sum" }, `context[${query}] = ${strongest.slice(0, TERMS).map((j) => `${short(row.weights[j])} × value(${tokens[j]})`).join(" + ")}${strongest.length > TERMS ? " + …" : ""}`),
     h("div", { class: "scroll" }, matrix(part).element),
-    note(`Each row a weight times a value${left}; the last row is their sum over all keys, the context, feature by feature.`),
+    note(`Each row is a weight times a value${left}; the last row is their sum over all keys, the context.`),
     app.state.table ? h("div", { class: "scroll" }, table(part)) : null,
   ];
 }

@@ -83,7 +83,7 @@ export async function headView(app, head) {
         h("div", { class: "scroll" }, shown ? lines(focus) : picture),
         h("figcaption", {}, shown ? null : legend(focus.scale, focus.most, Boolean(focus.hatched)),
           h("code", {}, focus.name),
-          focus.recomputed && note("recomputed here from queries and keys, in double precision"),
+          focus.recomputed && note("recomputed from queries and keys, in double precision"),
           large && note(`rows ${top} to ${bottom - 1} of ${rows}, columns ${left} to ${right - 1} of ${columns}`))),
       state.table ? h("div", { class: "scroll" }, table(focus)) : null,
       large ? await navigator(app, head, top, left) : null,
@@ -222,8 +222,8 @@ async function navigator(app, head, top, left) {
   const by = size / 2;
   return h("div", { class: "navigator" }, map,
     h("div", {}, note(head.trace.has(head.name("overview"))
-        ? `All weights from afar: one query in ${apartOf(head)}, and the largest of ${apartOf(head)} keys at a time. Click to look there.`
-        : "All weights. Click to look there."),
+        ? `Overview of all weights: every ${apartOf(head)}th query, and the maximum of ${apartOf(head)} keys. Click to go there.`
+        : "All weights. Click to go there."),
       button("▲", () => move(-by, 0), { "aria-label": "window up" }), button("▼", () => move(by, 0), { "aria-label": "window down" }),
       button("◀", () => move(0, -by), { "aria-label": "window left" }), button("▶", () => move(0, by), { "aria-label": "window right" })));
 }
@@ -272,10 +272,10 @@ function size(room) {
 
 /** What edits change this step. @param {App} app @param {Head} head @param {string} step */
 export function edited(app, head, step) {
-  /** @type {Record<string, string>} */
-  const where = { off: "context", "no scale": "scaled", "no mask": "masked", uniform: "weights", identity: "weights", previous: "weights" };
-  return (app.trace.manifest.edits ?? []).filter(
-    (edit) => edit.attention === head.attention && (edit.head == null || edit.head === head.index) && where[edit.what] === step);
+  const { edits = [], edit_kinds = [] } = app.trace.manifest;
+  const kinds = edit_kinds.filter(([, where]) => where === step).map(([name]) => name);
+  return edits.filter(
+    (edit) => edit.attention === head.attention && (edit.head == null || edit.head === head.index) && kinds.includes(edit.what));
 }
 
 /** @param {App} app @param {Head} head @param {string[]} steps @param {string} step */
@@ -301,7 +301,7 @@ function controls(app, head, steps, step) {
     app.trace.manifest.kind !== "translation" && head.facts && !head.trace.has(head.name("dropped")) && head.steps.includes("weights")
       ? h("div", { class: "row" },
           button(drawn == null ? "show training's dropout" : "hide dropout", () => app.go({ training: drawn == null ? 0 : null, step: drawn == null ? "dropped" : "weights" })),
-          drawn != null && button("draw again", () => app.go({ training: drawn + 1, step: "dropped" })),
-          drawn != null && note(`p = ${training(app, head)?.rate}, seed ${drawn}: drawn as training draws, by the same hash`))
+          drawn != null && button("sample again", () => app.go({ training: drawn + 1, step: "dropped" })),
+          drawn != null && note(`p = ${training(app, head)?.rate}, seed ${drawn}: the same random cells as in training`))
       : null);
 }

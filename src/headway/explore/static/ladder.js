@@ -24,7 +24,7 @@ export async function ladderView(app) {
     wide: true,
     picture: [
       h("div", { class: "row" }, button("what changed", () => app.go({ diff: !state.diff }), { "aria-pressed": String(state.diff) }),
-        state.diff ? note("Each matrix less that of the rung before: white where nothing changed.") : note("Outlined: what this rung brings.")),
+        state.diff ? note("Difference from the previous rung: white where nothing changed.") : note("Outlined: new on this rung.")),
       h("div", { class: "ladder" }, columns),
       h("div", { class: "row" }, note("weights:"), legend(state.diff ? "signed" : "share", 1, !state.diff), note("result:"), legend("signed", 1, false)),
     ],

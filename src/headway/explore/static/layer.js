@@ -6,7 +6,7 @@ import { largest } from "./colours.js";
 import { legend, matrix, table, thumbnail } from "./matrix.js";
 import { headThumb, seen } from "./head.js";
 import { edits, note, picker, words } from "./panel.js";
-import { step } from "./trace.js";
+import { step } from "./attention.js";
 import { ofLayer } from "./words.js";
 
 /** @typedef {import("./main.js").App} App */
@@ -51,13 +51,13 @@ export async function layerView(app, layer) {
         const arrow = i > 0 && !sign && !(after instanceof HTMLElement && after.classList.contains("plus"));
         return [arrow && h("span", { class: "arrow", "aria-hidden": "true" }, "→"), one];
       }))),
-      h("div", { class: "row" }, legend("share", 1, true), note("all else: blue below 0, white 0, red above, each by its own largest")),
+      h("div", { class: "row" }, legend("share", 1, true), note("others: blue is negative, white 0, red positive, each scaled to its largest value")),
       opened,
     ],
     panel: [
       words(app, ofLayer(layer.heads[0], layer.heads.length, trace.manifest)),
-      share && note(`This layer's attention adds ${short(share[0])} of the stream's length, its MLP ${short(share[1] ?? 0)} (mean over the tokens).`),
-      note("Press a box for its numbers, a head for its steps."),
+      share && note(`Norm of the update relative to the stream: attention ${short(share[0])}, MLP ${short(share[1] ?? 0)} (mean over tokens).`),
+      note("Click a box to see its values, or a head to see its steps."),
       edits(app, layer.heads),
     ],
   };

@@ -26,11 +26,11 @@ import { picturePNG, pictureSVG, saveAs } from "./save.js";
  */
 
 const KEYS = [
-  ["← →", "the step before, the next step"], ["space", "play, pause"], ["esc", "one level up"],
-  ["[ ]", "the head before, the next"], [", .", "the layer before, the next"],
-  ["shift + arrows", "the part of a large matrix that is seen"],
+  ["← →", "previous step, next step"], ["space", "play, pause"], ["esc", "one level up"],
+  ["[ ]", "previous head, next head"], [", .", "previous layer, next layer"],
+  ["shift + arrows", "scroll in a large matrix"],
   ["l", "matrix or lines"], ["n", "numbers as a table"], ["/", "the text"],
-  ["tab, arrows, enter", "into a matrix, from cell to cell, open the cell"], ["?", "these keys"],
+  ["tab, arrows, enter", "into a matrix, between cells, open a cell"], ["?", "these keys"],
 ];
 const PLAYED = 1600; // milliseconds a step
 
@@ -127,7 +127,7 @@ function known(element) {
 /** Say what went wrong, over what was there before. */
 function complain() {
   document.querySelector(".error")?.remove();
-  const box = h("p", { class: "error", role: "alert" }, `${trouble} `, button("all right", () => box.remove()));
+  const box = h("p", { class: "error", role: "alert" }, `${trouble} `, button("Dismiss", () => box.remove()));
   document.querySelector("main")?.before(box);
   trouble = "";
 }
@@ -188,7 +188,7 @@ function frame(app, view) {
       h("span", { class: "row" },
         up(app) && h("a", { class: "up", href: up(app) }, "▲ up"),
         button("copy address", () => navigator.clipboard?.writeText(location.href)),
-        drawn && button("SVG", () => pictureSVG(), { title: "save the picture" }), drawn && button("PNG", () => picturePNG(), { title: "save the picture" }),
+        drawn && button("SVG", () => pictureSVG(), { title: "save this picture" }), drawn && button("PNG", () => picturePNG(), { title: "save this picture" }),
         live.canAsk && button("save as HTML", () => keep(app)))),
     h("ol", { class: "tokens", "aria-label": "tokens" }, shown(app).map((token, i) =>
       h("li", { class: "token", "data-token": i, title: token.id == null ? "" : `token ${token.id}`, onclick: () => pointed(app, i) }, token.display))),
@@ -244,7 +244,7 @@ function up({ state, top, address, trace }) {
 
 /** @param {[string, string][]} rows */
 function say(rows) {
-  const said = rows.length ? rows : [["", "Point at a cell: its numbers stand here."]];
+  const said = rows.length ? rows : [["", "Hover over a cell to see its values."]];
   numbers.replaceChildren(...said.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
 }
 
@@ -346,7 +346,7 @@ async function start() {
   try {
     live = await Live.open();
   } catch (error) {
-    document.body.replaceChildren(note(`The trace could not be read: ${error instanceof Error ? error.message : error}`));
+    document.body.replaceChildren(note(`Cannot read the trace: ${error instanceof Error ? error.message : error}`));
     return;
   }
   window.addEventListener("hashchange", render);

@@ -105,7 +105,7 @@ export function legend(scale, most, masks) {
     })),
     h("span", {}, `${short(most)}  (middle ${short(middle)})`),
     masks && h("span", { class: "masked-key" }, s("svg", { width: 12, height: 12 }, s("defs", {}, hatch("hatch-key")),
-      s("rect", { width: 12, height: 12, fill: "url(#hatch-key)" })), " masked: cannot, which is not zero"),
+      s("rect", { width: 12, height: 12, fill: "url(#hatch-key)" })), " masked (not allowed; distinct from a weight of 0)"),
   );
 }
 

@@ -5,13 +5,13 @@ import { percent, short } from "./numbers.js";
 import { headLink } from "./layer.js";
 import { legend } from "./matrix.js";
 import { edits, note, picker, words } from "./panel.js";
-import { step } from "./trace.js";
+import { step } from "./attention.js";
 
 /** @typedef {import("./main.js").App} App */
 /** @typedef {import("./trace.js").Trace} Trace */
 
-const TRACED = { sentence: "What was traced: each attention a band, each head a picture of its weights. Press one for its steps.", equation: "context = weights values", rung: null };
-const TRANSLATED = { sentence: "A sentence is read by the encoder and written anew by the decoder, which looks back at the source for each word. Rows are the words that look, columns those that are looked at. Press a picture for its steps.", equation: "context = weights values", rung: null };
+const TRACED = { sentence: "All traced attentions: one band per attention, one picture of the weights per head. Click a picture to see its steps.", equation: "context = weights values", rung: null };
+const TRANSLATED = { sentence: "The encoder reads the sentence, and the decoder writes the translation; for each word it attends to the source. Rows are queries, columns are keys. Click a picture to see its steps.", equation: "context = weights values", rung: null };
 const BARS = 10;
 const THICK = 46; // pixels for a change as large as the stream itself
 
@@ -28,10 +28,10 @@ export async function modelView(app) {
       h("h3", {}, h("a", { href: app.address({ layer: i }) }, layer.title)),
       h("div", { class: "thumbs" }, await Promise.all(layer.heads.map((head, j) => headLink(app, head, j, { layer: i })))),
       changes[layer.name] && h("div", { class: "mlp" }, "MLP"),
-      changes[layer.name] && h("div", { class: "stream", title: `attention adds ${short(attention)} of the stream's length, the MLP ${short(mlp)}` },
+      changes[layer.name] && h("div", { class: "stream", title: `relative norm of the update: attention ${short(attention)}, MLP ${short(mlp)}` },
         h("span", { class: "attention", style: { height: `${2 + THICK * Math.min(attention, 1)}px` } }),
         h("span", { class: "thought", style: { height: `${2 + THICK * Math.min(mlp, 1)}px` } })),
-      moved != null && h("span", { class: "moved", title: `how far the stream of token ${position} is from that of the unchanged model` }, `Δ ${percent(moved)}`));
+      moved != null && h("span", { class: "moved", title: `relative difference of the residual stream of token ${position} from the unchanged model` }, `Δ ${percent(moved)}`));
   }));
   const stream = (/** @type {string} */ title, /** @type {string} */ name) =>
     trace.shapes.has(name) && h("div", { class: "end" }, h("h3", {}, title), h("span", { class: "shape" }, (trace.shapes.get(name) ?? []).slice(1).join(" × ")), h("div", { class: "stream" }), base && h("span", { class: "moved" }, "\u00a0"));
@@ -40,14 +40,14 @@ export async function modelView(app) {
       h("div", { class: "model" }, stream(trace.manifest.model?.positions?.kind === "learned" ? "token + position" : "embedded", "embedded"), bands, stream("norm", "final_norm"),
         h("div", { class: "next" }, await next(app, position))),
       Object.keys(changes).length
-        ? note(`The line through the layers is the residual stream; it is as thick as what attention (purple) and MLP (grey) add to it, beside its own length.${base ? " Δ: how far your changes move the stream of the token chosen at the right." : ""}`)
+        ? note(`The line through the layers is the residual stream. Bar height: the norm of the update by attention (purple) and MLP (grey), relative to the norm of the stream.${base ? " Δ: how far your changes move the stream of the token chosen at the right." : ""}`)
         : null,
       legend("share", 1, true),
       written(app),
     ],
     panel: [
       words(app, trace.manifest.kind === "trace" ? TRACED : trace.manifest.kind === "translation" ? TRANSLATED : {
-        sentence: "Each token becomes a vector; every layer adds to it what its heads found in the tokens before and what its MLP made of that; the last vector says how likely each next token is.",
+        sentence: "Each token becomes a vector. Every layer adds two updates to it: from the earlier tokens, by attention, and from the token itself, by the MLP. The last vector gives the probabilities of the next token.",
         equation: "logits = head(norm(x)),  x = embedded + Σ layers", rung: null,
       }),
       sampling(app, position),
@@ -62,14 +62,14 @@ async function next(app, position) {
   const { tokens, vocabulary, written: own } = trace.manifest;
   const row = await logits(trace, position);
   if (!vocabulary) return null; // of a trace nobody knows what its logits are of
-  if (!row) return note("The numbers of this position are left out of this file.");
+  if (!row) return note("The logits of this position are left out of this file.");
   const shares = probabilities(app, row);
   const before = base && (await logits(base, position));
   const old = before && probabilities(app, before);
   const best = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, BARS).filter((id) => shares[id] > 0);
   const followed = tokens[position + 1] ?? own?.[0];
   if (followed?.id != null && !best.includes(followed.id)) best.push(followed.id);
-  const after = tokens[position + 1] ? "what the text goes on with" : "what was drawn";
+  const after = tokens[position + 1] ? "the next token of the text" : "the sampled token";
   return [
     h("h3", {}, "after ", h("span", { class: "token" }, tokens[position].display)),
     h("div", { class: "bars" }, best.map((id) =>
@@ -79,7 +79,7 @@ async function next(app, position) {
           h("span", { class: "fill next", style: { width: `${100 * shares[id]}%` } }),
           old && h("span", { class: "ghost", title: `unchanged: ${percent(old[id])}`, style: { left: `${100 * old[id]}%` } })),
         h("span", { class: "number", "data-value": shares[id] }, percent(shares[id]))))),
-    followed && h("p", { class: "note" }, `marked: ${after}${old ? "; the stroke: before your change" : ""}`),
+    followed && h("p", { class: "note" }, `outlined: ${after}${old ? "; line: before your edit" : ""}`),
   ];
 }
 
@@ -129,9 +129,9 @@ function written(app) {
   const { tokens, written: own, sampling: said } = app.trace.manifest;
   if (!own?.length) return null;
   return h("div", { class: "written" },
-    h("h3", {}, "The model goes on"),
+    h("h3", {}, "Generated continuation"),
     h("p", {}, tokens.slice(-12).map((token) => h("span", { class: "token dim" }, token.display)), own.map((token) => h("span", { class: "token" }, token.display))),
-    said && h("p", { class: "note" }, `drawn at temperature ${said.temperature}${said.top_k ? `, top ${said.top_k}` : ""}, seed ${said.seed}`));
+    said && h("p", { class: "note" }, `sampled with temperature ${said.temperature}${said.top_k ? `, top ${said.top_k}` : ""}, seed ${said.seed}`));
 }
 
 /** @param {App} app @param {number} position */
@@ -149,5 +149,5 @@ function sampling(app, position) {
     h("label", {}, "after ", picker("position", trace.manifest.tokens.map((token, i) => `${i} ${token.display}`), position, (to) => app.go({ query: to }))),
     number("temperature", temperature, { min: 0, max: 10, step: 0.1, required: true }, (n) => ({ temperature: n })),
     number("top k", top_k, { min: 1, step: 1, placeholder: "all" }, (n) => ({ top_k: n })),
-    live.canAsk && h("button", { type: "button", onclick: () => app.go({ seed: state.seed + 1 }) }, "write again"));
+    live.canAsk && h("button", { type: "button", onclick: () => app.go({ seed: state.seed + 1 }) }, "generate again"));
 }

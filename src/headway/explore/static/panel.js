@@ -1,7 +1,6 @@
 // The column at the right: what happens here, and what can be changed.
 
 import { button, h } from "./dom.js";
-import { EDITS } from "./words.js";
 
 /** @typedef {import("./main.js").App} App */
 /** @typedef {import("./attention.js").Head} Head */
@@ -28,26 +27,31 @@ export function words(app, said, edits = []) {
     said.rung && app.trace.manifest.ladder
       ? h("p", {}, h("a", { href: app.address({ ...app.top, ladder: true, rung: said.rung }) }, `on the ladder: ${said.rung}`))
       : null,
-    edits.map((edit) => h("p", { class: "changed" }, `Changed by you: ${EDITS[edit.what]}.`)));
+    edits.map((edit) => h("p", { class: "changed" }, `Changed by you: ${label(app, edit)}.`)));
 }
 
-/** What can be changed in a head or in all heads of a layer, and what has been. @param {App} app @param {Head[]} [heads] */
+/** What an edit changes, in words. @param {App} app @param {Edit} edit */
+function label(app, edit) {
+  return app.trace.manifest.edit_kinds?.find(([what]) => what === edit.what)?.[2] ?? edit.what;
+}
+
+/** The changes that are possible in a head or a layer, and those that are active. @param {App} app @param {Head[]} [heads] */
 export function edits(app, heads) {
   const { manifest } = app.trace;
   if (manifest.kind !== "model") return null;
   const active = app.live.canAsk ? app.state.edits : (manifest.edits ?? []);
   const list = active.length
     ? h("ul", { class: "edits" }, active.map((edit) =>
-        h("li", {}, `${edit.attention}${edit.head == null ? "" : `, head ${edit.head}`}: ${EDITS[edit.what] ?? edit.what} `,
+        h("li", {}, `${edit.attention}${edit.head == null ? "" : `, head ${edit.head}`}: ${label(app, edit)} `,
           app.live.canAsk && button("undo", () => app.go({ edits: active.filter((one) => one !== edit) })))))
     : null;
   if (!app.live.canAsk) {
     return h("section", { class: "controls" }, h("h2", {}, "Change the model"), list,
-      note("This file holds one run of the model. To change its text, its mask, its heads, open it live:"),
+      note("This file has one text through the model. To change the text, the mask or heads, start the explorer:"),
       h("code", {}, `headway explore ${manifest.title}`));
   }
   return h("section", { class: "controls" }, h("h2", {}, "Change the model"),
-    heads ? choices(app, heads) : note("Go to a layer or a head to change its scale, its mask, its weights."), list);
+    heads ? choices(app, heads) : note("Select a layer or a head to change its scale, mask or weights."), list);
 }
 
 /** @param {App} app @param {Head[]} heads */
@@ -70,7 +74,7 @@ function choices(app, heads) {
     });
   const box = (/** @type {string} */ what, /** @type {string} */ label, /** @type {string} */ step) =>
     has(step) && h("label", {}, h("input", { type: "checkbox", checked: !on(what), onchange: () => set(on(what) ? null : what, [what]) }), ` ${label}`);
-  const shapes = ["uniform", "identity", "previous"];
+  const shapes = (trace.manifest.edit_kinds ?? []).filter(([, step]) => step === "weights").map(([what]) => what);
   return h("div", { class: "choices" },
     h("p", { class: "note" }, alone ? `head ${heads[0].label} of ${heads[0].attention}` : "all heads of this layer"),
     box("no scale", "scale", "scaled"),
@@ -80,6 +84,6 @@ function choices(app, heads) {
       ? h("label", {}, "weights ",
           h("select", { onchange: (/** @type {any} */ event) => set(event.target.value || null, shapes) },
             h("option", { value: "", selected: !shapes.some(on) }, "as computed"),
-            shapes.map((what) => h("option", { value: what, selected: on(what) }, what === "previous" ? "previous token" : what))))
-      : note("Its weights never exist as a matrix, so only what comes of them can be changed."));
+            shapes.map((what) => h("option", { value: what, selected: on(what) }, what))))
+      : note("This attention never computes its weights as a matrix, so they cannot be changed."));
 }

@@ -1,13 +1,13 @@
 // The trace file (safetensors with Headway's manifest), read a few rows at a time.
 
-import { Head } from "./attention.js";
+import { Head, step } from "./attention.js";
 
 /** @typedef {import("./source.js").Source} Source */
 /** @typedef {{display: string, id?: number, bytes?: string}} Token */
 /** @typedef {{data: Float32Array | Float64Array | Uint8Array, rows: number, columns: number}} Matrix */
 /**
  * @typedef {{
- *   scale: number, softcap: number | null, normalizer: string, mask: string[], offset: number | number[],
+ *   scale: number, softcap: number | null, normalizer: string, mask: [number | null, number | null] | null, offset: number | number[],
  *   heads: number, kv_heads: number, allowed: string | null, bias: string | null, recomputable: boolean,
  *   additive?: string,
  * }} Facts
@@ -20,7 +20,7 @@ import { Head } from "./attention.js";
  *   kind: string, title: string, text: string, tokens: Token[], key_tokens?: Token[], steps: [string, number[]][],
  *   attentions: Record<string, Facts>, step?: number, validation?: number | null, rung?: string | null,
  *   model?: Record<string, any>, vocabulary?: string[], changes?: Record<string, number[]>,
- *   overview: number, edits?: Edit[], written?: Token[], left_out?: string[],
+ *   overview: number, edits?: Edit[], edit_kinds?: [string, string, string][], written?: Token[], left_out?: string[],
  *   sampling?: {write: number, temperature: number, top_k: number | null, seed: number},
  *   inputs?: Token[], ladder?: {tokens: Token[], key_tokens?: Token[], text: string, rungs: Rung[]},
  * }} Manifest
@@ -150,11 +150,6 @@ export class Trace {
     });
     return all;
   }
-}
-
-/** The full name of a step of an attention. @param {string} attention @param {string} name */
-export function step(attention, name) {
-  return attention ? `${attention}.${name}` : name;
 }
 
 /** "decoder.blocks.0.cross_attention" as one says it. @param {string} name */

@@ -1,4 +1,4 @@
-// What each step does, in a sentence, with its equation and the rung of the ladder that brings it.
+// What each step does, in a sentence, with its equation and the rung of the ladder that introduces it.
 
 import { short } from "./numbers.js";
 
@@ -9,31 +9,31 @@ import { short } from "./numbers.js";
 /** @type {Record<string, Words>} */
 const STEPS = {
   scores: {
-    sentence: "Every query is compared with every key: their dot product says how well the two fit.",
+    sentence: "The score of a query and a key is their dot product: the larger, the better they match.",
     equation: "scores = queries keysᵀ", rung: "trainable",
   },
   scaled: {
-    sentence: "Divided by the root of the features of a head, so that long vectors do not make the softmax all or nothing.",
+    sentence: "The scores are divided by the square root of the head dimension, so that long vectors do not saturate the softmax.",
     equation: "scaled = scores / √d_k", rung: "trainable",
   },
   capped: {
-    sentence: "Large scores are bent smoothly below a cap.",
+    sentence: "A scaled tanh keeps the scores below a cap.",
     equation: "capped = c tanh(scaled / c)", rung: null,
   },
   masked: {
-    sentence: "What a query may not see, such as the tokens after it, gets −∞ before the softmax.",
+    sentence: "Scores of keys that a query may not attend to, such as later tokens, become −∞ before the softmax.",
     equation: "masked = scaled where allowed, else −∞", rung: "causal",
   },
   weights: {
-    sentence: "The softmax makes shares of each row: none negative, together 1.",
+    sentence: "The softmax turns each row into probabilities: none is negative, and they sum to 1.",
     equation: "weights = exp(masked) / Σ exp(masked)", rung: "simplified",
   },
   dropped: {
-    sentence: "While training, a random share p of the weights is 0 and the others grow by 1/(1−p). When the model writes, nothing is dropped.",
+    sentence: "During training, each weight becomes 0 with probability p, and the others are multiplied by 1/(1−p). During generation nothing is dropped.",
     equation: "dropped = weights / (1−p) with probability 1−p, else 0", rung: "dropout",
   },
   context: {
-    sentence: "Each query takes the values, each in its share: what it found.",
+    sentence: "The output is the sum of the values, weighted by the attention weights.",
     equation: "context = weights values", rung: "trainable",
   },
 };
@@ -42,25 +42,25 @@ const STEPS = {
 export function ofStep(step, head) {
   const { rung, inGPT, facts, steps } = head;
   if (facts?.additive && step === "scores") {
-    return { sentence: "Every query is added to every key, bent by tanh, and weighed feature by feature by a vector v that was learnt: Bahdanau's score.", equation: "score = v · tanh(query + key)", rung: null };
+    return { sentence: "Bahdanau's score: tanh of the sum of query and key, multiplied by a learned vector v.", equation: "score = v · tanh(query + key)", rung: null };
   }
   if (rung === "fixed" && step === "scores") {
-    return { sentence: "On this rung scores come from positions alone: half as much with every step away.", equation: "scores = 2^−|i−j|", rung };
+    return { sentence: "On this rung the scores depend on positions only: they halve with every token of distance.", equation: "scores = 2^−|i−j|", rung };
   }
-  const prefix = inGPT && !facts ? " In a GPT the row ends at the token itself: it sees no later one." : "";
+  const prefix = inGPT && !facts ? " In a GPT a token does not attend to later tokens, so the row ends at the token itself." : "";
   if (rung === "fixed" && step === "weights") {
-    return { sentence: `Each row is divided by its sum, so that it makes shares.${prefix}`, equation: "weights = scores / Σ scores", rung };
+    return { sentence: `Each row is divided by its sum, so that its weights sum to 1.${prefix}`, equation: "weights = scores / Σ scores", rung };
   }
   if (rung === "simplified" && step === "scores") {
-    return { sentence: "On this rung the inputs are queries, keys and values at once.", equation: "scores = x xᵀ", rung };
+    return { sentence: "On this rung the inputs themselves are the queries, keys and values.", equation: "scores = x xᵀ", rung };
   }
   if (step === "scaled" && facts && Math.abs(facts.scale - width(head) ** -0.5) > 1e-9) {
-    return { ...STEPS.scaled, sentence: "Multiplied by the scale that was given.", equation: `scaled = ${short(facts.scale)} scores` };
+    return { ...STEPS.scaled, sentence: "The scores are multiplied by the scale of this attention.", equation: `scaled = ${short(facts.scale)} scores` };
   }
   if (step === "weights") {
     const before = steps[steps.indexOf("weights") - 1] ?? "scores";
     if (facts && facts.normalizer !== "softmax") {
-      return { sentence: `The ${facts.normalizer} makes shares of each row.`, equation: `weights = ${facts.normalizer}(${before})`, rung: null };
+      return { sentence: `${facts.normalizer} turns each row into weights that sum to 1.`, equation: `weights = ${facts.normalizer}(${before})`, rung: null };
     }
     const { sentence } = STEPS.weights;
     return { ...STEPS.weights, sentence: sentence + prefix, equation: `weights = exp(${before}) / Σ exp(${before})` };
@@ -76,26 +76,16 @@ function width(head) {
 /** @param {Head} head @param {number} heads @param {Manifest} manifest @returns {Words} */
 export function ofLayer(head, heads, { kind, model }) {
   const { rung } = head;
-  if (kind === "translation") return { sentence: "Queries of the words at the left of a picture meet keys of those above it: press a head for its steps.", equation: "context = weights values", rung: null };
-  if (kind === "trace") return { sentence: "What was traced of this attention: press a head for its steps.", equation: "context = weights values", rung: null };
-  const mlp = "Then the MLP adds what it makes of each token alone.";
+  if (kind === "translation") return { sentence: "In each picture, rows are queries (target words) and columns are keys (source words). Click a head to see its steps.", equation: "context = weights values", rung: null };
+  if (kind === "trace") return { sentence: "The traced attention. Click a head to see its steps.", equation: "context = weights values", rung: null };
+  const mlp = "Then the MLP adds its update, computed for each token separately.";
   const equation = "x + attention(norm(x)),  then  x + mlp(norm(x))";
-  if (rung === "fixed") return { sentence: `The stream is normed, and each token gets the average of itself and those before it, by fixed weights. ${mlp}`, equation, rung };
-  if (rung === "simplified") return { sentence: `The stream is normed, and each token gets the average of itself and those before it, by how alike they are. ${mlp}`, equation, rung };
-  const split = heads > 1 ? ", a part for each head" : "";
-  const norm = model?.qk_norm ? "; queries and keys are normed (QK-norm)" : "";
-  const turned = model?.positions === "rotary" ? "; queries and keys are turned by their positions (rotary)" : "";
+  if (rung === "fixed") return { sentence: `The residual stream is normalized, and each token gets the average of itself and the earlier tokens, with fixed weights. ${mlp}`, equation, rung };
+  if (rung === "simplified") return { sentence: `The residual stream is normalized, and each token gets the average of itself and the earlier tokens, weighted by their similarity. ${mlp}`, equation, rung };
+  const split = heads > 1 ? ", one part per head" : "";
+  const norm = model?.qk_norm ? "; queries and keys are normalized (QK-norm)" : "";
+  const rotated = model?.positions?.kind === "rotary" ? "; queries and keys are rotated by their position (RoPE)" : "";
   const back = head.trace.shapes.has(`${head.attention}.output`) ? "projected back and " : "";
-  const contexts = heads > 1 ? "the heads' contexts, side by side, are" : "the context is";
-  return { sentence: `The stream is normed and projected to queries, keys and values${split}${norm}${turned}. Each head attends; ${contexts} ${back}added to the stream. ${mlp}`, equation, rung };
+  const contexts = heads > 1 ? "the concatenated contexts of the heads are" : "the context is";
+  return { sentence: `The residual stream is normalized and projected to queries, keys and values${split}${norm}${rotated}. Each head computes attention; ${contexts} ${back}added to the stream. ${mlp}`, equation, rung };
 }
-
-/** @type {Record<string, string>} */
-export const EDITS = {
-  off: "this head says nothing (its context is 0)",
-  "no scale": "scores are not scaled",
-  "no mask": "no mask: later tokens are seen",
-  uniform: "weights: all alike",
-  identity: "weights: itself alone",
-  previous: "weights: the token before",
-};
