@@ -17,7 +17,7 @@ def folder(name: str) -> Path:
 
 
 @contextmanager
-def whole(file: Path) -> Iterator[Path]:
+def atomic(file: Path) -> Iterator[Path]:
     """A temporary path to write to, renamed to `file` on success: `file` is never incomplete."""
     temporary = file.with_name(f".{os.getpid()}-{file.name}")
     try:

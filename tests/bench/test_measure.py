@@ -9,7 +9,7 @@ import torch
 
 from headway.attention.masks import materialize
 from headway.attention.spec import Spec
-from headway.bench import measure, ran
+from headway.bench import executed, measure
 from headway.bench.measure import Side, in_turns, peak_memory, ratios
 from headway.bench.settings import Setting
 
@@ -105,12 +105,12 @@ class Doubles(torch.autograd.Function):
 def test_the_profiler_names_what_ran():
     x = torch.randn(2, 3, 5, 4, requires_grad=True)
     sdpa = torch.nn.functional.scaled_dot_product_attention
-    assert ran.by_torch(lambda: sdpa(x, x, x)) == ("flash (CPU)", False)
+    assert executed.by_torch(lambda: sdpa(x, x, x)) == ("flash (CPU)", False)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        assert ran.by_torch(lambda: sdpa(x, x, x)).name == "math"
-    assert ran.by_torch(lambda: Doubles.apply(x)).name == "Doubles"
-    assert ran.by_torch(lambda: x @ x.mT + x[0, 0] @ x[0, 0].mT).name == "bmm + mm"
-    assert ran.by_torch(lambda: x + x).name == "no known operation"
+        assert executed.by_torch(lambda: sdpa(x, x, x)).name == "math"
+    assert executed.by_torch(lambda: Doubles.apply(x)).name == "Doubles"
+    assert executed.by_torch(lambda: x @ x.mT + x[0, 0] @ x[0, 0].mT).name == "bmm + mm"
+    assert executed.by_torch(lambda: x + x).name == "no known operation"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_the_profiler_names_what_ran():
     ],
 )
 def test_a_library_s_products_on_a_gpu_are_nobody_s_triton(name, wanted):
-    assert ran.is_of_triton(name) == wanted
+    assert executed.is_of_triton(name) == wanted
 
 
 def test_the_compiled_program_names_what_ran():
@@ -137,7 +137,7 @@ def test_the_compiled_program_names_what_ran():
       %d = f32[2]{0} custom-call(%c), custom_call_target="__cudnn$fmhaSoftmax"
       %e = f32[2]{0} dot(%a, %b)
     """
-    assert ran.by_xla(program) == ("XLA: __cudnn$fmhaSoftmax + 2 dot + fused", True)
+    assert executed.by_xla(program) == ("XLA: __cudnn$fmhaSoftmax + 2 dot + fused", True)
 
 
 # Settings

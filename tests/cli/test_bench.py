@@ -76,7 +76,7 @@ def test_a_leaking_module_of_x_is_named_and_not_ranked(tmp_path):
     assert "wrong: mine.py:Leaky: future" in done.stdout
     again = bench(*arguments, "--kernels", "plain", cwd=tmp_path)
     assert again.returncode == 1
-    assert "name another folder" in again.stderr
+    assert "choose another folder" in again.stderr
 
 
 def test_ctrl_c_writes_what_was_measured(tmp_path):

@@ -41,8 +41,8 @@ def main(run):
 
     folder = Path("docs/explorer")
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as aside, sync_playwright() as playwright:
-        file = Path(aside) / "page.html"
+    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
+        file = Path(temporary) / "page.html"
         file.write_text(
             export.page(*BesideLadder(RunSubject(Run.open(run))).trace(Ask(TEXT, write=24)))
         )

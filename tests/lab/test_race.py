@@ -6,7 +6,7 @@ from types import MappingProxyType
 import pytest
 
 from headway.data import grammar, pairs
-from headway.lab import files, race, race_report, work
+from headway.lab import race, race_report, work
 from headway.lab import translation as lab
 from headway.lab.race import KINDS, Race
 from headway.models.seq2seq import Seq2SeqConfig
@@ -51,7 +51,7 @@ def done(pair_file, tmp_path_factory):
         patch.setattr(work, "is_stopped", lambda: False)
         trial = Race(str(pair_file))
         for job in trial.jobs:  # in this process: a worker would not see the patches
-            race.compete(job, str(folder / files.RUNS / job.folder))
+            race.compete(job, str(folder / work.RUNS / job.folder))
         yield trial, folder
 
 
@@ -61,7 +61,7 @@ def test_every_kind_ran_with_every_seed(done):
         (k, s) for s in (0, 1) for k in KINDS
     ]
     assert len({job.folder for job in trial.jobs}) == 6
-    found = race_report.gather(trial, folder / files.RUNS)
+    found = race_report.gather(trial, folder / work.RUNS)
     assert all(run.result and not run.failed for run in found)
     tested = len(pairs.split(pairs.read(trial.source)).test)
     assert {len(run.answers) for run in found} == {tested}
@@ -70,7 +70,9 @@ def test_every_kind_ran_with_every_seed(done):
 
 def test_the_report_is_written_whole(done):
     trial, folder = done
-    report = race_report.Report(trial, race_report.gather(trial, folder / files.RUNS), "headway x")
+    report = race_report.RaceReport(
+        trial, race_report.gather(trial, folder / work.RUNS), "headway x"
+    )
     place = race_report.write(report, folder)
     page, text = (place / "index.html").read_text(), (place / "report.md").read_text()
     for kind in KINDS:
@@ -91,7 +93,7 @@ def ended(kind, seed, right):
     answers = [lab.as_dict(answered(d, n < right[d])) for d in (0, 1) for n in range(10)]
     matrix = {"source": ["a"], "target": ["b", "c"], "weights": [[1.0], [0.5]]}
     result = {"answers": answers, "sentence": "s", "parameters": 7, "machine": {}, "longer": 0}
-    return race_report.Ended(
+    return race_report.RaceRun(
         kind, seed, {10: 1.0}, 5.0, {**result, "left_out": 0, "matrix": matrix}, ""
     )
 
@@ -103,7 +105,7 @@ def test_claims_are_paired_by_seed_and_careful():
         "transformer": [(10, 10), (10, 10), (10, 10)],
     }
     runs = [ended(kind, seed, right[kind][seed]) for kind in KINDS for seed in range(3)]
-    report = race_report.Report(Race("grammar:0"), runs, "again")
+    report = race_report.RaceReport(Race("grammar:0"), runs, "again")
     said = [*race_report.answers(report)]
     assert said[0] == (
         "depth 0: right to the letter rnn 87% (80% to 90%), bahdanau 87% (70% to 100%), "
@@ -121,7 +123,7 @@ def test_claims_are_paired_by_seed_and_careful():
 
 
 def test_what_failed_is_shown():
-    runs = [ended("rnn", 0, (1, 1)), race_report.Ended("bahdanau", 0, {}, 0.0, None, "no space")]
-    report = race_report.Report(Race("grammar:0"), runs, "again")
+    runs = [ended("rnn", 0, (1, 1)), race_report.RaceRun("bahdanau", 0, {}, 0.0, None, "no space")]
+    report = race_report.RaceReport(Race("grammar:0"), runs, "again")
     assert "bahdanau, seed 0, failed: no space" in race_report.answers(report)
     assert "nothing can be said" in " ".join(race_report.answers(report))

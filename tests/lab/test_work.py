@@ -16,10 +16,11 @@ import headway
 from command import headway as headway_command
 from gpts import gpt_config
 from headway.engines import engine_named
-from headway.lab import files, health, report, work
+from headway.lab import comparison as comparisons
+from headway.lab import health, work
+from headway.lab.comparison import Comparison
 from headway.lab.experiments import Experiment, Variant
-from headway.lab.page import pictures
-from headway.lab.report import Report
+from headway.lab.page import pictures, write
 from headway.ladder.rungs import LADDER
 from headway.models.gpt import overlaid
 from headway.torch.gpt import GPT, of_rung
@@ -56,19 +57,21 @@ def done(tmp_path_factory):
     place = tmp_path_factory.mktemp("lab")
     (place / "text.txt").write_text(TEXT)
     trial = experiment(place / "text.txt")
-    assert work.run(trial, place / files.RUNS) == {}
+    assert work.run(trial, place / work.RUNS) == {}
     return trial, place
 
 
 def whole(done, **more):
     trial, place = done
-    return Report(trial, report.gather(trial, place / files.RUNS), "headway compare trial", **more)
+    return Comparison(
+        trial, comparisons.gather(trial, place / work.RUNS), "headway compare trial", **more
+    )
 
 
 def test_every_run_is_a_run_like_any_other(done):
     trial, place = done
     for job in trial.jobs:
-        run = Run.open(place / files.RUNS / job.folder)
+        run = Run.open(place / work.RUNS / job.folder)
         assert [line["step"] for line in run.logged()] == [1, 2, 3, 4, 5, 6]
         assert run.config.training.seed == job.seed
         assert run.config.model.width == 8
@@ -81,7 +84,7 @@ def test_a_run_is_what_train_would_have_made_of_it(done):
 
     trial, place = done
     job = trial.jobs[0]
-    run = Run.open(place / files.RUNS / job.folder)
+    run = Run.open(place / work.RUNS / job.folder)
     plan = recipes.plan(job.settings)
     model = weights.build(run.config)
     tokens = split(prepared(plan.source, plan.tokenizer), run.config.model.context)
@@ -92,7 +95,7 @@ def test_a_run_is_what_train_would_have_made_of_it(done):
 
 def test_what_is_there_is_not_done_again_and_what_is_missing_is(done):
     trial, place = done
-    runs = place / files.RUNS
+    runs = place / work.RUNS
     first, *others = [runs / job.folder for job in trial.jobs]
     before = {each: (each / "log.jsonl").stat().st_mtime_ns for each in (first, *others)}
     wanted = (first / work.RESULT).read_text()
@@ -110,11 +113,11 @@ def test_the_table_tells_the_losses_by_seed(done):
     trial, place = done
     for variant in trial.variants:
         losses = [
-            Run(place / files.RUNS / job.folder).logged()[-1]["validation"]
+            Run(place / work.RUNS / job.folder).logged()[-1]["validation"]
             for job in trial.jobs
             if job.variant == variant.name
         ]
-        row = report.record(found, variant)
+        row = comparisons.record(found, variant)
         assert row["loss"] == pytest.approx(np.mean(losses))
         assert (row["low"], row["high"]) == (min(losses), max(losses))
         assert row["parameters"] > 1000
@@ -129,7 +132,7 @@ def test_the_table_tells_the_losses_by_seed(done):
 
 
 def test_the_report_is_written_in_three_forms(done):
-    place = files.write(whole(done, remarks=["something & more"]), done[1])
+    place = write(whole(done, remarks=["something & more"]), done[1])
     found = json.loads((place / "report.json").read_text())
     assert [each["name"] for each in found["variants"]][-1] == "odd <b>"
     assert all(len(each["runs"]) == 2 for each in found["variants"])
@@ -156,14 +159,14 @@ def test_a_run_that_fails_is_shown_and_the_others_go_on(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
     trial = experiment(tmp_path / "text.txt", seeds=1, learning_rate=1e30, clip=1e30)
     assert work.run(trial, tmp_path / "runs") == {}
-    found = Report(trial, report.gather(trial, tmp_path / "runs"), "again")
+    found = Comparison(trial, comparisons.gather(trial, tmp_path / "runs"), "again")
     assert [run.failed != "" for run in found.runs] == [False, False, True]
-    said = next(each for each in report.answers(found) if "failed" in each)
+    said = next(each for each in comparisons.answers(found) if "failed" in each)
     assert "odd <b>, seed 0, failed: the loss of step" in said
-    row = report.record(found, trial.variants[2])
+    row = comparisons.record(found, trial.variants[2])
     assert row["loss"] is None
     assert row["ended"] == "0/1, 1 failed"
-    place = files.write(found, tmp_path)
+    place = write(found, tmp_path)
     assert "0/1, 1 failed" in (place / "report.md").read_text()
     assert "0/1, 1 failed" in (place / "index.html").read_text()
     (file,) = (tmp_path / "runs").glob(f"*/{work.FAILED}")
@@ -198,7 +201,7 @@ def test_stopped_and_gone_on_with_is_the_run_that_nobody_stopped(done, tmp_path)
 
 def test_two_processes_do_not_train_the_same_runs(done):
     trial, place = done
-    runs = place / files.RUNS
+    runs = place / work.RUNS
     (runs / trial.jobs[0].folder / work.RESULT).rename(place / "kept")
     line = "import sys; from pathlib import Path; from headway.lab import work\n"
     line += "with work._alone_in(Path(sys.argv[1])): print('in', flush=True); input()"
@@ -213,9 +216,9 @@ def test_two_processes_do_not_train_the_same_runs(done):
 
 def test_one_seed_that_failed_late_leaves_the_curve_of_the_others(done):
     trial, place = done
-    found = report.gather(trial, place / files.RUNS)
+    found = comparisons.gather(trial, place / work.RUNS)
     cut = [dataclasses.replace(found[0], curve=found[0].curve[:1], result=None, failed="so")]
-    drawn = {each.name: each for each in pictures(Report(trial, cut + found[1:], "again"))}
+    drawn = {each.name: each for each in pictures(Comparison(trial, cut + found[1:], "again"))}
     assert {"loss", "entropy", "largest", "first", "query_gradient"} == set(drawn)
     names = re.findall(r">(slow|fast|odd &lt;b&gt;)<", drawn["loss"].svg)
     assert sorted(names) == ["fast", "odd &lt;b&gt;", "slow"]

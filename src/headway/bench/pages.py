@@ -1,21 +1,25 @@
-"""What the reports of the bench and the lab share: a page that needs nothing else (no network, no
-script), light and dark, and pictures that are drawn once and suit both."""
+"""HTML pages and plots of the bench and the lab.
+
+Pages are self-contained, without scripts, and adapt to light and dark mode, also their plots.
+"""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from headway.cache import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, PAPER = "#1c2024", "#fffffe"  # what the page replaces, to suit light and dark
-# Okabe and Ito's colours, which people who see fewer colours can tell apart, dark enough to be read
-# on paper; and the same for a dark page.
+INK, PAPER = "#1c2024", "#fffffe"  # replaced in pages, for light and dark mode
+# The colors of Okabe and Ito, which color-blind people can distinguish, for light and dark pages.
 COLOURS = {
     "#0072b2": "#5aaee6",
     "#d55e00": "#f08a3c",
@@ -50,15 +54,26 @@ dt { font-weight: 600 } dd { margin: 0 }
 
 
 class Picture(NamedTuple):
-    """A plot, for a page and by itself."""
+    """A plot as SVG and PNG."""
 
     name: str
     svg: str
     png: bytes
 
 
+def write(folder: Path, texts: Mapping[str, str], pictures: Iterable[Picture]) -> None:
+    """Write texts by file name, and each picture as SVG and PNG; replace older files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        (folder / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
+        (folder / f"{picture.name}.png").write_bytes(picture.png)
+    for name, text in texts.items():
+        with atomic(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
 def page(title: str, body: str, style: str = "") -> str:
-    """A whole page. style: what it has beside STYLE."""
+    """Return a page. style: CSS in addition to STYLE."""
     return (
         '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
@@ -67,13 +82,13 @@ def page(title: str, body: str, style: str = "") -> str:
 
 
 def draw(name: str, size: tuple[float, float], paint: Callable[[Figure], object]) -> Picture:
-    """A picture, painted by a function. size: in inches."""
-    import matplotlib  # late: a second
+    """Return a picture that a function paints. size: in inches."""
+    import matplotlib  # late: takes a second
 
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "text.parse_math": False,  # a token may be "$$"
-        "svg.hashsalt": name,  # several stand in one page, and their names must differ
+        "svg.hashsalt": name,  # ids must differ between the plots of a page
         "font.family": "sans-serif",
         "font.size": 10,
         **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
@@ -91,17 +106,17 @@ def draw(name: str, size: tuple[float, float], paint: Callable[[Figure], object]
 
 
 def bare(axes: Axes) -> None:
-    """A faint grid, and no frame above and at the right."""
+    """Draw a faint grid, and no frame at the top and on the right."""
     axes.grid(color=INK, alpha=0.12, linewidth=0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
 
 def inline(svg: str) -> str:
-    """A plot as a part of the page: in the page's own colours, as wide as there is room."""
+    """Return a plot as part of a page, with its colors and width."""
     svg = re.sub("<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = re.sub('<g id="[^"]*"', "<g", svg)  # there are several plots in a page
+    svg = re.sub('<g id="[^"]*"', "<g", svg)  # ids must be unique in a page
     svg = svg.replace(INK, "currentColor").replace(PAPER, "none")
     for light, dark in COLOURS.items():
         svg = svg.replace(light, f"light-dark({light}, {dark})")
@@ -111,9 +126,9 @@ def inline(svg: str) -> str:
 def labels(
     axes: Axes, ends: dict[str, tuple[float, float]], colours: dict[str, str], gap: float = 0.05
 ) -> None:
-    """The names at the right, each with a thin line from where its own line ends.
+    """Write the names on the right, each connected to the end of its curve.
 
-    ends: in the coordinates of the data. gap: between two names, of the height.
+    ends: in data coordinates. gap: the smallest distance of two names, relative to the height.
     """
     to_axes = axes.transData + axes.transAxes.inverted()
     at = {name: tuple(to_axes.transform(end)) for name, end in ends.items()}
@@ -121,11 +136,11 @@ def labels(
     gap = min(gap, 1 / len(names))
     heights: list[float] = []
     for name in names:
-        wanted = at[name][1]
-        heights.append(min(wanted, heights[-1] - gap) if heights else min(wanted, 1.0))
-    for place in reversed(range(len(names))):  # none below the axis
-        least = heights[place + 1] + gap if place + 1 < len(names) else 0.0
-        heights[place] = max(heights[place], least)
+        height = at[name][1]
+        heights.append(min(height, heights[-1] - gap) if heights else min(height, 1.0))
+    for row in reversed(range(len(names))):  # not below the axis
+        least = heights[row + 1] + gap if row + 1 < len(names) else 0.0
+        heights[row] = max(heights[row], least)
     for name, height in zip(names, heights, strict=True):
         axes.annotate(
             name, at[name], (1.04, height), xycoords="axes fraction", textcoords="axes fraction",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from headway.bench.compare import Row, Table
 from headway.bench.pages import COLOURS, INK, MARKS, Picture, bare, draw, labels
-from headway.bench.report import LITTLE, Report
+from headway.bench.results import LITTLE, Results
 from headway.bench.sides import JAX, YARDSTICK
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def sweep(tables: Sequence[Table]) -> list[Table]:
     return []
 
 
-def plots(report: Report) -> Iterator[Picture]:
+def plots(report: Results) -> Iterator[Picture]:
     """Of the run's sweep, if it has one: time, and memory where it was measured."""
     tables = sweep(report.tables)
     for name, label in (("time", "milliseconds a run"), ("memory", "MB beyond the inputs")):
@@ -58,7 +58,7 @@ def _plot(
     label: str,
     series: dict[str, Points],
     tables: Sequence[Table],
-    report: Report,
+    report: Results,
 ) -> Picture:
     def paint(figure: Figure) -> None:
         axes = figure.add_axes((0.095, 0.115, 0.67, 0.745), facecolor="none")

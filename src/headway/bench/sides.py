@@ -27,9 +27,9 @@ from headway.attention.masks import materialize
 from headway.attention.options import spec_from
 from headway.attention.projections import output, project_fused
 from headway.attention.spec import DEFAULT, Spec, Unsupported
-from headway.bench import exact, ran
+from headway.bench import exact, executed
 from headway.bench.exact import Exact, Inputs, layer
-from headway.bench.ran import Ran
+from headway.bench.executed import Executed
 from headway.bench.settings import Setting
 
 YARDSTICK = "plain"
@@ -60,7 +60,7 @@ class Side(Protocol):
         """Whether other keys in the second half change the first half's output."""
         ...
 
-    def ran(self) -> Ran:
+    def ran(self) -> Executed:
         """What one forward run was made of, as the profiler or the compiler tells."""
         ...
 
@@ -160,10 +160,10 @@ class TorchSide:
         before, after = (exact.results(self.function, each, now[0]) for each in _futures(now))
         return _differs_early(before[0], after[0])
 
-    def ran(self) -> Ran:
+    def ran(self) -> Executed:
         """See `Side`."""
         with torch.set_grad_enabled(self.inputs.leaves[0].requires_grad):
-            return ran.by_torch(lambda: self.call(*self.inputs.leaves), self.cuda)
+            return executed.by_torch(lambda: self.call(*self.inputs.leaves), self.cuda)
 
     def _results(self, upstream: Tensor) -> list[Tensor]:
         return exact.results(self.call, self.inputs.leaves, upstream)
@@ -351,9 +351,9 @@ class JaxSide:
         before, after = (self.function(*map(_to_jax, each)) for each in _futures(now))
         return _differs_early(from_dlpack(before), from_dlpack(after))
 
-    def ran(self) -> Ran:
+    def ran(self) -> Executed:
         """See `Side`."""
-        return ran.by_xla(self.call.as_text() or "")
+        return executed.by_xla(self.call.as_text() or "")
 
     def _results(self, upstream: Any) -> Any:
         return self.jax.block_until_ready(  # type: ignore[no-untyped-call]

@@ -23,9 +23,9 @@ from headway.extras import require
 
 if TYPE_CHECKING:
     from headway.bench.compare import Table
-    from headway.bench.report import Report
+    from headway.bench.custom import Yours
+    from headway.bench.results import Results
     from headway.bench.settings import Setting
-    from headway.bench.yours import Yours
 
 _SWITCH = Parameter(negative=())
 _COUNTED = (
@@ -132,8 +132,9 @@ def bench(
         raise ValueError("--set is for the module that --module names")
     with _true_compile_times(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they would stand in the table
-        from headway.bench import files, measure  # late: `headway --help` answers at once
-        from headway.bench.yours import Yours
+        from headway.bench import measure  # late: `headway --help` is fast
+        from headway.bench import output as output_files
+        from headway.bench.custom import Yours
 
         place = _place(device)
         if tune:
@@ -147,11 +148,11 @@ def bench(
         require("plots", "the bench")
         plan = _plan(shape, place, yours)
         named = None if kernels is None else _kernels(kernels)
-        folder = files.free_folder(output)
+        folder = output_files.free_folder(output)
         measure.settle(threads)
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
         report, stopped = _measure(plan, named, yours, seconds, console, folder, fixed=bool(shape))
-        files.write(report, folder)
+        output_files.write(report, folder)
     written = ", ".join(sorted(file.name for file in folder.iterdir()))
     console.print(f"{'stopped; what was measured is in' if stopped else 'in'} {folder}: {written}")
     if stopped:
@@ -166,20 +167,21 @@ def _measure(
     console: Console,
     folder: Path,
     fixed: bool,
-) -> tuple[Report, bool]:
+) -> tuple[Results, bool]:
     """All tables, shown and written as they are made; and whether Ctrl-C cut them short.
 
     fixed: the settings are what somebody asked for, and no batch is made smaller.
     """
     import torch
 
-    from headway.bench import files, measure
+    from headway.bench import measure
+    from headway.bench import output as output_files
     from headway.bench.compare import Bench
     from headway.bench.machine import machine
-    from headway.bench.report import LEGEND, Report
+    from headway.bench.results import LEGEND, Results
 
     place = plan[0].device
-    report = Report(machine(place), seconds, measure.bandwidth(place))
+    report = Results(machine(place), seconds, measure.bandwidth(place))
 
     def peak(dtype: str) -> float:
         """The best so far: other processes may have slowed an earlier measurement."""
@@ -206,17 +208,18 @@ def _measure(
                 )
             report.tables.append(table)
             done(table)
-            files.write_json(report.as_dict(), folder / "bench.json")
+            output_files.write_json(report.as_dict(), folder / "bench.json")
         return report, stopped()
 
 
 def _tune(place: str, output: Path | None) -> None:
     """Make this machine's table, and write how well `attend` chooses by it."""
     from headway.attention.kernels import tuning
-    from headway.bench import files, tune
+    from headway.bench import output as output_files
+    from headway.bench import tune
     from headway.bench.machine import machine
 
-    file, folder = tuning.path(), files.free_folder(output)
+    file, folder = tuning.path(), output_files.free_folder(output)
     console = Console(highlight=False, soft_wrap=True)
     with interrupts() as stopped:
         asked = tune.questions(tune.SIZES)
@@ -233,7 +236,7 @@ def _tune(place: str, output: Path | None) -> None:
             console.print("stopped: how well it chooses was not measured to the end")
             sys.exit(130)
     found = tune.report(machine(place), verdicts)
-    files.write_json(found, folder / "tune.json")
+    output_files.write_json(found, folder / "tune.json")
     console.print(tune.summary(found))
     console.print(f"in {folder}: tune.json")
 
@@ -310,13 +313,13 @@ Done = Callable[["Table"], None]
 
 
 @contextmanager
-def _live(console: Console, report: Report) -> Iterator[tuple[Show, Done]]:
+def _live(console: Console, report: Results) -> Iterator[tuple[Show, Done]]:
     """`show(table, doing)` while a table is being made, `done(table)` when it is.
 
     Nothing is drawn but at these calls, between measurements. Where the output is no terminal only
     what is done is printed.
     """
-    from headway.bench.report import terminal
+    from headway.bench.results import terminal
 
     with Live(console=console, auto_refresh=False, transient=True) as live:
 

@@ -92,7 +92,7 @@ def explore(
 
     tensors, manifest = subject.trace(ask)
     text = page(tensors, manifest)
-    with cache.whole(html) as aside:
-        aside.write_text(text, encoding="utf-8")
+    with cache.atomic(html) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     size, tokens = html.stat().st_size, len(manifest["tokens"])
     print(f"{html}: {tokens} tokens, {size / 1e6:,.1f} MB")

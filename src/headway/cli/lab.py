@@ -49,7 +49,7 @@ def climb(
     engine
         PyTorch or JAX.
     lab
-        Folder of all runs and reports.
+        Folder of all runs and comparisons.
     """
     from headway.lab import climb as climbing  # late: `headway --help` is fast
 
@@ -97,7 +97,7 @@ def compare(
     engine
         PyTorch or JAX.
     lab
-        Folder of all runs and reports.
+        Folder of all runs and comparisons.
     """
     from headway.lab import experiments as known  # late: `headway --help` is fast
 
@@ -141,53 +141,51 @@ def _conduct(
 ) -> None:
     """Train the runs that are missing, show their progress, and write the report."""
     require("lab", "the lab")
-    from headway.lab import files, report, work
-    from headway.lab.report import Report
+    from headway.lab import comparison as comparisons
+    from headway.lab import page, work
 
-    # Where the output is not a terminal, all columns are written.
-    wide = None if sys.stdout.isatty() else 200
-    console = Console(highlight=False, markup=False, width=wide)
-    chosen = [] if experiment.engine == "torch" else ["--engine", experiment.engine]
-    elsewhere = [] if lab == _LAB else ["--lab", str(lab)]
-    command = shlex.join(["headway", *words, *chosen, *elsewhere])
-    runs = lab / files.RUNS
+    width = None if sys.stdout.isatty() else 200  # a file gets all columns
+    console = Console(highlight=False, markup=False, width=width)
+    words = [*words, *([] if experiment.engine == "torch" else ["--engine", experiment.engine])]
+    words += [] if lab == _LAB else ["--lab", str(lab)]
+    command = shlex.join(["headway", *words])
+    runs = lab / work.RUNS
     finished = sum(work.is_done(runs / job.folder) for job in experiment.jobs)
     console.print(
         f"{experiment.question}\n{len(experiment.jobs)} runs, {finished} of them finished"
     )
     with interrupts() as stopped, _live(console, experiment, runs) as show:
-        wrong = work.run(experiment, runs, stopped=stopped, show=show)
-    found = report.gather(experiment, runs, wrong)
-    said = [] if stopped() else [*remarks(experiment, runs)]
-    whole = Report(experiment, found, command, said)
-    place = files.write(whole, lab)
-    console.print(report.terminal(whole, console.width))
-    for answer in report.answers(whole):
+        errors = work.run(experiment, runs, stopped=stopped, show=show)
+    trained = comparisons.gather(experiment, runs, errors)
+    further = [] if stopped() else [*remarks(experiment, runs)]
+    comparison = comparisons.Comparison(experiment, trained, command, further)
+    folder = page.write(comparison, lab)
+    console.print(comparisons.terminal(comparison, console.width))
+    for answer in comparisons.answers(comparison):
         console.print(f"- {answer}")
-    console.print(f"the report: {place / 'index.html'}", soft_wrap=True)
+    console.print(f"report: {folder / 'index.html'}", soft_wrap=True)
     if stopped():
         console.print(f"stopped; continue with: {command}", soft_wrap=True)
         sys.exit(130)
-    if any(run.failed for run in found):
+    if any(run.failed for run in trained):
         sys.exit(1)
 
 
 @contextmanager
 def _live(console: Console, experiment: Experiment, runs: Path) -> Iterator[Callable[[], None]]:
     """`show()` draws the progress of all runs; without a terminal, a line per finished run."""
-    from headway.lab import report
-    from headway.lab.report import Report
+    from headway.lab.comparison import Comparison, gather, terminal
 
-    ended = {run.job.folder for run in report.gather(experiment, runs) if run.result}
+    ended = {run.job.folder for run in gather(experiment, runs) if run.result}
     with Live(console=console, auto_refresh=False, transient=True) as live:
 
         def show() -> None:
-            found = report.gather(experiment, runs)
+            trained = gather(experiment, runs)
             if console.is_terminal:
-                so_far = report.terminal(Report(experiment, found, ""), console.width)
-                live.update(so_far, refresh=True)
+                table = terminal(Comparison(experiment, trained, ""), console.width)
+                live.update(table, refresh=True)
                 return
-            for run in found:
+            for run in trained:
                 if run.result and run.job.folder not in ended:
                     ended.add(run.job.folder)
                     console.print(f"{run.job.variant}, seed {run.job.seed}: {run.loss:.3f}")

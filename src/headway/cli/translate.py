@@ -275,8 +275,8 @@ def eval(
             "signatures": signatures,
             "answers": [lab.as_dict(answer) for answer in answers],
         }
-        with cache.whole(output) as aside:
-            aside.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        with cache.atomic(output) as temporary:
+            temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 @translate.command
@@ -305,21 +305,21 @@ def race(
     """
     require("translate", "the race")
     require("lab", "the race")
-    from headway.lab import files, race_report, work  # late: `headway --help` answers at once
+    from headway.lab import race_report, work  # late: `headway --help` is fast
     from headway.lab.race import QUESTION, Race, compete
     from headway.training.runs import Run
 
     if quick and full:
         raise ValueError("--quick and --full exclude each other; remove one")
     size = "full" if full else "quick"
-    found = Race(_source(pairs, depth), size)
-    runs, console = lab / files.RUNS, Console(highlight=False, soft_wrap=True)
+    contest = Race(_source(pairs, depth), size)
+    runs, console = lab / work.RUNS, Console(highlight=False, soft_wrap=True)
     words = [*(["--pairs", *pairs] if pairs else []), *_option("--depth", depth), f"--{size}"]
     words += [] if lab == Path("lab") else ["--lab", str(lab)]
     command = shlex.join(["headway", "translate", "race", *words])
-    there = sum(work.is_done(runs / job.folder) for job in found.jobs)
-    console.print(f"{QUESTION}\n{len(found.jobs)} runs, {there} of them finished")
-    steps = sum(job.settings["training"]["steps"] for job in found.jobs)
+    finished = sum(work.is_done(runs / job.folder) for job in contest.jobs)
+    console.print(f"{QUESTION}\n{len(contest.jobs)} runs, {finished} of them finished")
+    steps = sum(job.settings["training"]["steps"] for job in contest.jobs)
     with (
         interrupts() as stopped,
         Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
@@ -327,15 +327,16 @@ def race(
         task = bar.add_task("training", total=steps)
 
         def show() -> None:
-            far = (Run(runs / job.folder).logged() for job in found.jobs)
-            bar.update(task, completed=sum(log[-1]["step"] for log in far if log))
+            logs = (Run(runs / job.folder).logged() for job in contest.jobs)
+            bar.update(task, completed=sum(log[-1]["step"] for log in logs if log))
 
-        wrong = work.run(found, runs, do=compete, stopped=stopped, show=show)
-    report = race_report.Report(found, race_report.gather(found, runs, wrong), command)
-    place = race_report.write(report, lab)
+        errors = work.run(contest, runs, do=compete, stopped=stopped, show=show)
+    trained = race_report.gather(contest, runs, errors)
+    report = race_report.RaceReport(contest, trained, command)
+    folder = race_report.write(report, lab)
     for answer in race_report.answers(report):
         console.print(f"- {answer}", markup=False)
-    console.print(f"the report: {place / 'index.html'}")
+    console.print(f"report: {folder / 'index.html'}")
     if stopped():
         console.print(f"stopped; continue with: {command}")
         sys.exit(130)

@@ -26,7 +26,7 @@ def prepared(
     name = digest(digest(text) + tokenizer.fingerprint)
     file = cache.folder("tokens") / f"{name}.npy"
     if not file.exists():
-        with cache.whole(file) as aside, aside.open("wb") as out:
+        with cache.atomic(file) as temporary, temporary.open("wb") as out:
             pieces = []
             for piece, characters in tokenizer.encode_pieces(text):
                 pieces.append(piece.astype(kind))

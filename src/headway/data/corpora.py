@@ -99,8 +99,8 @@ def _public(name: str) -> Path:
         ) from error
     if hashlib.sha256(content).hexdigest() != public.sha256:
         raise OSError(f"the file at {public.url} has changed: its SHA-256 is not that of {name}")
-    with cache.whole(cached) as aside:
-        aside.write_bytes(content)
+    with cache.atomic(cached) as temporary:
+        temporary.write_bytes(content)
     return cached
 
 

@@ -50,8 +50,8 @@ class Shown:
 
     def save(self, path: Path | str) -> None:
         """Write it to a file."""
-        with cache.whole(Path(path)) as aside:
-            aside.write_text(self.html, encoding="utf-8")
+        with cache.atomic(Path(path)) as temporary:
+            temporary.write_text(self.html, encoding="utf-8")
 
     def _repr_html_(self) -> str:
         # A frame without the notebook's origin: the page can reach nothing of it.

@@ -110,11 +110,11 @@ def described(steps: Trace) -> tuple[Tensors, Manifest]:
 def save(path: Path, tensors: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:
     """Write the file, whole or not at all."""
     text = json.dumps(manifest, sort_keys=True)
-    with cache.whole(path) as aside:
+    with cache.atomic(path) as temporary:
         try:
             # The library writes the memory of an array that is turned as it lies.
             whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-            save_file(whole, aside, metadata={"headway": text})
+            save_file(whole, temporary, metadata={"headway": text})
         except SafetensorError as error:
             raise OSError(f"{path} could not be written: {error}") from error
 

@@ -14,10 +14,11 @@ from statistics import mean, stdev
 
 from scipy.stats import t
 
-from headway.lab import report, work
+from headway.lab import comparison as comparisons
+from headway.lab import work
+from headway.lab.comparison import TrainedRun
 from headway.lab.experiments import Experiment, Variant
 from headway.lab.files import RUNS
-from headway.lab.report import Ended
 from headway.training import recipes
 from headway.training.advice import Bands, comparable
 from headway.training.runs import Run
@@ -32,7 +33,7 @@ def record(recipe: str, lab: Path) -> Bands:
     variant = Variant(recipe, recipes.read(recipe))
     experiment = Experiment(f"bands of {recipe}", "Where do its losses lie?", [variant], SEEDS)
     wrong = work.run(experiment, lab / RUNS)
-    runs = report.gather(experiment, lab / RUNS, wrong)
+    runs = comparisons.gather(experiment, lab / RUNS, wrong)
     if not all(run.result for run in runs):
         raise ValueError(
             "; ".join(run.failed for run in runs if run.failed) or "not all runs ended"
@@ -40,7 +41,7 @@ def record(recipe: str, lab: Path) -> Bands:
     return around(recipe, runs, Run.open(lab / RUNS / runs[0].job.folder))
 
 
-def around(recipe: str, runs: list[Ended], first: Run) -> Bands:
+def around(recipe: str, runs: list[TrainedRun], first: Run) -> Bands:
     """The bands of these runs. first: one of them."""
     steps = [step for step, _ in runs[0].curve]
     losses = [[dict(run.curve)[step] for run in runs] for step in steps]

@@ -1,10 +1,12 @@
-"""A report as one HTML page, and its pictures."""
+"""The report of a comparison: an HTML page with plots, Markdown and JSON."""
 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +15,10 @@ from jaxtyping import Float
 
 from headway.bench import pages
 from headway.bench.pages import COLOURS, INK, MARKS, Picture
-from headway.lab import report as reports
+from headway.lab import comparison as comparisons
+from headway.lab.comparison import COLUMNS, LEGEND, Comparison, TrainedRun
 from headway.lab.experiments import Variant
 from headway.lab.health import entropy
-from headway.lab.report import COLUMNS, LEGEND, Ended, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,16 +44,17 @@ DRAWN = {
 }
 
 
-def page(report: Report, drawn: Sequence[Picture]) -> str:
+def page(report: Comparison, drawn: Sequence[Picture]) -> str:
     """The question, the answers, the table, the curves, a sample and the maps of each variant."""
-    answers = "".join(f"<li>{escape(each)}</li>" for each in reports.answers(report))
+    answers = "".join(f"<li>{escape(each)}</li>" for each in comparisons.answers(report))
     head = "".join(f"<th>{escape(column.title)}</th>" for column in COLUMNS)
     rows = "\n".join(_row(report, each) for each in report.ranked)
     plots = "".join(pages.inline(each.svg) for each in drawn)
     samples = "".join(_sample(report, each) for each in report.ranked)
     body = (
         f"<h1>{escape(report.experiment.question)}</h1>\n"
-        f"<p class=soft>{escape(report.experiment.name)}: {escape(reports.described(report))}</p>\n"
+        f"<p class=soft>{escape(report.experiment.name)}: "
+        f"{escape(comparisons.described(report))}</p>\n"
         f"<ul class=answers>{answers}</ul>\n"
         f"<div class=wide><table><tr><th>variant</th>{head}<th>by seed</th></tr>\n{rows}</table>"
         f"</div>\n<p class=soft>{escape(LEGEND)}.</p>\n<div class=plots>{plots}</div>\n"
@@ -64,16 +67,16 @@ def page(report: Report, drawn: Sequence[Picture]) -> str:
     return pages.page(f"headway: {report.experiment.name}", body, STYLE)
 
 
-def _row(report: Report, variant: Variant) -> str:
-    row = reports.record(report, variant)
-    cells = "".join(f"<td>{escape(reports.cell(column, row))}</td>" for column in COLUMNS)
+def _row(report: Comparison, variant: Variant) -> str:
+    row = comparisons.record(report, variant)
+    cells = "".join(f"<td>{escape(comparisons.cell(column, row))}</td>" for column in COLUMNS)
     losses = report.losses[variant.name].values()
     seeds = " ".join(f"{each:.3f}" for each in losses)
     kind = ' class="apart"' if variant.apart else ""
     return f"<tr{kind}><td>{escape(variant.name)}</td>{cells}<td>{seeds}</td></tr>"
 
 
-def _sample(report: Report, variant: Variant) -> str:
+def _sample(report: Comparison, variant: Variant) -> str:
     first = next((run for run in report.of(variant) if run.result), None)
     if first is None or first.result is None:
         return ""
@@ -86,7 +89,7 @@ def _sample(report: Report, variant: Variant) -> str:
     )
 
 
-def pictures(report: Report) -> Iterator[Picture]:
+def pictures(report: Comparison) -> Iterator[Picture]:
     """The curves of the loss, and of what stands in DRAWN as far as there is any."""
     shown = [each for each in report.experiment.variants if any(r.curve for r in report.of(each))]
     colours = {
@@ -104,7 +107,7 @@ def pictures(report: Report) -> Iterator[Picture]:
             yield curves(key, label, found, colours)
 
 
-def _health(runs: Sequence[Ended], key: str) -> Iterator[dict[int, float]]:
+def _health(runs: Sequence[TrainedRun], key: str) -> Iterator[dict[int, float]]:
     """Of each run, the mean over layers and heads (of scores the largest), by step."""
     reduce = np.max if key == "largest" else np.mean
     for run in runs:
@@ -200,3 +203,16 @@ def _told(weights: Float[np.ndarray, "tokens tokens"]) -> str:
 
 def _visible(word: str) -> str:
     return word.replace(" ", "␣").replace("\n", "⏎")
+
+
+def write(comparison: Comparison, folder: Path) -> Path:
+    """Write index.html, report.md, report.json and the plots; return their folder."""
+    target = folder / comparison.experiment.folder
+    plots = [*pictures(comparison)]
+    texts = {
+        "index.html": page(comparison, plots),
+        "report.md": comparisons.markdown(comparison),
+        "report.json": json.dumps(comparisons.as_dict(comparison), allow_nan=False) + "\n",
+    }
+    pages.write(target, texts, plots)
+    return target

@@ -17,10 +17,9 @@ import numpy as np
 
 from headway.bench import pages
 from headway.bench.pages import COLOURS, INK, Picture
-from headway.cache import whole
 from headway.lab import translation as lab
 from headway.lab import work
-from headway.lab.findings import Finding, compared
+from headway.lab.effects import Effect, effect_of
 from headway.lab.page import STYLE, curves
 from headway.lab.race import KINDS, QUESTION, SEEDS, SENTENCE, Race
 from headway.lab.translation import Answer, Scores
@@ -41,7 +40,7 @@ _COLOURS = dict(zip(KINDS, (INK, *COLOURS), strict=False))
 
 
 @dataclass(frozen=True)
-class Ended:
+class RaceRun:
     """A run of the race. result: None until it has come to its end. failed: why it will not."""
 
     kind: str
@@ -58,14 +57,14 @@ class Ended:
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class RaceReport:
     """What is known of a race. command: which repeats it."""
 
     race: Race
-    runs: Sequence[Ended]
+    runs: Sequence[RaceRun]
     command: str
 
-    def of(self, kind: str) -> list[Ended]:
+    def of(self, kind: str) -> list[RaceRun]:
         """The runs of a kind that have ended."""
         return [run for run in self.runs if run.kind == kind and run.result is not None]
 
@@ -83,7 +82,7 @@ class Report:
         return found
 
 
-def gather(race: Race, folder: Path, wrong: Mapping[str, str] | None = None) -> list[Ended]:
+def gather(race: Race, folder: Path, wrong: Mapping[str, str] | None = None) -> list[RaceRun]:
     """How far every run of a race is. wrong: what `work.run` said of some."""
     found = []
     for job in race.jobs:
@@ -98,11 +97,11 @@ def gather(race: Race, folder: Path, wrong: Mapping[str, str] | None = None) -> 
             failed = json.loads((path / work.FAILED).read_text(encoding="utf-8"))["failed"]
         seconds = log[-1]["seconds"] if log else 0.0
         said = failed or (wrong or {}).get(job.folder, "")
-        found.append(Ended(job.variant, job.seed, curve, seconds, result, said))
+        found.append(RaceRun(job.variant, job.seed, curve, seconds, result, said))
     return found
 
 
-def answers(report: Report) -> Iterator[str]:
+def answers(report: RaceReport) -> Iterator[str]:
     """The answer in sentences, each with how sure it is."""
     planned = SEEDS[report.race.size]
     by_depth = report.table(lab.by_depth) or {}
@@ -139,7 +138,7 @@ def answers(report: Report) -> Iterator[str]:
 
 def _findings(
     table: Mapping[str, Mapping[str, Mapping[int, Scores]]], name: str, planned: int
-) -> Iterator[Finding]:
+) -> Iterator[Effect]:
     """Which kind has fewer mistakes, paired by seed."""
     mistakes = {
         kind: {seed: 1 - each.exact for seed, each in groups.get(name, {}).items()}
@@ -147,7 +146,7 @@ def _findings(
     }
     for one, other in PAIRED:
         if mistakes.get(one) or mistakes.get(other):
-            yield compared(one, other, mistakes, planned, "of the sentences")
+            yield effect_of(one, other, mistakes, planned, "of the sentences")
 
 
 def _all(some: Sequence[Answer]) -> dict[str, list[Answer]]:
@@ -168,7 +167,7 @@ def _spread(shares: Sequence[float]) -> str:
     return f"{mean(shares):.0%} ({min(shares):.0%} to {max(shares):.0%})"
 
 
-def rows(report: Report) -> Iterator[list[str]]:
+def rows(report: RaceReport) -> Iterator[list[str]]:
     """The table: a header, then a row for each kind and group of sentences."""
     yield ["sentences of", "model", "seeds", "exact", "BLEU", "chrF", "tokens right", "AER"]
     for groups in (_all, lab.by_depth, lab.by_length):
@@ -190,7 +189,7 @@ def rows(report: Report) -> Iterator[list[str]]:
                     ]
 
 
-def described(report: Report) -> str:
+def described(report: RaceReport) -> str:
     """What was done, in a line."""
     done = [run for run in report.runs if run.result is not None]
     sizes = {run.kind: run.result["parameters"] for run in done if run.result}
@@ -209,7 +208,7 @@ def described(report: Report) -> str:
     return f"{report.race.source}, {steps:,} steps, {SEEDS[report.race.size]} seeds: {each}{where}"
 
 
-def pictures(report: Report) -> Iterator[Picture]:
+def pictures(report: RaceReport) -> Iterator[Picture]:
     """Score against depth and length, the loss, and the alignments of SENTENCE."""
     axes: tuple[tuple[str, str, Any, Callable[[str], int]], ...] = (
         ("depth", "clauses between subject and verb", lab.by_depth, lambda n: int(n.split()[1])),
@@ -265,7 +264,7 @@ def alignment(name: str, title: str, matrix: Mapping[str, Any]) -> Picture:
     return pages.draw(name, (wide, high), paint)
 
 
-def markdown(report: Report) -> str:
+def markdown(report: RaceReport) -> str:
     """The report as text."""
     header, *body = rows(report)
     lines = [f"# {QUESTION}", "", described(report) + ".", "", *(f"- {a}" for a in answers(report))]
@@ -277,14 +276,14 @@ def markdown(report: Report) -> str:
     return "\n".join([*lines, "", "```", report.command, "```", ""])
 
 
-def _sentences(report: Report) -> Iterator[tuple[str, str]]:
+def _sentences(report: RaceReport) -> Iterator[tuple[str, str]]:
     for kind in KINDS:
         for run in report.of(kind)[:1]:
             if run.result is not None:
                 yield kind, run.result["sentence"]
 
 
-def page(report: Report, drawn: Sequence[Picture]) -> str:
+def page(report: RaceReport, drawn: Sequence[Picture]) -> str:
     """The report as one HTML page."""
     header, *body = rows(report)
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
@@ -313,30 +312,24 @@ def page(report: Report, drawn: Sequence[Picture]) -> str:
     return pages.page("headway: the race", text, STYLE)
 
 
-def write(report: Report, folder: Path) -> Path:
-    """index.html, report.md, report.json and the pictures; returns the folder."""
-    place = folder / report.race.folder
-    place.mkdir(parents=True, exist_ok=True)
-    drawn = [*pictures(report)]
-    for each in drawn:
-        (place / f"{each.name}.svg").write_text(each.svg, encoding="utf-8")
-        (place / f"{each.name}.png").write_bytes(each.png)
-    found = {
+def write(report: RaceReport, folder: Path) -> Path:
+    """Write index.html, report.md, report.json and the plots; return their folder."""
+    target = folder / report.race.folder
+    plots = [*pictures(report)]
+    content = {
         "race": {"source": report.race.source, "settings": report.race.settings},
         "command": report.command,
         "answers": [*answers(report)],
         "rows": [*rows(report)],
         "runs": [
-            {"kind": r.kind, "seed": r.seed, "curve": r.curve, "failed": r.failed}
-            for r in report.runs
+            {"kind": run.kind, "seed": run.seed, "curve": run.curve, "failed": run.failed}
+            for run in report.runs
         ],
     }
     texts = {
-        "index.html": page(report, drawn),
+        "index.html": page(report, plots),
         "report.md": markdown(report),
-        "report.json": json.dumps(found, allow_nan=False) + "\n",
+        "report.json": json.dumps(content, allow_nan=False) + "\n",
     }
-    for name, text in texts.items():
-        with whole(place / name) as aside:
-            aside.write_text(text, encoding="utf-8")
-    return place
+    pages.write(target, texts, plots)
+    return target

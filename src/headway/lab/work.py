@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
-from headway.cache import whole
+from headway.cache import atomic
 from headway.engines import Name
 from headway.lab.experiments import Job
 from headway.training.loop import Step
@@ -27,6 +27,7 @@ from headway.training.recipes import Plan
 from headway.training.runs import Run
 from headway.training.session import Engine, Session
 
+RUNS = "runs"  # the folder of all runs, in the folder of the lab
 RESULT, FAILED, HEALTH = "result.json", "failed.json", "health.jsonl"
 GLANCE = 512  # tokens of the held-out text whose attention is looked at
 SHOWN = 24  # tokens of the map
@@ -245,14 +246,14 @@ def _forget_after(step: int, file: Path) -> None:
     if file.exists():
         lines = file.read_text(encoding="utf-8").split("\n")[:-1]
         kept = [line for line in lines if json.loads(line)["step"] <= step]
-        with whole(file) as aside:
-            aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        with atomic(file) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def write(file: Path, found: dict[str, Any]) -> None:
     """As JSON, whole or not at all."""
-    with whole(file) as aside:
-        aside.write_text(json.dumps(found), encoding="utf-8")
+    with atomic(file) as temporary:
+        temporary.write_text(json.dumps(found), encoding="utf-8")
 
 
 def _result(name: Name, session: Session) -> dict[str, Any]:

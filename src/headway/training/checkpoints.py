@@ -29,23 +29,23 @@ def save(folder: Path, step: int, parts: Mapping[str, Tensors], about: Mapping[s
     checkpoints as they are, when the disk is full or not writable.
     """
     final = folder / name(step)
-    aside = folder / f".writing-{final.name}"
-    shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed
+    temporary = folder / f".writing-{final.name}"
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
     try:
-        aside.mkdir(parents=True)
+        temporary.mkdir(parents=True)
         for part, tensors in parts.items():
             whole = {key: np.ascontiguousarray(array) for key, array in tensors.items()}
             metadata = {"headway": json.dumps(about, sort_keys=True)}
-            save_file(whole, aside / f"{part}.safetensors", metadata=metadata)
-        sums = "".join(f"{_digest(file)}  {file.name}\n" for file in sorted(aside.iterdir()))
-        (aside / _SUMS).write_text(sums, encoding="utf-8")
-        for file in aside.iterdir():
+            save_file(whole, temporary / f"{part}.safetensors", metadata=metadata)
+        sums = "".join(f"{_digest(file)}  {file.name}\n" for file in sorted(temporary.iterdir()))
+        (temporary / _SUMS).write_text(sums, encoding="utf-8")
+        for file in temporary.iterdir():
             _flush(file)
-        _flush(aside)
-        aside.rename(final)
+        _flush(temporary)
+        temporary.rename(final)
         _flush(folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
         raise OSError(
             f"cannot write the checkpoint {final}: {reason}; the earlier checkpoints are intact, "
@@ -62,9 +62,9 @@ def name(step: int) -> str:
 def keep(folder: Path, most: int) -> None:
     """Remove all but the last `most` checkpoints, each of which is renamed first."""
     for old in complete(folder)[:-most]:
-        aside = folder / f".removing-{old.name}"
-        shutil.rmtree(aside, ignore_errors=True)
-        old.rename(aside)
+        temporary = folder / f".removing-{old.name}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        old.rename(temporary)
     for left in folder.glob(".*-step-*"):  # these, and those left by killed processes
         shutil.rmtree(left, ignore_errors=True)
 

@@ -138,14 +138,14 @@ class Run:
         Raises ValueError when the directory exists.
         """
         must_be_free(path)
-        aside = path.with_name(f".creating-{path.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        (aside / "config.json").write_text(config.to_json(), encoding="utf-8")
-        tokenizer.save(aside / "tokenizer.json")
+        temporary = path.with_name(f".creating-{path.name}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        (temporary / "config.json").write_text(config.to_json(), encoding="utf-8")
+        tokenizer.save(temporary / "tokenizer.json")
         for name, text in files.items():
-            (aside / name).write_text(text, encoding="utf-8")
-        aside.rename(path)
+            (temporary / name).write_text(text, encoding="utf-8")
+        temporary.rename(path)
         return cls(path)
 
     @classmethod
@@ -171,8 +171,8 @@ class Run:
     def rewrite(self, config: RunConfig, files: Mapping[str, str]) -> None:
         """Replace the config and the further files of a run that is resumed."""
         for name, text in {"config.json": config.to_json(), **files}.items():
-            with cache.whole(self.path / name) as aside:
-                aside.write_text(text, encoding="utf-8")
+            with cache.atomic(self.path / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -199,9 +199,9 @@ class Run:
     def forget_after(self, step: int) -> None:
         """Remove the steps after this one from log.jsonl, because they will be repeated."""
         lines = (json.dumps(record) for record in self.logged() if record["step"] <= step)
-        aside = self._log.with_name(".log.jsonl")
-        aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        aside.replace(self._log)
+        temporary = self._log.with_name(".log.jsonl")
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        temporary.replace(self._log)
 
     @property
     def _log(self) -> Path:

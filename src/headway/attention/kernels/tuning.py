@@ -167,7 +167,7 @@ def save(table: Table, file: Path) -> None:
         for kind, sizes in table.items()
         for size, seconds in sizes.items()
     ]
-    with files.whole(file) as temporary:
+    with files.atomic(file) as temporary:
         temporary.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 

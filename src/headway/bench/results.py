@@ -18,7 +18,7 @@ LITTLE = 1e6  # bytes of memory below which nothing can be told
 
 
 @dataclass
-class Report:
+class Results:
     """A run: the machine, its peaks, and the tables.
 
     seconds: of a row, for its rounds. peaks: floating-point operations a second of the best matrix
@@ -118,7 +118,7 @@ def number(value: float) -> str:
 class Column(NamedTuple):
     """A column of a table.
 
-    key: of `Report.record`; text: of a value that is known. least: the columns of a terminal that
+    key: of `Results.record`; text: of a value that is known. least: the columns of a terminal that
     has room for it.
     """
 
@@ -182,7 +182,7 @@ STYLES = {
 }
 
 
-def shown(report: Report, table: Table) -> tuple[list[Column], list[dict[str, Any]]]:
+def shown(report: Results, table: Table) -> tuple[list[Column], list[dict[str, Any]]]:
     """The columns in which there is something, and the records that have numbers (or will)."""
     verdicts = ("right", "waiting", "wrong")
     records = [report.record(row, table) for row in table.ranked() if row.verdict in verdicts]
@@ -211,7 +211,7 @@ def remarks(table: Table) -> Iterator[tuple[str, str]]:
         yield "", "; ".join(said)
 
 
-def terminal(report: Report, table: Table, width: int, doing: str = "") -> Group:
+def terminal(report: Results, table: Table, width: int, doing: str = "") -> Group:
     """A table for a terminal of so many columns. doing: what is being measured, if anything is."""
     parts: list[Any] = [Text(str(table.setting), "bold")]
     if table.skipped:

@@ -16,7 +16,7 @@ SURE = 0.95  # of an interval
 
 
 @dataclass(frozen=True)
-class Finding:
+class Effect:
     """A variant against another: the losses' differences in nats a token, by seed.
 
     Negative is better. planned: seeds that both were to have. interval: Student's, of the mean
@@ -73,17 +73,17 @@ class Finding:
         return f"{start}: {self.claim} ({sure})"
 
 
-def compared(
+def effect_of(
     variant: str,
     against: str,
     losses: Mapping[str, Mapping[int, float]],
     planned: int,
-    unit: str = Finding.unit,
-) -> Finding:
+    unit: str = Effect.unit,
+) -> Effect:
     """Two variants by the seeds that both have."""
     own, other = losses.get(variant, {}), losses.get(against, {})
     differences = {seed: own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())}
-    return Finding(variant, against, differences, planned, unit)
+    return Effect(variant, against, differences, planned, unit)
 
 
 def interval(numbers: Sequence[float]) -> tuple[float, float] | None:

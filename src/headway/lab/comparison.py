@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from headway.lab.effects import Effect, effect_of
 from headway.lab.experiments import Experiment, Job, Variant
-from headway.lab.findings import Finding, compared
 from headway.lab.work import FAILED, HEALTH, RESULT
 from headway.training import recipes
 from headway.training.runs import Run
@@ -26,7 +26,7 @@ Curve = list[tuple[int, float]]  # steps, and the loss on held-out text after th
 
 
 @dataclass(frozen=True)
-class Ended:
+class TrainedRun:
     """One run as far as it is: curve, training health, and what is known at its end.
 
     failed: why there is no more of it.
@@ -61,18 +61,18 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Report:
+class Comparison:
     """An experiment and its runs. remarks: what else is to be said, sentence by sentence."""
 
     experiment: Experiment
-    runs: Sequence[Ended]
+    runs: Sequence[TrainedRun]
     command: str
     remarks: Sequence[str] = ()
     date: str = field(
         default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds")
     )
 
-    def of(self, variant: Variant) -> list[Ended]:
+    def of(self, variant: Variant) -> list[TrainedRun]:
         """The runs of a variant, by seed."""
         return [run for run in self.runs if run.job.variant == variant.name]
 
@@ -85,11 +85,11 @@ class Report:
         }
 
     @property
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[Effect]:
         """Each variant against the one that it is compared with."""
         losses = self.losses
         return [
-            compared(each.name, each.against, losses, self.experiment.seeds)
+            effect_of(each.name, each.against, losses, self.experiment.seeds)
             for each in self.experiment.variants
             if each.against is not None and not each.apart
         ]
@@ -147,7 +147,7 @@ LEGEND = (
 
 def gather(
     experiment: Experiment, folder: Path, wrong: Mapping[str, str] | None = None
-) -> list[Ended]:
+) -> list[TrainedRun]:
     """All runs of an experiment as they lie in a folder, begun or not. wrong: see `work.run`."""
     return [
         _ended(job, folder / job.folder, (wrong or {}).get(job.folder, ""))
@@ -155,7 +155,7 @@ def gather(
     ]
 
 
-def record(report: Report, variant: Variant) -> dict[str, Any]:
+def record(report: Comparison, variant: Variant) -> dict[str, Any]:
     """The row of a variant: the means over its seeds; None for what is not known."""
     runs = report.of(variant)
     losses = [run.loss for run in runs if run.loss is not None]
@@ -191,7 +191,7 @@ def cell(column: Column, record: Mapping[str, Any]) -> str:
     return "-" if value is None else column.form.format(value)
 
 
-def terminal(report: Report, width: int) -> RichTable:
+def terminal(report: Comparison, width: int) -> RichTable:
     """The table, as far as it fits, with what still runs."""
     longest = max(len(each.name) for each in report.experiment.variants)
     room = width - longest - 8 * report.experiment.seeds
@@ -211,7 +211,7 @@ def terminal(report: Report, width: int) -> RichTable:
     return table
 
 
-def answers(report: Report) -> list[str]:
+def answers(report: Comparison) -> list[str]:
     """What was found, a sentence each; what stands apart; what failed; what else there is."""
     found = [str(each) for each in report.findings]
     found += [f"{each.name}: {each.apart}" for each in report.experiment.variants if each.apart]
@@ -231,7 +231,7 @@ def answers(report: Report) -> list[str]:
     return [*found, *report.remarks]
 
 
-def markdown(report: Report) -> str:
+def markdown(report: Comparison) -> str:
     """The question, the answers, the table and the command."""
     head = ["variant", *(column.title for column in COLUMNS)]
 
@@ -256,7 +256,7 @@ def markdown(report: Report) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def described(report: Report) -> str:
+def described(report: Comparison) -> str:
     """The budget and the machine, in one line."""
     budgets = {(run.steps, run.tokens) for run in report.runs}
     texts = {str(run.job.settings.get("text", recipes.TEXT)) for run in report.runs}
@@ -273,7 +273,7 @@ def described(report: Report) -> str:
     return "; ".join(parts)
 
 
-def as_dict(report: Report) -> dict[str, Any]:
+def as_dict(report: Comparison) -> dict[str, Any]:
     """Everything but the maps, for JSON."""
     return {
         "experiment": report.experiment.name,
@@ -304,7 +304,7 @@ def as_dict(report: Report) -> dict[str, Any]:
     }
 
 
-def _run(run: Ended) -> dict[str, Any]:
+def _run(run: TrainedRun) -> dict[str, Any]:
     shown = {k: v for k, v in (run.result or {}).items() if k not in ("maps", "words", "machine")}
     return {
         "seed": run.job.seed,
@@ -315,15 +315,15 @@ def _run(run: Ended) -> dict[str, Any]:
     }
 
 
-def _ended(job: Job, path: Path, wrong: str) -> Ended:
+def _ended(job: Job, path: Path, wrong: str) -> TrainedRun:
     result, failed = path / RESULT, path / FAILED
     if not (path / "config.json").is_file():
-        return Ended(job, [], [], None, wrong)
+        return TrainedRun(job, [], [], None, wrong)
     if result.is_file():
-        return Ended(job, *_finished(path, result.stat().st_mtime_ns))
+        return TrainedRun(job, *_finished(path, result.stat().st_mtime_ns))
     if failed.is_file():
         wrong = json.loads(failed.read_text(encoding="utf-8"))["failed"]
-    return Ended(job, _curve(path), _health(path), None, wrong)
+    return TrainedRun(job, _curve(path), _health(path), None, wrong)
 
 
 @lru_cache(maxsize=1000)  # the table is drawn every second
@@ -351,7 +351,7 @@ def _plain(text: str) -> str:
     return text.replace("<", "&lt;").replace("|", "\\|")
 
 
-def _progress(run: Ended) -> str:
+def _progress(run: TrainedRun) -> str:
     """A run in one word: its loss, its share of the steps, or what became of it."""
     if run.failed:
         return "failed"

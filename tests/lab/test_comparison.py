@@ -1,7 +1,7 @@
 """How variants are ranked, on runs made up for it."""
 
+from headway.lab.comparison import Comparison, TrainedRun, answers
 from headway.lab.experiments import Experiment, Job, Variant
-from headway.lab.report import Ended, Report, answers
 
 SETTINGS = {"training": {}, "model": {"context": 1}}
 RESULT = {"machine": {}, "parameters": 1, "tokens_per_second": 1.0, "memory": 1}
@@ -11,8 +11,8 @@ def ended(variant, seed, loss):
     """A run that ended with this loss, or failed."""
     job = Job(variant, seed, SETTINGS, f"{variant}-{seed}")
     if loss is None:
-        return Ended(job, [], [], None, failed="it broke")
-    return Ended(job, [(1, loss)], [], RESULT)
+        return TrainedRun(job, [], [], None, failed="it broke")
+    return TrainedRun(job, [(1, loss)], [], RESULT)
 
 
 def test_neither_the_leak_nor_a_survivor_is_ranked_first():
@@ -21,6 +21,6 @@ def test_neither_the_leak_nor_a_survivor_is_ranked_first():
     runs = [
         ended(name, seed, loss) for name, two in losses.items() for seed, loss in enumerate(two)
     ]
-    report = Report(Experiment("trial", "?", variants, 2), runs, "again")
+    report = Comparison(Experiment("trial", "?", variants, 2), runs, "again")
     assert [each.name for each in report.ranked] == ["better", "worse", "broken", "leak"]
     assert answers(report) == ["leak: it leaks", "broken, seed 0, failed: it broke"]

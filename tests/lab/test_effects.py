@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.lab.findings import SMALL, compared, interval
+from headway.lab.effects import SMALL, effect_of, interval
 
 
 def claim(*differences):
     own = dict(enumerate(2.0 + each for each in differences))
-    return compared("a", "b", {"a": own, "b": dict.fromkeys(own, 2.0)}, len(own)).claim
+    return effect_of("a", "b", {"a": own, "b": dict.fromkeys(own, 2.0)}, len(own)).claim
 
 
 @pytest.mark.parametrize(
@@ -38,18 +38,18 @@ def test_claims(differences, wanted):
 
 def test_only_seeds_that_both_have_are_paired():
     losses = {"a": {0: 2.0, 2: 2.5}, "b": {0: 1.5, 1: 9.0, 2: 2.75}}
-    found = compared("a", "b", losses, 2)
+    found = effect_of("a", "b", losses, 2)
     assert found.differences == {0: 0.5, 2: -0.25}
     assert found.mean == 0.125
 
 
 def test_survivors_do_not_speak_for_those_that_failed():
     losses = {"a": dict.fromkeys(range(4), 1.0), "b": dict.fromkeys(range(5), 2.0)}
-    found = compared("a", "b", losses, 5)
+    found = effect_of("a", "b", losses, 5)
     assert found.claim == "nothing"
     assert str(found) == "a against b: nothing can be said, for 4 of 5 seeds ended in both"
-    assert compared("a", "c", losses, 5).claim == "nothing"
-    assert compared("a", "b", {**losses, "a": losses["b"]}, 5).claim == "no difference seen"
+    assert effect_of("a", "c", losses, 5).claim == "nothing"
+    assert effect_of("a", "b", {**losses, "a": losses["b"]}, 5).claim == "no difference seen"
 
 
 def test_the_interval_is_students():
@@ -79,9 +79,9 @@ def test_the_other_way_round_is_the_opposite(differences):
 def test_the_sentence_says_how_sure_it_is():
     two = dict.fromkeys(range(5), 2.0)
     three = {0: 1.8, 1: 1.79, 2: 1.81}
-    assert str(compared("a", "b", {"a": three, "b": two}, 3)) == (
+    assert str(effect_of("a", "b", {"a": three, "b": two}, 3)) == (
         "a against b: better by 0.200 nats a token (by seed: -0.200, -0.210, -0.190)"
     )
-    assert str(compared("a", "b", {"a": two, "b": two}, 5)) == (
+    assert str(effect_of("a", "b", {"a": two, "b": two}, 5)) == (
         "a against b: no difference seen (95% interval +0.000 to +0.000, 5 seeds)"
     )

@@ -9,7 +9,7 @@ from typing import Any
 from headway.bench import pages
 from headway.bench.compare import Table
 from headway.bench.pages import Picture
-from headway.bench.report import COLUMNS, COUNTED, Column, Report, cell, remarks, shown
+from headway.bench.results import COLUMNS, COUNTED, Column, Results, cell, remarks, shown
 
 STYLE = """
 td:nth-child(2) { font-weight: 600 } th:nth-child(2), td:nth-child(2) { text-align: left }
@@ -17,7 +17,7 @@ td:nth-child(2) { font-weight: 600 } th:nth-child(2), td:nth-child(2) { text-ali
 """
 
 
-def page(report: Report, plots: Sequence[Picture]) -> str:
+def page(report: Results, plots: Sequence[Picture]) -> str:
     """The machine, the pictures, every table, and what the columns mean."""
     pictures = "".join(pages.inline(plot.svg) for plot in plots)
     sections = "\n".join(_section(report, table) for table in report.tables)
@@ -32,7 +32,7 @@ def page(report: Report, plots: Sequence[Picture]) -> str:
     return pages.page("headway bench", body, STYLE)
 
 
-def _section(report: Report, table: Table) -> str:
+def _section(report: Results, table: Table) -> str:
     title = f"<h2>{escape(str(table.setting))}</h2>"
     if table.skipped:
         return f"{title}<p class=soft>skipped: {escape(table.skipped)}</p>"

@@ -6,8 +6,8 @@ import pytest
 
 from headway.bench import compare, sides
 from headway.bench.compare import Bench
+from headway.bench.custom import Yours
 from headway.bench.settings import Setting
-from headway.bench.yours import Yours
 
 QKV = Setting(batch=2, tokens=24, heads=3, kv_heads=3, head_dim=8)
 LAYER = replace(QKV, projections=True)

@@ -20,14 +20,14 @@ ATTENTION = {  # PyTorch's operations that attend, and their usual names
 PRODUCTS = ("aten::bmm", "aten::baddbmm", "aten::mm", "aten::addmm")
 
 
-class Ran(NamedTuple):
+class Executed(NamedTuple):
     """What ran, and whether a compiler made some of it."""
 
     name: str
     compiled: bool
 
 
-def by_torch(work: Callable[[], object], cuda: bool = False) -> Ran:
+def by_torch(work: Callable[[], object], cuda: bool = False) -> Executed:
     """An attention operation if there is one; else functions and kernels of somebody's own; else
     the products. work: what has run before, for the first call runs other things too."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
@@ -48,12 +48,12 @@ def by_torch(work: Callable[[], object], cuda: bool = False) -> Ran:
     if fused:
         said.append(f"{fused} fused")
     name = " + ".join(said) or "no known operation"
-    return Ran(f"compiled: {name}" if inductor else name, inductor or bool(theirs))
+    return Executed(f"compiled: {name}" if inductor else name, inductor or bool(theirs))
 
 
-def by_xla(program: str) -> Ran:
+def by_xla(program: str) -> Executed:
     """The products, fused loops and foreign calls of a compiled program (HLO)."""
-    return Ran(f"XLA: {' + '.join(_of_xla(program)) or 'no known operation'}", compiled=True)
+    return Executed(f"XLA: {' + '.join(_of_xla(program)) or 'no known operation'}", compiled=True)
 
 
 def _of_xla(program: str) -> Iterator[str]:

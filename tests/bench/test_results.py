@@ -11,10 +11,10 @@ import pytest
 from matplotlib import image
 from rich.console import Console
 
-from headway.bench import files, machine
+from headway.bench import machine, output
 from headway.bench.compare import Row, Table
 from headway.bench.plots import plots, sweep
-from headway.bench.report import Report, remarks, terminal
+from headway.bench.results import Results, remarks, terminal
 from headway.bench.settings import Setting
 
 SETTING = Setting(batch=2, tokens=64, heads=3, kv_heads=3, head_dim=8)
@@ -55,7 +55,7 @@ def table(tokens=64, **options):
 
 
 def report(*tables):
-    return Report(
+    return Results(
         {"processor": "A <processor>", "cores": 4, "threads": 2, "date": "2026-01-01"},
         seconds=2.0,
         bandwidth=1e10,
@@ -66,7 +66,7 @@ def report(*tables):
 
 def test_json_comes_back_as_it_was_and_says_all(tmp_path):
     made = report(table(), Table(SETTING, skipped="too large"))
-    files.write(made, tmp_path)
+    output.write(made, tmp_path)
     found = json.loads((tmp_path / "bench.json").read_text())
     assert found == made.as_dict()
     assert found["machine"]["processor"] == "A <processor>"
@@ -131,7 +131,7 @@ def test_plots_are_of_the_sweep_alone():
 
 
 def test_plots_show_every_right_side_and_the_slopes(tmp_path):
-    files.write(report(*(table(tokens) for tokens in (64, 128, 256, 512))), tmp_path)
+    output.write(report(*(table(tokens) for tokens in (64, 128, 256, 512))), tmp_path)
     for name in ("time", "memory"):
         pixels = image.imread(tmp_path / f"{name}.png")
         assert pixels.shape[0] > 500
@@ -143,7 +143,7 @@ def test_plots_show_every_right_side_and_the_slopes(tmp_path):
 
 
 def test_the_page_needs_nothing_else_and_shows_what_is_wrong(tmp_path):
-    files.write(report(table(), table(128), Table(SETTING, skipped="too <large>")), tmp_path)
+    output.write(report(table(), table(128), Table(SETTING, skipped="too <large>")), tmp_path)
     text = (tmp_path / "index.html").read_text()
     assert text.count("<svg") == 2
     assert "<script" not in text
@@ -162,13 +162,13 @@ def test_the_page_needs_nothing_else_and_shows_what_is_wrong(tmp_path):
 
 def test_results_are_never_overwritten(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folders = [files.free_folder(None) for _ in range(2)]
+    folders = [output.free_folder(None) for _ in range(2)]
     assert len(set(folders)) == 2
     assert all(folder.parent.name == "bench" and folder.is_dir() for folder in folders)
     named = tmp_path / "a" / "b"
-    files.write(report(table()), files.free_folder(named))
-    with pytest.raises(ValueError, match="name another folder"):
-        files.free_folder(named)
+    output.write(report(table()), output.free_folder(named))
+    with pytest.raises(ValueError, match="choose another folder"):
+        output.free_folder(named)
 
 
 def test_the_machine_is_described():
