@@ -18,18 +18,18 @@ def claim(*differences):
     [
         ((-0.10, -0.11, -0.12), "better"),
         ((0.10, 0.11, 0.12), "worse"),
-        ((-0.10, -0.11, 0.12), "too short to tell"),  # not unanimous
-        ((-0.02, -0.11, -0.20), "too short to tell"),  # further from each other than from 0
-        ((-0.005, -0.006, -0.007), "no difference seen"),  # nobody would choose by it
-        ((-0.004, 0.003, 0.008), "no difference seen"),
-        ((-0.3,), "too short to tell"),  # one seed says nothing, nor do two
-        ((-0.3, -0.3), "too short to tell"),
-        ((0.001, 0.001), "too short to tell"),
+        ((-0.10, -0.11, 0.12), "undecided"),  # not unanimous
+        ((-0.02, -0.11, -0.20), "undecided"),  # further from each other than from 0
+        ((-0.005, -0.006, -0.007), "no difference"),  # nobody would choose by it
+        ((-0.004, 0.003, 0.008), "no difference"),
+        ((-0.3,), "undecided"),  # one seed says nothing, nor do two
+        ((-0.3, -0.3), "undecided"),
+        ((0.001, 0.001), "undecided"),
         ((-0.10, -0.11, -0.12, -0.10, -0.13), "better"),
         ((0.2, 0.1, 0.3, 0.4, 0.2), "worse"),
-        ((-0.1, 0.1, -0.2, 0.2, 0.05), "too short to tell"),
-        ((0.001, -0.001, 0.002, -0.002, 0.0), "no difference seen"),
-        ((-0.001, -0.0011, -0.0012, -0.001, -0.0013), "no difference seen"),  # sure, and nothing
+        ((-0.1, 0.1, -0.2, 0.2, 0.05), "undecided"),
+        ((0.001, -0.001, 0.002, -0.002, 0.0), "no difference"),
+        ((-0.001, -0.0011, -0.0012, -0.001, -0.0013), "no difference"),  # sure, and nothing
     ],
 )
 def test_claims(differences, wanted):
@@ -47,9 +47,12 @@ def test_survivors_do_not_speak_for_those_that_failed():
     losses = {"a": dict.fromkeys(range(4), 1.0), "b": dict.fromkeys(range(5), 2.0)}
     found = effect_of("a", "b", losses, 5)
     assert found.claim == "nothing"
-    assert str(found) == "a against b: nothing can be said, for 4 of 5 seeds ended in both"
+    assert (
+        str(found)
+        == "a compared with b: no conclusion, because only 4 of 5 seeds have ended in both"
+    )
     assert effect_of("a", "c", losses, 5).claim == "nothing"
-    assert effect_of("a", "b", {**losses, "a": losses["b"]}, 5).claim == "no difference seen"
+    assert effect_of("a", "b", {**losses, "a": losses["b"]}, 5).claim == "no difference"
 
 
 def test_the_interval_is_students():
@@ -80,8 +83,8 @@ def test_the_sentence_says_how_sure_it_is():
     two = dict.fromkeys(range(5), 2.0)
     three = {0: 1.8, 1: 1.79, 2: 1.81}
     assert str(effect_of("a", "b", {"a": three, "b": two}, 3)) == (
-        "a against b: better by 0.200 nats a token (by seed: -0.200, -0.210, -0.190)"
+        "a compared with b: better by 0.200 nats per token (by seed: -0.200, -0.210, -0.190)"
     )
     assert str(effect_of("a", "b", {"a": two, "b": two}, 5)) == (
-        "a against b: no difference seen (95% interval +0.000 to +0.000, 5 seeds)"
+        "a compared with b: no difference (95% interval +0.000 to +0.000, 5 seeds)"
     )

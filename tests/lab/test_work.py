@@ -126,8 +126,8 @@ def test_the_table_tells_the_losses_by_seed(done):
         assert 0 < row["entropy"] <= 1
         assert 0 < row["first"] < 1
         assert row["largest"] > 0
-    (finding,) = found.findings
-    assert (finding.variant, finding.against) == ("fast", "slow")
+    (effect,) = found.effects
+    assert (effect.variant, effect.against) == ("fast", "slow")
     assert found.ranked[-1].name == "odd <b>", "what stands apart is not ranked"
 
 
@@ -143,7 +143,7 @@ def test_the_report_is_written_in_three_forms(done):
     assert machine["precision"] == "float32"
     text = (place / "report.md").read_text()
     page = (place / "index.html").read_text()
-    for said in ("fast against slow: too short to tell", "only to see"):
+    for said in ("fast compared with slow: undecided", "only to see"):
         assert said in text
         assert said in page
     assert "headway compare trial" in text
@@ -204,11 +204,11 @@ def test_two_processes_do_not_train_the_same_runs(done):
     runs = place / work.RUNS
     (runs / trial.jobs[0].folder / work.RESULT).rename(place / "kept")
     line = "import sys; from pathlib import Path; from headway.lab import work\n"
-    line += "with work._alone_in(Path(sys.argv[1])): print('in', flush=True); input()"
+    line += "with work._locked(Path(sys.argv[1])): print('in', flush=True); input()"
     command = [sys.executable, "-c", line, runs]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"in\n"
-        with pytest.raises(ValueError, match="another process works in"):
+        with pytest.raises(ValueError, match="another process uses"):
             work.run(trial, runs)
         other.communicate(b"\n")
     (place / "kept").rename(runs / trial.jobs[0].folder / work.RESULT)

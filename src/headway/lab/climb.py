@@ -1,5 +1,7 @@
-"""The ladder climbed: the same small GPT, budget and number of parameters, with every rung in the
-attention's place."""
+"""Train the same small GPT with each rung of the ladder as its attention.
+
+All have the same number of steps and of parameters.
+"""
 
 from __future__ import annotations
 
@@ -29,19 +31,19 @@ if TYPE_CHECKING:
 NAME = "climb"
 QUESTION = "What does each rung of the ladder buy?"
 STEPS = {"quick": 1200, "full": 6000}
-LOOKS = 8  # at the held-out text: each takes as long as twenty steps
+LOOKS = 8  # evaluations; each takes as long as twenty steps
 SEEDS = {"quick": 3, "full": 5}
 DROPOUT = 0.1  # from the rung `dropout` on
 DROPPED = (
-    f"from dropout on, {DROPOUT:.0%} is dropped as in GPT-2: of the weights, and of the embeddings "
-    "and what each part adds as well"
+    f"from the rung dropout on, a dropout of {DROPOUT:.0%} applies as in GPT-2: to the attention "
+    "weights, the embeddings and the updates of each layer"
 )
 
-# The ladder as it is trained, each rung against the one before. `trainable` with the mask is
-# `causal`. Rungs that give the result of another with its numbers packed otherwise are not trained
-# again: `repacked` shows them.
+# The rungs that are trained, each compared with the previous one. `trainable` with a mask is
+# `causal`. Rungs that equal another one, with the same numbers in other arrays, are not trained
+# again; see `repacked`.
 RUNGS = tuple(name for name, rung in LADDER.items() if not rung.equals and name != "trainable")
-# The kernel for those: the ladder's own `tiled` is written to be read.
+# Their kernels: the rung `tiled` itself is slow.
 PACKED: Mapping[str, Any] = {
     name: partial(dispatch.run, kernel="tiled") if name == "tiled" else None
     for name, rung in LADDER.items()
@@ -50,24 +52,24 @@ PACKED: Mapping[str, Any] = {
 LAYERS = ((8, 64), (1, 2048))  # batch and tokens of the layer that is timed
 LEAK = "trainable, no mask"
 APART = (
-    "not ranked, for it leaks: without the mask a token sees the one that it should predict; as "
-    "soon as training finds that, the loss is too good to be true, and what it writes is rubbish, "
-    "for then nothing stands there"
+    "not ranked, because it leaks: without the mask a token attends to the token that it should "
+    "predict; when training finds this, the loss becomes too low, and generated text is nonsense, "
+    "because nothing is there during generation"
 )
 
 
 def experiment(text: str, size: str) -> Experiment:
-    """The climb on a text. size: quick or full."""
+    """Return the experiment on a text. size: quick or full."""
     base = {**recipes.read(RECIPE), "text": text}
     base["training"] |= {"steps": STEPS[size], "evaluate_every": STEPS[size] // LOOKS}
     variants = []
-    for place, rung in enumerate(RUNGS):
-        dropout = DROPOUT if place >= RUNGS.index("dropout") else 0.0
+    for index, rung in enumerate(RUNGS):
+        dropout = DROPOUT if index >= RUNGS.index("dropout") else 0.0
         variants.append(
             Variant(
                 rung,
                 _settings(base, rung, dropout=dropout),
-                against=RUNGS[place - 1] if place else None,
+                against=RUNGS[index - 1] if index else None,
             )
         )
     leak = _settings(base, "trainable", attention={"causal": False})
@@ -76,23 +78,21 @@ def experiment(text: str, size: str) -> Experiment:
 
 
 def _settings(base: Settings, rung: str, **model: Any) -> Settings:
-    """With an MLP as wide as it takes for the parameters to be those of multi-head attention."""
+    """Set the MLP's width so that the number of parameters is that with multi-head attention."""
     config = preset("gpt2", base["model"], vocabulary=1)
     sizes = RungConfig(config.width, config.width, config.attention.heads)
 
-    def own(name: str) -> int:
+    def parameters(name: str) -> int:
         return sum(prod(shape) for shape in rung_named(name).shapes(sizes).values())
 
     unit = 2 * config.width + 1  # parameters of one unit inside the MLP
-    inside = config.mlp_width + round((own("multihead") - own(rung)) / unit)
+    inside = config.mlp_width + round((parameters("multihead") - parameters(rung)) / unit)
     return overlaid(base, {"rung": rung, "model": {**model, "mlp": {"width": inside}}})
 
 
 def repacked(experiment: Experiment, folder: Path) -> Iterator[str]:
-    """What else is to be said: the trained multi-head attention as `fused` and as `tiled`, how
-    equal and how fast.
-
-    A sentence each; none while the run of the first seed has not ended.
+    """Yield sentences on dropout, and on `fused` and `tiled` with the numbers of the trained
+    multi-head attention: equality and speed, if the run of the first seed has ended.
     """
     yield DROPPED
     job = next(job for job in experiment.jobs if job.variant == "multihead")
@@ -110,26 +110,29 @@ def repacked(experiment: Experiment, folder: Path) -> Iterator[str]:
         for rung in PACKED:
             difference = (_packed(model, rung)(tokens) - logits).abs().max()
             yield (
-                f"{rung}: multihead's numbers re-packed give the same logits within "
-                f"{difference:.1e} (the largest is {logits.abs().max():.1f})"
+                f"{rung}: the parameters of multihead give the same logits within {difference:.1e} "
+                f"(the largest logit is {logits.abs().max():.1f})"
             )
     for batch, length in LAYERS:
         times = _times(model, batch, length)
-        said = ", ".join(f"{times[rung] / times['multihead']:.2f} for {rung}" for rung in PACKED)
+        ratios = ", ".join(
+            f"{rung} takes {times[rung] / times['multihead']:.2f} times as long as multihead"
+            for rung in PACKED
+        )
         yield (
             f"one attention layer on this CPU, {batch} × {length:,} tokens, forward and backward: "
-            f"of multihead's time {said}"
+            f"{ratios}"
         )
 
 
 def _packed(model: GPT, rung: str) -> GPT:
-    """The same model with the rung's layout of the same numbers."""
+    """Return the same model with the parameters in the arrays of the rung."""
     from headway.torch import gpt, weights
 
     arrays = weights.to_arrays(model)
-    own = re.compile(r"(.*)\.W_(query|key|value|output)$")
-    prefixes = dict.fromkeys(found[1] for found in map(own.match, arrays) if found)
-    packed = {name: array for name, array in arrays.items() if not own.match(name)}
+    parameter = re.compile(r"(.*)\.W_(query|key|value|output)$")
+    prefixes = dict.fromkeys(match[1] for match in map(parameter.match, arrays) if match)
+    packed = {name: array for name, array in arrays.items() if not parameter.match(name)}
     for prefix in prefixes:
         names = ("W_query", "W_key", "W_value", "W_output")
         one = fused.from_multihead({name: arrays[f"{prefix}.{name}"] for name in names})
@@ -140,7 +143,7 @@ def _packed(model: GPT, rung: str) -> GPT:
 
 
 def _times(model: GPT, batch: int, length: int) -> dict[str, float]:
-    """Seconds of one layer of each, forward and backward, in turns."""
+    """Return the seconds of one layer of each, forward and backward, measured alternately."""
     import torch
 
     from headway.bench import measure
@@ -152,6 +155,6 @@ def _times(model: GPT, batch: int, length: int) -> dict[str, float]:
     def side(layer: Any) -> measure.Side:
         return measure.Side(lambda: layer(x).sum().backward())
 
-    sides = {name: side(each.blocks[0].attention) for name, each in models.items()}
-    found = measure.in_turns(sides, seconds=1.0)
-    return {name: median(spent) for name, spent in found.items()}
+    sides = {name: side(model.blocks[0].attention) for name, model in models.items()}
+    times = measure.in_turns(sides, seconds=1.0)
+    return {name: median(seconds) for name, seconds in times.items()}

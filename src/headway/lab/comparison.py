@@ -1,4 +1,4 @@
-"""What an experiment found: for the terminal, as Markdown and as JSON."""
+"""The results of an experiment: for the terminal, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from headway.training import recipes
 from headway.training.runs import Run
 from headway.training.settings import TrainingConfig
 
-Curve = list[tuple[int, float]]  # steps, and the loss on held-out text after them
+Curve = list[tuple[int, float]]  # steps and the validation loss after them
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """One run as far as it is: curve, training health, and what is known at its end.
+    """The current state of a run: curve, training health, and the result if it has ended.
 
-    failed: why there is no more of it.
+    failed: the reason why it failed, or "".
     """
 
     job: Job
@@ -40,12 +40,12 @@ class TrainedRun:
 
     @property
     def steps(self) -> int:
-        """How many it is to have."""
+        """The number of steps at its end."""
         return int(self._training.get("steps", TrainingConfig.steps))
 
     @property
     def tokens(self) -> int:
-        """Of a step."""
+        """The number of tokens in a step."""
         batch = self._training.get("batch", TrainingConfig.batch)
         return int(batch * self.job.settings["model"]["context"])
 
@@ -56,13 +56,13 @@ class TrainedRun:
 
     @property
     def loss(self) -> float | None:
-        """On all of the held-out windows, at the end; None before that."""
+        """The validation loss at the end; None before."""
         return self.curve[-1][1] if self.result else None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An experiment and its runs. remarks: what else is to be said, sentence by sentence."""
+    """An experiment and its runs. remarks: further sentences for the report."""
 
     experiment: Experiment
     runs: Sequence[TrainedRun]
@@ -73,51 +73,56 @@ class Comparison:
     )
 
     def of(self, variant: Variant) -> list[TrainedRun]:
-        """The runs of a variant, by seed."""
+        """Return the runs of a variant, by seed."""
         return [run for run in self.runs if run.job.variant == variant.name]
 
     @property
     def losses(self) -> dict[str, dict[int, float]]:
-        """By variant and seed, of the runs that ended."""
+        """The final losses by variant and seed."""
         return {
-            each.name: {run.job.seed: run.loss for run in self.of(each) if run.loss is not None}
-            for each in self.experiment.variants
+            variant.name: {
+                run.job.seed: run.loss for run in self.of(variant) if run.loss is not None
+            }
+            for variant in self.experiment.variants
         }
 
     @property
-    def findings(self) -> list[Effect]:
-        """Each variant against the one that it is compared with."""
+    def effects(self) -> list[Effect]:
+        """The effect of each variant, compared with its baseline."""
         losses = self.losses
         return [
-            effect_of(each.name, each.against, losses, self.experiment.seeds)
-            for each in self.experiment.variants
-            if each.against is not None and not each.apart
+            effect_of(variant.name, variant.against, losses, self.experiment.seeds)
+            for variant in self.experiment.variants
+            if variant.against is not None and not variant.apart
         ]
 
     @property
     def machines(self) -> list[Mapping[str, Any]]:
-        """What the runs ran on: more than one where they did not all run on the same."""
+        """The machines of the runs, each once."""
         keys = ("processor", "accelerator", "cores", self.experiment.engine, "headway", "precision")
-        found = [run.result["machine"] for run in self.runs if run.result]
-        short = [{key: each[key] for key in keys if each.get(key)} for each in found]
-        return [each for place, each in enumerate(short) if each not in short[:place]]
+        machines: list[Mapping[str, Any]] = []
+        for run in self.runs:
+            machine = run.result["machine"] if run.result else {}
+            short = {key: machine[key] for key in keys if machine.get(key)}
+            if short and short not in machines:
+                machines.append(short)
+        return machines
 
     @property
     def ranked(self) -> list[Variant]:
-        """The variants from the lowest loss to the highest; then those of which a run is missing,
-        and last those apart."""
+        """The variants by loss; then those with missing runs; then those that are not ranked."""
         losses = self.losses
 
         def order(variant: Variant) -> tuple[bool, bool, float]:
-            own = losses[variant.name]
-            missing = len(own) < self.experiment.seeds
-            return bool(variant.apart), missing, mean(own.values()) if own else 0.0
+            by_seed = losses[variant.name]
+            is_incomplete = len(by_seed) < self.experiment.seeds
+            return bool(variant.apart), is_incomplete, mean(by_seed.values()) if by_seed else 0.0
 
         return sorted(self.experiment.variants, key=order)
 
 
-class Column(NamedTuple):
-    """A column of the table: its key in a record, its title, and how a value is written."""
+class Field(NamedTuple):
+    """A column of the table: its key in a record, its title and its format."""
 
     key: str
     title: str
@@ -125,48 +130,48 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("ended", "seeds", "{}"),
-    Column("loss", "loss", "{:.3f}"),
-    Column("low", "least", "{:.3f}"),
-    Column("high", "most", "{:.3f}"),
-    Column("parameters", "parameters", "{:,}"),
-    Column("tokens_per_second", "tokens/s", "{:,.0f}"),
-    Column("memory", "step MB", "{:,.1f}"),
-    Column("entropy", "entropy", "{:.2f}"),
-    Column("largest", "largest score", "{:.1f}"),
-    Column("first", "first token", "{:.0%}"),
+    Field("ended", "seeds", "{}"),
+    Field("loss", "loss", "{:.3f}"),
+    Field("low", "least", "{:.3f}"),
+    Field("high", "most", "{:.3f}"),
+    Field("parameters", "parameters", "{:,}"),
+    Field("tokens_per_second", "tokens/s", "{:,.0f}"),
+    Field("memory", "step MB", "{:,.1f}"),
+    Field("entropy", "entropy", "{:.2f}"),
+    Field("largest", "largest score", "{:.1f}"),
+    Field("first", "first token", "{:.0%}"),
 )
 LEGEND = (
-    "loss: nats a token on the held-out text, the mean over the seeds, and the least and most of "
-    "them; tokens/s: of one run beside as many others as there are cores for; step MB: the most "
-    "that one training step takes; entropy: of the attention weights, 1 = equal weights; first "
-    "token: its share of the weight; both the mean over all heads. Each comparison stands for "
-    "itself: of twenty without any effect one may look like one"
+    "loss: validation loss in nats per token: mean, minimum and maximum over the seeds; tokens/s: "
+    "of one run while all cores train other runs; step MB: peak memory of a training step; "
+    "entropy: of the attention weights (1 = equal weights) and first token: its share of the "
+    "weight, both as means over all heads. Comparisons are not corrected for multiple testing: "
+    "expect about one false positive in twenty comparisons"
 )
 
 
 def gather(
-    experiment: Experiment, folder: Path, wrong: Mapping[str, str] | None = None
+    experiment: Experiment, folder: Path, errors: Mapping[str, str] | None = None
 ) -> list[TrainedRun]:
-    """All runs of an experiment as they lie in a folder, begun or not. wrong: see `work.run`."""
+    """Return the current state of all runs. errors: see `work.run`."""
     return [
-        _ended(job, folder / job.folder, (wrong or {}).get(job.folder, ""))
+        _read(job, folder / job.folder, (errors or {}).get(job.folder, ""))
         for job in experiment.jobs
     ]
 
 
 def record(report: Comparison, variant: Variant) -> dict[str, Any]:
-    """The row of a variant: the means over its seeds; None for what is not known."""
+    """Return the row of a variant: means over its seeds; None for unknown values."""
     runs = report.of(variant)
     losses = [run.loss for run in runs if run.loss is not None]
     results = [run.result for run in runs if run.result]
     last = [run.health[-1] for run in runs if run.result and run.health]
 
-    def average(found: Sequence[float | None]) -> float | None:
-        there = [each for each in found if each is not None]
-        return mean(there) if there else None
+    def average(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return mean(known) if known else None
 
-    memory = average([each["memory"] for each in results])
+    memory = average([result["memory"] for result in results])
     failed = sum(bool(run.failed) for run in runs)
     ended = f"{len(losses)}/{report.experiment.seeds}"
     return {
@@ -176,26 +181,25 @@ def record(report: Comparison, variant: Variant) -> dict[str, Any]:
         "low": min(losses, default=None),
         "high": max(losses, default=None),
         "parameters": results[0]["parameters"] if results else None,
-        "tokens_per_second": average([each["tokens_per_second"] for each in results]),
+        "tokens_per_second": average([result["tokens_per_second"] for result in results]),
         "memory": None if memory is None else memory / 1e6,
-        "entropy": average([_mean(each["entropy"]) for each in last]),
-        "largest": max((_most(each["largest"]) for each in last), default=None),
-        "first": average([_mean(each["first"]) for each in last]),
+        "entropy": average([_mean(health["entropy"]) for health in last]),
+        "largest": max((_maximum(health["largest"]) for health in last), default=None),
+        "first": average([_mean(health["first"]) for health in last]),
         "failed": {run.job.seed: run.failed for run in runs if run.failed},
     }
 
 
-def cell(column: Column, record: Mapping[str, Any]) -> str:
-    """A value for people; a dash for what is not known."""
+def cell(column: Field, record: Mapping[str, Any]) -> str:
+    """Format a value; a dash for None."""
     value = record[column.key]
     return "-" if value is None else column.form.format(value)
 
 
 def terminal(report: Comparison, width: int) -> RichTable:
-    """The table, as far as it fits, with what still runs."""
-    longest = max(len(each.name) for each in report.experiment.variants)
-    room = width - longest - 8 * report.experiment.seeds
-    columns = [each for place, each in enumerate(COLUMNS) if place < room // 12]
+    """Return the table with the progress of all runs, with the columns that fit."""
+    longest = max(len(variant.name) for variant in report.experiment.variants)
+    columns = COLUMNS[: max(0, (width - longest - 8 * report.experiment.seeds) // 12)]
     table = RichTable(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("variant", no_wrap=True)
     for column in columns:
@@ -212,52 +216,52 @@ def terminal(report: Comparison, width: int) -> RichTable:
 
 
 def answers(report: Comparison) -> list[str]:
-    """What was found, a sentence each; what stands apart; what failed; what else there is."""
-    found = [str(each) for each in report.findings]
-    found += [f"{each.name}: {each.apart}" for each in report.experiment.variants if each.apart]
-    found += [
-        f"{run.job.variant}, seed {run.job.seed}, was gone on with elsewhere: {each}"
+    """Return the effects, remarks on single variants, failures and further remarks as sentences."""
+    sentences = [*map(str, report.effects)]
+    sentences += [f"{v.name}: {v.apart}" for v in report.experiment.variants if v.apart]
+    sentences += [
+        f"{run.job.variant}, seed {run.job.seed}, was resumed on another machine: {difference}"
         for run in report.runs
-        for each in (run.result or {}).get("differences", [])
+        for difference in (run.result or {}).get("differences", [])
     ]
-    found += [
+    sentences += [
         f"{run.job.variant}, seed {run.job.seed}, failed: {run.failed}"
         for run in report.runs
         if run.failed
     ]
     missing = sum(run.result is None and not run.failed for run in report.runs)
     if missing:
-        found.append(f"{missing} of {len(report.runs)} runs have not ended")
-    return [*found, *report.remarks]
+        sentences.append(f"{missing} of {len(report.runs)} runs have not ended")
+    return [*sentences, *report.remarks]
 
 
 def markdown(report: Comparison) -> str:
-    """The question, the answers, the table and the command."""
+    """Return the question, the answers, the table and the command as Markdown."""
     head = ["variant", *(column.title for column in COLUMNS)]
 
-    def row(name: str, found: Mapping[str, Any]) -> str:
-        return f"| {' | '.join([_plain(name), *(cell(column, found) for column in COLUMNS)])} |"
+    def row(name: str, values: Mapping[str, Any]) -> str:
+        return f"| {' | '.join([_escaped(name), *(cell(field, values) for field in COLUMNS)])} |"
 
     lines = [
         f"# {report.experiment.name}",
-        _plain(report.experiment.question),
-        "\n".join(f"- {_plain(answer)}" for answer in answers(report)),
+        _escaped(report.experiment.question),
+        "\n".join(f"- {_escaped(answer)}" for answer in answers(report)),
         "\n".join(
             [
                 f"| {' | '.join(head)} |",
                 f"|---|{'---:|' * len(COLUMNS)}",
-                *(row(each.name, record(report, each)) for each in report.ranked),
+                *(row(variant.name, record(report, variant)) for variant in report.ranked),
             ]
         ),
         LEGEND + ".",
         f"{described(report)}.",
-        f"Again: `{report.command}`",
+        f"Repeat with: `{report.command}`",
     ]
     return "\n\n".join(lines) + "\n"
 
 
 def described(report: Comparison) -> str:
-    """The budget and the machine, in one line."""
+    """Return the budget and the machine in one line."""
     budgets = {(run.steps, run.tokens) for run in report.runs}
     texts = {str(run.job.settings.get("text", recipes.TEXT)) for run in report.runs}
     parts = [
@@ -274,24 +278,24 @@ def described(report: Comparison) -> str:
 
 
 def as_dict(report: Comparison) -> dict[str, Any]:
-    """Everything but the maps, for JSON."""
+    """Return everything except the attention maps, for JSON."""
     return {
         "experiment": report.experiment.name,
         "question": report.experiment.question,
         "answers": answers(report),
         "command": report.command,
         "date": report.date,
-        "machines": [dict(each) for each in report.machines],
-        "findings": [
+        "machines": [dict(machine) for machine in report.machines],
+        "effects": [
             {
-                "variant": each.variant,
-                "against": each.against,
-                "differences": dict(each.differences),
-                "mean": each.mean,
-                "interval": each.interval,
-                "claim": each.claim,
+                "variant": effect.variant,
+                "against": effect.against,
+                "differences": dict(effect.differences),
+                "mean": effect.mean,
+                "interval": effect.interval,
+                "claim": effect.claim,
             }
-            for each in report.findings
+            for effect in report.effects
         ],
         "variants": [
             {
@@ -315,28 +319,28 @@ def _run(run: TrainedRun) -> dict[str, Any]:
     }
 
 
-def _ended(job: Job, path: Path, wrong: str) -> TrainedRun:
+def _read(job: Job, path: Path, error: str) -> TrainedRun:
     result, failed = path / RESULT, path / FAILED
     if not (path / "config.json").is_file():
-        return TrainedRun(job, [], [], None, wrong)
+        return TrainedRun(job, [], [], None, error)
     if result.is_file():
         return TrainedRun(job, *_finished(path, result.stat().st_mtime_ns))
     if failed.is_file():
-        wrong = json.loads(failed.read_text(encoding="utf-8"))["failed"]
-    return TrainedRun(job, _curve(path), _health(path), None, wrong)
+        error = json.loads(failed.read_text(encoding="utf-8"))["failed"]
+    return TrainedRun(job, _curve(path), _health(path), None, error)
 
 
-@lru_cache(maxsize=1000)  # the table is drawn every second
+@lru_cache(maxsize=1000)  # the table is drawn every few seconds
 def _finished(path: Path, written: int) -> tuple[Curve, list[dict[str, Any]], dict[str, Any]]:
-    """A run that will not change. written: when its result was."""
+    """Read a finished run, which does not change. written: the time of its result."""
     result = json.loads((path / RESULT).read_text(encoding="utf-8"))
     return _curve(path), _health(path), result
 
 
 def _curve(path: Path) -> Curve:
     lines = Run(path).logged()
-    found = [(line["step"], line["validation"]) for line in lines]
-    return [(step, loss) for step, loss in found if loss is not None and isfinite(loss)]
+    losses = [(line["step"], line["validation"]) for line in lines]
+    return [(step, loss) for step, loss in losses if loss is not None and isfinite(loss)]
 
 
 def _health(path: Path) -> list[dict[str, Any]]:
@@ -346,13 +350,13 @@ def _health(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
-def _plain(text: str) -> str:
-    """A text that Markdown leaves as it is."""
+def _escaped(text: str) -> str:
+    """Escape a text for Markdown."""
     return text.replace("<", "&lt;").replace("|", "\\|")
 
 
 def _progress(run: TrainedRun) -> str:
-    """A run in one word: its loss, its share of the steps, or what became of it."""
+    """Return the loss of a run, its progress, or "failed"."""
     if run.failed:
         return "failed"
     if run.loss is not None:
@@ -361,8 +365,8 @@ def _progress(run: TrainedRun) -> str:
 
 
 def _mean(layers: Sequence[Sequence[float]]) -> float:
-    return mean(each for layer in layers for each in layer)
+    return mean(value for layer in layers for value in layer)
 
 
-def _most(layers: Sequence[Sequence[float]]) -> float:
-    return max(each for layer in layers for each in layer)
+def _maximum(layers: Sequence[Sequence[float]]) -> float:
+    return max(value for layer in layers for value in layer)

@@ -1,4 +1,4 @@
-"""What the losses say: differences paired by seed, and how sure one may be of them."""
+"""The effect of a variant: differences of losses, paired by seed, with an interval."""
 
 from __future__ import annotations
 
@@ -9,68 +9,69 @@ from statistics import mean, stdev
 
 from scipy.stats import t
 
-ENOUGH = 5  # seeds for an interval; with fewer, only what is unanimous and large counts
-FEWEST = 3  # seeds to claim anything by
-SMALL = 0.01  # nats a token that nobody would choose by
+ENOUGH = 5  # seeds for an interval; with fewer, only a unanimous and large effect counts
+FEWEST = 3  # seeds for any claim
+SMALL = 0.01  # a difference in nats per token that does not matter
 SURE = 0.95  # of an interval
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A variant against another: the losses' differences in nats a token, by seed.
+    """The differences of losses between two variants, by seed; negative is better.
 
-    Negative is better. planned: seeds that both were to have. interval: Student's, of the mean
-    difference; None with fewer than ENOUGH. unit: of the differences, where they are no losses.
+    planned: the number of seeds of both. unit: of the differences.
     """
 
     variant: str
     against: str
     differences: Mapping[int, float]
     planned: int
-    unit: str = "nats a token"
+    unit: str = "nats per token"
 
     @property
     def mean(self) -> float | None:
-        """The mean difference; None where no seed ended in both."""
+        """The mean difference; None if no seed has ended in both."""
         return mean(self.differences.values()) if self.differences else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Where the true mean lies, with probability SURE, if the differences are normal."""
+        """Student's t-interval of the mean difference; None with fewer seeds than ENOUGH."""
         return interval([*self.differences.values()])
 
     @property
     def claim(self) -> str:
-        """better, worse, no difference seen, too short to tell; or nothing, for want of seeds."""
-        found = [*self.differences.values()]
-        if len(found) < self.planned:  # those that failed would have told most
+        """better, worse, no difference, undecided; or nothing, if runs are missing."""
+        values = [*self.differences.values()]
+        if len(values) < self.planned:  # a failed run may have been the worst
             return "nothing"
-        if len(found) < FEWEST:
-            return "too short to tell"
-        low, high = self.interval or (min(found), max(found))
+        if len(values) < FEWEST:
+            return "undecided"
+        low, high = self.interval or (min(values), max(values))
         if max(abs(low), abs(high)) <= SMALL:
-            return "no difference seen"
-        if self.interval is not None or _is_large(found):
+            return "no difference"
+        if self.interval is not None or _is_large(values):
             if high < 0:
                 return "better"
             if low > 0:
                 return "worse"
-        return "too short to tell"
+        return "undecided"
 
     def __str__(self) -> str:
-        by_seed = ", ".join(f"{each:+.3f}" for each in self.differences.values())
+        by_seed = ", ".join(f"{value:+.3f}" for value in self.differences.values())
         if self.interval is None:
-            sure = f"by seed: {by_seed}"
+            evidence = f"by seed: {by_seed}"
         else:
             low, high = self.interval
-            sure = f"{SURE:.0%} interval {low:+.3f} to {high:+.3f}, {len(self.differences)} seeds"
-        start = f"{self.variant} against {self.against}"
+            evidence = (
+                f"{SURE:.0%} interval {low:+.3f} to {high:+.3f}, {len(self.differences)} seeds"
+            )
+        start = f"{self.variant} compared with {self.against}"
         if self.claim == "nothing":
-            ended = f"{len(self.differences)} of {self.planned} seeds ended in both"
-            return f"{start}: nothing can be said, for {ended}"
+            ended = f"{len(self.differences)} of {self.planned} seeds have ended in both"
+            return f"{start}: no conclusion, because only {ended}"
         if self.mean is not None and self.claim in ("better", "worse"):
-            return f"{start}: {self.claim} by {abs(self.mean):.3f} {self.unit} ({sure})"
-        return f"{start}: {self.claim} ({sure})"
+            return f"{start}: {self.claim} by {abs(self.mean):.3f} {self.unit} ({evidence})"
+        return f"{start}: {self.claim} ({evidence})"
 
 
 def effect_of(
@@ -80,14 +81,14 @@ def effect_of(
     planned: int,
     unit: str = Effect.unit,
 ) -> Effect:
-    """Two variants by the seeds that both have."""
-    own, other = losses.get(variant, {}), losses.get(against, {})
-    differences = {seed: own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())}
+    """Compare two variants by the seeds that both have."""
+    new, old = losses.get(variant, {}), losses.get(against, {})
+    differences = {seed: new[seed] - old[seed] for seed in sorted(new.keys() & old.keys())}
     return Effect(variant, against, differences, planned, unit)
 
 
 def interval(numbers: Sequence[float]) -> tuple[float, float] | None:
-    """Student's t-interval of the mean; None with fewer numbers than ENOUGH."""
+    """Return Student's t-interval of the mean; None with fewer numbers than ENOUGH."""
     if len(numbers) < ENOUGH:
         return None
     reach = t.ppf((1 + SURE) / 2, len(numbers) - 1) * stdev(numbers) / sqrt(len(numbers))
@@ -95,8 +96,8 @@ def interval(numbers: Sequence[float]) -> tuple[float, float] | None:
 
 
 def _is_large(differences: Sequence[float]) -> bool:
-    """Few seeds agree so well that it can hardly be chance: all of one sign, none of them SMALL,
-    and further from 0 than from each other."""
-    nearest = min(abs(each) for each in differences)
+    """Whether a few differences agree: of one sign, none SMALL, and farther from 0 than from each
+    other."""
+    nearest = min(map(abs, differences))
     one_sign = min(differences) > 0 or max(differences) < 0
     return one_sign and nearest > max(SMALL, max(differences) - min(differences))

@@ -35,22 +35,22 @@ pre { white-space: pre-wrap; font-size: .8rem; max-height: 12rem; overflow: auto
 code { font-size: .9rem }
 """
 
-# What is drawn of the training health: its key, and what it says.
+# The plots of the training health: key and label.
 DRAWN = {
-    "entropy": "entropy of the weights (1 = equal)",
+    "entropy": "entropy of the attention weights (1 = equal weights)",
     "largest": "largest score",
-    "first": "share of weight on the first token",
+    "first": "weight of the first token",
     "query_gradient": "gradient norm of W_query",
 }
 
 
 def page(report: Comparison, drawn: Sequence[Picture]) -> str:
-    """The question, the answers, the table, the curves, a sample and the maps of each variant."""
-    answers = "".join(f"<li>{escape(each)}</li>" for each in comparisons.answers(report))
+    """Return the page: answers, table, plots, and a sample and attention maps per variant."""
+    answers = "".join(f"<li>{escape(answer)}</li>" for answer in comparisons.answers(report))
     head = "".join(f"<th>{escape(column.title)}</th>" for column in COLUMNS)
-    rows = "\n".join(_row(report, each) for each in report.ranked)
-    plots = "".join(pages.inline(each.svg) for each in drawn)
-    samples = "".join(_sample(report, each) for each in report.ranked)
+    rows = "\n".join(_row(report, variant) for variant in report.ranked)
+    plots = "".join(pages.inline(picture.svg) for picture in drawn)
+    samples = "".join(_sample(report, variant) for variant in report.ranked)
     body = (
         f"<h1>{escape(report.experiment.question)}</h1>\n"
         f"<p class=soft>{escape(report.experiment.name)}: "
@@ -58,11 +58,11 @@ def page(report: Comparison, drawn: Sequence[Picture]) -> str:
         f"<ul class=answers>{answers}</ul>\n"
         f"<div class=wide><table><tr><th>variant</th>{head}<th>by seed</th></tr>\n{rows}</table>"
         f"</div>\n<p class=soft>{escape(LEGEND)}.</p>\n<div class=plots>{plots}</div>\n"
-        "<h2>What each writes, and where it looks</h2>\n"
-        "<p class=soft>The first run that ended; a row of a map is a query, a column a key, darker "
-        "is more weight; layers from the top, heads side by side.</p>\n"
+        "<h2>Samples and attention maps</h2>\n"
+        "<p class=soft>Of the first finished run. Rows are queries, columns are keys, darker cells "
+        "are larger weights; one row of maps per layer.</p>\n"
         f"<div class=samples>{samples}</div>\n"
-        f"<h2>Again</h2>\n<pre><code>{escape(report.command)}</code></pre>"
+        f"<h2>Repeat with</h2>\n<pre><code>{escape(report.command)}</code></pre>"
     )
     return pages.page(f"headway: {report.experiment.name}", body, STYLE)
 
@@ -71,7 +71,7 @@ def _row(report: Comparison, variant: Variant) -> str:
     row = comparisons.record(report, variant)
     cells = "".join(f"<td>{escape(comparisons.cell(column, row))}</td>" for column in COLUMNS)
     losses = report.losses[variant.name].values()
-    seeds = " ".join(f"{each:.3f}" for each in losses)
+    seeds = " ".join(f"{loss:.3f}" for loss in losses)
     kind = ' class="apart"' if variant.apart else ""
     return f"<tr{kind}><td>{escape(variant.name)}</td>{cells}<td>{seeds}</td></tr>"
 
@@ -81,34 +81,34 @@ def _sample(report: Comparison, variant: Variant) -> str:
     if first is None or first.result is None:
         return ""
     picture = base64.b64encode(_maps(variant.name, first.result).png).decode()
-    name, wide = escape(variant.name), max(map(len, first.result["maps"]))
+    name, width = escape(variant.name), max(map(len, first.result["maps"]))
     return (
         f"<div><b>{name}</b><pre>{escape(first.result['sample'])}</pre>"
-        f'<img alt="attention maps of {name}" style="max-width: {wide * 9}rem" '
+        f'<img alt="attention maps of {name}" style="max-width: {width * 9}rem" '
         f'src="data:image/png;base64,{picture}"></div>\n'
     )
 
 
 def pictures(report: Comparison) -> Iterator[Picture]:
-    """The curves of the loss, and of what stands in DRAWN as far as there is any."""
-    shown = [each for each in report.experiment.variants if any(r.curve for r in report.of(each))]
+    """Yield plots of the loss and of the training health."""
+    shown = [v for v in report.experiment.variants if any(r.curve for r in report.of(v))]
     colours = {
-        each.name: INK if place == 0 else [*COLOURS][(place - 1) % len(COLOURS)]
-        for place, each in enumerate(shown)
+        variant.name: INK if index == 0 else [*COLOURS][(index - 1) % len(COLOURS)]
+        for index, variant in enumerate(shown)
     }
     losses = {v.name: [dict(run.curve) for run in report.of(v) if run.curve] for v in shown}
-    ranked = [each.name for each in shown if not each.apart]
+    ranked = [variant.name for variant in shown if not variant.apart]
     if losses:
-        yield curves("loss", "loss on held-out text, nats a token", losses, colours, ranked)
+        yield curves("loss", "validation loss, nats per token", losses, colours, ranked)
     for key, label in DRAWN.items():
-        found = {v.name: [*_health(report.of(v), key)] for v in shown}
-        found = {name: series for name, series in found.items() if any(series)}
-        if found:
-            yield curves(key, label, found, colours)
+        series = {v.name: [*_health(report.of(v), key)] for v in shown}
+        series = {name: of_seeds for name, of_seeds in series.items() if any(of_seeds)}
+        if series:
+            yield curves(key, label, series, colours)
 
 
 def _health(runs: Sequence[TrainedRun], key: str) -> Iterator[dict[int, float]]:
-    """Of each run, the mean over layers and heads (of scores the largest), by step."""
+    """Yield, for each run, the mean over layers and heads (for scores: the maximum) by step."""
     reduce = np.max if key == "largest" else np.mean
     for run in runs:
         yield {line["step"]: float(reduce(line[key])) for line in run.health if line[key]}
@@ -122,22 +122,22 @@ def curves(
     framed: Sequence[str] = (),
     along: str = "steps",
 ) -> Picture:
-    """The mean over the seeds, in a band from the least to the most of them.
+    """Plot means over the seeds, with a band from minimum to maximum.
 
-    series: of each variant, a curve a seed. along: what the horizontal axis is. framed: series
-    that the frame is for; the others, which stand apart, may leave it.
+    series: per variant, one curve per seed. along: the label of the horizontal axis. framed: the
+    series that determine the limits of the axes; the others may leave them.
     """
 
     def paint(figure: Figure) -> None:
         axes = figure.add_axes((0.085, 0.115, 0.66, 0.79), facecolor="none")
         ends: dict[str, tuple[float, float]] = {}
-        for place, (variant, seeds) in enumerate(series.items()):
-            steps = sorted({step for each in seeds for step in each})
-            at = [[each[step] for each in seeds if step in each] for step in steps]
-            low, high = [min(each) for each in at], [max(each) for each in at]
-            means = [mean(each) for each in at]
+        for index, (variant, seeds) in enumerate(series.items()):
+            steps = sorted({step for curve in seeds for step in curve})
+            values = [[curve[step] for curve in seeds if step in curve] for step in steps]
+            low, high = [min(row) for row in values], [max(row) for row in values]
+            means = [mean(row) for row in values]
             colour = colours[variant]
-            mark = MARKS[place // (len(COLOURS) + 1) % len(MARKS)]
+            mark = MARKS[index // (len(COLOURS) + 1) % len(MARKS)]
             apart = bool(framed) and variant not in framed
             if not apart:
                 axes.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
@@ -157,21 +157,21 @@ def curves(
 
 
 def _limits(axes: Axes, framed: Sequence[Sequence[Mapping[int, float]]]) -> None:
-    """The loss of the first steps would press all later ones into a line."""
+    """Limit the axis to later steps, because the first losses are much larger."""
     late = [
         value
         for seeds in framed
-        for each in seeds
-        for step, value in each.items()
-        if step >= max(each) / 4
+        for curve in seeds
+        for step, value in curve.items()
+        if step >= max(curve) / 4
     ]
     if late:
-        room = 0.05 * (max(late) - min(late) or 1)
-        axes.set_ylim(min(late) - room, max(late) + room)
+        margin = 0.05 * (max(late) - min(late) or 1)
+        axes.set_ylim(min(late) - margin, max(late) + margin)
 
 
 def _maps(name: str, result: Mapping[str, Any]) -> Picture:
-    """The weights of every head on one text, with its tokens at the first."""
+    """Draw the attention weights of all heads on one text."""
 
     def paint(figure: Figure) -> None:
         layers, words = result["maps"], [_visible(word) for word in result["words"]]
@@ -181,7 +181,7 @@ def _maps(name: str, result: Mapping[str, Any]) -> Picture:
                 axes.set_axis_off()
             for axes, weights in zip(row, layer, strict=False):
                 axes.set_axis_on()
-                axes.set_title(_told(np.array(weights)), size=5.5, pad=2)
+                axes.set_title(_title(np.array(weights)), size=5.5, pad=2)
                 axes.imshow(weights, cmap="Blues", vmin=0, vmax=1)
                 axes.set_xticks([])
                 axes.set_yticks([])
@@ -190,12 +190,12 @@ def _maps(name: str, result: Mapping[str, Any]) -> Picture:
         figure.subplots_adjust(0.06, 0.02, 0.99, 0.95, 0.06, 0.12)
 
     layers = result["maps"]
-    wide = max(map(len, layers))
-    return pages.draw(name, (1.6 * wide, 1.6 * len(layers)), paint)
+    columns = max(map(len, layers))
+    return pages.draw(name, (1.6 * columns, 1.6 * len(layers)), paint)
 
 
-def _told(weights: Float[np.ndarray, "tokens tokens"]) -> str:
-    """A head's health in a few words."""
+def _title(weights: Float[np.ndarray, "tokens tokens"]) -> str:
+    """Describe the weights of a head in a few words."""
     causal = not np.triu(weights, 1).any()
     share = entropy(weights[None, None], causal)[0]
     return f"entropy {share:.2f}, first token {weights[1:, 0].mean():.0%}"

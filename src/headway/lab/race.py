@@ -1,5 +1,7 @@
-"""The race: the same sentences, budget and number of parameters, without attention, with it, and
-with nothing else."""
+"""The race: an RNN without attention, an RNN with attention and a Transformer translate.
+
+All have the same sentences, number of steps and number of parameters.
+"""
 
 from __future__ import annotations
 
@@ -23,44 +25,44 @@ QUESTION = "What does attention buy a translator?"
 KINDS = ("rnn", "bahdanau", "transformer")
 SEEDS: Mapping[str, int] = MappingProxyType({"quick": 3, "full": 5})
 STEPS: Mapping[str, int] = MappingProxyType({"quick": 2500, "full": 7500})
-# The sentence that shows why: in German its verbs pile up at the end, in the opposite order.
+# In German, the verbs of this sentence follow each other at the end, in the opposite order.
 SENTENCE = "The dog, who must have been able to see the cat running through the garden, sleeps."
 
 
 @dataclass(frozen=True)
 class Race:
-    """source: of the pairs. size: quick or full. Raises ValueError for pairs that make no sense."""
+    """A race. source: of the pairs. size: quick or full. Raises ValueError for invalid pairs."""
 
     source: str
     size: str = "quick"
 
     @property
     def folder(self) -> str:
-        """A name for the report."""
+        """The folder of the report."""
         stem = "-".join(Path(name).stem for name in self.source.split(pairs.AND))
         return f"{NAME}-{stem.replace(':', '-')}-{self.size}"
 
     @cached_property
     def jobs(self) -> tuple[Job, ...]:
-        """Every run: all kinds with the first seed, then with the next."""
-        found = []
+        """All runs: all kinds with the first seed, then with the next."""
+        jobs = []
         for seed in range(SEEDS[self.size]):
             for kind in KINDS:
                 given = self.settings[kind] | {"seed": seed}
                 settings = translation.recipe_for(kind, self.source, given)
                 config = recipes.plan(settings).config.to_json()
                 digest = hashlib.sha256(config.encode()).hexdigest()[:8]
-                found.append(Job(kind, seed, settings, f"{kind}-{seed}-{digest}"))
-        return tuple(found)
+                jobs.append(Job(kind, seed, settings, f"{kind}-{seed}-{digest}"))
+        return tuple(jobs)
 
     @cached_property
     def settings(self) -> dict[str, dict[str, Any]]:
-        """Of each kind: the Transformer as `headway translate train` has it, the others as wide as
-        it takes for as many parameters."""
+        """The settings by kind: the Transformer has the defaults of `headway translate train`; the
+        widths of the others are chosen so that all have the same number of parameters."""
         recipe = translation.recipe_for("transformer", self.source, {})
         model = recipes.plan(recipe).config.model
-        wanted = _parameters(model)
-        found: dict[str, dict[str, Any]] = {}
+        target = _parameters(model)
+        settings: dict[str, dict[str, Any]] = {}
         for kind in KINDS:
             width = model.width
             if kind != "transformer":
@@ -68,11 +70,11 @@ class Race:
                 width = min(
                     range(2, 4 * model.width, 2),
                     key=lambda width: abs(
-                        _parameters(Seq2SeqConfig(**sizes, width=width)) - wanted
+                        _parameters(Seq2SeqConfig(**sizes, width=width)) - target
                     ),
                 )
-            found[kind] = {"width": width, "steps": STEPS[self.size]}
-        return found
+            settings[kind] = {"width": width, "steps": STEPS[self.size]}
+        return settings
 
 
 def _parameters(config: Seq2SeqConfig) -> int:
@@ -80,7 +82,7 @@ def _parameters(config: Seq2SeqConfig) -> int:
 
 
 def compete(job: Job, folder: str) -> None:
-    """In a worker: train it to the end, then let it translate the test."""
+    """Train a run in a worker, then translate the test sentences."""
     from headway.bench.machine import machine
     from headway.engines import engine_named
     from headway.lab import translation as lab
@@ -88,7 +90,7 @@ def compete(job: Job, folder: str) -> None:
 
     if work.is_stopped():
         return
-    place = work.place_of_worker()
+    device = work.worker_device()
     plan = recipes.plan(job.settings)
     source, config, tokenizer = plan.config.text, plan.config, plan.tokenizer
     path = Path(folder)
@@ -96,26 +98,28 @@ def compete(job: Job, folder: str) -> None:
     if session is None:
         return
     model = session.trainer.model
-    some, left_out = translation.held(plan.source, tokenizer, config.model.context)
-    known = frozenset(pair.source for pair in some.train)
-    asked = lab.questions(source, known, some.test)
+    split, left_out = translation.held(plan.source, tokenizer, config.model.context)
+    known = frozenset(pair.source for pair in split.train)
+    asked = lab.questions(source, known, split.test)
     asked, longer = lab.fitting(asked, tokenizer, config.model.context)
-    said, matrix = "", None
-    asked_also = pairs.encoded(SENTENCE, tokenizer)
-    if len(asked_also) <= config.model.context:  # it may be another language altogether
-        (found,) = translated(model, tokenizer, [SENTENCE], beams=4)
-        said = found.text
-        if job.variant != "rnn" and found.whole:
-            looked = alignment(model, asked_also, found.tokens)
-            by_word = lab.by_word(looked, asked_also[:-1].tolist(), found.tokens, tokenizer)
+    text, matrix = "", None
+    sentence = pairs.encoded(SENTENCE, tokenizer)
+    if len(sentence) <= config.model.context:  # it may be in a language that the model cannot read
+        (output,) = translated(model, tokenizer, [SENTENCE], beams=4)
+        text = output.text
+        if job.variant != "rnn" and output.whole:
+            weights = alignment(model, sentence, output.tokens)
+            by_word = lab.by_word(weights, sentence[:-1].tolist(), output.tokens, tokenizer)
             matrix = by_word._asdict() | {"weights": by_word.weights.round(3).tolist()}
     result = {
-        "machine": machine(place.type),
+        "machine": machine(device.type),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "answers": [lab.as_dict(each) for each in lab.answers(model, tokenizer, asked, beams=4)],
+        "answers": [
+            lab.as_dict(answer) for answer in lab.answers(model, tokenizer, asked, beams=4)
+        ],
         "longer": longer,
         "left_out": left_out,
-        "sentence": said,
+        "sentence": text,
         "matrix": matrix,
         "differences": session.differences,
     }

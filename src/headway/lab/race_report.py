@@ -1,4 +1,4 @@
-"""What the race showed: score against depth and length, with bands, and where the models looked."""
+"""The report of a race: scores by depth and length, losses and alignments."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEGEND = (
-    "Means over the seeds, of exact with the least and the most; all seeds are asked the same "
-    "sentences, so chance in their choice is in no band. Better and worse are shares of the "
-    "sentences that are not right to the letter. The budget is the same number of steps on the "
-    "same batches; the Transformer's learning rate is its own. AER: the alignment error rate, with "
-    "the right target given. Words count commas and stops."
+    "Means over the seeds; for exact also minimum and maximum. All seeds translate the same "
+    "sentences, so the bands do not include their sampling error. Better and worse are fractions "
+    "of sentences without an exact match. All models train for the same number of steps on the "
+    "same batches; the Transformer has another learning rate. AER: alignment error rate, given the "
+    "right target. Punctuation marks count as words."
 )
 PAIRED = (("bahdanau", "rnn"), ("transformer", "bahdanau"))
 _COLOURS = dict(zip(KINDS, (INK, *COLOURS), strict=False))
@@ -41,7 +41,7 @@ _COLOURS = dict(zip(KINDS, (INK, *COLOURS), strict=False))
 
 @dataclass(frozen=True)
 class RaceRun:
-    """A run of the race. result: None until it has come to its end. failed: why it will not."""
+    """A run of a race. result: None until it has ended. failed: the reason, or ""."""
 
     kind: str
     seed: int
@@ -52,39 +52,39 @@ class RaceRun:
 
     @cached_property
     def answers(self) -> list[Answer]:
-        """What it said in the test."""
+        """Its translations of the test."""
         return [] if self.result is None else [*map(lab.from_dict, self.result["answers"])]
 
 
 @dataclass(frozen=True, eq=False)
 class RaceReport:
-    """What is known of a race. command: which repeats it."""
+    """The current state of a race. command: repeats it."""
 
     race: Race
     runs: Sequence[RaceRun]
     command: str
 
     def of(self, kind: str) -> list[RaceRun]:
-        """The runs of a kind that have ended."""
+        """Return the finished runs of a kind."""
         return [run for run in self.runs if run.kind == kind and run.result is not None]
 
-    @cache  # noqa: B019 - a report lives as long as its command
+    @cache  # noqa: B019 - a report exists until its command ends
     def table(
         self, groups: Callable[[Sequence[Answer]], Mapping[str, list[Answer]]]
     ) -> dict[str, dict[str, dict[int, Scores]]]:
-        """kind -> group -> seed -> scores."""
-        found: dict[str, dict[str, dict[int, Scores]]] = {}
+        """Return scores by kind, group and seed."""
+        table: dict[str, dict[str, dict[int, Scores]]] = {}
         for kind in KINDS:
             for run in self.of(kind):
-                for name, some in groups(run.answers).items():
-                    place = found.setdefault(kind, {}).setdefault(name, {})
-                    place[run.seed] = lab.scores(some)
-        return found
+                for name, group in groups(run.answers).items():
+                    by_seed = table.setdefault(kind, {}).setdefault(name, {})
+                    by_seed[run.seed] = lab.scores(group)
+        return table
 
 
-def gather(race: Race, folder: Path, wrong: Mapping[str, str] | None = None) -> list[RaceRun]:
-    """How far every run of a race is. wrong: what `work.run` said of some."""
-    found = []
+def gather(race: Race, folder: Path, errors: Mapping[str, str] | None = None) -> list[RaceRun]:
+    """Return the current state of all runs. errors: see `work.run`."""
+    runs = []
     for job in race.jobs:
         path = folder / job.folder
         log = Run(path).logged()
@@ -96,52 +96,52 @@ def gather(race: Race, folder: Path, wrong: Mapping[str, str] | None = None) -> 
         if (path / work.FAILED).is_file():
             failed = json.loads((path / work.FAILED).read_text(encoding="utf-8"))["failed"]
         seconds = log[-1]["seconds"] if log else 0.0
-        said = failed or (wrong or {}).get(job.folder, "")
-        found.append(RaceRun(job.variant, job.seed, curve, seconds, result, said))
-    return found
+        error = failed or (errors or {}).get(job.folder, "")
+        runs.append(RaceRun(job.variant, job.seed, curve, seconds, result, error))
+    return runs
 
 
 def answers(report: RaceReport) -> Iterator[str]:
-    """The answer in sentences, each with how sure it is."""
+    """Yield the results as sentences, with their evidence."""
     planned = SEEDS[report.race.size]
     by_depth = report.table(lab.by_depth) or {}
-    learnt = _learnt(report.race)
+    trained = _training_depth(report.race)
     for name in _groups(by_depth):
         exact = ", ".join(
             f"{kind} {_spread([s.exact for s in by_depth[kind][name].values()])}"
             for kind in KINDS
             if name in by_depth.get(kind, {})
         )
-        beyond = "" if int(name.split()[1]) <= learnt else ", deeper than any it learnt from"
-        yield f"{name}{beyond}: right to the letter {exact}"
-        yield from map(str, _findings(by_depth, name, planned))
+        beyond = "" if int(name.split()[1]) <= trained else ", deeper than the training data"
+        yield f"{name}{beyond}: exact {exact}"
+        yield from map(str, _effects(by_depth, name, planned))
     if not by_depth:
         everything = report.table(_all)
         for kind, groups in everything.items():
-            bleus = [each.bleu for each in groups["all"].values()]
+            bleus = [scores.bleu for scores in groups["all"].values()]
             yield f"{kind}: BLEU {mean(bleus):.1f} ({min(bleus):.1f} to {max(bleus):.1f})"
-        yield from map(str, _findings(everything, "all", planned))
+        yield from map(str, _effects(everything, "all", planned))
     for run in report.runs:
         if run.failed:
             yield f"{run.kind}, seed {run.seed}, failed: {run.failed}"
         if run.result is None:
             continue
         counts = {
-            "pairs longer than the model were left out of the training": run.result["left_out"],
-            "test sentences longer than the model were not asked": run.result["longer"],
-            "translations had not ended, and count as cut": sum(not a.whole for a in run.answers),
+            "pairs were too long for the model and not used for training": run.result["left_out"],
+            "test sentences were too long for the model": run.result["longer"],
+            "translations were cut off at the context": sum(not a.whole for a in run.answers),
         }
-        for said, count in counts.items():
+        for text, count in counts.items():
             if count:
-                yield f"{run.kind}, seed {run.seed}: {count:,} {said}"
+                yield f"{run.kind}, seed {run.seed}: {count:,} {text}"
 
 
-def _findings(
+def _effects(
     table: Mapping[str, Mapping[str, Mapping[int, Scores]]], name: str, planned: int
 ) -> Iterator[Effect]:
-    """Which kind has fewer mistakes, paired by seed."""
+    """Compare the fractions of wrong sentences, paired by seed."""
     mistakes = {
-        kind: {seed: 1 - each.exact for seed, each in groups.get(name, {}).items()}
+        kind: {seed: 1 - scores.exact for seed, scores in groups.get(name, {}).items()}
         for kind, groups in table.items()
     }
     for one, other in PAIRED:
@@ -149,15 +149,15 @@ def _findings(
             yield effect_of(one, other, mistakes, planned, "of the sentences")
 
 
-def _all(some: Sequence[Answer]) -> dict[str, list[Answer]]:
-    return {"all": [*some]}
+def _all(answers: Sequence[Answer]) -> dict[str, list[Answer]]:
+    return {"all": [*answers]}
 
 
 def _groups(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [*dict.fromkeys(name for groups in table.values() for name in groups)]
 
 
-def _learnt(race: Race) -> int:
+def _training_depth(race: Race) -> int:
     from headway.data import pairs
 
     return pairs.depth_of(race.source) if pairs.is_grammar(race.source) else 0
@@ -168,7 +168,7 @@ def _spread(shares: Sequence[float]) -> str:
 
 
 def rows(report: RaceReport) -> Iterator[list[str]]:
-    """The table: a header, then a row for each kind and group of sentences."""
+    """Yield a header, then one row per group of sentences and kind."""
     yield ["sentences of", "model", "seeds", "exact", "BLEU", "chrF", "tokens right", "AER"]
     for groups in (_all, lab.by_depth, lab.by_length):
         table = report.table(groups)
@@ -190,11 +190,11 @@ def rows(report: RaceReport) -> Iterator[list[str]]:
 
 
 def described(report: RaceReport) -> str:
-    """What was done, in a line."""
+    """Return the budget and the machine in one line."""
     done = [run for run in report.runs if run.result is not None]
     sizes = {run.kind: run.result["parameters"] for run in done if run.result}
     settings = report.race.settings
-    each = ", ".join(
+    models = ", ".join(
         f"{kind} {sizes[kind]:,} parameters, width {settings[kind]['width']}, "
         f"{mean(run.seconds for run in report.of(kind)):,.0f} s"
         for kind in KINDS
@@ -205,18 +205,20 @@ def described(report: RaceReport) -> str:
     where = (
         f"; {machine.get('processor', '')}, PyTorch {machine.get('torch', '')}" if machine else ""
     )
-    return f"{report.race.source}, {steps:,} steps, {SEEDS[report.race.size]} seeds: {each}{where}"
+    return (
+        f"{report.race.source}, {steps:,} steps, {SEEDS[report.race.size]} seeds: {models}{where}"
+    )
 
 
 def pictures(report: RaceReport) -> Iterator[Picture]:
-    """Score against depth and length, the loss, and the alignments of SENTENCE."""
+    """Yield plots of scores by depth and length, of the loss, and the alignments of SENTENCE."""
     axes: tuple[tuple[str, str, Any, Callable[[str], int]], ...] = (
         ("depth", "clauses between subject and verb", lab.by_depth, lambda n: int(n.split()[1])),
-        ("length", "words of the source, at most", lab.by_length, _longest),
+        ("length", "maximum number of source words", lab.by_length, _longest),
     )
     shown: tuple[tuple[str, str, Callable[[Scores], float]], ...] = (
-        ("exact", "right to the letter, % of the sentences", lambda found: 100 * found.exact),
-        ("bleu", "BLEU", lambda found: found.bleu),
+        ("exact", "exact matches, % of the sentences", lambda scores: 100 * scores.exact),
+        ("bleu", "BLEU", lambda scores: scores.bleu),
     )
     for name, along, groups, place in axes:
         table = report.table(groups)
@@ -233,7 +235,7 @@ def pictures(report: RaceReport) -> Iterator[Picture]:
                 yield curves(f"{name}-{score}", label, series, _COLOURS, along=along)
     losses = {kind: [run.curve for run in report.of(kind)] for kind in KINDS if report.of(kind)}
     if losses:
-        label = "loss on held-out pairs, nats a token"
+        label = "validation loss, nats per token"
         yield curves("loss", label, losses, _COLOURS, framed=[*losses])
     for kind in KINDS:
         first = next((run for run in report.of(kind) if run.result and run.result["matrix"]), None)
@@ -242,13 +244,13 @@ def pictures(report: RaceReport) -> Iterator[Picture]:
 
 
 def _longest(name: str) -> int:
-    """The most words of a group; of the last, which has no end, ten more than its beginning."""
+    """Return the maximum number of words of a group; for the last one, its minimum plus ten."""
     numbers = [int(word) for word in name.split() if word.isdigit()]
     return numbers[1] if len(numbers) > 1 else numbers[0] + 10
 
 
 def alignment(name: str, title: str, matrix: Mapping[str, Any]) -> Picture:
-    """Where each word of the target looked."""
+    """Draw the attention weights of each target word."""
     weights = np.array(matrix["weights"])
 
     def paint(figure: Figure) -> None:
@@ -265,13 +267,13 @@ def alignment(name: str, title: str, matrix: Mapping[str, Any]) -> Picture:
 
 
 def markdown(report: RaceReport) -> str:
-    """The report as text."""
+    """Return the report as Markdown."""
     header, *body = rows(report)
     lines = [f"# {QUESTION}", "", described(report) + ".", "", *(f"- {a}" for a in answers(report))]
     lines += ["", f"| {' | '.join(header)} |", f"|---|---|{'---:|' * (len(header) - 2)}"]
     lines += [f"| {' | '.join(row)} |" for row in body]
     lines += ["", f"`{SENTENCE}`", ""]
-    lines += [f"- {kind}: {said}" for kind, said in _sentences(report)]
+    lines += [f"- {kind}: {text}" for kind, text in _sentences(report)]
     lines += ["", LEGEND]
     return "\n".join([*lines, "", "```", report.command, "```", ""])
 
@@ -284,7 +286,7 @@ def _sentences(report: RaceReport) -> Iterator[tuple[str, str]]:
 
 
 def page(report: RaceReport, drawn: Sequence[Picture]) -> str:
-    """The report as one HTML page."""
+    """Return the report as an HTML page."""
     header, *body = rows(report)
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     table = "\n".join(
@@ -292,22 +294,24 @@ def page(report: RaceReport, drawn: Sequence[Picture]) -> str:
     )
     plots = "".join(pages.inline(e.svg) for e in drawn if not e.name.startswith("alignment"))
     maps = "".join(
-        f'<img alt="{escape(each.name)}" src="data:image/png;base64,'
-        f'{base64.b64encode(each.png).decode()}">'
-        for each in drawn
-        if each.name.startswith("alignment")
+        f'<img alt="{escape(picture.name)}" src="data:image/png;base64,'
+        f'{base64.b64encode(picture.png).decode()}">'
+        for picture in drawn
+        if picture.name.startswith("alignment")
     )
-    said = "".join(f"<dt>{kind}</dt><dd>{escape(text)}</dd>" for kind, text in _sentences(report))
+    translations = "".join(
+        f"<dt>{kind}</dt><dd>{escape(text)}</dd>" for kind, text in _sentences(report)
+    )
     text = (
         f"<h1>{escape(QUESTION)}</h1>\n<p class=soft>{escape(described(report))}</p>\n"
         f"<ul class=answers>{''.join(f'<li>{escape(a)}</li>' for a in answers(report))}</ul>\n"
         f"<div class=plots>{plots}</div>\n"
-        f"<h2>Where they look</h2>\n<p>{escape(SENTENCE)}</p><dl>{said}</dl>\n"
-        "<p class=soft>A row is a word that was written, a column one that was read; darker is "
-        f"more weight.</p>\n<div class=samples>{maps}</div>\n"
+        f"<h2>Alignments</h2>\n<p>{escape(SENTENCE)}</p><dl>{translations}</dl>\n"
+        "<p class=soft>Rows are target words, columns are source words; darker cells are larger "
+        f"weights.</p>\n<div class=samples>{maps}</div>\n"
         f"<h2>All scores</h2>\n<div class=wide><table><tr>{head}</tr>\n{table}</table></div>\n"
         f"<p class=soft>{escape(LEGEND)}</p>\n"
-        f"<h2>Again</h2>\n<pre><code>{escape(report.command)}</code></pre>"
+        f"<h2>Repeat with</h2>\n<pre><code>{escape(report.command)}</code></pre>"
     )
     return pages.page("headway: the race", text, STYLE)
 

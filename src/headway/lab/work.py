@@ -1,6 +1,6 @@
-"""The runs of an experiment: as many at a time as there are cores, each on a thread of its own.
+"""Train the runs of an experiment in parallel, with one thread per run and one run per core.
 
-A run that is there is not repeated, and one that was stopped goes on from its last checkpoint.
+Finished runs are not repeated; interrupted ones resume from their last checkpoint.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from headway.training.session import Engine, Session
 
 RUNS = "runs"  # the folder of all runs, in the folder of the lab
 RESULT, FAILED, HEALTH = "result.json", "failed.json", "health.jsonl"
-GLANCE = 512  # tokens of the held-out text whose attention is looked at
-SHOWN = 24  # tokens of the map
-LOOK = 3.0  # seconds between two looks at the runs, which reads all their logs
+HEALTH_TOKENS = 512  # validation tokens for the training health
+MAP_TOKENS = 24  # tokens of the attention maps
+PAUSE = 3.0  # seconds between two updates of the progress, which reads all logs
 
-_stop: Any = None  # of this worker: an event
+_stop: Any = None  # an event, in a worker
 
 
 class HasJobs(Protocol):
-    """An experiment, or the race."""
+    """An experiment or a race."""
 
     @property
     def jobs(self) -> tuple[Job, ...]: ...
@@ -51,25 +51,25 @@ def run(
     stopped: Callable[[], bool] = lambda: False,
     show: Callable[[], object] = lambda: None,
 ) -> dict[str, str]:
-    """Do what is not done yet, until `stopped()`. Returns what went wrong with runs, by folder.
+    """Train the runs that are not finished, until `stopped()`. Returns errors by folder.
 
-    do: trains one, in a process of its own; by default a GPT. show: called every LOOK seconds.
-    Raises ValueError when another process works in the folder.
+    do: trains one run in a worker process; by default a GPT. show: called every PAUSE seconds.
+    Raises ValueError if another process uses the folder.
     """
     jobs = [job for job in experiment.jobs if not is_done(folder / job.folder)]
-    wrong: dict[str, str] = {}
+    errors: dict[str, str] = {}
     if not jobs:
-        return wrong
+        return errors
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     workers = min(workers_here(), len(jobs))
     with (
-        _alone_in(folder),
+        _locked(folder),
         ProcessPoolExecutor(workers, context, _begin, (stop,)) as pool,
     ):
         try:
-            with _no_interrupts():  # the workers inherit it
+            with _no_interrupts():  # inherited by the workers
                 waiting = {
                     pool.submit(do or _do, job, str(folder / job.folder)): job for job in jobs
                 }
@@ -78,21 +78,21 @@ def run(
                     stop.set()
                     for future in waiting:
                         future.cancel()
-                wait([each for each in waiting if not each.done()], LOOK, FIRST_COMPLETED)
-                for future in [each for each in waiting if each.done()]:
+                wait([future for future in waiting if not future.done()], PAUSE, FIRST_COMPLETED)
+                for future in [future for future in waiting if future.done()]:
                     job = waiting.pop(future)
-                    said = _complaint(future, folder / job.folder)
-                    if said:
-                        wrong[job.folder] = said
+                    error = _error_of(future, folder / job.folder)
+                    if error:
+                        errors[job.folder] = error
                 show()
         finally:
             stop.set()
-    return wrong
+    return errors
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Two processes must not train the same run."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock the folder, so that two processes do not train the same run."""
     try:
         import fcntl
     except ImportError:  # not on Windows
@@ -103,14 +103,14 @@ def _alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ValueError(
-                f"another process works in {folder}: wait for it, or stop it"
+                f"another process uses {folder}: wait until it has ended, or stop it"
             ) from None
         yield
 
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Within, Ctrl-C waits; a process that is begun within never gets it."""
+    """Block Ctrl-C; processes that start within never receive it."""
     if not hasattr(signal, "pthread_sigmask"):  # not on Windows
         yield
         return
@@ -122,7 +122,7 @@ def _no_interrupts() -> Iterator[None]:
 
 
 def workers_here() -> int:
-    """How many runs at a time: one on an accelerator, else one on each core."""
+    """Return the number of parallel runs: one on an accelerator, else one per core."""
     import torch
 
     from headway.torch import devices
@@ -133,20 +133,20 @@ def workers_here() -> int:
 
 
 def is_done(path: Path) -> bool:
-    """Whether this run has come to its end, good or bad."""
+    """Whether this run has finished or failed."""
     return (path / RESULT).is_file() or (path / FAILED).is_file()
 
 
-def _complaint(future: Future[None], path: Path) -> str:
-    """Why a run did not end; empty when it did, when it was stopped and when it never began."""
+def _error_of(future: Future[None], path: Path) -> str:
+    """Return why a run failed; "" if it ended, was stopped or has not begun."""
     if future.cancelled():
         return ""
     try:
         future.result()
     except BrokenProcessPool:
         begun = (path / "config.json").is_file()
-        return "its process was killed: is there enough memory?" if begun else ""
-    except Exception as error:  # of the settings, the disk
+        return "its process was killed, perhaps for lack of memory" if begun else ""
+    except Exception as error:  # such as invalid settings or a full disk
         return str(error) or type(error).__name__
     return ""
 
@@ -155,20 +155,20 @@ def _complaint(future: Future[None], path: Path) -> str:
 
 
 def _begin(stop: Any) -> None:
-    """A worker begins."""
+    """Initialize a worker."""
     global _stop
     _stop = stop
-    os.environ["OMP_NUM_THREADS"] = os.environ["NPROC"] = "1"  # PyTorch's, and JAX's
+    os.environ["OMP_NUM_THREADS"] = os.environ["NPROC"] = "1"  # for PyTorch and JAX
 
 
 def is_stopped() -> bool:
-    """Whether the parent wants no more of it, or is there no more."""
+    """Whether the parent process requested a stop or has ended."""
     parent = multiprocessing.parent_process()
     return bool(_stop.is_set()) or (parent is not None and not parent.is_alive())
 
 
 def _do(job: Job, folder: str) -> None:
-    """Train it to the end, or until the parent stops it, and look at what came of it."""
+    """Train a run to its end, or until it is stopped, and write its result."""
     if is_stopped():
         return
     from headway.data.batches import evaluation
@@ -176,17 +176,17 @@ def _do(job: Job, folder: str) -> None:
     from headway.lab import health
     from headway.training import recipes
 
-    place_of_worker()
+    worker_device()
     engine = engine_named(job.engine)
     plan = recipes.plan(job.settings)
     path = Path(folder)
 
     def look(session: Session, done: Step) -> None:
         context = plan.config.model.context
-        windows = evaluation(session.examples.validation, context, max(1, GLANCE // context))
-        found = health.look(engine, session.trainer.model, *windows)
+        windows = evaluation(session.examples.validation, context, max(1, HEALTH_TOKENS // context))
+        values = health.look(engine, session.trainer.model, *windows)
         with (path / HEALTH).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": done.step, **found._asdict()}) + "\n")
+            file.write(json.dumps({"step": done.step, **values._asdict()}) + "\n")
 
     session = to_the_end(path, plan, engine, look)
     if session is not None:
@@ -194,16 +194,16 @@ def _do(job: Job, folder: str) -> None:
         write(path / RESULT, {**result, "differences": session.differences})
 
 
-def place_of_worker() -> Any:
-    """The device; on a CPU this process then takes one thread."""
+def worker_device() -> Any:
+    """Return the device; on a CPU, limit this process to one thread."""
     import torch
 
     from headway.torch import devices
 
-    place = devices.choose()
-    if place.type == "cpu":
+    device = devices.choose()
+    if device.type == "cpu":
         torch.set_num_threads(1)
-    return place
+    return device
 
 
 def to_the_end(
@@ -212,10 +212,10 @@ def to_the_end(
     engine: Engine,
     evaluated: Callable[[Session, Step], object] = lambda session, step: None,
 ) -> Session | None:
-    """Begin or resume a run, and train it to its last step.
+    """Begin or resume a run and train it to its last step.
 
-    evaluated: called after each step that has a validation loss. Returns None when the run was
-    stopped before its end, and when its loss became NaN or infinite, which is recorded.
+    evaluated: called after each step with a validation loss. Returns None if the run was stopped,
+    or if its loss became NaN or infinite, which is recorded.
     """
     from headway.training import loop, session
 
@@ -235,14 +235,14 @@ def to_the_end(
 
     try:
         started.fit(on_step=look, interrupted=is_stopped)
-    except loop.NotFinite as error:  # it would happen again
+    except loop.NotFinite as error:  # training again would give the same
         write(path / FAILED, {"failed": str(error)})
         return None
     return started if started.trainer.step == started.config.training.steps else None
 
 
 def _forget_after(step: int, file: Path) -> None:
-    """Take the lines of later steps out, and a last one that was cut off: they come again."""
+    """Remove the lines of later steps and an incomplete last line, which will be repeated."""
     if file.exists():
         lines = file.read_text(encoding="utf-8").split("\n")[:-1]
         kept = [line for line in lines if json.loads(line)["step"] <= step]
@@ -250,19 +250,21 @@ def _forget_after(step: int, file: Path) -> None:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
-def write(file: Path, found: dict[str, Any]) -> None:
-    """As JSON, whole or not at all."""
+def write(file: Path, values: dict[str, Any]) -> None:
+    """Write JSON; the file is never incomplete."""
     with atomic(file) as temporary:
-        temporary.write_text(json.dumps(found), encoding="utf-8")
+        temporary.write_text(json.dumps(values), encoding="utf-8")
 
 
 def _result(name: Name, session: Session) -> dict[str, Any]:
-    """What is known at the end of a run, except for its curves."""
+    """Return the result of a finished run, without its curves."""
     from headway.bench.machine import machine
     from headway.lab import health
 
     trainer, tokenizer, engine = session.trainer, session.run.tokenizer, session.engine
-    shown = session.examples.validation[: min(SHOWN, trainer.model.config.context)].astype("int64")
+    shown = session.examples.validation[: min(MAP_TOKENS, trainer.model.config.context)].astype(
+        "int64"
+    )
     maps, _ = health.seen(engine, trainer.model, shown[None])
     return {
         "machine": {
@@ -272,7 +274,7 @@ def _result(name: Name, session: Session) -> dict[str, Any]:
         },
         "parameters": trainer.parameters,
         "tokens_per_second": _speed(session.run.logged(), trainer),
-        # JAX keeps the memory of the step before for the next.
+        # JAX reuses the memory of the previous step.
         "memory": _step_memory(trainer) if name == "torch" else None,
         "sample": session.sample(),
         "words": [tokenizer.decode([token]) for token in shown.tolist()],
@@ -281,11 +283,11 @@ def _result(name: Name, session: Session) -> dict[str, Any]:
 
 
 def _step_memory(trainer: Any) -> int | None:
-    """The most that one more step takes; None where it cannot be known."""
+    """Return the peak memory of one more step; None if it is unknown."""
     from headway.bench import measure
     from headway.training.loop import NotFinite
 
-    trainer.config = replace(trainer.config, evaluate_every=trainer.step + 2)  # a step, no more
+    trainer.config = replace(trainer.config, evaluate_every=trainer.step + 2)  # no evaluation
     try:
         return measure.peak_memory(trainer.advance, trainer.device)
     except NotFinite:
@@ -293,7 +295,7 @@ def _step_memory(trainer: Any) -> int | None:
 
 
 def _speed(log: Sequence[dict[str, Any]], trainer: Any) -> float | None:
-    """Tokens a second of the steps between which nothing was evaluated; None without any."""
+    """Return tokens per second between steps without an evaluation; None if there are none."""
     pairs = [
         (before, after)
         for before, after in pairwise(log)
