@@ -26,8 +26,8 @@ def _torch_gradients(function: Callable[..., Any], *arrays: Any) -> list[np.ndar
     leaves = [torch.tensor(np.asarray(a), dtype=torch.float64, requires_grad=True) for a in arrays]
     out = function(*leaves)
     loss = (out * torch.from_numpy(_weight(tuple(out.shape)))).sum()
-    found = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-    return [gradient.numpy() for gradient in found]
+    result = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+    return [gradient.numpy() for gradient in result]
 
 
 def _jax_gradients(function: Callable[..., Any], *arrays: Any) -> list[np.ndarray]:

@@ -59,7 +59,7 @@ def _case(case: Any) -> Case:
 
     return Case(
         name=case.name.removeprefix("test_"),
-        attributes={each.name: onnx.helper.get_attribute_value(each) for each in node.attribute},
+        attributes={item.name: onnx.helper.get_attribute_value(item) for item in node.attribute},
         inputs=in_order(node.input, inputs),
         outputs=in_order(node.output, outputs),
         rtol=case.rtol,

@@ -81,7 +81,7 @@ def test_the_options_exist():
 
     for page, text in PAGES.items():
         lines = re.findall(r"^(headway \w.*)$|`(headway \w[^`]*)`", text, re.MULTILINE)
-        for line in ("".join(found).partition("#")[0] for found in lines):
+        for line in ("".join(result).partition("#")[0] for result in lines):
             command, *rest = line.split()[1:]
             help_app = app[command]
             if command == "translate" and rest and rest[0] in ("train", "eval", "race"):

@@ -93,7 +93,7 @@ def outcome(kernel, engine, leaves, gradients, **options):
     else:
         every = tuple(range(len(leaves)))
         output, context = jax.jit(jax.grad(loss, argnums=every, has_aux=True))(*leaves)
-    return [ENGINES[engine].numpy(each).astype(np.float64) for each in (context, *output)]
+    return [ENGINES[engine].numpy(item).astype(np.float64) for item in (context, *output)]
 
 
 def outcomes(kernel, engine, leaves, options=lambda array: {}):
@@ -298,9 +298,9 @@ def test_a_trace_does_not_record_the_parts_of_a_kernel(kernel, engine):
     with headway.trace(rows=slice(1, 3)) as steps:
         headway.attend(*leaves, causal=True, kernel=kernel)
     assert steps["context"].shape == (2, 6, 2, 3)
-    whole = headway.attention_weights(*leaves[:2], causal=True)
-    output, whole = (ENGINES[engine].numpy(x) for x in (steps["weights"], whole[..., 1:3, :]))
-    assert np.allclose(output, whole, rtol=0, atol=1e-15)
+    complete = headway.attention_weights(*leaves[:2], causal=True)
+    output, complete = (ENGINES[engine].numpy(x) for x in (steps["weights"], complete[..., 1:3, :]))
+    assert np.allclose(output, complete, rtol=0, atol=1e-15)
 
 
 def test_einsum_does_not_repeat_keys_and_values(monkeypatch):

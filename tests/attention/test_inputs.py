@@ -233,22 +233,24 @@ def test_tiled_refuses_transforms_in_words():
 def test_a_slice_of_a_batch_drops_the_same_weights(kernel, engine):
     q, k, v = (numbers(4, 2, 6, 4, seed=n) for n in range(3))
     options = {"causal": True, "dropout": 0.5, "seed": 3}
-    whole = attended(kernel, engine, q, k, v, **options)
+    complete = attended(kernel, engine, q, k, v, **options)
     parts = [
         attended(kernel, engine, q[rows], k[rows], v[rows], batch_offset=rows.start, **options)
         for rows in (slice(0, 2), slice(2, 4))  # of one size: JAX compiles for each shape
     ]
-    if whole is not None:
-        assert np.allclose(np.concatenate(parts), whole, atol=1e-6)
-        assert not np.allclose(attended(kernel, engine, q[2:], k[2:], v[2:], **options), whole[2:])
+    if complete is not None:
+        assert np.allclose(np.concatenate(parts), complete, atol=1e-6)
+        assert not np.allclose(
+            attended(kernel, engine, q[2:], k[2:], v[2:], **options), complete[2:]
+        )
 
 
 def test_a_mask_of_a_slice_has_the_positions_of_the_whole():
     q, k, v = (numbers(5, 2, 6, 4, seed=n) for n in range(3))
     mask = headway.padding(np.array([1, 2, 3, 4, 5]))
-    whole = headway.attend(q, k, v, mask=mask)
+    complete = headway.attend(q, k, v, mask=mask)
     part = headway.attend(q[2:], k[2:], v[2:], mask=mask, batch_offset=2)
-    assert np.allclose(part, whole[2:])
+    assert np.allclose(part, complete[2:])
 
 
 def test_a_refusal_names_the_option_without_a_line_in_the_kernel():

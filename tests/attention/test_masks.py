@@ -192,6 +192,6 @@ def test_parts_of_the_heads():
     q, k = np.zeros((BATCH, HEADS, QUERIES, 4)), np.zeros((BATCH, HEADS, KEYS, 4))
     where = grid_of(q, k, DEFAULT).select(heads=slice(1, 3))
     mask = Mask(lambda batch, head, query, key: key % HEADS == head)
-    for each in (as_mask(of_heads), mask):
-        expected = materialize(q, k, Spec(as_mask(each)))[:, 1:3]
-        assert np.array_equal(np.broadcast_to(each.on(where), expected.shape), expected)
+    for item in (as_mask(of_heads), mask):
+        expected = materialize(q, k, Spec(as_mask(item)))[:, 1:3]
+        assert np.array_equal(np.broadcast_to(item.on(where), expected.shape), expected)

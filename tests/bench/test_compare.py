@@ -40,14 +40,14 @@ def planted(function, name="planted"):
     return Candidate(name, make)
 
 
-def found(function, setting=SMALL, **options):
+def result(function, setting=SMALL, **options):
     table = bench(yours=[planted(function)], **options).compare(setting)
     return table, row(table, "planted")
 
 
 def row(table, name):
-    (found,) = (each for each in table.rows if each.name == name)
-    return found
+    (result,) = (each for each in table.rows if each.name == name)
+    return result
 
 
 def right(queries, keys, values, *, setting):
@@ -102,7 +102,7 @@ def sleeps(queries, keys, values, *, setting):
     ],
 )
 def test_what_is_wrong_is_shown_as_wrong_and_not_ranked(function, reason):
-    table, wrong = found(function)
+    table, wrong = result(function)
     assert wrong.verdict == "wrong"
     assert reason in wrong.reason
     assert wrong.speed is None
@@ -115,13 +115,13 @@ def test_what_is_wrong_is_shown_as_wrong_and_not_ranked(function, reason):
 
 
 def test_a_wrong_gradient_is_right_forward():
-    _, only_forward = found(wrong_gradient, replace(SMALL, backward=False))
+    _, only_forward = result(wrong_gradient, replace(SMALL, backward=False))
     assert only_forward.verdict == "right"
 
 
 @pytest.mark.parametrize("setting", [SMALL, replace(SMALL, window=5), replace(SMALL, causal=False)])
 def test_what_is_right_is_measured(setting):
-    table, fine = found(right, setting)
+    table, fine = result(right, setting)
     assert fine.verdict == "right"
     assert fine.error <= 2 * table.plain_error + 1e-6
     assert measure.LEAST <= len(fine.seconds) <= len(fine.against) <= measure.MOST
@@ -136,12 +136,12 @@ def test_the_unmasked_is_wrong_only_where_there_is_a_mask():
     def unmasked(queries, keys, values, *, setting):
         return attend(queries, keys, values, kernel="plain")
 
-    assert found(unmasked)[1].reason == "attends to the future"
-    assert found(unmasked, replace(SMALL, causal=False))[1].verdict == "right"
+    assert result(unmasked)[1].reason == "attends to the future"
+    assert result(unmasked, replace(SMALL, causal=False))[1].verdict == "right"
 
 
 def test_what_raises_failed():
-    _, failed = found(raises)
+    _, failed = result(raises)
     assert failed.verdict == "failed"
     assert failed.reason == "raised ZeroDivisionError: no such"
 
@@ -150,11 +150,11 @@ def test_what_exits_failed():
     def leaves(queries, keys, values, *, setting):
         raise SystemExit(0)
 
-    assert found(leaves)[1].reason == "raised SystemExit: 0"
+    assert result(leaves)[1].reason == "raised SystemExit: 0"
 
 
 def test_the_slow_rank_below_the_fast():
-    table, slow = found(sleeps)
+    table, slow = result(sleeps)
     assert table.ranked()[-1] is slow
     assert slow.speed < 0.9
     assert slow.median >= 0.02
@@ -166,12 +166,12 @@ def test_what_does_not_compile_says_so(monkeypatch):
             return values
         return right(queries, keys, values, setting=setting)
 
-    assert found(branches)[1].verdict == "right"
+    assert result(branches)[1].verdict == "right"
     setting = replace(SMALL, compiled=True)
     only_eager = [candidates(setting)[0]]
     assert only_eager[0].name == yardstick(setting) == "plain, eager"
     monkeypatch.setattr(compare, "candidates", lambda setting, kernels: only_eager)
-    table, failed = found(branches, setting)
+    table, failed = result(branches, setting)
     assert failed.verdict == "failed"
     assert failed.reason.startswith("compile failed: ")
     assert row(table, "plain, eager").verdict == "right"
@@ -180,7 +180,7 @@ def test_what_does_not_compile_says_so(monkeypatch):
 def test_what_ran_eagerly_under_compile_has_failed(monkeypatch):
     monkeypatch.setattr(compare, "candidates", lambda setting, kernels: [])
     monkeypatch.setattr("headway.bench.sides._compiled", lambda function: function)
-    _, failed = found(right, replace(SMALL, compiled=True))
+    _, failed = result(right, replace(SMALL, compiled=True))
     assert failed.verdict == "failed"
     assert "nothing was compiled: 2 bmm ran" in failed.reason
 
@@ -226,11 +226,11 @@ def test_all_candidates_are_right(setting, names):
 )
 def test_jax_is_right_and_says_what_ran(setting, backward):
     table = bench(seconds=1e-3).compare(replace(setting, backward=backward))
-    found = row(table, "plain (JAX)")
-    assert found.verdict == "right", found
-    assert found.ran.startswith("XLA: ")
-    assert found.compiling > 0
-    assert found.speed > 0
+    result = row(table, "plain (JAX)")
+    assert result.verdict == "right", result
+    assert result.ran.startswith("XLA: ")
+    assert result.compiling > 0
+    assert result.speed > 0
 
 
 def test_jax_that_is_wrong_is_seen(monkeypatch):
@@ -254,8 +254,8 @@ def test_memory_of_the_whole_matrix_is_quadratic():
     sizes = {"plain": [], "sdpa": []}
     for tokens in (256, 512):
         table = bench(kernels=["sdpa"]).compare(replace(SMALL, tokens=tokens))
-        for name, found in sizes.items():
-            found.append(row(table, name).memory)
+        for name, result in sizes.items():
+            result.append(row(table, name).memory)
     short, long = sizes["plain"]
     assert 3.5 < long / short < 4.3
     assert short > 2 * 3 * 256**2 * 4  # bytes: at least the scores
@@ -272,18 +272,18 @@ def test_what_does_not_fit_is_skipped_before_it_is_run(monkeypatch):
     monkeypatch.setattr(measure, "memory", lambda name="", device="": 4_000_000)
     monkeypatch.setattr(compare, "PROBES", (128, 256))
     setting = Setting(batch=3, tokens=512, heads=2, kv_heads=2, head_dim=16)
-    table, skipped = found(watched, setting, kernels=["sdpa"])
+    table, skipped = result(watched, setting, kernels=["sdpa"])
     assert skipped.verdict == row(table, "plain").verdict == "skipped"
     assert skipped.reason.startswith("would need about ")
     assert skipped.reason.endswith("4.0 MB are free")
     assert set(lengths) == set(compare.PROBES)
     assert row(table, "sdpa").verdict == "right"
     # 3 batch rows, 2 heads: the scores alone are 6 MB, and the method is not far off.
-    said = float(skipped.reason.split()[3])
+    message = float(skipped.reason.split()[3])
     monkeypatch.undo()
     monkeypatch.setattr(compare, "PATIENCE", 1e6)
     real = row(bench().compare(setting), "plain").memory / 1e6
-    assert 0.9 < said / real < 1.6
+    assert 0.9 < message / real < 1.6
 
 
 def test_inputs_that_do_not_fit_are_refused_in_a_line():
@@ -368,10 +368,10 @@ def test_the_truth_is_in_blocks_what_it_is_at_once(monkeypatch):
     setting = replace(
         SMALL, heads=6, kv_heads=2, dropout=0.2, window=7, projections=True, dtype="bfloat16"
     )
-    whole = exact.exact(setting)
+    complete = exact.exact(setting)
     exact._exact.cache_clear()
     monkeypatch.setattr(exact, "_CELLS", 6 * 24 * 5)  # five queries at a time
-    for one, other in zip(exact.exact(setting).right, whole.right, strict=True):
+    for one, other in zip(exact.exact(setting).right, complete.right, strict=True):
         assert one.dtype == torch.float64
         assert torch.allclose(one, other, rtol=0, atol=1e-13)
     exact._exact.cache_clear()

@@ -101,18 +101,18 @@ def test_a_function_of_x_has_no_error_that_could_be_known():
 
 
 @pytest.mark.parametrize(
-    ("target", "setting", "settings", "said"),
+    ("target", "setting", "settings", "message"),
     [
         ("Mine", LAYER, ["ahead=1"], "attend to the next"),
         ("attend", QKV, ["ahead=1"], "attend to the next"),
         ("always", replace(QKV, causal=False), [], "it is causal, but was not declared causal"),
     ],
 )
-def test_what_the_doctor_finds_is_not_ranked(target, setting, settings, said):
+def test_what_the_doctor_finds_is_not_ranked(target, setting, settings, message):
     _, row = measured(target, setting, *settings)
     assert row.verdict == "wrong"
     assert row.speed is None
-    assert said in row.reason
+    assert message in row.reason
 
 
 def test_what_takes_x_is_left_out_where_queries_are_given():
@@ -127,7 +127,7 @@ def test_its_width_is_seen():
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "message"),
     [
         ("mine.py:two", "takes 2 inputs, not x or queries, keys and values"),
         ("mine.py:number", "is no attention"),
@@ -135,8 +135,8 @@ def test_its_width_is_seen():
         ("jax.nn:dot_product_attention", "the bench takes PyTorch's"),
     ],
 )
-def test_what_is_no_attention_gets_a_line(target, said):
+def test_what_is_no_attention_gets_a_line(target, message):
     import jax  # noqa: F401 - so that the adapter knows it
 
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         Yours.load(target, [])

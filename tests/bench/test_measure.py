@@ -20,14 +20,14 @@ def test_every_side_runs_once_a_round():
         name: Side(lambda name=name: calls.append(name) or time.sleep(0.003)) for name in "abc"
     }
     rounds = []
-    found = in_turns(sides, seconds=1e-9, after=lambda found: rounds.append(len(found["a"])))
-    assert {len(each) for each in found.values()} == {measure.LEAST}
+    result = in_turns(sides, seconds=1e-9, after=lambda result: rounds.append(len(result["a"])))
+    assert {len(item) for item in result.values()} == {measure.LEAST}
     assert rounds == [1, 2, 3]
     timed = calls[-3 * measure.LEAST :]
     chunks = [tuple(timed[start : start + 3]) for start in range(0, len(timed), 3)]
     assert all(sorted(chunk) == ["a", "b", "c"] for chunk in chunks)
     assert len(set(chunks)) > 1  # not always in the same order
-    assert all(0.003 <= each < 1 for each in found["a"])
+    assert all(0.003 <= item < 1 for item in result["a"])
 
 
 def test_rounds_end_with_the_seconds_and_with_the_yardstick():
@@ -41,9 +41,9 @@ def test_rounds_end_with_the_seconds_and_with_the_yardstick():
 
 def test_short_calls_are_repeated_until_the_clock_can_tell():
     calls = []
-    found = in_turns({"short": Side(lambda: calls.append(1))}, seconds=1e-9)
+    result = in_turns({"short": Side(lambda: calls.append(1))}, seconds=1e-9)
     assert len(calls) > 100
-    assert max(found["short"]) < measure.SHORTEST
+    assert max(result["short"]) < measure.SHORTEST
 
 
 def test_the_clock_waits_for_what_was_begun():
@@ -173,7 +173,7 @@ def test_operations_and_bytes_counted_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"batch": 0}, "batch is 1 or more"),
         ({"kv_heads": 2}, "2 kv_heads do not divide 3 heads"),
@@ -182,6 +182,6 @@ def test_operations_and_bytes_counted_by_hand():
         ({"dropout": 1.0}, "a share from 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(wrong, said):
-    with pytest.raises(ValueError, match=said):
+def test_settings_that_make_no_sense_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         replace(SMALL, **wrong)

@@ -67,10 +67,10 @@ def report(*tables):
 def test_json_comes_back_as_it_was_and_says_all(tmp_path):
     made = report(table(), Table(SETTING, skipped="too large"))
     output.write(made, tmp_path)
-    found = json.loads((tmp_path / "bench.json").read_text())
-    assert found == made.as_dict()
-    assert found["machine"]["processor"] == "A <processor>"
-    first, second = found["tables"]
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert result == made.as_dict()
+    assert result["machine"]["processor"] == "A <processor>"
+    first, second = result["tables"]
     assert second["skipped"] == "too large"
     rows = {row["name"]: row for row in first["rows"]}
     assert [row["name"] for row in first["rows"]][:3] == ["<fast>", "fast (JAX)", "plain"]
@@ -89,8 +89,8 @@ def test_json_comes_back_as_it_was_and_says_all(tmp_path):
 
 
 def test_remarks_say_what_is_in_no_column():
-    said = [f"{kind}: {text}" for kind, text in remarks(table())]
-    assert said == [
+    message = [f"{kind}: {text}" for kind, text in remarks(table())]
+    assert message == [
         "wrong: leaky: attends to the future (error 5.0e-01)",
         "failed: broken: raised ValueError: no",
         "skipped: large: would need about 34.0 GB, 20.0 GB are free",
@@ -127,7 +127,7 @@ def test_plots_are_of_the_sweep_alone():
     assert sweep(alone) == []
     assert [*plots(report(*alone))] == []
     both = [table(512, window=3), table(), table(128)]
-    assert [each.setting.tokens for each in sweep(both)] == [64, 128]
+    assert [item.setting.tokens for item in sweep(both)] == [64, 128]
 
 
 def test_plots_show_every_right_side_and_the_slopes(tmp_path):
@@ -137,7 +137,7 @@ def test_plots_show_every_right_side_and_the_slopes(tmp_path):
         assert pixels.shape[0] > 500
         assert len(np.unique((pixels[..., :3] * 255).astype(int).reshape(-1, 3), axis=0)) > 50
         svg = ElementTree.parse(tmp_path / f"{name}.svg")
-        texts = {each.text for each in svg.iter("{http://www.w3.org/2000/svg}text")}
+        texts = {item.text for item in svg.iter("{http://www.w3.org/2000/svg}text")}
         assert {"plain", "<fast>", "fast (JAX)", "O(T)", "O(T²)", "tokens", "128"} <= texts
         assert "leaky" not in texts
 
@@ -149,7 +149,7 @@ def test_the_page_needs_nothing_else_and_shows_what_is_wrong(tmp_path):
     assert "<script" not in text
     assert not re.findall(r'(?:src|href)="(?!#)', text)
     links = re.findall(r"https?://[^\"'<> ]+", text)
-    assert {each.split("/")[2] for each in links} == {"www.w3.org"}  # names, not addresses
+    assert {item.split("/")[2] for item in links} == {"www.w3.org"}  # names, not addresses
     assert "<tr class=wrong><td></td><td>leaky</td>" in text
     assert "<fast>" not in text
     assert "&lt;fast&gt;" in text
@@ -172,9 +172,9 @@ def test_results_are_never_overwritten(tmp_path, monkeypatch):
 
 
 def test_the_machine_is_described():
-    found = machine.machine()
+    result = machine.machine()
     assert {"processor", "cores", "threads", "os", "torch", "python", "headway", "date"} <= set(
-        found
+        result
     )
-    assert found["memory"] > 1e8
-    json.dumps(found)
+    assert result["memory"] > 1e8
+    json.dumps(result)

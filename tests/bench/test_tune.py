@@ -47,9 +47,9 @@ def test_each_side_runs_its_kernel(asked, backward):
     assert kind.mask == names.get(asked, "causal")
     plain = sides["plain"].work()
     for side in sides.values():
-        found = side.work()
-        assert len(found) == len(plain)
-        assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(found, plain, strict=True))
+        result = side.work()
+        assert len(result) == len(plain)
+        assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(result, plain, strict=True))
 
 
 def test_the_command_makes_the_table_and_attend_chooses_by_it(tmp_path, capsys):
@@ -70,13 +70,13 @@ def test_the_command_makes_the_table_and_attend_chooses_by_it(tmp_path, capsys):
     )
     assert chosen.chosen == order[0]
 
-    found = json.loads((tmp_path / "tune.json").read_text())
-    assert len(found["calls"]) == 12
-    assert all(call["microseconds"]["attend"] > 0 for call in found["calls"])
-    assert all(call["chosen"] in call["microseconds"] for call in found["calls"])
-    said = capsys.readouterr().out
-    assert "geometric mean" in said
-    assert f"attend adds {found['microseconds']['added']:.1f} microseconds" in said
+    result = json.loads((tmp_path / "tune.json").read_text())
+    assert len(result["calls"]) == 12
+    assert all(call["microseconds"]["attend"] > 0 for call in result["calls"])
+    assert all(call["chosen"] in call["microseconds"] for call in result["calls"])
+    message = capsys.readouterr().out
+    assert "geometric mean" in message
+    assert f"attend adds {result['microseconds']['added']:.1f} microseconds" in message
 
 
 def test_stopped_halfway_the_table_is_what_it_was(tmp_path, monkeypatch, capsys):

@@ -27,15 +27,15 @@ def catchers(name: str) -> list[str]:
 
 def alone() -> Counter[str]:
     """How many mutants each check is the only one to catch."""
-    return Counter(found[0] for found in map(catchers, MUTANTS) if len(found) == 1)
+    return Counter(result[0] for result in map(catchers, MUTANTS) if len(result) == 1)
 
 
 def kills() -> str:
     """The kill table, in Markdown; the check that a mutant was made for is in bold."""
     rows = []
     for name, mutant in MUTANTS.items():
-        found = (f"**{c}**" if c == mutant.caught_by else c for c in catchers(name))
-        rows.append(f"| {name} | {mutant.declared['kind']} | {mutant.why} | {', '.join(found)} |")
+        result = (f"**{c}**" if c == mutant.caught_by else c for c in catchers(name))
+        rows.append(f"| {name} | {mutant.declared['kind']} | {mutant.why} | {', '.join(result)} |")
     return "\n".join(["| mutant | kind | its bug | caught by |", "|---|---|---|---|", *rows])
 
 
@@ -55,7 +55,7 @@ def page(text: str) -> str:
     """The page with its tables made anew."""
     for name, table in (("checks", promises()), ("kills", kills())):
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
-        text = pattern.sub(lambda found, table=table: found[1] + table + found[2], text)
+        text = pattern.sub(lambda result, table=table: result[1] + table + result[2], text)
     return text
 
 

@@ -164,8 +164,8 @@ def seen_by_block(queries: int, keys: int, mask: Any, causal: bool, window: Any)
 
 def mixes_future(w: Tensor, v: Tensor, weight: float) -> Tensor:
     """0, with a gradient: what a straight-through trick leaves behind."""
-    whole = weight * v.sum(-2, keepdim=True)
-    return w @ v + whole - whole.detach()
+    complete = weight * v.sum(-2, keepdim=True)
+    return w @ v + complete - complete.detach()
 
 
 def shift_mask(by: int) -> Callable[..., Tensor]:
@@ -1171,9 +1171,9 @@ class Untying(Model):
     """Loading gives the output a weight of its own."""
 
     def load_state_dict(self, state: Any, *args: Any, **options: Any) -> Any:
-        found = super().load_state_dict(state, *args, **options)
+        result = super().load_state_dict(state, *args, **options)
         self.head.weight = nn.Parameter(state["head.weight"])
-        return found
+        return result
 
 
 class Centred(Model):

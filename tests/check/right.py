@@ -192,10 +192,10 @@ class Model(nn.Module):
     ) -> Any:
         before = cache[0].shape[2] if cache is not False and cache is not None else 0
         x = self.embed(tokens) + self.places(self.positions(tokens, mask, before))
-        whole = mask if documents is None else self.own_document(documents)
-        found = self.attention(x, whole, cache)
-        found, cache = found if cache is not False else (found, cache)
-        x = self.dropout(x + found)
+        complete = mask if documents is None else self.own_document(documents)
+        result = self.attention(x, complete, cache)
+        result, cache = result if cache is not False else (result, cache)
+        x = self.dropout(x + result)
         logits = self.head(x + self.mlp(x))
         if labels is not None:
             return self.loss(logits, labels)

@@ -21,7 +21,7 @@ from headway.torch import GPT, MultiHeadAttention
 from right import SELF, SelfAttention, attend
 
 
-def found(report):
+def result(report):
     return {finding.check: finding for finding in report.findings}
 
 
@@ -55,14 +55,14 @@ class AlwaysDropping(nn.Module):
 def test_all_is_left_as_it_was(make):
     module = make().train()
     next(module.children()).eval()
-    modes = [each.training for each in module.modules()]
+    modes = [item.training for item in module.modules()]
     values = [*module.parameters(), *module.buffers()]
     state = [value.detach().clone() for value in values]
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     report = diagnose(module, kind="self", width=16, causal=True, features=("dropout",))
     after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     assert report.count("pass") > 10
-    assert modes == [each.training for each in module.modules()]
+    assert modes == [item.training for item in module.modules()]
     assert all(torch.equal(value, was) for value, was in zip(values, state, strict=True))
     assert all(parameter.grad is None for parameter in module.parameters())
     assert before[:2] == after[:2]
@@ -72,7 +72,7 @@ def test_all_is_left_as_it_was(make):
 def test_a_module_that_cannot_be_copied_is_run_as_it_is():
     report = diagnose(Unseeded(), kind="self", width=16, causal=True)
     assert report.ok
-    assert found(report)["precise"].verdict == "unsupported"
+    assert result(report)["precise"].verdict == "unsupported"
 
 
 def test_a_report_is_the_same_each_time():
@@ -90,19 +90,19 @@ def test_every_check_has_a_verdict_and_json_holds_it():
     told = json.loads(json.dumps(report.as_dict()))
     assert told["ok"]
     assert {finding["verdict"] for finding in told["findings"]} == {"pass", "not applicable"}
-    assert found(report)["window"].diagnosis == "the feature 'window' is not declared"
+    assert result(report)["window"].diagnosis == "the feature 'window' is not declared"
 
 
 def test_what_does_not_run_says_why_and_fails():
     report = diagnose(lambda q, k, v: q @ "no", kind="qkv", engine="torch")
     assert [finding.check for finding in report.failed] == ["runs"]
-    assert "TypeError" in found(report)["runs"].measured
-    assert found(report)["scale"].verdict == "unsupported"
+    assert "TypeError" in result(report)["runs"].measured
+    assert result(report)["scale"].verdict == "unsupported"
 
 
 def test_a_wrong_layout_is_no_crash():
     report = diagnose(lambda q, k, v: v[0, 0], kind="qkv", layout="packed", engine="torch")
-    assert "not the layout 'packed'" in found(report)["runs"].measured
+    assert "not the layout 'packed'" in result(report)["runs"].measured
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_wrong_layout_is_no_crash():
 def test_what_comes_out_in_another_shape_is_one_failure(attention):
     report = diagnose(attention, kind="qkv", engine="torch")
     assert [finding.check for finding in report.failed] == ["runs"]
-    assert "returned" in found(report)["runs"].measured
+    assert "returned" in result(report)["runs"].measured
     assert report.count("pass") == 0
 
 
@@ -130,21 +130,21 @@ def test_numbers_that_are_not_finite_are_one_failure():
 
     report = diagnose(reversed_mask, kind="self", width=8, causal=True, engine="torch")
     assert [finding.check for finding in report.failed] == ["runs"]
-    assert "not finite from token" in found(report)["runs"].measured
-    assert "all its keys masked" in found(report)["runs"].diagnosis
+    assert "not finite from token" in result(report)["runs"].measured
+    assert "all its keys masked" in result(report)["runs"].diagnosis
 
 
 @pytest.mark.parametrize(
-    ("attention", "said"),
+    ("attention", "printed"),
     [
         (SelfAttention(16, causal=True), "it is causal, but was not declared causal"),
         (nn.Sequential(SelfAttention(16, causal=False), AlwaysDropping()), "dropout is active"),
     ],
 )
-def test_what_follows_from_one_cause_says_so(attention, said):
+def test_what_follows_from_one_cause_says_so(attention, printed):
     report = diagnose(attention, **SELF)
     assert len(report.failed) > 2
-    assert all(said in finding.diagnosis for finding in report.failed)
+    assert all(printed in finding.diagnosis for finding in report.failed)
 
 
 def test_a_tuple_gives_its_first():

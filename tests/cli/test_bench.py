@@ -48,15 +48,15 @@ def test_a_sweep_with_ones_own_beside_it(tmp_path):
     files = {file.name for file in folder.iterdir()}
     assert {"bench.json", "index.html", "time.png", "time.svg"} <= files
     assert str(folder.relative_to(tmp_path)) in done.stdout
-    found = result(folder)
-    assert [table["setting"]["tokens"] for table in found["tables"]] == [20, 40]
-    for table in found["tables"]:
+    output = result(folder)
+    assert [table["setting"]["tokens"] for table in output["tables"]] == [20, 40]
+    for table in output["tables"]:
         rows = {row["name"]: row for row in table["rows"]}
         assert set(rows) == {"plain", "sdpa", "mine.py:slow"}
         assert all(row["verdict"] == "right" for row in rows.values())
         assert rows["sdpa"]["ran"] == "flash (CPU)"
         assert table["setting"]["head_dim"] == 8
-    assert found["machine"]["threads"] == 1
+    assert output["machine"]["threads"] == 1
     assert all(name in done.stdout for name in ("mine.py:slow", "20 tokens", "noise: plain"))
     assert not done.stderr
 
@@ -93,7 +93,7 @@ def test_ctrl_c_writes_what_was_measured(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--kernels", "sdap"], "did you mean 'sdpa'"),
         (["--width", "100", "--heads", "3"], "3 heads do not divide a width of 100"),
@@ -112,9 +112,9 @@ def test_ctrl_c_writes_what_was_measured(tmp_path):
         ),
     ],
 )
-def test_mistakes_get_one_line_and_no_folder(tmp_path, monkeypatch, arguments, said):
+def test_mistakes_get_one_line_and_no_folder(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=said) as raised:
+    with pytest.raises(ValueError, match=message) as raised:
         app(["bench", *arguments])
     assert len(str(raised.value).splitlines()) == 1
     assert not [*tmp_path.iterdir()]
@@ -126,9 +126,9 @@ def test_the_plan_is_the_issues():
     for setting in book:
         assert (setting.tokens, setting.width, setting.heads) == (1024, 768, 12)
     assert [setting.batch for setting in book] == [8, 8, 1, 1, 1, 1, 1]
-    said = " / ".join(map(str, book))
+    message = " / ".join(map(str, book))
     for part in ("forward,", "backward", "compiled", "bfloat16", "window", "dropout", "with proj"):
-        assert part in said
+        assert part in message
     assert [setting.tokens for setting in sweep] == [64, 128, 256, 512, 1024, 2048, 4096, 8192]
     assert len({setting.title() for setting in sweep}) == 1
 

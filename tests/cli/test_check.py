@@ -134,7 +134,7 @@ def test_a_run(place):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "give one target"),
         (["mine:Mine", "--self"], "give one target"),
@@ -154,10 +154,10 @@ def test_a_run(place):
         (["mine:attend", "--kind", "self"], "the width is unknown"),
     ],
 )
-def test_mistakes_get_one_line(place, arguments, said):
+def test_mistakes_get_one_line(place, arguments, message):
     done = check(*arguments, cwd=place)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 

@@ -99,8 +99,8 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("line", "said"), BAD.values(), ids=BAD)
-def test_bad_input_is_one_line_a_failure_and_no_file(place, line, said):
+@pytest.mark.parametrize(("line", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_line_a_failure_and_no_file(place, line, message):
     (place / "empty.txt").write_text("")
     (place / "short.txt").write_text("too short")
     (place / "other.txt").write_text(TEXT)
@@ -109,16 +109,16 @@ def test_bad_input_is_one_line_a_failure_and_no_file(place, line, said):
     assert done.returncode not in (0, 130)
     assert done.stderr.startswith("headway: ")
     assert done.stderr.count("\n") == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert {f: f.stat().st_mtime_ns for f in place.rglob("*")} == before
 
 
 def test_the_ladder_shows_all_rungs_and_your_own_words(place):
-    whole = headway("ladder", cwd=place).stdout
-    places = [whole.find(f"─ {name} ─") for name in LADDER]
+    complete = headway("ladder", cwd=place).stdout
+    places = [complete.find(f"─ {name} ─") for name in LADDER]
     assert places == sorted(places)
     assert min(places) > 0
-    assert whole.count("╭─ ") == 9
+    assert complete.count("╭─ ") == 9
     one = headway("ladder", "causal", "--text", "some wörds of mine", cwd=place).stdout
     assert all(word in one for word in ("some", "wörds", "of", "mine"))
     assert one.count("╭─ ") == 1
@@ -154,7 +154,7 @@ def told(run):
 def test_ctrl_c_ends_the_step_and_resuming_gives_the_uninterrupted_run(place):
     words = ["train", "text.txt", *TINY, "--dropout", "0.2", "--micro-batch", "5"]
     words[words.index("--steps") + 1] = "40"
-    assert headway(*words, "--name", "whole", cwd=place).returncode == 0
+    assert headway(*words, "--name", "complete", cwd=place).returncode == 0
     run = place / "runs" / "stopped"
     log = run / "log.jsonl"
     stopped = headway(
@@ -171,8 +171,8 @@ def test_ctrl_c_ends_the_step_and_resuming_gives_the_uninterrupted_run(place):
     assert resumed.returncode == 0, resumed.stderr
     assert f"from step {done}" in resumed.stdout
     end = "checkpoints/step-000040"
-    assert content(run / end) == content(place / "runs" / "whole" / end)
-    assert told(run) == told(place / "runs" / "whole")
+    assert content(run / end) == content(place / "runs" / "complete" / end)
+    assert told(run) == told(place / "runs" / "complete")
 
 
 @pytest.mark.slow  # three trainings; Ctrl-C and a damaged checkpoint go the same way
@@ -206,16 +206,16 @@ def half(place):
     return run
 
 
-def refused(place, said, *arguments):
+def refused(place, message, *arguments):
     done = headway(*arguments, cwd=place)
     assert done.returncode == 1, done.stdout
     assert done.stderr.count("\n") == 1
-    assert said in done.stderr, done.stderr
+    assert message in done.stderr, done.stderr
 
 
 def test_resume_refuses_what_has_changed_and_names_it(place, half):
     text, config, tokenizer = place / "text.txt", half / "config.json", half / "tokenizer.json"
-    for file, change, said in (
+    for file, change, message in (
         (text, lambda old: old + "more", "text_sha256 has changed"),
         (tokenizer, lambda old: old.replace('"a"', '"ä"'), "tokenizer_sha256 has changed"),
         (config, lambda old: old.replace('"batch": 16', '"batch": 17'), "batch has changed"),
@@ -224,21 +224,21 @@ def test_resume_refuses_what_has_changed_and_names_it(place, half):
         before = file.read_text()
         assert change(before) != before
         file.write_text(change(before))
-        refused(place, said, "train", "--resume", "half")
+        refused(place, message, "train", "--resume", "half")
         file.write_text(before)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(place, half):
     before, last = sorted((half / "checkpoints").iterdir())
     file = last / "model.safetensors"
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-9])
+    complete = file.read_bytes()
+    file.write_bytes(complete[:-9])
     for verb in ("generate half", "train --resume half", "trace half It"):
         refused(place, f"remove the folder {last.name} to resume from {before.name}", *verb.split())
-    said = headway("info", "half", cwd=place).stdout
-    assert f"{before.name} verified" in said
-    assert "is damaged" in said
-    file.write_bytes(whole)
+    message = headway("info", "half", cwd=place).stdout
+    assert f"{before.name} verified" in message
+    assert "is damaged" in message
+    file.write_bytes(complete)
 
 
 def test_a_folder_that_may_not_be_written(place):
@@ -263,12 +263,12 @@ def test_a_full_disk_loses_nothing(place, half):
 
 
 def test_several_prompts_and_a_stop(place):
-    said = headway("generate", "tiny", "It was", "best", "--tokens", "9", cwd=place).stdout
+    message = headway("generate", "tiny", "It was", "best", "--tokens", "9", cwd=place).stdout
     alone = [
         headway("generate", "tiny", p, "--tokens", "9", cwd=place).stdout
         for p in ("It was", "best")
     ]
-    assert said == f"── 1 ──\n{alone[0]}── 2 ──\n{alone[1]}"
+    assert message == f"── 1 ──\n{alone[0]}── 2 ──\n{alone[1]}"
     stop = alone[0][len("It was") + 3 : len("It was") + 5]
     cut = headway("generate", "tiny", "It was", "--tokens", "9", "--stop", stop, cwd=place).stdout
     assert cut == "It was" + alone[0][len("It was") :].split(stop)[0] + "\n"
@@ -281,12 +281,12 @@ def test_a_prompt_longer_than_the_context_is_said_plainly(place):
 
 
 def test_runs_and_info_tell_what_there_is(place):
-    said = headway("runs", cwd=place).stdout
-    assert "tiny" in said
-    assert "4/4" in said
-    said = headway("info", "tiny", cwd=place).stdout
+    message = headway("runs", cwd=place).stdout
+    assert "tiny" in message
+    assert "4/4" in message
+    message = headway("info", "tiny", cwd=place).stdout
     for word in ("text_sha256", "learning_rate", "vocabulary", "step-000004 verified"):
-        assert word in said
+        assert word in message
 
 
 def test_trace_writes_a_file_that_is_the_models_own(place):

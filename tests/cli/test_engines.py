@@ -56,10 +56,10 @@ def test_the_page_of_a_run_in_jax(folder):
 
 
 def test_the_doctor_looks_at_a_run_in_jax(folder):
-    said = headway(folder, "check", "j", "--engine", "jax", "--only", "future,cache", "--json")
-    (found,) = json.loads(said.stdout)
-    assert found["engine"] == "jax"
-    assert {each["check"]: each["verdict"] for each in found["findings"]} == {
+    message = headway(folder, "check", "j", "--engine", "jax", "--only", "future,cache", "--json")
+    (result,) = json.loads(message.stdout)
+    assert result["engine"] == "jax"
+    assert {item["check"]: item["verdict"] for item in result["findings"]} == {
         "future": "pass",
         "cache": "pass",
     }
@@ -70,12 +70,12 @@ def test_a_run_goes_on_in_its_engine_unless_told(folder):
     headway(folder, *words, "--engine", "jax")
     log = folder / "runs" / "k" / "log.jsonl"
     assert len(log.read_text().splitlines()) == 2
-    said = headway(folder, "train", "--resume", "k", "--steps", "3")
-    assert "float32, in JAX, from step 2" in said.stdout
-    assert "the learning rate schedule ended at step 2 and now ends at step 3" in said.stderr
-    said = headway(folder, "train", "--resume", "k", "--engine", "torch", "--steps", "4")
-    assert "float32, from step 3" in said.stdout
-    assert "engine was jax" in said.stderr
+    message = headway(folder, "train", "--resume", "k", "--steps", "3")
+    assert "float32, in JAX, from step 2" in message.stdout
+    assert "the learning rate schedule ended at step 2 and now ends at step 3" in message.stderr
+    message = headway(folder, "train", "--resume", "k", "--engine", "torch", "--steps", "4")
+    assert "float32, from step 3" in message.stdout
+    assert "engine was jax" in message.stderr
 
 
 @pytest.mark.parametrize(
@@ -96,5 +96,5 @@ def test_without_jax_it_says_what_to_install(folder, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("headway.jax")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "optax", None)
-    said = headway(folder, "generate", "j", "--engine", "jax", rc=1).stderr
-    assert said == "headway: the JAX engine needs optax: pip install 'headway[jax]'\n"
+    message = headway(folder, "generate", "j", "--engine", "jax", rc=1).stderr
+    assert message == "headway: the JAX engine needs optax: pip install 'headway[jax]'\n"

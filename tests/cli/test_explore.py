@@ -114,9 +114,9 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "said"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD)
 def test_mistakes_are_one_line_a_failure_and_no_file(
-    headway, export, place, capsys, arguments, said
+    headway, export, place, capsys, arguments, message
 ):
     before = sorted(place.rglob("*"))
     code, served = headway(*arguments)
@@ -125,12 +125,12 @@ def test_mistakes_are_one_line_a_failure_and_no_file(
     error = capsys.readouterr().err
     assert error.startswith("headway: ")
     assert error.count("\n") == 1
-    assert said.lower() in error.lower()
+    assert message.lower() in error.lower()
     assert sorted(place.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["tiny", ""], "the text has 0 tokens"),
         (["tiny", "It was" * 9], "the model sees 1 to 32"),
@@ -138,13 +138,13 @@ def test_mistakes_are_one_line_a_failure_and_no_file(
         (["--ladder", "--port", "80"], "1024 to 65535"),
     ],
 )
-def test_mistakes_end_the_server_before_it_begins(place, monkeypatch, capsys, arguments, said):
+def test_mistakes_end_the_server_before_it_begins(place, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(place)
     monkeypatch.setattr("webbrowser.open", lambda address: pytest.fail("it opens"))
     monkeypatch.setattr(sys, "argv", ["headway", "explore", *arguments])
     with pytest.raises(SystemExit, match="1"):
         main.main()
     shown = capsys.readouterr()
-    assert said in shown.err
+    assert message in shown.err
     assert shown.err.count("\n") == 1
     assert shown.out == ""

@@ -27,7 +27,7 @@ def headway(folder, *words, verb="translate", **how):
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("translate")
     some = [*grammar.examples(400, [0], seed=9)]
-    rows = [f"{each.english}\t{each.german}\n" for each in some]
+    rows = [f"{pair.english}\t{pair.german}\n" for pair in some]
     (place / "pairs.tsv").write_text("".join(rows), encoding="utf-8")
     (place / "few.tsv").write_text("the cat\tdie Katze\n" * 22, encoding="utf-8")
     headway(place, "train", "--pairs", "pairs.tsv", "--model", "bahdanau", "--name", "b", *SMALL)
@@ -35,8 +35,8 @@ def folder(tmp_path_factory):
 
 
 def test_a_run_translates_and_shows_where_it_looked(folder):
-    found = headway(folder, "b", "The dog sees the cat.", "--alignment", "--beams", "2")
-    lines = found.stdout.splitlines()
+    result = headway(folder, "b", "The dog sees the cat.", "--alignment", "--beams", "2")
+    lines = result.stdout.splitlines()
     assert lines[0]
     for line in lines[1:]:
         assert re.fullmatch(r" +\S+ │[ ░▒▓█]{12}│ \S+ \d+%", line), line
@@ -45,37 +45,37 @@ def test_a_run_translates_and_shows_where_it_looked(folder):
 
 
 def test_eval_tells_scores_by_length_and_writes_them(folder):
-    said = headway(folder, "eval", "b", "--beams", "1", "-o", "scores.json").stdout
-    assert "BLEU: nrefs:1" in said
-    found = json.loads((folder / "scores.json").read_text())
-    count = found["scores"]["all"]["sentences"]
-    assert count == len(found["answers"]) == pytest.approx(20, abs=3)
-    groups = [each["sentences"] for name, each in found["scores"].items() if name != "all"]
+    message = headway(folder, "eval", "b", "--beams", "1", "-o", "scores.json").stdout
+    assert "BLEU: nrefs:1" in message
+    result = json.loads((folder / "scores.json").read_text())
+    count = result["scores"]["all"]["sentences"]
+    assert count == len(result["answers"]) == pytest.approx(20, abs=3)
+    groups = [pair["sentences"] for name, pair in result["scores"].items() if name != "all"]
     assert sum(groups) == count
-    assert {"exact", "bleu", "chrf", "tokens", "aer"} <= found["scores"]["all"].keys()
+    assert {"exact", "bleu", "chrf", "tokens", "aer"} <= result["scores"]["all"].keys()
 
 
 def test_a_run_that_was_stopped_goes_on(folder):
     """Thirty steps at once, or twenty and the rest: the same log, and the same weights."""
     words = ["train", "--pairs", "pairs.tsv", "--model", "luong", *SMALL]
     with patch.object(translation, "FILE", {**translation.FILE, "save_every": 10}):
-        headway(folder, *words, "--name", "whole")
-    whole, cut = folder / "runs" / "whole", folder / "runs" / "cut"
-    shutil.copytree(whole, cut)
+        headway(folder, *words, "--name", "complete")
+    complete, cut = folder / "runs" / "complete", folder / "runs" / "cut"
+    shutil.copytree(complete, cut)
     shutil.rmtree(cut / "checkpoints" / "step-000030")
     headway(folder, "train", "--resume", "cut")
     for name in ("model", "optimizer"):
         file = f"checkpoints/step-000030/{name}.safetensors"
-        assert (whole / file).read_bytes() == (cut / file).read_bytes()
-    logs = [(path / "log.jsonl").read_text().splitlines() for path in (whole, cut)]
+        assert (complete / file).read_bytes() == (cut / file).read_bytes()
+    logs = [(path / "log.jsonl").read_text().splitlines() for path in (complete, cut)]
     assert len(logs[0]) == len(logs[1]) == 30
     losses = [[json.loads(line)["loss"] for line in log] for log in logs]
     assert losses[0] == losses[1]
-    said = headway(folder, "train", "--resume", "cut", "--width", "18", rc=1).stderr
-    assert "width cannot change" in said
+    message = headway(folder, "train", "--resume", "cut", "--width", "18", rc=1).stderr
+    assert "width cannot change" in message
     Tokenizer.utf8_bytes().save(cut / "tokenizer.json")
-    said = headway(folder, "train", "--resume", "cut", "--steps", "40", rc=1).stderr
-    assert "tokenizer_sha256 has changed" in said
+    message = headway(folder, "train", "--resume", "cut", "--steps", "40", rc=1).stderr
+    assert "tokenizer_sha256 has changed" in message
 
 
 def test_one_that_fills_in_needs_a_gap(folder):
@@ -89,7 +89,7 @@ def test_one_that_fills_in_needs_a_gap(folder):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["nowhere", "a"], "run 'nowhere' not found in runs; available runs: b"),
         (["b", " "], "empty sentence"),
@@ -112,20 +112,20 @@ def test_one_that_fills_in_needs_a_gap(folder):
     ],
     ids=str,
 )
-def test_bad_input_is_one_line(folder, words, said):
+def test_bad_input_is_one_line(folder, words, message):
     before = sorted(folder.rglob("*"))
-    found = headway(folder, *words, rc=1)
-    assert said in found.stderr
-    assert found.stderr.count("\n") == 1
+    result = headway(folder, *words, rc=1)
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
     assert sorted(folder.rglob("*")) == before
 
 
 def test_words_never_seen_and_another_language_are_told_on_the_error_stream(folder):
-    found = headway(folder, "b", "The quokka sees the cat.")
-    assert found.stdout
-    assert "not in the training data, and likely to be mistranslated: quokka" in found.stderr
-    found = headway(folder, "b", "Die Katze sieht den Hund.")
-    assert "the language that the model writes" in found.stderr
+    result = headway(folder, "b", "The quokka sees the cat.")
+    assert result.stdout
+    assert "not in the training data, and likely to be mistranslated: quokka" in result.stderr
+    result = headway(folder, "b", "Die Katze sieht den Hund.")
+    assert "the language that the model writes" in result.stderr
     assert "training" not in headway(folder, "b", "The dog sees the cat.").stderr
 
 
@@ -133,8 +133,8 @@ def test_pairs_that_are_too_long_are_counted(folder):
     long = " ".join(["and the dog"] * 30)
     text = (folder / "pairs.tsv").read_text() + f"{long}.\t{long}!\n"
     (folder / "long.tsv").write_text(text)
-    found = headway(folder, "train", "--pairs", "long.tsv", *SMALL, "--heads", "2")
-    assert "1 pairs are longer than 60 tokens and are left out" in found.stderr
+    result = headway(folder, "train", "--pairs", "long.tsv", *SMALL, "--heads", "2")
+    assert "1 pairs are longer than 60 tokens and are left out" in result.stderr
 
 
 @pytest.mark.parametrize("verb", ["generate", "trace"])

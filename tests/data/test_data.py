@@ -25,7 +25,7 @@ def test_files_and_folders(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "available: manual, shakespeare, verdict"),
         (b"", "has no text"),
@@ -33,11 +33,11 @@ def test_files_and_folders(tmp_path):
         (b"\xff\xfe", "UTF-8"),
     ],
 )
-def test_bad_texts_are_named(tmp_path, content, said):
+def test_bad_texts_are_named(tmp_path, content, message):
     file = tmp_path / "text.txt"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"text\.txt.*{said}|{said}.*text\.txt"):
+    with pytest.raises(ValueError, match=rf"text\.txt.*{message}|{message}.*text\.txt"):
         corpora.read(str(file))
 
 

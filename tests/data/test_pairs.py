@@ -92,11 +92,11 @@ def test_an_epoch_has_each_pair_once_in_batches_that_are_full_enough():
     for epoch in range(3):
         steps = range(epoch * len(some), (epoch + 1) * len(some))
         batches = [some.batch(5, step) for step in steps]
-        rows = sorted(row[0] for each in batches for row in each.source.tolist())
+        rows = sorted(row[0] for item in batches for row in item.source.tolist())
         assert rows == [FIRST + n for n in range(60)]
-        for each in batches:
-            assert each.source.shape[0] * 2 * max(each.source.shape[1], each.targets.shape[1]) <= 40
-    assert sum(each.size for each in batches) == some.tokens(len(some)) == sum(map(sum, LENGTHS))
+        for item in batches:
+            assert item.source.shape[0] * 2 * max(item.source.shape[1], item.targets.shape[1]) <= 40
+    assert sum(item.size for item in batches) == some.tokens(len(some)) == sum(map(sum, LENGTHS))
 
 
 def test_batches_follow_the_seed_and_nothing_else():
@@ -118,11 +118,11 @@ def test_a_pair_longer_than_a_batch_is_a_batch_by_itself():
 
 
 def test_a_batch_is_padded_and_shifted():
-    found = pairs.batch([(np.array([7, 8, END]), np.array([9, END])), (np.array([5, END]),) * 2])
-    assert found.source.tolist() == [[7, 8, END], [5, END, PADDING]]
-    assert found.lengths.tolist() == [3, 2]
-    assert found.targets.tolist() == [[9, END], [5, END]]
-    assert found.inputs.tolist() == [[START, 9], [START, 5]]
+    result = pairs.batch([(np.array([7, 8, END]), np.array([9, END])), (np.array([5, END]),) * 2])
+    assert result.source.tolist() == [[7, 8, END], [5, END, PADDING]]
+    assert result.lengths.tolist() == [3, 2]
+    assert result.targets.tolist() == [[9, END], [5, END]]
+    assert result.inputs.tolist() == [[START, 9], [START, 5]]
     longer = pairs.batch(
         [(np.array([END]), np.array([9, END])), (np.array([END]), np.array([END]))]
     )
@@ -131,7 +131,7 @@ def test_a_batch_is_padded_and_shifted():
 
 def test_encoding_goes_back():
     tokenizer = Tokenizer.byte_pairs("the dogs see a cat", 300)
-    found = pairs.encoded("the cat", tokenizer)
-    assert found[-1] == END
-    assert tokenizer.decode(found[:-1] - FIRST) == "the cat"
-    assert found[:-1].min() >= FIRST
+    result = pairs.encoded("the cat", tokenizer)
+    assert result[-1] == END
+    assert tokenizer.decode(result[:-1] - FIRST) == "the cat"
+    assert result[:-1].min() >= FIRST

@@ -30,8 +30,8 @@ def test_bytes_give_any_text_back_and_are_their_numbers(text):
 @given(TEXTS)
 def test_the_bytes_of_tokens_together_are_the_text(text):
     for tokenizer in (PAIRS, BYTES, Tokenizer.characters(text)):
-        found = b"".join(tokenizer.token_bytes(int(token)) for token in tokenizer.encode(text))
-        assert found == text.encode()
+        result = b"".join(tokenizer.token_bytes(int(token)) for token in tokenizer.encode(text))
+        assert result == text.encode()
 
 
 def test_a_number_that_is_no_token_is_named():
@@ -65,7 +65,7 @@ def test_a_stop_string_ends_the_stream_and_nothing_of_it_is_given(text, stop, wa
             given_so_far += stream.add(int(token))
             assert wanted.startswith(given_so_far)
         assert given_so_far + stream.rest() == wanted
-        assert stream.ended == any(each in text for each in stop)
+        assert stream.ended == any(item in text for item in stop)
     with pytest.raises(ValueError, match="stop string must have"):
         PAIRS.stream([""])
 
@@ -82,8 +82,8 @@ def test_pieces_are_what_the_whole_would_be():
 def _are_the_whole(text):
     for tokenizer in (PAIRS, BYTES, Tokenizer.characters(text)):
         pieces = list(tokenizer.encode_pieces(text))
-        whole = tokenizer._backend.encode(text, add_special_tokens=False).ids
-        assert np.concatenate([piece for piece, _ in pieces]).tolist() == whole
+        complete = tokenizer._backend.encode(text, add_special_tokens=False).ids
+        assert np.concatenate([piece for piece, _ in pieces]).tolist() == complete
         assert sum(characters for _, characters in pieces) == len(text)
 
 

@@ -12,11 +12,11 @@ TEXT = "It was the best of times,\nit was the worst of times.\n\n" * 5000  # sev
 
 def test_they_are_made_once_and_mapped(monkeypatch):
     tokenizer, told = Tokenizer.characters(TEXT), []
-    found = batches.prepared(TEXT, tokenizer, told.append)
-    assert isinstance(found, np.memmap)
-    assert found.dtype == np.uint16
-    assert not found.flags.writeable
-    assert tokenizer.decode(found) == TEXT
+    result = batches.prepared(TEXT, tokenizer, told.append)
+    assert isinstance(result, np.memmap)
+    assert result.dtype == np.uint16
+    assert not result.flags.writeable
+    assert tokenizer.decode(result) == TEXT
     assert sum(told) == len(TEXT)
     assert len(told) > 3
 
@@ -24,7 +24,7 @@ def test_they_are_made_once_and_mapped(monkeypatch):
         raise AssertionError("made again")
 
     monkeypatch.setattr(Tokenizer, "encode_pieces", lambda self, text: refuse(text))
-    assert np.array_equal(batches.prepared(TEXT, tokenizer), found)
+    assert np.array_equal(batches.prepared(TEXT, tokenizer), result)
 
 
 def test_another_text_or_tokenizer_is_another_file():
@@ -36,9 +36,9 @@ def test_another_text_or_tokenizer_is_another_file():
 
 def test_a_large_vocabulary_takes_four_bytes():
     many = "".join(map(chr, range(0x10000, 0x10000 + 66_000)))
-    found = batches.prepared(many, Tokenizer.characters(many))
-    assert found.dtype == np.uint32
-    assert found.max() == 65_999
+    result = batches.prepared(many, Tokenizer.characters(many))
+    assert result.dtype == np.uint32
+    assert result.max() == 65_999
 
 
 def test_what_was_cut_off_is_not_found(monkeypatch):

@@ -280,7 +280,7 @@ def test_the_pages_own_functions(page, address):
     )
     assert set(state) == set(known)
     assert back == state
-    said = page.evaluate(
+    message = page.evaluate(
         """async () => {
             const {short, exact, percent, fitting} = await import('/static/numbers.js');
             return [short(-0.00012345), short(12345.6), short(-Infinity), exact(Math.fround(0.1)),
@@ -300,7 +300,7 @@ def test_the_pages_own_functions(page, address):
         "−0.65",
         "−12.3",
     ]
-    assert said == numbers
+    assert message == numbers
 
 
 def test_no_text_becomes_a_script_on_the_server_either(page, address):
@@ -404,12 +404,12 @@ def test_the_browser_itself_keeps_strangers_out(page, browser, address):
     """A page of another origin in the same browser can neither read nor ask."""
     page.goto("data:text/html,<p>elsewhere")
     for method in ("GET", "POST"):
-        said = page.evaluate(
+        message = page.evaluate(
             """([url, method]) => fetch(url, {method, body: method === 'POST' ? '{}' : undefined})
                 .then(answer => answer.text(), () => 'refused')""",
             [address + ("trace" if method == "POST" else ""), method],
         )
-        assert said == "refused"
+        assert message == "refused"
     opened(page, address)
     policy = page.request.get(address).headers["content-security-policy"]
     assert "unsafe" not in policy

@@ -109,21 +109,21 @@ def test_what_is_recomputed_is_what_the_engine_computed(page, kind, tmp_path):
     run, attention, head, (top, left) = RECOMPUTED[kind]
     with torch.no_grad(), headway.trace() as steps:
         run()
-    whole, manifest = trace_file.described(steps)
+    complete, manifest = trace_file.described(steps)
     prefix = f"{attention}." if attention else ""
-    rows, columns = whole[f"{prefix}weights"].shape[-2:]
+    rows, columns = complete[f"{prefix}weights"].shape[-2:]
     sides = {"tokens": rows, "key_tokens": columns}
     manifest |= {name: [{"display": str(i)} for i in range(n)] for name, n in sides.items()}
     manifest |= {"kind": "trace", "title": "", "text": ""}
-    (tmp_path / "page.html").write_text(export.page(*lean(whole, manifest)))
+    (tmp_path / "page.html").write_text(export.page(*lean(complete, manifest)))
     at = (tmp_path / "page.html").as_uri()
     layer = 1 if "blocks.1" in attention else 0
-    seen = [step for step in (*INSIDE, "context") if prefix + step in whole]
+    seen = [step for step in (*INSIDE, "context") if prefix + step in complete]
     assert len(seen) >= 4
     for step in seen:
         opened(page, f"{at}#layer={layer}&head={head}&step={step}&table=1&at={top},{left}")
         assert "recomputed from" in page.inner_text("figcaption")
-        engine = whole[prefix + step].reshape(-1, *whole[prefix + step].shape[-2:])[head]
+        engine = complete[prefix + step].reshape(-1, *complete[prefix + step].shape[-2:])[head]
         shown = table(page)
         part = engine[top : top + len(shown)]
         engine = part if step == "context" else part[:, left : left + shown.shape[1]]
@@ -139,14 +139,14 @@ def luminance(colour):
 
 def rects(page, selector):
     """The cells of a picture as they lie on the page: y, x and colour, row by row."""
-    found = (
+    output = (
         page.locator(f"{selector} > g")
         .first.locator("rect")
         .evaluate_all(
             "all => all.map(one => ['y', 'x', 'fill'].map(name => one.getAttribute(name)))"
         )
     )
-    return sorted((float(y), float(x), fill) for y, x, fill in found)
+    return sorted((float(y), float(x), fill) for y, x, fill in output)
 
 
 def test_the_picture_of_weights_lies_right_and_is_darker_where_they_are_larger(
@@ -251,7 +251,7 @@ def test_every_byte_of_a_large_file_is_there(monkeypatch, traced):
     pieces = re.findall(r'<script type="application/octet-stream"[^>]*>([^<]*)<', page)
     raw = [b64decode(piece) for piece in pieces]
     assert len(raw) > 5
-    assert {len(each) for each in raw[:-1]} == {3 * 7001}
+    assert {len(item) for item in raw[:-1]} == {3 * 7001}
     tensors = safetensors.numpy.load(b"".join(raw))
     assert all(np.array_equal(tensors[name], tensor) for name, tensor in traced[0].items())
 
@@ -272,9 +272,9 @@ def test_a_mouse_finds_the_cell_under_it(page, tmp_path):
     page.wait_for_timeout(500)  # while one view turns into the next its picture takes the mouse
     page.mouse.move(box["x"] + x + 5, box["y"] + y + 5)
     expect(page.locator("dl.numbers")).to_contain_text("query")
-    said = page.inner_text("dl.numbers").split("\n")
-    assert said[:4] == ["query", "d (3)", "key", "x (6)"]
-    assert said[-1] == str(weights[3, 6])
+    message = page.inner_text("dl.numbers").split("\n")
+    assert message[:4] == ["query", "d (3)", "key", "x (6)"]
+    assert message[-1] == str(weights[3, 6])
     labels = page.locator(f"{picture} text.label title").all_text_contents()
     assert labels == " ".join(words).split()
     page.mouse.click(box["x"] + x + 5, box["y"] + y + 5)
@@ -454,9 +454,9 @@ def test_a_cell_is_reached_without_a_mouse(page, exported, traced):
     page.locator("svg.matrix[tabindex]").focus()
     for key in ("ArrowDown", "ArrowDown", "ArrowDown", "ArrowRight"):
         page.keyboard.press(key)
-    said = page.inner_text("dl.numbers")
+    message = page.inner_text("dl.numbers")
     weight = traced[0]["blocks.1.attention.weights"][0, 2, 2, 1]
-    assert f"weights\n{weight!s}" in said  # NumPy too prints the digits that a float32 has
+    assert f"weights\n{weight!s}" in message  # NumPy too prints the digits that a float32 has
     page.keyboard.press("Enter")
     expect(page.locator("dl.exact")).to_be_visible()
     assert "softmax of its row" in page.inner_text("main")
@@ -732,8 +732,8 @@ def test_what_is_too_large_is_refused_with_advice(traced, monkeypatch):
 
 def test_much_is_spared_in_order(traced, monkeypatch):
     tensors, manifest = traced
-    whole, about = export.spared(tensors, manifest)
-    assert whole.keys() == tensors.keys()
+    complete, about = export.spared(tensors, manifest)
+    assert complete.keys() == tensors.keys()
     assert about["left_out"] == []
     monkeypatch.setattr(export, "AIM", 0)
     monkeypatch.setattr(export, "LOGITS", 2 * tensors["logits"][0, 0].nbytes)

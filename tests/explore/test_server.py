@@ -77,8 +77,8 @@ class Client:
         if body is not None and "Transfer_Encoding" not in headers:
             connection.putheader("Content-Length", str(len(body)))
         connection.endheaders(body)
-        found = connection.getresponse()
-        answer = Answer(status=found.status, headers=found.headers, body=found.read())
+        result = connection.getresponse()
+        answer = Answer(status=result.status, headers=result.headers, body=result.read())
         connection.close()
         return answer
 
@@ -355,15 +355,15 @@ def test_the_same_question_is_answered_once(own):
     assert own.ask("first").json["trace"] == own.first
     assert own.subject.texts() == ["first", "words", "words"]
     assert ids[0] == ids[1] == ids[2] != ids[3]
-    assert all(re.fullmatch("[0-9a-f]{64}", each) for each in ids)
+    assert all(re.fullmatch("[0-9a-f]{64}", sent_request) for sent_request in ids)
 
 
 def test_eight_files_are_kept_and_the_first_stays(own):
     ids = [own.ask(str(number)).json["trace"] for number in range(10)]
     kept = [own.first, *ids[-7:]]
     assert {file.stem for file in own.folder.iterdir()} == set(kept)
-    for each in (own.first, *ids):
-        assert own("GET", f"/trace/{each}").status == (200 if each in kept else 404)
+    for sent_request in (own.first, *ids):
+        assert own("GET", f"/trace/{sent_request}").status == (200 if sent_request in kept else 404)
     assert own.ask("0").json["trace"] == ids[0]  # made again
     assert own("GET", f"/trace/{ids[0]}").status == 200
     assert own("GET", f"/trace/{own.first}").status == 200
@@ -387,13 +387,13 @@ RANGES = {
 
 @pytest.mark.parametrize(("asked", "part"), RANGES.items(), ids=RANGES)
 def test_parts_of_a_trace(shared, asked, part):
-    whole = shared("GET", f"/trace/{shared.first}")
-    assert whole.headers["accept-ranges"] == "bytes"
+    complete = shared("GET", f"/trace/{shared.first}")
+    assert complete.headers["accept-ranges"] == "bytes"
     answer = shared("GET", f"/trace/{shared.first}", Range=asked)
     assert answer.status == 206
-    assert answer.body == whole.body[part]
-    start, stop, _ = part.indices(len(whole.body))
-    assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(whole.body)}"
+    assert answer.body == complete.body[part]
+    start, stop, _ = part.indices(len(complete.body))
+    assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(complete.body)}"
     assert answer.headers["content-length"] == str(stop - start)
 
 
@@ -472,9 +472,9 @@ def test_an_unforeseen_error_is_told_in_the_terminal_alone(shared, capfd):
     assert list(answer.json) == ["error"]
     assert b"secret" not in answer.body
     assert b"Traceback" not in answer.body
-    said = capfd.readouterr().err
-    assert "Traceback" in said
-    assert said.count("RuntimeError: a secret of the model") == 1
+    message = capfd.readouterr().err
+    assert "Traceback" in message
+    assert message.count("RuntimeError: a secret of the model") == 1
 
 
 def test_work_leaves_others_their_answers(own):
@@ -500,7 +500,7 @@ def test_one_at_a_time_four_wait_and_more_are_told(own):
     assert "busy" in answer.json["error"]
     assert own.subject.texts() == ["first", "slow 0"]
     own.subject.release.set()
-    assert [status(each) for each in slow] == [200] * 5
+    assert [status(sent_request) for sent_request in slow] == [200] * 5
     assert own.subject.texts() == ["first", *(f"slow {number}" for number in range(5))]
     assert own.ask("one more").status == 200
 
@@ -510,7 +510,7 @@ def test_the_same_question_twice_at_once_is_answered_once(own):
     until(lambda: "slow" in own.subject.texts())
     time.sleep(0.05)
     own.subject.release.set()
-    assert [status(each) for each in slow] == [200] * 2
+    assert [status(sent_request) for sent_request in slow] == [200] * 2
     assert own.subject.texts() == ["first", "slow"]
 
 
@@ -528,7 +528,7 @@ def test_waiting_does_not_count_as_work(own, monkeypatch):
     monkeypatch.setattr(server, "SECONDS", 0.2)
     began = time.monotonic()
     sent = [own.asking(text) for text in ("slow 1", "slow 2")]
-    assert [status(each) for each in sent] == [504, 504]
+    assert [status(sent_request) for sent_request in sent] == [504, 504]
     assert time.monotonic() - began >= 2 * 0.2  # each had its own time
 
 
@@ -537,8 +537,8 @@ def test_who_leaves_is_not_worked_for(own):
     until(lambda: "slow at work" in own.subject.texts())
     waiting = [own.asking(f"waiting {number}") for number in range(4)]
     until(lambda: own.ask("one more").status == 503)
-    for each in waiting:
-        each.close()
+    for sent_request in waiting:
+        sent_request.close()
     kept = own.asking("kept")  # refused, were they still in line
     time.sleep(0.1)
     assert own.subject.ended == []
@@ -574,15 +574,15 @@ def test_the_browser_opens_when_the_server_listens_and_ctrl_c_ends_it(monkeypatc
     monkeypatch.setattr("webbrowser.open", look)
     server.serve(Fake(), FIRST, port=8420, show=True)
     assert seen == [200]
-    said = capsys.readouterr()
-    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/  \(Ctrl-C ends it\)\n", said.out)
-    assert said.err == ""
+    message = capsys.readouterr()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/  \(Ctrl-C ends it\)\n", message.out)
+    assert message.err == ""
 
 
 def test_mistakes_are_told_before_the_server_listens(monkeypatch):
     monkeypatch.setattr(server, "_listener", lambda port: pytest.fail("it listens"))
-    for text, said in (("mistake", "nobody reads"), ("x" * 100_001, "100,001 characters")):
-        with pytest.raises(ValueError, match=said):
+    for text, message in (("mistake", "nobody reads"), ("x" * 100_001, "100,001 characters")):
+        with pytest.raises(ValueError, match=message):
             server.serve(Fake(), Ask(text), port=8420, show=True)
 
 
@@ -650,6 +650,6 @@ def test_the_end_of_the_server_ends_the_work(tmp_path, how):
         assert process.stdout.readline() == "at work\n"
         process.send_signal(how)
         _, error = process.communicate(timeout=10)
-        assert [status(each) for each in sent] == [503] * 2
+        assert [status(sent_request) for sent_request in sent] == [503] * 2
     assert (process.returncode, error) == (0, "")
     assert list(tmp_path.iterdir()) == []

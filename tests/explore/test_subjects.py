@@ -45,9 +45,9 @@ def test_the_manifest_says_what_ran(subject, run, monkeypatch):
 
 
 def test_of_many_logits_the_last_are_kept(subject, monkeypatch):
-    whole = subject.trace(Ask(TEXT))[0]["logits"]
-    monkeypatch.setattr(subjects, "LOGITS", 3 * whole[0, 0].nbytes)
-    assert np.array_equal(subject.trace(Ask(TEXT))[0]["logits"], whole[:, -3:])
+    complete = subject.trace(Ask(TEXT))[0]["logits"]
+    monkeypatch.setattr(subjects, "LOGITS", 3 * complete[0, 0].nbytes)
+    assert np.array_equal(subject.trace(Ask(TEXT))[0]["logits"], complete[:, -3:])
 
 
 def test_a_trace_that_is_no_longer_wanted_stops(subject):
@@ -109,7 +109,7 @@ def test_a_change_is_of_its_head_alone(subject, what):
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("result", "message"),
     [
         ({"what": "offf", "attention": LAYER}, "an edit must be one of off, no scale"),
         ({"what": [], "attention": LAYER}, "an edit must be one of"),
@@ -122,20 +122,20 @@ def test_a_change_is_of_its_head_alone(subject, what):
         ("off", "an edit must have"),
     ],
 )
-def test_what_is_no_edit(found, said):
-    with pytest.raises(ValueError, match=said):
-        Edit.from_json(found)
+def test_what_is_no_edit(result, message):
+    with pytest.raises(ValueError, match=message):
+        Edit.from_json(result)
 
 
 @pytest.mark.parametrize(
-    ("edit", "said"),
+    ("edit", "message"),
     [
         (Edit("off", "blocks.7.attention"), "cannot be changed so: no step matches"),
         (Edit("off", LAYER, 4), r"head must be below 4 in blocks.0.attention \(got 4\)"),
     ],
 )
-def test_what_cannot_be_changed(subject, edit, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_changed(subject, edit, message):
+    with pytest.raises(ValueError, match=message):
         subject.trace(Ask(TEXT, edits=(edit,)))
 
 

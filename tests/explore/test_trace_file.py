@@ -101,13 +101,13 @@ def test_weights_can_be_recomputed_from_what_is_written(tmp_path, make):
     tensors, manifest = trace_file.load(tmp_path / "t.safetensors")
     assert manifest["attentions"]
     for layer, facts in manifest["attentions"].items():
-        found = recompute(layer, tensors, facts)
-        context = found @ np.repeat(
+        result = recompute(layer, tensors, facts)
+        context = result @ np.repeat(
             tensors[f"{layer}.values"].astype(float), facts["heads"] // facts["kv_heads"], axis=-3
         )
         np.testing.assert_allclose(context, tensors[f"{layer}.context"], rtol=1e-5, atol=1e-5)
         if f"{layer}.weights" in tensors:
-            np.testing.assert_allclose(found, tensors[f"{layer}.weights"], atol=1e-6)
+            np.testing.assert_allclose(result, tensors[f"{layer}.weights"], atol=1e-6)
 
 
 def test_the_numbers_are_those_of_the_model():
@@ -122,12 +122,12 @@ def test_the_numbers_are_those_of_the_model():
 
 
 def test_matrices_too_large_are_left_out_where_they_can_be_recomputed():
-    whole, facts = recorded(model())
+    complete, facts = recorded(model())
     lean, lean_facts = recorded(model(), most=1000)
-    left_out = {name.rpartition(".")[2] for name in whole.keys() - lean.keys()}
+    left_out = {name.rpartition(".")[2] for name in complete.keys() - lean.keys()}
     assert left_out == {"scores", "scaled", "masked", "weights"}
     assert lean_facts == facts
-    assert all(np.allclose(lean[name], whole[name], rtol=1e-4, atol=1e-5) for name in lean)
+    assert all(np.allclose(lean[name], complete[name], rtol=1e-4, atol=1e-5) for name in lean)
     fixed, _ = recorded(model(of_rung(LADDER["fixed"])), most=1000)
     assert "blocks.0.attention.weights" in fixed  # nothing else says what they are
 
@@ -142,10 +142,10 @@ def test_the_normalizer_is_named():
 
 def test_tokens_are_drawn():
     tokenizer = Tokenizer.utf8_bytes()
-    found = trace_file.spelled(tokenizer.encode("a \n\té"), tokenizer)
-    assert [token["display"] for token in found] == ["a", "·", "⏎", "⇥", r"\xc3", r"\xa9"]
-    assert b"".join(bytes.fromhex(token["bytes"]) for token in found).decode() == "a \n\té"
-    assert [token["id"] for token in found] == [97, 32, 10, 9, 0xC3, 0xA9]
+    result = trace_file.spelled(tokenizer.encode("a \n\té"), tokenizer)
+    assert [token["display"] for token in result] == ["a", "·", "⏎", "⇥", r"\xc3", r"\xa9"]
+    assert b"".join(bytes.fromhex(token["bytes"]) for token in result).decode() == "a \n\té"
+    assert [token["id"] for token in result] == [97, 32, 10, 9, 0xC3, 0xA9]
 
 
 def test_equal_content_is_equal_bytes_and_damage_is_named(tmp_path):

@@ -51,33 +51,34 @@ def run_in(folder, of):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     of = run_config(dropout=0.1)
-    run = run_in(tmp_path_factory.mktemp("whole") / "run", of)
+    run = run_in(tmp_path_factory.mktemp("complete") / "run", of)
     trained("jax", run, of, 6)
     return of, run
 
 
 def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, uninterrupted):
-    of, whole = uninterrupted
+    of, complete = uninterrupted
     run = run_in(tmp_path / "run", of)
     for steps in (2, 3, 6):
         _, told = trained("jax", run, of, steps)
         assert told == []
     for part in ("model", "optimizer"):
         one, other = (
-            checkpoints.load(checkpoints.latest(each.checkpoints), part)[0] for each in (run, whole)
+            checkpoints.load(checkpoints.latest(item.checkpoints), part)[0]
+            for item in (run, complete)
         )
         assert one.keys() == other.keys()
         assert all(np.array_equal(one[name], other[name]) for name in one)
     one, other = (
-        [{k: v for k, v in line.items() if k != "seconds"} for line in each.logged()]
-        for each in (run, whole)
+        [{k: v for k, v in line.items() if k != "seconds"} for line in item.logged()]
+        for item in (run, complete)
     )
     assert one == other
 
 
 @pytest.mark.parametrize("first", ["torch", "jax"])
 def test_a_run_goes_on_in_the_other_engine_and_says_so(tmp_path, uninterrupted, first):
-    of, whole = uninterrupted
+    of, complete = uninterrupted
     run, second = run_in(tmp_path / "run", of), {"torch": "jax", "jax": "torch"}[first]
     assert loop.engine_of(run) == "torch"
     trained(first, run, of, 3)
@@ -85,7 +86,7 @@ def test_a_run_goes_on_in_the_other_engine_and_says_so(tmp_path, uninterrupted, 
     _, told = trained(second, run, of, 6)
     assert any(line == f"engine was {first}, is {second}" for line in told)
     assert loop.engine_of(run) == second
-    losses, expected = ([line["loss"] for line in each.logged()] for each in (run, whole))
+    losses, expected = ([line["loss"] for line in item.logged()] for item in (run, complete))
     assert losses == pytest.approx(expected, abs=1e-5)
 
 
@@ -114,8 +115,8 @@ def test_files_are_interchanged_byte_for_byte(tmp_path, first, rung, model):
         assert (again / name).read_bytes() == (checkpoint / name).read_bytes(), name
     tokens = TOKENS[0][None, :8]
     one, two = (
-        np.asarray(each.logits(each.load(run), tokens))
-        for each in map(engines.engine_named, ("torch", "jax"))
+        np.asarray(item.logits(item.load(run), tokens))
+        for item in map(engines.engine_named, ("torch", "jax"))
     )
     assert np.allclose(one, two, rtol=0, atol=1e-5)
 
@@ -170,11 +171,11 @@ def test_bfloat16_computes_in_it_and_keeps_float32():
     of = run_config()
     model = weights.build(of)
     training = replace(of.training, precision="bfloat16")
-    trainer, usual = (train.Trainer(model, *TOKENS, each) for each in (training, of.training))
+    trainer, usual = (train.Trainer(model, *TOKENS, item) for item in (training, of.training))
     for _ in range(6):
-        found, expected = trainer.advance(), usual.advance()
-    assert found.loss != expected.loss
-    assert found.loss == pytest.approx(expected.loss, rel=0.02)
+        result, expected = trainer.advance(), usual.advance()
+    assert result.loss != expected.loss
+    assert result.loss == pytest.approx(expected.loss, rel=0.02)
     state = trainer.state()
     assert {a.dtype for part in state.values() for a in part.values()} == {np.dtype("float32")}
     inner = str(
@@ -195,7 +196,7 @@ def test_sines_of_late_positions_are_exact_in_bfloat16():
         gpt.forward(params, tokens, of)
     with headway.trace("embedded") as coarse:
         gpt.forward(rounded, tokens, of)
-    one, other = (np.asarray(each["embedded"].astype(jnp.float32)) for each in (steps, coarse))
+    one, other = (np.asarray(item["embedded"].astype(jnp.float32)) for item in (steps, coarse))
     assert np.abs(one - other).max() < 1e-3  # the sines reach 0.03
 
 

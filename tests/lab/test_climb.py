@@ -21,8 +21,8 @@ def trained(tmp_path_factory):
     """A climb of which only multi-head attention was trained, for two steps."""
     place = tmp_path_factory.mktemp("climb")
     (place / "text.txt").write_text(TEXT * 2)
-    whole = climb.experiment(str(place / "text.txt"), "quick")
-    multihead = whole.variants[climb.RUNGS.index("multihead")]
+    complete = climb.experiment(str(place / "text.txt"), "quick")
+    multihead = complete.variants[climb.RUNGS.index("multihead")]
     multihead.settings["training"] |= {"steps": 2, "batch": 2, "evaluation_windows": 2}
     experiment = Experiment("climb", "?", [multihead], 1)
     assert work.run(experiment, place) == {}
@@ -36,12 +36,12 @@ def _quick(monkeypatch):
 
 
 def test_fused_and_tiled_give_the_same_logits_and_their_times(trained):
-    said, *same, times = climb.repacked(*trained)
-    assert said == climb.DROPPED
-    assert [each.split(":")[0] for each in same] == ["fused", "tiled"]
-    for each in same:
+    message, *same, times = climb.repacked(*trained)
+    assert message == climb.DROPPED
+    assert [item.split(":")[0] for item in same] == ["fused", "tiled"]
+    for item in same:
         difference, largest = map(
-            float, re.findall(r"within (\S+) \(the largest logit is (\S+)\)", each)[0]
+            float, re.findall(r"within (\S+) \(the largest logit is (\S+)\)", item)[0]
         )
         assert difference < 1e-5 * max(1.0, largest)
         assert largest > 0.01, "the logits of an untrained head would all be alike"
@@ -54,9 +54,9 @@ def test_numbers_packed_wrongly_are_seen(trained, monkeypatch):
     right = fused.from_multihead
 
     def wrong(parameters):
-        found = dict(right(parameters))
-        found["W_qkv"] = np.roll(found["W_qkv"], 1, axis=1)
-        return found
+        result = dict(right(parameters))
+        result["W_qkv"] = np.roll(result["W_qkv"], 1, axis=1)
+        return result
 
     monkeypatch.setattr(fused, "from_multihead", wrong)
     _, first, *_ = climb.repacked(*trained)

@@ -22,5 +22,5 @@ def test_neither_the_leak_nor_a_survivor_is_ranked_first():
         ended(name, seed, loss) for name, two in losses.items() for seed, loss in enumerate(two)
     ]
     report = Comparison(Experiment("trial", "?", variants, 2), runs, "again")
-    assert [each.name for each in report.ranked] == ["better", "worse", "broken", "leak"]
+    assert [item.name for item in report.ranked] == ["better", "worse", "broken", "leak"]
     assert answers(report) == ["leak: it leaks", "broken, seed 0, failed: it broke"]

@@ -9,7 +9,7 @@ from headway.lab.effects import SMALL, effect_of, interval
 
 
 def claim(*differences):
-    own = dict(enumerate(2.0 + each for each in differences))
+    own = dict(enumerate(2.0 + item for item in differences))
     return effect_of("a", "b", {"a": own, "b": dict.fromkeys(own, 2.0)}, len(own)).claim
 
 
@@ -38,17 +38,17 @@ def test_claims(differences, wanted):
 
 def test_only_seeds_that_both_have_are_paired():
     losses = {"a": {0: 2.0, 2: 2.5}, "b": {0: 1.5, 1: 9.0, 2: 2.75}}
-    found = effect_of("a", "b", losses, 2)
-    assert found.differences == {0: 0.5, 2: -0.25}
-    assert found.mean == 0.125
+    result = effect_of("a", "b", losses, 2)
+    assert result.differences == {0: 0.5, 2: -0.25}
+    assert result.mean == 0.125
 
 
 def test_survivors_do_not_speak_for_those_that_failed():
     losses = {"a": dict.fromkeys(range(4), 1.0), "b": dict.fromkeys(range(5), 2.0)}
-    found = effect_of("a", "b", losses, 5)
-    assert found.claim == "nothing"
+    result = effect_of("a", "b", losses, 5)
+    assert result.claim == "nothing"
     assert (
-        str(found)
+        str(result)
         == "a compared with b: no conclusion, because only 4 of 5 seeds have ended in both"
     )
     assert effect_of("a", "c", losses, 5).claim == "nothing"
@@ -65,18 +65,18 @@ def test_the_interval_is_students():
 
 def test_the_interval_holds_the_truth_as_often_as_it_says():
     random = np.random.default_rng(0)
-    found = [interval(random.normal(0.3, 1, 5).tolist()) for _ in range(2000)]
-    share = np.mean([low < 0.3 < high for low, high in found])
+    result = [interval(random.normal(0.3, 1, 5).tolist()) for _ in range(2000)]
+    share = np.mean([low < 0.3 < high for low, high in result])
     assert share == pytest.approx(0.95, abs=0.015)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=8))
 def test_the_other_way_round_is_the_opposite(differences):
     opposite = {"better": "worse", "worse": "better"}
-    found = claim(*differences)
-    assert claim(*(-each for each in differences)) == opposite.get(found, found)
-    if found in opposite:
-        assert max(abs(each) for each in differences) > SMALL
+    result = claim(*differences)
+    assert claim(*(-item for item in differences)) == opposite.get(result, result)
+    if result in opposite:
+        assert max(abs(item) for item in differences) > SMALL
 
 
 def test_the_sentence_says_how_sure_it_is():

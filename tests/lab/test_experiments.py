@@ -57,10 +57,10 @@ def own_text(text):
 
 @pytest.mark.parametrize("name", sorted(WANTED - {"position", "context"}))
 def test_variants_have_as_many_parameters_as_each_other(name, text):
-    found = [
+    result = [
         parameters(v.settings) for v in experiments.read(name, "quick").with_text(text).variants
     ]
-    assert max(found) - min(found) <= 0.005 * max(found), found
+    assert max(result) - min(result) <= 0.005 * max(result), result
 
 
 def test_scale_pairs_each_rate_and_width_with_itself():
@@ -112,7 +112,7 @@ def test_the_folder_of_a_run_tells_its_settings_apart(text):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "printed"),
     [
         ("", "has no 'question'"),
         ('question = "?"', "has no 'variants'"),
@@ -139,8 +139,8 @@ def test_the_folder_of_a_run_tells_its_settings_apart(text):
         ('question = "?"\nquick = 3\nvariants = []', "'quick' of the experiment .* is a table"),
     ],
 )
-def test_mistakes_are_named(tmp_path, content, said):
-    with pytest.raises(ValueError, match=said):
+def test_mistakes_are_named(tmp_path, content, printed):
+    with pytest.raises(ValueError, match=printed):
         experiments.read(own(tmp_path, content), "quick")
 
 
@@ -183,8 +183,8 @@ def test_a_budget_leaves_a_variants_own_steps_alone(tmp_path):
         'question = "Longer?"\nquick.steps = 7\n[[variants]]\nname = "a"\n'
         '[[variants]]\nname = "b"\ntraining.steps = 9\n',
     )
-    found = experiments.read(file, "quick").variants
-    assert [each.settings["training"]["steps"] for each in found] == [7, 9]
+    result = experiments.read(file, "quick").variants
+    assert [each.settings["training"]["steps"] for each in result] == [7, 9]
 
 
 def test_the_report_s_folder_tells_experiment_text_and_size(text):
@@ -212,21 +212,21 @@ def test_the_climb_has_a_rung_a_variant_each_against_the_one_before(text):
 
 def test_the_mlp_makes_up_for_what_a_rung_lacks(text):
     variants = climb.experiment(text, "quick").variants
-    found = [parameters(each.settings) for each in variants]
-    assert max(found) - min(found) <= 3 * 129, found  # half a unit of the MLP in each layer
+    result = [parameters(each.settings) for each in variants]
+    assert max(result) - min(result) <= 3 * 129, result  # half a unit of the MLP in each layer
     sizes = {v.name: preset("gpt2", v.settings["model"], vocabulary=1).mlp_width for v in variants}
     assert sizes["fixed"] > sizes["causal"] > sizes["multihead"]
 
 
 def test_values_of_settings_are_all_combinations():
-    found = experiments.of_values(["heads=2,4", "tokenizer=char", "norm.kind=rms"], "lab", "quick")
-    names = [variant.name for variant in found.variants]
+    result = experiments.of_values(["heads=2,4", "tokenizer=char", "norm.kind=rms"], "lab", "quick")
+    names = [variant.name for variant in result.variants]
     assert names == ["heads=2 tokenizer=char norm.kind=rms", "heads=4 tokenizer=char norm.kind=rms"]
-    assert [v.settings["model"]["attention"]["heads"] for v in found.variants] == [2, 4]
-    assert {v.settings["tokenizer"] for v in found.variants} == {"char"}
-    assert [variant.against for variant in found.variants] == [None, names[0]]
+    assert [v.settings["model"]["attention"]["heads"] for v in result.variants] == [2, 4]
+    assert {v.settings["tokenizer"] for v in result.variants} == {"char"}
+    assert [variant.against for variant in result.variants] == [None, names[0]]
     assert len(experiments.of_values(["heads=2,4", "width=32,64"], "lab", "quick").variants) == 4
-    short = found.with_budget(2, 7)
+    short = result.with_budget(2, 7)
     assert (short.seeds, short.variants[1].settings["training"]["steps"]) == (2, 7)
 
 

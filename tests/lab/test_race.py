@@ -20,22 +20,22 @@ pytestmark = pytest.mark.xdist_group("race")
 def pair_file(tmp_path_factory):
     place = tmp_path_factory.mktemp("race") / "pairs.tsv"
     some = [*grammar.examples(300, [0], seed=9)]
-    rows = [f"{each.english}\t{each.german}\n" for each in some]
+    rows = [f"{item.english}\t{item.german}\n" for item in some]
     place.write_text("".join(rows), encoding="utf-8")
     return place
 
 
 def test_all_have_as_many_parameters_and_steps(pair_file):
-    found = Race(str(pair_file)).settings
+    output = Race(str(pair_file)).settings
     model = recipes.plan(translation.recipe_for("transformer", str(pair_file), {})).config.model
     sizes = {}
-    for kind, settings in found.items():
+    for kind, settings in output.items():
         own = {"vocabulary": model.vocabulary, "context": model.context}
         same = {"layers": model.layers, "heads": model.heads} if kind == "transformer" else {}
         config = Seq2SeqConfig(kind, **own, **same, width=settings["width"])
         sizes[kind] = race._parameters(config)
     assert max(sizes.values()) < 1.02 * min(sizes.values())
-    assert {settings["steps"] for settings in found.values()} == {race.STEPS["quick"]}
+    assert {settings["steps"] for settings in output.values()} == {race.STEPS["quick"]}
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +61,11 @@ def test_every_kind_ran_with_every_seed(done):
         (k, s) for s in (0, 1) for k in KINDS
     ]
     assert len({job.folder for job in trial.jobs}) == 6
-    found = race_report.gather(trial, folder / work.RUNS)
-    assert all(run.result and not run.failed for run in found)
+    output = race_report.gather(trial, folder / work.RUNS)
+    assert all(run.result and not run.failed for run in output)
     tested = len(pairs.split(pairs.read(trial.source)).test)
-    assert {len(run.answers) for run in found} == {tested}
-    assert all(list(run.curve) == [4] for run in found)
+    assert {len(run.answers) for run in output} == {tested}
+    assert all(list(run.curve) == [4] for run in output)
 
 
 def test_the_report_is_written_whole(done):
@@ -84,8 +84,8 @@ def test_the_report_is_written_whole(done):
 
 
 def answered(depth, right):
-    said = "c d e f" if right else "x"
-    return lab.Answer(lab.Question("a b", "c d e f", depth=depth), said, True, 1, 2)
+    message = "c d e f" if right else "x"
+    return lab.Answer(lab.Question("a b", "c d e f", depth=depth), message, True, 1, 2)
 
 
 def ended(kind, seed, right):
@@ -106,20 +106,20 @@ def test_claims_are_paired_by_seed_and_careful():
     }
     runs = [ended(kind, seed, right[kind][seed]) for kind in KINDS for seed in range(3)]
     report = race_report.RaceReport(Race("grammar:0"), runs, "again")
-    said = [*race_report.answers(report)]
-    assert said[0] == (
+    message = [*race_report.answers(report)]
+    assert message[0] == (
         "depth 0: exact rnn 87% (80% to 90%), bahdanau 87% (70% to 100%), "
         "transformer 100% (100% to 100%)"
     )
-    assert said[1].startswith("bahdanau compared with rnn: undecided")
-    assert said[3].startswith("depth 1, deeper than the training data:")
-    assert said[4].startswith(
+    assert message[1].startswith("bahdanau compared with rnn: undecided")
+    assert message[3].startswith("depth 1, deeper than the training data:")
+    assert message[4].startswith(
         "bahdanau compared with rnn: better by 0.833 of the sentences (by seed:"
     )
     header, *rows = race_report.rows(report)
     assert ["depth 1", "rnn", "3", "13% (10% to 20%)"] in [row[:4] for row in rows]
     assert all(len(row) == len(header) for row in rows)
-    names = [each.name for each in race_report.pictures(report)]
+    names = [item.name for item in race_report.pictures(report)]
     assert names[:5] == ["depth-exact", "depth-bleu", "length-exact", "length-bleu", "loss"]
     assert names[5:] == [f"alignment-{kind}" for kind in KINDS]
 

@@ -17,9 +17,9 @@ SENTENCE, GERMAN = "The dog, who sleeps, sings.", "Der Hund, der schläft, singt
 TOKENIZER = Tokenizer.byte_pairs((SENTENCE + " " + GERMAN + " ") * 20, 275)
 
 
-def answer(said, target=GERMAN, **other):
+def answer(message, target=GERMAN, **other):
     return Answer(
-        Question(SENTENCE, target), said, **{"whole": True, "right": 3, "tokens": 4, **other}
+        Question(SENTENCE, target), message, **{"whole": True, "right": 3, "tokens": 4, **other}
     )
 
 
@@ -53,22 +53,22 @@ def test_signatures_name_the_metrics_and_their_version():
 
 def test_tokens_become_words():
     """Each word of the source is looked at by one word of the target, token by token."""
-    source, target = (pairs.encoded(each, TOKENIZER)[:-1].tolist() for each in (SENTENCE, GERMAN))
+    source, target = (pairs.encoded(item, TOKENIZER)[:-1].tolist() for item in (SENTENCE, GERMAN))
     assert len(source) > len(pairs.words(SENTENCE))  # some words are several tokens
-    (read, columns), (said, rows) = (lab._owners(each, TOKENIZER) for each in (source, target))
-    for tokens, owners, found in ((source, columns, read), (target, rows, said)):
-        spelled = [b""] * len(found)
+    (read, columns), (message, rows) = (lab._owners(item, TOKENIZER) for item in (source, target))
+    for tokens, owners, result in ((source, columns, read), (target, rows, message)):
+        spelled = [b""] * len(result)
         for token, owner in zip(tokens, owners, strict=True):
             spelled[owner] += TOKENIZER.token_bytes(token - FIRST)
-        assert [each.decode().strip() for each in spelled] == found
+        assert [item.decode().strip() for item in spelled] == result
     weights = np.zeros((len(target) + 1, len(source) + 1))
     for row, owner in enumerate(rows):
         there = [column for column, own in enumerate(columns) if own == owner]
         weights[row, there] = 0.9 / len(there)
         weights[row, -1] = 0.1  # the end, which is no word
-    found = lab.by_word(weights, source, target, TOKENIZER)
-    np.testing.assert_allclose(found.weights, 0.9 * np.eye(len(pairs.words(GERMAN))))
-    assert (found.source, found.target) == (pairs.words(SENTENCE), pairs.words(GERMAN))
+    result = lab.by_word(weights, source, target, TOKENIZER)
+    np.testing.assert_allclose(result.weights, 0.9 * np.eye(len(pairs.words(GERMAN))))
+    assert (result.source, result.target) == (pairs.words(SENTENCE), pairs.words(GERMAN))
 
 
 def test_words_are_those_of_the_tokens_however_they_were_cut():
@@ -96,14 +96,14 @@ def bytewise(text):
 
 
 def test_new_sentences_of_a_grammar_reach_beyond_what_was_learnt():
-    learnt = [each.english for each in grammar.examples(300, [0], seed=1)]
+    learnt = [item.english for item in grammar.examples(300, [0], seed=1)]
     known = frozenset(learnt)
-    found = lab.questions("grammar:1", known, [])
-    depths = [each.depth for each in found]
+    result = lab.questions("grammar:1", known, [])
+    depths = [item.depth for item in result]
     assert sorted(set(depths)) == [0, 1, 2, 3]
     assert all(depths.count(depth) == lab.EACH for depth in range(4))
-    assert not known & {each.source for each in found}
-    assert all(each.links for each in found)
+    assert not known & {item.source for item in result}
+    assert all(item.links for item in result)
     some = [Pair("a", "b")]
     assert lab.questions("file.tsv", frozenset(), some) == [Question("a", "b")]
 
@@ -141,8 +141,8 @@ def model():
 
 def test_right_tokens_are_those_that_are_likeliest_after_the_right_ones(model):
     asked = [Question(SENTENCE, GERMAN), Question("The dog.", "Der Hund.")]
-    found = lab.answers(model, TOKENIZER, asked, beams=1)
-    for question, each in zip(asked, found, strict=True):
+    result = lab.answers(model, TOKENIZER, asked, beams=1)
+    for question, item in zip(asked, result, strict=True):
         source = pairs.encoded(question.source, TOKENIZER)
         target = pairs.encoded(question.target, TOKENIZER)
         right = 0
@@ -150,7 +150,7 @@ def test_right_tokens_are_those_that_are_likeliest_after_the_right_ones(model):
             inputs = torch.tensor([[pairs.START, *target[:place]]])
             logits = model(torch.from_numpy(source)[None], torch.tensor([len(source)]), inputs)
             right += int(logits[0, -1].argmax()) == token
-        assert (each.right, each.tokens) == (right, len(target))
+        assert (item.right, item.tokens) == (right, len(target))
 
 
 def test_a_perfect_alignment_makes_no_error(model, monkeypatch):
@@ -180,7 +180,7 @@ def test_a_perfect_alignment_makes_no_error(model, monkeypatch):
 def test_gaps_are_filled_in_brackets():
     config = Seq2SeqConfig("encoder", TOKENIZER.vocabulary + FIRST, context=40, width=16)
     made = seq2seq.Seq2Seq(config)
-    found = filled(made, TOKENIZER, "The _, who _ sings.")
-    assert found.count("[") == found.count("]") == 2
-    assert found.startswith("The")
-    assert found.endswith(" sings.")
+    result = filled(made, TOKENIZER, "The _, who _ sings.")
+    assert result.count("[") == result.count("]") == 2
+    assert result.startswith("The")
+    assert result.endswith(" sings.")

@@ -61,7 +61,7 @@ def done(tmp_path_factory):
     return trial, place
 
 
-def whole(done, **more):
+def complete(done, **more):
     trial, place = done
     return Comparison(
         trial, comparisons.gather(trial, place / work.RUNS), "headway compare trial", **more
@@ -109,7 +109,7 @@ def test_what_is_there_is_not_done_again_and_what_is_missing_is(done):
 
 
 def test_the_table_tells_the_losses_by_seed(done):
-    found = whole(done)
+    output = complete(done)
     trial, place = done
     for variant in trial.variants:
         losses = [
@@ -117,7 +117,7 @@ def test_the_table_tells_the_losses_by_seed(done):
             for job in trial.jobs
             if job.variant == variant.name
         ]
-        row = comparisons.record(found, variant)
+        row = comparisons.record(output, variant)
         assert row["loss"] == pytest.approx(np.mean(losses))
         assert (row["low"], row["high"]) == (min(losses), max(losses))
         assert row["parameters"] > 1000
@@ -126,26 +126,26 @@ def test_the_table_tells_the_losses_by_seed(done):
         assert 0 < row["entropy"] <= 1
         assert 0 < row["first"] < 1
         assert row["largest"] > 0
-    (effect,) = found.effects
+    (effect,) = output.effects
     assert (effect.variant, effect.against) == ("fast", "slow")
-    assert found.ranked[-1].name == "odd <b>", "what stands apart is not ranked"
+    assert output.ranked[-1].name == "odd <b>", "what stands apart is not ranked"
 
 
 def test_the_report_is_written_in_three_forms(done):
-    place = write(whole(done, remarks=["something & more"]), done[1])
-    found = json.loads((place / "report.json").read_text())
-    assert [each["name"] for each in found["variants"]][-1] == "odd <b>"
-    assert all(len(each["runs"]) == 2 for each in found["variants"])
-    assert found["variants"][0]["runs"][0]["curve"][-1][0] == 6
-    assert found["command"] == "headway compare trial"
-    (machine,) = found["machines"]
+    place = write(complete(done, remarks=["something & more"]), done[1])
+    output = json.loads((place / "report.json").read_text())
+    assert [each["name"] for each in output["variants"]][-1] == "odd <b>"
+    assert all(len(each["runs"]) == 2 for each in output["variants"])
+    assert output["variants"][0]["runs"][0]["curve"][-1][0] == 6
+    assert output["command"] == "headway compare trial"
+    (machine,) = output["machines"]
     assert machine["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert machine["precision"] == "float32"
     text = (place / "report.md").read_text()
     page = (place / "index.html").read_text()
-    for said in ("fast compared with slow: undecided", "only to see"):
-        assert said in text
-        assert said in page
+    for message in ("fast compared with slow: undecided", "only to see"):
+        assert message in text
+        assert message in page
     assert "headway compare trial" in text
     assert "Is &lt;fast&gt; better?" in page
     assert "<b>" not in page.replace("<b>slow", "").replace("<b>fast", "").replace("<b>odd", "")
@@ -159,14 +159,14 @@ def test_a_run_that_fails_is_shown_and_the_others_go_on(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
     trial = experiment(tmp_path / "text.txt", seeds=1, learning_rate=1e30, clip=1e30)
     assert work.run(trial, tmp_path / "runs") == {}
-    found = Comparison(trial, comparisons.gather(trial, tmp_path / "runs"), "again")
-    assert [run.failed != "" for run in found.runs] == [False, False, True]
-    said = next(each for each in comparisons.answers(found) if "failed" in each)
-    assert "odd <b>, seed 0, failed: the loss of step" in said
-    row = comparisons.record(found, trial.variants[2])
+    output = Comparison(trial, comparisons.gather(trial, tmp_path / "runs"), "again")
+    assert [run.failed != "" for run in output.runs] == [False, False, True]
+    message = next(each for each in comparisons.answers(output) if "failed" in each)
+    assert "odd <b>, seed 0, failed: the loss of step" in message
+    row = comparisons.record(output, trial.variants[2])
     assert row["loss"] is None
     assert row["ended"] == "0/1, 1 failed"
-    place = write(found, tmp_path)
+    place = write(output, tmp_path)
     assert "0/1, 1 failed" in (place / "report.md").read_text()
     assert "0/1, 1 failed" in (place / "index.html").read_text()
     (file,) = (tmp_path / "runs").glob(f"*/{work.FAILED}")
@@ -216,9 +216,9 @@ def test_two_processes_do_not_train_the_same_runs(done):
 
 def test_one_seed_that_failed_late_leaves_the_curve_of_the_others(done):
     trial, place = done
-    found = comparisons.gather(trial, place / work.RUNS)
-    cut = [dataclasses.replace(found[0], curve=found[0].curve[:1], result=None, failed="so")]
-    drawn = {each.name: each for each in pictures(Comparison(trial, cut + found[1:], "again"))}
+    output = comparisons.gather(trial, place / work.RUNS)
+    cut = [dataclasses.replace(output[0], curve=output[0].curve[:1], result=None, failed="so")]
+    drawn = {each.name: each for each in pictures(Comparison(trial, cut + output[1:], "again"))}
     assert {"loss", "entropy", "largest", "first", "query_gradient"} == set(drawn)
     names = re.findall(r">(slow|fast|odd &lt;b&gt;)<", drawn["loss"].svg)
     assert sorted(names) == ["fast", "odd &lt;b&gt;", "slow"]
@@ -254,18 +254,18 @@ def test_health_is_that_of_the_weights_and_of_the_gradient():
     model = GPT(config, of_rung(LADDER["multihead"]))
     inputs = np.arange(16).reshape(2, 8) % 9
     targets = (inputs + 1) % 9
-    found = health.look(engine_named(), model, inputs, targets)
+    output = health.look(engine_named(), model, inputs, targets)
     with torch.no_grad(), headway.trace("blocks.1.attention.*") as steps:
         model.eval()(torch.from_numpy(inputs))
     weights = steps["blocks.1.attention.weights"]
-    assert found.first[1] == pytest.approx(weights[:, :, 1:, 0].mean((0, 2)).tolist())
+    assert output.first[1] == pytest.approx(weights[:, :, 1:, 0].mean((0, 2)).tolist())
     scaled = steps["blocks.1.attention.scaled"].masked_fill(weights == 0, -torch.inf)
-    assert found.largest[1] == pytest.approx(scaled.amax((0, 2, 3)).tolist())
+    assert output.largest[1] == pytest.approx(scaled.amax((0, 2, 3)).tolist())
     logits = model(torch.from_numpy(inputs))
     cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten()).backward()
     gradient = model.blocks[0].attention.W_query.grad
-    assert found.query_gradient[0] == pytest.approx(gradient.norm().item(), rel=1e-5)
-    assert len(found.query_gradient) == 2
+    assert output.query_gradient[0] == pytest.approx(gradient.norm().item(), rel=1e-5)
+    assert len(output.query_gradient) == 2
 
 
 @pytest.mark.parametrize("rung", ["fused", pytest.param("stacked", marks=pytest.mark.slow)])
@@ -292,8 +292,8 @@ def test_a_mechanism_without_queries_has_no_such_gradient():
 
 def test_the_norms_of_queries_come_layer_by_layer_whatever_the_order_of_the_names():
     named = {f"blocks.{n}.attention.q.weight": np.full((2, 2), n + 1.0) for n in range(12)}
-    found = health.query_norms({name: named[name] for name in sorted(named)})
-    assert found == [pytest.approx(2 * (n + 1.0)) for n in range(12)]
+    output = health.query_norms({name: named[name] for name in sorted(named)})
+    assert output == [pytest.approx(2 * (n + 1.0)) for n in range(12)]
 
 
 # The command
@@ -303,7 +303,7 @@ HEADWAY = Path(sys.executable).with_name("headway")
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["compare"], "give one experiment"),
         (["compare", "normaliser"], "did you mean 'normalizer'"),
@@ -314,21 +314,21 @@ HEADWAY = Path(sys.executable).with_name("headway")
     ],
     ids=str,
 )
-def test_bad_input_is_one_line(tmp_path, words, said):
-    found = subprocess.run([HEADWAY, *words], cwd=tmp_path, capture_output=True, text=True)
-    assert found.returncode in (1, 2)
-    assert found.stderr.count("\n") == 1
-    assert said in found.stderr
+def test_bad_input_is_one_line(tmp_path, words, message):
+    output = subprocess.run([HEADWAY, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert output.returncode in (1, 2)
+    assert output.stderr.count("\n") == 1
+    assert message in output.stderr
     assert not [*tmp_path.iterdir()]
 
 
 def test_a_text_that_is_too_short_is_said_once_and_before_any_run(tmp_path):
     (tmp_path / "short.txt").write_text("short")
     line = [HEADWAY, "climb", "short.txt"]
-    found = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
-    assert found.returncode == 1
-    assert found.stderr.count("\n") == 1
-    assert "the text has 5 tokens, too few for a context of 64" in found.stderr
+    output = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert output.returncode == 1
+    assert output.stderr.count("\n") == 1
+    assert "the text has 5 tokens, too few for a context of 64" in output.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["short.txt"]
 
 
@@ -348,7 +348,7 @@ def test_ctrl_c_writes_what_there_is_and_says_how_to_go_on(tmp_path):
     )
     assert "stopped; continue with: headway compare own.toml --quick" in done.stdout
     place = tmp_path / "lab" / "own-text-quick"
-    found = json.loads((place / "report.json").read_text())
-    assert "2 of 2 runs have not ended" in found["answers"]
+    output = json.loads((place / "report.json").read_text())
+    assert "2 of 2 runs have not ended" in output["answers"]
     assert (place / "index.html").is_file()
     assert [*tmp_path.glob("lab/runs/*/checkpoints/step-*")], "what was trained is kept"

@@ -209,7 +209,7 @@ def test_decoding_token_by_token_equals_one_call(name, engine):
 
 def leaves(state):
     return (
-        [part for each in state for part in leaves(each)]
+        [part for item in state for part in leaves(item)]
         if isinstance(state, list | tuple)
         else [state]
     )

@@ -37,9 +37,9 @@ def test_each_of_several_prompts_is_written_on_as_if_alone(make):
     """Past the context too, where each text forgets at a step of its own."""
     model = make()
     together = list(zip(*generate(model, PROMPTS, tokens=40, top_p=0.9, seed=3), strict=True))
-    for prompt, found in zip(PROMPTS, together, strict=True):
+    for prompt, result in zip(PROMPTS, together, strict=True):
         alone = [token for (token,) in generate(model, [prompt], tokens=40, top_p=0.9, seed=3)]
-        assert list(found) == alone
+        assert list(result) == alone
     assert len({token for text in together for token in text}) > 5
 
 
@@ -48,19 +48,19 @@ def test_padding_at_the_left_changes_no_logits(make):
     model, text = make(), torch.arange(7)
     padded = torch.cat([torch.tensor([5, 5, 5]), text])[None]
     with torch.no_grad():
-        whole = model(text[None])
-        found = model(padded, starts=torch.tensor([3]))[:, 3:]
-    torch.testing.assert_close(found, whole, rtol=1e-10, atol=1e-10)
+        complete = model(text[None])
+        result = model(padded, starts=torch.tensor([3]))[:, 3:]
+    torch.testing.assert_close(result, complete, rtol=1e-10, atol=1e-10)
 
 
 def test_the_cache_never_copies_itself_as_it_grows(monkeypatch):
     places, extend = {}, Cache.extend
 
     def watched(self, keys, values):
-        found = extend(self, keys, values)
-        assert found[0].shape[-2] == self.length
-        places.setdefault(id(self), set()).add((found[0].data_ptr(), found[1].data_ptr()))
-        return found
+        result = extend(self, keys, values)
+        assert result[0].shape[-2] == self.length
+        places.setdefault(id(self), set()).add((result[0].data_ptr(), result[1].data_ptr()))
+        return result
 
     monkeypatch.setattr(Cache, "extend", watched)
     list(generate(random_model(), PROMPTS[:1], tokens=11))

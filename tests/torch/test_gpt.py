@@ -81,8 +81,8 @@ def test_first_values_are_a_function_of_seed_and_name_and_leave_the_random_state
 def test_cached_equals_whole_however_the_prompt_is_cut(preset, pieces):
     model = lively(GPT(config(**preset)).double()).eval()
     caches = model.caches()
-    found = torch.cat([model(piece, caches=caches) for piece in TOKENS.split(pieces, 1)], dim=1)
-    assert torch.allclose(found, model(TOKENS), rtol=0, atol=1e-10)
+    result = torch.cat([model(piece, caches=caches) for piece in TOKENS.split(pieces, 1)], dim=1)
+    assert torch.allclose(result, model(TOKENS), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
@@ -264,7 +264,7 @@ def test_too_many_tokens_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"heads": 5}, r"heads must divide the width \(got 5 and 24\)"),
         ({"kv_heads": 3}, r"kv_heads must divide heads \(got 3 and 4\)"),
@@ -279,6 +279,6 @@ def test_too_many_tokens_are_refused():
         ({"d_mlp": 0}, r"width must be at least 1 \(got 0\)"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(changes, said):
-    with pytest.raises(ValueError, match=said):
+def test_sizes_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         config(**changes)

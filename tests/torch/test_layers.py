@@ -35,10 +35,10 @@ def test_every_rung_is_a_trainable_module(name):
     module = RungAttention(rung, 12, heads=heads, spec=Spec(causal))
     parameters = dict(module.named_parameters())
     expected = rung(X, parameters, Spec(causal), heads=heads)
-    found = module(X.clone().requires_grad_())
-    assert torch.equal(found, expected)
-    assert found.shape == X.shape
-    found.square().sum().backward()
+    result = module(X.clone().requires_grad_())
+    assert torch.equal(result, expected)
+    assert result.shape == X.shape
+    result.square().sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in parameters.values())
     assert set(parameters) == set(rung.shapes(RungConfig(12, 12, heads)))
 
@@ -80,8 +80,8 @@ OPTIONS = {
 def test_cached_equals_whole_however_it_is_cut(options, pieces):
     module = MultiHeadAttention(12, heads=4, **options).double().eval()
     x, cache = X.double(), Cache(9)
-    found = torch.cat([module(piece, cache=cache) for piece in x.split(pieces, dim=1)], dim=1)
-    assert torch.allclose(found, module(x), rtol=0, atol=1e-12)
+    result = torch.cat([module(piece, cache=cache) for piece in x.split(pieces, dim=1)], dim=1)
+    assert torch.allclose(result, module(x), rtol=0, atol=1e-12)
 
 
 def test_the_cache_is_never_copied_and_refuses_more_than_it_holds():

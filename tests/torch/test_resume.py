@@ -49,9 +49,9 @@ def same(one, other):
     return one.keys() == other.keys() and all(np.array_equal(one[n], other[n]) for n in one)
 
 
-def whole(of, tmp_path):
+def expected(of, tmp_path):
     """The run that nobody interrupts: its end and its log."""
-    run = Run.create(tmp_path / "whole", of, TOKENIZER)
+    run = Run.create(tmp_path / "expected", of, TOKENIZER)
     uninterrupted = trainer(of)
     fit(uninterrupted, run, of)
     return state(uninterrupted), told(run)
@@ -65,7 +65,7 @@ def told(run):
 @pytest.mark.parametrize("preset", [{}, MODERN], ids=["gpt2", "modern"])
 def test_resumed_twice_equals_uninterrupted(tmp_path, optimizer, preset):
     of = config(preset, optimizer=optimizer)
-    end, log = whole(of, tmp_path)
+    end, log = expected(of, tmp_path)
     run = Run.create(tmp_path / "cut", of, TOKENIZER)
     first = trainer(of)
     fit(first, run, of, interrupted=lambda: first.step == 1)
@@ -76,14 +76,14 @@ def test_resumed_twice_equals_uninterrupted(tmp_path, optimizer, preset):
         fit(again, run, of, interrupted=lambda stop=stop, again=again: again.step == stop)
     assert same(state(again), end)
     assert told(run) == log
-    last = [path / f"checkpoints/step-{STEPS:06d}" for path in (tmp_path / "whole", run.path)]
+    last = [path / f"checkpoints/step-{STEPS:06d}" for path in (tmp_path / "expected", run.path)]
     for file in last[0].iterdir():
         assert file.read_bytes() == (last[1] / file.name).read_bytes()
 
 
 def test_cut_off_between_two_micro_batches(tmp_path, monkeypatch):
     of = config()
-    end, log = whole(of, tmp_path)
+    end, log = expected(of, tmp_path)
     run = Run.create(tmp_path / "cut", of, TOKENIZER)
     cut = trainer(of)
     batches = NextToken.batches
@@ -123,7 +123,7 @@ def ends_the_same(of, run, end):
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_every_item_of_a_checkpoint_is_needed(tmp_path, optimizer):
     of = config(optimizer=optimizer)
-    end, _ = whole(of, tmp_path)
+    end, _ = expected(of, tmp_path)
     run = Run.create(tmp_path / "cut", of, TOKENIZER)
     first = trainer(of)
     fit(first, run, of, interrupted=lambda: first.step == 3)
@@ -192,29 +192,29 @@ def test_another_config_is_refused_and_the_field_named(tmp_path, field, value):
 
 
 def test_gradients_do_not_depend_on_how_the_batch_is_cut():
-    found = []
+    result = []
     for micro_batch in (None, 1, 3, 4):
         of = config(micro_batch=micro_batch, dropout=0.0)
         model = weights.build(of).double()
         some = Trainer(model, task(model, of), of.training)
         some.advance()
-        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], rtol=1e-12, atol=1e-14)
+        result.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    for other in result[1:]:
+        torch.testing.assert_close(other, result[0], rtol=1e-12, atol=1e-14)
 
 
 def test_micro_batches_drop_the_cells_of_the_whole_batch():
     """With dropout, too, the gradients do not depend on how the batch is cut."""
-    found = []
+    result = []
     for micro_batch in (None, 1, 4):
         of = config(micro_batch=micro_batch, dropout=0.3)
         model = weights.build(of).double()
         some = Trainer(model, task(model, of), of.training)
         some.advance()
         some.advance()
-        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], rtol=1e-9, atol=1e-12)
+        result.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    for other in result[1:]:
+        torch.testing.assert_close(other, result[0], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -228,8 +228,8 @@ def test_a_loss_that_is_no_number_stops_names_its_place_and_loses_nothing(tmp_pa
             with torch.no_grad():
                 sick.model.blocks[0].mlp.up.weight[0, 0] = float("nan")
 
-    said = r"loss of step 4 is nan: .* that of blocks\.0\.mlp\.up; .*step-000002"
-    with pytest.raises(NotFinite, match=said):
+    message = r"loss of step 4 is nan: .* that of blocks\.0\.mlp\.up; .*step-000002"
+    with pytest.raises(NotFinite, match=message):
         fit(sick, run, of, on_step=poison)
     assert checkpoints.latest(run.checkpoints).name == "step-000002"
     healthy = trainer(of)

@@ -40,7 +40,7 @@ def sentences(lengths, seed=0):
 
 SOURCES, TARGETS = sentences([7, 3, 5, 2]), sentences([4, 6, 2, 5], seed=1)
 PAIRS = batch(list(zip(SOURCES, TARGETS, strict=True)))
-SOURCE, SIZES, INPUTS, _ = (torch.from_numpy(each) for each in PAIRS)
+SOURCE, SIZES, INPUTS, _ = (torch.from_numpy(array) for array in PAIRS)
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ SOURCE, SIZES, INPUTS, _ = (torch.from_numpy(each) for each in PAIRS)
     ids=str,
 )
 def test_the_table_is_that_of_the_model(kind, choices):
-    found = config(kind, **choices)
-    made = Seq2Seq(found)
-    assert {name: tuple(p.shape) for name, p in made.named_parameters()} == shapes(found)
+    result = config(kind, **choices)
+    made = Seq2Seq(result)
+    assert {name: tuple(p.shape) for name, p in made.named_parameters()} == shapes(result)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,69 +70,69 @@ def test_first_values_follow_the_seed_and_the_name(kind):
 
 def test_recurrent_matrices_are_orthogonal_gate_by_gate():
     for cell, gates in (("gru", 3), ("lstm", 4)):
-        found = Seq2Seq(config("bahdanau", cell=cell)).decoder.rnn.weight_hh
-        for gate in found.reshape(gates, 8, 8):
+        result = Seq2Seq(config("bahdanau", cell=cell)).decoder.rnn.weight_hh
+        for gate in result.reshape(gates, 8, 8):
             assert torch.allclose(gate @ gate.mT, torch.eye(8), atol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "cell"), CELLS)
 def test_padding_of_sources_and_targets_changes_nothing(kind, cell):
     made = model(kind, cell=cell)
-    whole = made(SOURCE, SIZES, INPUTS)
+    complete = made(SOURCE, SIZES, INPUTS)
     for row, (source, target) in enumerate(zip(SOURCES, TARGETS, strict=True)):
         alone, sizes, inputs, _ = (torch.from_numpy(e) for e in batch([(source, target)]))
         torch.testing.assert_close(
-            made(alone, sizes, inputs)[0], whole[row, : len(target)], atol=1e-12, rtol=0
+            made(alone, sizes, inputs)[0], complete[row, : len(target)], atol=1e-12, rtol=0
         )
     other = torch.where(SOURCE == PADDING, MASK, SOURCE)
-    torch.testing.assert_close(made(other, SIZES, INPUTS), whole, atol=0, rtol=0)
+    torch.testing.assert_close(made(other, SIZES, INPUTS), complete, atol=0, rtol=0)
 
 
 def test_padding_changes_nothing_of_what_is_filled_in():
     made = model("encoder")
-    whole = made(SOURCE, SIZES)
+    complete = made(SOURCE, SIZES)
     for row, source in enumerate(SOURCES):
         alone = made(torch.from_numpy(source)[None], torch.tensor([len(source)]))
-        torch.testing.assert_close(alone[0], whole[row, : len(source)], atol=1e-12, rtol=0)
+        torch.testing.assert_close(alone[0], complete[row, : len(source)], atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("kind", WRITING)
 def test_no_word_is_seen_before_it_is_said(kind):
     made = model(kind)
-    whole = made(SOURCE, SIZES, INPUTS)
+    complete = made(SOURCE, SIZES, INPUTS)
     for place in range(1, INPUTS.shape[1]):
         changed = INPUTS.clone()
         changed[:, place:] = (changed[:, place:] + 7) % VOCABULARY
-        found = made(SOURCE, SIZES, changed)
-        assert torch.equal(found[:, :place], whole[:, :place])
-        assert not torch.allclose(found[:, place], whole[:, place])
+        result = made(SOURCE, SIZES, changed)
+        assert torch.equal(result[:, :place], complete[:, :place])
+        assert not torch.allclose(result[:, place], complete[:, place])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_first_and_the_last_word_of_the_source_matter(kind):
     made = model(kind)
     inputs = None if kind == "encoder" else INPUTS
-    whole = made(SOURCE, SIZES, inputs)
+    complete = made(SOURCE, SIZES, inputs)
     for place in (0, SIZES[0] - 1):
         changed = SOURCE.clone()
         changed[0, place] = (changed[0, place] + 5) % VOCABULARY
-        found = made(changed, SIZES, inputs)
-        assert not torch.allclose(found[0], whole[0])
-        assert torch.equal(found[1:], whole[1:])
+        result = made(changed, SIZES, inputs)
+        assert not torch.allclose(result[0], complete[0])
+        assert torch.equal(result[1:], complete[1:])
 
 
 @pytest.mark.parametrize(("kind", "cell"), CELLS)
 def test_word_by_word_is_as_all_at_once_and_rows_may_change_places(kind, cell):
     made = model(kind, cell=cell)
-    whole = made(SOURCE, SIZES, INPUTS)
+    complete = made(SOURCE, SIZES, INPUTS)
     memory = made.encode(SOURCE, SIZES)
     state, rows = made.begin(memory), torch.arange(4)
     for place in range(INPUTS.shape[1]):
         logits, state = made.decode(INPUTS[rows, place : place + 1], memory, state)
-        torch.testing.assert_close(logits[:, 0], whole[rows, place], atol=1e-12, rtol=0)
+        torch.testing.assert_close(logits[:, 0], complete[rows, place], atol=1e-12, rtol=0)
         turn = torch.tensor([2, 0, 0, 3, 1] if place == 1 else [*range(len(rows))])
         rows, memory = rows[turn], memory[turn]
-        state = tuple(each[turn] for each in state)
+        state = tuple(array[turn] for array in state)
     assert len(rows) == 5
 
 
@@ -144,7 +144,7 @@ def test_more_than_the_context_is_refused(kind):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"kind": "bert"}, "kind must be one of rnn, bahdanau, luong, transformer, encoder"),
         ({"cell": "rnn"}, "cell must be one of gru, lstm"),
@@ -158,8 +158,8 @@ def test_more_than_the_context_is_refused(kind):
     ],
     ids=str,
 )
-def test_sizes_that_make_no_sense_are_refused(change, said):
-    with pytest.raises(ValueError, match=said):
+def test_sizes_that_make_no_sense_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
         Seq2SeqConfig(**{"kind": "luong", "vocabulary": 9, "context": 9, "width": 8, **change})
 
 
@@ -205,15 +205,15 @@ def test_additive_attention_is_the_formula():
 @pytest.mark.parametrize("kind", ATTENDING)
 def test_an_alignment_has_a_row_a_word_and_each_sums_to_one(kind):
     made = model(kind)
-    found = alignment(made, SOURCES[0], TARGETS[0][:-1].tolist())
-    assert found.shape == (len(TARGETS[0]), len(SOURCES[0]))
-    np.testing.assert_allclose(found.sum(1), 1, rtol=4 * np.finfo(np.float32).eps)
+    result = alignment(made, SOURCES[0], TARGETS[0][:-1].tolist())
+    assert result.shape == (len(TARGETS[0]), len(SOURCES[0]))
+    np.testing.assert_allclose(result.sum(1), 1, rtol=4 * np.finfo(np.float32).eps)
     names = {"transformer": "decoder.blocks.2.cross_attention.weights"}
     with torch.no_grad(), headway.trace() as steps:
         made(SOURCE[:1, :7], SIZES[:1], torch.tensor([[START, *TARGETS[0][:-1]]]))
     seen = steps[names.get(kind, "decoder.attention.weights")]
-    mean = seen[0].mean(0) if kind == "transformer" else seen.reshape(found.shape)
-    np.testing.assert_allclose(found, mean, atol=1e-12)
+    mean = seen[0].mean(0) if kind == "transformer" else seen.reshape(result.shape)
+    np.testing.assert_allclose(result, mean, atol=1e-12)
 
 
 def test_where_nothing_looks_back_there_is_no_alignment():
@@ -235,7 +235,7 @@ def exhaustive(made, source, longest):
         best = max(best, (scores[END], written[1:]))
         if len(written) <= longest:
             for token in range(FIRST, VOCABULARY):
-                copied = [each[torch.tensor([0])] for each in state]
+                copied = [array[torch.tensor([0])] for array in state]
                 go_on([*written, token], scores[token], copied)
 
     with torch.no_grad():
@@ -248,10 +248,10 @@ def test_enough_beams_find_the_best_of_all_translations(kind):
     made = model(kind, context=3)
     for source in sentences([3, 2], seed=4):
         score, tokens = exhaustive(made, source, longest=2)
-        (found,) = translate(made, [source], beams=400, penalty=0.0)
-        assert found.whole
-        assert found.tokens == tokens
-        assert found.score == pytest.approx(score)
+        (result,) = translate(made, [source], beams=400, penalty=0.0)
+        assert result.whole
+        assert result.tokens == tokens
+        assert result.score == pytest.approx(score)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -260,21 +260,21 @@ def test_a_translation_does_not_depend_on_its_neighbours(kind, beams):
     made = model(kind)
     together = translate(made, SOURCES, beams=beams)
     alone = [translate(made, [source], beams=beams)[0] for source in SOURCES]
-    assert [each.tokens for each in together] == [each.tokens for each in alone]
+    assert [array.tokens for array in together] == [array.tokens for array in alone]
     np.testing.assert_allclose([e.score for e in together], [e.score for e in alone])
 
 
 def test_one_beam_takes_the_likeliest_word_each_time():
     made = model("transformer")
-    (found,) = translate(made, SOURCES[:1], beams=1)
+    (result,) = translate(made, SOURCES[:1], beams=1)
     written = [START]
     while written[-1] != END and len(written) <= 12:
         source = torch.from_numpy(SOURCES[0])[None]
         logits = made(source, SIZES[:1], torch.tensor([written]))[0, -1]
         logits[[PADDING, START, MASK]] = -torch.inf
         written.append(int(logits.argmax()))
-    assert found.tokens == [token for token in written[1:] if token != END]
-    assert found.whole == (written[-1] == END)
+    assert result.tokens == [token for token in written[1:] if token != END]
+    assert result.whole == (written[-1] == END)
 
 
 def test_what_never_ends_is_cut_and_says_so(monkeypatch):
@@ -288,17 +288,17 @@ def test_what_never_ends_is_cut_and_says_so(monkeypatch):
 
     monkeypatch.setattr(made, "decode", endless)
     for beams in (1, 3):
-        (found,) = translate(made, SOURCES[:1], beams=beams)
-        assert not found.whole
-        assert len(found.tokens) == 7
+        (result,) = translate(made, SOURCES[:1], beams=beams)
+        assert not result.whole
+        assert len(result.tokens) == 7
     with pytest.raises(ValueError, match="beams must be >= 1"):
         translate(made, SOURCES[:1], beams=0)
 
 
 def test_the_length_penalty_prefers_longer_translations():
-    found = [
+    result = [
         np.mean([len(e.tokens) for e in translate(model(kind), SOURCES, beams=6, penalty=penalty)])
         for penalty in (0.0, 3.0)
         for kind in WRITING
     ]
-    assert sum(found[:4]) < sum(found[4:])
+    assert sum(result[:4]) < sum(result[4:])

@@ -77,22 +77,22 @@ def test_the_loss_of_a_text_does_not_depend_on_the_logits_held_at_once(smoothing
 
 def test_masks_hide_a_share_of_the_words_and_are_a_function_of_seed_and_step():
     rows = np.random.default_rng(0).integers(FIRST, 1000, (50, 41))
-    whole = pairs.batch(
+    complete = pairs.batch(
         [(np.append(row[: 20 + n % 20], END), row[:0]) for n, row in enumerate(rows)]
     )
-    found = masked(whole, 1000, 3, 7)
-    again = masked(whole, 1000, 3, 7)
-    np.testing.assert_array_equal(found.source, again.source)
-    assert (found.source != masked(whole, 1000, 3, 8).source).any()
-    chosen = found.targets != PADDING
-    words = whole.source >= FIRST
+    result = masked(complete, 1000, 3, 7)
+    again = masked(complete, 1000, 3, 7)
+    np.testing.assert_array_equal(result.source, again.source)
+    assert (result.source != masked(complete, 1000, 3, 8).source).any()
+    chosen = result.targets != PADDING
+    words = complete.source >= FIRST
     assert not (chosen & ~words).any()  # neither ends nor padding
-    np.testing.assert_array_equal(found.targets[chosen], whole.source[chosen])
-    np.testing.assert_array_equal(found.source[~chosen], whole.source[~chosen])
+    np.testing.assert_array_equal(result.targets[chosen], complete.source[chosen])
+    np.testing.assert_array_equal(result.source[~chosen], complete.source[~chosen])
     assert chosen.any(axis=1).all()
     assert chosen.sum() / words.sum() == pytest.approx(0.15, abs=0.03)
-    hidden = (found.source == MASK) & chosen
-    kept = (found.source == whole.source) & chosen
+    hidden = (result.source == MASK) & chosen
+    kept = (result.source == complete.source) & chosen
     assert hidden.sum() / chosen.sum() == pytest.approx(0.8, abs=0.08)
     assert kept.sum() / chosen.sum() == pytest.approx(0.1, abs=0.06)
 
@@ -109,7 +109,7 @@ def test_what_is_filled_in_is_learnt_where_it_was_masked_alone():
         0,
         4,
     )
-    source, lengths, _, targets = (torch.from_numpy(each) for each in batch)
+    source, lengths, _, targets = (torch.from_numpy(one) for one in batch)
     scores = log_softmax(made(source, lengths), -1)
     wanted = [-scores[i, j, t] for (i, j), t in np.ndenumerate(batch.targets) if t != PADDING]
     assert loss.item() == pytest.approx(torch.stack(wanted).mean().item())

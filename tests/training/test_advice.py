@@ -17,7 +17,7 @@ def text(tmp_path):
     return str(tmp_path / "text.txt")
 
 
-def said(text, recipe="char-cpu", **flags):
+def message(text, recipe="char-cpu", **flags):
     usual = recipes.read(recipe)
     config = recipes.plan(recipes.override(usual, {**flags, "text": text})).config
     return [*advice.mistakes(config, usual)]
@@ -25,7 +25,7 @@ def said(text, recipe="char-cpu", **flags):
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_no_recipe_is_a_mistake(name, text):
-    assert said(text, name) == []
+    assert message(text, name) == []
 
 
 @pytest.mark.parametrize(
@@ -39,34 +39,34 @@ def test_no_recipe_is_a_mistake(name, text):
     ids=str,
 )
 def test_each_mistake_is_a_sentence(flags, part, text):
-    (found,) = said(text, **flags)
-    assert part in found
+    (result,) = message(text, **flags)
+    assert part in result
 
 
 def test_heads_and_layers_exchanged(tmp_path, text):
     own = tmp_path / "own.toml"
     own.write_text("[model]\ncontext = 8\nwidth = 192\nlayers = 6\nattention.heads = 2\n")
-    (found,) = said(text, str(own), layers=2, heads=6)
-    assert "2 layers of 6 heads; did you exchange heads and layers?" in found
-    assert said(text, str(own), layers=2, heads=4) == []
+    (result,) = message(text, str(own), layers=2, heads=6)
+    assert "2 layers of 6 heads; did you exchange heads and layers?" in result
+    assert message(text, str(own), layers=2, heads=4) == []
 
 
 def test_a_recipe_that_says_little_is_measured_by_what_it_says(tmp_path, text):
     own = tmp_path / "own.toml"
     own.write_text("[training]\nbatch = 1\n")
     flags = {"context": 64, "width": 64, "layers": 1, "heads": 2}
-    assert said(text, str(own), **flags) == []
-    (found,) = said(text, str(own), **flags, batch=100)
-    assert "a step has 6,400 tokens, in the recipe 64" in found
+    assert message(text, str(own), **flags) == []
+    (result,) = message(text, str(own), **flags, batch=100)
+    assert "a step has 6,400 tokens, in the recipe 64" in result
 
 
 def test_one_head_is_as_wide_as_the_model(tmp_path, text):
-    assert said(text, "small", rung="causal", heads=16) == []
-    assert len(said(text, "small", rung="multihead", heads=16)) == 1
+    assert message(text, "small", rung="causal", heads=16) == []
+    assert len(message(text, "small", rung="multihead", heads=16)) == 1
 
 
 def test_settings_near_the_recipes_are_no_mistake(text):
-    assert said(text, batch=40, learning_rate=2e-2, heads=8, width=128) == []
+    assert message(text, batch=40, learning_rate=2e-2, heads=8, width=128) == []
 
 
 @pytest.fixture
@@ -74,8 +74,8 @@ def recorded(tmp_path, text, monkeypatch):
     """Bands of a recipe, as if they came with Headway."""
     config = recipes.plan(recipes.override(recipes.read("char-cpu"), {"text": text})).config
     (tmp_path / "bands").mkdir()
-    found = Bands("char-cpu", comparable(config), 5, [100, 200], [2.0, 1.5], [2.2, 1.7], {})
-    (tmp_path / "bands" / "char-cpu.json").write_text(json.dumps(asdict(found)))
+    result = Bands("char-cpu", comparable(config), 5, [100, 200], [2.0, 1.5], [2.2, 1.7], {})
+    (tmp_path / "bands" / "char-cpu.json").write_text(json.dumps(asdict(result)))
     monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
     return config
 
@@ -92,7 +92,7 @@ def test_bands_are_those_of_the_same_settings_only(recorded):
         replace(recorded, text_sha256="0"),
         replace(recorded, rung="causal"),
     ]
-    assert [advice.bands(each) for each in others] == [None] * 5
+    assert [advice.bands(item) for item in others] == [None] * 5
 
 
 def test_a_loss_outside_the_bands_is_said(recorded):
@@ -106,9 +106,9 @@ def test_a_loss_outside_the_bands_is_said(recorded):
 def test_the_bands_that_come_with_headway_can_be_read():
     from importlib import resources
 
-    found = [*(resources.files("headway.training") / "bands").iterdir()]
-    assert found
-    for file in found:
+    result = [*(resources.files("headway.training") / "bands").iterdir()]
+    assert result
+    for file in result:
         bands = Bands(**json.loads(file.read_text(encoding="utf-8")))
         assert bands.recipe in recipes.names()
         assert bands.seeds >= 5

@@ -67,8 +67,8 @@ def test_whatever_is_damaged_is_named_and_the_one_before_offered(tmp_path, name,
     for step in (1, 2):
         saved = checkpoints.save(tmp_path, step, parts, {})
     damage(saved / name)
-    said = r"step-000002.*is damaged .*remove the folder step-000002 to resume from step-000001"
-    with pytest.raises(ValueError, match=said):
+    message = r"step-000002.*is damaged .*remove the folder step-000002 to resume from step-000001"
+    with pytest.raises(ValueError, match=message):
         _ = [checkpoints.load(saved, part) for part in parts]
     damage(tmp_path / "step-000001" / name)
     with pytest.raises(ValueError, match=r"is damaged .* no earlier checkpoint"):

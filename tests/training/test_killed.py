@@ -26,26 +26,26 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def expected(tmp_path_factory):
     """What the steps' checkpoints are when nobody is killed."""
-    folder = tmp_path_factory.mktemp("whole")
+    folder = tmp_path_factory.mktemp("expected")
     for step in (1, 2, 3):
         save(folder / str(step), step)
     return {path.name: content(path) for path in folder.glob("*/step-*")}
 
 
 @pytest.mark.parametrize(("kind", "least"), [("calls", 20), ("moment", 100)])
-def test_what_remains_is_whole_and_saving_goes_on(root, whole, kind, least):
+def test_what_remains_is_whole_and_saving_goes_on(root, expected, kind, least):
     folders = sorted(root.glob(f"{kind}-*"))
     assert len(folders) >= least
     ends = set()
     for folder in folders:
-        found = checkpoints.complete(folder)
-        for checkpoint in found:
-            assert content(checkpoint) == whole[checkpoint.name], folder
+        result = checkpoints.complete(folder)
+        for checkpoint in result:
+            assert content(checkpoint) == expected[checkpoint.name], folder
         latest = checkpoints.latest(folder)
         assert latest.name in ("step-000002", "step-000003")
-        assert len(found) >= 2
+        assert len(result) >= 2
         ends.add(latest.name)
         for part in ("model", "optimizer"):
             checkpoints.load(latest, part)

@@ -12,12 +12,12 @@ from headway.training import muon
 @pytest.mark.parametrize("shape", [(4, 4), (3, 7), (7, 3), (2, 5, 9)])
 def test_singular_values_come_to_lie_around_one_and_directions_stay(shape):
     matrix = np.random.default_rng(0).normal(size=shape)
-    found = muon.orthogonal(matrix)
-    values = np.linalg.svd(found, compute_uv=False)
+    result = muon.orthogonal(matrix)
+    values = np.linalg.svd(result, compute_uv=False)
     assert values.min() > 0.6
     assert values.max() < 1.3
     left, _, right = np.linalg.svd(matrix, full_matrices=False)
-    turned = left.mT @ found @ right.mT  # diagonal: the singular vectors are the same
+    turned = left.mT @ result @ right.mT  # diagonal: the singular vectors are the same
     diagonal = turned * np.eye(turned.shape[-1])
     assert np.abs(turned - diagonal).max() < 1e-10
 
@@ -25,8 +25,8 @@ def test_singular_values_come_to_lie_around_one_and_directions_stay(shape):
 @pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 def test_every_engine_makes_the_same(engine):
     matrices = np.random.default_rng(1).normal(size=(2, 5, 3))
-    found = engine.numpy(muon.orthogonal(engine.array(matrices)))
-    np.testing.assert_allclose(found, muon.orthogonal(matrices), rtol=1e-12, atol=1e-12)
+    result = engine.numpy(muon.orthogonal(engine.array(matrices)))
+    np.testing.assert_allclose(result, muon.orthogonal(matrices), rtol=1e-12, atol=1e-12)
 
 
 PACKED = {
@@ -50,8 +50,8 @@ def test_matrices_are_oriented_d_out_d_in_however_they_are_packed():
     queries, keys, values = (np.random.default_rng(i).normal(size=(6, 6)) for i in range(3))
     side_by_side = np.concatenate([queries, keys, values], axis=1)
     unpacked = muon.unpacked("blocks.0.attention.W_qkv", side_by_side)
-    for found, wanted in zip(unpacked, (queries, keys, values), strict=True):
-        assert np.array_equal(found, wanted.T)
+    for result, wanted in zip(unpacked, (queries, keys, values), strict=True):
+        assert np.array_equal(result, wanted.T)
     assert np.array_equal(muon.unpacked("blocks.0.attention.q.weight", queries.T)[0], queries.T)
     assert np.array_equal(muon.unpacked("blocks.0.attention.W_query", queries)[0], queries.T)
     heads = np.stack(np.split(queries, 2, axis=1))  # `stacked`: (heads, d_in, d_head)

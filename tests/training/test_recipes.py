@@ -62,7 +62,7 @@ def test_the_fields_of_a_preset_can_be_changed_one_by_one(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("txt = 'a'", "has no 'txt'; did you mean 'text'"),
         ("[model]\nwidht = 3", "has no 'widht'; did you mean 'width'"),
@@ -78,10 +78,10 @@ def test_the_fields_of_a_preset_can_be_changed_one_by_one(tmp_path, text):
         ("tokenizer = 'words'", "unknown tokenizer 'words'; it must be bpe"),
     ],
 )
-def test_mistakes_are_named(tmp_path, content, said):
+def test_mistakes_are_named(tmp_path, content, message):
     sizes = "[model]\ncontext = 8\nwidth = 16\nlayers = 1\nattention.heads = 4\n"
     path = of(tmp_path, content if "model" in content else f"{content}\n{sizes}")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         recipes.plan(recipes.read(path))
 
 

@@ -70,8 +70,8 @@ def test_every_task_begins_samples_stops_and_resumes_to_the_same_end(
     task, text, pair_file, tmp_path
 ):
     planned, engine = plan(task, text, pair_file), engine_named()
-    whole = session.begin(tmp_path / "whole", planned, engine)
-    whole.fit()
+    complete = session.begin(tmp_path / "complete", planned, engine)
+    complete.fit()
     cut = session.begin(tmp_path / "cut", planned, engine)
     cut.fit(interrupted=lambda: cut.trainer.step == 2)
     assert cut.sample(brief=True).count("\n") == 0
@@ -79,9 +79,9 @@ def test_every_task_begins_samples_stops_and_resumes_to_the_same_end(
     assert resumed.config.task == task
     assert (resumed.trainer.step, resumed.differences) == (2, [])
     resumed.fit()
-    assert losses(resumed.run) == losses(whole.run)
-    assert resumed.sample() == whole.sample()
-    assert resumed.examples.summary in (whole.examples.summary,)
+    assert losses(resumed.run) == losses(complete.run)
+    assert resumed.sample() == complete.sample()
+    assert resumed.examples.summary in (complete.examples.summary,)
 
 
 def test_a_finished_run_can_be_extended_and_not_shortened(text, tmp_path):

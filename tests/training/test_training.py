@@ -52,11 +52,11 @@ def test_settings_that_make_no_sense_are_named(wrong):
 def test_a_config_comes_back_and_unknown_keys_are_named():
     assert RunConfig.from_json(CONFIG.to_json()) == CONFIG
     for place, key in (("", "rungs"), ("model", "with"), ("training", "stepz")):
-        found = json.loads(CONFIG.to_json())
-        (found[place] if place else found)[key] = 1
+        result = json.loads(CONFIG.to_json())
+        (result[place] if place else result)[key] = 1
         near = {"rungs": "rung", "with": "width", "stepz": "steps"}[key]
         with pytest.raises(ValueError, match=f"no '{key}'; did you mean '{near}'"):
-            RunConfig.from_json(json.dumps(found))
+            RunConfig.from_json(json.dumps(result))
 
 
 def test_a_run_of_another_version_names_it(tmp_path):

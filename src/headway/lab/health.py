@@ -1,4 +1,4 @@
-"""How well the attention of a model in training does: what its weights look like, head by head."""
+"""Training health: statistics of the attention of a model during training, per head."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from headway.tracing import trace
 from headway.training import muon
 from headway.training.session import Engine
 
-# The parameter that makes the queries, alone or as the first part of a packed one.
+# The query projection, separate or as the first part of a packed matrix.
 _QUERIES = re.compile(r"\.(W_query|W_qkv|q\.weight)$")
 
 Maps = list[Float[np.ndarray, "windows heads tokens tokens"]]
 
 
 class Health(NamedTuple):
-    """Of every layer, from the first; but for `query_gradient`, of every head in it.
+    """Values per layer and head; `query_gradient` per layer.
 
-    entropy: of a query's weights, as a share of what equal weights have: 1 is attention to all
-        alike, 0 to one token alone; the mean over the queries that see two tokens or more.
-    largest: the largest scaled score of those that get weight, before any bias of positions.
-    first: the share of weight that the first token gets from the queries after it.
-    query_gradient: the norm of the gradient of W_query; empty where the mechanism has no such
-        matrix.
+    entropy: of the weights of a query, relative to equal weights: 1 for equal weights, 0 for a
+        single token; the mean over the queries that attend to two or more tokens.
+    largest: the largest scaled score with a weight, before a bias of positions.
+    first: the weight of the first token, the mean over the later queries.
+    query_gradient: the norm of the gradient of W_query; empty if there is no such matrix.
     """
 
     entropy: list[list[float]]
@@ -43,7 +42,7 @@ def look(
     inputs: Int[np.ndarray, "windows tokens"],
     targets: Int[np.ndarray, "windows tokens"],
 ) -> Health:
-    """The health of a model, on windows that it was not trained on."""
+    """Return the health of a model on validation windows."""
     weights, scores = seen(engine, model, inputs)
     gradients = {n: as_numpy(g) for n, g in engine.gradients(model, inputs, targets).items()}
     return Health(
@@ -55,9 +54,9 @@ def look(
 
 
 def query_norms(gradients: Mapping[str, Float[np.ndarray, "..."]]) -> list[float]:
-    """The norm of the gradient of each layer's W_query, from the first layer.
+    """Return the norm of the gradient of W_query per layer; empty if there is no such matrix.
 
-    W_query may be a part of a packed matrix. Empty where the mechanism has no such matrix.
+    W_query may be a part of a packed matrix.
     """
     names = [name for name in gradients if _QUERIES.search(name)]
     names.sort(key=lambda name: int(name.split(".")[1]))  # blocks.10 after blocks.2
@@ -67,18 +66,18 @@ def query_norms(gradients: Mapping[str, Float[np.ndarray, "..."]]) -> list[float
 def entropy(
     weights: Float[np.ndarray, "windows heads tokens tokens"], causal: bool = True
 ) -> Float[np.ndarray, " heads"]:
-    """Of each head: see `Health`."""
+    """Return the entropy per head; see `Health`."""
     positive = np.where(weights > 0, weights, 1.0)
-    found = -(positive * np.log(positive)).sum(-1)[..., 1:]
+    nats = -(positive * np.log(positive)).sum(-1)[..., 1:]
     tokens = weights.shape[-1]
     equal = np.log(np.arange(2, tokens + 1) if causal else np.full(tokens - 1, tokens))
-    return np.asarray((found / equal).mean((0, 2)))
+    return np.asarray((nats / equal).mean((0, 2)))
 
 
-def seen(own: Engine, model: Any, windows: Int[np.ndarray, "windows tokens"]) -> tuple[Maps, Maps]:
-    """Of each layer, the weights and what they were made of: -inf where there is no weight."""
+def seen(engine: Engine, model: Any, windows: Int[np.ndarray, "windows tokens"]) -> tuple[Maps, Maps]:
+    """Return the weights per layer, and the scores (-inf where the weight is 0)."""
     with trace(["blocks.*.attention*weights", "blocks.*.attention*.sc*"]) as steps:
-        own.logits(model, windows)
+        engine.logits(model, windows)
     size = (len(windows), -1, windows.shape[-1], windows.shape[-1])
     layers = range(model.config.layers)
     weights = [_heads(steps, layer, ("weights",), size) for layer in layers]
@@ -89,17 +88,17 @@ def seen(own: Engine, model: Any, windows: Int[np.ndarray, "windows tokens"]) ->
 def _heads(
     steps: Mapping[str, Array], layer: int, names: tuple[str, ...], size: tuple[int, ...]
 ) -> Float[np.ndarray, "windows heads tokens tokens"]:
-    """A step of all heads of a layer, whether they were made together or one after another."""
+    """Return a step of all heads of a layer, which were computed together or one by one."""
     for name in names:
         pattern = re.compile(rf"blocks\.{layer}\.attention\.(.*\.)?{name}")
-        found = [value for key, value in steps.items() if pattern.fullmatch(key)]
-        if found:
-            whole = [
-                np.broadcast_to(each, (size[0], *each.shape[-2:])) if each.ndim == 2 else each
-                for each in map(as_numpy, found)
+        values = [as_numpy(value) for key, value in steps.items() if pattern.fullmatch(key)]
+        if values:
+            arrays = [
+                np.broadcast_to(value, (size[0], *value.shape[-2:])) if value.ndim == 2 else value
+                for value in values
             ]
-            return np.concatenate([each.reshape(size) for each in whole], axis=1)
-    raise LookupError(f"block {layer} made no {names[0]}")
+            return np.concatenate([array.reshape(size) for array in arrays], axis=1)
+    raise LookupError(f"block {layer} has no {names[0]}")
 
 
 def _largest(scores: Float[np.ndarray, "windows heads tokens tokens"]) -> Float[np.ndarray, " h"]:

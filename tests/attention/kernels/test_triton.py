@@ -55,7 +55,7 @@ def outcome(leaves, **options):
     context = headway.attend(*leaves, **options)
     weight = torch.cos(torch.arange(context.numel())).reshape(context.shape).to(context)
     gradients = torch.autograd.grad((context * weight).sum(), leaves)
-    return [each.detach().double() for each in (context, *gradients)]
+    return [item.detach().double() for item in (context, *gradients)]
 
 
 def hold(case, dtype=torch.float32, **options):
@@ -83,7 +83,7 @@ AROUND = Mask(
     lambda b, h, q, k: (q - k >= -11) & (q - k <= 17), "around", band=Band(least=-11, most=17)
 )
 OPTIONS = {
-    "whole": {},
+    "complete": {},
     "causal": {"causal": True},
     "causal, top left": {"causal": True, "offset": 0},
     "before the first key": {"causal": True, "offset": -20},
@@ -166,9 +166,9 @@ def test_any_strides():
 
 
 def _borders(out, first, length, least, most, OWN: tl.constexpr, OTHER: tl.constexpr):
-    begin, whole, cut, end = triton_flash._borders(first, length, least, most, OWN, OTHER)
+    begin, complete, cut, end = triton_flash._borders(first, length, least, most, OWN, OTHER)
     tl.store(out, begin)
-    tl.store(out + 1, whole)
+    tl.store(out + 1, complete)
     tl.store(out + 2, cut)
     tl.store(out + 3, end)
 
@@ -180,7 +180,7 @@ def test_more_elements_than_32_bits_count():
     for x in inputs:
         x.copy_(torch.randn(3, 1, 5, 4))
     output, near = (
-        headway.attend(*each, kernel="triton") for each in (inputs, [x.clone() for x in inputs])
+        headway.attend(*item, kernel="triton") for item in (inputs, [x.clone() for x in inputs])
     )
     assert torch.equal(output, near)
 
@@ -195,16 +195,16 @@ def test_only_necessary_blocks_are_computed_and_masked():
         if least > most:
             continue
         kernel[1,](out, first, length, least, most, OWN, OTHER)
-        begin, whole, cut, end = out.tolist()
+        begin, complete, cut, end = out.tolist()
         distance = np.arange(first, first + OWN)[:, None] - other
         allowed = ((distance >= least) & (distance <= most)).reshape(OWN, 6, OTHER)
         some = allowed.any((0, 2))
         every = (allowed & (other < length).reshape(6, OTHER)).all((0, 2))
         assert list(range(begin, end, OTHER)) == starts[some].tolist()
-        assert list(range(whole, cut, OTHER)) == starts[every].tolist()
+        assert list(range(complete, cut, OTHER)) == starts[every].tolist()
         # So that the three loops meet each block once.
-        assert begin <= whole <= cut <= max(begin, end)
-        assert whole % OTHER == cut % OTHER == 0 or whole == cut == max(begin, end)
+        assert begin <= complete <= cut <= max(begin, end)
+        assert complete % OTHER == cut % OTHER == 0 or complete == cut == max(begin, end)
         seen.add((some.any(), every.any(), (some & ~every)[1:-1].any()))
     assert len(seen) == 5, seen
 
