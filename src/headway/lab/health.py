@@ -74,7 +74,9 @@ def entropy(
     return np.asarray((nats / equal).mean((0, 2)))
 
 
-def seen(engine: Engine, model: Any, windows: Int[np.ndarray, "windows tokens"]) -> tuple[Maps, Maps]:
+def seen(
+    engine: Engine, model: Any, windows: Int[np.ndarray, "windows tokens"]
+) -> tuple[Maps, Maps]:
     """Return the weights per layer, and the scores (-inf where the weight is 0)."""
     with trace(["blocks.*.attention*weights", "blocks.*.attention*.sc*"]) as steps:
         engine.logits(model, windows)
