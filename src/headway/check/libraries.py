@@ -10,6 +10,8 @@ from typing import Any, Protocol, final
 
 import numpy as np
 
+from headway.check.errors import Refused
+
 Function = Callable[..., Any]
 
 
@@ -44,7 +46,7 @@ class Library(Protocol):
         ...
 
     def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
-        """Return the gradients of sum(function(*inputs) * weight)."""
+        """Return the gradients of sum(function(*inputs) * weight); `Refused` if it has none."""
         ...
 
     def compiled(self, call: Function, attention: Any, options: Mapping[str, Any]) -> Function:
@@ -54,10 +56,6 @@ class Library(Protocol):
     def session(self) -> AbstractContextManager[None]:
         """Settings of the library during the checks, such as float64 in JAX."""
         ...
-
-
-class NoGradients(Exception):  # noqa: N818 - not an error of the attention
-    """This library cannot differentiate."""
 
 
 @final
@@ -83,7 +81,7 @@ class NumPy:
         return np.broadcast_to(array[:1], array.shape)
 
     def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
-        raise NoGradients("NumPy has no gradients")
+        raise Refused("NumPy has no gradients")
 
     def compiled(self, call: Function, attention: Any, options: Mapping[str, Any]) -> Function:
         return partial(call, attention, **options)

@@ -34,7 +34,7 @@ class Check:
 
 def order_free(subject: Subject) -> str | None:
     """For checks that permute tokens."""
-    if subject.order_free:
+    if subject.declared.order_free:
         return None
     return "it is causal or has positions, so the order of its tokens matters"
 
@@ -48,7 +48,7 @@ def weights_alone(subject: Subject) -> str | None:
 
 def can_be_causal(subject: Subject) -> str | None:
     """For checks of a causal mask."""
-    if subject.always_causal or subject.causal:
+    if subject.declared.always_causal or subject.causal:
         return None
     return "neither causal=True nor the feature 'causal' is declared"
 
@@ -106,7 +106,7 @@ def wrong_sums(subject: Subject) -> str | None:
             sums = weights.sum(axis=axis)
             if gap(sums, np.ones_like(sums)) < subject.tolerance:
                 return description
-    elif subject.kind == "self" and subject.always_causal and not subject.declared.block:
+    elif subject.kind == "self" and subject.declared.always_causal and not subject.declared.block:
         # Equal tokens have equal scores. With a causal softmax over the queries each weight of a
         # column is 1 / (tokens - key), so row q sums to 1/tokens + ... + 1/(tokens - q). With a
         # mask after a softmax over the keys, row q sums to (q + 1) / tokens.

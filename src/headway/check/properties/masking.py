@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from headway.check.derivatives import gradients
+from headway.check.errors import Refused
 from headway.check.findings import Outcome, verdict
 from headway.check.properties.check import Check, few, floor, gap, influence, shown
 from headway.check.properties.order import MASKING
-from headway.check.subject import Refused, Subject
+from headway.check.subject import Subject
 
 
 def _padded(subject: Subject) -> tuple[list[np.ndarray], np.ndarray]:
@@ -25,7 +26,7 @@ def _padded(subject: Subject) -> tuple[list[np.ndarray], np.ndarray]:
     tokens = few(subject)
     mask = np.ones((2, tokens), bool)
     mask[0, -1] = mask[1, -2:] = False
-    if subject.order_free:
+    if subject.declared.order_free:
         mask = np.random.default_rng(3).permuted(mask, axis=1)
     return subject.inputs(tokens), mask
 

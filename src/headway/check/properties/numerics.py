@@ -17,10 +17,11 @@ from headway.attention.masks import causal
 from headway.attention.spec import Spec
 from headway.check.declaration import Declaration
 from headway.check.derivatives import gradients, output_at, unit, unused_parameters, variables
+from headway.check.errors import Refused
 from headway.check.findings import Outcome, not_applicable, unsupported, verdict
 from headway.check.probe import NOT_FINITE, subject_of
 from headway.check.properties.check import ALL, Check, few, floor, gap, shown
-from headway.check.subject import Refused, Subject
+from headway.check.subject import Subject
 
 
 def runs(subject: Subject) -> Outcome:
@@ -207,7 +208,7 @@ def _results(subject: Subject, inputs: list[np.ndarray], dtype: str) -> list[np.
 
 def _formula(subject: Subject) -> Subject:
     """The plain formula with the same library and sizes."""
-    mask = causal if subject.always_causal or subject.causal else None
+    mask = causal if subject.declared.always_causal or subject.causal else None
     sizes = ("heads", "kv_heads", "head_dim", "device")
     declared = {name: getattr(subject.declared, name) for name in sizes}
     declared |= {"kind": "qkv", "engine": subject.library.name}

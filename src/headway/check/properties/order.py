@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from headway.check.derivatives import gradients
+from headway.check.errors import Refused
 from headway.check.findings import Outcome, not_applicable, verdict
 from headway.check.properties.check import (
     ALL,
@@ -23,7 +24,7 @@ from headway.check.properties.check import (
     weights_alone,
     wrong_sums,
 )
-from headway.check.subject import Refused, Subject
+from headway.check.subject import Subject
 
 UNDECLARED = "it is causal, but was not declared causal"
 LONG = 193  # neither it nor its half is a multiple of a tile, which is a power of 2
@@ -120,7 +121,7 @@ def present(subject: Subject) -> Outcome:
 def past(subject: Subject) -> Outcome:
     tokens = few(subject)
     changes = influence(subject, tokens, **subject.causal)
-    causal = subject.always_causal or bool(subject.causal)
+    causal = subject.declared.always_causal or bool(subject.causal)
     expected = np.tril(np.ones((tokens, tokens), bool), -1)
     if not causal:
         expected = ~np.eye(tokens, dtype=bool)
@@ -163,7 +164,7 @@ def gradient(subject: Subject) -> Outcome:
         sizes.append([np.abs(s).max(axis=-1).reshape((-1, tokens)).max(axis=0) for s in slopes])
     by_input = np.array(sizes).swapaxes(0, 1)
     visible = np.ones((tokens, tokens), bool)
-    if subject.always_causal or subject.causal:
+    if subject.declared.always_causal or subject.causal:
         visible = np.tril(visible)
     may = must = visible[None]
     if subject.kind == "qkv":
@@ -199,7 +200,7 @@ def rows(subject: Subject) -> Outcome:
     queries[..., -1, :] *= 3000.0
     other = subject.run([queries, *inputs[1:]])
     worst = gap(other[..., :-1, :], base[..., :-1, :])
-    if subject.order_free:
+    if subject.declared.order_free:
         worst = max(worst, _fewer_queries(subject, inputs, base))
     return verdict(
         worst <= subject.tolerance,
