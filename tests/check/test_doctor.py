@@ -15,7 +15,7 @@ import headway
 from gpts import gpt_config
 from headway.attention.spec import Spec
 from headway.check import CHECKS, diagnose
-from headway.check.own import subjects
+from headway.check.catalog import entries
 from headway.jax import gpt
 from headway.torch import GPT, MultiHeadAttention
 from right import SELF, SelfAttention, attend
@@ -282,7 +282,7 @@ def quick_or_slow(own):
     return pytest.param(own, marks=[pytest.mark.slow] * own.name.startswith(OTHERS), id=own.name)
 
 
-@pytest.mark.parametrize("own", map(quick_or_slow, subjects(("torch", "numpy"))))
+@pytest.mark.parametrize("own", map(quick_or_slow, entries(("torch", "numpy"))))
 def test_headways_own_are_right(own):
     report = diagnose(own.attention, name=own.name, **own.declared)
     assert report.ok
@@ -290,7 +290,7 @@ def test_headways_own_are_right(own):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("own", [*subjects(("jax",))], ids=lambda own: own.name)
+@pytest.mark.parametrize("own", [*entries(("jax",))], ids=lambda own: own.name)
 def test_headways_own_are_right_on_jax(own):
     assert diagnose(own.attention, name=own.name, **own.declared).ok
 

@@ -72,7 +72,7 @@ def unused_parameters(subject: Subject) -> tuple[int, list[str]]:
     native = subject.native(subject.inputs(4), subject.dtype)
     torch = sys.modules["torch"]
     with torch.enable_grad():
-        output = subject.output(native, subject.native_options(subject.causal))
+        output = subject.output(native, subject.native_options(subject.causal_options))
         if not output.requires_grad:
             return len(parameters), [*parameters]
         slopes = torch.autograd.grad(output.sum(), [*parameters.values()], allow_unused=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, final
 
@@ -74,7 +74,7 @@ class Subject:
         return self.declared.heads, self.kv_heads, self.kv_heads
 
     @property
-    def causal(self) -> dict[str, Any]:
+    def causal_options(self) -> dict[str, Any]:
         """The options that make it causal."""
         return {"causal": True} if "causal" in self.declared.features else {}
 
@@ -151,36 +151,13 @@ class Subject:
             if self.kind == "qkv":
                 queries, keys, values = inputs
                 part = [queries[..., first:end, :], keys[..., :end, :], values[..., :end, :]]
-                outputs.append(self.run(part, **self.causal))
+                outputs.append(self.run(part, **self.causal_options))
                 continue
             native = self.native(self.cut(inputs, slice(first, end)), self.dtype)
             with errors_as_refused():
                 output, cache = self.call(self.attention_in(self.dtype), *native, cache=cache)
             outputs.append(self.library.numpy(output))
         return np.concatenate(outputs, axis=-2)
-
-    def leaves_inputs_unchanged(self, inputs: Sequence[np.ndarray], **options: Any) -> bool:
-        """Whether a call leaves its arrays as they were."""
-        native, native_options = self.native(inputs, self.dtype), self.native_options(options)
-        arrays = [*native, *filter(self.library.is_array, native_options.values())]
-        before = [self.library.numpy(array) for array in arrays]
-        self.output(native, native_options)
-        return all(map(np.array_equal, map(self.library.numpy, arrays), before))
-
-    def loss(self, inputs: Sequence[np.ndarray]) -> float:
-        """model: return its loss for the tokens as labels."""
-        (tokens,) = self.native(inputs, self.dtype)
-        loss = self.output([tokens], {"labels": tokens})
-        return float(self.library.numpy(loss))
-
-    def rounded(self, dtype: str) -> Subject:
-        """Round the parameters of a module to a precision; a function stays as it is."""
-        if self.module is None:
-            return self
-        if self.attention_in(self.dtype) is self.module:
-            raise Refused("cannot be copied")
-        module = converted(copy.deepcopy(self.module), dtype)
-        return replace(self, attention=converted(module, self.dtype))
 
     # Between NumPy and the library
 

@@ -48,7 +48,7 @@ def weights_alone(subject: Subject) -> str | None:
 
 def can_be_causal(subject: Subject) -> str | None:
     """For checks of a causal mask."""
-    if subject.declared.always_causal or subject.causal:
+    if subject.declared.always_causal or subject.causal_options:
         return None
     return "neither causal=True nor the feature 'causal' is declared"
 
@@ -65,7 +65,7 @@ def gap(output: np.ndarray, expected: np.ndarray) -> float:
 
 def influence(subject: Subject, tokens: int, **options: Any) -> np.ndarray:
     """Return how much each token's output (row) changes with each token's contents (column)."""
-    if options == subject.causal and tokens in subject.influences:
+    if options == subject.causal_options and tokens in subject.influences:
         return subject.influences[tokens]
     inputs = subject.inputs(tokens)
     base = subject.run(inputs, **options)
@@ -75,7 +75,7 @@ def influence(subject: Subject, tokens: int, **options: Any) -> np.ndarray:
         change = np.abs(other - base).max(axis=-1).reshape((-1, tokens)).max(axis=0)
         changes[:, token] = np.where(np.isfinite(change), change, np.inf)
     changes = np.asarray(changes / max(np.abs(base).max(), 1e-30))
-    if options == subject.causal:
+    if options == subject.causal_options:
         subject.influences[tokens] = changes
     return changes
 

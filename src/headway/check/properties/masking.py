@@ -145,7 +145,7 @@ def dead(subject: Subject) -> Outcome:
 
 def window(subject: Subject) -> Outcome:
     tokens, width = few(subject), 3
-    sees = influence(subject, tokens, window=width, **subject.causal) > floor(subject)
+    sees = influence(subject, tokens, window=width, **subject.causal_options) > floor(subject)
     rows, columns = np.indices(sees.shape)
     expected = (columns <= rows) & (rows - columns < width)
     future, extent = bool(np.triu(sees, 1).any()), int(np.tril(sees)[-1].sum())

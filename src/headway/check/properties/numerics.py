@@ -19,6 +19,7 @@ from headway.check.declaration import Declaration
 from headway.check.derivatives import gradients, output_at, unit, unused_parameters, variables
 from headway.check.errors import Refused
 from headway.check.findings import Outcome, not_applicable, unsupported, verdict
+from headway.check.modules import converted
 from headway.check.probe import NOT_FINITE, subject_of
 from headway.check.properties.check import ALL, Check, few, floor, gap, shown
 from headway.check.subject import Subject
@@ -42,7 +43,7 @@ def runs(subject: Subject) -> Outcome:
     trials: dict[str, dict[str, Any]] = {
         "mask": {"mask": np.arange(tokens) < np.array([[tokens], [tokens - 1]])},
         "causal": {"causal": True},
-        "window": {"window": tokens, **subject.causal},
+        "window": {"window": tokens, **subject.causal_options},
         "softcap": {"softcap": 5.0},
         "positions": {"positions": np.arange(tokens)},
         "documents": {"documents": np.zeros((2, tokens), np.int64)},
@@ -104,10 +105,15 @@ def used(subject: Subject) -> Outcome:
 
 
 def untouched(subject: Subject) -> Outcome:
-    tokens, options = few(subject), dict(subject.causal)
+    tokens, options = few(subject), dict(subject.causal_options)
     if "mask" in subject.declared.features:
         options["mask"] = np.arange(tokens) < np.array([[tokens], [tokens - 1]])
-    same = subject.leaves_inputs_unchanged(subject.inputs(tokens), **options)
+    native = subject.native(subject.inputs(tokens), subject.dtype)
+    native_options = subject.native_options(options)
+    arrays = [*native, *filter(subject.library.is_array, native_options.values())]
+    before = [subject.library.numpy(array) for array in arrays]
+    subject.output(native, native_options)
+    same = all(map(np.array_equal, map(subject.library.numpy, arrays), before))
     return verdict(
         same,
         f"the inputs are {'unchanged' if same else 'changed'} after the call",
@@ -182,7 +188,7 @@ def _errors(
     library, eps = subject.library, {"float32": 2.0**-23, "bfloat16": 2.0**-7}[dtype]
     if subject.kind != "model":
         inputs = [library.numpy(library.array(array, dtype)) for array in inputs]
-    exactly = subject.rounded(dtype) if subject.dtype == "float64" else formula
+    exactly = _rounded(subject, dtype) if subject.dtype == "float64" else formula
     exact = _results(exactly, inputs, exactly.dtype)
     results = _results(subject, inputs, dtype)
     plain = _results(formula, inputs, dtype) if subject.kind == "qkv" else exact
@@ -195,20 +201,30 @@ def _errors(
     return shares
 
 
+def _rounded(subject: Subject, dtype: str) -> Subject:
+    """Round the parameters of a module to a precision; a function stays as it is."""
+    if subject.module is None:
+        return subject
+    if subject.attention_in(subject.dtype) is subject.module:
+        raise Refused("cannot be copied")
+    module = converted(copy.deepcopy(subject.module), dtype)
+    return replace(subject, attention=converted(module, subject.dtype))
+
+
 def _results(subject: Subject, inputs: list[np.ndarray], dtype: str) -> list[np.ndarray]:
     """Return the output and, if the library has gradients, those of its weighted sum."""
-    out = subject.run(inputs, dtype=dtype, **subject.causal)
+    out = subject.run(inputs, dtype=dtype, **subject.causal_options)
     # Multiples of 1/8, which no precision rounds.
     weight = np.round(8 * np.cos(np.arange(out.size) + 1.0)).reshape(out.shape) / 8
     try:
-        return [out, *gradients(subject, inputs, weight, dtype=dtype, **subject.causal)]
+        return [out, *gradients(subject, inputs, weight, dtype=dtype, **subject.causal_options)]
     except Refused:
         return [out]
 
 
 def _formula(subject: Subject) -> Subject:
     """The plain formula with the same library and sizes."""
-    mask = causal if subject.declared.always_causal or subject.causal else None
+    mask = causal if subject.declared.always_causal or subject.causal_options else None
     sizes = ("heads", "kv_heads", "head_dim", "device")
     declared = {name: getattr(subject.declared, name) for name in sizes}
     declared |= {"kind": "qkv", "engine": subject.library.name}
@@ -219,13 +235,13 @@ def derivative(subject: Subject) -> Outcome:
     inputs = subject.inputs(few(subject))
     values = variables(subject, inputs)
     random = np.random.default_rng(5)
-    weight = random.normal(size=subject.run(inputs, **subject.causal).shape)
-    slopes = gradients(subject, inputs, weight, **subject.causal)
+    weight = random.normal(size=subject.run(inputs, **subject.causal_options).shape)
+    slopes = gradients(subject, inputs, weight, **subject.causal_options)
 
     def shifted(i: int, shift: np.ndarray) -> np.ndarray:
         """The output with one input shifted."""
         moved = [*values[:i], values[i] + shift, *values[i + 1 :]]
-        return output_at(subject, inputs, moved, **subject.causal)
+        return output_at(subject, inputs, moved, **subject.causal_options)
 
     # In float32 a small step would be lost in rounding.
     step, limit = (3e-3, 3e-3) if subject.dtype == "float32" else (1e-6, 1e-5)
@@ -327,7 +343,8 @@ def _training(subject: Subject) -> Outcome:
 def labels(subject: Subject) -> Outcome:
     inputs = subject.inputs(few(subject))
     logits, (tokens,) = subject.run(inputs), inputs
-    claimed = subject.loss(inputs)
+    (native,) = subject.native(inputs, subject.dtype)
+    claimed = float(subject.library.numpy(subject.output([native], {"labels": native})))
     logs = logits - logits.max(axis=-1, keepdims=True)
     logs = logs - np.log(np.exp(logs).sum(axis=-1, keepdims=True))
     count = tokens.shape[-1]

@@ -33,7 +33,7 @@ MASKING = r"mask|tril|triu|causal|-inf|infinity"
 
 def future(subject: Subject) -> Outcome:
     tokens = few(subject)
-    changes = influence(subject, tokens, **subject.causal)
+    changes = influence(subject, tokens, **subject.causal_options)
     ahead = np.triu(changes, 1)
     row, column = np.unravel_index(ahead.argmax(), ahead.shape)
     worst = float(ahead.max())
@@ -42,9 +42,9 @@ def future(subject: Subject) -> Outcome:
         measured = f"the output of token {row} changes by {shown(worst)} with token {column}"
     else:  # masks that are computed by tiles, or cached for a length, need longer texts
         inputs = subject.inputs(subject.longest)
-        base = subject.run(inputs, **subject.causal)
+        base = subject.run(inputs, **subject.causal_options)
         for token in range(tokens, subject.longest, 5):
-            other = subject.run(subject.changed(inputs, [token]), **subject.causal)
+            other = subject.run(subject.changed(inputs, [token]), **subject.causal_options)
             leak = gap(other[..., :token, :], base[..., :token, :])
             if leak > worst:
                 worst = leak
@@ -66,8 +66,10 @@ def _in_long_texts(subject: Subject) -> float:
     """Return how much the first half of a long text changes with the rest; 0 if it is too long."""
     try:
         inputs = subject.inputs(LONG)
-        base = subject.run(inputs, **subject.causal)
-        other = subject.run(subject.changed(inputs, slice(LONG // 2, None)), **subject.causal)
+        base = subject.run(inputs, **subject.causal_options)
+        other = subject.run(
+            subject.changed(inputs, slice(LONG // 2, None)), **subject.causal_options
+        )
     except Refused:
         return 0.0
     return gap(other[..., : LONG // 2, :], base[..., : LONG // 2, :])
@@ -101,12 +103,12 @@ def _leak(subject: Subject, changes: np.ndarray) -> str:
 
 def _seen_future(subject: Subject) -> str | None:
     """Describe the leak, if there is one, for other checks that fail because of it."""
-    changes = influence(subject, few(subject), **subject.causal)
+    changes = influence(subject, few(subject), **subject.causal_options)
     return _leak(subject, changes) if np.triu(changes, 1).max() > floor(subject) else None
 
 
 def present(subject: Subject) -> Outcome:
-    changes = np.diag(influence(subject, few(subject), **subject.causal))
+    changes = np.diag(influence(subject, few(subject), **subject.causal_options))
     return verdict(
         bool((changes > floor(subject)).all()),
         f"the output of token {int(changes.argmin())} changes by {shown(changes.min())} with it",
@@ -120,8 +122,8 @@ def present(subject: Subject) -> Outcome:
 
 def past(subject: Subject) -> Outcome:
     tokens = few(subject)
-    changes = influence(subject, tokens, **subject.causal)
-    causal = subject.declared.always_causal or bool(subject.causal)
+    changes = influence(subject, tokens, **subject.causal_options)
+    causal = subject.declared.always_causal or bool(subject.causal_options)
     expected = np.tril(np.ones((tokens, tokens), bool), -1)
     if not causal:
         expected = ~np.eye(tokens, dtype=bool)
@@ -153,18 +155,18 @@ def past(subject: Subject) -> Outcome:
 def gradient(subject: Subject) -> Outcome:
     tokens = few(subject)
     inputs = subject.inputs(tokens)
-    shape = subject.run(inputs, **subject.causal).shape
+    shape = subject.run(inputs, **subject.causal_options).shape
     random = np.random.default_rng(0)
     # sizes[row][i][token]: of the gradient of the output's row by a token of the i-th input
     sizes = []
     for row in range(tokens):
         weight = np.zeros(shape)
         weight[..., row, :] = random.normal(size=weight[..., row, :].shape)
-        slopes = gradients(subject, inputs, weight, **subject.causal)
+        slopes = gradients(subject, inputs, weight, **subject.causal_options)
         sizes.append([np.abs(s).max(axis=-1).reshape((-1, tokens)).max(axis=0) for s in slopes])
     by_input = np.array(sizes).swapaxes(0, 1)
     visible = np.ones((tokens, tokens), bool)
-    if subject.declared.always_causal or subject.causal:
+    if subject.declared.always_causal or subject.causal_options:
         visible = np.tril(visible)
     may = must = visible[None]
     if subject.kind == "qkv":
@@ -285,10 +287,10 @@ def batch(subject: Subject) -> Outcome:
 def prefix(subject: Subject) -> Outcome:
     length = subject.longest
     inputs = subject.inputs(length)
-    out = subject.run(inputs, **subject.causal)
+    out = subject.run(inputs, **subject.causal_options)
     worst, at = 0.0, length
     for tokens in (1, 2, 8, 16)[: 2 if length < 9 else 3 if length < 17 else 4]:
-        part = subject.run(subject.cut(inputs, slice(tokens)), **subject.causal)
+        part = subject.run(subject.cut(inputs, slice(tokens)), **subject.causal_options)
         distance = gap(part, out[..., :tokens, :])
         worst, at = max((worst, at), (distance, tokens))
     return verdict(
@@ -329,7 +331,7 @@ def order(subject: Subject) -> Outcome:
 def cache(subject: Subject) -> Outcome:
     tokens = subject.longest
     inputs = subject.inputs(tokens)
-    expected = subject.run(inputs, **subject.causal)
+    expected = subject.run(inputs, **subject.causal_options)
     worst, at = 0.0, ""
     for cuts in (range(1, tokens), (tokens // 2,), (1, tokens - 1), (3,)):
         distance = gap(subject.chunks(inputs, [*cuts]), expected)
