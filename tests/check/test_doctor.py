@@ -283,7 +283,7 @@ def parameter(entry):
     return pytest.param(entry, marks=[pytest.mark.slow] * is_slow, id=entry.name)
 
 
-@pytest.mark.parametrize("entry", map(parameter, entries(("torch", "numpy"))))
+@pytest.mark.parametrize("entry", [*map(parameter, entries(("torch", "numpy")))])
 def test_attentions_of_headway_pass(entry):
     diagnosis = diagnose(entry.attention, name=entry.name, **entry.declared)
     assert diagnosis.ok

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import count
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -75,7 +76,7 @@ def _attend(
     return attend(queries, keys, values, kernel=kernel, seed=seed, **options)
 
 
-_calls = iter(range(2**31))
+_calls = count()
 
 
 def _supported(kernel: str, engine: str) -> dict[str, Any] | None:

@@ -69,7 +69,8 @@ class NumPy:
     bait = array
 
     def numpy(self, array: Any) -> np.ndarray:
-        return _widened(np.array(array))
+        values = np.array(array)
+        return values.astype(np.float64) if values.dtype.kind == "f" else values
 
     def is_array(self, array: Any) -> bool:
         return isinstance(array, np.ndarray)
@@ -207,10 +208,6 @@ class Jax:
 
 
 LIBRARIES: dict[str, Callable[..., Library]] = {"torch": Torch, "jax": Jax, "numpy": NumPy}
-
-
-def _widened(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
 @contextmanager

@@ -119,18 +119,16 @@ class Subject:
         *,
         dtype: str | None = None,
         train: bool = False,
-        strided: bool = False,
-        expanded: bool = False,
+        arranged: Callable[[Any], Any] = lambda array: array,
         compiled: bool = True,
         **options: Any,
     ) -> np.ndarray:
-        """Return the output (batch, [heads,] tokens, features), in float64."""
+        """Return the output (batch, [heads,] tokens, features), in float64.
+
+        arranged: changes the memory layout of the library's arrays.
+        """
         dtype = dtype or self.dtype
-        native = self.native(inputs, dtype)
-        if strided:
-            native = [self.library.strided(array) for array in native]
-        if expanded:
-            native = [self.library.expanded(array) for array in native]
+        native = [arranged(array) for array in self.native(inputs, dtype)]
         output = self.output(native, self.native_options(options), dtype, train, compiled)
         return self.canonical(output)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,22 @@ class Check:
     look: a regular expression for source lines that may contain the bug.
     """
 
-    promise: str
     run: Callable[[Subject], Outcome]
+    promise: str
     kinds: tuple[str, ...] = ALL
     needs: tuple[str, ...] = ()
     applies: Callable[[Subject], str | None] = lambda subject: None
     look: str = r"attn|attention|softmax|matmul|@|einsum"
+
+    @property
+    def name(self) -> str:
+        """The name of the function, with hyphens."""
+        return self.run.__name__.replace("_", "-")
+
+
+def promises(promise: str, *kinds: str, **options: Any) -> Callable[..., Check]:
+    """Make a check of a function; kinds: by default all. options: the other fields of `Check`."""
+    return partial(Check, promise=promise, kinds=kinds or ALL, **options)
 
 
 def order_free(subject: Subject) -> str | None:
@@ -128,6 +139,6 @@ def wrong_sums(subject: Subject) -> str | None:
     return None
 
 
-def shown(number: float) -> str:
+def digits(number: float) -> str:
     """Format a number with three digits."""
     return f"{number:.3g}"
