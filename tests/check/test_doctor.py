@@ -296,6 +296,16 @@ def test_attentions_of_headway_on_jax_pass(entry):
     assert diagnose(entry.attention, name=entry.name, **entry.declared).ok
 
 
+def test_an_attention_on_jax_need_not_be_hashable():
+    class Unhashable:
+        __hash__ = None
+
+        def __call__(self, q, k, v):
+            return softmax_of(jax.numpy)(q, k, v)
+
+    assert diagnose(Unhashable(), kind="qkv", engine="jax", only=["runs", "scale"]).ok
+
+
 def test_a_leak_is_found_in_a_gpt_on_jax():
     sizes = {"vocabulary": 30, "context": 33, "width": 16, "layers": 1, "heads": 4}
     for causal in (True, False):

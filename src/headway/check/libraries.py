@@ -189,7 +189,8 @@ class Jax:
         # Without jit each operation is compiled for each shape, which is several times slower.
         arrays = {name: value for name, value in options.items() if self.is_array(value)}
         fixed = {name: value for name, value in options.items() if name not in arrays}
-        key = (call, attention, tuple(fixed.items()))
+        # By identity, because an attention need not be hashable. The compiled call keeps it alive.
+        key = (id(call), id(attention), tuple(fixed.items()))
         if key not in self._compiled:
             self._compiled[key] = self.jax.jit(partial(call, attention, **fixed))
 
