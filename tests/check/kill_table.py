@@ -15,47 +15,47 @@ PAGE = Path(__file__).parents[2] / "docs" / "check.md"
 
 @cache
 def diagnosed(name: str) -> Diagnosis:
-    """What the doctor says of a mutant."""
+    """Diagnose a mutant."""
     mutant = MUTANTS[name]
     return diagnose(mutant.attention, name=name, **mutant.declared)
 
 
 def catchers(name: str) -> list[str]:
-    """The checks that catch a mutant."""
+    """Return the checks that fail for a mutant."""
     return [finding.check for finding in diagnosed(name).failed]
 
 
 def alone() -> Counter[str]:
-    """How many mutants each check is the only one to catch."""
-    return Counter(result[0] for result in map(catchers, MUTANTS) if len(result) == 1)
+    """Count the mutants for which each check is the only one that fails."""
+    return Counter(failed[0] for failed in map(catchers, MUTANTS) if len(failed) == 1)
 
 
 def kills() -> str:
-    """The kill table, in Markdown; the check that a mutant was made for is in bold."""
+    """Return the kill table in Markdown; the check that a mutant was made for is in bold."""
     rows = []
     for name, mutant in MUTANTS.items():
-        result = (f"**{c}**" if c == mutant.caught_by else c for c in catchers(name))
-        rows.append(f"| {name} | {mutant.declared['kind']} | {mutant.why} | {', '.join(result)} |")
+        failed = (f"**{c}**" if c == mutant.caught_by else c for c in catchers(name))
+        rows.append(f"| {name} | {mutant.declared['kind']} | {mutant.why} | {', '.join(failed)} |")
     return "\n".join(["| mutant | kind | its bug | caught by |", "|---|---|---|---|", *rows])
 
 
 def promises() -> str:
-    """The checks, in Markdown, with the number of mutants that nothing else catches."""
-    sole = alone()
+    """Return the checks in Markdown, with the number of mutants that no other check catches."""
+    counts = alone()
     rows = [
         f"| {name} | {', '.join(check.kinds)} | {', '.join(check.needs)} | {check.promise} "
-        f"| {sole[name]} |"
+        f"| {counts[name]} |"
         for name, check in CHECKS.items()
     ]
-    head = "| check | kinds | features | what holds when it passes | caught by it alone |"
+    head = "| check | kinds | features | property | caught by it alone |"
     return "\n".join([head, "|---|---|---|---|---|", *rows])
 
 
 def page(text: str) -> str:
-    """The page with its tables made anew."""
+    """Return the page with new tables."""
     for name, table in (("checks", promises()), ("kills", kills())):
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
-        text = pattern.sub(lambda result, table=table: result[1] + table + result[2], text)
+        text = pattern.sub(lambda match, table=table: match[1] + table + match[2], text)
     return text
 
 

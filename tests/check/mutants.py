@@ -1,8 +1,7 @@
-"""Attention with one planted bug each: what the doctor is tried on.
+"""Mutants: attentions with one planted bug each, which the checks must find.
 
-A mutant is the right formula with one of its steps replaced, or a right module with one method
-replaced. `caught_by` is the check that must be among those that catch it; docs/check.md shows
-all that do.
+A mutant is the correct formula with one step replaced, or a correct module with one method
+replaced. `caught_by` is a check that must fail for it; docs/check.md lists all checks that fail.
 """
 
 from __future__ import annotations
@@ -24,25 +23,25 @@ from right import (
     QKV,
     RIGHT,
     SELF,
+    Case,
     Model,
-    Renormalising,
+    NormalizesAgain,
     SelfAttention,
     Steps,
-    Subject,
     allowed,
     attend,
     drop,
     jax_attend,
-    masked_means_hide,
     merge,
     numpy_attend,
     split,
+    true_means_masked,
     turn,
 )
 
-# One bug each. Some are small on purpose, so that one check alone can see them.
+# Some bugs are small on purpose, so that only one check finds them.
 
-MUTANTS: dict[str, Subject] = {}
+MUTANTS: dict[str, Case] = {}
 CALLS = count()
 
 
@@ -50,7 +49,7 @@ def mutant(
     name: str, why: str, caught_by: str, attention: Any, declared: dict[str, Any], *features: str
 ) -> None:
     assert name not in MUTANTS, name
-    MUTANTS[name] = Subject(attention, {**declared, "features": features}, caught_by, why)
+    MUTANTS[name] = Case(attention, {**declared, "features": features}, caught_by, why)
 
 
 def qkv(
@@ -66,13 +65,18 @@ def qkv(
     )
 
 
-def over(axis: int) -> Callable[[Tensor], Tensor]:
+def softmax_over(axis: int) -> Callable[[Tensor], Tensor]:
     return lambda scores: scores.softmax(axis)
 
 
-qkv("softmax over queries", "softmax(dim=-2): columns sum to 1", "constant", softmax=over(-2))
-qkv("softmax over heads", "softmax(dim=1)", "constant", softmax=over(1))
-qkv("softmax over the batch", "softmax(dim=0)", "constant", softmax=over(0))
+qkv(
+    "softmax over queries",
+    "softmax(dim=-2): columns sum to 1",
+    "constant",
+    softmax=softmax_over(-2),
+)
+qkv("softmax over heads", "softmax(dim=1)", "constant", softmax=softmax_over(1))
+qkv("softmax over the batch", "softmax(dim=0)", "constant", softmax=softmax_over(0))
 qkv("not scaled", "no 1/sqrt(d_k)", "scale", scale=lambda s, q, k: s)
 qkv("scaled twice", "1/d_k", "scale", scale=lambda s, q, k: s / q.shape[-1])
 qkv(
@@ -93,7 +97,7 @@ qkv(
     "duplicated",
     scale=lambda s, q, k: s / q.shape[-1] ** 0.5 * max(1.0, np.log(k.shape[-2]) / np.log(16)),
 )
-qkv("additive sign", "-q.k", "scale", scores=lambda q, k: -q @ k.mT)
+qkv("wrong sign", "-q.k", "scale", scores=lambda q, k: -q @ k.mT)
 
 
 def unshifted(scores: Tensor) -> Tensor:
@@ -101,11 +105,11 @@ def unshifted(scores: Tensor) -> Tensor:
 
 
 def shifted_by(*axes: int) -> Callable[[Tensor], Tensor]:
-    def normalised(scores: Tensor) -> Tensor:
+    def normalized(scores: Tensor) -> Tensor:
         weights = (scores - scores.amax(axes, keepdim=True)).exp()
         return weights / weights.sum(-1, keepdim=True)
 
-    return normalised
+    return normalized
 
 
 def floored(scores: Tensor) -> Tensor:
@@ -118,13 +122,13 @@ def off_by_one(scores: Tensor) -> Tensor:
 
 
 def in_tiles(scores: Tensor) -> Tensor:
-    """The online softmax over tiles of 16 keys that forgets to bring them to one maximum."""
+    """The online softmax over tiles of 16 keys, without rescaling them to one maximum."""
     tiles = scores.split(16, -1)
     weights = torch.cat([(tile - tile.amax(-1, keepdim=True)).exp() for tile in tiles], -1)
     return weights / weights.sum(-1, keepdim=True)
 
 
-qkv("exp overflows", "the row's maximum is not taken away", "shifted", softmax=unshifted)
+qkv("exp overflows", "the row's maximum is not subtracted", "shifted", softmax=unshifted)
 qkv("softmax off by one", "1 + sum of exp", "constant", softmax=off_by_one)
 qkv(
     "one maximum for all queries",
@@ -136,7 +140,12 @@ qkv(
     "one maximum for the batch", "a row far below it underflows", "batch", softmax=shifted_by(-1, 0)
 )
 qkv("floor below the scores", "score - max clamped at -25", "sharp", softmax=floored)
-qkv("scores clamped", "at 20", "sharp", softmax=lambda s: s.clamp(-20, 20).softmax(-1))
+qkv(
+    "scores clamped",
+    "clamped to -20 ... 20",
+    "sharp",
+    softmax=lambda s: s.clamp(-20, 20).softmax(-1),
+)
 qkv("tiles not rescaled", "each tile keeps its own maximum", "order", softmax=in_tiles)
 qkv(
     "rescaled at evaluation",
@@ -144,17 +153,22 @@ qkv(
     "constant",
     drop=lambda w, rate: w / 0.9,
 )
-qkv("dropout live", "p = 0.1 at evaluation", "repeatable", drop=lambda w, rate: drop(w, 0.1))
+qkv(
+    "dropout in evaluation",
+    "p = 0.1 in evaluation mode",
+    "repeatable",
+    drop=lambda w, rate: drop(w, 0.1),
+)
 qkv(
     "noise",
-    "1e-15 in every other call",
+    "1e-15 is added in every second call",
     "repeatable",
     mix=lambda w, v: w @ v + 1e-15 * (next(CALLS) % 2),
 )
 
 
-def seen_by_block(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
-    """Tiles of two rows and columns, the diagonal ones after the first four not masked."""
+def unmasked_tile(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
+    """Tiles of two rows and columns; those on the diagonal after the first four are not masked."""
     may = allowed(queries, keys, mask, causal, window)
     if causal:
         row, column = torch.arange(queries)[:, None], torch.arange(keys)
@@ -163,9 +177,9 @@ def seen_by_block(queries: int, keys: int, mask: Any, causal: bool, window: Any)
 
 
 def mixes_future(w: Tensor, v: Tensor, weight: float) -> Tensor:
-    """0, with a gradient: what a straight-through trick leaves behind."""
-    complete = weight * v.sum(-2, keepdim=True)
-    return w @ v + complete - complete.detach()
+    """Add 0 that has a gradient, like a straight-through estimator."""
+    total = weight * v.sum(-2, keepdim=True)
+    return w @ v + total - total.detach()
 
 
 def shift_mask(by: int) -> Callable[..., Tensor]:
@@ -180,7 +194,7 @@ def numpy_mutant(name: str, why: str, caught_by: str, may: Callable[[int, int], 
     mutant(name, why, caught_by, partial(numpy_attend, may=may), {"kind": "qkv"}, "causal")
 
 
-qkv("sees one ahead", "tril(diagonal=1)", "future", "causal", allowed=shift_mask(1))
+qkv("causal shifted by one", "tril(diagonal=1)", "future", "causal", allowed=shift_mask(1))
 mutant(
     "keys detached",
     "keys get no gradient",
@@ -203,7 +217,7 @@ mutant(
     {"kind": "qkv"},
 )
 qkv(
-    "tile not masked", "on the diagonal, beyond 8 tokens", "future", "causal", allowed=seen_by_block
+    "tile not masked", "on the diagonal, beyond 8 tokens", "future", "causal", allowed=unmasked_tile
 )
 qkv(
     "causal ignored",
@@ -212,22 +226,22 @@ qkv(
     "causal",
     allowed=lambda q, k, m, c, w: allowed(q, k, m, False, w),
 )
-qkv("low mask", "-8 in place of -inf", "future", "causal", hide=lambda s, may: s - 8.0 * ~may)
+qkv("finite mask", "-8 instead of -inf", "future", "causal", hide=lambda s, may: s - 8.0 * ~may)
 numpy_mutant(
-    "blind to itself",
-    "strictly causal but for the first token",
+    "token masks itself",
+    "strictly causal except for the first token",
     "present",
     lambda q, k: np.tri(q, k, -1, dtype=bool) | (np.arange(q)[:, None] + np.arange(k) == 0),
 )
 numpy_mutant(
-    "forgets the first",
+    "first key forgotten",
     "the first key is lost after four tokens",
     "past",
     lambda q, k: np.tri(q, k, dtype=bool) & ~((np.arange(k) == 0) & (np.arange(q)[:, None] > 4)),
 )
 qkv(
     "a gradient from the future",
-    "1e-7, straight through",
+    "1e-7, by a straight-through term",
     "gradient",
     "causal",
     mix=partial(mixes_future, weight=1e-7),
@@ -261,10 +275,10 @@ def view_merge(x: Tensor) -> Tensor:
 
 packed("split by a view", "no transpose: tokens and features are mixed", "order", view_split, merge)
 packed("merged by a view", "no transpose back", "heads", split, view_merge)
-qkv("heads leave reversed", "out[h] is head H - 1 - h", "heads", mix=lambda w, v: (w @ v).flip(1))
+qkv("output heads reversed", "out[h] is head H - 1 - h", "heads", mix=lambda w, v: (w @ v).flip(1))
 qkv(
     "kv heads tiled",
-    "repeat in place of repeat_interleave",
+    "repeat instead of repeat_interleave",
     "groups",
     declared={**QKV, "kv_heads": 2},
     repeat=lambda x, times: x.repeat(1, times, 1, 1),
@@ -298,7 +312,7 @@ def first_batch(queries: int, keys: int, mask: Any, causal: bool, window: Any) -
     return allowed(queries, keys, None if mask is None else mask[:1], causal, window)
 
 
-def late(weights: Tensor, may: Tensor) -> Tensor:
+def mask_weights(weights: Tensor, may: Tensor) -> Tensor:
     return weights * may
 
 
@@ -322,26 +336,32 @@ def windowed(extra: int, ahead: bool = False) -> Callable[..., Tensor]:
 
 FULL_MASK = {**QKV, "mask_shape": "full"}
 
-mutant("mask reversed", "True hides", "masked", masked_means_hide, QKV, "mask")
-qkv("mask of another row", "the first batch row's for all", "masked", "mask", allowed=first_batch)
+mutant("mask reversed", "True means masked", "masked", true_means_masked, QKV, "mask")
+qkv(
+    "mask of another row",
+    "the first batch row's mask for all rows",
+    "masked",
+    "mask",
+    allowed=first_batch,
+)
 qkv(
     "-30 for -inf",
-    "contents that are large come through",
+    "masked keys with large contents have an influence",
     "masked",
     "mask",
     hide=lambda s, may: s - 30.0 * ~may,
 )
 qkv(
     "masked after the softmax",
-    "without a new sum",
+    "the weights are not normalized again",
     "deleted",
     "mask",
     hide=lambda s, may: s,
-    revive=late,
+    revive=mask_weights,
 )
 qkv(
     "zeroed, not masked",
-    "hidden keys and values are 0, their weights are not",
+    "masked keys and values are 0, but their weights are not",
     "deleted",
     "mask",
     prepare=zeroed,
@@ -365,7 +385,7 @@ qkv(
 )
 qkv(
     "-1e9 for -inf",
-    "a dead row attends to all alike",
+    "a query with all keys masked attends to all keys equally",
     "dead-rows",
     "mask",
     hide=lambda s, may: s.masked_fill(~may, -1e9),
@@ -373,7 +393,7 @@ qkv(
 )
 qkv(
     "dead rows NaN",
-    "softmax of -inf alone",
+    "the softmax of a row of -inf",
     "dead-rows",
     "mask",
     hide=raw_hide,
@@ -389,15 +409,15 @@ qkv(
 )
 qkv(
     "first row's mask",
-    "the first query's for all",
+    "the first query's mask for all queries",
     "documents",
     "mask",
     declared=FULL_MASK,
     allowed=first_row,
 )
-qkv("window and one", "q - k <= W", "window", "causal", "window", allowed=windowed(1))
-qkv("window less one", "q - k < W - 1", "window", "causal", "window", allowed=windowed(-1))
-qkv("window ahead too", "|q - k| < W", "window", "window", allowed=windowed(0, ahead=True))
+qkv("window too wide", "q - k <= W", "window", "causal", "window", allowed=windowed(1))
+qkv("window too narrow", "q - k < W - 1", "window", "causal", "window", allowed=windowed(-1))
+qkv("window on both sides", "abs(q - k) < W", "window", "window", allowed=windowed(0, ahead=True))
 qkv("cap after the mask", "tanh(-inf) is -1", "softcap", "mask", "softcap", cap_last=True)
 qkv(
     "cap without its factor",
@@ -426,10 +446,10 @@ def interleaved(x: Tensor, positions: Tensor) -> Tensor:
     return turn(x[..., order], positions)[..., order.argsort()]
 
 
-qkv("other pairs", "interleaved where half is declared", "rotary", "positions", turn=interleaved)
+qkv("other pairs", "interleaved, but half is declared", "rotary", "positions", turn=interleaved)
 qkv(
     "sine reversed",
-    "turned backwards",
+    "rotated backwards",
     "rotary",
     "positions",
     turn=lambda x, positions: turn(x, -positions),
@@ -443,14 +463,14 @@ qkv(
 )
 qkv(
     "not rescaled",
-    "survivors stay as they are",
+    "survivors are not rescaled",
     "dropout",
     "dropout",
     drop=lambda w, rate: drop(w, rate) * (1 - rate),
 )
 qkv(
-    "share kept",
-    "p is taken for the share that stays",
+    "rate as the share to keep",
+    "p is used as the share to keep",
     "dropout",
     "dropout",
     drop=lambda w, rate: drop(w, 1 - rate) if rate else w,
@@ -463,8 +483,8 @@ qkv(
     drop=lambda w, rate: w * drop(torch.ones_like(w[:, :1]), rate),
 )
 qkv(
-    "dropped and summed anew",
-    "the rest is brought to 1 again",
+    "dropped and normalized again",
+    "the remaining weights are normalized to 1",
     "dropout",
     "dropout",
     drop=lambda w, rate: drop(w, rate) / drop(w, rate).sum(-1, keepdim=True).clamp(min=1e-9),
@@ -481,7 +501,7 @@ def reads_memory(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return attend(q.as_strided(q.shape, strides), k, v)
 
 
-def views(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def views_keys(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return attend(q, k.view(-1).view(k.shape), v)
 
 
@@ -491,7 +511,7 @@ def half_softmax(scores: Tensor) -> Tensor:
 
 
 class WithBackward(torch.autograd.Function):
-    """The softmax, with a gradient of the scores that is changed before it goes on."""
+    """The softmax; `change` is applied to the gradient of the scores."""
 
     @staticmethod
     def forward(context: Any, scores: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -508,12 +528,12 @@ class WithBackward(torch.autograd.Function):
 
 
 def wrong_backward(scores: Tensor) -> Tensor:
-    """As if it forgot one part in a hundred."""
+    """The gradient is 1 % too small."""
     return WithBackward.apply(scores, lambda gradient: 0.99 * gradient)
 
 
 def rounded_backward(scores: Tensor) -> Tensor:
-    """In bfloat16 for float32."""
+    """Gradients of float32 scores are rounded to bfloat16."""
     single = scores.dtype == torch.float32
     return WithBackward.apply(scores, lambda g: g.bfloat16().float() if single else g)
 
@@ -524,73 +544,73 @@ def no_mask(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 mutant("scales in place", "q *= scale", "untouched", in_place, QKV)
 mutant("reads memory", "as_strided", "strided", reads_memory, QKV)
-mutant("view", "raises for what is not contiguous", "strided", views, QKV)
-mutant("mask refused", "declared, and not taken", "runs", no_mask, QKV, "mask")
-qkv("softmax in bfloat16", "whatever comes in", "precise", softmax=half_softmax)
+mutant("view", "raises an error for inputs that are not contiguous", "strided", views_keys, QKV)
+mutant("mask not supported", "declared, but not supported", "runs", no_mask, QKV, "mask")
+qkv("softmax in bfloat16", "for inputs of every precision", "precise", softmax=half_softmax)
 qkv("wrong backward", "a gradient off by 1 %", "derivative", softmax=wrong_backward)
 
-# Small faults: what a check would no longer see if it were a little weaker
+# Small faults, which a slightly weaker check would not find
 
 
 def scaled(by: Callable[..., float]) -> Callable[..., Tensor]:
-    """A scale that is off by a share of the numbers of queries and keys."""
+    """A scale that depends on the numbers of queries and keys."""
     return lambda s, q, k: s / q.shape[-1] ** 0.5 * (1 + by(q.shape[-2], k.shape[-2]))
 
 
-def lost_pair(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
+def pair_masked(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
     may = allowed(queries, keys, mask, causal, window).clone()
     may[2:3, 4:5] = False
     return may
 
 
-def open_tile(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
+def unmasked_tile_of_64(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
     may = allowed(queries, keys, mask, causal, window)
     row, column = torch.arange(queries)[:, None], torch.arange(keys)
     return may | (row // 64 == column // 64) & (row >= 64) if causal else may
 
 
-def open_chunk(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
+def unmasked_chunk(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
     return allowed(queries, keys, mask, causal and not 1 < queries < keys, window)
 
 
-def closed(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
+def all_masked(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
     may = allowed(queries, keys, mask, causal, window)
     return may & False if causal and mask is not None else may
 
 
 def rounded_to(steps: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    def normalised(scores: Tensor) -> Tensor:
+    def normalized(scores: Tensor) -> Tensor:
         weights = scores.softmax(-1)
         if scores.dtype != dtype:
             return weights
         return weights + ((weights * steps).round() / steps - weights).detach()
 
-    return normalised
+    return normalized
 
 
-def dead_but_flowing(weights: Tensor, may: Tensor) -> Tensor:
-    """0 in a dead row, where the gradient is that of the mean."""
+def gradient_in_dead_rows(weights: Tensor, may: Tensor) -> Tensor:
+    """Weights of 0 in a dead row, with the gradient of the mean."""
     return weights - (weights * ~may.any(-1, keepdim=True)).detach()
 
 
-def numpy_mean(q: Any, k: Any, v: Any, *, mask: Any = None) -> Any:
+def numpy_finite_mask(q: Any, k: Any, v: Any, *, mask: Any = None) -> Any:
     scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
     scores = scores if mask is None else np.where(mask[:, None, None], scores, -1e9)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True) @ v
 
 
-def turns_values(q: Tensor, k: Tensor, v: Tensor, *, positions: Any = None) -> Tensor:
+def rotates_values(q: Tensor, k: Tensor, v: Tensor, *, positions: Any = None) -> Tensor:
     return attend(q, k, v if positions is None else turn(v, positions), positions=positions)
 
 
-def no_expanded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def rejects_expanded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if 0 in q.stride():
-        raise ValueError("expanded tensors are not taken")
+        raise ValueError("expanded tensors are not supported")
     return attend(q, k, v)
 
 
-def spoils_mask(q: Tensor, k: Tensor, v: Tensor, *, mask: Any = None) -> Tensor:
+def overwrites_mask(q: Tensor, k: Tensor, v: Tensor, *, mask: Any = None) -> Tensor:
     out = attend(q, k, v, mask=mask)
     if mask is not None:
         mask.fill_(True)
@@ -607,14 +627,19 @@ def one_draw(*shape: slice) -> Callable[..., Tensor]:
 
 
 qkv("a little too much", "weights times 1 + 3e-8", "constant", drop=lambda w, rate: w * (1 + 3e-8))
-qkv("a little by length", "1e-9 a key", "duplicated", scale=scaled(lambda q, k: 1e-9 * k))
+qkv("a little by length", "1e-9 per key", "duplicated", scale=scaled(lambda q, k: 1e-9 * k))
 qkv(
-    "a little by place",
-    "1e-7 a key",
+    "a little by position",
+    "1e-7 per key",
     "order",
     softmax=lambda s: (s + 1e-7 * torch.arange(s.shape[-1])).softmax(-1),
 )
-qkv("a little of another head", "3e-8", "heads", mix=lambda w, v: w @ v + 3e-8 * (w @ v).flip(1))
+qkv(
+    "a little of another head",
+    "3e-8 of another head",
+    "heads",
+    mix=lambda w, v: w @ v + 3e-8 * (w @ v).flip(1),
+)
 qkv(
     "a little of another row",
     "3e-9 of the next batch row",
@@ -629,20 +654,26 @@ qkv(
 )
 qkv(
     "a little by length, causal",
-    "1e-9 a token",
+    "1e-9 per token",
     "prefix",
     "causal",
     scale=scaled(lambda q, k: 1e-9 * k),
 )
 qkv(
-    "a little by chunk",
-    "1e-9 a key before",
+    "a little by the cache",
+    "1e-9 per earlier key",
     "cache",
     "causal",
     "cache",
     scale=scaled(lambda q, k: 1e-9 * (k - q)),
 )
-qkv("-17 for -inf", "hidden keys have 4e-8", "deleted", "mask", hide=lambda s, may: s - 17.0 * ~may)
+qkv(
+    "-17 for -inf",
+    "masked keys have weights of 4e-8",
+    "deleted",
+    "mask",
+    hide=lambda s, may: s - 17.0 * ~may,
+)
 qkv(
     "a little of the sum",
     "scores times 1 + 3e-8 tanh of their mean",
@@ -651,19 +682,19 @@ qkv(
 )
 qkv(
     "scaled by 1.003",
-    "three in a thousand",
+    "0.3 % too large",
     "scale",
     scale=lambda s, q, k: s / q.shape[-1] ** 0.5 * 1.003,
 )
 qkv(
     "few queries",
-    "another scale where there are fewer queries than keys",
+    "another scale if there are fewer queries than keys",
     "rows",
     scale=scaled(lambda q, k: 0.01 * (q < k)),
 )
 qkv(
     "a little future",
-    "1e-13 of it",
+    "1e-13 of all values",
     "future",
     "causal",
     mix=lambda w, v: w @ v + 1e-13 * v.sum(-2, keepdim=True),
@@ -673,15 +704,15 @@ qkv(
     "on the diagonal, beyond 64 tokens",
     "future",
     "causal",
-    allowed=open_tile,
+    allowed=unmasked_tile_of_64,
 )
-qkv("one pair lost", "query 2 does not see key 4", "past", allowed=lost_pair)
+qkv("one pair lost", "query 2 does not see key 4", "past", allowed=pair_masked)
 qkv(
     "queries detached", "queries get no gradient", "gradient", scores=lambda q, k: q.detach() @ k.mT
 )
 qkv(
     "a little gradient",
-    "1e-9 of the future, straight through",
+    "1e-9 of later tokens, by a straight-through term",
     "gradient",
     "causal",
     mix=partial(mixes_future, weight=1e-9),
@@ -692,7 +723,7 @@ qkv(
     "cache",
     "causal",
     "cache",
-    allowed=open_chunk,
+    allowed=unmasked_chunk,
 )
 qkv(
     "keys tiled",
@@ -709,69 +740,69 @@ qkv(
     repeat_values=lambda x, times: x.repeat(1, times, 1, 1),
 )
 qkv(
-    "both hide all",
-    "a mask with causal leaves nothing",
+    "mask and causal mask all",
+    "a mask and causal together mask all keys",
     "mask-and-causal",
     "mask",
     "causal",
-    allowed=closed,
+    allowed=all_masked,
 )
 qkv(
-    "dead, with a gradient",
-    "the output is 0, the gradient that of the mean",
+    "dead rows with a gradient",
+    "the output is 0, but its gradient is that of the mean",
     "dead-rows",
     "mask",
     hide=lambda s, may: s - 1e9 * ~may,
-    revive=dead_but_flowing,
+    revive=gradient_in_dead_rows,
 )
 mutant(
     "NumPy's -1e9",
-    "a dead row attends to all alike",
+    "a query with all keys masked attends to all keys equally",
     "dead-rows",
-    numpy_mean,
+    numpy_finite_mask,
     {"kind": "qkv"},
     "mask",
 )
 qkv(
     "cap before the scale",
-    "of unscaled scores",
+    "a cap of unscaled scores",
     "softcap",
     "softcap",
     cap=lambda s, c: c * (s * 8**0.5 / c).tanh() / 8**0.5,
 )
 qkv(
-    "cap of its own",
-    "2, whatever is asked for",
+    "fixed cap",
+    "always 2",
     "softcap",
     "softcap",
     cap=lambda s, c: 2 * (s / 2).tanh(),
 )
 qkv("no cap", "the option does nothing", "softcap", "softcap", cap=lambda s, c: s)
-mutant("values turned too", "rotary on the values", "rotary", turns_values, QKV, "positions")
+mutant("values rotated", "rotary on the values", "rotary", rotates_values, QKV, "positions")
 qkv(
-    "one head turned",
-    "the others stay",
+    "one head rotated",
+    "the others are not",
     "rotary",
     "positions",
     turn=lambda x, at: torch.cat([turn(x[:, :1], at), x[:, 1:]], 1),
 )
 qkv(
-    "nearly the base",
+    "slightly different base",
     "theta 10,100",
     "rotary",
     "positions",
     turn=lambda x, at: turn(x, at, theta=10100.0),
 )
 qkv(
-    "rate off",
-    "a tenth more",
+    "wrong rate",
+    "10 % too large",
     "dropout",
     "dropout",
     drop=lambda w, rate: drop(w, 1.1 * rate) * (1 - 1.1 * rate) / (1 - rate),
 )
 qkv(
-    "rescale off",
-    "by 1.001",
+    "wrong rescaling",
+    "0.1 % too large",
     "dropout",
     "dropout",
     drop=lambda w, rate: drop(w, rate) * (1.001 if rate else 1),
@@ -792,15 +823,15 @@ qkv(
 qkv("a rounded bfloat16", "weights are 0 or 1", "precise", softmax=rounded_to(1, torch.bfloat16))
 qkv(
     "bfloat16 throughout",
-    "whatever comes in",
+    "for inputs of every precision",
     "precise",
     softmax=lambda s: s + (s.bfloat16().to(s.dtype) - s),
     mix=lambda w, v: w.bfloat16().to(w.dtype) @ v,
 )
 qkv("a rounded backward", "gradients in bfloat16", "precise", softmax=rounded_backward)
 mutant("causal in bfloat16", "the causal path rounds", "precise", causal_in_bfloat16, QKV, "causal")
-mutant("expanded refused", "strides of 0", "strided", no_expanded, QKV)
-mutant("mask overwritten", "after its use", "untouched", spoils_mask, QKV, "mask")
+mutant("expanded not supported", "strides of 0", "strided", rejects_expanded, QKV)
+mutant("mask overwritten", "after its use", "untouched", overwrites_mask, QKV, "mask")
 
 qkv(
     "first key lost",
@@ -814,14 +845,19 @@ qkv(
 )
 
 
-def warmer(q: Tensor, k: Tensor, v: Tensor, *, positions: Any = None) -> Tensor:
+def scaled_by_position(q: Tensor, k: Tensor, v: Tensor, *, positions: Any = None) -> Tensor:
     if positions is not None:
         q = q * (1 + 0.01 * (positions > 3))[:, None]
     return attend(q, k, v, positions=positions)
 
 
 mutant(
-    "warmer with positions", "queries grow beyond position 3", "rotary", warmer, QKV, "positions"
+    "scaled by position",
+    "queries grow beyond position 3",
+    "rotary",
+    scaled_by_position,
+    QKV,
+    "positions",
 )
 
 
@@ -830,7 +866,7 @@ def same_draw(weights: Tensor, rate: float) -> Tensor:
     return weights * torch.from_numpy(keep) / (1 - rate)
 
 
-qkv("the same draw", "in every call", "dropout", "dropout", drop=same_draw)
+qkv("same dropout mask", "the same mask in every call", "dropout", "dropout", drop=same_draw)
 
 # Modules of one sequence
 
@@ -845,9 +881,9 @@ def wrong(**steps: Any) -> Steps:
     return replace(RIGHT, **steps)
 
 
-class Wrapper(nn.Module):
+class PublishedExercise(nn.Module):
     """The exercise of Raschka, 3.6.1, as once published: two heads of one feature, and a softmax
-    over dim=1, which of (batch, queries, keys) is the queries'."""
+    over dim=1, which is the query axis of (batch, queries, keys)."""
 
     def __init__(self, d_in: int = 3, d_out: int = 1, heads: int = 2) -> None:
         super().__init__()
@@ -869,8 +905,8 @@ class Wrapper(nn.Module):
         return torch.cat(contexts, dim=-1)
 
 
-class Remembering(SelfAttention):
-    """Keeps the last call's last token."""
+class Stateful(SelfAttention):
+    """Adds a little of the last token of the last call."""
 
     kept: Any = 0.0
 
@@ -880,8 +916,8 @@ class Remembering(SelfAttention):
         return out
 
 
-class Losing(SelfAttention):
-    """The output projection is called, and its result is lost."""
+class LosesResult(SelfAttention):
+    """The output projection is called, but its result is not used."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -893,36 +929,36 @@ class Losing(SelfAttention):
         return out
 
 
-class Normalising(SelfAttention):
-    """Takes the mean over the batch away."""
+class SubtractsBatchMean(SelfAttention):
+    """Subtracts the mean over the batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x - x.mean((0, 2), keepdim=True))
 
 
-class Numb(SelfAttention):
+class DetachesInput(SelfAttention):
     """The gradient stops at the queries and keys."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.detach())
 
 
-class ForgetsCache(SelfAttention):
-    """Every chunk begins anew."""
+class IgnoresCache(SelfAttention):
+    """Every chunk ignores the earlier ones."""
 
     def forward(self, x: Tensor, mask: Any = None, cache: Any = False) -> Any:
         return super().forward(x, mask, None if cache is not False else False)
 
 
-class Doubling(SelfAttention):
-    """Adds its input into it."""
+class ChangesInput(SelfAttention):
+    """Changes its input in place."""
 
     def forward(self, x: Tensor, mask: Any = None) -> Any:
         return super().forward(x.add_(0.1), mask)
 
 
-class Viewing(SelfAttention):
-    """view(-1) on what came in."""
+class ViewsInput(SelfAttention):
+    """Calls view(-1) on its input."""
 
     def forward(self, x: Tensor, mask: Any = None) -> Any:
         return super().forward(x.view(-1).view(x.shape), mask)
@@ -932,31 +968,36 @@ module(
     "published exercise",
     "softmax over the queries, two heads of one feature",
     "constant",
-    Wrapper(),
+    PublishedExercise(),
     width=3,
 )
 module(
     "module over queries",
     "softmax(dim=-2), not causal",
     "rows",
-    SelfAttention(causal=False, steps=wrong(softmax=over(-2))),
+    SelfAttention(causal=False, steps=wrong(softmax=softmax_over(-2))),
     causal=False,
 )
-module("no causal mask", "declared, and not there", "future", SelfAttention(causal=False))
+module("no causal mask", "declared, but missing", "future", SelfAttention(causal=False))
 module(
     "causal reversed",
-    "sees the future alone",
+    "attends to later tokens only",
     "future",
     SelfAttention(
         steps=wrong(allowed=lambda q, k, m, c, w: torch.ones(q, k, dtype=torch.bool).triu())
     ),
 )
-module("one ahead", "diagonal=2 for 1", "future", SelfAttention(steps=wrong(allowed=shift_mask(1))))
+module(
+    "module shifted by one",
+    "diagonal=2 instead of 1",
+    "future",
+    SelfAttention(steps=wrong(allowed=shift_mask(1))),
+)
 module(
     "mask after the softmax",
-    "and no new sum",
+    "and the weights are not normalized again",
     "future",
-    SelfAttention(steps=wrong(hide=lambda s, may: s, revive=late)),
+    SelfAttention(steps=wrong(hide=lambda s, may: s, revive=mask_weights)),
 )
 module(
     "module split by a view",
@@ -967,37 +1008,37 @@ module(
 )
 module(
     "causal split by a view",
-    "no transpose; no leak, but the past is lost",
+    "no transpose; no leak, but earlier tokens are lost",
     "past",
     SelfAttention(split=view_split, merge=view_merge),
 )
 module(
-    "module blind to itself",
+    "module masks itself",
     "strictly causal",
     "present",
     SelfAttention(steps=wrong(allowed=shift_mask(-1))),
 )
 module(
-    "sees three",
-    "a window that nobody declared",
+    "undeclared window",
+    "a window of 3 keys",
     "past",
     SelfAttention(steps=wrong(allowed=lambda q, k, m, c, w: allowed(q, k, m, c, 3))),
 )
 module(
-    "scaled by its length",
+    "module scaled by the length",
     "1/sqrt(tokens)",
     "prefix",
     SelfAttention(steps=wrong(scale=lambda s, q, k: s / k.shape[-2] ** 0.5)),
 )
 module(
-    "off by one",
+    "module softmax off by one",
     "1 + sum of exp",
     "constant",
     SelfAttention(causal=False, steps=wrong(softmax=off_by_one)),
     causal=False,
 )
 module(
-    "duplicates",
+    "module log-length scale",
     "log-length scale, not causal",
     "duplicated",
     SelfAttention(causal=False, steps=wrong(scale=lambda s, q, k: s * k.shape[-2] ** 0.1)),
@@ -1005,7 +1046,7 @@ module(
 )
 module(
     "module reversed mask",
-    "True hides",
+    "True means masked",
     "masked",
     SelfAttention(
         steps=wrong(allowed=lambda q, k, m, c, w: allowed(q, k, None if m is None else ~m, c, w))
@@ -1013,8 +1054,8 @@ module(
     "mask",
 )
 module(
-    "module zeroes",
-    "hidden keys count",
+    "module zeroed, not masked",
+    "masked keys have weights",
     "deleted",
     SelfAttention(
         causal=False,
@@ -1025,39 +1066,39 @@ module(
 )
 module(
     "module dead rows",
-    "NaN",
+    "the softmax of a row of -inf",
     "dead-rows",
     SelfAttention(steps=wrong(hide=raw_hide, revive=lambda w, may: w)),
     "mask",
 )
 module(
-    "dropout always",
-    "live at evaluation",
+    "module dropout in evaluation",
+    "p = 0.1 in evaluation mode",
     "repeatable",
     SelfAttention(steps=wrong(drop=lambda w, rate: drop(w, 0.1))),
 )
-module("causal, not declared", "declared as seeing all", "past", SelfAttention(), causal=False)
-module("remembers", "a state survives the call", "repeatable", Remembering())
-module("mean over the batch", "batch rows know each other", "batch", Normalising())
+module("causal, not declared", "declared as not causal", "past", SelfAttention(), causal=False)
+module("stateful", "a state survives the call", "repeatable", Stateful())
+module("mean over the batch", "batch rows depend on each other", "batch", SubtractsBatchMean())
 module(
     "module dropout not rescaled",
-    "survivors stay as they are",
+    "survivors are not rescaled",
     "dropout",
     SelfAttention(dropout=0.5, steps=wrong(drop=lambda w, rate: drop(w, rate) * (1 - rate))),
     "dropout",
 )
-module("no dropout", "declared, and not there", "dropout", SelfAttention(), "dropout")
-module("cache forgotten", "each chunk begins anew", "cache", ForgetsCache(), "cache")
+module("no dropout", "declared, but missing", "dropout", SelfAttention(), "dropout")
+module("cache forgotten", "each chunk ignores the earlier ones", "cache", IgnoresCache(), "cache")
 module(
     "module gradient",
-    "1e-7 of the future, straight through",
+    "1e-7 of later tokens, by a straight-through term",
     "gradient",
     SelfAttention(steps=wrong(mix=partial(mixes_future, weight=1e-7))),
 )
-module("result lost", "self.last(out) without out =", "used", Losing())
-module("detached", "no gradient at all", "gradient", Numb())
-module("module in place", "x.add_", "untouched", Doubling())
-module("module view", "raises for what is not contiguous", "strided", Viewing())
+module("result lost", "self.last(out) instead of out = self.last(out)", "used", LosesResult())
+module("detached", "no gradient at all", "gradient", DetachesInput())
+module("module in place", "x.add_", "untouched", ChangesInput())
+module("module view", "raises an error for inputs that are not contiguous", "strided", ViewsInput())
 module(
     "module bfloat16",
     "softmax in bfloat16",
@@ -1070,10 +1111,12 @@ module(
     "derivative",
     SelfAttention(steps=wrong(softmax=wrong_backward)),
 )
-module("no mask taken", "declared, and not taken", "runs", Renormalising(), "mask")
+module(
+    "module mask not supported", "declared, but not supported", "runs", NormalizesAgain(), "mask"
+)
 
 
-def with_itself(x: Tensor, **options: Any) -> Tensor:
+def self_attention(x: Tensor, **options: Any) -> Tensor:
     one_head = x[:, None]
     steps = wrong(allowed=without("causal"))
     return attend(one_head, one_head, one_head, steps=steps, **options)[:, 0]
@@ -1083,7 +1126,7 @@ mutant(
     "module mask without causal",
     "a mask replaces the causal one",
     "mask-and-causal",
-    with_itself,
+    self_attention,
     {**SELF, "engine": "torch"},
     "mask",
     "causal",
@@ -1092,65 +1135,65 @@ mutant(
 # Models of tokens
 
 
-class Shifted(Model):
-    """Knows the token before, not the token itself."""
+class ShiftsInputs(Model):
+    """Uses the previous token instead of the token itself."""
 
     def embed(self, tokens: Tensor) -> Tensor:
         return self.embedding(tokens.roll(1, -1).index_fill(-1, torch.tensor([0]), 0))
 
 
-class Absolute(Model):
-    """Padding counts as positions."""
+class CountsPadding(Model):
+    """Positions count padding."""
 
     def positions(self, tokens: Tensor, mask: Any, before: int) -> Tensor:
         return super().positions(tokens, None, before)
 
 
-class FromTheEnd(Model):
+class CountsFromTheEnd(Model):
     """Positions count back from the last token."""
 
     def positions(self, tokens: Tensor, mask: Any, before: int) -> Tensor:
         return super().positions(tokens, mask, before).flip(-1)
 
 
-class Anew(Model):
+class RestartsPositions(Model):
     """With a cache, positions begin at 0 again."""
 
     def positions(self, tokens: Tensor, mask: Any, before: int) -> Tensor:
         return super().positions(tokens, mask, 0)
 
 
-class Leaking(Model):
-    """A document sees the one before."""
+class SeesEarlierDocument(Model):
+    """A document attends to earlier documents."""
 
-    def own_document(self, documents: Tensor) -> Tensor:
+    def same_document(self, documents: Tensor) -> Tensor:
         return (documents[:, :, None] >= documents[:, None])[:, None]
 
 
-class Peeking(Model):
-    """A document sees the one after, but for the causal mask."""
+class SeesLaterDocument(Model):
+    """A document attends to later documents, where the causal mask allows it."""
 
-    def own_document(self, documents: Tensor) -> Tensor:
+    def same_document(self, documents: Tensor) -> Tensor:
         return (documents[:, :, None] <= documents[:, None])[:, None]
 
 
-class Copying(Model):
+class LabelsNotShifted(Model):
     """The labels are not shifted."""
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(logits.flatten(0, 1), labels.flatten())
 
 
-class Smoothing(Model):
-    """A thousandth of the loss is of all tokens alike."""
+class SmoothsLabels(Model):
+    """The loss has a label smoothing of 0.001."""
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         flat = logits[:, :-1].flatten(0, 1)
         return cross_entropy(flat, labels[:, 1:].flatten(), label_smoothing=1e-3)
 
 
-class Unsaved(Model):
-    """Its last bias is left out of what is saved."""
+class LosesBias(Model):
+    """The state does not contain the last bias."""
 
     def state_dict(self, *args: Any, **options: Any) -> Any:
         state = super().state_dict(*args, **options)
@@ -1160,48 +1203,48 @@ class Unsaved(Model):
         return super().load_state_dict(state, strict=False)
 
 
-class TwiceShifted(Model):
+class LabelsShiftedTwice(Model):
     """The labels are shifted twice."""
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(logits[:, :-2].flatten(0, 1), labels[:, 2:].flatten())
 
 
-class Untying(Model):
-    """Loading gives the output a weight of its own."""
+class LoadsUntied(Model):
+    """Loading gives the output layer another weight than the embedding."""
 
     def load_state_dict(self, state: Any, *args: Any, **options: Any) -> Any:
-        result = super().load_state_dict(state, *args, **options)
+        keys = super().load_state_dict(state, *args, **options)
         self.head.weight = nn.Parameter(state["head.weight"])
-        return result
+        return keys
 
 
-class Centred(Model):
-    """The embeddings' mean over the batch is taken away."""
+class SubtractsMeanEmbedding(Model):
+    """Subtracts the mean of the embeddings over the batch."""
 
     def embed(self, tokens: Tensor) -> Tensor:
         x = super().embed(tokens)
         return x - x.mean(0, keepdim=True)
 
 
-class Spare(Model):
-    """A second attention that nobody calls."""
+class UnusedLayer(Model):
+    """Has a second attention that is not called."""
 
     def __init__(self) -> None:
         super().__init__()
         self.second = SelfAttention(16)
 
 
-class Opening(Model):
-    """Writes the token that begins every text over the first one."""
+class OverwritesToken(Model):
+    """Overwrites the first token."""
 
     def embed(self, tokens: Tensor) -> Tensor:
         tokens[:, 0] = 0
         return super().embed(tokens)
 
 
-class Forgetful(Model):
-    """The past gets no gradient."""
+class DetachesEmbeddings(Model):
+    """The embeddings get no gradient."""
 
     def embed(self, tokens: Tensor) -> Tensor:
         return super().embed(tokens).detach()
@@ -1215,16 +1258,22 @@ def gpt(**steps: Any) -> Model:
     return Model(steps=wrong(**steps))
 
 
-model("model without a mask", "sees the future", "future", Model(causal=False))
-model("model one ahead", "diagonal=2 for 1", "future", gpt(allowed=shift_mask(1)))
-model("inputs shifted", "the labels' shift, done to the inputs too", "present", Shifted())
+model("model without a mask", "attends to later tokens", "future", Model(causal=False))
+model("model shifted by one", "diagonal=2 instead of 1", "future", gpt(allowed=shift_mask(1)))
+model("inputs shifted", "the inputs are shifted as well as the labels", "present", ShiftsInputs())
 model(
-    "model sees three",
-    "a window that nobody declared",
+    "model undeclared window",
+    "a window of 3 keys",
     "past",
     gpt(allowed=lambda q, k, m, c, w: allowed(q, k, m, c, 3)),
 )
-model("padding has positions", "the text begins at position 2", "padding", Absolute(), "mask")
+model(
+    "padding has positions",
+    "padding is counted: the text begins at position 2",
+    "padding",
+    CountsPadding(),
+    "mask",
+)
 model(
     "padding is seen",
     "the mask is not used",
@@ -1232,22 +1281,50 @@ model(
     gpt(allowed=lambda q, k, m, c, w: allowed(q, k, None, c, w)),
     "mask",
 )
-model("positions from the end", "the first token is the last position", "prefix", FromTheEnd())
-model("cache without positions", "positions begin anew", "cache", Anew(), "cache")
-model("documents leak", "to the next one", "documents", Leaking(), "documents")
-model("labels not shifted", "logits[t] are held to token t", "labels", Copying(), "labels")
-model("labels shifted twice", "token t + 2", "labels", TwiceShifted(), "labels")
-model("tied by a copy", "the output has a weight of its own", "tied", Model(tie=False), "tied")
-model("untied by loading", "a parameter is assigned", "tied", Untying(), "tied")
-model("model's batch mean", "batch rows know each other", "batch", Centred())
-model("model's dropout live", "at evaluation", "repeatable", gpt(drop=lambda w, rate: drop(w, 0.1)))
-model("model without dropout", "declared, and not there", "dropout", Model(), "dropout")
-model("model's gradient cut", "embeddings are detached", "gradient", Forgetful())
+model(
+    "positions from the end", "the first token is the last position", "prefix", CountsFromTheEnd()
+)
+model(
+    "cache without positions", "positions start at 0 again", "cache", RestartsPositions(), "cache"
+)
+model("documents leak", "into the next one", "documents", SeesEarlierDocument(), "documents")
+model(
+    "labels not shifted",
+    "logits[t] are compared with token t",
+    "labels",
+    LabelsNotShifted(),
+    "labels",
+)
+model(
+    "labels shifted twice",
+    "logits[t] are compared with token t + 2",
+    "labels",
+    LabelsShiftedTwice(),
+    "labels",
+)
+model("tied by a copy", "the output layer has another weight", "tied", Model(tie=False), "tied")
+model("untied by loading", "a parameter is assigned", "tied", LoadsUntied(), "tied")
+model("model's batch mean", "batch rows depend on each other", "batch", SubtractsMeanEmbedding())
+model(
+    "model's dropout in evaluation",
+    "p = 0.1 in evaluation mode",
+    "repeatable",
+    gpt(drop=lambda w, rate: drop(w, 0.1)),
+)
+model("model without dropout", "declared, but missing", "dropout", Model(), "dropout")
+model("model's gradient cut", "embeddings are detached", "gradient", DetachesEmbeddings())
 model("model in bfloat16", "softmax in bfloat16", "precise", gpt(softmax=half_softmax))
 model("model's wrong backward", "off by 1 %", "derivative", gpt(softmax=wrong_backward))
-model("no cap taken", "declared, and not taken", "runs", Model(), "documents", "window")
-model("model in place", "the first token is overwritten", "untouched", Opening())
-model("layer not called", "made, and not used", "used", Spare())
+model(
+    "model window not supported",
+    "declared, but not supported",
+    "runs",
+    Model(),
+    "documents",
+    "window",
+)
+model("model in place", "the first token is overwritten", "untouched", OverwritesToken())
+model("layer not called", "created, but not called", "used", UnusedLayer())
 module(
     "half over queries",
     "half the weights from softmax(dim=-2)",
@@ -1257,18 +1334,24 @@ module(
 )
 model(
     "a little padding",
-    "-17 for -inf: 4e-8 of it",
+    "-17 instead of -inf: weights of 4e-8",
     "padding",
     gpt(hide=lambda s, may: s - 17.0 * ~may),
     "mask",
 )
 model(
     "a little document",
-    "-17 for -inf: 4e-8 of it",
+    "-17 instead of -inf: weights of 4e-8",
     "documents",
     gpt(hide=lambda s, may: s - 17.0 * ~may),
     "documents",
 )
-model("documents peek", "at the next one", "documents", Peeking(causal=False), "documents")
-model("labels smoothed", "by a thousandth", "labels", Smoothing(), "labels")
-model("not all is saved", "a bias is left out", "tied", Unsaved(), "tied")
+model(
+    "documents see the next",
+    "a document attends to the next one",
+    "documents",
+    SeesLaterDocument(causal=False),
+    "documents",
+)
+model("labels smoothed", "label smoothing of 0.001", "labels", SmoothsLabels(), "labels")
+model("incomplete state", "a bias is not saved", "tied", LosesBias(), "tied")

@@ -1,6 +1,6 @@
-"""The right formula, in steps that a mutant may replace, and what the doctor must find no fault in.
+"""Correct attentions, in which the checks must find no fault; a mutant replaces one step of them.
 
-One function of queries, keys and values, one module of one sequence, one model of tokens.
+A function of queries, keys and values, a module of one sequence, and a model of tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-# The right formula, in steps
+# The formula, in steps
 
 
 def split(x: Tensor, heads: int) -> Tensor:
@@ -49,7 +49,7 @@ def allowed(
 
 
 def softmax(scores: Tensor) -> Tensor:
-    """NaN for rows of -inf alone, as the library's."""
+    """NaN for rows of -inf, like PyTorch's softmax."""
     return scores.softmax(-1)
 
 
@@ -58,7 +58,7 @@ def revive(weights: Tensor, may: Tensor) -> Tensor:
 
 
 def hide(scores: Tensor, may: Tensor) -> Tensor:
-    """-inf where not allowed; rows with nothing allowed get 0, so that no NaN comes up."""
+    """Set masked scores to -inf; leave rows with all keys masked unchanged, which avoids NaN."""
     return scores.masked_fill(~may & may.any(-1, keepdim=True), -torch.inf)
 
 
@@ -151,7 +151,7 @@ class SelfAttention(nn.Module):
 
 
 class Model(nn.Module):
-    """A small GPT: learnt positions, one block, tied output; padding, documents, cache, labels."""
+    """A small GPT: learned positions, one block, tied output; padding, documents, cache, labels."""
 
     vocabulary, width = 40, 16
 
@@ -160,7 +160,7 @@ class Model(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(2)
             self.embedding = nn.Embedding(self.vocabulary, self.width)
-            self.places = nn.Embedding(33, self.width)
+            self.position_embedding = nn.Embedding(33, self.width)
             self.attention = SelfAttention(self.width, **attention)
             self.mlp = nn.Sequential(nn.Linear(self.width, 32), nn.GELU(), nn.Linear(32, 16))
             self.head = nn.Linear(self.width, self.vocabulary, bias=False)
@@ -173,7 +173,7 @@ class Model(nn.Module):
             return torch.arange(before, before + tokens.shape[1])
         return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
-    def own_document(self, documents: Tensor) -> Tensor:
+    def same_document(self, documents: Tensor) -> Tensor:
         return (documents[:, :, None] == documents[:, None])[:, None]
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -191,23 +191,23 @@ class Model(nn.Module):
         cache: Any = False,
     ) -> Any:
         before = cache[0].shape[2] if cache is not False and cache is not None else 0
-        x = self.embed(tokens) + self.places(self.positions(tokens, mask, before))
-        complete = mask if documents is None else self.own_document(documents)
-        result = self.attention(x, complete, cache)
-        result, cache = result if cache is not False else (result, cache)
-        x = self.dropout(x + result)
+        x = self.embed(tokens) + self.position_embedding(self.positions(tokens, mask, before))
+        visible = mask if documents is None else self.same_document(documents)
+        output = self.attention(x, visible, cache)
+        output, cache = output if cache is not False else (output, cache)
+        x = self.dropout(x + output)
         logits = self.head(x + self.mlp(x))
         if labels is not None:
             return self.loss(logits, labels)
         return logits if cache is False else (logits, cache)
 
 
-# The right ones, declared in every way
+# The correct attentions, with all kinds of declarations
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What `diagnose` is called with."""
+class Case:
+    """The arguments of `diagnose`; for a mutant also its bug and a check that finds it."""
 
     attention: Any
     declared: dict[str, Any]
@@ -230,7 +230,7 @@ def in_layout(
     return merge(attend(split(q, heads), split(k, kv_heads), split(v, kv_heads), **o))
 
 
-def masked_means_hide(q: Any, k: Any, v: Any, mask: Any = None, **options: Any) -> Any:
+def true_means_masked(q: Any, k: Any, v: Any, mask: Any = None, **options: Any) -> Any:
     return attend(q, k, v, mask=None if mask is None else ~mask, **options)
 
 
@@ -254,8 +254,8 @@ def jax_attend(
     return jax.nn.softmax(scores, axis) @ (v if cut is None else cut(v))
 
 
-class Renormalising(SelfAttention):
-    """Masks after the softmax and divides by the new sum: right too (Raschka, 3.5.1)."""
+class NormalizesAgain(SelfAttention):
+    """Masks after the softmax and normalizes again, which is correct, too (Raschka, 3.5.1)."""
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (split(part, self.heads) for part in self.qkv(x).chunk(3, -1))
@@ -264,55 +264,57 @@ class Renormalising(SelfAttention):
 
 
 def float32_softmax(scores: Tensor) -> Tensor:
-    """In float32 whatever comes in, as in Hugging Face's models."""
+    """The softmax in float32 for inputs of every precision, as in Hugging Face's models."""
     return scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
 
 
 def large(module: nn.Module) -> nn.Module:
-    """With weights that make large scores."""
+    """Multiply the weights by 4, which gives large scores."""
     for parameter in module.parameters():
         parameter.data = parameter.data * 4
     return module
 
 
-class Few(Model):
+class ThreeTokens(Model):
     vocabulary = 3
 
 
 RIGHT_ONES = {
-    "everything": Subject(attend, {**QKV, "kv_heads": 2, "features": FULL}),
-    "full masks": Subject(attend, {**QKV, "mask_shape": "full", "features": ("mask", "causal")}),
-    "True hides": Subject(masked_means_hide, {**QKV, "mask_true": "masked", "features": ("mask",)}),
-    "bthd": Subject(partial(in_layout, "bthd"), {**QKV, "layout": "bthd", "kv_heads": 2}),
-    "packed": Subject(
+    "everything": Case(attend, {**QKV, "kv_heads": 2, "features": FULL}),
+    "full masks": Case(attend, {**QKV, "mask_shape": "full", "features": ("mask", "causal")}),
+    "True means masked": Case(
+        true_means_masked, {**QKV, "mask_true": "masked", "features": ("mask",)}
+    ),
+    "bthd": Case(partial(in_layout, "bthd"), {**QKV, "layout": "bthd", "kv_heads": 2}),
+    "packed": Case(
         partial(in_layout, "packed"),
         {**QKV, "layout": "packed", "kv_heads": 2, "features": ("mask", "causal")},
     ),
-    "always causal": Subject(
+    "always causal": Case(
         partial(attend, causal=True),
         {**QKV, "causal": True, "features": ("mask", "window", "softcap", "dropout")},
     ),
-    "float32 inside": Subject(
+    "float32 inside": Case(
         partial(attend, steps=replace(RIGHT, softmax=float32_softmax)),
         {**QKV, "kv_heads": 2, "features": FULL},
     ),
-    "wide and large": Subject(large(SelfAttention(64, causal=False)), {**SELF, "width": 64}),
-    "rare dropout": Subject(
+    "wide and large": Case(large(SelfAttention(64, causal=False)), {**SELF, "width": 64}),
+    "rare dropout": Case(
         SelfAttention(dropout=0.01), {**SELF, "causal": True, "features": ("dropout",)}
     ),
-    "float32 inside a module": Subject(
+    "float32 inside a module": Case(
         SelfAttention(steps=replace(RIGHT, softmax=float32_softmax)),
         {**SELF, "causal": True, "features": ("mask", "cache")},
     ),
-    "three tokens": Subject(Few(), {**MODEL, "vocabulary": 3}),
-    "one head": Subject(attend, {**QKV, "heads": 1}),
-    "NumPy": Subject(numpy_attend, {"kind": "qkv", "features": ("causal",)}),
-    "JAX": Subject(jax_attend, {"kind": "qkv", "features": ("causal",), "engine": "jax"}),
-    "causal": Subject(
+    "three tokens": Case(ThreeTokens(), {**MODEL, "vocabulary": 3}),
+    "one head": Case(attend, {**QKV, "heads": 1}),
+    "NumPy": Case(numpy_attend, {"kind": "qkv", "features": ("causal",)}),
+    "JAX": Case(jax_attend, {"kind": "qkv", "features": ("causal",), "engine": "jax"}),
+    "causal": Case(
         SelfAttention(dropout=0.2),
         {**SELF, "causal": True, "features": ("mask", "dropout", "cache")},
     ),
-    "bidirectional": Subject(SelfAttention(causal=False), {**SELF, "features": ("mask",)}),
-    "renormalising": Subject(Renormalising(), {**SELF, "causal": True}),
-    "model": Subject(Model(dropout=0.1), {**MODEL, "features": (*MODEL_FEATURES, "dropout")}),
+    "bidirectional": Case(SelfAttention(causal=False), {**SELF, "features": ("mask",)}),
+    "normalized again": Case(NormalizesAgain(), {**SELF, "causal": True}),
+    "model": Case(Model(dropout=0.1), {**MODEL, "features": (*MODEL_FEATURES, "dropout")}),
 }

@@ -1,4 +1,4 @@
-"""diagnose: what it leaves alone, what it copes with, what it refuses, and what it knows."""
+"""`diagnose`: state that it restores, outputs and errors that it reports, known attentions."""
 
 import json
 import random
@@ -9,28 +9,28 @@ import pytest
 import torch
 import transformers
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 - its name everywhere
+from torch.nn import functional as F  # noqa: N812 - the usual name
 
 import headway
 from gpts import gpt_config
 from headway.attention.spec import Spec
 from headway.check import CHECKS, diagnose
-from headway.check.own import subjects
+from headway.check.catalog import entries
 from headway.jax import gpt
 from headway.torch import GPT, MultiHeadAttention
 from right import SELF, SelfAttention, attend
 
 
-def result(report):
-    return {finding.check: finding for finding in report.findings}
+def by_check(diagnosis):
+    return {finding.check: finding for finding in diagnosis.findings}
 
 
 class Unseeded(nn.Module):
-    """Draws from a generator of its own, which cannot be copied, so that neither can the module."""
+    """A module that cannot be copied, because it has a random generator."""
 
     def __init__(self):
         super().__init__()
-        self.inside = SelfAttention(16, dropout=0.5)
+        self.attention = SelfAttention(16, dropout=0.5)
         self.random = np.random.default_rng(3)
         self.register_buffer("calls", torch.zeros(()), persistent=False)
 
@@ -38,7 +38,7 @@ class Unseeded(nn.Module):
         raise TypeError("cannot copy a generator")
 
     def forward(self, x):
-        out = self.inside(x)
+        out = self.attention(x)
         self.calls += 1
         if self.training:
             keep = self.random.random(out.shape) > 0.5
@@ -52,57 +52,57 @@ class AlwaysDropping(nn.Module):
 
 
 @pytest.mark.parametrize("make", [Unseeded, lambda: SelfAttention(16, dropout=0.5)])
-def test_all_is_left_as_it_was(make):
+def test_modules_and_random_states_are_restored(make):
     module = make().train()
     next(module.children()).eval()
-    modes = [item.training for item in module.modules()]
+    modes = [child.training for child in module.modules()]
     values = [*module.parameters(), *module.buffers()]
     state = [value.detach().clone() for value in values]
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-    report = diagnose(module, kind="self", width=16, causal=True, features=("dropout",))
+    diagnosis = diagnose(module, kind="self", width=16, causal=True, features=("dropout",))
     after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-    assert report.count("pass") > 10
-    assert modes == [item.training for item in module.modules()]
-    assert all(torch.equal(value, was) for value, was in zip(values, state, strict=True))
+    assert diagnosis.count("pass") > 10
+    assert modes == [child.training for child in module.modules()]
+    assert all(torch.equal(*pair) for pair in zip(values, state, strict=True))
     assert all(parameter.grad is None for parameter in module.parameters())
     assert before[:2] == after[:2]
     assert torch.equal(before[2], after[2])
 
 
-def test_a_module_that_cannot_be_copied_is_run_as_it_is():
-    report = diagnose(Unseeded(), kind="self", width=16, causal=True)
-    assert report.ok
-    assert result(report)["precise"].verdict == "unsupported"
+def test_a_module_that_cannot_be_copied_is_run_itself():
+    diagnosis = diagnose(Unseeded(), kind="self", width=16, causal=True)
+    assert diagnosis.ok
+    assert by_check(diagnosis)["precise"].verdict == "unsupported"
 
 
-def test_a_report_is_the_same_each_time():
-    def live(q, k, v):
+def test_a_diagnosis_is_repeatable():
+    def with_dropout(q, k, v):
         return attend(q, k, v, dropout=0.1)
 
-    first, second = (diagnose(live, kind="qkv", engine="torch") for _ in range(2))
+    first, second = (diagnose(with_dropout, kind="qkv", engine="torch") for _ in range(2))
     assert first == second
     assert not first.ok
 
 
-def test_every_check_has_a_verdict_and_json_holds_it():
-    report = diagnose(attend, kind="qkv", engine="torch")
-    assert [finding.check for finding in report.findings] == list(CHECKS)
-    told = json.loads(json.dumps(report.as_dict()))
-    assert told["ok"]
-    assert {finding["verdict"] for finding in told["findings"]} == {"pass", "not applicable"}
-    assert result(report)["window"].diagnosis == "the feature 'window' is not declared"
+def test_every_check_has_a_verdict_in_json():
+    diagnosis = diagnose(attend, kind="qkv", engine="torch")
+    assert [finding.check for finding in diagnosis.findings] == list(CHECKS)
+    decoded = json.loads(json.dumps(diagnosis.as_dict()))
+    assert decoded["ok"]
+    assert {finding["verdict"] for finding in decoded["findings"]} == {"pass", "not applicable"}
+    assert by_check(diagnosis)["window"].diagnosis == "the feature 'window' is not declared"
 
 
-def test_what_does_not_run_says_why_and_fails():
-    report = diagnose(lambda q, k, v: q @ "no", kind="qkv", engine="torch")
-    assert [finding.check for finding in report.failed] == ["runs"]
-    assert "TypeError" in result(report)["runs"].measured
-    assert result(report)["scale"].verdict == "unsupported"
+def test_an_error_of_the_attention_is_reported():
+    diagnosis = diagnose(lambda q, k, v: q @ "no", kind="qkv", engine="torch")
+    assert [finding.check for finding in diagnosis.failed] == ["runs"]
+    assert "TypeError" in by_check(diagnosis)["runs"].measured
+    assert by_check(diagnosis)["scale"].verdict == "unsupported"
 
 
-def test_a_wrong_layout_is_no_crash():
-    report = diagnose(lambda q, k, v: v[0, 0], kind="qkv", layout="packed", engine="torch")
-    assert "not the layout 'packed'" in result(report)["runs"].measured
+def test_a_wrong_layout_is_reported():
+    diagnosis = diagnose(lambda q, k, v: v[0, 0], kind="qkv", layout="packed", engine="torch")
+    assert "not the layout 'packed'" in by_check(diagnosis)["runs"].measured
 
 
 @pytest.mark.parametrize(
@@ -116,38 +116,38 @@ def test_a_wrong_layout_is_no_crash():
         lambda q, k, v: (),
     ],
 )
-def test_what_comes_out_in_another_shape_is_one_failure(attention):
-    report = diagnose(attention, kind="qkv", engine="torch")
-    assert [finding.check for finding in report.failed] == ["runs"]
-    assert "returned" in result(report)["runs"].measured
-    assert report.count("pass") == 0
+def test_a_wrong_output_is_one_failure(attention):
+    diagnosis = diagnose(attention, kind="qkv", engine="torch")
+    assert [finding.check for finding in diagnosis.failed] == ["runs"]
+    assert "returned" in by_check(diagnosis)["runs"].measured
+    assert diagnosis.count("pass") == 0
 
 
-def test_numbers_that_are_not_finite_are_one_failure():
+def test_an_output_that_is_not_finite_is_one_failure():
     def reversed_mask(x):
         scores = x @ x.mT
         return scores.masked_fill(torch.ones_like(scores).tril().bool(), -torch.inf).softmax(-1) @ x
 
-    report = diagnose(reversed_mask, kind="self", width=8, causal=True, engine="torch")
-    assert [finding.check for finding in report.failed] == ["runs"]
-    assert "not finite from token" in result(report)["runs"].measured
-    assert "all its keys masked" in result(report)["runs"].diagnosis
+    diagnosis = diagnose(reversed_mask, kind="self", width=8, causal=True, engine="torch")
+    assert [finding.check for finding in diagnosis.failed] == ["runs"]
+    assert "not finite from token" in by_check(diagnosis)["runs"].measured
+    assert "all its keys masked" in by_check(diagnosis)["runs"].diagnosis
 
 
 @pytest.mark.parametrize(
-    ("attention", "printed"),
+    ("attention", "message"),
     [
         (SelfAttention(16, causal=True), "it is causal, but was not declared causal"),
         (nn.Sequential(SelfAttention(16, causal=False), AlwaysDropping()), "dropout is active"),
     ],
 )
-def test_what_follows_from_one_cause_says_so(attention, printed):
-    report = diagnose(attention, **SELF)
-    assert len(report.failed) > 2
-    assert all(printed in finding.diagnosis for finding in report.failed)
+def test_failures_with_one_cause_have_one_diagnosis(attention, message):
+    diagnosis = diagnose(attention, **SELF)
+    assert len(diagnosis.failed) > 2
+    assert all(message in finding.diagnosis for finding in diagnosis.failed)
 
 
-def test_a_tuple_gives_its_first():
+def test_the_first_element_of_a_tuple_is_the_output():
     assert diagnose(lambda q, k, v: (attend(q, k, v), None), kind="qkv", engine="torch").ok
 
 
@@ -196,12 +196,12 @@ def softmax_of(module):
     ("attention", "engine"),
     [(attend, "torch"), (softmax_of(np), "numpy"), (softmax_of(jax.numpy), "jax")],
 )
-def test_the_library_is_found_out(attention, engine):
-    report = diagnose(attention, kind="qkv", only=["runs", "scale"])
-    assert (report.engine, report.ok) == (engine, True)
+def test_the_library_is_detected(attention, engine):
+    diagnosis = diagnose(attention, kind="qkv", only=["runs", "scale"])
+    assert (diagnosis.engine, diagnosis.ok) == (engine, True)
 
 
-def test_short_contexts_are_found_out():
+def test_short_contexts_are_detected():
     class Short(SelfAttention):
         def forward(self, x):
             return super().forward(x + torch.zeros(6, 1, dtype=x.dtype)[: x.shape[1]])
@@ -209,21 +209,21 @@ def test_short_contexts_are_found_out():
     assert diagnose(Short(), **SELF, causal=True).ok
 
 
-# What it knows
+# Known attentions
 
 
 def test_scaled_dot_product_attention():
     assert diagnose(F.scaled_dot_product_attention).ok
 
 
-def test_multihead_attention_gives_nan_for_dead_rows_and_nothing_worse():
+def test_multihead_attention_only_fails_for_dead_rows():
     for batch_first in (True, False):
-        report = diagnose(nn.MultiheadAttention(16, 4, dropout=0.1, batch_first=batch_first))
-        assert [finding.check for finding in report.failed] == ["dead-rows"]
-        assert "NaN" in report.failed[0].diagnosis
+        diagnosis = diagnose(nn.MultiheadAttention(16, 4, dropout=0.1, batch_first=batch_first))
+        assert [finding.check for finding in diagnosis.failed] == ["dead-rows"]
+        assert "NaN" in diagnosis.failed[0].diagnosis
 
 
-def test_multihead_attention_with_keys_of_its_own_must_be_declared():
+def test_multihead_attention_with_additional_keys_must_be_declared():
     for module in (
         nn.MultiheadAttention(16, 4, kdim=8),
         nn.MultiheadAttention(16, 4, add_bias_kv=True),
@@ -237,10 +237,10 @@ def test_encoder_layer():
 
 
 @pytest.mark.slow  # JAX compiles for each of its shapes
-def test_jax_attends_to_all_alike_in_dead_rows_and_nothing_worse():
-    report = diagnose(jax.nn.dot_product_attention)
-    assert [finding.check for finding in report.failed] == ["dead-rows"]
-    assert "all keys equally" in report.failed[0].diagnosis
+def test_jax_attention_only_fails_for_dead_rows():
+    diagnosis = diagnose(jax.nn.dot_product_attention)
+    assert [finding.check for finding in diagnosis.failed] == ["dead-rows"]
+    assert "all keys equally" in diagnosis.failed[0].diagnosis
 
 
 SIZES = {
@@ -268,41 +268,52 @@ SIZES = {
     ids=["gpt2", "llama", "llama-eager", "qwen3"],
 )
 def test_models_of_transformers(make):
-    report = diagnose(make(transformers))
-    assert report.ok
-    passed = {f.check for f in report.findings if f.verdict == "pass"}
+    diagnosis = diagnose(make(transformers))
+    assert diagnosis.ok
+    passed = {f.check for f in diagnosis.findings if f.verdict == "pass"}
     assert passed >= {"future", "cache", "padding", "labels", "derivative"}
 
 
-# Other ways to the same result, which tests/kernels holds to the plain one.
-OTHERS = ("kernel stacked", "kernel einsum", "kernel mha", "kernel sdpa-")
+# Kernels that tests/attention/kernels also compares with the plain formula.
+SLOW = ("kernel stacked", "kernel einsum", "kernel mha", "kernel sdpa-")
 
 
-def quick_or_slow(own):
-    return pytest.param(own, marks=[pytest.mark.slow] * own.name.startswith(OTHERS), id=own.name)
+def parameter(entry):
+    is_slow = entry.name.startswith(SLOW)
+    return pytest.param(entry, marks=[pytest.mark.slow] * is_slow, id=entry.name)
 
 
-@pytest.mark.parametrize("own", map(quick_or_slow, subjects(("torch", "numpy"))))
-def test_headways_own_are_right(own):
-    report = diagnose(own.attention, name=own.name, **own.declared)
-    assert report.ok
-    assert report.count("pass") >= 10
+@pytest.mark.parametrize("entry", [*map(parameter, entries(("torch", "numpy")))])
+def test_attentions_of_headway_pass(entry):
+    diagnosis = diagnose(entry.attention, name=entry.name, **entry.declared)
+    assert diagnosis.ok
+    assert diagnosis.count("pass") >= 10
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("own", [*subjects(("jax",))], ids=lambda own: own.name)
-def test_headways_own_are_right_on_jax(own):
-    assert diagnose(own.attention, name=own.name, **own.declared).ok
+@pytest.mark.parametrize("entry", [*entries(("jax",))], ids=lambda entry: entry.name)
+def test_attentions_of_headway_on_jax_pass(entry):
+    assert diagnose(entry.attention, name=entry.name, **entry.declared).ok
+
+
+def test_an_attention_on_jax_need_not_be_hashable():
+    class Unhashable:
+        __hash__ = None
+
+        def __call__(self, q, k, v):
+            return softmax_of(jax.numpy)(q, k, v)
+
+    assert diagnose(Unhashable(), kind="qkv", engine="jax", only=["runs", "scale"]).ok
 
 
 def test_a_leak_is_found_in_a_gpt_on_jax():
     sizes = {"vocabulary": 30, "context": 33, "width": 16, "layers": 1, "heads": 4}
     for causal in (True, False):
         config = gpt_config(**sizes, causal=causal)
-        report = diagnose(gpt.Model(gpt.init(config, 0), config), only=["future", "documents"])
-        failed = [finding.check for finding in report.failed]
+        diagnosis = diagnose(gpt.Model(gpt.init(config, 0), config), only=["future", "documents"])
+        failed = [finding.check for finding in diagnosis.failed]
         assert failed == ([] if causal else ["future"])
-        assert report.engine == "jax"
+        assert diagnosis.engine == "jax"
 
 
 def test_a_fault_in_headway_is_found(monkeypatch):
@@ -314,5 +325,5 @@ def test_a_fault_in_headway_is_found(monkeypatch):
     assert not diagnose(layer, causal=True).ok
     assert "future" in {finding.check for finding in diagnose(model).failed}
     monkeypatch.setattr("headway.attention.formula.scale_of", lambda scale, queries: 0.3)
-    report = diagnose(headway.attend, kind="qkv", engine="numpy", only=["scale"])
-    assert not report.ok
+    diagnosis = diagnose(headway.attend, kind="qkv", engine="numpy", only=["scale"])
+    assert not diagnosis.ok

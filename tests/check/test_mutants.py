@@ -30,7 +30,7 @@ def test_every_mutant_is_caught_by_its_check(name):
 
 
 def test_every_check_is_needed():
-    """Each check alone finds some mutant, and has mutants for each kind of subject."""
+    """Each check is the only one to find some mutant, and has mutants for each kind."""
     print(kills())
     assert set(alone()) == set(CHECKS)
     made_for = {(mutant.caught_by, mutant.declared["kind"]) for mutant in MUTANTS.values()}
@@ -46,19 +46,19 @@ DIAGNOSES = {
     "mask after the softmax": "mask comes after the softmax",
     "mask reversed": "meaning is reversed",
     "causal reversed": "meaning is reversed",
-    "sees one ahead": "shifted by one",
-    "low mask": "not low enough",
+    "causal shifted by one": "shifted by one",
+    "finite mask": "not low enough",
     "not scaled": "no scale at all",
     "scaled twice": "scale is applied twice",
     "scaled by all heads": "width of all heads (32), not of one",
     "exp overflows": "exp overflows",
     "rescaled at evaluation": "multiplied by 1.111",
-    "dropout live": "dropout is active",
+    "dropout in evaluation": "dropout is active",
     "module split by a view": "view or reshape without a transpose",
     "kv heads tiled": "h % kv_heads",
     "causal from the top left": "counts from the top left",
-    "window and one": "4 keys wide instead of 3",
-    "window ahead too": "includes later keys",
+    "window too wide": "4 keys wide instead of 3",
+    "window on both sides": "includes later keys",
     "mask without causal": "the mask replaces the causal one",
     "causal without mask": "causal=True replaces the mask",
     "dead rows NaN": "becomes NaN",
@@ -68,9 +68,9 @@ DIAGNOSES = {
     "other pairs": "the other convention",
     "sine reversed": "the direction is reversed",
     "not rescaled": "instead of 1/(1-p)",
-    "share kept": "the rate is used as the share to keep",
+    "rate as the share to keep": "the rate is used as the share to keep",
     "one draw for all heads": "share random numbers",
-    "sees three": "depends on the last 3 only",
+    "undeclared window": "depends on the last 3 only",
     "inputs shifted": "logits[t] does not depend on token t",
     "labels not shifted": "learns to copy",
     "labels shifted twice": "predict token t + 2",
@@ -85,10 +85,10 @@ def test_the_diagnosis_names_the_bug(name):
     assert DIAGNOSES[name] in finding.diagnosis
 
 
-def test_the_line_is_named():
+def test_the_source_line_is_shown():
     (finding,) = (f for f in diagnosed("published exercise").failed if f.check == "constant")
     assert any("torch.softmax(scores" in line for line in finding.look)
 
 
-def test_the_page_shows_this_table():
+def test_the_page_is_up_to_date():
     assert page(PAGE.read_text()) == PAGE.read_text(), "run `make docs`"

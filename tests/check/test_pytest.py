@@ -1,4 +1,4 @@
-"""The doctor in somebody else's test suite."""
+"""The checks as tests of a test suite."""
 
 import subprocess
 import sys
@@ -18,20 +18,20 @@ test_wrong = checks(wrong, kind="qkv", engine="torch")
 """
 
 
-def test_one_test_a_check(tmp_path):
-    (tmp_path / "test_mine.py").write_text(SUITE)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rs", "test_mine.py"],
+def test_there_is_one_test_per_check(tmp_path):
+    (tmp_path / "test_attention.py").write_text(SUITE)
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", "test_attention.py"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1
-    assert "test_wrong[scale]" in done.stdout
-    assert "the scale is applied twice" in done.stdout
-    assert "look at  test_mine.py:9: return" in done.stdout
-    assert "not applicable: the feature 'window' is not declared" in done.stdout
-    assert "2 failed" in done.stdout  # scale and sharp, of wrong alone
+    assert result.returncode == 1
+    assert "test_wrong[scale]" in result.stdout
+    assert "the scale is applied twice" in result.stdout
+    assert "look at  test_attention.py:9: return" in result.stdout
+    assert "not applicable: the feature 'window' is not declared" in result.stdout
+    assert "2 failed" in result.stdout  # scale and sharp, of `wrong`
     assert "test_right[" not in "".join(
-        line for line in done.stdout.split("\n") if "FAILED" in line
+        line for line in result.stdout.split("\n") if "FAILED" in line
     )

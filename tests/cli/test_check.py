@@ -1,4 +1,4 @@
-"""`headway check`, as a person would use and misuse it."""
+"""`headway check`: its output, its files, its exit status and its error messages."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from headway.check import CHECKS
 
 HEADWAY = str(Path(sys.executable).parent / "headway")
 
-# A planted leak (`ahead`), made with arguments; a function; things that are none.
+# A module with an optional leak (`ahead`), functions, and an object that is neither.
 CODE = """
 import torch
 from torch import nn
@@ -26,8 +26,8 @@ class Mine(nn.Module):
 
     def forward(self, x):
         q, k, v = (
-            each.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-            for each in self.qkv(x).chunk(3, -1)
+            part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+            for part in self.qkv(x).chunk(3, -1)
         )
         scores = q @ k.mT / k.shape[-1] ** 0.5
         later = torch.ones(scores.shape[-2:]).triu(1 + self.ahead).bool()
@@ -40,10 +40,10 @@ def attend(q, k, v, *, causal=False, factor=1.0):
         scores = scores.masked_fill(torch.ones(scores.shape[-2:]).triu(1).bool(), -torch.inf)
     return scores.softmax(-1) @ v
 
-def leaves(q, k, v):
+def exits(q, k, v):
     raise SystemExit(0)
 
-def talks(q, k, v):
+def prints(q, k, v):
     print("attending")
     return attend(q, k, v)
 
@@ -53,8 +53,8 @@ SIZES = ["--set", "d_model=16", "--set", "n_heads=4"]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("place")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("folder")
     (folder / "mine.py").write_text(CODE)
     (folder / "broken.py").write_text("import no_such_library\n")
     return folder
@@ -64,73 +64,73 @@ def check(*arguments, cwd):
     return run(cwd, "check", *arguments)
 
 
-def test_a_right_module_passes(place):
-    done = check("mine:Mine", "--kind", "self", "--causal", *SIZES, cwd=place)
-    assert done.returncode == 0, done.stderr
-    assert "✓ future" in done.stdout
-    assert "not applicable, for kind qkv: shifted" in done.stdout
-    assert "mine:Mine (self, torch): 14 pass, 21 not applicable" in done.stdout
+def test_a_correct_module_passes(folder):
+    result = check("mine:Mine", "--kind", "self", "--causal", *SIZES, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "✓ future" in result.stdout
+    assert "not applicable, for kind qkv: shifted" in result.stdout
+    assert "mine:Mine (self, torch): 14 pass, 21 not applicable" in result.stdout
 
 
-def test_a_planted_leak_is_named_with_its_line(place):
+def test_a_leak_is_reported_with_its_source_line(folder):
     leak = ["mine.py:Mine", "--kind", "self", "--causal", *SIZES, "--set", "ahead=1"]
-    done = check(*leak, "--html", "out.html", cwd=place)
-    assert done.returncode == 1
-    assert "✗ future, gradient, prefix: the mask is shifted by one" in done.stdout
-    assert "mine.py:17: later = torch.ones" in done.stdout
-    page = (place / "out.html").read_text()
+    result = check(*leak, "--html", "out.html", cwd=folder)
+    assert result.returncode == 1
+    assert "✗ future, gradient, prefix: the mask is shifted by one" in result.stdout
+    assert "mine.py:17: later = torch.ones" in result.stdout
+    page = (folder / "out.html").read_text()
     assert "the mask is shifted by one" in page
     assert "http" not in page
     assert len(page.split("<tr>")) == 1 + len(CHECKS)
     HTMLParser().feed(page)
-    assert check(*leak, cwd=place).stdout == done.stdout
+    assert check(*leak, cwd=folder).stdout == result.stdout
 
 
-def test_json_holds_every_finding(place):
+def test_json_has_every_finding(folder):
     options = ["--kind", "qkv", "--features", "causal", "--set", "factor=2", "--json"]
-    done = check("mine:attend", *options, cwd=place)
-    assert done.returncode == 1
-    (report,) = json.loads(done.stdout)
-    assert [f["check"] for f in report["findings"] if f["verdict"] == "fail"] == ["scale"]
-    assert len(report["findings"]) == len(CHECKS)
+    result = check("mine:attend", *options, cwd=folder)
+    assert result.returncode == 1
+    (diagnosis,) = json.loads(result.stdout)
+    assert [f["check"] for f in diagnosis["findings"] if f["verdict"] == "fail"] == ["scale"]
+    assert len(diagnosis["findings"]) == len(CHECKS)
 
 
-def test_a_file_may_import_its_neighbour_and_have_any_name(place):
-    folder = place / "deeper"
-    folder.mkdir()
-    (folder / "beside.py").write_text("factor = 1.0\n")
-    code = "from beside import factor\n" + CODE
-    (folder / "tokenize.py").write_text(code.replace("factor=1.0", "factor=factor"))
-    done = check("deeper/tokenize.py:attend", "--kind", "qkv", cwd=place)
-    assert done.returncode == 0, done.stderr
+def test_a_file_may_import_from_its_folder_and_have_any_name(folder):
+    deeper = folder / "deeper"
+    deeper.mkdir()
+    (deeper / "factors.py").write_text("factor = 1.0\n")
+    code = "from factors import factor\n" + CODE
+    (deeper / "tokenize.py").write_text(code.replace("factor=1.0", "factor=factor"))
+    result = check("deeper/tokenize.py:attend", "--kind", "qkv", cwd=folder)
+    assert result.returncode == 0, result.stderr
 
 
-def test_code_that_prints_or_leaves(place):
-    done = check("mine:talks", "--kind", "qkv", "--json", cwd=place)
-    assert json.loads(done.stdout)[0]["ok"]
-    assert "attending" in done.stderr
-    done = check("mine:leaves", "--kind", "qkv", cwd=place)
-    assert done.returncode == 1
-    assert "raised SystemExit" in done.stdout
+def test_code_that_prints_or_exits(folder):
+    result = check("mine:prints", "--kind", "qkv", "--json", cwd=folder)
+    assert json.loads(result.stdout)[0]["ok"]
+    assert "attending" in result.stderr
+    result = check("mine:exits", "--kind", "qkv", cwd=folder)
+    assert result.returncode == 1
+    assert "raised SystemExit" in result.stdout
 
 
-def test_only_some_checks(place):
-    done = check("mine:attend", "--kind", "qkv", "--only", "scale,order", "--json", cwd=place)
-    (report,) = json.loads(done.stdout)
-    assert [f["check"] for f in report["findings"]] == ["scale", "order"]
-    assert done.returncode == 0
+def test_selected_checks(folder):
+    result = check("mine:attend", "--kind", "qkv", "--only", "scale,order", "--json", cwd=folder)
+    (diagnosis,) = json.loads(result.stdout)
+    assert [f["check"] for f in diagnosis["findings"]] == ["scale", "order"]
+    assert result.returncode == 0
 
 
-def test_a_run(place):
-    (place / "text.txt").write_text("It was the best of times, it was the worst of times.\n" * 60)
+def test_a_run(folder):
+    (folder / "text.txt").write_text("It was the best of times, it was the worst of times.\n" * 60)
     sizes = {"steps": 2, "width": 16, "layers": 1, "heads": 2, "context": 16}
     options = [word for name, size in sizes.items() for word in (f"--{name}", str(size))]
     train = [HEADWAY, "train", "text.txt", "--name", "tiny", "--tokenizer", "char", *options]
-    subprocess.run(train, cwd=place, check=True, capture_output=True)
-    done = check("tiny", cwd=place)
-    assert done.returncode == 0, done.stdout
-    assert "runs/tiny (model, torch)" in done.stdout
-    assert "✓ cache" in done.stdout
+    subprocess.run(train, cwd=folder, check=True, capture_output=True)
+    result = check("tiny", cwd=folder)
+    assert result.returncode == 0, result.stdout
+    assert "runs/tiny (model, torch)" in result.stdout
+    assert "✓ cache" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -154,17 +154,17 @@ def test_a_run(place):
         (["mine:attend", "--kind", "self"], "the width is unknown"),
     ],
 )
-def test_mistakes_get_one_line(place, arguments, message):
-    done = check(*arguments, cwd=place)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_errors_are_one_line(folder, arguments, message):
+    result = check(*arguments, cwd=folder)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # JAX compiles every shape, for each kernel that runs on it
-def test_all_of_headways_own(place):
-    done = check("--self", cwd=place)
-    assert done.returncode == 0, done.stdout
-    assert all(name in done.stdout for name in ("kernel sdpa on torch", "on jax", "GPT, modern"))
-    assert "fail" not in done.stdout
+def test_all_attentions_of_headway(folder):
+    result = check("--self", cwd=folder)
+    assert result.returncode == 0, result.stdout
+    assert all(name in result.stdout for name in ("kernel sdpa on torch", "on jax", "GPT, modern"))
+    assert "fail" not in result.stdout

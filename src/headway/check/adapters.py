@@ -33,37 +33,37 @@ def _multihead(attention: Any) -> Known:
     if not attention._qkv_same_embed_dim or attention.bias_k is not None or attention.add_zero_attn:
         return None  # keys of another width, or additional keys
 
-    def call(module: Any, x: Any, *, mask: Any = None, causal: bool = False) -> Any:
-        x = x if module.batch_first else x.transpose(0, 1)
-        options = {"attn_mask": _later(x, module.batch_first), "is_causal": True} if causal else {}
-        out, _ = module(x, x, x, key_padding_mask=mask, **options)
-        return out if module.batch_first else out.transpose(0, 1)
+    def call(module: Any, x: Any, mask: Any, later: Any) -> Any:
+        options = {} if later is None else {"attn_mask": later, "is_causal": True}
+        return module(x, x, x, key_padding_mask=mask, **options)[0]
 
-    features = ["mask", "causal", *(["dropout"] if attention.dropout else [])]
-    declared = {"kind": "self", "width": attention.embed_dim, "mask_true": "masked"}
-    return {**declared, "features": features}, call
+    return _torch_module(attention, attention.dropout, call)
 
 
 def _encoder_layer(attention: Any) -> Known:
     if not _is(attention, "torch.nn", "TransformerEncoderLayer"):
         return None
-    first = attention.self_attn.batch_first
+
+    def call(module: Any, x: Any, mask: Any, later: Any) -> Any:
+        options = {} if later is None else {"src_mask": later, "is_causal": True}
+        return module(x, src_key_padding_mask=mask, **options)
+
+    declared, adapted = _torch_module(attention.self_attn, attention.dropout.p, call)
+    return {**declared, "block": True}, adapted
+
+
+def _torch_module(attention: Any, dropout: float, forward: Call) -> tuple[dict[str, Any], Call]:
+    """Adapt `forward(module, x, mask, later)`; later: True for keys after the query, or None."""
 
     def call(module: Any, x: Any, *, mask: Any = None, causal: bool = False) -> Any:
-        x = x if first else x.transpose(0, 1)
-        options = {"src_mask": _later(x, first), "is_causal": True} if causal else {}
-        out = module(x, src_key_padding_mask=mask, **options)
-        return out if first else out.transpose(0, 1)
+        later = x.new_ones(x.shape[1], x.shape[1]).triu(1).bool() if causal else None
+        if attention.batch_first:
+            return forward(module, x, mask, later)
+        return forward(module, x.transpose(0, 1), mask, later).transpose(0, 1)
 
-    features = ["mask", "causal", *(["dropout"] if attention.dropout.p else [])]
-    declared = {"kind": "self", "width": attention.self_attn.embed_dim, "mask_true": "masked"}
-    return {**declared, "block": True, "features": features}, call
-
-
-def _later(x: Any, batch_first: bool) -> Any:
-    """The causal mask of PyTorch's modules: True where the key is later than the query."""
-    tokens = x.shape[1 if batch_first else 0]
-    return x.new_ones(tokens, tokens).triu(1).bool()
+    features = ["mask", "causal", *(["dropout"] if dropout else [])]
+    declared = {"kind": "self", "width": attention.embed_dim, "mask_true": "masked"}
+    return {**declared, "features": features}, call
 
 
 def _sdpa(attention: Any) -> Known:

@@ -106,6 +106,16 @@ class Declaration:
         if kv_heads < 1 or self.heads % kv_heads:
             raise ValueError(f"kv_heads must divide heads (got {kv_heads} and {self.heads})")
 
+    @property
+    def always_causal(self) -> bool:
+        """Whether it is causal in every call; a model is, unless that is an option."""
+        return self.causal or (self.kind == "model" and "causal" not in self.features)
+
+    @property
+    def order_free(self) -> bool:
+        """Whether permuting tokens only permutes its outputs: no causal mask, no positions."""
+        return not self.always_causal and not self.positions
+
     @classmethod
     def of(cls, **declared: Any) -> Declaration:
         """Create a declaration; features may be a string with commas.

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from headway.check.libraries import NoGradients
-from headway.check.subject import Refused, Subject, refused
+from headway.check.errors import Refused, errors_as_refused
+from headway.check.layouts import from_layout, to_layout
+from headway.check.subject import Subject
 
 
 def variables(subject: Subject, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return what the output is differentiated by: the inputs, or a shift of the embeddings."""
     if subject.kind != "model":
         return [*inputs]
-    embedding = _embedding(subject, subject.attention_in(subject.dtype))
+    embedding = _embedding(subject, subject.dtype)
     return [np.zeros((*inputs[0].shape, embedding.embedding_dim))]
 
 
@@ -24,7 +26,7 @@ def unit(subject: Subject) -> float:
     """Return the typical size of a variable."""
     if subject.kind != "model":
         return 1.0
-    weight = _embedding(subject, subject.attention_in(subject.dtype)).weight
+    weight = _embedding(subject, subject.dtype).weight
     return float(subject.library.numpy(weight).std())
 
 
@@ -37,7 +39,7 @@ def output_at(
     """Return the output for other values of the variables."""
     function = _function(subject, inputs, subject.dtype, options)
     output = function(*subject.native(values, subject.dtype))
-    return subject.canonical(subject.library.numpy(output))
+    return subject.canonical(output)
 
 
 def gradients(
@@ -55,32 +57,26 @@ def gradients(
     dtype = dtype or subject.dtype
     function = _function(subject, inputs, dtype, options)
     native = subject.native(variables(subject, inputs), dtype)
-    (weight,) = subject.laid_out([weight]) if subject.kind == "qkv" else [weight]
-    try:
-        arrays = map(subject.library.numpy, subject.library.gradients(function, native, weight))
-    except NoGradients as error:
-        raise Refused(str(error)) from error
-    except Refused:
-        raise
-    except Exception as error:
-        raise refused(error) from error
-    if subject.kind != "qkv":
-        return [*arrays]
-    return [*map(subject.from_layout, arrays, subject.head_counts)]
+    (weight,) = to_layout(subject.declared, [weight]) if subject.kind == "qkv" else [weight]
+    with errors_as_refused():
+        slopes = subject.library.gradients(function, native, weight)
+    arrays = map(subject.library.numpy, slopes)
+    heads = subject.head_counts if subject.kind == "qkv" else (1,)
+    return [*map(partial(from_layout, subject.declared), arrays, heads)]
 
 
 def unused_parameters(subject: Subject) -> tuple[int, list[str]]:
     """Return the number of trainable parameters and the names of those without a gradient."""
     module = subject.attention_in(subject.dtype)
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    native = [subject.library.array(array, subject.dtype) for array in subject.inputs(4)]
+    native = subject.native(subject.inputs(4), subject.dtype)
     torch = sys.modules["torch"]
     with torch.enable_grad():
-        output = subject.output(module, native, subject.native_options(subject.causal))
+        output = subject.output(native, subject.native_options(subject.causal_options))
         if not output.requires_grad:
             return len(parameters), [*parameters]
-        found = torch.autograd.grad(output.sum(), [*parameters.values()], allow_unused=True)
-    names = [name for name, gradient in zip(parameters, found, strict=True) if gradient is None]
+        slopes = torch.autograd.grad(output.sum(), [*parameters.values()], allow_unused=True)
+    names = [name for name, slope in zip(parameters, slopes, strict=True) if slope is None]
     return len(parameters), names
 
 
@@ -88,36 +84,36 @@ def _function(
     subject: Subject, inputs: Sequence[np.ndarray], dtype: str, options: dict[str, Any]
 ) -> Callable[..., Any]:
     """The output as a function of the variables, as arrays of the library."""
-    attention, native_options = subject.attention_in(dtype), subject.native_options(options)
+    native_options = subject.native_options(options)
     if subject.kind != "model":
-        return lambda *values: subject.output(attention, values, native_options)
-    tokens = [subject.library.array(array, dtype) for array in inputs]
-    embedding = _embedding(subject, attention)
+        return lambda *values: subject.output(values, native_options, dtype)
+    tokens = subject.native(inputs, dtype)
+    embedding = _embedding(subject, dtype)
 
     def shifted(shift: Any) -> Any:
         handle = embedding.register_forward_hook(lambda module, args, output: output + shift)
         try:
-            return subject.output(attention, tokens, native_options)
+            return subject.output(tokens, native_options, dtype)
         finally:
             handle.remove()
 
     return shifted
 
 
-def _embedding(subject: Subject, model: Any) -> Any:
-    """Find the embedding that is called with the tokens of the model."""
-    tokens = subject.inputs(4, batch=1)[0]
-    modules = model.modules() if subject.module is not None else ()
+def _embedding(subject: Subject, dtype: str) -> Any:
+    """Find the embedding that is called with the tokens of the model in this precision."""
+    inputs = subject.inputs(4, batch=1)
+    modules = subject.attention_in(dtype).modules() if subject.module is not None else ()
     tables = [module for module in modules if hasattr(module, "num_embeddings")]
     called = []
 
     def record(table: Any, args: Any, output: Any) -> None:
-        if np.array_equal(subject.library.numpy(args[0]), tokens):
+        if np.array_equal(subject.library.numpy(args[0]), inputs[0]):
             called.append(table)
 
     handles = [table.register_forward_hook(record) for table in tables]
     try:
-        subject.output(model, [subject.library.array(tokens, subject.dtype)], {})
+        subject.output(subject.native(inputs, dtype), {}, dtype)
     finally:
         for handle in handles:
             handle.remove()

@@ -19,13 +19,15 @@ import numpy as np
 
 from headway.check.adapters import known
 from headway.check.declaration import Declaration
+from headway.check.errors import Refused
 from headway.check.findings import Diagnosis, Finding, Outcome, not_applicable, unsupported
 from headway.check.libraries import undisturbed
+from headway.check.modules import unchanged
 from headway.check.probe import subject_of
 from headway.check.properties import CHECKS
 from headway.check.properties.check import Check
 from headway.check.properties.order import UNDECLARED
-from headway.check.subject import Refused, Subject, call_directly, unchanged
+from headway.check.subject import Subject, call_directly
 
 
 def diagnose(

@@ -10,6 +10,8 @@ from typing import Any, Protocol, final
 
 import numpy as np
 
+from headway.check.errors import Refused
+
 Function = Callable[..., Any]
 
 
@@ -44,7 +46,7 @@ class Library(Protocol):
         ...
 
     def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
-        """Return the gradients of sum(function(*inputs) * weight)."""
+        """Return the gradients of sum(function(*inputs) * weight); `Refused` if it has none."""
         ...
 
     def compiled(self, call: Function, attention: Any, options: Mapping[str, Any]) -> Function:
@@ -54,10 +56,6 @@ class Library(Protocol):
     def session(self) -> AbstractContextManager[None]:
         """Settings of the library during the checks, such as float64 in JAX."""
         ...
-
-
-class NoGradients(Exception):  # noqa: N818 - not an error of the attention
-    """This library cannot differentiate."""
 
 
 @final
@@ -71,7 +69,8 @@ class NumPy:
     bait = array
 
     def numpy(self, array: Any) -> np.ndarray:
-        return _widened(np.array(array))
+        values = np.array(array)
+        return values.astype(np.float64) if values.dtype.kind == "f" else values
 
     def is_array(self, array: Any) -> bool:
         return isinstance(array, np.ndarray)
@@ -83,7 +82,7 @@ class NumPy:
         return np.broadcast_to(array[:1], array.shape)
 
     def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
-        raise NoGradients("NumPy has no gradients")
+        raise Refused("NumPy has no gradients")
 
     def compiled(self, call: Function, attention: Any, options: Mapping[str, Any]) -> Function:
         return partial(call, attention, **options)
@@ -190,7 +189,8 @@ class Jax:
         # Without jit each operation is compiled for each shape, which is several times slower.
         arrays = {name: value for name, value in options.items() if self.is_array(value)}
         fixed = {name: value for name, value in options.items() if name not in arrays}
-        key = (call, attention, tuple(fixed.items()))
+        # By identity, because an attention need not be hashable. The compiled call keeps it alive.
+        key = (id(call), id(attention), tuple(fixed.items()))
         if key not in self._compiled:
             self._compiled[key] = self.jax.jit(partial(call, attention, **fixed))
 
@@ -209,10 +209,6 @@ class Jax:
 
 
 LIBRARIES: dict[str, Callable[..., Library]] = {"torch": Torch, "jax": Jax, "numpy": NumPy}
-
-
-def _widened(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
 @contextmanager

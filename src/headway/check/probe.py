@@ -12,8 +12,11 @@ import numpy as np
 
 from headway.check.declaration import Declaration
 from headway.check.derivatives import output_at, unit, variables
+from headway.check.errors import Refused
+from headway.check.layouts import to_layout
 from headway.check.libraries import LIBRARIES, Torch, undisturbed
-from headway.check.subject import Refused, Subject, call_directly, is_module
+from headway.check.modules import is_module
+from headway.check.subject import Subject, call_directly
 
 NOT_FINITE = "numbers that are not finite"
 LENGTHS = (33, 16, 8, 6, 4)  # numbers of tokens to try; a module may be built for a short context
@@ -74,8 +77,8 @@ def _try(subject: Subject, must_belong: bool) -> None:
     declared, tokens = subject.declared, subject.longest
     inputs = subject.inputs(tokens)
     if must_belong:
-        bait = [subject.library.bait(array, subject.dtype) for array in subject.laid_out(inputs)]
-        subject.output(subject.attention, bait, {})
+        bait = [subject.library.bait(array, subject.dtype) for array in to_layout(declared, inputs)]
+        subject.output(bait, {})
     output = subject.run(inputs)
     rows: tuple[Any, ...] = (2, declared.heads, tokens) if subject.kind == "qkv" else (2, tokens)
     features = {"qkv": declared.head_dim, "self": output.shape[-1], "model": subject.vocabulary}

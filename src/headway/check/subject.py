@@ -7,21 +7,18 @@ inputs and outputs in one layout, in which the tokens are on the axis before the
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, final
 
 import numpy as np
 
 from headway.check.declaration import Declaration
+from headway.check.errors import Refused, errors_as_refused
+from headway.check.layouts import from_layout, to_layout, to_mask
 from headway.check.libraries import Library
-
-
-class Refused(Exception):  # noqa: N818 - the attention refused, the check goes on
-    """The attention raised an error, or does not support a call; the message says which."""
+from headway.check.modules import converted, is_module
 
 
 def call_directly(attention: Any, *inputs: Any, **options: Any) -> Any:
@@ -77,20 +74,9 @@ class Subject:
         return self.declared.heads, self.kv_heads, self.kv_heads
 
     @property
-    def always_causal(self) -> bool:
-        """Whether it is causal in every call."""
-        declared = self.declared
-        return declared.causal or (declared.kind == "model" and "causal" not in declared.features)
-
-    @property
-    def causal(self) -> dict[str, Any]:
+    def causal_options(self) -> dict[str, Any]:
         """The options that make it causal."""
         return {"causal": True} if "causal" in self.declared.features else {}
-
-    @property
-    def order_free(self) -> bool:
-        """Whether permuting tokens only permutes its outputs: no causal mask, no positions."""
-        return not self.always_causal and not self.declared.positions
 
     @property
     def tolerance(self) -> float:
@@ -133,21 +119,18 @@ class Subject:
         *,
         dtype: str | None = None,
         train: bool = False,
-        strided: bool = False,
-        expanded: bool = False,
+        arranged: Callable[[Any], Any] = lambda array: array,
         compiled: bool = True,
         **options: Any,
     ) -> np.ndarray:
-        """Return the output (batch, [heads,] tokens, features), in float64."""
+        """Return the output (batch, [heads,] tokens, features), in float64.
+
+        arranged: changes the memory layout of the library's arrays.
+        """
         dtype = dtype or self.dtype
-        native = self.native(inputs, dtype)
-        if strided:
-            native = [self.library.strided(array) for array in native]
-        if expanded:
-            native = [self.library.expanded(array) for array in native]
-        attention = self.attention_in(dtype, train)
-        output = self.output(attention, native, self.native_options(options), compiled)
-        return self.canonical(self.library.numpy(output))
+        native = [arranged(array) for array in self.native(inputs, dtype)]
+        output = self.output(native, self.native_options(options), dtype, train, compiled)
+        return self.canonical(output)
 
     def weights(self, inputs: Sequence[np.ndarray], **options: Any) -> np.ndarray:
         """qkv: return the weights (batch, heads, queries, keys), by means of one-hot values.
@@ -166,52 +149,30 @@ class Subject:
             if self.kind == "qkv":
                 queries, keys, values = inputs
                 part = [queries[..., first:end, :], keys[..., :end, :], values[..., :end, :]]
-                outputs.append(self.run(part, **self.causal))
+                outputs.append(self.run(part, **self.causal_options))
                 continue
             native = self.native(self.cut(inputs, slice(first, end)), self.dtype)
-            with _errors():
+            with errors_as_refused():
                 output, cache = self.call(self.attention_in(self.dtype), *native, cache=cache)
             outputs.append(self.library.numpy(output))
         return np.concatenate(outputs, axis=-2)
-
-    def leaves_inputs_unchanged(self, inputs: Sequence[np.ndarray], **options: Any) -> bool:
-        """Whether a call leaves its arrays as they were."""
-        native, native_options = self.native(inputs, self.dtype), self.native_options(options)
-        arrays = [*native, *filter(self.library.is_array, native_options.values())]
-        before = [self.library.numpy(array) for array in arrays]
-        self.output(self.attention_in(self.dtype), native, native_options)
-        return all(map(np.array_equal, map(self.library.numpy, arrays), before))
-
-    def loss(self, inputs: Sequence[np.ndarray]) -> float:
-        """model: return its loss for the tokens as labels."""
-        (tokens,) = self.native(inputs, self.dtype)
-        loss = self.output(self.attention_in(self.dtype), [tokens], {"labels": tokens})
-        return float(self.library.numpy(loss))
-
-    def rounded(self, dtype: str) -> Subject:
-        """Round the parameters of a module to a precision; a function stays as it is."""
-        if self.module is None:
-            return self
-        torch = sys.modules["torch"]
-        if self.attention_in(self.dtype) is self.module:
-            raise Refused("cannot be copied")
-        module = copy.deepcopy(self.module).to(getattr(torch, dtype))
-        return replace(self, attention=module.to(getattr(torch, self.dtype)))
 
     # Between NumPy and the library
 
     def output(
         self,
-        attention: Any,
         native: Sequence[Any],
         options: dict[str, Any],
+        dtype: str | None = None,
+        train: bool = False,
         compiled: bool = True,
     ) -> Any:
         """Call the attention with arrays of its library."""
+        attention = self.attention_in(dtype or self.dtype, train)
         call: Callable[..., Any] = partial(self.call, attention, **options)
         if compiled:
             call = self.library.compiled(self.call, attention, options)
-        with _errors():
+        with errors_as_refused():
             output = call(*native)
         output = output[0] if isinstance(output, (tuple, list)) and output else output
         if not self.library.is_array(output):
@@ -231,96 +192,32 @@ class Subject:
                     raise Refused(f"cannot be copied, so it was not run in {dtype}") from None
                 module = self.module
             else:
-                module = module.to(getattr(sys.modules["torch"], dtype))
+                module = converted(module, dtype)
             self._copies[dtype] = module
         return self._copies[dtype].train(train)
 
     def native(self, inputs: Sequence[np.ndarray], dtype: str) -> list[Any]:
         """Convert arrays to the library, in the declared layout."""
-        return [self.library.array(array, dtype) for array in self.laid_out(inputs)]
+        return [self.library.array(array, dtype) for array in to_layout(self.declared, inputs)]
 
     def native_options(self, options: dict[str, Any]) -> dict[str, Any]:
         """Convert options to the library; a mask to its declared shape and meaning."""
-        converted = dict(options)
         if "mask" in options:
-            mask = options["mask"]
-            if self.declared.mask_shape == "full":
-                tokens = mask.shape[-1]
-                mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
-                mask = np.broadcast_to(mask, (len(mask), 1, tokens, tokens))
-            converted["mask"] = mask if self.declared.mask_true == "attend" else ~mask
+            options = {**options, "mask": to_mask(self.declared, options["mask"])}
         return {
             name: self.library.array(np.ascontiguousarray(value), self.dtype)
             if isinstance(value, np.ndarray)
             else value
-            for name, value in converted.items()
+            for name, value in options.items()
         }
 
-    def laid_out(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Convert arrays to the declared layout."""
-        if self.kind != "qkv" or self.declared.layout == "bhtd":
-            return [np.ascontiguousarray(array) for array in inputs]
-        moved = [np.ascontiguousarray(np.swapaxes(array, 1, 2)) for array in inputs]
-        if self.declared.layout == "bthd":
-            return moved
-        return [array.reshape((*array.shape[:2], -1)) for array in moved]
-
-    def canonical(self, output: np.ndarray) -> np.ndarray:
-        """Convert an output from the declared layout."""
+    def canonical(self, output: Any) -> np.ndarray:
+        """Convert an output of the library to NumPy, from the declared layout."""
+        array = self.library.numpy(output)
         try:
-            return self.from_layout(output, self.declared.heads)
+            return from_layout(self.declared, array, self.declared.heads)
         except ValueError:
             layout = self.declared.layout
             raise Refused(
-                f"returned the shape {output.shape}, which is not the layout {layout!r}"
+                f"returned the shape {array.shape}, which is not the layout {layout!r}"
             ) from None
-
-    def from_layout(self, array: np.ndarray, heads: int) -> np.ndarray:
-        """Convert an array with this number of heads from the declared layout."""
-        if self.kind != "qkv" or self.declared.layout == "bhtd":
-            return array
-        if self.declared.layout == "packed":
-            batch, tokens, _ = array.shape
-            array = array.reshape((batch, tokens, heads, -1))
-        return np.swapaxes(array, 1, 2)
-
-
-def is_module(attention: Any) -> bool:
-    """Whether this is a module of PyTorch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(attention, torch.nn.Module)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Turn the errors of the attention, also an exit, into `Refused`."""
-    try:
-        yield
-    except Refused:
-        raise
-    except (Exception, SystemExit) as error:
-        raise refused(error) from error
-
-
-def refused(error: BaseException) -> Refused:
-    """Describe an error of the attention in one line."""
-    return Refused(f"raised {type(error).__name__}: {' '.join(str(error).split())[:200]}")
-
-
-@contextmanager
-def unchanged(attention: Any) -> Iterator[None]:
-    """Restore a module's mode, parameters and buffers afterwards."""
-    if not is_module(attention):
-        yield
-        return
-    modes = {module: module.training for module in attention.modules()}
-    values = [*attention.parameters(), *attention.buffers()]
-    copies = [value.detach().clone() for value in values]
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        with sys.modules["torch"].no_grad():
-            for value, saved in zip(values, copies, strict=True):
-                value.copy_(saved)

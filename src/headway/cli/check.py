@@ -33,7 +33,7 @@ def check(
     declared: Declared = None,
     features: str | None = None,
     only: str | None = None,
-    own: Annotated[bool, Parameter(name="--self", negative=())] = False,
+    headway: Annotated[bool, Parameter(name="--self", negative=())] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     html: Path | None = None,
     runs: str = "runs",
@@ -54,7 +54,7 @@ def check(
         positions, cache, documents, labels, tied.
     only
         The names of some checks, separated by commas.
-    own
+    headway
         Check all attentions and kernels of Headway.
     as_json
         Print JSON.
@@ -63,7 +63,7 @@ def check(
     runs
         Folder of the runs.
     """
-    if (target is None) == (not own):
+    if (target is None) == (not headway):
         raise ValueError("give one target: module:Name, file.py:Name, a run, or --self")
     from headway.check import render  # late: `headway --help` is fast
 
@@ -74,7 +74,9 @@ def check(
     diagnoses = []
     # With --json the output of the checked code goes to stderr.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        for diagnosis in _own() if target is None else [_one(target, settings or [], given, runs)]:
+        for diagnosis in (
+            _catalog() if target is None else [_one(target, settings or [], given, runs)]
+        ):
             diagnoses.append(diagnosis)
             if target is None:
                 style = "green" if diagnosis.ok else "bold red"
@@ -108,10 +110,10 @@ def _one(target: str, settings: list[str], given: dict[str, Any], runs: str) -> 
     return diagnose(engine_named(engine).load(run), name=str(run.path), **given)
 
 
-def _own() -> Iterator[Diagnosis]:
+def _catalog() -> Iterator[Diagnosis]:
     from headway.check import diagnose
-    from headway.check.own import subjects
+    from headway.check.catalog import entries
 
     engines = ("torch", "numpy", *(["jax"] if find_spec("jax") else []))
-    for name, attention, declared in subjects(engines):
+    for name, attention, declared in entries(engines):
         yield diagnose(attention, name=name, **declared)

@@ -9,11 +9,14 @@ from headway.check.properties.check import Check
 # position.)
 CHECKS: MappingProxyType[str, Check] = MappingProxyType(
     {
-        "runs": numerics.CHECKS["runs"],
-        "repeatable": numerics.CHECKS["repeatable"],
-        **formula.CHECKS,
-        **order.CHECKS,
-        **masking.CHECKS,
-        **numerics.CHECKS,
+        check.name: check
+        for check in (
+            numerics.runs,
+            numerics.repeatable,
+            *formula.CHECKS,
+            *order.CHECKS,
+            *masking.CHECKS,
+            *numerics.CHECKS,
+        )
     }
 )

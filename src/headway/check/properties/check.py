@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,17 +25,27 @@ class Check:
     look: a regular expression for source lines that may contain the bug.
     """
 
-    promise: str
     run: Callable[[Subject], Outcome]
+    promise: str
     kinds: tuple[str, ...] = ALL
     needs: tuple[str, ...] = ()
     applies: Callable[[Subject], str | None] = lambda subject: None
     look: str = r"attn|attention|softmax|matmul|@|einsum"
 
+    @property
+    def name(self) -> str:
+        """The name of the function, with hyphens."""
+        return self.run.__name__.replace("_", "-")
+
+
+def promises(promise: str, *kinds: str, **options: Any) -> Callable[..., Check]:
+    """Make a check of a function; kinds: by default all. options: the other fields of `Check`."""
+    return partial(Check, promise=promise, kinds=kinds or ALL, **options)
+
 
 def order_free(subject: Subject) -> str | None:
     """For checks that permute tokens."""
-    if subject.order_free:
+    if subject.declared.order_free:
         return None
     return "it is causal or has positions, so the order of its tokens matters"
 
@@ -48,7 +59,7 @@ def weights_alone(subject: Subject) -> str | None:
 
 def can_be_causal(subject: Subject) -> str | None:
     """For checks of a causal mask."""
-    if subject.always_causal or subject.causal:
+    if subject.declared.always_causal or subject.causal_options:
         return None
     return "neither causal=True nor the feature 'causal' is declared"
 
@@ -65,7 +76,7 @@ def gap(output: np.ndarray, expected: np.ndarray) -> float:
 
 def influence(subject: Subject, tokens: int, **options: Any) -> np.ndarray:
     """Return how much each token's output (row) changes with each token's contents (column)."""
-    if options == subject.causal and tokens in subject.influences:
+    if options == subject.causal_options and tokens in subject.influences:
         return subject.influences[tokens]
     inputs = subject.inputs(tokens)
     base = subject.run(inputs, **options)
@@ -75,7 +86,7 @@ def influence(subject: Subject, tokens: int, **options: Any) -> np.ndarray:
         change = np.abs(other - base).max(axis=-1).reshape((-1, tokens)).max(axis=0)
         changes[:, token] = np.where(np.isfinite(change), change, np.inf)
     changes = np.asarray(changes / max(np.abs(base).max(), 1e-30))
-    if options == subject.causal:
+    if options == subject.causal_options:
         subject.influences[tokens] = changes
     return changes
 
@@ -106,7 +117,7 @@ def wrong_sums(subject: Subject) -> str | None:
             sums = weights.sum(axis=axis)
             if gap(sums, np.ones_like(sums)) < subject.tolerance:
                 return description
-    elif subject.kind == "self" and subject.always_causal and not subject.declared.block:
+    elif subject.kind == "self" and subject.declared.always_causal and not subject.declared.block:
         # Equal tokens have equal scores. With a causal softmax over the queries each weight of a
         # column is 1 / (tokens - key), so row q sums to 1/tokens + ... + 1/(tokens - q). With a
         # mask after a softmax over the keys, row q sums to (q + 1) / tokens.
@@ -128,6 +139,6 @@ def wrong_sums(subject: Subject) -> str | None:
     return None
 
 
-def shown(number: float) -> str:
+def digits(number: float) -> str:
     """Format a number with three digits."""
     return f"{number:.3g}"

@@ -1,6 +1,6 @@
 """Checks of the formula softmax(Q K^T / sqrt(d_k)) V (Vaswani et al. 2017, equation 1).
 
-Each function is a check; the table at the end has the properties. rotary: Su et al. 2021.
+rotary: Su et al. 2021.
 """
 
 from __future__ import annotations
@@ -10,17 +10,32 @@ import numpy as np
 from headway.check.findings import Outcome, verdict
 from headway.check.properties.check import (
     BLOCK,
-    Check,
+    digits,
     few,
     floor,
     gap,
     order_free,
-    shown,
+    promises,
     wrong_sums,
 )
 from headway.check.subject import Subject
 
+FORMULA = r"softmax|exp\("
 
+
+@promises(
+    "the weights of a query sum to 1",
+    "qkv",
+    "self",
+    applies=lambda s: (
+        BLOCK
+        if s.declared.block
+        else "positions are added to the values"
+        if s.declared.positions and s.kind == "self"
+        else None
+    ),
+    look=FORMULA,
+)
 def constant(subject: Subject) -> Outcome:
     tokens = few(subject)
     if subject.kind == "self":
@@ -37,7 +52,7 @@ def constant(subject: Subject) -> Outcome:
     ratio = float(np.median(output / np.where(expected == 0, 1, expected)))
     return verdict(
         worst <= subject.tolerance,
-        f"for equal values the output differs from the value by {shown(worst)}",
+        f"for equal values the output differs from the value by {digits(worst)}",
         "0, because the weights of a query sum to 1",
         wrong_sums(subject)
         or (
@@ -50,6 +65,7 @@ def constant(subject: Subject) -> Outcome:
     )
 
 
+@promises("adding a vector to all keys changes nothing", "qkv", look=FORMULA)
 def shifted(subject: Subject) -> Outcome:
     inputs = subject.inputs(few(subject))
     queries, keys, values = inputs
@@ -63,8 +79,8 @@ def shifted(subject: Subject) -> Outcome:
     loose = 1e3 * subject.tolerance  # scores in the thousands have fewer decimals
     return verdict(
         worst <= loose and little <= subject.tolerance,
-        f"adding a vector to all keys changes the outputs by {shown(worst)} (length 3000) and "
-        f"{shown(little)} (length 1)",
+        f"adding a vector to all keys changes the outputs by {digits(worst)} (length 3000) and "
+        f"{digits(little)} (length 1)",
         "0, because softmax depends on differences of scores only",
         "exp overflows: the largest score of the row is not subtracted before"
         if little <= subject.tolerance
@@ -74,6 +90,13 @@ def shifted(subject: Subject) -> Outcome:
     )
 
 
+@promises(
+    "repeating all keys and values changes nothing",
+    "qkv",
+    "self",
+    applies=order_free,
+    look=r"sqrt|\*\*|shape|size\(|log|" + FORMULA,
+)
 def duplicated(subject: Subject) -> Outcome:
     tokens = subject.longest // 2
     inputs = subject.inputs(tokens)
@@ -86,13 +109,14 @@ def duplicated(subject: Subject) -> Outcome:
     worst = gap(output, expected)
     return verdict(
         worst <= subject.tolerance,
-        f"repeating all keys and values changes the outputs by {shown(worst)}",
+        f"repeating all keys and values changes the outputs by {digits(worst)}",
         "0, because each weight is halved and occurs twice",
         "the scale or the sum depends on the number of keys",
         "scale by 1/sqrt(d_k), with d_k = queries.shape[-1]",
     )
 
 
+@promises("scores are dot products times 1/sqrt(d_k)", "qkv", look=r"sqrt|\*\*|scale")
 def scale(subject: Subject) -> Outcome:
     # Two keys and one-hot values show the weights of the last query; the logarithm of their ratio
     # is the difference of the two scores.
@@ -133,6 +157,7 @@ def scale(subject: Subject) -> Outcome:
     )
 
 
+@promises("one key can get all the weight", "qkv", look=r"clamp|clip|tanh|eps|max")
 def sharp(subject: Subject) -> Outcome:
     tokens = few(subject, subject.declared.head_dim)
     width = subject.declared.head_dim
@@ -149,13 +174,19 @@ def sharp(subject: Subject) -> Outcome:
     share = float(1 - weights[..., best].min()) if np.isfinite(weights).all() else float("nan")
     return verdict(
         share <= 3e-5 * subject.tolerance,
-        f"a key whose score is 45 larger leaves a weight of {shown(share)} to the others",
-        f"at most {shown(np.exp(-45.0) * tokens)} (e^-45 each)",
+        f"a key whose score is 45 larger leaves a weight of {digits(share)} to the others",
+        f"at most {digits(np.exp(-45.0) * tokens)} (e^-45 each)",
         "weights or scores are clipped, capped or smoothed",
         "do not clamp scores or weights; use softcap only if it is requested",
     )
 
 
+@promises(
+    "queries and keys are rotated in the declared pairs",
+    "qkv",
+    needs=("positions",),
+    look=r"cos|sin|rot",
+)
 def rotary(subject: Subject) -> Outcome:
     """Measure the rotation of a query relative to a key, entry by entry: each is the log-odds of
     a key e_j and a key of zeros."""
@@ -212,49 +243,11 @@ def rotary(subject: Subject) -> Outcome:
     return verdict(
         heads_agree and max(gap(rotation, expected), drift) <= 1e3 * subject.tolerance,
         f"pairs: {partners[matching[0]] if len(matching) == 1 else 'unknown'}; the rotation is off "
-        f"by {shown(gap(rotation, expected))}; moving all positions changes {shown(drift)}",
+        f"by {digits(gap(rotation, expected))}; moving all positions changes {digits(drift)}",
         f"pairs {partners[subject.declared.rotary]}, rotated by position * 10000^(-2i/d)",
         diagnosis,
         "half: cat(x1 * cos - x2 * sin, x2 * cos + x1 * sin), if the weights use this convention",
     )
 
 
-FORMULA = r"softmax|exp\("
-CHECKS = {
-    "constant": Check(
-        "the weights of a query sum to 1",
-        constant,
-        ("qkv", "self"),
-        applies=lambda s: (
-            BLOCK
-            if s.declared.block
-            else "positions are added to the values"
-            if s.declared.positions and s.kind == "self"
-            else None
-        ),
-        look=FORMULA,
-    ),
-    "shifted": Check(
-        "adding a vector to all keys changes nothing", shifted, ("qkv",), look=FORMULA
-    ),
-    "duplicated": Check(
-        "repeating all keys and values changes nothing",
-        duplicated,
-        ("qkv", "self"),
-        applies=order_free,
-        look=r"sqrt|\*\*|shape|size\(|log|" + FORMULA,
-    ),
-    "scale": Check(
-        "scores are dot products times 1/sqrt(d_k)", scale, ("qkv",), look=r"sqrt|\*\*|scale"
-    ),
-    "sharp": Check(
-        "one key can get all the weight", sharp, ("qkv",), look=r"clamp|clip|tanh|eps|max"
-    ),
-    "rotary": Check(
-        "queries and keys are rotated in the declared pairs",
-        rotary,
-        ("qkv",),
-        ("positions",),
-        look=r"cos|sin|rot",
-    ),
-}
+CHECKS = (constant, shifted, duplicated, scale, sharp, rotary)

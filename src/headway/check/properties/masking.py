@@ -1,6 +1,6 @@
 """Checks of masks: a masked key has no influence, as if it were absent.
 
-Each function is a check; the table at the end has the properties. softcap: Gemma 2.
+softcap: Gemma 2.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from headway.check.derivatives import gradients
+from headway.check.errors import Refused
 from headway.check.findings import Outcome, verdict
-from headway.check.properties.check import Check, few, floor, gap, influence, shown
+from headway.check.properties.check import digits, few, floor, gap, influence, promises
 from headway.check.properties.order import MASKING
-from headway.check.subject import Refused, Subject
+from headway.check.subject import Subject
 
 
 def _padded(subject: Subject) -> tuple[list[np.ndarray], np.ndarray]:
@@ -25,19 +26,20 @@ def _padded(subject: Subject) -> tuple[list[np.ndarray], np.ndarray]:
     tokens = few(subject)
     mask = np.ones((2, tokens), bool)
     mask[0, -1] = mask[1, -2:] = False
-    if subject.order_free:
+    if subject.declared.order_free:
         mask = np.random.default_rng(3).permuted(mask, axis=1)
     return subject.inputs(tokens), mask
 
 
-def hidden(subject: Subject) -> Outcome:
+@promises("masked keys have no influence", "qkv", "self", needs=("mask",), look=MASKING)
+def masked(subject: Subject) -> Outcome:
     inputs, mask = _padded(subject)
     base = subject.run(inputs, mask=mask)
     hides, shows = 0.0, 0.0
     for row in range(2):
-        masked = subject.changed(inputs, np.flatnonzero(~mask[row]), rows=row, size=5.0)
-        visible = subject.changed(inputs, np.flatnonzero(mask[row])[:1], rows=row)
-        out, other = (subject.run(arrays, mask=mask) for arrays in (masked, visible))
+        other_masked = subject.changed(inputs, np.flatnonzero(~mask[row]), rows=row, size=5.0)
+        other_visible = subject.changed(inputs, np.flatnonzero(mask[row])[:1], rows=row)
+        out, other = (subject.run(arrays, mask=mask) for arrays in (other_masked, other_visible))
         # The outputs of the tokens that were not changed.
         rest = slice(None) if subject.kind == "qkv" else np.flatnonzero(mask[row])[1:]
         hides = max(hides, gap(out[row][..., rest, :], base[row][..., rest, :]))
@@ -51,13 +53,14 @@ def hidden(subject: Subject) -> Outcome:
         diagnosis += "batch row, or after the softmax, or its number is not low enough"
     return verdict(
         hides <= subject.tolerance and shows > floor(subject),
-        f"masked keys change the outputs by {shown(hides)}, others by {shown(shows)}",
+        f"masked keys change the outputs by {digits(hides)}, others by {digits(shows)}",
         "0 by masked keys, more than 0 by others",
         diagnosis,
         "scores.masked_fill(~attend, -inf) before the softmax, with one mask per batch row",
     )
 
 
+@promises("masking a key is like removing it", "qkv", "self", needs=("mask",), look=MASKING)
 def deleted(subject: Subject) -> Outcome:
     inputs, mask = _padded(subject)
     out = subject.run(inputs, mask=mask)
@@ -74,7 +77,7 @@ def deleted(subject: Subject) -> Outcome:
         worst = max(worst, gap(output, alone))
     return verdict(
         worst <= subject.tolerance,
-        f"masking keys and removing them differ by {shown(worst)}",
+        f"masking keys and removing them differ by {digits(worst)}",
         "0: masking a key is like removing it",
         "masked keys have an influence: their scores are 0 instead of -inf, or their weights are "
         "removed after the softmax, so that the others do not sum to 1",
@@ -82,29 +85,44 @@ def deleted(subject: Subject) -> Outcome:
     )
 
 
-def together(subject: Subject) -> Outcome:
+@promises(
+    "a mask and the causal mask apply together",
+    "qkv",
+    "self",
+    needs=("mask", "causal"),
+    look=MASKING,
+)
+def mask_and_causal(subject: Subject) -> Outcome:
     tokens = few(subject)
     mask = np.ones((2, tokens), bool)
     mask[:, 1] = False
     sees = influence(subject, tokens, mask=mask, causal=True) > floor(subject)
     future = bool(np.triu(sees, 1).any())
-    masked = bool(np.delete(sees[:, 1], 1).any())
+    shows_masked = bool(np.delete(sees[:, 1], 1).any())
     lost = not np.tril(sees, -1)[:, np.flatnonzero(mask[0])].any()
     return verdict(
-        not (future or masked or lost),
+        not (future or shows_masked or lost),
         f"with a mask and causal=True, later keys are {'visible' if future else 'masked'}, masked "
-        f"keys are {'visible' if masked else 'masked'}",
+        f"keys are {'visible' if shows_masked else 'masked'}",
         "later keys and masked keys are both masked",
         "the mask replaces the causal one (as when is_causal is ignored next to a mask)"
         if future
         else "causal=True replaces the mask"
-        if masked
+        if shows_masked
         else "together they mask all keys",
         "allowed = mask & causal_mask, once, before the softmax",
     )
 
 
-def dead(subject: Subject) -> Outcome:
+@promises(
+    "a query with all keys masked gets 0",
+    "qkv",
+    "self",
+    needs=("mask",),
+    applies=lambda s: "it has a residual connection" if s.declared.block else None,
+    look=MASKING + "|softmax",
+)
+def dead_rows(subject: Subject) -> Outcome:
     tokens = few(subject)
     inputs = subject.inputs(tokens)
     mask = np.ones((2, tokens), bool)
@@ -133,8 +151,8 @@ def dead(subject: Subject) -> Outcome:
         diagnosis += "finite number such as -1e9"
     return verdict(
         good,
-        f"the output of such a query is {shown(size)}"
-        + (f", its gradients {shown(largest) if flowing else 'NaN'}" if slopes else ""),
+        f"the output of such a query is {digits(size)}"
+        + (f", its gradients {digits(largest) if flowing else 'NaN'}" if slopes else ""),
         "0, and gradients 0",
         diagnosis,
         "alive = allowed.any(-1, keepdim=True); softmax of where(alive, scores, 0), then "
@@ -142,9 +160,10 @@ def dead(subject: Subject) -> Outcome:
     )
 
 
+@promises("a window of W has W keys", "qkv", needs=("window",), look="window")
 def window(subject: Subject) -> Outcome:
     tokens, width = few(subject), 3
-    sees = influence(subject, tokens, window=width, **subject.causal) > floor(subject)
+    sees = influence(subject, tokens, window=width, **subject.causal_options) > floor(subject)
     rows, columns = np.indices(sees.shape)
     expected = (columns <= rows) & (rows - columns < width)
     future, extent = bool(np.triu(sees, 1).any()), int(np.tril(sees)[-1].sum())
@@ -162,15 +181,16 @@ def window(subject: Subject) -> Outcome:
     )
 
 
+@promises("scores are capped before the mask", "qkv", needs=("softcap",), look="tanh|softcap")
 def softcap(subject: Subject) -> Outcome:
     inputs, mask = _padded(subject)
     if "mask" in subject.declared.features:
-        masked = subject.run(inputs, mask=mask, softcap=2.0)
+        out = subject.run(inputs, mask=mask, softcap=2.0)
         other = [
             np.where(mask[:, None, :, None] | (i == 0), array, 5.0 - array)
             for i, array in enumerate(inputs)
         ]
-        leak = gap(subject.run(other, mask=mask, softcap=2.0), masked)
+        leak = gap(subject.run(other, mask=mask, softcap=2.0), out)
     else:
         leak = 0.0
     tokens = few(subject, subject.declared.head_dim)
@@ -186,8 +206,8 @@ def softcap(subject: Subject) -> Outcome:
     off = gap(_centred(raw), _centred(scores))
     return verdict(
         leak <= subject.tolerance and max(wrong, off) <= 1e3 * subject.tolerance,
-        f"masked keys change the outputs by {shown(leak)}; the capped scores differ by "
-        f"{shown(wrong)}",
+        f"masked keys change the outputs by {digits(leak)}; the capped scores differ by "
+        f"{digits(wrong)}",
         "0; c * tanh(score / c) of the scaled score, before the mask",
         "the cap comes after the mask: tanh turns -inf into a score of -c"
         if leak > subject.tolerance
@@ -200,6 +220,20 @@ def _centred(scores: np.ndarray) -> np.ndarray:
     return np.asarray(scores - scores.mean(axis=-1, keepdims=True))
 
 
+def _mask_of_pairs(subject: Subject) -> str | None:
+    features, full = subject.declared.features, subject.declared.mask_shape == "full"
+    if subject.kind == "model":
+        return None if "documents" in features else "the feature 'documents' is not declared"
+    return None if "mask" in features and full else "it has no mask (queries, keys)"
+
+
+@promises(
+    "documents in one row do not attend to each other",
+    "qkv",
+    "model",
+    applies=_mask_of_pairs,
+    look=MASKING + "|document",
+)
 def documents(subject: Subject) -> Outcome:
     tokens = few(subject)
     inputs = subject.inputs(tokens)
@@ -221,20 +255,19 @@ def documents(subject: Subject) -> Outcome:
             worst = max(worst, gap(subject.run(subject.cut(inputs, part)), out[..., part, :]))
     return verdict(
         worst <= subject.tolerance,
-        f"packing two documents into a row changes the outputs by {shown(worst)}",
+        f"packing two documents into a row changes the outputs by {digits(worst)}",
         "0: a document gives the same outputs alone",
         "documents in one row attend to each other",
         "allowed = documents[:, :, None] == documents[:, None, :]",
     )
 
 
-def _mask_of_pairs(subject: Subject) -> str | None:
-    features, full = subject.declared.features, subject.declared.mask_shape == "full"
-    if subject.kind == "model":
-        return None if "documents" in features else "the feature 'documents' is not declared"
-    return None if "mask" in features and full else "it has no mask (queries, keys)"
-
-
+@promises(
+    "padding on the left changes nothing",
+    "model",
+    needs=("mask",),
+    look="position|arange|" + MASKING,
+)
 def padding(subject: Subject) -> Outcome:
     tokens = few(subject)
     inputs = subject.inputs(tokens)
@@ -244,51 +277,11 @@ def padding(subject: Subject) -> Outcome:
     worst = gap(subject.run(inputs, mask=mask)[:1, 2:], alone)
     return verdict(
         worst <= subject.tolerance,
-        f"two tokens of padding on the left change the logits by {shown(worst)}",
+        f"two tokens of padding on the left change the logits by {digits(worst)}",
         "0: a padded text gives the same logits alone",
         "tokens attend to padding, or positions count it: the text begins at position 2",
         "positions = (mask.cumsum(-1) - 1).clamp(min=0), and the mask in every layer",
     )
 
 
-CHECKS = {
-    "masked": Check(
-        "masked keys have no influence", hidden, ("qkv", "self"), ("mask",), look=MASKING
-    ),
-    "deleted": Check(
-        "masking a key is like removing it", deleted, ("qkv", "self"), ("mask",), look=MASKING
-    ),
-    "mask-and-causal": Check(
-        "a mask and the causal mask apply together",
-        together,
-        ("qkv", "self"),
-        ("mask", "causal"),
-        look=MASKING,
-    ),
-    "dead-rows": Check(
-        "a query with all keys masked gets 0",
-        dead,
-        ("qkv", "self"),
-        ("mask",),
-        applies=lambda s: "it has a residual connection" if s.declared.block else None,
-        look=MASKING + "|softmax",
-    ),
-    "window": Check("a window of W has W keys", window, ("qkv",), ("window",), look="window"),
-    "softcap": Check(
-        "scores are capped before the mask", softcap, ("qkv",), ("softcap",), look="tanh|softcap"
-    ),
-    "documents": Check(
-        "documents in one row do not attend to each other",
-        documents,
-        ("qkv", "model"),
-        applies=_mask_of_pairs,
-        look=MASKING + "|document",
-    ),
-    "padding": Check(
-        "padding on the left changes nothing",
-        padding,
-        ("model",),
-        ("mask",),
-        look="position|arange|" + MASKING,
-    ),
-}
+CHECKS = (masked, deleted, mask_and_causal, dead_rows, window, softcap, documents, padding)

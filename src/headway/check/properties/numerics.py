@@ -1,7 +1,4 @@
-"""Checks of numerics: errors, repeatability, memory layouts, precision, derivatives, dropout.
-
-Each function is a check; the table at the end has the properties.
-"""
+"""Checks of numerics: errors, repeatability, memory layouts, precision, derivatives, dropout."""
 
 from __future__ import annotations
 
@@ -17,12 +14,15 @@ from headway.attention.masks import causal
 from headway.attention.spec import Spec
 from headway.check.declaration import Declaration
 from headway.check.derivatives import gradients, output_at, unit, unused_parameters, variables
+from headway.check.errors import Refused
 from headway.check.findings import Outcome, not_applicable, unsupported, verdict
+from headway.check.modules import converted
 from headway.check.probe import NOT_FINITE, subject_of
-from headway.check.properties.check import ALL, Check, few, floor, gap, shown
-from headway.check.subject import Refused, Subject
+from headway.check.properties.check import digits, few, floor, gap, promises
+from headway.check.subject import Subject
 
 
+@promises("it runs as declared")
 def runs(subject: Subject) -> Outcome:
     if subject.problem:
         return verdict(
@@ -41,7 +41,7 @@ def runs(subject: Subject) -> Outcome:
     trials: dict[str, dict[str, Any]] = {
         "mask": {"mask": np.arange(tokens) < np.array([[tokens], [tokens - 1]])},
         "causal": {"causal": True},
-        "window": {"window": tokens, **subject.causal},
+        "window": {"window": tokens, **subject.causal_options},
         "softcap": {"softcap": 5.0},
         "positions": {"positions": np.arange(tokens)},
         "documents": {"documents": np.zeros((2, tokens), np.int64)},
@@ -70,6 +70,7 @@ def runs(subject: Subject) -> Outcome:
     )
 
 
+@promises("evaluation is repeatable", look=r"[dD]ropout|bernoulli|rand\w*\(|kept|cache")
 def repeatable(subject: Subject) -> Outcome:
     inputs = subject.inputs(few(subject))
     # Not compiled, because then random numbers and state would be fixed.
@@ -80,13 +81,14 @@ def repeatable(subject: Subject) -> Outcome:
     worst = max(gap(second, first), gap(third, first))
     return verdict(
         same,
-        "three calls give identical outputs" if same else f"three calls differ by {shown(worst)}",
+        "three calls give identical outputs" if same else f"three calls differ by {digits(worst)}",
         "identical outputs in evaluation mode",
         "dropout is active in evaluation mode, or a state survives the call",
         "F.dropout(weights, p, training=self.training); keep no tensors between calls",
     )
 
 
+@promises("every parameter has a gradient", "self", "model", look=r"self\.\w+\(|detach|no_grad")
 def used(subject: Subject) -> Outcome:
     if subject.module is None:
         return unsupported("only modules of PyTorch have parameters")
@@ -102,11 +104,17 @@ def used(subject: Subject) -> Outcome:
     )
 
 
+@promises("the inputs stay unchanged", look=r"[-+*/]=|_\(|\[.*\] =")
 def untouched(subject: Subject) -> Outcome:
-    tokens, options = few(subject), dict(subject.causal)
+    tokens, options = few(subject), dict(subject.causal_options)
     if "mask" in subject.declared.features:
         options["mask"] = np.arange(tokens) < np.array([[tokens], [tokens - 1]])
-    same = subject.leaves_inputs_unchanged(subject.inputs(tokens), **options)
+    native = subject.native(subject.inputs(tokens), subject.dtype)
+    native_options = subject.native_options(options)
+    arrays = [*native, *filter(subject.library.is_array, native_options.values())]
+    before = [subject.library.numpy(array) for array in arrays]
+    subject.output(native, native_options)
+    same = all(map(np.array_equal, map(subject.library.numpy, arrays), before))
     return verdict(
         same,
         f"the inputs are {'unchanged' if same else 'changed'} after the call",
@@ -116,16 +124,23 @@ def untouched(subject: Subject) -> Outcome:
     )
 
 
+@promises(
+    "the memory layout of inputs does not matter",
+    "qkv",
+    "self",
+    look=r"view|strided|contiguous|ravel",
+)
 def strided(subject: Subject) -> Outcome:
     inputs = subject.inputs(few(subject))
     if subject.kind == "model" or subject.library.name == "jax":
         return not_applicable("its inputs have only one memory layout")
     base = subject.run(inputs)
     try:
-        worst = gap(subject.run(inputs, strided=True), base)
+        worst = gap(subject.run(inputs, arranged=subject.library.strided), base)
         repeated = [np.repeat(array[:1], len(array), axis=0) for array in inputs]
-        worst = max(worst, gap(subject.run(inputs, expanded=True), subject.run(repeated)))
-        measured = f"strided or expanded inputs change the outputs by {shown(worst)}"
+        expanded = subject.run(inputs, arranged=subject.library.expanded)
+        worst = max(worst, gap(expanded, subject.run(repeated)))
+        measured = f"strided or expanded inputs change the outputs by {digits(worst)}"
     except Refused as error:
         worst, measured = float("inf"), f"with strided or expanded inputs it {error}"
     return verdict(
@@ -137,12 +152,13 @@ def strided(subject: Subject) -> Outcome:
     )
 
 
+@promises("errors in low precision are small", look=r"dtype|float|half|bfloat16|\.to\(|astype")
 def precise(subject: Subject) -> Outcome:
     """The bound is twice the error of the plain formula, plus rounding."""
     if subject.rounding > 1e-5:
         return verdict(
             False,
-            f"with float64 inputs the relative error is {shown(subject.rounding)}",
+            f"with float64 inputs the relative error is {digits(subject.rounding)}",
             "at most that of float32",
             "intermediate results are rounded to less than float32",
             "softmax and sums in float32 (or the inputs' precision, if that is higher)",
@@ -166,7 +182,7 @@ def precise(subject: Subject) -> Outcome:
     rule = "twice the error of the plain formula + 4 eps" if subject.kind == "qkv" else "32 eps"
     return verdict(
         worst <= 1,
-        f"the largest error is {shown(worst)} of the bound ({at})"
+        f"the largest error is {digits(worst)} of the bound ({at})"
         + "".join(f"; not run in {error}" for error in errors),
         f"at most 1: {rule} of the largest number",
         "intermediate results are rounded: a softmax or a sum in lower precision than the inputs",
@@ -181,7 +197,7 @@ def _errors(
     library, eps = subject.library, {"float32": 2.0**-23, "bfloat16": 2.0**-7}[dtype]
     if subject.kind != "model":
         inputs = [library.numpy(library.array(array, dtype)) for array in inputs]
-    exactly = subject.rounded(dtype) if subject.dtype == "float64" else formula
+    exactly = _rounded(subject, dtype) if subject.dtype == "float64" else formula
     exact = _results(exactly, inputs, exactly.dtype)
     results = _results(subject, inputs, dtype)
     plain = _results(formula, inputs, dtype) if subject.kind == "qkv" else exact
@@ -194,37 +210,48 @@ def _errors(
     return shares
 
 
+def _rounded(subject: Subject, dtype: str) -> Subject:
+    """Round the parameters of a module to a precision; a function stays as it is."""
+    if subject.module is None:
+        return subject
+    if subject.attention_in(subject.dtype) is subject.module:
+        raise Refused("cannot be copied")
+    module = converted(copy.deepcopy(subject.module), dtype)
+    return replace(subject, attention=converted(module, subject.dtype))
+
+
 def _results(subject: Subject, inputs: list[np.ndarray], dtype: str) -> list[np.ndarray]:
     """Return the output and, if the library has gradients, those of its weighted sum."""
-    out = subject.run(inputs, dtype=dtype, **subject.causal)
+    out = subject.run(inputs, dtype=dtype, **subject.causal_options)
     # Multiples of 1/8, which no precision rounds.
     weight = np.round(8 * np.cos(np.arange(out.size) + 1.0)).reshape(out.shape) / 8
     try:
-        return [out, *gradients(subject, inputs, weight, dtype=dtype, **subject.causal)]
+        return [out, *gradients(subject, inputs, weight, dtype=dtype, **subject.causal_options)]
     except Refused:
         return [out]
 
 
 def _formula(subject: Subject) -> Subject:
     """The plain formula with the same library and sizes."""
-    mask = causal if subject.always_causal or subject.causal else None
+    mask = causal if subject.declared.always_causal or subject.causal_options else None
     sizes = ("heads", "kv_heads", "head_dim", "device")
     declared = {name: getattr(subject.declared, name) for name in sizes}
     declared |= {"kind": "qkv", "engine": subject.library.name}
     return subject_of(partial(attention, spec=Spec(mask=mask)), Declaration.of(**declared))
 
 
+@promises("gradients are the derivatives of the output", look=r"backward|detach|grad")
 def derivative(subject: Subject) -> Outcome:
     inputs = subject.inputs(few(subject))
     values = variables(subject, inputs)
     random = np.random.default_rng(5)
-    weight = random.normal(size=subject.run(inputs, **subject.causal).shape)
-    slopes = gradients(subject, inputs, weight, **subject.causal)
+    weight = random.normal(size=subject.run(inputs, **subject.causal_options).shape)
+    slopes = gradients(subject, inputs, weight, **subject.causal_options)
 
     def shifted(i: int, shift: np.ndarray) -> np.ndarray:
         """The output with one input shifted."""
         moved = [*values[:i], values[i] + shift, *values[i + 1 :]]
-        return output_at(subject, inputs, moved, **subject.causal)
+        return output_at(subject, inputs, moved, **subject.causal_options)
 
     # In float32 a small step would be lost in rounding.
     step, limit = (3e-3, 3e-3) if subject.dtype == "float32" else (1e-6, 1e-5)
@@ -247,7 +274,7 @@ def derivative(subject: Subject) -> Outcome:
         worst = float("inf")
     return verdict(
         worst <= limit,
-        f"the gradient and a difference quotient differ by {shown(worst)}",
+        f"the gradient and a difference quotient differ by {digits(worst)}",
         f"at most {limit:g}: the gradient is the output's derivative",
         "the backward pass does not belong to the forward pass: an error in a custom backward, or "
         "something detached",
@@ -255,6 +282,11 @@ def derivative(subject: Subject) -> Outcome:
     )
 
 
+@promises(
+    "dropout drops the requested share and rescales the rest",
+    needs=("dropout",),
+    look="dropout|bernoulli|rand",
+)
 def dropout(subject: Subject) -> Outcome:
     return _shares(subject) if subject.kind == "qkv" else _training(subject)
 
@@ -323,10 +355,17 @@ def _training(subject: Subject) -> Outcome:
     )
 
 
+@promises(
+    "the loss is that of the next token",
+    "model",
+    needs=("labels",),
+    look=r"cross_entropy|labels|targets|nll",
+)
 def labels(subject: Subject) -> Outcome:
     inputs = subject.inputs(few(subject))
     logits, (tokens,) = subject.run(inputs), inputs
-    claimed = subject.loss(inputs)
+    (native,) = subject.native(inputs, subject.dtype)
+    claimed = float(subject.library.numpy(subject.output([native], {"labels": native})))
     logs = logits - logits.max(axis=-1, keepdims=True)
     logs = logs - np.log(np.exp(logs).sum(axis=-1, keepdims=True))
     count = tokens.shape[-1]
@@ -355,6 +394,7 @@ def labels(subject: Subject) -> Outcome:
     )
 
 
+@promises("tied weights stay tied", "model", needs=("tied",), look=r"\.weight|load_state|tie")
 def tied(subject: Subject) -> Outcome:
     if subject.module is None:
         return unsupported("only modules of PyTorch have parameters")
@@ -379,7 +419,7 @@ def tied(subject: Subject) -> Outcome:
     return verdict(
         good,
         f"shared: {'; '.join(before) or 'none'}; after loading: {'; '.join(after) or 'none'}; "
-        f"outputs differ by {shown(worst)}",
+        f"outputs differ by {digits(worst)}",
         "the embedding and the output layer share one weight, also after loading",
         "they are not tied: the output layer has another weight, perhaps a copy"
         if not before
@@ -390,51 +430,4 @@ def tied(subject: Subject) -> Outcome:
     )
 
 
-CHECKS = {
-    "runs": Check("it runs as declared", runs, ALL),
-    "repeatable": Check(
-        "evaluation is repeatable",
-        repeatable,
-        ALL,
-        look=r"[dD]ropout|bernoulli|rand\w*\(|kept|cache",
-    ),
-    "used": Check(
-        "every parameter has a gradient",
-        used,
-        ("self", "model"),
-        look=r"self\.\w+\(|detach|no_grad",
-    ),
-    "untouched": Check("the inputs stay unchanged", untouched, ALL, look=r"[-+*/]=|_\(|\[.*\] ="),
-    "strided": Check(
-        "the memory layout of inputs does not matter",
-        strided,
-        ("qkv", "self"),
-        look=r"view|strided|contiguous|ravel",
-    ),
-    "precise": Check(
-        "errors in low precision are small",
-        precise,
-        ALL,
-        look=r"dtype|float|half|bfloat16|\.to\(|astype",
-    ),
-    "derivative": Check(
-        "gradients are the derivatives of the output", derivative, ALL, look=r"backward|detach|grad"
-    ),
-    "dropout": Check(
-        "dropout drops the requested share and rescales the rest",
-        dropout,
-        ALL,
-        ("dropout",),
-        look="dropout|bernoulli|rand",
-    ),
-    "labels": Check(
-        "the loss is that of the next token",
-        labels,
-        ("model",),
-        ("labels",),
-        look=r"cross_entropy|labels|targets|nll",
-    ),
-    "tied": Check(
-        "tied weights stay tied", tied, ("model",), ("tied",), look=r"\.weight|load_state|tie"
-    ),
-}
+CHECKS = (runs, repeatable, used, untouched, strided, precise, derivative, dropout, labels, tied)

@@ -1,7 +1,6 @@
 """Checks of which tokens influence which: no later token, all earlier ones, no other batch row.
 
-Each function is a check; the table at the end has the properties. The test of leaks by gradients
-comes from nanodo; grouped heads: Ainslie et al. 2023.
+The test of leaks by gradients comes from nanodo; grouped heads: Ainslie et al. 2023.
 """
 
 from __future__ import annotations
@@ -9,48 +8,49 @@ from __future__ import annotations
 import numpy as np
 
 from headway.check.derivatives import gradients
+from headway.check.errors import Refused
 from headway.check.findings import Outcome, not_applicable, verdict
 from headway.check.properties.check import (
-    ALL,
-    Check,
     can_be_causal,
+    digits,
     few,
     floor,
     gap,
     influence,
     order_free,
-    shown,
+    promises,
     weights_alone,
     wrong_sums,
 )
-from headway.check.subject import Refused, Subject
+from headway.check.subject import Subject
 
 UNDECLARED = "it is causal, but was not declared causal"
 LONG = 193  # neither it nor its half is a multiple of a tile, which is a power of 2
 MASKING = r"mask|tril|triu|causal|-inf|infinity"
 
 
+@promises("no token depends on a later one", applies=can_be_causal, look=MASKING)
 def future(subject: Subject) -> Outcome:
     tokens = few(subject)
-    changes = influence(subject, tokens, **subject.causal)
+    changes = influence(subject, tokens, **subject.causal_options)
     ahead = np.triu(changes, 1)
     row, column = np.unravel_index(ahead.argmax(), ahead.shape)
     worst = float(ahead.max())
     measured = f"none of {tokens} tokens changes an earlier output"
     if worst > floor(subject):
-        measured = f"the output of token {row} changes by {shown(worst)} with token {column}"
+        measured = f"the output of token {row} changes by {digits(worst)} with token {column}"
     else:  # masks that are computed by tiles, or cached for a length, need longer texts
         inputs = subject.inputs(subject.longest)
-        base = subject.run(inputs, **subject.causal)
+        base = subject.run(inputs, **subject.causal_options)
         for token in range(tokens, subject.longest, 5):
-            other = subject.run(subject.changed(inputs, [token]), **subject.causal)
+            other = subject.run(subject.changed(inputs, [token]), **subject.causal_options)
             leak = gap(other[..., :token, :], base[..., :token, :])
             if leak > worst:
                 worst = leak
-                measured = f"earlier outputs change by {shown(worst)} with token {token}"
+                measured = f"earlier outputs change by {digits(worst)} with token {token}"
         worst = max(worst, long := _in_long_texts(subject))
         if long > floor(subject):
-            measured = f"in a text of {LONG} tokens earlier outputs change by {shown(long)}"
+            measured = f"in a text of {LONG} tokens earlier outputs change by {digits(long)}"
     return verdict(
         worst <= floor(subject),
         measured,
@@ -65,8 +65,10 @@ def _in_long_texts(subject: Subject) -> float:
     """Return how much the first half of a long text changes with the rest; 0 if it is too long."""
     try:
         inputs = subject.inputs(LONG)
-        base = subject.run(inputs, **subject.causal)
-        other = subject.run(subject.changed(inputs, slice(LONG // 2, None)), **subject.causal)
+        base = subject.run(inputs, **subject.causal_options)
+        other = subject.run(
+            subject.changed(inputs, slice(LONG // 2, None)), **subject.causal_options
+        )
     except Refused:
         return 0.0
     return gap(other[..., : LONG // 2, :], base[..., : LONG // 2, :])
@@ -98,17 +100,26 @@ def _leak(subject: Subject, changes: np.ndarray) -> str:
     )
 
 
-def _seen_future(subject: Subject) -> str | None:
+def _leak_if_any(subject: Subject) -> str | None:
     """Describe the leak, if there is one, for other checks that fail because of it."""
-    changes = influence(subject, few(subject), **subject.causal)
+    changes = influence(subject, few(subject), **subject.causal_options)
     return _leak(subject, changes) if np.triu(changes, 1).max() > floor(subject) else None
 
 
+@promises(
+    "every token depends on itself",
+    applies=lambda s: (
+        "it has a residual connection"
+        if s.declared.block and s.kind == "self"
+        else can_be_causal(s)
+    ),
+    look=MASKING,
+)
 def present(subject: Subject) -> Outcome:
-    changes = np.diag(influence(subject, few(subject), **subject.causal))
+    changes = np.diag(influence(subject, few(subject), **subject.causal_options))
     return verdict(
         bool((changes > floor(subject)).all()),
-        f"the output of token {int(changes.argmin())} changes by {shown(changes.min())} with it",
+        f"the output of token {int(changes.argmin())} changes by {digits(changes.min())} with it",
         "every token attends to itself",
         "the mask also hides the token itself: key < query instead of key <= query"
         if subject.kind != "model"
@@ -117,10 +128,11 @@ def present(subject: Subject) -> Outcome:
     )
 
 
+@promises("every token depends on all tokens that it may attend to", look=MASKING)
 def past(subject: Subject) -> Outcome:
     tokens = few(subject)
-    changes = influence(subject, tokens, **subject.causal)
-    causal = subject.always_causal or bool(subject.causal)
+    changes = influence(subject, tokens, **subject.causal_options)
+    causal = subject.declared.always_causal or bool(subject.causal_options)
     expected = np.tril(np.ones((tokens, tokens), bool), -1)
     if not causal:
         expected = ~np.eye(tokens, dtype=bool)
@@ -149,21 +161,25 @@ def past(subject: Subject) -> Outcome:
     )
 
 
+@promises(
+    "gradients reach the tokens that a token attends to, and no others",
+    look=MASKING + r"|detach|no_grad|\.data|stop_gradient",
+)
 def gradient(subject: Subject) -> Outcome:
     tokens = few(subject)
     inputs = subject.inputs(tokens)
-    shape = subject.run(inputs, **subject.causal).shape
+    shape = subject.run(inputs, **subject.causal_options).shape
     random = np.random.default_rng(0)
     # sizes[row][i][token]: of the gradient of the output's row by a token of the i-th input
     sizes = []
     for row in range(tokens):
         weight = np.zeros(shape)
         weight[..., row, :] = random.normal(size=weight[..., row, :].shape)
-        slopes = gradients(subject, inputs, weight, **subject.causal)
+        slopes = gradients(subject, inputs, weight, **subject.causal_options)
         sizes.append([np.abs(s).max(axis=-1).reshape((-1, tokens)).max(axis=0) for s in slopes])
     by_input = np.array(sizes).swapaxes(0, 1)
     visible = np.ones((tokens, tokens), bool)
-    if subject.always_causal or subject.causal:
+    if subject.declared.always_causal or subject.causal_options:
         visible = np.tril(visible)
     may = must = visible[None]
     if subject.kind == "qkv":
@@ -178,20 +194,27 @@ def gradient(subject: Subject) -> Outcome:
     missing = int((must & ~(by_input > small)).sum())
     return verdict(
         leak <= floor(subject) and not missing,
-        f"the largest gradient to a later token is {shown(leak)} of all; {missing} of "
+        f"the largest gradient to a later token is {digits(leak)} of all; {missing} of "
         f"{int(must.sum())} pairs have no gradient",
         "gradient 0 to later tokens, and not 0 to the others",
         "the gradient is lost: something is detached, masked, or computed without gradients"
         if missing
-        else (None if visible.all() else _seen_future(subject))
+        else (None if visible.all() else _leak_if_any(subject))
         or "the gradient reaches masked tokens, although they do not change the output",
         "mask before the softmax, not by replacing the output; remove detach(), .data, no_grad",
     )
 
 
+@promises(
+    "queries do not depend on each other",
+    "qkv",
+    "self",
+    applies=weights_alone,
+    look=r"softmax|max\(|amax|sum\(|mean\(",
+)
 def rows(subject: Subject) -> Outcome:
     if subject.kind == "self":
-        return _drowned(subject)
+        return _among_copies(subject)
     tokens = few(subject)
     inputs = subject.inputs(tokens)
     base = subject.run(inputs)
@@ -199,11 +222,11 @@ def rows(subject: Subject) -> Outcome:
     queries[..., -1, :] *= 3000.0
     other = subject.run([queries, *inputs[1:]])
     worst = gap(other[..., :-1, :], base[..., :-1, :])
-    if subject.order_free:
+    if subject.declared.order_free:
         worst = max(worst, _fewer_queries(subject, inputs, base))
     return verdict(
         worst <= subject.tolerance,
-        f"another last query, or fewer queries, change the other rows by {shown(worst)}",
+        f"another last query, or fewer queries, change the other rows by {digits(worst)}",
         "the output of a query does not depend on other queries",
         wrong_sums(subject) or "queries share a maximum, a mean or a sum over the query axis",
         "reduce over the keys only: softmax(dim=-1), amax(dim=-1, keepdim=True)",
@@ -219,7 +242,7 @@ def _fewer_queries(subject: Subject, inputs: list[np.ndarray], base: np.ndarray)
     return gap(part, base[..., :3, :])
 
 
-def _drowned(subject: Subject) -> Outcome:
+def _among_copies(subject: Subject) -> Outcome:
     """Put one token among n copies of another. With rows that sum to 1 its output approaches that
     of the copies alone as 1/n, otherwise it does not."""
     if subject.longest < 16:
@@ -227,7 +250,7 @@ def _drowned(subject: Subject) -> Outcome:
     few_copies, many = (subject.longest - 1) // 4, subject.longest - 1
     ratios = []
     for seed in range(3):
-        one, other = _moderate(subject, seed)
+        one, other = _two_tokens(subject, seed)
         alone = subject.run([other])[0, 0]
         near, far = (
             np.abs(subject.run([np.concatenate([one, *[other] * n], axis=1)])[0, 0] - alone).max()
@@ -238,7 +261,7 @@ def _drowned(subject: Subject) -> Outcome:
     return verdict(
         ratio < 0.5,
         f"from {few_copies} to {many} copies of another token, the distance to the output of the "
-        f"copies alone is multiplied by {shown(ratio)}",
+        f"copies alone is multiplied by {digits(ratio)}",
         "below 0.5 (the distance is proportional to 1 / copies)",
         "the softmax runs over the query axis: columns, not rows, sum to 1"
         if ratio > 0.8
@@ -247,7 +270,7 @@ def _drowned(subject: Subject) -> Outcome:
     )
 
 
-def _moderate(subject: Subject, seed: int) -> list[np.ndarray]:
+def _two_tokens(subject: Subject, seed: int) -> list[np.ndarray]:
     """Return two tokens, small enough that neither gets nearly all the weight."""
     pair = subject.inputs(2, batch=1, seed=seed)[0]
     for size in 10.0 ** np.arange(0, -4, -0.25):
@@ -260,6 +283,7 @@ def _moderate(subject: Subject, seed: int) -> list[np.ndarray]:
     return [one, other]
 
 
+@promises("batch rows do not depend on each other", look=r"view|reshape|max\(|softmax|mean\(")
 def batch(subject: Subject) -> Outcome:
     inputs = subject.inputs(few(subject))
     base, worst = subject.run(inputs), 0.0
@@ -273,7 +297,7 @@ def batch(subject: Subject) -> Outcome:
         worst = max(worst, gap(subject.run(other)[1 - row], base[1 - row]))
     return verdict(
         worst <= subject.tolerance,
-        f"changing a batch row changes the other one by {shown(worst)}",
+        f"changing a batch row changes the other one by {digits(worst)}",
         "batch rows do not depend on each other",
         "batch rows are mixed: the axes are not (batch, tokens, ...), a reshape mixes the batch "
         "with heads or tokens, or a maximum, a mean or a softmax runs over it",
@@ -281,24 +305,36 @@ def batch(subject: Subject) -> Outcome:
     )
 
 
+@promises(
+    "outputs do not depend on the length of the text",
+    applies=can_be_causal,
+    look=r"sqrt|\*\*|shape|size\(|log",
+)
 def prefix(subject: Subject) -> Outcome:
     length = subject.longest
     inputs = subject.inputs(length)
-    out = subject.run(inputs, **subject.causal)
+    out = subject.run(inputs, **subject.causal_options)
     worst, at = 0.0, length
     for tokens in (1, 2, 8, 16)[: 2 if length < 9 else 3 if length < 17 else 4]:
-        part = subject.run(subject.cut(inputs, slice(tokens)), **subject.causal)
+        part = subject.run(subject.cut(inputs, slice(tokens)), **subject.causal_options)
         distance = gap(part, out[..., :tokens, :])
         worst, at = max((worst, at), (distance, tokens))
     return verdict(
         worst <= subject.tolerance,
-        f"without later tokens the first {at} of {length} outputs change by {shown(worst)}",
+        f"without later tokens the first {at} of {length} outputs change by {digits(worst)}",
         "0: outputs do not depend on the length of the text",
-        _seen_future(subject) or "the scale or a sum depends on the number of tokens",
+        _leak_if_any(subject) or "the scale or a sum depends on the number of tokens",
         "mask before the softmax; scale by the width of a head, not by the number of tokens",
     )
 
 
+@promises(
+    "the order of keys and values does not matter",
+    "qkv",
+    "self",
+    applies=order_free,
+    look=r"view|reshape|transpose|permute|rearrange|arange|bias",
+)
 def order(subject: Subject) -> Outcome:
     tokens = subject.longest
     inputs = subject.inputs(tokens)
@@ -315,7 +351,7 @@ def order(subject: Subject) -> Outcome:
     mixed += "transpose (or merged without transposing back)"
     return verdict(
         worst <= subject.tolerance,
-        f"permuting {tokens} tokens changes the outputs by {shown(worst)}",
+        f"permuting {tokens} tokens changes the outputs by {digits(worst)}",
         "0: the order of keys and values does not matter",
         mixed
         if subject.kind == "self" or subject.declared.layout != "bhtd"
@@ -325,10 +361,15 @@ def order(subject: Subject) -> Outcome:
     )
 
 
+@promises(
+    "chunks with a cache give the outputs of the complete text",
+    needs=("cache",),
+    look=r"cache|past|offset|position|arange|" + MASKING,
+)
 def cache(subject: Subject) -> Outcome:
     tokens = subject.longest
     inputs = subject.inputs(tokens)
-    expected = subject.run(inputs, **subject.causal)
+    expected = subject.run(inputs, **subject.causal_options)
     worst, at = 0.0, ""
     for cuts in (range(1, tokens), (tokens // 2,), (1, tokens - 1), (3,)):
         distance = gap(subject.chunks(inputs, [*cuts]), expected)
@@ -336,7 +377,7 @@ def cache(subject: Subject) -> Outcome:
             worst, at = distance, f"(cut at {cuts if len(cuts) < 4 else 'every token'})"
     return verdict(
         worst <= subject.tolerance,
-        f"chunks with a cache change the outputs by {shown(worst)} {at}".strip(),
+        f"chunks with a cache change the outputs by {digits(worst)} {at}".strip(),
         "0: chunks with a cache give the outputs of the complete text",
         "the causal mask counts from the top left: with more keys than queries the last query "
         "belongs to the last key"
@@ -346,7 +387,12 @@ def cache(subject: Subject) -> Outcome:
     )
 
 
-def head_order(subject: Subject) -> Outcome:
+@promises(
+    "heads do not depend on their order",
+    "qkv",
+    look=r"view|reshape|transpose|permute|rearrange|head",
+)
+def heads(subject: Subject) -> Outcome:
     inputs = subject.inputs(few(subject))
     count = subject.declared.heads
     if count == 1:
@@ -359,7 +405,7 @@ def head_order(subject: Subject) -> Outcome:
     worst = gap(subject.run(moved), subject.run(inputs)[:, order])
     return verdict(
         worst <= subject.tolerance,
-        f"permuting heads changes the outputs by {shown(worst)}",
+        f"permuting heads changes the outputs by {digits(worst)}",
         "0: heads do not depend on their order",
         "heads are mixed or reordered: merged without transposing back, or something differs "
         "between heads",
@@ -367,6 +413,7 @@ def head_order(subject: Subject) -> Outcome:
     )
 
 
+@promises("each query head reads the right kv head", "qkv", look=r"repeat|expand|tile|head")
 def groups(subject: Subject) -> Outcome:
     count, kv_heads = subject.declared.heads, subject.kv_heads
     if kv_heads == count:
@@ -395,74 +442,4 @@ def groups(subject: Subject) -> Outcome:
     )
 
 
-CHECKS = {
-    "future": Check(
-        "no token depends on a later one", future, ALL, applies=can_be_causal, look=MASKING
-    ),
-    "present": Check(
-        "every token depends on itself",
-        present,
-        ALL,
-        applies=lambda s: (
-            "it has a residual connection"
-            if s.declared.block and s.kind == "self"
-            else can_be_causal(s)
-        ),
-        look=MASKING,
-    ),
-    "past": Check(
-        "every token depends on all tokens that it may attend to", past, ALL, look=MASKING
-    ),
-    "gradient": Check(
-        "gradients reach the tokens that a token attends to, and no others",
-        gradient,
-        ALL,
-        look=MASKING + r"|detach|no_grad|\.data|stop_gradient",
-    ),
-    "rows": Check(
-        "queries do not depend on each other",
-        rows,
-        ("qkv", "self"),
-        applies=weights_alone,
-        look=r"softmax|max\(|amax|sum\(|mean\(",
-    ),
-    "batch": Check(
-        "batch rows do not depend on each other",
-        batch,
-        ALL,
-        look=r"view|reshape|max\(|softmax|mean\(",
-    ),
-    "prefix": Check(
-        "outputs do not depend on the length of the text",
-        prefix,
-        ALL,
-        applies=can_be_causal,
-        look=r"sqrt|\*\*|shape|size\(|log",
-    ),
-    "order": Check(
-        "the order of keys and values does not matter",
-        order,
-        ("qkv", "self"),
-        applies=order_free,
-        look=r"view|reshape|transpose|permute|rearrange|arange|bias",
-    ),
-    "cache": Check(
-        "chunks with a cache give the outputs of the complete text",
-        cache,
-        ALL,
-        needs=("cache",),
-        look=r"cache|past|offset|position|arange|" + MASKING,
-    ),
-    "heads": Check(
-        "heads do not depend on their order",
-        head_order,
-        ("qkv",),
-        look=r"view|reshape|transpose|permute|rearrange|head",
-    ),
-    "groups": Check(
-        "each query head reads the right kv head",
-        groups,
-        ("qkv",),
-        look=r"repeat|expand|tile|head",
-    ),
-}
+CHECKS = (future, present, past, gradient, rows, batch, prefix, order, cache, heads, groups)

@@ -1,9 +1,10 @@
-"""All attentions of Headway, to be checked: kernels, rungs, layers and models."""
+"""The attentions of Headway that `headway check --self` checks: kernels, rungs, modules, models."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import count
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from headway.ladder.rungs import LADDER
 from headway.models.gpt import PRESETS, preset
 
 
-class Own(NamedTuple):
+class Entry(NamedTuple):
     """An attention of Headway: its name, and the arguments of `diagnose`."""
 
     name: str
@@ -31,8 +32,8 @@ class Own(NamedTuple):
     declared: dict[str, Any]
 
 
-# Compiled for each of hundreds of shapes, which takes minutes. The tests cover them.
-LONG = {("flex", "torch"), ("stacked", "jax"), ("einsum", "jax")}
+# Compiled for each of hundreds of shapes, which takes minutes. Other tests cover them.
+SLOW = {("flex", "torch"), ("stacked", "jax"), ("einsum", "jax")}
 
 
 _SIZES: Mapping[str, Any] = MappingProxyType(
@@ -40,20 +41,20 @@ _SIZES: Mapping[str, Any] = MappingProxyType(
 )
 
 
-def subjects(engines: tuple[str, ...]) -> Iterator[Own]:
+def entries(engines: tuple[str, ...]) -> Iterator[Entry]:
     """Yield all attentions for these engines ("numpy", "torch", "jax")."""
     for engine in engines:
         for kernel in KERNELS:
-            takes = _takes(kernel, engine)
-            if takes is not None and (kernel, engine) not in LONG:
+            supported = _supported(kernel, engine)
+            if supported is not None and (kernel, engine) not in SLOW:
                 function = partial(_attend, kernel=kernel)
-                declared = {"kind": "qkv", "engine": engine, "mask_shape": "full", **takes}
-                yield Own(f"kernel {kernel} on {engine}", function, declared)
+                declared = {"kind": "qkv", "engine": engine, "mask_shape": "full", **supported}
+                yield Entry(f"kernel {kernel} on {engine}", function, declared)
     for engine in engines:
         if engine != "torch":  # for PyTorch, `_modules` yields the rungs as modules
             for rung in LADDER.values():
-                if (rung.name, engine) not in LONG:
-                    yield Own(f"rung {rung.name} on {engine}", *_rung(rung, engine))
+                if (rung.name, engine) not in SLOW:
+                    yield Entry(f"rung {rung.name} on {engine}", *_rung(rung, engine))
     if "torch" in engines:
         yield from _modules()
     if "jax" in engines:
@@ -75,18 +76,18 @@ def _attend(
     return attend(queries, keys, values, kernel=kernel, seed=seed, **options)
 
 
-_calls = iter(range(2**31))
+_calls = count()
 
 
-def _takes(kernel: str, engine: str) -> dict[str, Any] | None:
-    """What this kernel supports with arrays of an engine; None if it does not support them."""
+def _supported(kernel: str, engine: str) -> dict[str, Any] | None:
+    """Return the options and heads that a kernel supports on an engine; None if it does not run."""
     array = partial(LIBRARIES[engine]().array, dtype="float32")
     x = array(np.zeros((1, 2, 3, 4)))
 
-    def takes(keys: Array = x, **options: Any) -> bool:
+    def is_supported(keys: Array = x, **options: Any) -> bool:
         return refusal(KERNELS[kernel], x, keys, keys, spec_from(options)) is None
 
-    if not takes():
+    if not is_supported():
         return None
     trials: dict[str, dict[str, Any]] = {
         "mask": {"mask": array(np.ones((3, 3), bool))},
@@ -95,8 +96,8 @@ def _takes(kernel: str, engine: str) -> dict[str, Any] | None:
         "softcap": {"softcap": 2.0},
         "dropout": {"dropout": 0.1, "seed": 0},
     }
-    features = [name for name, options in trials.items() if takes(**options)]
-    kv_heads = 2 if takes(x[:, :1]) else 4  # of 4
+    features = [name for name, options in trials.items() if is_supported(**options)]
+    kv_heads = 2 if is_supported(x[:, :1]) else 4  # of 4
     return {"features": (*features, "positions", "cache"), "kv_heads": kv_heads}
 
 
@@ -115,31 +116,33 @@ def _rung(rung: Rung, engine: str) -> tuple[Any, dict[str, Any]]:
     return function, declared | {"causal": rung.causal, "positions": rung.name == "fixed"}
 
 
-def _modules() -> Iterator[Own]:
+def _modules() -> Iterator[Entry]:
     from headway.torch import GPT, MultiHeadAttention, RungAttention
 
     for rung in LADDER.values():
         heads = 2 if rung.has_heads else 1
         spec = Spec(dropout=0.2 if rung.has_dropout else 0.0)
-        yield Own(f"RungAttention {rung.name}", RungAttention(rung, 16, heads=heads, spec=spec), {})
+        yield Entry(
+            f"RungAttention {rung.name}", RungAttention(rung, 16, heads=heads, spec=spec), {}
+        )
     plain = MultiHeadAttention(16, heads=4, linear_bias=True, spec=Spec(dropout=0.2))
-    yield Own("MultiHeadAttention without a mask", plain, {})
+    yield Entry("MultiHeadAttention without a mask", plain, {})
     modern = MultiHeadAttention(16, heads=4, kv_heads=2, rotary=10000.0, qk_norm=1e-6)
-    yield Own("MultiHeadAttention, grouped, rotary, QK-norm", modern, {})
-    yield Own("GPT, gpt2", GPT(preset("gpt2", _SIZES, dropout=0.1)), {})
-    yield Own("GPT, modern", GPT(preset("modern", _SIZES)), {})
+    yield Entry("MultiHeadAttention, grouped, rotary, QK-norm", modern, {})
+    yield Entry("GPT, gpt2", GPT(preset("gpt2", _SIZES, dropout=0.1)), {})
+    yield Entry("GPT, modern", GPT(preset("modern", _SIZES)), {})
     yield from _translators()
 
 
-def _models_on_jax() -> Iterator[Own]:
+def _models_on_jax() -> Iterator[Entry]:
     from headway.jax import gpt
 
     for name in PRESETS:
         config = preset(name, _SIZES)
-        yield Own(f"GPT on JAX, {name}", gpt.Model(gpt.init(config, 0), config), {})
+        yield Entry(f"GPT on JAX, {name}", gpt.Model(gpt.init(config, 0), config), {})
 
 
-def _translators() -> Iterator[Own]:
+def _translators() -> Iterator[Entry]:
     """Cross-attention of a sequence to itself; decoders with a fixed source; an encoder layer."""
     import torch
     from torch import Tensor, nn
@@ -180,13 +183,13 @@ def _translators() -> Iterator[Own]:
             return self.layer(x, None if mask is None else as_mask(mask[:, None, None]))
 
     masked = {"kind": "self", "width": 16, "features": ("mask",)}
-    yield Own("CrossAttention", ToItself(CrossAttention(16, heads=4)), masked)
-    yield Own("AdditiveAttention", ToItself(AdditiveAttention(16)), masked)
-    yield Own("ProductAttention", ToItself(ProductAttention(16, general=True)), masked)
+    yield Entry("CrossAttention", ToItself(CrossAttention(16, heads=4)), masked)
+    yield Entry("AdditiveAttention", ToItself(AdditiveAttention(16)), masked)
+    yield Entry("ProductAttention", ToItself(ProductAttention(16, general=True)), masked)
     for kind in ("rnn", "bahdanau", "luong", "transformer"):
         sizes: dict[str, Any] = {"layers": 2, "heads": 4} if kind == "transformer" else {}
         model = Seq2Seq(Seq2SeqConfig(kind, 40, 40, 16, **sizes))
         declared = {"kind": "model", "vocabulary": 40, "features": ("cache",)}
-        yield Own(f"decoder of {kind}", Decoder(model), declared)
+        yield Entry(f"decoder of {kind}", Decoder(model), declared)
     layer = EncoderBlock(Seq2SeqConfig("transformer", 40, 40, 16, heads=4))
-    yield Own("encoder layer of transformer", Encoder(layer), masked | {"block": True})
+    yield Entry("encoder layer of transformer", Encoder(layer), masked | {"block": True})
