@@ -95,7 +95,7 @@ def test_remarks_say_what_is_in_no_column():
         "failed: broken: raised ValueError: no",
         "skipped: large: would need about 34.0 GB, 20.0 GB are free",
         "left out: a, b: takes PyTorch tensors only",
-        ": noise: plain against itself 0.95 to 1.05×; JAX is always compiled (jit)",
+        ": noise: plain is 0.95 to 1.05× itself; JAX is always compiled (jit)",
     ]
 
 

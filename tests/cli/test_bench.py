@@ -84,7 +84,7 @@ def test_ctrl_c_writes_what_was_measured(tmp_path):
     written = tmp_path / "out" / "bench.json"  # after the first table
     words = ["bench", *SMALL, "--tokens", lengths, "--kernels", "sdpa", "--output", "out"]
     done = headway(tmp_path, *words, rc=130, interrupt=written.exists)
-    assert "stopped; what was measured is in out" in done.stdout
+    assert "stopped; the results so far are in out" in done.stdout
     assert not done.stderr
     tables = result(written.parent)["tables"]
     assert 1 <= len(tables) < len(lengths.split(","))
@@ -96,15 +96,15 @@ def test_ctrl_c_writes_what_was_measured(tmp_path):
     ("arguments", "message"),
     [
         (["--kernels", "sdap"], "did you mean 'sdpa'"),
-        (["--width", "100", "--heads", "3"], "3 heads do not divide a width of 100"),
-        (["--tokens", "12,x"], "--tokens takes numbers"),
-        (["--tokens", "0"], "tokens is 1 or more"),
-        (["--heads", "4", "--kv-heads", "3"], "3 kv_heads do not divide 4 heads"),
-        (["--dropout", "1"], "a share from 0"),
-        (["--window", "0"], "a window has a width"),
-        (["--seconds", "0"], "more than 0 seconds"),
-        (["--threads", "0"], "1 thread or more"),
-        (["--set", "a=1"], "--set is for the module"),
+        (["--width", "100", "--heads", "3"], r"heads must divide the width \(got 3 and 100\)"),
+        (["--tokens", "12,x"], "--tokens must be numbers"),
+        (["--tokens", "0"], "tokens must be >= 1"),
+        (["--heads", "4", "--kv-heads", "3"], r"kv_heads must divide heads \(got 3 and 4\)"),
+        (["--dropout", "1"], "dropout must be at least 0"),
+        (["--window", "0"], "window must be >= 1"),
+        (["--seconds", "0"], "--seconds must be > 0"),
+        (["--threads", "0"], "--threads >= 1"),
+        (["--set", "a=1"], "--set needs --module"),
         (["--module", "nothing.py:Name"], "file 'nothing.py' not found"),
         (
             ["--module", "torch.nn:Linear", "--set", "in_features=3"],

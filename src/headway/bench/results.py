@@ -1,4 +1,4 @@
-"""What a run found: as plain values for JSON, and as tables for people."""
+"""The results of `headway bench`: values for JSON, and tables."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rich.text import Text
 from headway.bench.compare import Row, Table, size
 from headway.bench.sides import JAX, yardstick
 
-LITTLE = 1e6  # bytes of memory below which nothing can be told
+LITTLE = 1e6  # bytes; less memory cannot be measured
 
 
 @dataclass
 class Results:
-    """A run: the machine, its peaks, and the tables.
+    """The machine, its peaks, and the tables.
 
-    seconds: of a row, for its rounds. peaks: floating-point operations a second of the best matrix
-    product in a dtype, or in float32 if that is faster; bandwidth: bytes a second, read and
-    written, of the best copy.
+    seconds: per row, for its rounds. peaks: floating-point operations per second of the fastest
+    matrix product in a dtype, or in float32 if that is faster; bandwidth: bytes per second of the
+    fastest copy, read and written.
     """
 
     machine: dict[str, Any]
@@ -33,15 +33,14 @@ class Results:
     tables: list[Table] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, for JSON. Times are in seconds, memory in bytes; what is unknown is null.
+        """Return all values for JSON: times in seconds, memory in bytes, null for unknown values.
 
         machine, seconds, bandwidth, peaks: as above.
         tables: a list of
-            setting: the fields of `Setting`; title: the same in words; flops, bytes: of one run;
-            skipped: why nothing was measured, or ""; note: what is particular, or "";
-            plain_error: the plain mechanism's; noise_floor: the quartiles of the yardstick's
-            speed against itself; left_out: {name: reason};
-            rows: the best first, as `record` explains.
+            setting: the fields of `Setting`; title: the same in words; flops, bytes: of one call;
+            skipped: the reason, or ""; note: a remark, or ""; plain_error: of the plain formula;
+            noise_floor: the quartiles of the speed of plain relative to itself;
+            left_out: {name: reason}; rows: the fastest first; see `record`.
         """
         return {
             "machine": self.machine,
@@ -52,33 +51,45 @@ class Results:
         }
 
     def record(self, row: Row, table: Table) -> dict[str, Any]:
-        """One row, for JSON and for the columns.
+        """Return one row, for JSON and for the columns.
 
-        rank: 1 for the fastest, null for what is not ranked. verdict: "right", "wrong", "failed"
-        (raised an error), "skipped" (too large, too slow) or "waiting" (not measured), and the
-        reason. ran: the kernel that ran. seconds: a run's, one number a round; median, quartiles:
-        of them; spread: half of what lies between the quartiles, of the median. speed: against the
-        yardstick in the same round, the median. flops_per_second, bytes_per_second, and what part
-        of the machine's peaks they are. memory: the most beyond the inputs. error: see
-        `Exact.error`; error_of_plain: by the plain mechanism's. compiling, building_mask: seconds.
+        rank: 1 for the fastest, null if not ranked. verdict: "right", "wrong", "failed" (raised an
+        error), "skipped" (too large or too slow) or "waiting" (not measured), and the reason. ran:
+        the kernel that ran. seconds: of a call, one value per round; median, quartiles: of these;
+        spread: half the interquartile range, relative to the median. speed: relative to plain in
+        the same round, the median. flops_per_second, bytes_per_second: also relative to the
+        machine's peaks. memory: the peak beyond the inputs. error: see `Exact.error`; error_of_plain:
+        relative to that of the plain formula. compiling, building_mask: seconds.
         """
-        kept = ("name", "verdict", "reason", "ran", "seconds", "median", "speed", "memory", "error")
-        found = {name: getattr(row, name) for name in (*kept, "compiling", "building_mask")}
+        copied = (
+            "name",
+            "verdict",
+            "reason",
+            "ran",
+            "seconds",
+            "median",
+            "speed",
+            "memory",
+            "error",
+        )
+        values = {
+            name: getattr(row, name) for name in (*copied, "error", "compiling", "building_mask")
+        }
         ranked = row.verdict == "right" and row.seconds
-        found["rank"] = table.ranked().index(row) + 1 if ranked else None
-        found["quartiles"] = row.quartiles and [*row.quartiles]
+        values["rank"] = table.ranked().index(row) + 1 if ranked else None
+        values["quartiles"] = row.quartiles and [*row.quartiles]
         rest = ("spread", "flops_per_second", "of_peak", "bytes_per_second", "of_bandwidth")
-        found |= dict.fromkeys((*rest, "error_of_plain"))
+        values |= dict.fromkeys((*rest, "error_of_plain"))
         if row.median:
             flops, moved = table.setting.flops / row.median, table.setting.bytes / row.median
-            found["flops_per_second"], found["bytes_per_second"] = flops, moved
-            found["of_peak"] = flops / self.peaks[table.setting.dtype]
-            found["of_bandwidth"] = moved / self.bandwidth
+            values["flops_per_second"], values["bytes_per_second"] = flops, moved
+            values["of_peak"] = flops / self.peaks[table.setting.dtype]
+            values["of_bandwidth"] = moved / self.bandwidth
         if row.median and row.quartiles:
-            found["spread"] = (row.quartiles[1] - row.quartiles[0]) / 2 / row.median
+            values["spread"] = (row.quartiles[1] - row.quartiles[0]) / 2 / row.median
         if row.error is not None and table.plain_error:
-            found["error_of_plain"] = row.error / table.plain_error
-        return found
+            values["error_of_plain"] = row.error / table.plain_error
+        return values
 
     def _table(self, table: Table) -> dict[str, Any]:
         return {
@@ -96,13 +107,13 @@ class Results:
 
     @property
     def described(self) -> str:
-        """The machine and its peaks, in a line."""
-        found = self.machine
+        """The machine and its peaks in one line."""
+        of = self.machine
         parts = [
-            f"{found['processor']}, {found['cores']} cores, threads used: {found['threads']}",
-            found.get("accelerator", ""),
-            size(found["memory"]) if "memory" in found else "",
-            *(f"{name} {found[name]}" for name in ("torch", "jax") if name in found),
+            f"{of['processor']}, {of['cores']} cores, threads used: {of['threads']}",
+            of.get("accelerator", ""),
+            size(of["memory"]) if "memory" in of else "",
+            *(f"{name} {of[name]}" for name in ("torch", "jax") if name in of),
             *(f"{peak / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, peak in self.peaks.items()),
             f"{self.bandwidth / 1e9:,.0f} GB/s",
         ]
@@ -110,7 +121,7 @@ class Results:
 
 
 def number(value: float) -> str:
-    """Three digits that count."""
+    """Format a number with three significant digits."""
     places = 2 - floor(log10(abs(value))) if value else 0
     return f"{value:,.{min(max(places, 0), 3)}f}"
 
@@ -118,8 +129,7 @@ def number(value: float) -> str:
 class Column(NamedTuple):
     """A column of a table.
 
-    key: of `Results.record`; text: of a value that is known. least: the columns of a terminal that
-    has room for it.
+    key: of `Results.record`; text: formats a known value. least: the minimum width of the terminal.
     """
 
     title: str
@@ -146,31 +156,37 @@ def _in(unit: float) -> Callable[[float], str]:
 
 
 COLUMNS = (
-    Column("ms", "one run, the median of the rounds", "median", _in(1e-3)),
-    Column("±", "half of what lies between the quartiles, of the median", "spread", _percent),
-    Column("speed", "against plain in the same round, the median of the rounds", "speed", _times),
-    Column("MB", "the most memory beyond the inputs; results are counted", "memory", _megabytes),
-    Column("error", "the largest difference from float64", "error", lambda v: f"{v:.1e}"),
-    Column("of plain", "that error by the plain mechanism's", "error_of_plain", _times, 100),
-    Column("GFLOP/s", "necessary operations a second", "flops_per_second", _in(1e9), 140),
-    Column("peak", "the same, of the machine's best matrix product", "of_peak", _percent, 90),
-    Column("GB/s", "necessary bytes a second", "bytes_per_second", _in(1e9), 140),
-    Column("copy", "the same, of the machine's best copy", "of_bandwidth", _percent, 140),
-    Column("compile s", "compiling, which the times leave out", "compiling", number),
-    Column("mask ms", "building the mask, where that is apart", "building_mask", _in(1e-3), 140),
-    Column("what ran", "as the profiler or the compiled program tells", "ran", str),
+    Column("ms", "time of one call, the median of the rounds", "median", _in(1e-3)),
+    Column("±", "half the interquartile range, relative to the median", "spread", _percent),
+    Column("speed", "relative to plain in the same round, the median", "speed", _times),
+    Column("MB", "peak memory beyond the inputs, with the results", "memory", _megabytes),
+    Column("error", "largest difference from float64", "error", lambda v: f"{v:.1e}"),
+    Column(
+        "of plain",
+        "this error relative to that of plain",
+        "error_of_plain",
+        _times,
+        100,
+    ),
+    Column("GFLOP/s", "necessary operations per second", "flops_per_second", _in(1e9), 140),
+    Column("peak", "the same, relative to the fastest matrix product", "of_peak", _percent, 90),
+    Column("GB/s", "necessary bytes per second", "bytes_per_second", _in(1e9), 140),
+    Column("copy", "the same, relative to the fastest copy", "of_bandwidth", _percent, 140),
+    Column("compile s", "compilation, which the times exclude", "compiling", number),
+    Column("mask ms", "building the mask, if that is separate", "building_mask", _in(1e-3), 140),
+    Column("what ran", "from the profiler or the compiled program", "ran", str),
 )
 COUNTED = (
-    "Operations: 4 * head_dim for each pair of a query and a key that may meet, 2.5 times that "
-    "backward (Dao 2023); with projections 2 * d_in * d_out a token, twice that backward. Bytes: "
-    "inputs, outputs and their gradients once each. Errors: of output and gradients, in the first "
-    "batch row, of the largest number; a row is wrong above twice plain's error + 4 eps."
+    "Operations: 4 * head_dim per allowed pair of query and key, 2.5 times as many backward (Dao "
+    "2023); projections: 2 * d_in * d_out per token, twice as many backward. Bytes: inputs, "
+    "outputs and their gradients, each once. Errors: of output and gradients in the first batch "
+    "row, relative to the largest number; a row is wrong above twice the error of plain + 4 eps."
 )
 LEGEND = "\n".join(
     (
-        "ms: median of the rounds, ±: half their quartiles' distance; speed: against plain, round "
-        "by round",
-        "MB: the most beyond the inputs; error: from float64; peak, copy: of the machine's best",
+        "ms: median of the rounds, ±: half the interquartile range; speed: relative to plain in "
+        "the same round",
+        "MB: peak beyond the inputs; error: from float64; peak, copy: relative to the fastest",
     )
 )
 STYLES = {
@@ -183,7 +199,7 @@ STYLES = {
 
 
 def shown(report: Results, table: Table) -> tuple[list[Column], list[dict[str, Any]]]:
-    """The columns in which there is something, and the records that have numbers (or will)."""
+    """Return the columns that have values, and the records that are or will be measured."""
     verdicts = ("right", "waiting", "wrong")
     records = [report.record(row, table) for row in table.ranked() if row.verdict in verdicts]
     known = [column for column in COLUMNS if any(record[column.key] for record in records)]
@@ -191,7 +207,7 @@ def shown(report: Results, table: Table) -> tuple[list[Column], list[dict[str, A
 
 
 def remarks(table: Table) -> Iterator[tuple[str, str]]:
-    """What there is to say of rows (its kind, one of `STYLES`) and of the whole table ("")."""
+    """Yield remarks with their kind: one of `STYLES` for a row, "" for the table."""
     for row in reversed(table.ranked()):
         if row.reason:
             error = "" if row.error is None else f" (error {row.error:.1e})"
@@ -201,18 +217,18 @@ def remarks(table: Table) -> Iterator[tuple[str, str]]:
         reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
         yield "left out", f"{', '.join(names)}: {reason}"
-    said = [table.note] if table.note else []
+    notes = [table.note] if table.note else []
     if table.noise_floor is not None:
         least, most = table.noise_floor
-        said.append(f"noise: {yardstick(table.setting)} against itself {least:.2f} to {most:.2f}×")
+        notes.append(f"noise: {yardstick(table.setting)} is {least:.2f} to {most:.2f}× itself")
     if any(row.name.endswith(JAX) for row in table.rows):
-        said.append("JAX is always compiled (jit)")
-    if said:
-        yield "", "; ".join(said)
+        notes.append("JAX is always compiled (jit)")
+    if notes:
+        yield "", "; ".join(notes)
 
 
 def terminal(report: Results, table: Table, width: int, doing: str = "") -> Group:
-    """A table for a terminal of so many columns. doing: what is being measured, if anything is."""
+    """Return a table for a terminal of this width. doing: what is being measured."""
     parts: list[Any] = [Text(str(table.setting), "bold")]
     if table.skipped:
         return Group(*parts, Text(f"skipped: {table.skipped}", "yellow"), "")
@@ -223,20 +239,20 @@ def terminal(report: Results, table: Table, width: int, doing: str = "") -> Grou
         for record in records
     ]
     titles = ["", "implementation", *(column.title for column in columns)]
-    widths = [max(map(len, each)) for each in zip(titles, *rows, strict=True)]
+    widths = [max(map(len, cells)) for cells in zip(titles, *rows, strict=True)]
     grid = RichTable(box=None, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False)
     for title in titles:
         words = title in ("implementation", COLUMNS[-1].title)
         grid.add_column(title, justify="left" if words else "right", no_wrap=True)
-    if columns and columns[-1] is COLUMNS[-1]:  # of the last column what there is room for
-        room = max(8, width - sum(widths[:-1]) - len(widths))
-        rows = [[*row[:-1], Text(row[-1]).plain[:room]] for row in rows]
+    if columns and columns[-1] is COLUMNS[-1]:  # cut the last column
+        last = max(8, width - sum(widths[:-1]) - len(widths))
+        rows = [[*row[:-1], Text(row[-1]).plain[:last]] for row in rows]
     for row, record in zip(rows, records, strict=True):
         grid.add_row(*row, style=STYLES.get(record["verdict"], ""))
     if rows:
         parts.append(grid)
     parts += [
-        Text(f"{k}{': ' * bool(k)}{said}", STYLES.get(k, "dim")) for k, said in remarks(table)
+        Text(f"{k}{': ' * bool(k)}{text}", STYLES.get(k, "dim")) for k, text in remarks(table)
     ]
     if doing:
         parts.append(Text(f"measuring: {doing}", "cyan"))
@@ -244,6 +260,6 @@ def terminal(report: Results, table: Table, width: int, doing: str = "") -> Grou
 
 
 def cell(column: Column, record: dict[str, Any]) -> str:
-    """The text of a cell."""
+    """Format a cell; a dash for an unknown value."""
     value = record[column.key]
     return "-" if value is None or value == "" else column.text(value)

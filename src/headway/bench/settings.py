@@ -1,4 +1,4 @@
-"""What is compared: a setting is one table; the plan is the tables of a run."""
+"""Settings: each gives one table of `headway bench`; `plan` has the default ones."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from headway.attention.masks import Mask, both, causal, window
 
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of a number
 SEED = 0
-BACKWARD = 2.5  # forward passes that a backward pass costs (Dao 2023, section 4.1)
+BACKWARD = 2.5  # the cost of a backward pass in forward passes (Dao 2023, section 4.1)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One table: every implementation on the same inputs. By default the book's shape.
+    """The inputs of one table; by default the shape of the book. Raises ValueError if invalid.
 
-    window: a query sees that many keys, itself included; it is causal by itself.
-    projections: queries, keys and values are made of x, and the context goes through W_output.
+    window: a query attends to this many keys, itself included; implies causal.
+    projections: the layer with the projections to queries, keys and values, and W_output.
     """
 
     batch: int = 8
@@ -38,15 +38,15 @@ class Setting:
     def __post_init__(self) -> None:
         for name in ("batch", "tokens", "heads", "kv_heads", "head_dim"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is 1 or more: {getattr(self, name)} is not")
+                raise ValueError(f"{name} must be >= 1 (got {getattr(self, name)})")
         if self.heads % self.kv_heads:
-            raise ValueError(f"{self.kv_heads} kv_heads do not divide {self.heads} heads")
+            raise ValueError(f"kv_heads must divide heads (got {self.kv_heads} and {self.heads})")
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype is one of {', '.join(DTYPES)}: {self.dtype!r} is not")
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)} (got {self.dtype!r})")
         if self.window is not None and self.window < 1:
-            raise ValueError(f"a window has a width of 1 or more: {self.window} is not")
+            raise ValueError(f"window must be >= 1 (got {self.window})")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is a share from 0 up to, not including, 1: {self.dropout}")
+            raise ValueError(f"dropout must be at least 0 and below 1 (got {self.dropout})")
 
     @property
     def width(self) -> int:
@@ -55,12 +55,12 @@ class Setting:
 
     @property
     def kv_width(self) -> int:
-        """Features of a token's keys; its values have as many."""
+        """Features of the keys of a token, and of its values."""
         return self.kv_heads * self.head_dim
 
     @property
     def mask(self) -> Mask | None:
-        """Who may attend to whom."""
+        """The mask."""
         mask = causal if self.causal else None
         return mask if self.window is None else both(mask, window(self.window))
 
@@ -72,18 +72,18 @@ class Setting:
 
     @property
     def cells(self) -> int:
-        """Pairs of a query and a key that may meet, in one head of one batch row."""
+        """The number of allowed pairs of query and key, per head and batch row."""
         if self.window is not None:
-            seen = min(self.window, self.tokens)
-            return seen * self.tokens - seen * (seen - 1) // 2
+            keys = min(self.window, self.tokens)
+            return keys * self.tokens - keys * (keys - 1) // 2
         return self.tokens * (self.tokens + 1) // 2 if self.causal else self.tokens**2
 
     @property
     def flops(self) -> float:
-        """Floating-point operations of one run, those that cannot be left out.
+        """The necessary floating-point operations of one call.
 
-        Attention: 4 * head_dim for each pair that may meet, and BACKWARD times that backward.
-        Projections: 2 * d_in * d_out a token, and twice that backward.
+        Attention: 4 * head_dim per allowed pair, and BACKWARD times as many backward.
+        Projections: 2 * d_in * d_out per token, and twice as many backward.
         """
         attention = 4.0 * self.batch * self.heads * self.cells * self.head_dim
         weights = 2 * self.width * (self.width + self.kv_width)
@@ -94,7 +94,7 @@ class Setting:
 
     @property
     def bytes(self) -> int:
-        """The least that a run must move: inputs and outputs once, and their gradients once."""
+        """The necessary memory traffic of a call: inputs, outputs and gradients, each once."""
         wide = self.batch * self.tokens * self.width
         narrow = self.batch * self.tokens * self.kv_width
         weights = 2 * self.width * (self.width + self.kv_width)
@@ -105,7 +105,7 @@ class Setting:
         return self.title(f"{self.tokens:,} tokens")
 
     def title(self, length: str = "") -> str:
-        """What it is, in words. length: the same for the tokens, or nothing."""
+        """Return a description. length: of the texts, in words."""
         kv = "" if self.kv_heads == self.heads else f" ({self.kv_heads} of keys and values)"
         heads = f"{self.heads} heads of {self.head_dim}{kv}"
         parts = [
@@ -128,8 +128,8 @@ LENGTHS = tuple(2**power for power in range(6, 14))  # 64 ... 8,192
 
 
 def plan(device: str) -> Iterator[Setting]:
-    """What `headway bench` compares by itself: the book's shape, what is asked of one text of it,
-    then a sweep of lengths."""
+    """Yield the default settings: the shape of the book, variants with one text, and a sweep of
+    lengths."""
     book = Setting(device=device)
     yield replace(book, backward=False)
     yield book
@@ -143,5 +143,5 @@ def plan(device: str) -> Iterator[Setting]:
 
 
 def lengths(setting: Setting, tokens: tuple[int, ...]) -> Iterator[Setting]:
-    """The setting at several lengths."""
-    return (replace(setting, tokens=each) for each in tokens)
+    """Return the setting with several lengths."""
+    return (replace(setting, tokens=count) for count in tokens)

@@ -1,4 +1,4 @@
-"""`headway bench`: ways to run attention, measured beside each other."""
+"""`headway bench`: compare implementations of attention."""
 
 from __future__ import annotations
 
@@ -59,57 +59,57 @@ def bench(
     output: Path | None = None,
     tune: Annotated[bool, _SWITCH] = False,
 ) -> None:
-    """Compare every way to run attention: time, memory, error, and what really ran.
+    """Compare implementations of attention: time, memory, error, and the kernel that ran.
 
-    By itself: the book's shape (batch 8, 1,024 tokens, width 768, 12 heads), one text of it in five
-    more settings, then a sweep of lengths. Any option of the shape gives that setting alone, or a
-    sweep of several lengths. What is wrong is not ranked. Ctrl-C ends it, and what was measured is
+    By default: the shape of the book (batch 8, 1,024 tokens, width 768, 12 heads), five variants of
+    it with one text, and a sweep of lengths. With any option of the shape, only that setting, or a
+    sweep of its lengths. Wrong results are not ranked. Ctrl-C stops; all finished tables are
     written.
 
     Parameters
     ----------
     batch
-        8 by default.
+        By default 8.
     tokens
-        1024 by default; several with commas are a sweep.
+        By default 1024; several, separated by commas, are a sweep.
     width
-        Features of a token, of all heads together: 768 by default, or your module's.
+        Features of a token; by default 768, or those of the module.
     heads
-        12 by default.
+        By default 12.
     kv_heads
-        Fewer heads of keys and values.
+        Heads of keys and values; by default as many as heads.
     dtype
-        float32 by default.
+        By default float32.
     forward
-        Without the backward pass.
+        Leave out the backward pass.
     compiled
-        With torch.compile.
+        Use torch.compile.
     window
-        A query sees that many keys, itself included.
+        A query attends to this many keys, itself included.
     dropout
-        The share of the weights that is dropped.
+        Dropout rate of the attention weights.
     projections
-        With the projections before and after: the whole layer.
+        Include the projections: the complete layer.
     causal
-        No query sees a later key.
+        Use a causal mask.
     kernels
-        These only, with commas; plain is always there, for the others are measured against it.
+        Only these kernels, separated by commas, and plain, to which they are compared.
     module
-        Your own beside them: package.module:Name or file.py:Name, a function of queries, keys and
-        values (batch, heads, tokens, dim), or a function or module of x. Runs that code.
+        A custom implementation: package.module:Name or file.py:Name, a function of queries, keys
+        and values (batch, heads, tokens, dim), or a function or module of x. Its code is run.
     settings
-        name=value for its class, or for the function; again for each.
+        name=value: an argument of its class or function; may be repeated.
     device
-        By default the best that there is.
+        By default the fastest.
     threads
-        By default PyTorch's own choice.
+        By default those that PyTorch chooses.
     seconds
-        What a row may take for its rounds; more of it is less noise.
+        Time per row for its rounds; longer times reduce noise.
     output
-        The folder to write to; by default a new one in bench/.
+        Folder for the results; by default a new one in bench/.
     tune
-        Instead: time every kernel on many small shapes, for `attend` to choose by on this machine,
-        and tell how well it then chooses.
+        Instead, measure all kernels on many small shapes, so that `attend` chooses the fastest on
+        this machine, and report how well it chooses.
     """
     shape = {
         "batch": batch,
@@ -127,11 +127,11 @@ def bench(
     }
     shape = {name: value for name, value in shape.items() if value is not None}
     if not seconds > 0 or (threads is not None and threads < 1):
-        raise ValueError("a row takes more than 0 seconds, and 1 thread or more")
+        raise ValueError("--seconds must be > 0 and --threads >= 1")
     if settings and module is None:
-        raise ValueError("--set is for the module that --module names")
+        raise ValueError("--set needs --module")
     with _true_compile_times(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they would stand in the table
+        warnings.simplefilter("ignore")  # they would disturb the table
         from headway.bench import measure  # late: `headway --help` is fast
         from headway.bench import output as output_files
         from headway.bench.custom import Yours
@@ -139,9 +139,7 @@ def bench(
         place = _place(device)
         if tune:
             if shape or kernels or module:
-                raise ValueError(
-                    "--tune has its own shapes: it takes --device, --threads, --output"
-                )
+                raise ValueError("--tune accepts only --device, --threads and --output")
             _tune(place, output)
             return
         yours = None if module is None else Yours.load(module, settings or [])
@@ -154,7 +152,9 @@ def bench(
         report, stopped = _measure(plan, named, yours, seconds, console, folder, fixed=bool(shape))
         output_files.write(report, folder)
     written = ", ".join(sorted(file.name for file in folder.iterdir()))
-    console.print(f"{'stopped; what was measured is in' if stopped else 'in'} {folder}: {written}")
+    console.print(
+        f"{'stopped; the results so far are in' if stopped else 'in'} {folder}: {written}"
+    )
     if stopped:
         sys.exit(130)
 
@@ -168,9 +168,9 @@ def _measure(
     folder: Path,
     fixed: bool,
 ) -> tuple[Results, bool]:
-    """All tables, shown and written as they are made; and whether Ctrl-C cut them short.
+    """Measure, show and write all tables; also return whether Ctrl-C stopped it.
 
-    fixed: the settings are what somebody asked for, and no batch is made smaller.
+    fixed: the user chose the settings, so batches are not made smaller.
     """
     import torch
 
@@ -184,28 +184,26 @@ def _measure(
     report = Results(machine(place), seconds, measure.bandwidth(place))
 
     def peak(dtype: str) -> float:
-        """The best so far: other processes may have slowed an earlier measurement."""
-        for each in dict.fromkeys(("float32", dtype)):
-            best = max(report.peaks.get(name, 0.0) for name in ("float32", each))
-            report.peaks[each] = max(measure.peak_flops(getattr(torch, each), place), best)
+        """The best measurement so far, because other processes may slow down a single one."""
+        for kind in dict.fromkeys(("float32", dtype)):
+            best = max(report.peaks.get(name, 0.0) for name in ("float32", kind))
+            report.peaks[kind] = max(measure.peak_flops(getattr(torch, kind), place), best)
         return report.peaks[dtype]
 
     peak(plan[0].dtype)
     console.print(f"[dim]{report.described}\n{LEGEND}[/]\n")
     with _live(console, report) as (show, done), interrupts() as stopped:
         if yours is not None:
-            console.print(f"[dim]the doctor looks at {yours.name}[/]\n")
+            console.print(f"[dim]checking {yours.name}[/]\n")
         own = [] if yours is None else [yours.candidate(plan[0])]
         bench = Bench(seconds, peak, kernels, own, stopped, show)
-        for wanted in plan:
+        for planned in plan:
             if stopped():
                 break
-            setting = wanted if fixed else bench.affordable(wanted)
+            setting = planned if fixed else bench.affordable(planned)
             table = bench.compare(setting, _shorter(setting, report.tables))
-            if setting != wanted:
-                table.note = (
-                    f"a run of plain at batch {wanted.batch} would take too long (--seconds)"
-                )
+            if setting != planned:
+                table.note = f"with batch {planned.batch} plain would take too long (--seconds)"
             report.tables.append(table)
             done(table)
             output_files.write_json(report.as_dict(), folder / "bench.json")
@@ -213,7 +211,7 @@ def _measure(
 
 
 def _tune(place: str, output: Path | None) -> None:
-    """Make this machine's table, and write how well `attend` chooses by it."""
+    """Measure this machine's table, and report how well `attend` chooses with it."""
     from headway.attention.kernels import tuning
     from headway.bench import output as output_files
     from headway.bench import tune
@@ -224,8 +222,8 @@ def _tune(place: str, output: Path | None) -> None:
     with interrupts() as stopped:
         asked = tune.questions(tune.SIZES)
         tables = [*_counted("measuring", tune.tune(place, stopped), asked, console)]
-        if stopped():  # half a table would choose worse than the rules
-            console.print("stopped: the table is what it was before")
+        if stopped():  # an incomplete table would choose worse than the rules
+            console.print("stopped; the table has not changed")
             sys.exit(130)
         tuning.save({**tuning.table(), **tables[-1]}, file)
         tuning.forget()
@@ -233,36 +231,36 @@ def _tune(place: str, output: Path | None) -> None:
         asked = tune.questions(tune.UNSEEN)
         verdicts = [*_counted("judging", tune.judge(place, stopped), asked, console)]
         if stopped():
-            console.print("stopped: how well it chooses was not measured to the end")
+            console.print("stopped before the end of the report; the new table is in use")
             sys.exit(130)
-    found = tune.report(machine(place), verdicts)
-    output_files.write_json(found, folder / "tune.json")
-    console.print(tune.summary(found))
+    report = tune.report(machine(place), verdicts)
+    output_files.write_json(report, folder / "tune.json")
+    console.print(tune.summary(report))
     console.print(f"in {folder}: tune.json")
 
 
 def _counted(
-    doing: str, found: Iterator[Any], expected: Sequence[object], console: Console
+    doing: str, items: Iterator[Any], expected: Sequence[object], console: Console
 ) -> Iterator[Any]:
-    """The same, with a bar where the output is a terminal."""
+    """Yield the items, with a progress bar on a terminal."""
     hidden = not console.is_terminal
     with Progress(*_COUNTED, console=console, disable=hidden, transient=True) as bar:
-        yield from bar.track(found, total=len(expected), description=doing)
+        yield from bar.track(items, total=len(expected), description=doing)
 
 
 def _shorter(setting: Setting, tables: Sequence[Table]) -> Table | None:
-    """The last table of the same setting with fewer tokens."""
-    found = [
+    """Return the last table of the same setting with fewer tokens."""
+    shorter = [
         table
         for table in tables
         if replace(table.setting, tokens=setting.tokens) == setting
         and table.setting.tokens < setting.tokens
     ]
-    return found[-1] if found else None
+    return shorter[-1] if shorter else None
 
 
 def _plan(shape: dict[str, Any], place: str, yours: Yours | None) -> list[Setting]:
-    """The settings that were asked for; by default the bench's own plan, or what fits a module."""
+    """Return the requested settings; by default those of `settings.plan`, or for the module."""
     from headway.bench import settings
 
     of_x = yours is not None and yours.of_x
@@ -271,7 +269,7 @@ def _plan(shape: dict[str, Any], place: str, yours: Yours | None) -> list[Settin
     width = shape.pop("width", None) or (yours and yours.width) or settings.Setting().width
     heads = shape.pop("heads", None) or next(h for h in range(12, 0, -1) if width % h == 0)
     if heads < 1 or width % heads:
-        raise ValueError(f"{heads} heads do not divide a width of {width}")
+        raise ValueError(f"heads must divide the width (got {heads} and {width})")
     tokens = shape.pop("tokens", None)
     setting = settings.Setting(
         **{"kv_heads": heads, "projections": of_x, **shape},
@@ -286,9 +284,11 @@ def _plan(shape: dict[str, Any], place: str, yours: Yours | None) -> list[Settin
 
 def _numbers(text: str) -> tuple[int, ...]:
     try:
-        return tuple(sorted({int(each) for each in text.split(",")}))
+        return tuple(sorted({int(word) for word in text.split(",")}))
     except ValueError:
-        raise ValueError(f"--tokens takes numbers, such as 64,256,1024: {text!r} is none") from None
+        raise ValueError(
+            f"--tokens must be numbers, for example 64,256,1024 (got {text!r})"
+        ) from None
 
 
 def _kernels(text: str) -> list[str]:
@@ -314,10 +314,10 @@ Done = Callable[["Table"], None]
 
 @contextmanager
 def _live(console: Console, report: Results) -> Iterator[tuple[Show, Done]]:
-    """`show(table, doing)` while a table is being made, `done(table)` when it is.
+    """Yield `show(table, doing)`, for a table in progress, and `done(table)`.
 
-    Nothing is drawn but at these calls, between measurements. Where the output is no terminal only
-    what is done is printed.
+    The terminal is updated only at these calls, between measurements. Without a terminal, only
+    finished tables are printed.
     """
     from headway.bench.results import terminal
 
@@ -336,10 +336,8 @@ def _live(console: Console, report: Results) -> Iterator[tuple[Show, Done]]:
 
 @contextmanager
 def _true_compile_times() -> Iterator[None]:
-    """What earlier runs compiled is not used again. (And the profiler keeps silent, and JAX leaves
-    PyTorch its share of a GPU's memory.)
-
-    All are read when PyTorch and JAX are loaded.
+    """Do not reuse programs that earlier runs compiled; also silence the profiler, and let JAX
+    leave memory of the GPU to PyTorch. PyTorch and JAX read these variables on import.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
