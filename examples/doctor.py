@@ -1,7 +1,7 @@
-"""The doctor on an exercise as it was once published: two heads of one feature, one axis wrong.
+"""Check a published exercise: two heads of one feature, with the softmax over the wrong axis.
 
-The heads' softmax runs over dim=1, which in (batch, queries, keys) is the queries' axis. Nothing
-crashes, the shapes are right, and every token sees the future through the sums.
+The softmax runs over dim=1, which is the query axis of (batch, queries, keys). Nothing crashes and
+the shapes are correct, but every token depends on later tokens, through the sums.
 """
 
 import torch
@@ -37,8 +37,8 @@ class TwoHeads(nn.Module):
 
 
 torch.manual_seed(123)
-report = diagnose(TwoHeads(axis=1), kind="self", causal=True)
-show(report, Console(width=110))
+diagnosis = diagnose(TwoHeads(axis=1), kind="self", causal=True)
+show(diagnosis, Console(width=110))
 
-print("\nnamed:", "the softmax runs over the query axis" in report.failed[0].diagnosis)
-print("mended, dim=-1:", diagnose(TwoHeads(axis=-1), kind="self", causal=True).ok)
+print("\nbug named:", "the softmax runs over the query axis" in diagnosis.failed[0].diagnosis)
+print("fixed with dim=-1:", diagnose(TwoHeads(axis=-1), kind="self", causal=True).ok)

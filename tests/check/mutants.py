@@ -23,7 +23,7 @@ from right import (
     QKV,
     RIGHT,
     SELF,
-    Case,
+    Checked,
     Model,
     NormalizesAgain,
     SelfAttention,
@@ -41,7 +41,7 @@ from right import (
 
 # Some bugs are small on purpose, so that only one check finds them.
 
-MUTANTS: dict[str, Case] = {}
+MUTANTS: dict[str, Checked] = {}
 CALLS = count()
 
 
@@ -49,7 +49,7 @@ def mutant(
     name: str, why: str, caught_by: str, attention: Any, declared: dict[str, Any], *features: str
 ) -> None:
     assert name not in MUTANTS, name
-    MUTANTS[name] = Case(attention, {**declared, "features": features}, caught_by, why)
+    MUTANTS[name] = Checked(attention, {**declared, "features": features}, caught_by, why)
 
 
 def qkv(

@@ -206,7 +206,7 @@ class Model(nn.Module):
 
 
 @dataclass(frozen=True)
-class Case:
+class Checked:
     """The arguments of `diagnose`; for a mutant also its bug and a check that finds it."""
 
     attention: Any
@@ -280,41 +280,41 @@ class ThreeTokens(Model):
 
 
 RIGHT_ONES = {
-    "everything": Case(attend, {**QKV, "kv_heads": 2, "features": FULL}),
-    "full masks": Case(attend, {**QKV, "mask_shape": "full", "features": ("mask", "causal")}),
-    "True means masked": Case(
+    "everything": Checked(attend, {**QKV, "kv_heads": 2, "features": FULL}),
+    "full masks": Checked(attend, {**QKV, "mask_shape": "full", "features": ("mask", "causal")}),
+    "True means masked": Checked(
         true_means_masked, {**QKV, "mask_true": "masked", "features": ("mask",)}
     ),
-    "bthd": Case(partial(in_layout, "bthd"), {**QKV, "layout": "bthd", "kv_heads": 2}),
-    "packed": Case(
+    "bthd": Checked(partial(in_layout, "bthd"), {**QKV, "layout": "bthd", "kv_heads": 2}),
+    "packed": Checked(
         partial(in_layout, "packed"),
         {**QKV, "layout": "packed", "kv_heads": 2, "features": ("mask", "causal")},
     ),
-    "always causal": Case(
+    "always causal": Checked(
         partial(attend, causal=True),
         {**QKV, "causal": True, "features": ("mask", "window", "softcap", "dropout")},
     ),
-    "float32 inside": Case(
+    "float32 inside": Checked(
         partial(attend, steps=replace(RIGHT, softmax=float32_softmax)),
         {**QKV, "kv_heads": 2, "features": FULL},
     ),
-    "wide and large": Case(large(SelfAttention(64, causal=False)), {**SELF, "width": 64}),
-    "rare dropout": Case(
+    "wide and large": Checked(large(SelfAttention(64, causal=False)), {**SELF, "width": 64}),
+    "rare dropout": Checked(
         SelfAttention(dropout=0.01), {**SELF, "causal": True, "features": ("dropout",)}
     ),
-    "float32 inside a module": Case(
+    "float32 inside a module": Checked(
         SelfAttention(steps=replace(RIGHT, softmax=float32_softmax)),
         {**SELF, "causal": True, "features": ("mask", "cache")},
     ),
-    "three tokens": Case(ThreeTokens(), {**MODEL, "vocabulary": 3}),
-    "one head": Case(attend, {**QKV, "heads": 1}),
-    "NumPy": Case(numpy_attend, {"kind": "qkv", "features": ("causal",)}),
-    "JAX": Case(jax_attend, {"kind": "qkv", "features": ("causal",), "engine": "jax"}),
-    "causal": Case(
+    "three tokens": Checked(ThreeTokens(), {**MODEL, "vocabulary": 3}),
+    "one head": Checked(attend, {**QKV, "heads": 1}),
+    "NumPy": Checked(numpy_attend, {"kind": "qkv", "features": ("causal",)}),
+    "JAX": Checked(jax_attend, {"kind": "qkv", "features": ("causal",), "engine": "jax"}),
+    "causal": Checked(
         SelfAttention(dropout=0.2),
         {**SELF, "causal": True, "features": ("mask", "dropout", "cache")},
     ),
-    "bidirectional": Case(SelfAttention(causal=False), {**SELF, "features": ("mask",)}),
-    "normalized again": Case(NormalizesAgain(), {**SELF, "causal": True}),
-    "model": Case(Model(dropout=0.1), {**MODEL, "features": (*MODEL_FEATURES, "dropout")}),
+    "bidirectional": Checked(SelfAttention(causal=False), {**SELF, "features": ("mask",)}),
+    "normalized again": Checked(NormalizesAgain(), {**SELF, "causal": True}),
+    "model": Checked(Model(dropout=0.1), {**MODEL, "features": (*MODEL_FEATURES, "dropout")}),
 }

@@ -42,9 +42,9 @@ class Declaration:
     head_dim
         qkv: the features of a head.
     width
-        self: the features of a token; by default found out.
+        self: the features of a token; by default detected.
     vocabulary
-        model: the number of different tokens; by default found out.
+        model: the number of different tokens; by default detected.
     causal
         It is causal in every call.
     positions
@@ -60,7 +60,7 @@ class Declaration:
     features
         The options that it supports, of FEATURES.
     engine
-        The library of a function, by default found out; torch or jax for a run.
+        The library of a function, by default detected; torch or jax for a run.
     device
         The device of PyTorch.
     precision

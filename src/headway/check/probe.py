@@ -99,7 +99,7 @@ def _with_rounding(subject: Subject) -> Subject:
     their distance: by 10,000 between the two distances here. Rounding does not grow like this, and
     after coarse rounding nothing changes over the shorter distance.
     """
-    inputs = subject.inputs(min(7, subject.longest))
+    inputs = subject.inputs(subject.few_tokens)
     random = np.random.default_rng(7)
     bends = []
     try:

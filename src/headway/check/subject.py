@@ -83,6 +83,16 @@ class Subject:
         """The largest relative difference between two ways to compute the same result."""
         return 1e-9 if self.dtype == "float64" else 1e-4
 
+    @property
+    def noise(self) -> float:
+        """The largest relative change that rounding alone can cause."""
+        return 64 * float(np.finfo(self.dtype).eps)
+
+    @property
+    def few_tokens(self) -> int:
+        """A small number of tokens, different from the sizes of the other axes."""
+        return min(7, self.longest)
+
     def inputs(self, tokens: int, *, batch: int = 2, seed: int = 0) -> list[np.ndarray]:
         """Return random inputs with this number of tokens."""
         random = np.random.default_rng((seed, tokens))

@@ -91,16 +91,6 @@ def influence(subject: Subject, tokens: int, **options: Any) -> np.ndarray:
     return changes
 
 
-def floor(subject: Subject) -> float:
-    """Return the largest change that rounding alone can cause."""
-    return 64 * float(np.finfo(subject.dtype).eps)
-
-
-def few(subject: Subject, most: int = 7) -> int:
-    """Return a small number of tokens that differs from the sizes of the other axes."""
-    return min(most, subject.longest)
-
-
 def wrong_sums(subject: Subject) -> str | None:
     """Describe a softmax over the wrong axis, if the sums of the weights show it, else None."""
     over_queries = "the softmax runs over the query axis: columns, not rows, sum to 1"
@@ -121,10 +111,10 @@ def wrong_sums(subject: Subject) -> str | None:
         # Equal tokens have equal scores. With a causal softmax over the queries each weight of a
         # column is 1 / (tokens - key), so row q sums to 1/tokens + ... + 1/(tokens - q). With a
         # mask after a softmax over the keys, row q sums to (q + 1) / tokens.
-        tokens = few(subject)
+        tokens = subject.few_tokens
         (x,) = subject.inputs(1, batch=1)
         steps = np.diff(subject.run([np.repeat(x, tokens, axis=1)])[0], axis=0)
-        if np.abs(steps).max() <= floor(subject):
+        if np.abs(steps).max() <= subject.noise:
             return None
         for description, sums in (
             (over_queries, np.cumsum(1 / (tokens - np.arange(tokens)))),

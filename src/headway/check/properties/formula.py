@@ -11,8 +11,6 @@ from headway.check.findings import Outcome, verdict
 from headway.check.properties.check import (
     BLOCK,
     digits,
-    few,
-    floor,
     gap,
     order_free,
     promises,
@@ -37,7 +35,7 @@ FORMULA = r"softmax|exp\("
     look=FORMULA,
 )
 def constant(subject: Subject) -> Outcome:
-    tokens = few(subject)
+    tokens = subject.few_tokens
     if subject.kind == "self":
         # The output of a token among copies of itself is that of the token alone.
         (x,) = subject.inputs(1)
@@ -67,7 +65,7 @@ def constant(subject: Subject) -> Outcome:
 
 @promises("adding a vector to all keys changes nothing", "qkv", look=FORMULA)
 def shifted(subject: Subject) -> Outcome:
-    inputs = subject.inputs(few(subject))
+    inputs = subject.inputs(subject.few_tokens)
     queries, keys, values = inputs
     queries[..., 0] = 1.0  # so that all scores grow by the same number
     base = subject.run(inputs)
@@ -159,7 +157,7 @@ def scale(subject: Subject) -> Outcome:
 
 @promises("one key can get all the weight", "qkv", look=r"clamp|clip|tanh|eps|max")
 def sharp(subject: Subject) -> Outcome:
-    tokens = few(subject, subject.declared.head_dim)
+    tokens = min(subject.declared.head_dim, subject.longest)
     width = subject.declared.head_dim
     queries, keys, values = subject.inputs(tokens)
     best = 1
@@ -204,7 +202,7 @@ def rotary(subject: Subject) -> Outcome:
         odds = np.log(last[..., 0] / last[..., 1]) * width**0.5
         heads_agree = heads_agree and gap(odds, odds[:, :1] * np.ones(heads)) <= subject.tolerance
         rotation[j] = odds[:, 0]
-    nonzero = np.abs(rotation) > 1e3 * floor(subject)
+    nonzero = np.abs(rotation) > 1e3 * subject.noise
     families = {"half": np.zeros_like(rotation), "interleaved": np.zeros_like(rotation)}
     frequencies = 10000.0 ** (-2 * np.arange(width // 2) / width)
     half = width // 2
@@ -219,8 +217,8 @@ def rotary(subject: Subject) -> Outcome:
     expected = families[subject.declared.rotary]
     other = "half" if subject.declared.rotary == "interleaved" else "interleaved"
     # Moving all positions by three must change nothing.
-    inputs = subject.inputs(few(subject))
-    at = np.arange(few(subject))
+    inputs = subject.inputs(subject.few_tokens)
+    at = np.arange(subject.few_tokens)
     drift = gap(subject.run(inputs, positions=at + 3), subject.run(inputs, positions=at))
     partners = {"half": "i and i + d/2", "interleaved": "2i and 2i + 1"}
     off_diagonal = ~np.eye(width, dtype=bool)

@@ -12,7 +12,7 @@ import numpy as np
 from headway.check.derivatives import gradients
 from headway.check.errors import Refused
 from headway.check.findings import Outcome, verdict
-from headway.check.properties.check import digits, few, floor, gap, influence, promises
+from headway.check.properties.check import digits, gap, influence, promises
 from headway.check.properties.order import MASKING
 from headway.check.subject import Subject
 
@@ -23,7 +23,7 @@ def _padded(subject: Subject) -> tuple[list[np.ndarray], np.ndarray]:
     If the order of tokens matters, the mask hides the last tokens, so that masking shortens the
     text.
     """
-    tokens = few(subject)
+    tokens = subject.few_tokens
     mask = np.ones((2, tokens), bool)
     mask[0, -1] = mask[1, -2:] = False
     if subject.declared.order_free:
@@ -44,7 +44,7 @@ def masked(subject: Subject) -> Outcome:
         rest = slice(None) if subject.kind == "qkv" else np.flatnonzero(mask[row])[1:]
         hides = max(hides, gap(out[row][..., rest, :], base[row][..., rest, :]))
         shows = max(shows, gap(other[row][..., rest, :], base[row][..., rest, :]))
-    if hides > floor(subject) >= shows:
+    if hides > subject.noise >= shows:
         diagnosis = "the mask's meaning is reversed: it hides the keys that it should show (True "
         diagnosis += "means 'attend' in scaled_dot_product_attention, but 'masked' in "
         diagnosis += "nn.MultiheadAttention)"
@@ -52,7 +52,7 @@ def masked(subject: Subject) -> Outcome:
         diagnosis = "masked keys have an influence: the mask is not applied, or that of another "
         diagnosis += "batch row, or after the softmax, or its number is not low enough"
     return verdict(
-        hides <= subject.tolerance and shows > floor(subject),
+        hides <= subject.tolerance and shows > subject.noise,
         f"masked keys change the outputs by {digits(hides)}, others by {digits(shows)}",
         "0 by masked keys, more than 0 by others",
         diagnosis,
@@ -93,10 +93,10 @@ def deleted(subject: Subject) -> Outcome:
     look=MASKING,
 )
 def mask_and_causal(subject: Subject) -> Outcome:
-    tokens = few(subject)
+    tokens = subject.few_tokens
     mask = np.ones((2, tokens), bool)
     mask[:, 1] = False
-    sees = influence(subject, tokens, mask=mask, causal=True) > floor(subject)
+    sees = influence(subject, tokens, mask=mask, causal=True) > subject.noise
     future = bool(np.triu(sees, 1).any())
     shows_masked = bool(np.delete(sees[:, 1], 1).any())
     lost = not np.tril(sees, -1)[:, np.flatnonzero(mask[0])].any()
@@ -123,7 +123,7 @@ def mask_and_causal(subject: Subject) -> Outcome:
     look=MASKING + "|softmax",
 )
 def dead_rows(subject: Subject) -> Outcome:
-    tokens = few(subject)
+    tokens = subject.few_tokens
     inputs = subject.inputs(tokens)
     mask = np.ones((2, tokens), bool)
     mask[1] = False
@@ -139,7 +139,7 @@ def dead_rows(subject: Subject) -> Outcome:
         slopes = []
     flowing = all(np.isfinite(slope).all() for slope in slopes)
     largest = max((float(np.abs(slope[1]).max()) for slope in slopes), default=0.0)
-    good = finite and flowing and size <= floor(subject) and largest <= floor(subject)
+    good = finite and flowing and size <= subject.noise and largest <= subject.noise
     if not finite:
         diagnosis = "a query with all keys masked becomes NaN: the softmax of only -inf is 0/0"
     elif not flowing:
@@ -162,8 +162,8 @@ def dead_rows(subject: Subject) -> Outcome:
 
 @promises("a window of W has W keys", "qkv", needs=("window",), look="window")
 def window(subject: Subject) -> Outcome:
-    tokens, width = few(subject), 3
-    sees = influence(subject, tokens, window=width, **subject.causal_options) > floor(subject)
+    tokens, width = subject.few_tokens, 3
+    sees = influence(subject, tokens, window=width, **subject.causal_options) > subject.noise
     rows, columns = np.indices(sees.shape)
     expected = (columns <= rows) & (rows - columns < width)
     future, extent = bool(np.triu(sees, 1).any()), int(np.tril(sees)[-1].sum())
@@ -193,7 +193,7 @@ def softcap(subject: Subject) -> Outcome:
         leak = gap(subject.run(other, mask=mask, softcap=2.0), out)
     else:
         leak = 0.0
-    tokens = few(subject, subject.declared.head_dim)
+    tokens = min(subject.declared.head_dim, subject.longest)
     queries, keys, values = subject.inputs(tokens)
     inputs = [3 * queries, keys, values]
     # log(weight) is the capped score, up to a constant of its row. The last query attends to all
@@ -235,7 +235,7 @@ def _mask_of_pairs(subject: Subject) -> str | None:
     look=MASKING + "|document",
 )
 def documents(subject: Subject) -> Outcome:
-    tokens = few(subject)
+    tokens = subject.few_tokens
     inputs = subject.inputs(tokens)
     ids = np.repeat([0, 1], [3, tokens - 3])
     options: dict[str, Any]
@@ -269,7 +269,7 @@ def documents(subject: Subject) -> Outcome:
     look="position|arange|" + MASKING,
 )
 def padding(subject: Subject) -> Outcome:
-    tokens = few(subject)
+    tokens = subject.few_tokens
     inputs = subject.inputs(tokens)
     alone = subject.run([inputs[0][:1, 2:]])
     mask = np.ones((2, tokens), bool)

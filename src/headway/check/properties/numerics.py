@@ -18,7 +18,7 @@ from headway.check.errors import Refused
 from headway.check.findings import Outcome, not_applicable, unsupported, verdict
 from headway.check.modules import converted
 from headway.check.probe import NOT_FINITE, subject_of
-from headway.check.properties.check import digits, few, floor, gap, promises
+from headway.check.properties.check import digits, gap, promises
 from headway.check.subject import Subject
 
 
@@ -36,7 +36,7 @@ def runs(subject: Subject) -> Outcome:
             "engine; a text of 4 tokens must fit",
             "call it with the declared shapes; see `headway check --help`",
         )
-    tokens = few(subject)
+    tokens = subject.few_tokens
     inputs = subject.inputs(tokens)
     trials: dict[str, dict[str, Any]] = {
         "mask": {"mask": np.arange(tokens) < np.array([[tokens], [tokens - 1]])},
@@ -72,10 +72,10 @@ def runs(subject: Subject) -> Outcome:
 
 @promises("evaluation is repeatable", look=r"[dD]ropout|bernoulli|rand\w*\(|kept|cache")
 def repeatable(subject: Subject) -> Outcome:
-    inputs = subject.inputs(few(subject))
+    inputs = subject.inputs(subject.few_tokens)
     # Not compiled, because then random numbers and state would be fixed.
     first = subject.run(inputs, compiled=False)
-    subject.run(subject.inputs(few(subject), seed=1), compiled=False)  # may leave a state
+    subject.run(subject.inputs(subject.few_tokens, seed=1), compiled=False)  # may leave a state
     second, third = (subject.run(inputs, compiled=False) for _ in range(2))
     same = np.array_equal(first, second) and np.array_equal(first, third)
     worst = max(gap(second, first), gap(third, first))
@@ -106,7 +106,7 @@ def used(subject: Subject) -> Outcome:
 
 @promises("the inputs stay unchanged", look=r"[-+*/]=|_\(|\[.*\] =")
 def untouched(subject: Subject) -> Outcome:
-    tokens, options = few(subject), dict(subject.causal_options)
+    tokens, options = subject.few_tokens, dict(subject.causal_options)
     if "mask" in subject.declared.features:
         options["mask"] = np.arange(tokens) < np.array([[tokens], [tokens - 1]])
     native = subject.native(subject.inputs(tokens), subject.dtype)
@@ -131,7 +131,7 @@ def untouched(subject: Subject) -> Outcome:
     look=r"view|strided|contiguous|ravel",
 )
 def strided(subject: Subject) -> Outcome:
-    inputs = subject.inputs(few(subject))
+    inputs = subject.inputs(subject.few_tokens)
     if subject.kind == "model" or subject.library.name == "jax":
         return not_applicable("its inputs have only one memory layout")
     base = subject.run(inputs)
@@ -163,7 +163,7 @@ def precise(subject: Subject) -> Outcome:
             "intermediate results are rounded to less than float32",
             "softmax and sums in float32 (or the inputs' precision, if that is higher)",
         )
-    inputs = subject.inputs(few(subject))
+    inputs = subject.inputs(subject.few_tokens)
     worst, at, errors = 0.0, "", []
     formula = _formula(subject) if subject.kind == "qkv" else subject
     for dtype in subject.library.precisions:
@@ -242,7 +242,7 @@ def _formula(subject: Subject) -> Subject:
 
 @promises("gradients are the derivatives of the output", look=r"backward|detach|grad")
 def derivative(subject: Subject) -> Outcome:
-    inputs = subject.inputs(few(subject))
+    inputs = subject.inputs(subject.few_tokens)
     values = variables(subject, inputs)
     random = np.random.default_rng(5)
     weight = random.normal(size=subject.run(inputs, **subject.causal_options).shape)
@@ -288,12 +288,12 @@ def derivative(subject: Subject) -> Outcome:
     look="dropout|bernoulli|rand",
 )
 def dropout(subject: Subject) -> Outcome:
-    return _shares(subject) if subject.kind == "qkv" else _training(subject)
+    return _dropout_of_weights(subject) if subject.kind == "qkv" else _dropout_of_module(subject)
 
 
-def _shares(subject: Subject) -> Outcome:
+def _dropout_of_weights(subject: Subject) -> Outcome:
     rate, draws = 0.25, 60
-    tokens = few(subject, subject.declared.head_dim)
+    tokens = min(subject.declared.head_dim, subject.longest)
     inputs = subject.inputs(tokens)
     weights = subject.weights(inputs)
     samples = np.array(
@@ -301,29 +301,31 @@ def _shares(subject: Subject) -> Outcome:
     )
     cells = weights > 1e-6
     dropped = (np.abs(samples) < 1e-12)[:, cells]
-    share, deviation = float(dropped.mean()), (rate * (1 - rate) / dropped.size) ** 0.5
+    dropped_share, deviation = float(dropped.mean()), (rate * (1 - rate) / dropped.size) ** 0.5
     kept = (samples / np.where(cells, weights, 1))[:, cells][~dropped]
     factor = float(np.median(kept)) if kept.size else float("nan")
-    even = kept.size > 0 and gap(kept, np.full_like(kept, factor)) < 1e-6
+    uniform = kept.size > 0 and gap(kept, np.full_like(kept, factor)) < 1e-6
     # One random number for several cells increases the variance of the share.
     pattern = dropped.astype(float)
-    swing = pattern.mean(axis=1).std() / (rate * (1 - rate) / pattern.shape[1]) ** 0.5
-    spread = pattern.mean(axis=0).std() / (rate * (1 - rate) / draws) ** 0.5
-    rate_right = abs(share - rate) < 6 * deviation
-    rescaled = even and abs(factor * (1 - rate) - 1) < 1e-6
-    drawn = swing < 1.5 and spread < 1.5
-    if not rate_right:
-        diagnosis = f"the dropped share is {share:.3f}: the rate is used as the share to keep, or "
-        diagnosis += "dropout does nothing"
-    elif not drawn:
+    spread_of_calls = pattern.mean(axis=1).std() / (rate * (1 - rate) / pattern.shape[1]) ** 0.5
+    spread_of_cells = pattern.mean(axis=0).std() / (rate * (1 - rate) / draws) ** 0.5
+    right_rate = abs(dropped_share - rate) < 6 * deviation
+    rescaled = uniform and abs(factor * (1 - rate) - 1) < 1e-6
+    independent = spread_of_calls < 1.5 and spread_of_cells < 1.5
+    if not right_rate:
+        diagnosis = (
+            f"the dropped share is {dropped_share:.3f}: the rate is used as the share to keep, or "
+            "dropout does nothing"
+        )
+    elif not independent:
         diagnosis = "cells are not independent: several rows, heads or calls share random numbers"
-    elif not even:
+    elif not uniform:
         diagnosis = "the output is not a multiple of the weights: dropout before the softmax?"
     else:
         diagnosis = f"survivors are multiplied by {factor:.4g} instead of 1/(1-p)"
     return verdict(
-        rate_right and rescaled and drawn,
-        f"at p={rate}, {share:.3f} of the weights are 0 and the rest are multiplied by "
+        right_rate and rescaled and independent,
+        f"at p={rate}, {dropped_share:.3f} of the weights are 0 and the rest are multiplied by "
         f"{factor:.4g}",
         f"{rate}, and 1/(1-p) = {1 / (1 - rate):.4g}, independently for each cell",
         diagnosis,
@@ -331,25 +333,27 @@ def _shares(subject: Subject) -> Outcome:
     )
 
 
-def _training(subject: Subject) -> Outcome:
+def _dropout_of_module(subject: Subject) -> Outcome:
     draws = 120
-    inputs = subject.inputs(few(subject))
+    inputs = subject.inputs(subject.few_tokens)
     expected = subject.run(inputs)
     samples = np.array([subject.run(inputs, train=True) for _ in range(draws)])
-    live = bool(np.ptp(samples, axis=0).any())
+    differs = bool(np.ptp(samples, axis=0).any())
     # If the output is linear in the weights, its mean is that of evaluation.
-    error = samples.std(axis=0) / (draws - 1) ** 0.5
-    away = float((np.abs(samples.mean(axis=0) - expected) / np.maximum(error, 1e-12)).max())
+    standard_error = samples.std(axis=0) / (draws - 1) ** 0.5
+    deviations = float(
+        (np.abs(samples.mean(axis=0) - expected) / np.maximum(standard_error, 1e-12)).max()
+    )
     # If most samples drop nothing, they are too few for a mean.
-    often = float((np.abs(samples - expected) > floor(subject)).mean()) > 0.6
-    linear = subject.kind == "self" and not subject.declared.block and often
+    mostly_dropped = float((np.abs(samples - expected) > subject.noise).mean()) > 0.6
+    linear = subject.kind == "self" and not subject.declared.block and mostly_dropped
     return verdict(
-        live and (not linear or away < 7),
-        f"while training, outputs {'differ' if live else 'do not differ'} between calls"
-        + (f"; their mean is {away:.1f} standard errors from evaluation" if linear else ""),
+        differs and (not linear or deviations < 7),
+        f"while training, outputs {'differ' if differs else 'do not differ'} between calls"
+        + (f"; their mean is {deviations:.1f} standard errors from evaluation" if linear else ""),
         "outputs differ" + (", their mean is within 7" if linear else ""),
         "survivors are not rescaled by 1/(1-p), or weights are dropped before the softmax"
-        if live
+        if differs
         else "dropout was declared, but does nothing",
         "F.dropout(weights, p, training=self.training) after the softmax",
     )
@@ -362,7 +366,7 @@ def _training(subject: Subject) -> Outcome:
     look=r"cross_entropy|labels|targets|nll",
 )
 def labels(subject: Subject) -> Outcome:
-    inputs = subject.inputs(few(subject))
+    inputs = subject.inputs(subject.few_tokens)
     logits, (tokens,) = subject.run(inputs), inputs
     (native,) = subject.native(inputs, subject.dtype)
     claimed = float(subject.library.numpy(subject.output([native], {"labels": native})))
@@ -412,7 +416,7 @@ def tied(subject: Subject) -> Outcome:
         parameter.zero_()
     again.load_state_dict(state)  # as from a file: no two tensors share memory
     after = shared(again)
-    inputs = subject.inputs(few(subject))
+    inputs = subject.inputs(subject.few_tokens)
     other = replace(subject, attention=again)
     worst = gap(other.run(inputs), subject.run(inputs))
     good = bool(before) and after == before and worst <= subject.tolerance

@@ -13,8 +13,6 @@ from headway.check.findings import Outcome, not_applicable, verdict
 from headway.check.properties.check import (
     can_be_causal,
     digits,
-    few,
-    floor,
     gap,
     influence,
     order_free,
@@ -31,13 +29,13 @@ MASKING = r"mask|tril|triu|causal|-inf|infinity"
 
 @promises("no token depends on a later one", applies=can_be_causal, look=MASKING)
 def future(subject: Subject) -> Outcome:
-    tokens = few(subject)
+    tokens = subject.few_tokens
     changes = influence(subject, tokens, **subject.causal_options)
     ahead = np.triu(changes, 1)
     row, column = np.unravel_index(ahead.argmax(), ahead.shape)
     worst = float(ahead.max())
     measured = f"none of {tokens} tokens changes an earlier output"
-    if worst > floor(subject):
+    if worst > subject.noise:
         measured = f"the output of token {row} changes by {digits(worst)} with token {column}"
     else:  # masks that are computed by tiles, or cached for a length, need longer texts
         inputs = subject.inputs(subject.longest)
@@ -49,10 +47,10 @@ def future(subject: Subject) -> Outcome:
                 worst = leak
                 measured = f"earlier outputs change by {digits(worst)} with token {token}"
         worst = max(worst, long := _in_long_texts(subject))
-        if long > floor(subject):
+        if long > subject.noise:
             measured = f"in a text of {LONG} tokens earlier outputs change by {digits(long)}"
     return verdict(
-        worst <= floor(subject),
+        worst <= subject.noise,
         measured,
         "no output changes with a later token",
         _leak(subject, changes),
@@ -76,7 +74,7 @@ def _in_long_texts(subject: Subject) -> float:
 
 def _leak(subject: Subject, changes: np.ndarray) -> str:
     """Describe the kind of leak."""
-    visible, above = changes > floor(subject), np.triu(np.ones_like(changes, bool), 1)
+    visible, above = changes > subject.noise, np.triu(np.ones_like(changes, bool), 1)
     ahead, behind = visible & above, np.tril(visible, -1)
     sums = wrong_sums(subject)
     if sums is not None:
@@ -102,8 +100,8 @@ def _leak(subject: Subject, changes: np.ndarray) -> str:
 
 def _leak_if_any(subject: Subject) -> str | None:
     """Describe the leak, if there is one, for other checks that fail because of it."""
-    changes = influence(subject, few(subject), **subject.causal_options)
-    return _leak(subject, changes) if np.triu(changes, 1).max() > floor(subject) else None
+    changes = influence(subject, subject.few_tokens, **subject.causal_options)
+    return _leak(subject, changes) if np.triu(changes, 1).max() > subject.noise else None
 
 
 @promises(
@@ -116,9 +114,9 @@ def _leak_if_any(subject: Subject) -> str | None:
     look=MASKING,
 )
 def present(subject: Subject) -> Outcome:
-    changes = np.diag(influence(subject, few(subject), **subject.causal_options))
+    changes = np.diag(influence(subject, subject.few_tokens, **subject.causal_options))
     return verdict(
-        bool((changes > floor(subject)).all()),
+        bool((changes > subject.noise).all()),
         f"the output of token {int(changes.argmin())} changes by {digits(changes.min())} with it",
         "every token attends to itself",
         "the mask also hides the token itself: key < query instead of key <= query"
@@ -130,14 +128,14 @@ def present(subject: Subject) -> Outcome:
 
 @promises("every token depends on all tokens that it may attend to", look=MASKING)
 def past(subject: Subject) -> Outcome:
-    tokens = few(subject)
+    tokens = subject.few_tokens
     changes = influence(subject, tokens, **subject.causal_options)
     causal = subject.declared.always_causal or bool(subject.causal_options)
     expected = np.tril(np.ones((tokens, tokens), bool), -1)
     if not causal:
         expected = ~np.eye(tokens, dtype=bool)
-    missing = expected & (changes <= floor(subject))
-    if not causal and np.array_equal(changes > floor(subject), np.tri(tokens, dtype=bool)):
+    missing = expected & (changes <= subject.noise)
+    if not causal and np.array_equal(changes > subject.noise, np.tri(tokens, dtype=bool)):
         return verdict(
             False,
             "no token attends to a later one",
@@ -145,7 +143,7 @@ def past(subject: Subject) -> Outcome:
             UNDECLARED,
             "declare causal=True (--causal)",
         )
-    near = int((changes[-1] > floor(subject)).sum())
+    near = int((changes[-1] > subject.noise).sum())
     as_window = np.tri(tokens, dtype=bool) & ~np.tri(tokens, k=-near, dtype=bool)
     row, column = np.unravel_index(missing.argmax(), missing.shape)
     return verdict(
@@ -154,7 +152,7 @@ def past(subject: Subject) -> Outcome:
         + (f"; token {row} does not depend on token {column}" if missing.any() else ""),
         "every token depends on all tokens that it may attend to",
         f"the last token depends on the last {near} only: a window that was not declared"
-        if np.array_equal(changes > floor(subject), as_window)
+        if np.array_equal(changes > subject.noise, as_window)
         else "tokens are missing: a mask or a slice hides too much, or heads are split by a view "
         "or reshape without a transpose",
         "check the mask's diagonal and shape, and slices of keys and values",
@@ -166,7 +164,7 @@ def past(subject: Subject) -> Outcome:
     look=MASKING + r"|detach|no_grad|\.data|stop_gradient",
 )
 def gradient(subject: Subject) -> Outcome:
-    tokens = few(subject)
+    tokens = subject.few_tokens
     inputs = subject.inputs(tokens)
     shape = subject.run(inputs, **subject.causal_options).shape
     random = np.random.default_rng(0)
@@ -189,11 +187,11 @@ def gradient(subject: Subject) -> Outcome:
         must = may & (visible.sum(axis=-1) > 1)[:, None] | np.array([~visible, ~visible, visible])
         must &= may
     largest = by_input.max(axis=(1, 2), keepdims=True) + 1e-300
-    small = floor(subject) * largest
+    small = subject.noise * largest
     leak = float((np.where(may, 0, by_input) / largest).max())
     missing = int((must & ~(by_input > small)).sum())
     return verdict(
-        leak <= floor(subject) and not missing,
+        leak <= subject.noise and not missing,
         f"the largest gradient to a later token is {digits(leak)} of all; {missing} of "
         f"{int(must.sum())} pairs have no gradient",
         "gradient 0 to later tokens, and not 0 to the others",
@@ -215,7 +213,7 @@ def gradient(subject: Subject) -> Outcome:
 def rows(subject: Subject) -> Outcome:
     if subject.kind == "self":
         return _among_copies(subject)
-    tokens = few(subject)
+    tokens = subject.few_tokens
     inputs = subject.inputs(tokens)
     base = subject.run(inputs)
     queries = inputs[0].copy()
@@ -256,7 +254,7 @@ def _among_copies(subject: Subject) -> Outcome:
             np.abs(subject.run([np.concatenate([one, *[other] * n], axis=1)])[0, 0] - alone).max()
             for n in (many, few_copies)
         )
-        ratios.append(float(near / max(far, floor(subject))))
+        ratios.append(float(near / max(far, subject.noise)))
     ratio = min(ratios)  # of the pair with the largest weight between the tokens
     return verdict(
         ratio < 0.5,
@@ -285,7 +283,7 @@ def _two_tokens(subject: Subject, seed: int) -> list[np.ndarray]:
 
 @promises("batch rows do not depend on each other", look=r"view|reshape|max\(|softmax|mean\(")
 def batch(subject: Subject) -> Outcome:
-    inputs = subject.inputs(few(subject))
+    inputs = subject.inputs(subject.few_tokens)
     base, worst = subject.run(inputs), 0.0
     for row in range(2):
         if subject.kind == "model":
@@ -393,7 +391,7 @@ def cache(subject: Subject) -> Outcome:
     look=r"view|reshape|transpose|permute|rearrange|head",
 )
 def heads(subject: Subject) -> Outcome:
-    inputs = subject.inputs(few(subject))
+    inputs = subject.inputs(subject.few_tokens)
     count = subject.declared.heads
     if count == 1:
         return not_applicable("it has one head")
@@ -418,7 +416,7 @@ def groups(subject: Subject) -> Outcome:
     count, kv_heads = subject.declared.heads, subject.kv_heads
     if kv_heads == count:
         return not_applicable("kv_heads equals heads")
-    inputs = subject.inputs(few(subject))
+    inputs = subject.inputs(subject.few_tokens)
     base = subject.run(inputs)
     reads = {kind: np.zeros((count, kv_heads), bool) for kind in ("keys", "values")}
     for head in range(kv_heads):
@@ -426,7 +424,7 @@ def groups(subject: Subject) -> Outcome:
             other = [array.copy() for array in inputs]
             other[which][:, head] = other[which][:, head, ::-1]
             change = np.abs(subject.run(other) - base).max(axis=(0, 2, 3))
-            reads[kind][:, head] = change > floor(subject) * np.abs(base).max()
+            reads[kind][:, head] = change > subject.noise * np.abs(base).max()
     expected = np.arange(count)[:, None] // (count // kv_heads) == np.arange(kv_heads)
     tiled = np.arange(count)[:, None] % kv_heads == np.arange(kv_heads)
     wrong = next((k for k, r in reads.items() if not np.array_equal(r, expected)), "values")
