@@ -58,8 +58,8 @@ class Results:
         the kernel that ran. seconds: of a call, one value per round; median, quartiles: of these;
         spread: half the interquartile range, relative to the median. speed: relative to plain in
         the same round, the median. flops_per_second, bytes_per_second: also relative to the
-        machine's peaks. memory: the peak beyond the inputs. error: see `Exact.error`; error_of_plain:
-        relative to that of the plain formula. compiling, building_mask: seconds.
+        machine's peaks. memory: the peak beyond the inputs. error: see `Exact.error`;
+        error_of_plain: relative to that of the plain formula. compiling, building_mask: seconds.
         """
         copied = (
             "name",
