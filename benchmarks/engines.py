@@ -107,7 +107,7 @@ SIDES: dict[str, tuple[Any, ...]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--output", help="a file for the JSON, beside what is printed")
+    parser.add_argument("--output", help="also write JSON to this file")
     options = parser.parse_args()
     sides = {name: Side(*made) for name, made in SIDES.items()}
     first = {name: side.run() for name, side in sides.items()}

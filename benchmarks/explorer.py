@@ -67,19 +67,19 @@ def opened(browser: Browser, address: str) -> tuple[float, float]:
 
 
 def renderers() -> list[Path]:
-    """The browser's processes that draw pages."""
-    found = []
+    """Return the renderer processes of the browser."""
+    processes = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if b"--type=renderer" in (process / "cmdline").read_bytes():
-                found.append(process)
+                processes.append(process)
         except OSError:
             pass  # it has ended
-    return found
+    return processes
 
 
 def private(process: Path) -> float:
-    """Memory that this process shares with no other, in MB."""
+    """Return the private memory of a process in MB."""
     rows = (line.split() for line in (process / "smaps_rollup").read_text().splitlines()[1:])
     sizes = {row[0]: int(row[1]) for row in rows}
     return (sizes["Private_Clean:"] + sizes["Private_Dirty:"]) * 1024 / 1e6
@@ -87,7 +87,7 @@ def private(process: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", help="a file for the JSON, beside what is printed")
+    parser.add_argument("--output", help="also write JSON to this file")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
@@ -121,8 +121,8 @@ def main() -> None:
                     "tokens": length,
                     "page": kind,
                     "file MB": round((folder / file).stat().st_size / 1e6, 1),
-                    "seconds to open": round(median(each[0] for each in measured), 2),
-                    "private MB": round(median(each[1] for each in measured)),
+                    "seconds to open": round(median(seconds for seconds, _ in measured), 2),
+                    "private MB": round(median(memory for _, memory in measured)),
                     "seconds to trace": round(traced, 1),
                 }
                 rows.append(row)

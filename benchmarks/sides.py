@@ -1,4 +1,4 @@
-"""Two or more sides measured in one run: each in a process of its own, one at a time, in turns.
+"""Two or more sides measured in one run: in separate processes, alternately.
 
 A process of its own, since an allocator's settings and a number of threads are a process's.
 """
@@ -54,5 +54,5 @@ def _serve(there: Connection, make: Callable[..., Any], arguments: tuple[Any, ..
         except EOFError:  # the run is over
             return
         began = time.perf_counter()
-        found = work(*asked)
-        there.send((time.perf_counter() - began, found))
+        result = work(*asked)
+        there.send((time.perf_counter() - began, result))

@@ -2,9 +2,9 @@
 
     HEADWAY_DATA=... python -m benchmarks.time_to_good --output docs/bench/time_to_good.json
 
-Good is 1.90 nats a character, the mean over the entire last tenth of the text in consecutive
-windows of 64. Both sides train in turns, 20 steps at a time, the plain one until it is there, ours
-to its end; the time is that of training alone, without the looks at the last tenth.
+A model is good at 1.90 nats per character, the mean over the last tenth of the text in consecutive
+windows of 64. Both sides train alternately, 20 steps at a time: the plain one until it is good, ours
+to its end. The time is that of training, without the evaluations.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ Work = Callable[[str], float]
 
 def plain(seed: int) -> Work:
     plan = recipes.plan(recipes.read("char-cpu"))
-    tokens, held_out = split(plan.tokenizer.encode(plan.corpus), plan.config.model.context)
+    tokens, held_out = split(plan.tokenizer.encode(plan.source), plan.config.model.context)
     trainer = PlainTrainer(torch.from_numpy(tokens), plan.config.model.vocabulary, seed)
-    exam = [torch.from_numpy(part) for part in evaluation(held_out, 64, WINDOWS)]
+    windows = [torch.from_numpy(part) for part in evaluation(held_out, 64, WINDOWS)]
 
     def work(task: str) -> float:
         if task == "train":
@@ -45,18 +45,20 @@ def plain(seed: int) -> Work:
                 nn.functional.cross_entropy(
                     trainer.model(inputs).flatten(0, 1), targets.flatten(), reduction="sum"
                 ).item()
-                for inputs, targets in zip(*(part.split(64) for part in exam), strict=True)
+                for inputs, targets in zip(*(part.split(64) for part in windows), strict=True)
             )
-        return total / exam[0].numel()
+        return total / windows[0].numel()
 
     return work
 
 
 def headway(seed: int) -> Work:
     plan = recipes.plan(recipes.override(recipes.read("char-cpu"), {"seed": seed}))
-    tokens = split(plan.tokenizer.encode(plan.corpus), plan.config.model.context)
-    model = weights.build(plan.config)
-    training = devices.suited(model, plan.config.training, torch.device("cpu"))
+    tokens = split(plan.tokenizer.encode(plan.source), plan.config.model.context)
+    model, training = weights.build(plan.config), plan.config.training
+    count = sum(parameter.numel() for parameter in model.parameters())
+    total = training.steps * training.batch * plan.config.model.context
+    training = devices.suited(count, total, training, torch.device("cpu"))
     training = replace(training, evaluate_every=10**9, evaluation_windows=WINDOWS)
     trainer = Trainer(model, NextToken(model, *tokens, training), training)
 
@@ -71,7 +73,7 @@ def headway(seed: int) -> Work:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", help="a file for the JSON, beside what is printed")
+    parser.add_argument("--output", help="also write JSON to this file")
     options = parser.parse_args()
     most = {"plain": STEPS, "headway": recipes.read("char-cpu")["training"]["steps"]}
     sides = {
@@ -81,14 +83,14 @@ def main() -> None:
         name: {"steps": 0, "seconds": 0.0, "curve": [], "good after seconds": None}
         for name in sides
     }
-    # The quicker side rests when it is done, so each has trained while the other was waiting.
+    # While one side trains, the other one waits, so both have the machine for themselves.
     training = set(sides)
     while training:
         for name in sorted(training):
             side, row = sides[name], rows[name]
             row["seconds"] += side.run("train")[0]
             row["steps"] += AT_ONCE
-            loss = side.run("look")[1]
+            loss = side.run("evaluate")[1]
             row["curve"].append([row["steps"], round(row["seconds"], 2), round(loss, 4)])
             if loss <= GOOD and row["good after seconds"] is None:
                 row["good after seconds"] = round(row["seconds"], 1)

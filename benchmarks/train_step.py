@@ -75,7 +75,7 @@ def _model() -> GPT:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--output", help="a file for the JSON, beside what is printed")
+    parser.add_argument("--output", help="also write JSON to this file")
     options = parser.parse_args()
     makers = {"plain": plain, "headway": headway, "headway, compiled": compiled}
     sides = {name: Side(make) for name, make in makers.items()}

@@ -2,9 +2,9 @@
 
     python examples/trainable_attention_jax.py
 
-The task: of each word, tell the features of the word before it (of the first, its own). It is
-learnt from sentences of six random words, three features each, to which their places are added as
-six more; what was learnt is then shown on the book's sentence.
+The task: predict, for each word, the features of the previous word (for the first word, its own).
+Training uses sentences of six random words with three features each and six more for the position;
+the result is shown on the sentence of the book.
 """
 
 import jax
