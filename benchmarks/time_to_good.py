@@ -3,7 +3,7 @@
     HEADWAY_DATA=... python -m benchmarks.time_to_good --output docs/bench/time_to_good.json
 
 A model is good at 1.90 nats per character, the mean over the last tenth of the text in consecutive
-windows of 64. Both sides train alternately, 20 steps at a time: the plain one until it is good, ours
+windows of 64. Both sides train alternately, 20 steps at a time: plain until it is good, Headway
 to its end. The time is that of training, without the evaluations.
 """
 
