@@ -1,9 +1,9 @@
 """The rules of the architecture: which package may import which, and what is not allowed."""
 
 import ast
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -172,8 +172,9 @@ def test_help_loads_no_engine_and_takes_less_than_half_a_second():
     command = [Path(sys.executable).parent / "headway", "--help"]
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        seconds.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert all(command in output for command in ("ladder", "train", "generate"))
-    assert min(seconds) < 0.5  # the best of five runs, because other tests run at the same time
+    assert min(seconds) < 0.5  # of the processor, because other tests run at the same time

@@ -230,7 +230,7 @@ def test_a_state_is_kept_as_one_file(page, browser, address, tmp_path):
     alone.on("request", lambda request: asked.append(request.url))
     opened(alone, (tmp_path / "kept.html").as_uri())
     assert np.array_equal(table(alone), numbers)
-    assert "uniform weights" in alone.inner_text("temporary")
+    assert "uniform weights" in alone.inner_text("aside")
     assert {url.split(":")[0] for url in asked} <= {"file", "data", "blob"}
     context.close()
 
