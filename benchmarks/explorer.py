@@ -26,7 +26,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from headway.data.tokenizers import Tokenizer
 from headway.explore import export, server, trace_file
-from headway.explore.subjects import Ask, BesideLadder, RunSubject
+from headway.explore.tracers import TraceRequest, WithLadder, RunTracer
 from headway.models.gpt import preset
 from headway.torch.weights import build, to_arrays
 from headway.training import checkpoints
@@ -92,9 +92,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
-        subject = BesideLadder(RunSubject(made_run(folder)))
+        subject = WithLadder(RunTracer(made_run(folder)))
         for number, length in enumerate(LENGTHS):
-            ask = Ask("".join(random.Random(length).choices("abcdefgh ", k=length)))
+            ask = TraceRequest("".join(random.Random(length).choices("abcdefgh ", k=length)))
             began = time.perf_counter()
             tensors, manifest = subject.trace(ask)
             traced = time.perf_counter() - began

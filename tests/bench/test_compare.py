@@ -12,10 +12,10 @@ import torch
 
 from headway.attention.dispatch import attend
 from headway.attention.spec import Unsupported
-from headway.bench import compare, exact, measure, sides
+from headway.bench import compare, expected, implementations, measure
 from headway.bench.compare import Bench, Row, Table
+from headway.bench.implementations import Candidate, TorchImplementation, baseline, candidates
 from headway.bench.settings import Setting
-from headway.bench.sides import Candidate, TorchSide, candidates, yardstick
 from headway.torch import GPT  # noqa: F401 - what the first call of a process would load
 
 SMALL = Setting(batch=2, tokens=24, heads=3, kv_heads=3, head_dim=8)
@@ -26,7 +26,7 @@ def patience(monkeypatch, request):
     """No run of these is slow, but the machine may be; and JAX takes a second to compile."""
     monkeypatch.setattr(compare, "PATIENCE", 1e6)
     if request.node.get_closest_marker("slow") is None and "jax" not in request.node.name:
-        monkeypatch.setattr(sides, "find_spec", lambda name: None)
+        monkeypatch.setattr(implementations, "find_spec", lambda name: None)
 
 
 def bench(**options):
@@ -35,13 +35,13 @@ def bench(**options):
 
 def planted(function, name="planted"):
     def make(setting, inputs):
-        return TorchSide(partial(function, setting=setting), inputs, setting)
+        return TorchImplementation(partial(function, setting=setting), inputs, setting)
 
     return Candidate(name, make)
 
 
 def result(function, setting=SMALL, **options):
-    table = bench(yours=[planted(function)], **options).compare(setting)
+    table = bench(custom=[planted(function)], **options).compare(setting)
     return table, row(table, "planted")
 
 
@@ -96,9 +96,9 @@ def sleeps(queries, keys, values, *, setting):
     ("function", "reason"),
     [
         (ahead, "attends to the future"),
-        (scaled, "times what rounding allows"),
-        (not_a_number, "gives numbers that are not finite"),
-        (wrong_gradient, "times what rounding allows"),
+        (scaled, "times the tolerance"),
+        (not_a_number, "the results contain NaN or infinity"),
+        (wrong_gradient, "times the tolerance"),
     ],
 )
 def test_what_is_wrong_is_shown_as_wrong_and_not_ranked(function, reason):
@@ -169,7 +169,7 @@ def test_what_does_not_compile_says_so(monkeypatch):
     assert result(branches)[1].verdict == "right"
     setting = replace(SMALL, compiled=True)
     only_eager = [candidates(setting)[0]]
-    assert only_eager[0].name == yardstick(setting) == "plain, eager"
+    assert only_eager[0].name == baseline(setting) == "plain, eager"
     monkeypatch.setattr(compare, "candidates", lambda setting, kernels: only_eager)
     table, failed = result(branches, setting)
     assert failed.verdict == "failed"
@@ -179,7 +179,7 @@ def test_what_does_not_compile_says_so(monkeypatch):
 
 def test_what_ran_eagerly_under_compile_has_failed(monkeypatch):
     monkeypatch.setattr(compare, "candidates", lambda setting, kernels: [])
-    monkeypatch.setattr("headway.bench.sides._compiled", lambda function: function)
+    monkeypatch.setattr("headway.bench.implementations._compiled", lambda function: function)
     _, failed = result(right, replace(SMALL, compiled=True))
     assert failed.verdict == "failed"
     assert "nothing was compiled: 2 bmm ran" in failed.reason
@@ -237,9 +237,9 @@ def test_jax_that_is_wrong_is_seen(monkeypatch):
     """The mask is lost on the way."""
 
     def make(setting, inputs):
-        return sides.JaxSide(partial(attend, kernel="plain"), inputs, setting)
+        return implementations.JaxImplementation(partial(attend, kernel="plain"), inputs, setting)
 
-    table = bench(kernels=["plain"], yours=[Candidate("planted (JAX)", make)]).compare(SMALL)
+    table = bench(kernels=["plain"], custom=[Candidate("planted (JAX)", make)]).compare(SMALL)
     assert row(table, "planted (JAX)").reason == "attends to the future"
     assert row(table, "plain (JAX)").verdict == "right"
 
@@ -320,7 +320,7 @@ def test_what_was_slow_with_fewer_tokens_is_not_begun(monkeypatch):
         return right(queries, keys, values, setting=setting)
 
     shorter = Table(replace(SMALL, tokens=12), [Row("planted", once=100.0)])
-    table = bench(yours=[planted(watched)], seconds=60.0).compare(SMALL, shorter)
+    table = bench(custom=[planted(watched)], seconds=60.0).compare(SMALL, shorter)
     slow = row(table, "planted")
     assert slow.verdict == "skipped"
     assert "one run takes at least 200 s" in slow.reason
@@ -342,7 +342,7 @@ def test_ctrl_c_leaves_what_was_measured():
         asked.append(1)
         return len(asked) > 12
 
-    table = bench(stopped=stopped, seconds=10.0, yours=[planted(sleeps)]).compare(SMALL)
+    table = bench(stopped=stopped, seconds=10.0, custom=[planted(sleeps)]).compare(SMALL)
     plain = row(table, "plain")
     assert plain.verdict == "right"
     assert 0 < len(plain.seconds) < measure.MOST
@@ -353,14 +353,14 @@ def test_refused_where_it_cannot_be_made():
     def make(setting, inputs):
         raise Unsupported("has no such thing")
 
-    table = bench(yours=[Candidate("planted", make)]).compare(SMALL)
+    table = bench(custom=[Candidate("planted", make)]).compare(SMALL)
     assert table.left_out == {"planted": "has no such thing"}
 
 
 def test_every_change_is_shown():
     seen = []
     bench(show=lambda table, doing: seen.append(doing)).compare(SMALL)
-    assert seen[:2] == ["what is right", "plain"]
+    assert seen[:2] == ["the expected results", "plain"]
     assert "round 1" in seen
 
 
@@ -368,10 +368,10 @@ def test_the_truth_is_in_blocks_what_it_is_at_once(monkeypatch):
     setting = replace(
         SMALL, heads=6, kv_heads=2, dropout=0.2, window=7, projections=True, dtype="bfloat16"
     )
-    complete = exact.exact(setting)
-    exact._exact.cache_clear()
-    monkeypatch.setattr(exact, "_CELLS", 6 * 24 * 5)  # five queries at a time
-    for one, other in zip(exact.exact(setting).right, complete.right, strict=True):
+    complete = expected.compute(setting)
+    expected._compute.cache_clear()
+    monkeypatch.setattr(expected, "_CELLS", 6 * 24 * 5)  # five queries at a time
+    for one, other in zip(expected.compute(setting).values, complete.values, strict=True):
         assert one.dtype == torch.float64
         assert torch.allclose(one, other, rtol=0, atol=1e-13)
-    exact._exact.cache_clear()
+    expected._compute.cache_clear()

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from headway.bench import compare, sides
+from headway.bench import compare, implementations
 from headway.bench.compare import Bench
-from headway.bench.custom import Yours
+from headway.bench.custom import CustomAttention
 from headway.bench.settings import Setting
 
 QKV = Setting(batch=2, tokens=24, heads=3, kv_heads=3, head_dim=8)
@@ -56,16 +56,16 @@ torch_sdpa = torch.nn.functional.scaled_dot_product_attention
 @pytest.fixture(autouse=True)
 def place(monkeypatch, tmp_path):
     monkeypatch.setattr(compare, "PATIENCE", 1e6)
-    monkeypatch.setattr(sides, "find_spec", lambda name: None)  # JAX takes seconds
+    monkeypatch.setattr(implementations, "find_spec", lambda name: None)  # JAX takes seconds
     (tmp_path / "mine.py").write_text(CODE)
     monkeypatch.chdir(tmp_path)
 
 
 def measured(target, setting, *settings):
-    yours = Yours.load(f"mine.py:{target}", settings)
-    bench = Bench(1e-3, lambda dtype: 1e30, kernels=["plain"], yours=[yours.candidate(setting)])
+    custom = CustomAttention.load(f"mine.py:{target}", settings)
+    bench = Bench(1e-3, lambda dtype: 1e30, kernels=["plain"], custom=[custom.candidate(setting)])
     table = bench.compare(setting)
-    return table, next((row for row in table.rows if row.name == yours.name), None)
+    return table, next((row for row in table.rows if row.name == custom.name), None)
 
 
 @pytest.mark.parametrize("target", ["attend", "always", "torch_sdpa"])
@@ -78,7 +78,7 @@ def test_a_function_of_queries_keys_and_values(target):
 def test_its_options_are_used_or_refused():
     setting = replace(QKV, window=5)
     assert measured("attend", setting)[1].verdict == "right"
-    assert measured("always", setting)[0].left_out == {"mine.py:always": "takes no window"}
+    assert measured("always", setting)[0].left_out == {"mine.py:always": "does not accept a window"}
     assert (
         "seeded dropout"
         in measured("attend", replace(QKV, dropout=0.1))[0].left_out["mine.py:attend"]
@@ -121,22 +121,25 @@ def test_what_takes_x_is_left_out_where_queries_are_given():
 
 
 def test_its_width_is_seen():
-    assert Yours.load("mine.py:Mine", ["d_model=48"]).width == 48
-    assert Yours.load("torch.nn:MultiheadAttention", ["embed_dim=48", "num_heads=4"]).width == 48
-    assert Yours.load("mine.py:attend", []).width is None
+    assert CustomAttention.load("mine.py:Mine", ["d_model=48"]).width == 48
+    assert (
+        CustomAttention.load("torch.nn:MultiheadAttention", ["embed_dim=48", "num_heads=4"]).width
+        == 48
+    )
+    assert CustomAttention.load("mine.py:attend", []).width is None
 
 
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("mine.py:two", "takes 2 inputs, not x or queries, keys and values"),
-        ("mine.py:number", "is no attention"),
+        ("mine.py:two", "it takes 2 inputs"),
+        ("mine.py:number", "is not an attention"),
         ("mine.py:Mien", "did you mean 'Mine'"),
-        ("jax.nn:dot_product_attention", "the bench takes PyTorch's"),
+        ("jax.nn:dot_product_attention", "the bench accepts PyTorch"),
     ],
 )
 def test_what_is_no_attention_gets_a_line(target, message):
     import jax  # noqa: F401 - so that the adapter knows it
 
     with pytest.raises(ValueError, match=message):
-        Yours.load(target, [])
+        CustomAttention.load(target, [])

@@ -10,17 +10,19 @@ import torch
 from headway.attention.masks import materialize
 from headway.attention.spec import Spec
 from headway.bench import executed, measure
-from headway.bench.measure import Side, in_turns, peak_memory, ratios
+from headway.bench.measure import Workload, alternate, peak_memory, ratios
 from headway.bench.settings import Setting
 
 
 def test_every_side_runs_once_a_round():
     calls = []
-    sides = {
-        name: Side(lambda name=name: calls.append(name) or time.sleep(0.003)) for name in "abc"
+    workloads = {
+        name: Workload(lambda name=name: calls.append(name) or time.sleep(0.003)) for name in "abc"
     }
     rounds = []
-    result = in_turns(sides, seconds=1e-9, after=lambda result: rounds.append(len(result["a"])))
+    result = alternate(
+        workloads, seconds=1e-9, after=lambda result: rounds.append(len(result["a"]))
+    )
     assert {len(item) for item in result.values()} == {measure.LEAST}
     assert rounds == [1, 2, 3]
     timed = calls[-3 * measure.LEAST :]
@@ -31,17 +33,17 @@ def test_every_side_runs_once_a_round():
 
 
 def test_rounds_end_with_the_seconds_and_with_the_yardstick():
-    sides = {"fast": Side(lambda: None), "slow": Side(lambda: time.sleep(0.1))}
-    alone = in_turns(sides, seconds=0.4)  # the fast side needs a quarter of it
+    workloads = {"fast": Workload(lambda: None), "slow": Workload(lambda: time.sleep(0.1))}
+    alone = alternate(workloads, seconds=0.4)  # the fast workload needs a quarter of it
     assert len(alone["fast"]) == measure.MOST
     assert measure.LEAST <= len(alone["slow"]) <= 5
-    held = in_turns(sides, seconds=0.4, yardstick="slow")
+    held = alternate(workloads, seconds=0.4, baseline="slow")
     assert len(held["fast"]) == len(held["slow"]) <= 5
 
 
 def test_short_calls_are_repeated_until_the_clock_can_tell():
     calls = []
-    result = in_turns({"short": Side(lambda: calls.append(1))}, seconds=1e-9)
+    result = alternate({"short": Workload(lambda: calls.append(1))}, seconds=1e-9)
     assert len(calls) > 100
     assert max(result["short"]) < measure.SHORTEST
 
@@ -53,7 +55,7 @@ def test_the_clock_waits_for_what_was_begun():
         time.sleep(0.01 * len(pending))
         pending.clear()
 
-    assert Side(lambda: pending.append(1), finish).seconds(times=2) >= 0.01
+    assert Workload(lambda: pending.append(1), finish).seconds(times=2) >= 0.01
 
 
 def test_speed_is_the_ratio_in_the_same_round():

@@ -28,26 +28,26 @@ def _few_small_and_quick(monkeypatch):
 
 
 def test_every_kind_is_asked_and_nobody_trains_on_one_query():
-    asked = tune.questions(tune.SIZES)
-    assert len(set(asked)) == len(asked) == 6 * 3
-    assert {question.asked for question in asked} == set(tune.ASKED)
-    assert not any(backward and size == ALONE for _, backward, size in asked)
+    questions = tune.questions(tune.SIZES)
+    assert len(set(questions)) == len(questions) == 6 * 3
+    assert {question.options for question in questions} == set(tune.OPTIONS)
+    assert not any(backward and size == ALONE for _, backward, size in questions)
 
 
-@pytest.mark.parametrize("asked", tune.ASKED)
+@pytest.mark.parametrize("options", tune.OPTIONS)
 @pytest.mark.parametrize("backward", [False, True])
-def test_each_side_runs_its_kernel(asked, backward):
-    call, sides = tune.prepared(tune.Question(asked, backward, SMALL), "cpu")
-    assert {"plain", "tiled", "attend"} <= set(sides)
-    assert "flex" not in sides
-    assert ("sdpa" in sides) == (asked not in ("softcap", "dropout"))
+def test_each_side_runs_its_kernel(options, backward):
+    call, workloads = tune.prepared(tune.Question(options, backward, SMALL), "cpu")
+    assert {"plain", "tiled", "attend"} <= set(workloads)
+    assert "flex" not in workloads
+    assert ("sdpa" in workloads) == (options not in ("softcap", "dropout"))
     kind, size = tuning.kind_and_size(*call)
     assert (kind.backward, size) == (backward, SMALL)
     names = {"whole": "none", "window": "band", "array": "other"}
-    assert kind.mask == names.get(asked, "causal")
-    plain = sides["plain"].work()
-    for side in sides.values():
-        result = side.work()
+    assert kind.mask == names.get(options, "causal")
+    plain = workloads["plain"].work()
+    for workload in workloads.values():
+        result = workload.work()
         assert len(result) == len(plain)
         assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(result, plain, strict=True))
 
@@ -80,7 +80,7 @@ def test_the_command_makes_the_table_and_attend_chooses_by_it(tmp_path, capsys):
 
 
 def test_stopped_halfway_the_table_is_what_it_was(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("headway.bench.measure.in_turns", _interrupt)
+    monkeypatch.setattr("headway.bench.measure.alternate", _interrupt)
     with pytest.raises(SystemExit) as stopped:
         bench(tune=True, output=tmp_path)
     assert stopped.value.code == 130
@@ -88,19 +88,19 @@ def test_stopped_halfway_the_table_is_what_it_was(tmp_path, monkeypatch, capsys)
     assert "the table has not changed" in capsys.readouterr().out
 
 
-def _interrupt(sides, **options):
+def _interrupt(workloads, **options):
     import signal
 
     signal.raise_signal(signal.SIGINT)
-    return {name: [1.0] for name in sides}
+    return {name: [1.0] for name in workloads}
 
 
 def test_regret_and_spread_are_ratios_of_the_same_round(monkeypatch):
-    def told(sides, **options):
+    def fixed(workloads, **options):
         best = {"attend": [2.0, 6.0, 4.0], "sdpa": [1.0, 3.0, 2.0], "again": [1.1, 3.3, 2.2]}
-        return {name: best.get(name, [9.0] * 3) for name in sides}
+        return {name: best.get(name, [9.0] * 3) for name in workloads}
 
-    monkeypatch.setattr("headway.bench.measure.in_turns", told)
+    monkeypatch.setattr("headway.bench.measure.alternate", fixed)
     verdict = next(v for v in tune.judge("cpu") if v.question == ("causal", False, OTHER))
     assert (verdict.chosen, round(verdict.regret, 9), round(verdict.spread, 9)) == ("sdpa", 2, 1.1)
 

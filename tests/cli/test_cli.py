@@ -89,7 +89,7 @@ BAD = {
     "top-p": ("generate tiny It --top-p 2", "top_p must be > 0"),
     "stop": ("generate tiny It --stop ''", "stop string must have"),
     "trace": ("trace tiny ''", "the text has 0 tokens"),
-    "trace too long": ("trace tiny itwasthebestoftimes", "the model sees 1 to 8"),
+    "trace too long": ("trace tiny itwasthebestoftimes", "the text must have 1 to 8 tokens"),
     "trace nowhere": ("trace tiny It -o no/where", "No such file"),
     "no runs": ("runs nowhere", "no runs in nowhere"),
     "no such run": ("info tinny", "available runs: tiny"),

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from headway.cli import main
-from headway.explore.subjects import Ask, BesideLadder, LadderSubject
+from headway.explore.tracers import LadderTracer, TraceRequest, WithLadder
 from headway.ladder.rung import SENTENCE
 
 TEXT = "It was the best of times, it was the worst of times.\n" * 60
@@ -31,8 +31,8 @@ def headway(place, monkeypatch):
     """The command in this process: its exit status, and what would have been served."""
     served = []
 
-    def serve(subject, first, *, port, show):
-        served.append(SimpleNamespace(subject=subject, first=first, port=port, show=show))
+    def serve(tracer, first, *, port, show):
+        served.append(SimpleNamespace(tracer=tracer, first=first, port=port, show=show))
 
     def command(*arguments):
         monkeypatch.chdir(place)
@@ -70,18 +70,18 @@ def export(monkeypatch):
 def test_what_the_page_is_opened_on(headway):
     code, served = headway("tiny", "It was")
     assert code == 0
-    assert isinstance(served.subject, BesideLadder)  # the page refers to it
-    assert served.subject.subject.run.path.name == "tiny"
-    assert served.first == Ask("It was", write=24)
+    assert isinstance(served.tracer, WithLadder)  # the page refers to it
+    assert served.tracer.tracer.run.path.name == "tiny"
+    assert served.first == TraceRequest("It was", write=24)
     assert (served.port, served.show) == (8420, True)
     _, served = headway("runs/tiny", "--port", "9000", "--no-open")
-    assert served.first == Ask("\n" * 16, write=24)
+    assert served.first == TraceRequest("\n" * 16, write=24)
     assert (served.port, served.show) == (9000, False)
     _, served = headway("--ladder")
-    assert isinstance(served.subject, LadderSubject)
-    assert served.first == Ask(SENTENCE)
+    assert isinstance(served.tracer, LadderTracer)
+    assert served.first == TraceRequest(SENTENCE)
     for arguments in (["--ladder", "words of mine"], ["words of mine", "--ladder"]):
-        assert headway(*arguments)[1].first == Ask("words of mine")
+        assert headway(*arguments)[1].first == TraceRequest("words of mine")
 
 
 def test_a_file_instead_of_a_server(headway, export, place, capsys):
@@ -103,7 +103,10 @@ BAD = {
     "option": (["tiny", "It", "--prot", "80"], "--port"),
     "port": (["--ladder", "--port", "many"], "many"),
     "empty page": (["tiny", "", "--html", "x.html"], "the text has 0 tokens"),
-    "long page": (["tiny", "It was" * 9, "--html", "x.html"], "has 54 tokens, the model sees 1"),
+    "long page": (
+        ["tiny", "It was" * 9, "--html", "x.html"],
+        "must have 1 to 32 tokens (it has 54)",
+    ),
     "unseen": (["tiny", "ü", "--html", "x.html"], "does not know the characters 'ü'"),
     "no words": (["--ladder", "", "--html", "x.html"], "1 to 32 words, not 0"),
     "many words": (["--ladder", "a " * 33, "--html", "x.html"], "1 to 32 words, not 33"),
@@ -133,7 +136,7 @@ def test_mistakes_are_one_line_a_failure_and_no_file(
     ("arguments", "message"),
     [
         (["tiny", ""], "the text has 0 tokens"),
-        (["tiny", "It was" * 9], "the model sees 1 to 32"),
+        (["tiny", "It was" * 9], "the text must have 1 to 32 tokens"),
         (["--ladder", ""], "not 0"),
         (["--ladder", "--port", "80"], "1024 to 65535"),
     ],

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from headway.explore import export
-from headway.explore.subjects import Ask, BesideLadder, RunSubject
+from headway.explore.tracers import RunTracer, TraceRequest, WithLadder
 from headway.training.runs import Run
 
 STATES = {
@@ -44,7 +44,7 @@ def main(run):
     with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
         file = Path(temporary) / "page.html"
         file.write_text(
-            export.page(*BesideLadder(RunSubject(Run.open(run))).trace(Ask(TEXT, write=24)))
+            export.page(*WithLadder(RunTracer(Run.open(run))).trace(TraceRequest(TEXT, write=24)))
         )
         chromium = shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

@@ -12,8 +12,8 @@ from playwright.sync_api import expect
 
 import headway
 from headway.explore import server
-from headway.explore.subjects import Ask, BesideLadder, LadderSubject, RunSubject
-from headway.explore.trace_file import spelled
+from headway.explore.trace_file import token_records
+from headway.explore.tracers import LadderTracer, RunTracer, TraceRequest, WithLadder
 from headway.torch.generate import generate
 from headway.torch.weights import load
 from pages import opened, settled, table
@@ -22,11 +22,11 @@ pytestmark = pytest.mark.xdist_group("browser")
 TEXT = "it was the age"
 
 
-def served(subject, ask, folder):
+def served(tracer, ask, folder):
     """A server in a thread, and its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    app = server.app(subject, ask, port=port, folder=folder)
+    app = server.app(tracer, ask, port=port, folder=folder)
     running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
@@ -37,9 +37,9 @@ def served(subject, ask, folder):
 
 @pytest.fixture(scope="module")
 def address(run, tmp_path_factory):
-    subject = BesideLadder(RunSubject(run))
+    tracer = WithLadder(RunTracer(run))
     folder = tmp_path_factory.mktemp("traces")
-    running, thread, at = served(subject, Ask(TEXT, write=24), folder)
+    running, thread, at = served(tracer, TraceRequest(TEXT, write=24), folder)
     yield at
     running.should_exit = True
     thread.join()
@@ -91,7 +91,7 @@ def test_a_text_that_does_not_fit_is_refused_in_a_line(page, address):
     opened(page, address)
     page.fill("#text", "x" * 100)
     page.keyboard.press("Enter")
-    expect(page.locator(".error")).to_contain_text("100 tokens, the model sees 1 to 80")
+    expect(page.locator(".error")).to_contain_text("must have 1 to 80 tokens (it has 100)")
     assert page.input_value("#text") == "x" * 100  # nothing is lost
     assert page.evaluate("location.hash") == ""  # nor is the address that of a failure
     page.goto("about:blank")
@@ -373,7 +373,7 @@ def test_what_is_written_stands_in_order(page, address, run):
     warm = bytes(token for (token,) in generate(load(run), start, **draws | {"temperature": 1.0}))
     assert written != warm
     shown = page.locator(".written .token:not(.dim)").all_inner_texts()
-    assert shown == [each["display"] for each in spelled(written, run.tokenizer)]
+    assert shown == [each["display"] for each in token_records(written, run.tokenizer)]
 
 
 @pytest.mark.parametrize(("name", "begins"), [("SVG", b"<svg"), ("PNG", b"\x89PNG")])
@@ -388,7 +388,7 @@ def test_a_picture_is_kept(page, address, tmp_path, name, begins):
 
 
 def test_the_ladder_on_other_words(page, tmp_path):
-    running, thread, at = served(LadderSubject(), Ask("one two three"), tmp_path)
+    running, thread, at = served(LadderTracer(), TraceRequest("one two three"), tmp_path)
     opened(page, at)
     assert page.locator(".tokens .token").all_inner_texts() == ["one", "two", "three"]
     page.fill("#text", "The dog who saw the cat")

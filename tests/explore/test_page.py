@@ -19,7 +19,7 @@ from headway.attention.masks import Mask
 from headway.attention.spec import Spec
 from headway.explore import export, trace_file
 from headway.explore.notebook import show
-from headway.explore.subjects import Ask, BesideLadder, LadderSubject, RunSubject
+from headway.explore.tracers import LadderTracer, RunTracer, TraceRequest, WithLadder
 from headway.ladder.rungs import LADDER
 from headway.torch import GPT
 from headway.torch.gpt import multi_head
@@ -33,7 +33,7 @@ TEXT = "it was the age"
 
 @pytest.fixture(scope="module")
 def traced(run):
-    return BesideLadder(RunSubject(run)).trace(Ask(TEXT, write=8))
+    return WithLadder(RunTracer(run)).trace(TraceRequest(TEXT, write=8))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_what_is_recomputed_is_what_the_engine_computed(page, kind, tmp_path):
     run, attention, head, (top, left) = RECOMPUTED[kind]
     with torch.no_grad(), headway.trace() as steps:
         run()
-    complete, manifest = trace_file.described(steps)
+    complete, manifest = trace_file.describe(steps)
     prefix = f"{attention}." if attention else ""
     rows, columns = complete[f"{prefix}weights"].shape[-2:]
     sides = {"tokens": rows, "key_tokens": columns}
@@ -201,8 +201,8 @@ def pixels(page, selector):
 def test_thumbnails_show_their_own_heads(page, run, traced, exported, large, tmp_path):
     tensors, at = traced[0], exported
     if large:
-        trace = BesideLadder(RunSubject(run)).trace(
-            Ask("it was the best of times, it was the worst of times, it")
+        trace = WithLadder(RunTracer(run)).trace(
+            TraceRequest("it was the best of times, it was the worst of times, it")
         )
         (tmp_path / "large.html").write_text(export.page(*trace))
         tensors, at = trace[0], (tmp_path / "large.html").as_uri()
@@ -306,7 +306,7 @@ LONG = "it was the best of times, it was the worst of times, it was"
 
 @pytest.fixture(scope="module")
 def long(run, tmp_path_factory):
-    tensors, manifest = BesideLadder(RunSubject(run)).trace(Ask(LONG))
+    tensors, manifest = WithLadder(RunTracer(run)).trace(TraceRequest(LONG))
     file = tmp_path_factory.mktemp("long") / "page.html"
     file.write_text(export.page(tensors, manifest))
     return file.as_uri(), tensors
@@ -508,7 +508,7 @@ def test_an_invalid_address_still_shows_something(page, exported):
 
 
 def test_the_ladder_has_the_rungs_own_numbers(page, tmp_path):
-    tensors, manifest = LadderSubject().trace(Ask("Your journey starts with one step"))
+    tensors, manifest = LadderTracer().trace(TraceRequest("Your journey starts with one step"))
     (tmp_path / "ladder.html").write_text(export.page(tensors, manifest))
     at = (tmp_path / "ladder.html").as_uri()
     opened(page, at)
@@ -534,7 +534,7 @@ def test_the_ladder_has_the_rungs_own_numbers(page, tmp_path):
 
 
 def test_the_ladders_differences(page, tmp_path):
-    tensors, manifest = LadderSubject().trace(Ask("one two three four"))
+    tensors, manifest = LadderTracer().trace(TraceRequest("one two three four"))
     (tmp_path / "ladder.html").write_text(export.page(tensors, manifest))
     opened(page, f"{(tmp_path / 'ladder.html').as_uri()}#diff=1")
     same = {"causal": False, "multihead": True, "fused": True, "tiled": True}
@@ -586,8 +586,8 @@ def test_a_run_with_a_rung_in_the_attentions_place(page, rung, tmp_path):
         tokenizer="char",
         **sizes,
     )
-    subject = RunSubject(find(rung, str(tmp_path)))
-    tensors, manifest = BesideLadder(subject).trace(Ask("one and two", write=3))
+    tracer = RunTracer(find(rung, str(tmp_path)))
+    tensors, manifest = WithLadder(tracer).trace(TraceRequest("one and two", write=3))
     (tmp_path / "page.html").write_text(export.page(tensors, manifest))
     at, size = (tmp_path / "page.html").as_uri(), len(manifest["tokens"])
     for state in ("", "layer=0", "layer=0&head=0&step=scores", "layer=0&head=0&step=context"):
@@ -626,8 +626,8 @@ def test_no_token_or_name_becomes_a_script(page, run, tmp_path):
     named = tmp_path / "<img src=x onerror=fired()>&quot;'\u202e"
     named.symlink_to(run.path)
     pages = [
-        LadderSubject().trace(Ask(" ".join(NASTY))),
-        BesideLadder(RunSubject(type(run)(named))).trace(Ask("".join(NASTY[:4]), write=2)),
+        LadderTracer().trace(TraceRequest(" ".join(NASTY))),
+        WithLadder(RunTracer(type(run)(named))).trace(TraceRequest("".join(NASTY[:4]), write=2)),
     ]
     for at, (tensors, manifest) in enumerate(pages):
         file = tmp_path / f"{at}.html"

@@ -20,14 +20,14 @@ import uvicorn
 
 from headway.explore import server, trace_file
 from headway.explore.edits import Edit
-from headway.explore.subjects import Ask
+from headway.explore.tracers import TraceRequest
 
-FIRST = Ask("first")
+FIRST = TraceRequest("first")
 HEADWAY = str(Path(sys.executable).parent / "headway")
 
 
 class Fake:
-    """A subject that answers at once; "slow ..." only when released, watching `stop`."""
+    """A tracer that answers at once; "slow ..." only when released, watching `stop`."""
 
     def __init__(self):
         self.asked, self.ended = [], []
@@ -60,8 +60,8 @@ class Answer(SimpleNamespace):
 class Client:
     """Sends what it is told, nothing tidied up."""
 
-    def __init__(self, port, subject, folder):
-        self.port, self.subject, self.folder = port, subject, folder
+    def __init__(self, port, tracer, folder):
+        self.port, self.tracer, self.folder = port, tracer, folder
         page = self("GET", "/").body.decode()
         self.token, self.first = (
             re.search(f'name="headway-{name}" content="([^"]+)"', page)[1]
@@ -103,18 +103,18 @@ class Client:
 
 @contextmanager
 def serving(folder):
-    subject = Fake()
+    tracer = Fake()
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    built = server.app(subject, FIRST, port=port, folder=folder)
+    built = server.app(tracer, FIRST, port=port, folder=folder)
     config = uvicorn.Config(built, log_config=None, log_level="critical", ws="none", lifespan="off")
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, args=[[listener]])
     thread.start()
     try:
-        yield Client(port, subject, folder)
+        yield Client(port, tracer, folder)
     finally:
-        subject.release.set()
+        tracer.release.set()
         running.should_exit = True
         thread.join(10)
 
@@ -234,7 +234,7 @@ def test_strangers_are_refused_everywhere(shared, static, headers):
         assert answer.status == 403
         assert list(answer.json) == ["error"]
     assert shared.post(body={"text": "a stranger's"}, **strange).status == 403
-    assert "a stranger's" not in shared.subject.texts()
+    assert "a stranger's" not in shared.tracer.texts()
 
 
 def test_a_request_without_a_host_is_refused(shared):
@@ -252,7 +252,7 @@ def test_friends_are_answered(shared):
 
 
 def test_a_question_needs_the_token_and_json(shared):
-    before = len(shared.subject.asked)
+    before = len(shared.tracer.asked)
     for path in ("/trace", "/export"):
         for token in (None, "", "wrong", shared.token[:-1], shared.token + "x", "ü"):
             answer = shared.post(path, {"text": "x"}, X_Headway_Token=token)
@@ -260,7 +260,7 @@ def test_a_question_needs_the_token_and_json(shared):
         for kind in (None, "text/plain", "application/x-www-form-urlencoded", "application/jsonx"):
             assert shared.post(path, {"text": "x"}, Content_Type=kind).status == 415, kind
         assert shared("GET", path).status == 405
-    assert len(shared.subject.asked) == before
+    assert len(shared.tracer.asked) == before
     assert shared.post(body={"text": "y"}, Content_Type="application/json; charset=utf-8")
 
 
@@ -307,12 +307,12 @@ def test_no_question_is_400_and_one_line(shared, body):
     assert len(answer.json["error"]) < 200
 
 
-def test_a_question_reaches_the_subject_as_it_was_asked(own):
+def test_a_question_reaches_the_tracer_as_it_was_asked(own):
     edit = {"what": "uniform", "attention": "blocks.0.attention", "head": 1}
     more = {"write": 3, "temperature": 1, "top_k": None, "seed": 7, "edits": [edit]}
     assert own.ask("ünï·", **more).status == 200
     edits = (Edit("uniform", "blocks.0.attention", 1),)
-    assert own.subject.asked[1:] == [Ask("ünï·", edits, 3, 1.0, None, 7)]
+    assert own.tracer.asked[1:] == [TraceRequest("ünï·", edits, 3, 1.0, None, 7)]
 
 
 def test_a_text_may_be_as_long_as_this(own, monkeypatch):
@@ -321,7 +321,7 @@ def test_a_text_may_be_as_long_as_this(own, monkeypatch):
     answer = own.ask("x" * 10)
     assert answer.status == 400
     assert "10 characters" in answer.json["error"]
-    assert own.subject.texts() == ["first", "x" * 9]
+    assert own.tracer.texts() == ["first", "x" * 9]
 
 
 def test_a_large_body_is_refused_whatever_it_says_of_itself(shared):
@@ -335,7 +335,7 @@ def test_a_large_body_is_refused_whatever_it_says_of_itself(shared):
     assert answer.headers["connection"] == "close"
     chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
     assert shared.post(body=chunked, Transfer_Encoding="chunked").status == 413
-    assert "x" * 70_000 not in shared.subject.texts()
+    assert "x" * 70_000 not in shared.tracer.texts()
 
 
 def test_a_body_without_end_is_not_read_to_its_end(shared):
@@ -353,7 +353,7 @@ def test_the_same_question_is_answered_once(own):
     ids = [own.ask("words", temperature=heat).json["trace"] for heat in (1, 1.0, 1)]
     ids.append(own.ask("words", temperature=1, seed=1).json["trace"])
     assert own.ask("first").json["trace"] == own.first
-    assert own.subject.texts() == ["first", "words", "words"]
+    assert own.tracer.texts() == ["first", "words", "words"]
     assert ids[0] == ids[1] == ids[2] != ids[3]
     assert all(re.fullmatch("[0-9a-f]{64}", sent_request) for sent_request in ids)
 
@@ -427,7 +427,7 @@ def test_the_single_file(shared, export):
     assert answer.headers["content-disposition"] == 'attachment; filename="headway.html"'
     assert shared.post("/export", {"text": "other"}).status == 200
     assert export.given == [(["numbers"], "first", "head=1"), (["numbers"], "other", "")]
-    assert shared.subject.texts().count("first") == 1
+    assert shared.tracer.texts().count("first") == 1
     for address in ("too large", 3, None):
         assert shared.post("/export", {"text": "first", "address": address}).status == 400
 
@@ -479,39 +479,39 @@ def test_an_unforeseen_error_is_told_in_the_terminal_alone(shared, capfd):
 
 def test_work_leaves_others_their_answers(own):
     slow = own.asking("slow")
-    until(lambda: "slow" in own.subject.texts())
+    until(lambda: "slow" in own.tracer.texts())
     began = time.monotonic()
     assert own("GET", "/").status == 200
     assert own("GET", f"/trace/{own.first}").status == 200
     assert own.ask("first").status == 200  # there already
     assert time.monotonic() - began < 2
-    own.subject.release.set()
+    own.tracer.release.set()
     assert status(slow) == 200
 
 
 def test_one_at_a_time_four_wait_and_more_are_told(own):
     slow = [own.asking("slow 0")]
-    until(lambda: "slow 0" in own.subject.texts())
+    until(lambda: "slow 0" in own.tracer.texts())
     for number in range(1, 5):
         slow.append(own.asking(f"slow {number}"))
         time.sleep(0.05)  # so that they stand in line in this order
     answer = own.ask("one more")
     assert answer.status == 503
     assert "busy" in answer.json["error"]
-    assert own.subject.texts() == ["first", "slow 0"]
-    own.subject.release.set()
+    assert own.tracer.texts() == ["first", "slow 0"]
+    own.tracer.release.set()
     assert [status(sent_request) for sent_request in slow] == [200] * 5
-    assert own.subject.texts() == ["first", *(f"slow {number}" for number in range(5))]
+    assert own.tracer.texts() == ["first", *(f"slow {number}" for number in range(5))]
     assert own.ask("one more").status == 200
 
 
 def test_the_same_question_twice_at_once_is_answered_once(own):
     slow = [own.asking("slow") for _ in range(2)]
-    until(lambda: "slow" in own.subject.texts())
+    until(lambda: "slow" in own.tracer.texts())
     time.sleep(0.05)
-    own.subject.release.set()
+    own.tracer.release.set()
     assert [status(sent_request) for sent_request in slow] == [200] * 2
-    assert own.subject.texts() == ["first", "slow"]
+    assert own.tracer.texts() == ["first", "slow"]
 
 
 def test_work_has_an_end(own, monkeypatch):
@@ -519,7 +519,7 @@ def test_work_has_an_end(own, monkeypatch):
     answer = own.ask("slow")
     assert answer.status == 504
     assert "0.1 seconds" in answer.json["error"]
-    assert own.subject.ended == ["slow"]
+    assert own.tracer.ended == ["slow"]
     assert [file.stem for file in own.folder.iterdir()] == [own.first]
     assert own.ask("quick").status == 200
 
@@ -534,18 +534,18 @@ def test_waiting_does_not_count_as_work(own, monkeypatch):
 
 def test_who_leaves_is_not_worked_for(own):
     at_work = own.asking("slow at work")
-    until(lambda: "slow at work" in own.subject.texts())
+    until(lambda: "slow at work" in own.tracer.texts())
     waiting = [own.asking(f"waiting {number}") for number in range(4)]
     until(lambda: own.ask("one more").status == 503)
     for sent_request in waiting:
         sent_request.close()
     kept = own.asking("kept")  # refused, were they still in line
     time.sleep(0.1)
-    assert own.subject.ended == []
+    assert own.tracer.ended == []
     at_work.close()
-    until(lambda: own.subject.ended == ["slow at work"])
+    until(lambda: own.tracer.ended == ["slow at work"])
     assert status(kept) == 200
-    assert own.subject.texts() == ["first", "slow at work", "kept"]
+    assert own.tracer.texts() == ["first", "slow at work", "kept"]
 
 
 def test_a_question_that_is_cut_off_is_forgotten(own, capfd):
@@ -557,7 +557,7 @@ def test_a_question_that_is_cut_off_is_forgotten(own, capfd):
         head += f"X-Headway-Token: {own.token}\r\nContent-Type: application/json\r\n\r\n{{"
         sent.sendall(head.encode())
     assert own.ask("y").status == 200
-    assert own.subject.texts() == ["first", "x", "y"]
+    assert own.tracer.texts() == ["first", "x", "y"]
     assert capfd.readouterr().err == ""
 
 
@@ -575,7 +575,7 @@ def test_the_browser_opens_when_the_server_listens_and_ctrl_c_ends_it(monkeypatc
     server.serve(Fake(), FIRST, port=8420, show=True)
     assert seen == [200]
     message = capsys.readouterr()
-    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/  \(Ctrl-C ends it\)\n", message.out)
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/  \(stop with Ctrl-C\)\n", message.out)
     assert message.err == ""
 
 
@@ -583,7 +583,7 @@ def test_mistakes_are_told_before_the_server_listens(monkeypatch):
     monkeypatch.setattr(server, "_listener", lambda port: pytest.fail("it listens"))
     for text, message in (("mistake", "nobody reads"), ("x" * 100_001, "100,001 characters")):
         with pytest.raises(ValueError, match=message):
-            server.serve(Fake(), Ask(text), port=8420, show=True)
+            server.serve(Fake(), TraceRequest(text), port=8420, show=True)
 
 
 def test_a_port_that_is_taken_and_one_that_is_none():
@@ -628,7 +628,7 @@ def test_the_command_on_this_machine_alone_and_ctrl_c(tmp_path):
 SLOW = """
 import time
 from headway.explore import server
-from headway.explore.subjects import Ask
+from headway.explore.tracers import TraceRequest
 
 class Slow:
     def trace(self, ask, stop=lambda: None):
@@ -638,7 +638,7 @@ class Slow:
             time.sleep(0.01)
         return {}, {}
 
-server.serve(Slow(), Ask(""), port=8420, show=False)
+server.serve(Slow(), TraceRequest(""), port=8420, show=False)
 """
 
 

@@ -142,7 +142,7 @@ def test_the_normalizer_is_named():
 
 def test_tokens_are_drawn():
     tokenizer = Tokenizer.utf8_bytes()
-    result = trace_file.spelled(tokenizer.encode("a \n\té"), tokenizer)
+    result = trace_file.token_records(tokenizer.encode("a \n\té"), tokenizer)
     assert [token["display"] for token in result] == ["a", "·", "⏎", "⇥", r"\xc3", r"\xa9"]
     assert b"".join(bytes.fromhex(token["bytes"]) for token in result).decode() == "a \n\té"
     assert [token["id"] for token in result] == [97, 32, 10, 9, 0xC3, 0xA9]
@@ -155,5 +155,5 @@ def test_equal_content_is_equal_bytes_and_damage_is_named(tmp_path):
     content = (tmp_path / "one").read_bytes()
     assert content == (tmp_path / "other").read_bytes()
     (tmp_path / "one").write_bytes(content[:100])
-    with pytest.raises(ValueError, match="one is no trace file"):
+    with pytest.raises(ValueError, match="one is not a trace file"):
         trace_file.load(tmp_path / "one")

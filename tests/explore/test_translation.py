@@ -9,7 +9,7 @@ from headway.data import grammar
 from headway.data.pairs import FIRST, encoded
 from headway.data.tokenizers import Tokenizer
 from headway.explore.export import page as exported_page
-from headway.explore.subjects import Ask, TranslationSubject
+from headway.explore.tracers import TraceRequest, TranslationTracer
 from headway.models.seq2seq import Seq2SeqConfig
 from headway.torch import weights
 from headway.torch.seq2seq import Seq2Seq
@@ -24,7 +24,7 @@ SENTENCE = "The dog sees the old cat."
 
 
 @pytest.fixture(scope="module")
-def subject_of(tmp_path_factory):
+def tracer_of(tmp_path_factory):
     """An untrained translator of a kind, in a run directory."""
     folder = tmp_path_factory.mktemp("translators")
     text = "\n".join(f"{e.english}\n{e.german}" for e in grammar.examples(200, [0], seed=1))
@@ -40,7 +40,7 @@ def subject_of(tmp_path_factory):
         run = Run.create(folder / kind, config, tokenizer)
         arrays = weights.to_arrays(Seq2Seq(model, seed=3))
         checkpoints.save(run.checkpoints, 0, {"model": arrays}, {})
-        return TranslationSubject(run)
+        return TranslationTracer(run)
 
     return make
 
@@ -52,10 +52,10 @@ def shown(page, tmp_path, tensors, manifest, address):
 
 
 @pytest.mark.parametrize("kind", ["bahdanau", "luong", "transformer"])
-def test_the_weights_are_the_alignment_and_the_words_are_both_sentences(subject_of, kind):
-    subject = subject_of(kind)
-    tensors, manifest = subject.trace(Ask(SENTENCE))
-    source = encoded(SENTENCE, subject.tokenizer)
+def test_the_weights_are_the_alignment_and_the_words_are_both_sentences(tracer_of, kind):
+    tracer = tracer_of(kind)
+    tensors, manifest = tracer.trace(TraceRequest(SENTENCE))
+    source = encoded(SENTENCE, tracer.tokenizer)
     target = [token["id"] + FIRST for token in manifest["inputs"][1:]]
     assert [token["id"] + FIRST for token in manifest["key_tokens"][:-1]] == source[:-1].tolist()
     assert manifest["tokens"][:-1] == manifest["inputs"][1:]
@@ -63,26 +63,26 @@ def test_the_weights_are_the_alignment_and_the_words_are_both_sentences(subject_
     weights = tensors[f"{layer}.weights"]
     assert weights.shape[-2:] == (len(manifest["tokens"]), len(manifest["key_tokens"]))
     np.testing.assert_allclose(
-        weights[0].mean(0), alignment(subject.model, source, target), atol=1e-6
+        weights[0].mean(0), alignment(tracer.model, source, target), atol=1e-6
     )
     assert manifest["kind"] == "translation"
     with pytest.raises(ValueError, match="a sentence is empty"):
-        subject.trace(Ask(""))
+        tracer.trace(TraceRequest(""))
 
 
 @pytest.mark.parametrize("kind", ["rnn", "encoder"])
-def test_what_does_not_look_at_the_source_is_refused(subject_of, kind):
+def test_what_does_not_look_at_the_source_is_refused(tracer_of, kind):
     with pytest.raises(ValueError, match="in which no word looks at the source"):
-        subject_of(kind)
+        tracer_of(kind)
 
 
-def test_the_additive_score_is_written_out(page, subject_of, tmp_path):
-    subject = subject_of("bahdanau")
-    tensors, manifest = subject.trace(Ask(SENTENCE))
+def test_the_additive_score_is_written_out(page, tracer_of, tmp_path):
+    tracer = tracer_of("bahdanau")
+    tensors, manifest = tracer.trace(TraceRequest(SENTENCE))
     shown(page, tmp_path, tensors, manifest, "#layer=0&head=0&step=scores&cell=1,2")
     written = page.locator("[data-sum]").first
     total = float(written.get_attribute("data-sum"))
-    layer, part = "decoder.attention", subject.model.decoder.attention
+    layer, part = "decoder.attention", tracer.model.decoder.attention
     query, key = (tensors[f"{layer}.{role}"][0, 0] for role in ("queries", "keys"))
     score = float(np.tanh(query[1] + key[2]) @ part.v.detach().numpy())
     assert total == pytest.approx(score, abs=1e-6)
@@ -92,8 +92,8 @@ def test_the_additive_score_is_written_out(page, subject_of, tmp_path):
     assert manifest["key_tokens"][2]["display"] in text
 
 
-def test_each_attention_of_a_transformer_has_its_own_words(page, subject_of, tmp_path):
-    tensors, manifest = subject_of("transformer").trace(Ask(SENTENCE))
+def test_each_attention_of_a_transformer_has_its_default_text(page, tracer_of, tmp_path):
+    tensors, manifest = tracer_of("transformer").trace(TraceRequest(SENTENCE))
     shown(page, tmp_path, tensors, manifest, "")
     titles = page.locator(".band h3").all_inner_texts()
     assert titles == [

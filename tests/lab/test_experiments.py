@@ -117,13 +117,16 @@ def test_the_folder_of_a_run_tells_its_settings_apart(text):
         ("", "has no 'question'"),
         ('question = "?"', "has no 'variants'"),
         ('question = "?"\nvarients = 1', "did you mean 'variants'"),
-        ('question = "?"\nvariants = 1', r"lists its variants as \[\[variants\]\]"),
-        ('question = "?"\n[[variants]]\nname = "a"', "two variants or more"),
-        ('question = "?"\n[[variants]]\nname = "a"\n[[variants]]\nname = "a"', "its own name"),
+        ('question = "?"\nvariants = 1', r"must list its variants as \[\[variants\]\]"),
+        ('question = "?"\n[[variants]]\nname = "a"', "at least two variants"),
+        (
+            'question = "?"\n[[variants]]\nname = "a"\n[[variants]]\nname = "a"',
+            "at least two variants with different names",
+        ),
         ('question = "?"\n[[variants]]\nname = "a"\n[[variants]]\n', "has no name"),
         (
             'question = "?"\n[[variants]]\nname = "a"\n[[variants]]\nname = "b"\nagainst = "c"',
-            "'b' is compared with 'c'",
+            "'b' is compared with the unknown variant 'c'",
         ),
         (
             'question = "?"\n[[variants]]\nname = "a"\nmodel.widht = 3\n[[variants]]\nname = "b"',
@@ -132,11 +135,14 @@ def test_the_folder_of_a_run_tells_its_settings_apart(text):
         ('question = "?"\nquick = { steeds = 3 }\nvariants = []', "did you mean 'seeds'"),
         (
             'question = "?"\nquick.seeds = 0\n[[variants]]\nname="a"\n[[variants]]\nname="b"',
-            "1 seed",
+            "seeds of .* must be >= 1",
         ),
         ('question = "?"\nrecipe = "smal"\nvariants = []', "did you mean 'small'"),
         ("question =", "is not valid TOML"),
-        ('question = "?"\nquick = 3\nvariants = []', "'quick' of the experiment .* is a table"),
+        (
+            'question = "?"\nquick = 3\nvariants = []',
+            "'quick' of the experiment .* must be a table",
+        ),
     ],
 )
 def test_mistakes_are_named(tmp_path, content, printed):
@@ -173,7 +179,7 @@ def test_losses_of_different_tokens_are_not_compared(tmp_path, other):
     files = [own(tmp_path, "text = 'manual'\n", "a.toml"), own(tmp_path, other, "b.toml")]
     if not other.startswith("text"):
         files[1] = own(tmp_path, f"text = 'manual'\n{other}", "b.toml")
-    with pytest.raises(ValueError, match="different texts or tokens"):
+    with pytest.raises(ValueError, match="their texts or tokenizers differ"):
         experiments.of_recipes(files, "quick")
 
 
@@ -236,7 +242,7 @@ def test_values_of_settings_are_all_combinations():
         ("haeds=2,4", "did you mean 'heads'"),
         ("heads", "must be NAME=VALUE,VALUE"),
         ("heads=2,,4", "must be NAME=VALUE,VALUE"),
-        ("heads=2", "two variants or more"),
+        ("heads=2", "at least two variants"),
     ],
 )
 def test_invalid_values_are_refused(assignment, message):

@@ -19,7 +19,7 @@ TOKENIZER = Tokenizer.byte_pairs((SENTENCE + " " + GERMAN + " ") * 20, 275)
 
 def answer(message, target=GERMAN, **other):
     return Answer(
-        Question(SENTENCE, target), message, **{"whole": True, "right": 3, "tokens": 4, **other}
+        Question(SENTENCE, target), message, **{"complete": True, "right": 3, "tokens": 4, **other}
     )
 
 
@@ -55,7 +55,7 @@ def test_tokens_become_words():
     """Each word of the source is looked at by one word of the target, token by token."""
     source, target = (pairs.encoded(item, TOKENIZER)[:-1].tolist() for item in (SENTENCE, GERMAN))
     assert len(source) > len(pairs.words(SENTENCE))  # some words are several tokens
-    (read, columns), (message, rows) = (lab._owners(item, TOKENIZER) for item in (source, target))
+    (read, columns), (message, rows) = (lab._words(item, TOKENIZER) for item in (source, target))
     for tokens, owners, result in ((source, columns, read), (target, rows, message)):
         spelled = [b""] * len(result)
         for token, owner in zip(tokens, owners, strict=True):
@@ -77,15 +77,15 @@ def test_words_are_those_of_the_tokens_however_they_were_cut():
     spelled = [FIRST + TOKENIZER._backend.token_to_id(name) for name in bytewise(german)]
     assert len(spelled) > len(usual)
     for tokens in (usual, spelled):
-        read, owners = lab._owners(tokens, TOKENIZER)
+        read, owners = lab._words(tokens, TOKENIZER)
         assert read == pairs.words(german)
         assert owners == sorted(owners)
         assert sorted(set(owners)) == [*range(len(read))]
-    half, owners = lab._owners(spelled[:19], TOKENIZER)  # it ends within the letter ä
+    half, owners = lab._words(spelled[:19], TOKENIZER)  # it ends within the letter ä
     assert half[-2:] == ["schl", "?"]
     assert len(owners) == 19
     for blank in ([], [FIRST + TOKENIZER._backend.token_to_id("Ġ")]):
-        read, owners = lab._owners(blank, TOKENIZER)
+        read, owners = lab._words(blank, TOKENIZER)
         assert (len(read), owners) == (1, [0] * len(blank))
 
 
@@ -101,7 +101,7 @@ def test_new_sentences_of_a_grammar_reach_beyond_what_was_learnt():
     result = lab.questions("grammar:1", known, [])
     depths = [item.depth for item in result]
     assert sorted(set(depths)) == [0, 1, 2, 3]
-    assert all(depths.count(depth) == lab.EACH for depth in range(4))
+    assert all(depths.count(depth) == lab.PER_DEPTH for depth in range(4))
     assert not known & {item.source for item in result}
     assert all(item.links for item in result)
     some = [Pair("a", "b")]
@@ -158,7 +158,7 @@ def test_a_perfect_alignment_makes_no_error(model, monkeypatch):
     question = Question(example.english, example.german, example.alignment, 1)
     tokenizer = Tokenizer.byte_pairs(example.english + example.german, 400)
     both = (pairs.encoded(text, tokenizer)[:-1] for text in (example.german, example.english))
-    rows, columns = (lab._owners(tokens.tolist(), tokenizer)[1] for tokens in both)
+    rows, columns = (lab._words(tokens.tolist(), tokenizer)[1] for tokens in both)
     partners = {german: english for english, german in example.alignment}
 
     def perfect(model, source, target):

@@ -249,7 +249,7 @@ def test_enough_beams_find_the_best_of_all_translations(kind):
     for source in sentences([3, 2], seed=4):
         score, tokens = exhaustive(made, source, longest=2)
         (result,) = translate(made, [source], beams=400, penalty=0.0)
-        assert result.whole
+        assert result.complete
         assert result.tokens == tokens
         assert result.score == pytest.approx(score)
 
@@ -274,7 +274,7 @@ def test_one_beam_takes_the_likeliest_word_each_time():
         logits[[PADDING, START, MASK]] = -torch.inf
         written.append(int(logits.argmax()))
     assert result.tokens == [token for token in written[1:] if token != END]
-    assert result.whole == (written[-1] == END)
+    assert result.complete == (written[-1] == END)
 
 
 def test_what_never_ends_is_cut_and_says_so(monkeypatch):
@@ -289,7 +289,7 @@ def test_what_never_ends_is_cut_and_says_so(monkeypatch):
     monkeypatch.setattr(made, "decode", endless)
     for beams in (1, 3):
         (result,) = translate(made, SOURCES[:1], beams=beams)
-        assert not result.whole
+        assert not result.complete
         assert len(result.tokens) == 7
     with pytest.raises(ValueError, match="beams must be >= 1"):
         translate(made, SOURCES[:1], beams=0)

@@ -1,2 +1,1 @@
-"""The bench: ways to run attention, measured beside each other, with what they cost and whether
-they are right."""
+"""The bench: compare implementations of attention by time, memory and correctness."""

@@ -1,4 +1,4 @@
-"""What really ran: named by the profiler, or by the compiled program, never by the caller."""
+"""What a call really executed, according to the profiler or the compiled program."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch.profiler import ProfilerActivity, profile
 
-ATTENTION = {  # PyTorch's operations that attend, and their usual names
+ATTENTION = {  # PyTorch's attention operations and their usual names
     "aten::_scaled_dot_product_flash_attention_for_cpu": "flash (CPU)",
     "aten::_scaled_dot_product_flash_attention": "flash",
     "aten::_scaled_dot_product_efficient_attention": "efficient",
@@ -21,46 +21,46 @@ PRODUCTS = ("aten::bmm", "aten::baddbmm", "aten::mm", "aten::addmm")
 
 
 class Executed(NamedTuple):
-    """What ran, and whether a compiler made some of it."""
+    """What was executed, and whether a compiler generated some of it."""
 
     name: str
     compiled: bool
 
 
 def by_torch(work: Callable[[], object], cuda: bool = False) -> Executed:
-    """An attention operation if there is one; else functions and kernels of somebody's own; else
-    the products. work: what has run before, for the first call runs other things too."""
+    """Name the attention operation; otherwise custom functions and kernels; otherwise the matrix
+    products. work: must have run before, because a first call executes other operations too."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=activities) as profiler:
         work()
     events = list(profiler.events() or ())
-    on_gpu = Counter(each.name for each in events if each.device_type.name == "CUDA")
-    names = Counter(each.name for each in events if each.device_type.name == "CPU")
+    on_gpu = Counter(event.name for event in events if event.device_type.name == "CUDA")
+    names = Counter(event.name for event in events if event.device_type.name == "CPU")
     inductor = any("CompiledFxGraph" in name for name in names)
-    theirs = [name for name in on_gpu if is_of_triton(name)]
-    said = [word for name, word in ATTENTION.items() if name in names]
-    said = said or [name for name in names if _is_function(name)] or theirs
-    if not said:
-        said = [
+    triton = [name for name in on_gpu if is_of_triton(name)]
+    parts = [word for name, word in ATTENTION.items() if name in names]
+    parts = parts or [name for name in names if _is_function(name)] or triton
+    if not parts:
+        parts = [
             _times(names[name], name.removeprefix("aten::")) for name in PRODUCTS if names[name]
         ]
     fused = sum(count for name, count in (names + on_gpu).items() if _is_fused(name))
     if fused:
-        said.append(f"{fused} fused")
-    name = " + ".join(said) or "no known operation"
-    return Executed(f"compiled: {name}" if inductor else name, inductor or bool(theirs))
+        parts.append(f"{fused} fused")
+    name = " + ".join(parts) or "no known operation"
+    return Executed(f"compiled: {name}" if inductor else name, inductor or bool(triton))
 
 
 def by_xla(program: str) -> Executed:
-    """The products, fused loops and foreign calls of a compiled program (HLO)."""
+    """Name the products, fused loops and custom calls of a compiled program (HLO)."""
     return Executed(f"XLA: {' + '.join(_of_xla(program)) or 'no known operation'}", compiled=True)
 
 
 def _of_xla(program: str) -> Iterator[str]:
     yield from dict.fromkeys(re.findall(r'custom_call_target="([^"]+)"', program))
-    for word, said in ((" dot(", "dot"), (" fusion(", "fused")):
-        if word in program:
-            yield _times(program.count(word), said)
+    for pattern, name in ((" dot(", "dot"), (" fusion(", "fused")):
+        if pattern in program:
+            yield _times(program.count(pattern), name)
 
 
 def _times(count: int, name: str) -> str:
@@ -68,9 +68,9 @@ def _times(count: int, name: str) -> str:
 
 
 def is_of_triton(name: str) -> bool:
-    """A kernel on the GPU that Triton compiled for somebody: it bears the name of their function.
+    """Whether a GPU kernel was written in Triton: it has the name of the Python function.
 
-    Those of C++ have brackets or colons in theirs, but for the matrix products of the libraries.
+    Names of C++ kernels contain brackets or colons, except the matrix products of the libraries.
     """
     return name.isidentifier() and not _is_fused(name) and not _LIBRARY.match(name)
 
@@ -79,13 +79,13 @@ _LIBRARY = re.compile(r"sm\d+_|(volta|turing|ampere|hopper|blackwell|cutlass|nvj
 
 
 def _is_fused(name: str) -> bool:
-    """A loop that TorchInductor wrote."""
+    """Whether TorchInductor generated this loop."""
     return "cpp_fused" in name or name.startswith("triton_")
 
 
 def _is_function(name: str) -> bool:
-    """An autograd Function of somebody's, which the profiler knows by its class."""
-    return name.isidentifier() and name[:1].isupper() and name not in _NOT_THEIRS
+    """Whether this is a custom autograd Function, which the profiler lists by its class."""
+    return name.isidentifier() and name[:1].isupper() and name not in _INTERNAL
 
 
-_NOT_THEIRS = ("CompiledFunction", "PythonDispatchMode")
+_INTERNAL = ("CompiledFunction", "PythonDispatchMode")

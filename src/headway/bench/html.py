@@ -1,4 +1,4 @@
-"""A run as one HTML page that needs nothing else: no network, no script."""
+"""The results as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ td:nth-child(2) { font-weight: 600 } th:nth-child(2), td:nth-child(2) { text-ali
 
 
 def page(report: Results, plots: Sequence[Picture]) -> str:
-    """The machine, the pictures, every table, and what the columns mean."""
+    """Return the page: the machine, the plots, all tables, and the meaning of the columns."""
     pictures = "".join(pages.inline(plot.svg) for plot in plots)
     sections = "\n".join(_section(report, table) for table in report.tables)
     meanings = "".join(f"<dt>{escape(c.title)}</dt><dd>{escape(c.meaning)}</dd>" for c in COLUMNS)
@@ -40,12 +40,12 @@ def _section(report: Results, table: Table) -> str:
     head = "".join(_th(column) for column in columns)
     fastest = max((record["speed"] or 0 for record in records), default=0)
     rows = "\n".join(_tr(columns, record, fastest) for record in records)
-    said = "".join(
+    notes = "".join(
         f"<li class={(kind or 'soft').split()[0]}>{escape(f'{kind}: ' * bool(kind) + text)}</li>"
         for kind, text in remarks(table)
     )
-    table_ = f"<table><tr><th></th><th>implementation</th>{head}</tr>\n{rows}</table>"
-    return f"{title}\n<div class=wide>{table_ if records else ''}</div>\n<ul>{said}</ul>"
+    grid = f"<table><tr><th></th><th>implementation</th>{head}</tr>\n{rows}</table>"
+    return f"{title}\n<div class=wide>{grid if records else ''}</div>\n<ul>{notes}</ul>"
 
 
 def _th(column: Column) -> str:
@@ -61,7 +61,7 @@ def _tr(columns: Sequence[Column], record: dict[str, Any], fastest: float) -> st
 
 
 def _td(column: Column, record: dict[str, Any], fastest: float) -> str:
-    how = ' class="words"' if column is COLUMNS[-1] else ""
+    attributes = ' class="words"' if column is COLUMNS[-1] else ""
     if column.key == "speed" and record["speed"]:
-        how = f' class="speed" style="--share: {record["speed"] / fastest:.0%}"'
-    return f"<td{how}>{escape(cell(column, record))}</td>"
+        attributes = f' class="speed" style="--share: {record["speed"] / fastest:.0%}"'
+    return f"<td{attributes}>{escape(cell(column, record))}</td>"

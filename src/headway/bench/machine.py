@@ -1,4 +1,4 @@
-"""The machine that figures were measured on."""
+"""The machine on which something was measured."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from headway.bench.measure import memory
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """Processor, cores, threads of PyTorch, memory (bytes), accelerator, system, versions, date."""
-    found = {
+    """Return processor, cores, threads, memory (bytes), accelerator, system, versions and date."""
+    values = {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -27,7 +27,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         **{name: version(name) for name in ("torch", "jax", "headway")},
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _processor() -> str:

@@ -1,8 +1,8 @@
-"""Time and memory of pieces of work. Nothing here knows what attention is.
+"""Time and memory of workloads; nothing here is specific to attention.
 
-Times are paired: in each round every side runs once, so that whatever slows the machine for a
-while slows all of them; two sides are compared by their ratio in the same round. Freed memory is
-kept for the next call, as `headway train` does. Memory is measured in a call of its own.
+Times are paired: every workload runs once in each round, so that a temporary slowdown of the
+machine affects all of them, and two workloads are compared by their ratio in the same round. The
+allocator keeps freed memory, as in `headway train`. Memory is measured in a separate call.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import torch
 from headway.training import memory as allocator
 
 LEAST, MOST = 3, 20  # rounds
-SHORTEST = 0.002  # seconds of one measurement: below, the clock and the interpreter count
+SHORTEST = 0.002  # seconds of one measurement; shorter ones measure the clock and Python
 
-Found = dict[str, list[float]]
+Timings = dict[str, list[float]]  # seconds per call by name, one value per round
 
 
 def _nothing() -> None:
@@ -33,10 +33,10 @@ def _nothing() -> None:
 
 
 def settle(threads: int | None = None) -> None:
-    """Before anything is measured (and JAX is loaded): so many threads, by default PyTorch's.
+    """Prepare the process; call this before measuring and before JAX is imported.
 
-    JAX takes every core that it may run on, so a number that is given says how many those are. All
-    threads share one heap, which is what `peak_memory` can look into.
+    threads: by default those of PyTorch. JAX uses all cores that the process may run on, so their
+    number is limited too. All threads share one heap, the only one that `peak_memory` can empty.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -48,11 +48,10 @@ def settle(threads: int | None = None) -> None:
     allocator.keep()
 
 
-class Side(NamedTuple):
+class Workload(NamedTuple):
     """Something to measure.
 
-    finish: waits until what `work` began is done (an accelerator works on by itself).
-    once: the seconds that a warm call took, if there was one.
+    finish: waits for the accelerator. once: the seconds of a warm call, if known.
     """
 
     work: Callable[[], object]
@@ -60,7 +59,7 @@ class Side(NamedTuple):
     once: float | None = None
 
     def seconds(self, times: int = 1) -> float:
-        """What a call takes, of so many in a row."""
+        """Return the seconds per call, the mean of several calls."""
         self.finish()
         began = time.perf_counter()
         for _ in range(times):
@@ -69,69 +68,68 @@ class Side(NamedTuple):
         return (time.perf_counter() - began) / times
 
 
-def in_turns(
-    sides: Mapping[str, Side],
+def alternate(
+    workloads: Mapping[str, Workload],
     *,
     seconds: float,
-    yardstick: str | None = None,
+    baseline: str | None = None,
     stopped: Callable[[], bool] = lambda: False,
-    after: Callable[[Found], object] = lambda found: None,
-) -> Found:
-    """Seconds a call, one number a round, for each side.
+    after: Callable[[Timings], object] = lambda timings: None,
+) -> Timings:
+    """Measure the workloads in rounds; return the seconds per call of every round.
 
-    A side has as many rounds as `seconds` allow it, from LEAST to MOST, and none that the yardstick
-    has not. A short call is repeated until a measurement takes SHORTEST. stopped: asked before each
-    measurement, whether to leave it at that. after: called with what was found after each round.
+    A workload has as many rounds as `seconds` allow, from LEAST to MOST, and not more than the
+    baseline. Short calls are repeated until a measurement takes SHORTEST. stopped: called before
+    each measurement; True ends the rounds. after: called with the timings after each round.
     """
-    found: Found = {name: [] for name in sides}
-    spent = dict.fromkeys(sides, 0.0)
-    repeats = {name: _repeats(side) for name, side in sides.items()}
-    # Not in turns but in any order, for a side may leave the caches and the heap to the next one
-    # in a state that helps or hinders it.
+    timings: Timings = {name: [] for name in workloads}
+    spent = dict.fromkeys(workloads, 0.0)
+    repeats = {name: _repeats(workload) for name, workload in workloads.items()}
+    # The order is random, because a workload may leave the caches and the heap in a state that
+    # makes the next one faster or slower.
     order = random.Random(0)
 
-    def goes_on(name: str) -> bool:
-        rounds = len(found[name])
+    def has_time(name: str) -> bool:
+        rounds = len(timings[name])
         return rounds < LEAST or (rounds < MOST and spent[name] < seconds)
 
     with no_collection():
-        while names := [name for name in sides if goes_on(name)]:
-            if yardstick in sides and yardstick not in names:
+        while names := [name for name in workloads if has_time(name)]:
+            if baseline in workloads and baseline not in names:
                 break
             order.shuffle(names)
             for name in names:
                 if stopped():
-                    return found
-                took = sides[name].seconds(repeats[name])
-                found[name].append(took)
-                spent[name] += took * repeats[name]
+                    return timings
+                seconds_per_call = workloads[name].seconds(repeats[name])
+                timings[name].append(seconds_per_call)
+                spent[name] += seconds_per_call * repeats[name]
             gc.collect()
-            after(found)
-    return found
+            after(timings)
+    return timings
 
 
-def ratios(found: Sequence[float], against: Sequence[float]) -> list[float]:
-    """How many times as fast as the other side, round by round, for the rounds that both had."""
-    return [other / own for own, other in zip(found, against, strict=False)]
+def ratios(times: Sequence[float], against: Sequence[float]) -> list[float]:
+    """Return the speeds relative to `against`, for the rounds that both have."""
+    return [other / time for time, other in zip(times, against, strict=False)]
 
 
-def _repeats(side: Side) -> int:
-    """How many calls make a measurement; the side is warm thereafter."""
-    if side.once is not None and side.once > 10 * SHORTEST:
-        side.work()
+def _repeats(workload: Workload) -> int:
+    """Warm up, and return the number of calls in one measurement."""
+    workload.work()
+    if workload.once is not None and workload.once > 10 * SHORTEST:
         return 1
-    side.work()
     times = 1
-    while (spent := times * side.seconds(times)) < SHORTEST:
+    while (spent := times * workload.seconds(times)) < SHORTEST:
         times = ceil(times * min(10, 1.5 * SHORTEST / max(spent, 1e-9)))
     return times
 
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Within, Python collects garbage only when it is told to, and only what came to be within:
-    to look through all that a large library made takes a third of a second."""
-    if not gc.isenabled():  # within another
+    """Disable automatic garbage collection, and exclude all existing objects from explicit ones: to
+    scan those of a large library takes a third of a second."""
+    if not gc.isenabled():  # nested
         yield
         return
     gc.collect()
@@ -145,9 +143,9 @@ def no_collection() -> Iterator[None]:
 
 
 def peak_memory(work: Callable[[], object], device: str = "cpu") -> int | None:
-    """The most bytes that one call holds beyond those held before it; what it returns is counted.
+    """Return the peak memory of one call in bytes, minus the memory before it.
 
-    On a CPU: the peak of the resident memory (Linux; None elsewhere). On CUDA: PyTorch's allocator.
+    On a CPU the resident memory (Linux; None elsewhere), on CUDA that of PyTorch's allocator.
     """
     gc.collect()
     if device == "cuda":
@@ -161,7 +159,7 @@ def peak_memory(work: Callable[[], object], device: str = "cpu") -> int | None:
         return None
     with _no_kept_memory():
         try:
-            _CLEAR.write_text("5")  # the peak is now what is resident now (man 5 proc)
+            _CLEAR.write_text("5")  # resets the peak (man 5 proc)
         except OSError:
             return None
         before = _status("VmHWM")
@@ -171,10 +169,10 @@ def peak_memory(work: Callable[[], object], device: str = "cpu") -> int | None:
 
 @contextmanager
 def _no_kept_memory() -> Iterator[None]:
-    """Within, every larger block is new memory, and goes back to the system when it is freed.
+    """Make glibc request new memory for every larger block, and return it when it is freed.
 
-    Memory that glibc kept would be used again, unseen. So what is free goes back, and its addresses
-    are taken: that costs no memory, for nobody writes there.
+    Memory that glibc has kept would be reused without raising the peak. So free memory is returned
+    to the system and its addresses are allocated, which needs no memory because nothing is written.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "malloc_trim"):  # another C library
@@ -184,25 +182,25 @@ def _no_kept_memory() -> Iterator[None]:
     libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
     libc.malloc_trim(0)
     libc.mallopt(_MMAP_THRESHOLD, _LARGE)
-    taken: list[int] = []
+    blocks: list[int] = []
     block = 1 << 31
-    while block >= _LARGE and len(taken) < 1000:
+    while block >= _LARGE and len(blocks) < 1000:
         address = libc.malloc(block)
-        if address is None or _is_mapped(address):  # nothing so large is free in the heap
+        if address is None or _is_mapped(address):  # the heap has no free block of this size
             libc.free(address)
             block //= 2
         else:
-            taken.append(address)
+            blocks.append(address)
     try:
         yield
     finally:
-        for address in taken:
+        for address in blocks:
             libc.free(address)
         allocator.keep()
 
 
 def _is_mapped(address: int) -> bool:
-    """Whether glibc made a map for this block alone: bit 1 of the word before it (malloc.c)."""
+    """Whether this block is a memory map of its own: bit 1 of the word before it (malloc.c)."""
     word = ctypes.sizeof(ctypes.c_size_t)
     return bool(ctypes.c_size_t.from_address(address - word).value & 2)
 
@@ -213,15 +211,15 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 def _status(name: str, file: str = "/proc/self/status") -> int:
-    """A line of such a file, in bytes."""
+    """Read a line of such a file; return bytes."""
     with open(file, encoding="utf-8") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def memory(name: str = "MemAvailable", device: str = "cpu") -> int | None:
-    """Bytes of memory: MemAvailable (what is free, or can be made so) or MemTotal.
+    """Return the available memory (MemAvailable) or all memory (MemTotal) in bytes.
 
-    None where that cannot be known (a CPU without Linux's /proc).
+    None if unknown (a CPU without Linux's /proc).
     """
     if device == "cuda":
         free, total = torch.cuda.mem_get_info()
@@ -233,20 +231,20 @@ def memory(name: str = "MemAvailable", device: str = "cpu") -> int | None:
 
 
 def peak_flops(dtype: torch.dtype, device: str = "cpu", size: int | None = None) -> float:
-    """Floating-point operations a second of the best of several products of square matrices."""
+    """Return floating-point operations per second of the fastest of several matrix products."""
     size = size or (2048 if device == "cpu" else 8192)
     one, other = torch.randn(2, size, size, device=device).to(dtype).unbind()
     return 2 * size**3 / _best(lambda: one @ other, device)
 
 
 def bandwidth(device: str = "cpu", size: int = 2**28) -> float:
-    """Bytes a second, read and written, of the best of several copies of a large array."""
+    """Return bytes per second, read and written, of the fastest of several copies."""
     source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
     return 2 * size / _best(lambda: target.copy_(source), device)
 
 
 def _best(work: Callable[[], object], device: str) -> float:
-    """The shortest of half a second's calls, the first not counted."""
-    side = Side(work, torch.cuda.synchronize if device == "cuda" else _nothing)
-    return min(side.seconds() for _ in range(min(10, ceil(0.5 / side.seconds()))))
+    """Return the seconds of the fastest call within half a second, after a warm-up."""
+    workload = Workload(work, torch.cuda.synchronize if device == "cuda" else _nothing)
+    return min(workload.seconds() for _ in range(min(10, ceil(0.5 / workload.seconds()))))

@@ -1,4 +1,4 @@
-"""Time and memory against the length, with the slopes of T and T^2 to hold them against."""
+"""Plots of time and memory against the length, with the slopes of T and T^2 for comparison."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headway.bench.compare import Row, Table
+from headway.bench.implementations import BASELINE, JAX
 from headway.bench.pages import COLOURS, INK, MARKS, Picture, bare, draw, labels
 from headway.bench.results import LITTLE, Results
-from headway.bench.sides import JAX, YARDSTICK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ Points = list[tuple[int, float]]
 
 
 def sweep(tables: Sequence[Table]) -> list[Table]:
-    """The tables that differ in their tokens alone, if there are at least two."""
+    """Return the tables that differ only in the number of tokens, if there are at least two."""
     for table in tables:
         same = [
             t for t in tables if replace(t.setting, tokens=1) == replace(table.setting, tokens=1)
@@ -30,11 +30,11 @@ def sweep(tables: Sequence[Table]) -> list[Table]:
 
 
 def plots(report: Results) -> Iterator[Picture]:
-    """Of the run's sweep, if it has one: time, and memory where it was measured."""
+    """Yield the plots of a sweep: time, and memory if it was measured."""
     tables = sweep(report.tables)
-    for name, label in (("time", "milliseconds a run"), ("memory", "MB beyond the inputs")):
+    for name, label in (("time", "milliseconds per call"), ("memory", "MB beyond the inputs")):
         series = {row.name: [*_points(name, row.name, tables)] for t in tables for row in t.rows}
-        series = {side: points for side, points in series.items() if points}
+        series = {row: points for row, points in series.items() if points}
         if series:
             yield _plot(name, label, series, tables, report)
 
@@ -47,7 +47,7 @@ def _points(what: str, name: str, tables: Sequence[Table]) -> Iterator[tuple[int
 
 
 def _value(what: str, row: Row) -> float | None:
-    """Milliseconds or MB; None for what was not measured, as what is wrong never is."""
+    """Return milliseconds or MB; None if not measured."""
     if what == "time":
         return None if row.median is None else row.median * 1e3
     return None if row.memory is None or row.memory < LITTLE else row.memory / 1e6
@@ -75,8 +75,8 @@ def _plot(
 def _lines(axes: Axes, series: dict[str, Points]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    bases = dict.fromkeys(name.removesuffix(JAX) for name in series if name != YARDSTICK)
-    bases.pop(YARDSTICK, None)
+    bases = dict.fromkeys(name.removesuffix(JAX) for name in series if name != BASELINE)
+    bases.pop(BASELINE, None)
     places = {base: place for place, base in enumerate(bases)}
     colours = {}
     for name, points in series.items():
@@ -89,7 +89,7 @@ def _lines(axes: Axes, series: dict[str, Points]) -> None:
             marker="." if place < 0 else MARKS[place // len(COLOURS) % len(MARKS)],
             markersize=4,
             linestyle="-" if name == base else (0, (4, 2)),
-            linewidth=2.2 if name == YARDSTICK else 1.4,
+            linewidth=2.2 if name == BASELINE else 1.4,
         )
     lengths = sorted({tokens for points in series.values() for tokens, _ in points})
     axes.set_xticks(lengths, [f"{tokens:,}" for tokens in lengths])
@@ -101,17 +101,17 @@ def _lines(axes: Axes, series: dict[str, Points]) -> None:
 
 
 def _guides(axes: Axes, lengths: list[int]) -> None:
-    """Dotted lines that grow with T, from the lower left corner, and with T^2, to the upper right:
-    where there is the most room for them."""
+    """Draw dotted lines that grow with T, from the lower left corner, and with T^2, to the upper
+    right corner, where they overlap least with the curves."""
     low, high = axes.get_ylim()
     first, last, middle = lengths[0], lengths[-1], lengths[len(lengths) // 2]
     guides = ((1, "T", first, low * 1.5, (4, -14)), (2, "T²", last, high / 1.2, (-14, 4)))
-    for power, said, tokens, height, offset in guides:
-        start, at, end = (height * (each / tokens) ** power for each in (first, middle, last))
+    for power, name, tokens, height, offset in guides:
+        start, at, end = (height * (x / tokens) ** power for x in (first, middle, last))
         axes.plot(
             [first, last], [start, end], color=INK, alpha=0.4, linestyle=(0, (1, 3)), zorder=1
         )
         axes.annotate(
-            f"O({said})", (middle, at), offset, textcoords="offset points", alpha=0.6, size=9
+            f"O({name})", (middle, at), offset, textcoords="offset points", alpha=0.6, size=9
         )
     axes.set_ylim(low, high)

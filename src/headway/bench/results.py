@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from headway.bench.compare import Row, Table, size
-from headway.bench.sides import JAX, yardstick
+from headway.bench.implementations import JAX, baseline
 
 LITTLE = 1e6  # bytes; less memory cannot be measured
 
@@ -58,23 +58,11 @@ class Results:
         the kernel that ran. seconds: of a call, one value per round; median, quartiles: of these;
         spread: half the interquartile range, relative to the median. speed: relative to plain in
         the same round, the median. flops_per_second, bytes_per_second: also relative to the
-        machine's peaks. memory: the peak beyond the inputs. error: see `Exact.error`;
+        machine's peaks. memory: the peak beyond the inputs. error: see `Expected.error`;
         error_of_plain: relative to that of the plain formula. compiling, building_mask: seconds.
         """
-        copied = (
-            "name",
-            "verdict",
-            "reason",
-            "ran",
-            "seconds",
-            "median",
-            "speed",
-            "memory",
-            "error",
-        )
-        values = {
-            name: getattr(row, name) for name in (*copied, "error", "compiling", "building_mask")
-        }
+        copied = "name verdict reason ran seconds median speed memory error compiling building_mask"
+        values = {name: getattr(row, name) for name in copied.split()}
         ranked = row.verdict == "right" and row.seconds
         values["rank"] = table.ranked().index(row) + 1 if ranked else None
         values["quartiles"] = row.quartiles and [*row.quartiles]
@@ -161,13 +149,7 @@ COLUMNS = (
     Column("speed", "relative to plain in the same round, the median", "speed", _times),
     Column("MB", "peak memory beyond the inputs, with the results", "memory", _megabytes),
     Column("error", "largest difference from float64", "error", lambda v: f"{v:.1e}"),
-    Column(
-        "of plain",
-        "this error relative to that of plain",
-        "error_of_plain",
-        _times,
-        100,
-    ),
+    Column("of plain", "this error relative to that of plain", "error_of_plain", _times, 100),
     Column("GFLOP/s", "necessary operations per second", "flops_per_second", _in(1e9), 140),
     Column("peak", "the same, relative to the fastest matrix product", "of_peak", _percent, 90),
     Column("GB/s", "necessary bytes per second", "bytes_per_second", _in(1e9), 140),
@@ -220,7 +202,7 @@ def remarks(table: Table) -> Iterator[tuple[str, str]]:
     notes = [table.note] if table.note else []
     if table.noise_floor is not None:
         least, most = table.noise_floor
-        notes.append(f"noise: {yardstick(table.setting)} is {least:.2f} to {most:.2f}× itself")
+        notes.append(f"noise: {baseline(table.setting)} is {least:.2f} to {most:.2f}× itself")
     if any(row.name.endswith(JAX) for row in table.rows):
         notes.append("JAX is always compiled (jit)")
     if notes:

@@ -1,7 +1,7 @@
-"""The table by which `attend` chooses a kernel, and how well it chooses by it.
+"""Measure the table from which `attend` chooses a kernel, and how well it chooses.
 
-`tune` times every kernel on a few shapes of every kind of call. `judge` lets `attend` choose for
-shapes that are not in the table, and times it beside every kernel.
+`tune` times every kernel on a few shapes of every kind of call. `judge` times `attend` and every
+kernel on shapes that are not in the table.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from headway.attention.kernels.tuning import Kind, Seconds, Size
 from headway.attention.options import spec_from
 from headway.attention.spec import Spec
 from headway.bench import measure
-from headway.bench.measure import Side
+from headway.bench.measure import Workload
 
-# What the kernels tell apart.
-ASKED: Mapping[str, Callable[[Size], dict[str, Any]]] = {
+# Kinds of calls: the options that make a difference to the kernels.
+OPTIONS: Mapping[str, Callable[[Size], dict[str, Any]]] = {
     "whole": lambda size: {},
     "causal": lambda size: {"causal": True},
     "window": lambda size: {"window": max(1, size.keys // 4)},
@@ -44,32 +44,31 @@ UNSEEN = (
     *(Size(4, tokens, tokens, 96) for tokens in (40, 333)),
     *(Size(24, 1, tokens, 64) for tokens in (40, 512)),
 )
-# What `attend` may choose. flex compiles for seconds at every new shape, and PyTorch's backends by
-# name are what sdpa chooses from.
+# The kernels that `attend` may choose. flex compiles for seconds at every new shape, and sdpa
+# already chooses among PyTorch's other backends.
 CANDIDATES = ("plain", "stacked", "einsum", "tiled", "sdpa", "triton")
 
 
-SECONDS = 0.1  # of one kernel on one question
-JUDGING = 0.3  # the same, where two equal times should look equal
-ROUNDS = 200  # of a hundred calls each, to see what a call costs before its kernel runs
-
+SECONDS = 0.1  # per kernel and question, for the table
+JUDGING = 0.3  # the same for the report, where equal times should look equal
+ROUNDS = 200  # of a hundred calls each, to measure the time of a call before its kernel runs
 
 Call = tuple[Tensor, Tensor, Tensor, Spec]  # queries, keys, values, options
 
 
 class Question(NamedTuple):
-    """One call to measure; `asked` is a key of ASKED."""
+    """One call to measure; `options` is a key of OPTIONS."""
 
-    asked: str
+    options: str
     backward: bool
     size: Size
 
 
 def questions(sizes: Sequence[Size]) -> list[Question]:
-    """Everything that can be asked of these sizes; nobody trains on one query."""
+    """Return all calls of these sizes; a single query is not used in training."""
     return [
-        Question(asked, backward, size)
-        for asked in ASKED
+        Question(options, backward, size)
+        for options in OPTIONS
         for backward in (False, True)
         for size in sizes
         if size.queries > 1 or not backward
@@ -81,24 +80,24 @@ Table = dict[Kind, dict[Size, Seconds]]
 
 
 def tune(device: str, stopped: Stopped = lambda: False) -> Iterator[Table]:
-    """The table so far, after each question."""
+    """Yield the table after each question."""
     table: Table = {}
     for question in questions(SIZES):
-        call, sides = prepared(question, device)
-        sides = {name: side for name, side in sides.items() if name in CANDIDATES}
-        found = measure.in_turns(sides, seconds=SECONDS, stopped=stopped)
+        call, workloads = prepared(question, device)
+        workloads = {name: w for name, w in workloads.items() if name in CANDIDATES}
+        timings = measure.alternate(workloads, seconds=SECONDS, stopped=stopped)
         if stopped():
             return
         kind, size = tuning.kind_and_size(*call)
-        medians = {name: statistics.median(spent) for name, spent in found.items()}
+        medians = {name: statistics.median(times) for name, times in timings.items()}
         table.setdefault(kind, {})[size] = medians
         yield table
 
 
 class Verdict(NamedTuple):
-    """How `attend` did on one question: seconds by kernel, what it took, and two ratios.
+    """The result of `attend` on one question: seconds by kernel, the chosen kernel and two ratios.
 
-    regret: its time against the best kernel's. spread: the kernel that it took against itself.
+    regret: its time relative to the best kernel. spread: the chosen kernel relative to itself.
     """
 
     question: Question
@@ -109,22 +108,22 @@ class Verdict(NamedTuple):
 
 
 def judge(device: str, stopped: Stopped = lambda: False) -> Iterator[Verdict]:
-    """A verdict for each question on the shapes that are not in the table."""
+    """Yield a verdict for each question on the shapes that are not in the table."""
     for question in questions(UNSEEN):
-        call, sides = prepared(question, device)
-        chosen = next(name for name in tuning.ranking(*call) if name in sides)
-        twice = {"attend": sides.pop("attend"), "again": sides[chosen]}
-        found = measure.in_turns({**sides, **twice}, seconds=JUDGING, stopped=stopped)
+        call, workloads = prepared(question, device)
+        chosen = next(name for name in tuning.ranking(*call) if name in workloads)
+        twice = {"attend": workloads.pop("attend"), "again": workloads[chosen]}
+        timings = measure.alternate({**workloads, **twice}, seconds=JUDGING, stopped=stopped)
         if stopped():
             return
-        medians = {name: statistics.median(spent) for name, spent in found.items()}
-        best = min(sides, key=medians.__getitem__)
+        medians = {name: statistics.median(times) for name, times in timings.items()}
+        best = min(workloads, key=medians.__getitem__)
         yield Verdict(
             question,
             medians,
             chosen,
-            regret=_ratio(found["attend"], found[best]),
-            spread=_ratio(found["again"], found[chosen]),
+            regret=_ratio(timings["attend"], timings[best]),
+            spread=_ratio(timings["again"], timings[chosen]),
         )
 
 
@@ -132,15 +131,15 @@ def _ratio(one: Sequence[float], other: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(one, other, strict=False))
 
 
-def prepared(question: Question, device: str) -> tuple[Call, dict[str, Side]]:
-    """The call, every kernel that runs it, and `attend`, which chooses one."""
+def prepared(question: Question, device: str) -> tuple[Call, dict[str, Workload]]:
+    """Return the call, and a workload for every kernel that runs it and for `attend`."""
     size = question.size
     random = torch.Generator().manual_seed(0)
     shapes = [(size.heads, n, size.features) for n in (size.queries, size.keys, size.keys)]
     inputs = [torch.randn(1, *shape, generator=random).to(device) for shape in shapes]
     for x in inputs:
         x.requires_grad_(question.backward)
-    options = ASKED[question.asked](size)
+    options = OPTIONS[question.options](size)
     if "mask" in options:
         options["mask"] = options["mask"].to(device)
     queries, keys, values = inputs
@@ -150,32 +149,34 @@ def prepared(question: Question, device: str) -> tuple[Call, dict[str, Side]]:
         for name, kernel in KERNELS.items()
         if name != "flex" and refusal(kernel, *call) is None
     ]
-    sides = {name: _side(name, inputs, options, question.backward) for name in names}
-    sides = {name: side for name, side in sides.items() if _runs(side)}
-    return call, {**sides, "attend": _side(None, inputs, options, question.backward)}
+    workloads = {name: _workload(name, inputs, options, question.backward) for name in names}
+    workloads = {name: workload for name, workload in workloads.items() if _runs(workload)}
+    return call, {**workloads, "attend": _workload(None, inputs, options, question.backward)}
 
 
-def _runs(side: Side) -> bool:
-    """Whether a kernel that takes the call can run it on this machine's compiler and memory."""
+def _runs(workload: Workload) -> bool:
+    """Whether this machine's compiler and memory can run it."""
     try:
-        side.work()
+        workload.work()
     except Exception:  # of a compiler, a driver, an allocator
         return False
     return True
 
 
-def _side(name: str | None, inputs: list[Tensor], options: dict[str, Any], backward: bool) -> Side:
+def _workload(
+    name: str | None, inputs: list[Tensor], options: dict[str, Any], backward: bool
+) -> Workload:
     gradient = torch.ones_like(inputs[0])
 
     def work() -> object:
         context = attend(*inputs, kernel=name, **options)
         return torch.autograd.grad(context, inputs, gradient) if backward else context
 
-    return Side(work, torch.cuda.synchronize if inputs[0].is_cuda else lambda: None)
+    return Workload(work, torch.cuda.synchronize if inputs[0].is_cuda else lambda: None)
 
 
 def report(machine: Mapping[str, Any], verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """What was found, for JSON: ratios as in `Verdict`, times in microseconds."""
+    """Return the results for JSON: ratios as in `Verdict`, times in microseconds."""
     itself, added = overhead()
     return {
         "machine": dict(machine),
@@ -198,33 +199,33 @@ def report(machine: Mapping[str, Any], verdicts: Sequence[Verdict]) -> dict[str,
 
 def _spread(ratios: Sequence[float]) -> dict[str, float]:
     mean = statistics.geometric_mean(ratios)
-    found = {"geometric mean": mean, "least": min(ratios), "most": max(ratios)}
-    return {name: round(value, 3) for name, value in found.items()}
+    values = {"geometric mean": mean, "least": min(ratios), "most": max(ratios)}
+    return {name: round(value, 3) for name, value in values.items()}
 
 
-def summary(found: Mapping[str, Any]) -> str:
-    """The same in a few lines."""
-    regret, itself = found["regret"], found["a kernel against itself"]
-    call = found["microseconds"]
-    worst = max(found["calls"], key=lambda call: call["regret"])
+def summary(report: Mapping[str, Any]) -> str:
+    """Return the report in a few lines."""
+    regret, itself = report["regret"], report["a kernel against itself"]
+    call = report["microseconds"]
+    worst = max(report["calls"], key=lambda call: call["regret"])
     way = "forward and backward" if worst["backward"] else "forward"
     size = ", ".join(f"{number} {name}" for name, number in worst["size"].items())
     return (
-        f"attend against the best kernel (but flex, which compiles for each shape), on "
-        f"{len(found['calls'])} calls that are not in the table:\n"
+        f"time of attend relative to the best kernel (without flex, which compiles for each "
+        f"shape), on {len(report['calls'])} calls that are not in the table:\n"
         f"  geometric mean {regret['geometric mean']:.3f}, worst {regret['most']:.2f} "
-        f"({worst['chosen']} for {worst['asked']}, {way}, {size})\n"
-        f"a kernel against itself: geometric mean {itself['geometric mean']:.3f}, from "
+        f"({worst['chosen']} for {worst['options']}, {way}, {size})\n"
+        f"a kernel relative to itself: geometric mean {itself['geometric mean']:.3f}, from "
         f"{itself['least']:.2f} to {itself['most']:.2f}\n"
         f"attend adds {call['added']:.1f} microseconds to PyTorch's {call['sdpa itself']:.1f}"
     )
 
 
 def overhead() -> tuple[float, float]:
-    """Seconds a call of PyTorch's own function on a few tokens, and what `attend` adds to them.
+    """Return the seconds of PyTorch's function on a few tokens, and those that `attend` adds.
 
-    With the kernel named, plus one look at the choice, since `attend` may choose another. The
-    least of many rounds, for whatever else the machine does only ever adds.
+    `attend` gets the kernel's name, plus one look at the table, since it might choose another. The
+    minimum of many rounds, because other processes can only add time.
     """
     x = torch.randn(1, 1, 4, 8)
     function = torch.nn.functional.scaled_dot_product_attention
@@ -234,8 +235,8 @@ def overhead() -> tuple[float, float]:
         tuning.ranking(x, x, x, spec)
         attend(x, x, x, causal=True, kernel="sdpa")
 
-    sides = (Side(lambda: function(x, x, x, is_causal=True)), Side(through))
+    workloads = (Workload(lambda: function(x, x, x, is_causal=True)), Workload(through))
     with torch.no_grad():
-        rounds = [[side.seconds(100) for side in sides] for _ in range(ROUNDS)]
+        rounds = [[workload.seconds(100) for workload in workloads] for _ in range(ROUNDS)]
     itself, with_attend = map(min, zip(*rounds, strict=True))
     return itself, with_attend - itself

@@ -23,7 +23,7 @@ from headway.extras import require
 
 if TYPE_CHECKING:
     from headway.bench.compare import Table
-    from headway.bench.custom import Yours
+    from headway.bench.custom import CustomAttention
     from headway.bench.results import Results
     from headway.bench.settings import Setting
 
@@ -134,7 +134,7 @@ def bench(
         warnings.simplefilter("ignore")  # they would disturb the table
         from headway.bench import measure  # late: `headway --help` is fast
         from headway.bench import output as output_files
-        from headway.bench.custom import Yours
+        from headway.bench.custom import CustomAttention
 
         place = _place(device)
         if tune:
@@ -142,14 +142,14 @@ def bench(
                 raise ValueError("--tune accepts only --device, --threads and --output")
             _tune(place, output)
             return
-        yours = None if module is None else Yours.load(module, settings or [])
+        custom = None if module is None else CustomAttention.load(module, settings or [])
         require("plots", "the bench")
-        plan = _plan(shape, place, yours)
+        plan = _plan(shape, place, custom)
         named = None if kernels is None else _kernels(kernels)
         folder = output_files.free_folder(output)
         measure.settle(threads)
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-        report, stopped = _measure(plan, named, yours, seconds, console, folder, fixed=bool(shape))
+        report, stopped = _measure(plan, named, custom, seconds, console, folder, fixed=bool(shape))
         output_files.write(report, folder)
     written = ", ".join(sorted(file.name for file in folder.iterdir()))
     console.print(
@@ -162,7 +162,7 @@ def bench(
 def _measure(
     plan: Sequence[Setting],
     kernels: Sequence[str] | None,
-    yours: Yours | None,
+    custom: CustomAttention | None,
     seconds: float,
     console: Console,
     folder: Path,
@@ -193,10 +193,10 @@ def _measure(
     peak(plan[0].dtype)
     console.print(f"[dim]{report.described}\n{LEGEND}[/]\n")
     with _live(console, report) as (show, done), interrupts() as stopped:
-        if yours is not None:
-            console.print(f"[dim]checking {yours.name}[/]\n")
-        own = [] if yours is None else [yours.candidate(plan[0])]
-        bench = Bench(seconds, peak, kernels, own, stopped, show)
+        if custom is not None:
+            console.print(f"[dim]checking {custom.name}[/]\n")
+        candidates = [] if custom is None else [custom.candidate(plan[0])]
+        bench = Bench(seconds, peak, kernels, candidates, stopped, show)
         for planned in plan:
             if stopped():
                 break
@@ -220,16 +220,16 @@ def _tune(place: str, output: Path | None) -> None:
     file, folder = tuning.path(), output_files.free_folder(output)
     console = Console(highlight=False, soft_wrap=True)
     with interrupts() as stopped:
-        asked = tune.questions(tune.SIZES)
-        tables = [*_counted("measuring", tune.tune(place, stopped), asked, console)]
+        questions = tune.questions(tune.SIZES)
+        tables = [*_counted("measuring", tune.tune(place, stopped), questions, console)]
         if stopped():  # an incomplete table would choose worse than the rules
             console.print("stopped; the table has not changed")
             sys.exit(130)
         tuning.save({**tuning.table(), **tables[-1]}, file)
         tuning.forget()
         console.print(f"{file}: {len(tables)} calls measured")
-        asked = tune.questions(tune.UNSEEN)
-        verdicts = [*_counted("judging", tune.judge(place, stopped), asked, console)]
+        questions = tune.questions(tune.UNSEEN)
+        verdicts = [*_counted("judging", tune.judge(place, stopped), questions, console)]
         if stopped():
             console.print("stopped before the end of the report; the new table is in use")
             sys.exit(130)
@@ -259,14 +259,14 @@ def _shorter(setting: Setting, tables: Sequence[Table]) -> Table | None:
     return shorter[-1] if shorter else None
 
 
-def _plan(shape: dict[str, Any], place: str, yours: Yours | None) -> list[Setting]:
+def _plan(shape: dict[str, Any], place: str, custom: CustomAttention | None) -> list[Setting]:
     """Return the requested settings; by default those of `settings.plan`, or for the module."""
     from headway.bench import settings
 
-    of_x = yours is not None and yours.of_x
+    of_x = custom is not None and custom.of_x
     if not shape and not of_x:
         return [*settings.plan(place)]
-    width = shape.pop("width", None) or (yours and yours.width) or settings.Setting().width
+    width = shape.pop("width", None) or (custom and custom.width) or settings.Setting().width
     heads = shape.pop("heads", None) or next(h for h in range(12, 0, -1) if width % h == 0)
     if heads < 1 or width % heads:
         raise ValueError(f"heads must divide the width (got {heads} and {width})")

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from headway.extras import require
 
 if TYPE_CHECKING:
-    from headway.explore.subjects import Subject
+    from headway.explore.tracers import Tracer
 
 
 def explore(
@@ -56,41 +56,41 @@ def explore(
         raise ValueError("nothing to explore; give a run (`headway runs` lists them) or --ladder")
 
     from headway import cache  # late: `headway --help` is fast
-    from headway.explore.subjects import (
+    from headway.explore.tracers import (
         WRITE,
-        Ask,
-        BesideLadder,
-        LadderSubject,
-        RunSubject,
-        TranslationSubject,
+        LadderTracer,
+        RunTracer,
+        TraceRequest,
+        TranslationTracer,
+        WithLadder,
     )
     from headway.ladder.rung import SENTENCE
     from headway.training.runs import find
 
-    subject: Subject
+    tracer: Tracer
     if run is None or ladder:
-        subject = LadderSubject()
-        ask = Ask(SENTENCE if run is None else run)
+        tracer = LadderTracer()
+        request = TraceRequest(SENTENCE if run is None else run)
     elif (opened := find(run, runs, translates=None)).config.translates:
         if engine != "torch":
             raise ValueError("translation models run in PyTorch only; remove --engine")
         if text is None:
             raise ValueError('no sentence to translate; give one: headway explore RUN "The dog"')
-        subject, ask = TranslationSubject(opened), Ask(text)
+        tracer, request = TranslationTracer(opened), TraceRequest(text)
     else:
-        of_run = RunSubject(opened, engine)
-        subject = BesideLadder(of_run)
-        ask = Ask(of_run.own_words() if text is None else text, write=WRITE)
+        of_run = RunTracer(opened, engine)
+        tracer = WithLadder(of_run)
+        request = TraceRequest(of_run.default_text() if text is None else text, write=WRITE)
     if html is None:
         require("explore", "the explorer")
         from headway.explore.server import serve
 
-        serve(subject, ask, port=port, show=open)
+        serve(tracer, request, port=port, show=open)
         return
 
     from headway.explore.export import page
 
-    tensors, manifest = subject.trace(ask)
+    tensors, manifest = tracer.trace(request)
     text = page(tensors, manifest)
     with cache.atomic(html) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -33,10 +33,10 @@ def trace(
         Folder of the runs.
     """
     from headway.explore import trace_file  # late: `headway --help` is fast
-    from headway.explore.subjects import Ask, RunSubject
+    from headway.explore.tracers import RunTracer, TraceRequest
     from headway.training.runs import find
 
-    tensors, manifest = RunSubject(find(run, runs), engine).trace(Ask(text))
+    tensors, manifest = RunTracer(find(run, runs), engine).trace(TraceRequest(text))
     trace_file.save(output, tensors, manifest)
     size, tokens = output.stat().st_size, len(manifest["tokens"])
     print(f"{output}: {len(tensors)} tensors of {tokens} tokens, {size / 1e6:,.1f} MB")

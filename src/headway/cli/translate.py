@@ -167,12 +167,12 @@ def ask(
     outputs = translated(model, tokenizer, inputs, beams, penalty)
     for sentence, output in zip(inputs, outputs, strict=True):
         console.print(output.text, markup=False)
-        if not output.whole:
+        if not output.complete:
             print(
                 f"headway: the translation was cut off after {len(output.tokens)} tokens",
                 file=sys.stderr,
             )
-        if shows and output.whole:
+        if shows and output.complete:
             source = encoded(sentence, tokenizer)
             weights = attention_of(model, source, output.tokens)
             matrix = by_word(weights, source[:-1].tolist(), output.tokens, tokenizer)
@@ -245,8 +245,10 @@ def eval(
 
     require("translate", "`headway translate eval`")
     split, _ = translation.held(_source_of(opened), tokenizer, config.model.context)
-    asked = lab.questions(config.text, frozenset(pair.source for pair in split.train), split.test)
-    asked, longer = lab.fitting(asked, tokenizer, config.model.context)
+    questions = lab.questions(
+        config.text, frozenset(pair.source for pair in split.train), split.test
+    )
+    questions, longer = lab.fitting(questions, tokenizer, config.model.context)
     if longer:
         print(
             f"headway: ignored {longer:,} test sentences that are longer than the context",
@@ -254,14 +256,14 @@ def eval(
         )
     console = Console(highlight=False, soft_wrap=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("translating", total=len(asked))
+        task = bar.add_task("translating", total=len(questions))
         answers = lab.answers(
-            load(opened), tokenizer, asked, beams, lambda more: bar.advance(task, more)
+            load(opened), tokenizer, questions, beams, lambda more: bar.advance(task, more)
         )
     groups = {"all": answers, **lab.by_length(answers), **lab.by_depth(answers)}
     table = {name: lab.scores(group) for name, group in groups.items()}
     console.print(_table(table))
-    cut = sum(not answer.whole for answer in answers)
+    cut = sum(not answer.complete for answer in answers)
     if cut:
         console.print(f"{cut:,} translations were cut off at the context and count as they are")
     signatures = lab.signatures()

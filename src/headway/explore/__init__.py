@@ -1,1 +1,1 @@
-"""What a model did with one text: the trace file, and the page that shows it."""
+"""The explorer: a trace of one text through a model, and the page that shows it."""

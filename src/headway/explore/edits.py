@@ -61,7 +61,7 @@ class Edit:
         return changed
 
 
-def all_opened(edits: Iterable[Edit]) -> ExitStack:
+def apply_all(edits: Iterable[Edit]) -> ExitStack:
     """Return a context in which all edits apply, in the order of EDITS."""
     stack = ExitStack()
     for one in sorted(edits, key=lambda one: list(EDITS).index(one.what)):

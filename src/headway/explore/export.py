@@ -1,4 +1,4 @@
-"""The page and a trace in one HTML file, which needs no server and no network."""
+"""The page and a trace in one HTML file, without a server or a network."""
 
 from __future__ import annotations
 
@@ -15,31 +15,30 @@ from safetensors.numpy import save
 from headway.explore.trace_file import Manifest, Tensors
 from headway.tracing import INSIDE
 
-AIM = 24 * 2**20  # bytes of tensors above which what can be spared is left out
-MOST = 160 * 2**20  # bytes of tensors that a browser opens at once; no file has more
-PIECE = 3 * 2**20  # bytes in one script element: a multiple of 3, so base64 pieces are whole
-LOGITS = 4 * 2**20  # bytes of logits that stay in a large file: those of the last positions
+AIM = 24 * 2**20  # bytes of tensors; with more, those that are not essential are left out
+MOST = 160 * 2**20  # the maximum bytes of tensors that a browser opens
+PIECE = 3 * 2**20  # bytes per script element; a multiple of 3, so base64 needs no padding
+LOGITS = 4 * 2**20  # bytes of logits in a large file, of the last positions
 
 STATIC = files("headway.explore") / "static"
 
 
 def page(tensors: Mapping[str, np.ndarray], manifest: Manifest, address: str = "") -> str:
-    """One HTML file.
+    """Return the HTML file.
 
-    tensors, manifest: what a `Subject` gives. address: where it opens, the page's own after the #.
-    Raises ValueError, with advice, when it would be too large.
+    tensors, manifest: of a `Tracer`. address: the part of the address after #, where it opens.
+    Raises ValueError, with advice, if it would be too large.
     """
-    kept, manifest = spared(tensors, manifest)
+    kept, manifest = reduced(tensors, manifest)
     size = _size(kept)
     if size > MOST:
         raise ValueError(
-            f"the file would hold {size / 1e6:,.0f} MB of tensors, more than the "
-            f"{MOST / 1e6:,.0f} MB that a browser opens at once: give a shorter text, or leave "
-            "--html out and look at it live"
+            f"the file would contain {size / 1e6:,.0f} MB of tensors, and a browser opens at most "
+            f"{MOST / 1e6:,.0f} MB: give a shorter text, or remove --html to use the live page"
         )
-    whole = {name: np.ascontiguousarray(tensor) for name, tensor in kept.items()}
-    raw = save(whole, metadata={"headway": json.dumps(manifest, sort_keys=True)})
-    # Whoever could add a script to this file would have to know the nonce, that is, the file.
+    arrays = {name: np.ascontiguousarray(tensor) for name, tensor in kept.items()}
+    raw = save(arrays, metadata={"headway": json.dumps(manifest, sort_keys=True)})
+    # An injected script would have to know the nonce, which depends on the complete trace.
     nonce = sha256(raw).hexdigest()[:32]
     policy = (
         f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
@@ -56,32 +55,33 @@ def page(tensors: Mapping[str, np.ndarray], manifest: Manifest, address: str = "
         f'<style nonce="{nonce}">\n{style}</style>\n',
         f'<script type="importmap" nonce="{nonce}">{json.dumps({"imports": imports})}</script>\n',
         f'<script type="module" nonce="{nonce}">{_opening(address)}</script>\n',
-        *_pieces(raw),  # in the head: a body that grows would be laid out again and again
+        *_pieces(raw),  # in the head, because a growing body would be laid out repeatedly
         f"</head>\n{body}",
     ]
     return "".join(parts)
 
 
-def spared(tensors: Mapping[str, np.ndarray], manifest: Manifest) -> tuple[Tensors, Manifest]:
-    """What goes into a file: all of it or, of much, what the page cannot do without.
+def reduced(tensors: Mapping[str, np.ndarray], manifest: Manifest) -> tuple[Tensors, Manifest]:
+    """Return what goes into the file: everything, or what the page needs if that is too much.
 
-    First go the logits of all but the last positions, then what can be recomputed from queries
-    and keys, then the residual stream and what is made on the way; the manifest says so.
+    Left out are first the logits of all but the last positions, then what can be recomputed from
+    queries and keys, then the residual stream and other intermediates; the manifest lists them.
     """
     kept, left = dict(tensors), []
-    facts = {name: each for name, each in manifest["attentions"].items() if each["recomputable"]}
-    inside = {f"{layer}.{step}".lstrip(".") for layer in facts for step in (*INSIDE, "context")}
-    asked = re.compile(r"(.*\.)?(queries|keys|values|weights|context|overview|allowed|bias)|inputs")
-    stream = {name for name in kept if not asked.fullmatch(name) and name != "logits"}
+    layers = [name for name, options in manifest["attentions"].items() if options["recomputable"]]
+    inside = {f"{layer}.{step}".lstrip(".") for layer in layers for step in (*INSIDE, "context")}
+    needed = re.compile(
+        r"(.*\.)?(queries|keys|values|weights|context|overview|allowed|bias)|inputs"
+    )
+    stream = {name for name in kept if not needed.fullmatch(name) and name != "logits"}
     stream -= {name for name in stream if name.startswith("ladder.")}
     if _size(kept) > AIM and "logits" in kept:
         most = max(1, LOGITS // kept["logits"][0, 0].nbytes)
         kept["logits"] = kept["logits"][:, -most:]
     for group in (inside, stream):
         if _size(kept) > AIM:
-            gone = sorted(group & kept.keys())
-            left += gone
-            kept = {name: tensor for name, tensor in kept.items() if name not in gone}
+            left += sorted(group & kept.keys())
+            kept = {name: tensor for name, tensor in kept.items() if name not in group}
     return kept, {**manifest, "left_out": left}
 
 
@@ -100,15 +100,15 @@ def _bare(name: str) -> str:
 
 
 def _data(script: str) -> str:
-    """A module as an address; within, `./x.js` has no meaning, so its imports get bare names."""
-    text = re.sub(r'from "\./([a-z]+\.js)"', lambda found: f'from "{_bare(found[1])}"', script)
+    """Return a module as a data URL, in which `./x.js` is undefined, so imports get bare names."""
+    text = re.sub(r'from "\./([a-z]+\.js)"', lambda match: f'from "{_bare(match[1])}"', script)
     return "data:text/javascript;base64," + b64encode(text.encode()).decode()
 
 
 def _opening(address: str) -> str:
-    """Where the page opens, unless its address says another place."""
-    there = json.dumps(address.removeprefix("#")).replace("<", "\\u003c")
-    return f"if (!location.hash) location.hash = {there};\nimport({json.dumps(_bare('main.js'))});"
+    """Return a script that opens the page at this address, unless it has another one already."""
+    target = json.dumps(address.removeprefix("#")).replace("<", "\\u003c")
+    return f"if (!location.hash) location.hash = {target};\nimport({json.dumps(_bare('main.js'))});"
 
 
 def _pieces(raw: bytes) -> Iterator[str]:

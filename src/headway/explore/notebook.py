@@ -1,4 +1,4 @@
-"""The page in a notebook, or as a file: of a run, or of anything that was traced."""
+"""The page of a run or of a trace, in a notebook or as a file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from typing import final
 
 from headway import cache
 from headway.explore import export, trace_file
-from headway.explore.subjects import WRITE, Ask, BesideLadder, RunSubject, Stop, changes, go_on
 from headway.explore.trace_file import Manifest, Tensors
+from headway.explore.tracers import (
+    WRITE,
+    RunTracer,
+    Stop,
+    TraceRequest,
+    WithLadder,
+    changes,
+    never_stop,
+)
 from headway.tracing import Trace
 from headway.training.runs import Run, find
 
@@ -19,42 +27,42 @@ _SIDES = ("queries", "keys", "weights")
 
 
 def show(what: Trace | Run | str, text: str | Sequence[str] | None = None) -> Shown:
-    """The explorer's page of a trace or of a run; a notebook shows it inline.
+    """Return the explorer's page of a trace or of a run; a notebook shows it inline.
 
-    what: what `headway.trace` recorded, a Run, or the name of a run in the folder `runs`.
-    text: for a run what it reads, by default words of its own; for a trace its tokens, as words
-        with spaces between or one by one, by default their numbers; two texts where queries and
-        keys are not as many.
+    what: a trace of `headway.trace`, a Run, or the name of a run in the folder `runs`.
+    text: for a run, the text to trace, by default generated; for a trace, the names of its tokens,
+        as a list or separated by spaces, by default numbers; two texts if the numbers of queries
+        and keys differ.
 
-    Raises ValueError when there is no such run, the text does not fit, or nothing was traced.
+    Raises ValueError if the run does not exist, the text does not fit, or the trace is empty.
     """
     if not isinstance(what, Trace | Run | str):
-        raise ValueError(f"a trace or a run can be shown, not {type(what).__name__}")
+        raise ValueError(f"expected a trace or a run, got {type(what).__name__}")
     if isinstance(what, Trace):
-        tensors, manifest = BesideLadder(_Traced(what, text)).trace(Ask(""))
+        tensors, manifest = WithLadder(_RecordedTrace(what, text)).trace(TraceRequest(""))
     else:
-        subject = RunSubject(find(what, "runs") if isinstance(what, str) else what)
+        tracer = RunTracer(find(what, "runs") if isinstance(what, str) else what)
         if not isinstance(text, str | None):
-            raise ValueError("the text for a run is one string")
-        words = subject.own_words() if text is None else text
-        tensors, manifest = BesideLadder(subject).trace(Ask(words, write=WRITE))
+            raise ValueError("the text for a run must be one string")
+        request = TraceRequest(tracer.default_text() if text is None else text, write=WRITE)
+        tensors, manifest = WithLadder(tracer).trace(request)
     return Shown(export.page(tensors, manifest))
 
 
 @final
 class Shown:
-    """The page, whole. `html` is what a file of it holds."""
+    """The page. `html` is the content of its file."""
 
     def __init__(self, html: str) -> None:
         self.html = html
 
     def save(self, path: Path | str) -> None:
-        """Write it to a file."""
+        """Write the page to a file."""
         with cache.atomic(Path(path)) as temporary:
             temporary.write_text(self.html, encoding="utf-8")
 
     def _repr_html_(self) -> str:
-        # A frame without the notebook's origin: the page can reach nothing of it.
+        # The frame does not have the notebook's origin, so the page cannot access the notebook.
         return (
             f'<iframe srcdoc="{escape(self.html)}" sandbox="allow-scripts allow-downloads" '
             f'style="width: 100%; height: {_HEIGHT}px; border: 0"></iframe>'
@@ -62,14 +70,14 @@ class Shown:
 
 
 @final
-class _Traced:
+class _RecordedTrace:
     def __init__(self, steps: Trace, text: str | Sequence[str] | None) -> None:
         self.steps, self.text = steps, text
 
-    def trace(self, ask: Ask, stop: Stop = go_on) -> tuple[Tensors, Manifest]:
+    def trace(self, request: TraceRequest, stop: Stop = never_stop) -> tuple[Tensors, Manifest]:
         if self.steps.rows != slice(None):
-            raise ValueError("this trace has some rows only: trace without `rows` to show it")
-        tensors, manifest = trace_file.described(self.steps)
+            raise ValueError("this trace has only some rows: trace without `rows` to show it")
+        tensors, manifest = trace_file.describe(self.steps)
         shapes = dict(manifest["steps"])
         sizes = {
             side: {shapes[n][-2] for n in shapes if n.rpartition(".")[2] == side} for side in _SIDES
@@ -78,20 +86,20 @@ class _Traced:
         keys = max(sizes["keys"], default=queries)
         if not queries:
             raise ValueError(
-                "no attention of one shape was traced: open a headway.trace around one call, and "
-                "ask for queries and keys, or weights"
+                "the trace has no attention of one shape: trace a single call, with queries and "
+                "keys, or weights"
             )
         texts = (self.text, self.text) if queries == keys else self.text or (None, None)
         if len(texts) != 2:
-            raise ValueError(f"with {queries} queries and {keys} keys, give two texts")
-        about: Manifest = {"kind": "trace", "title": "a trace", "text": ""}
-        about["tokens"], about["key_tokens"] = map(_tokens, texts, (queries, keys))
-        return tensors, manifest | about | {"changes": changes(tensors)}
+            raise ValueError(f"for {queries} queries and {keys} keys, give two texts")
+        manifest |= {"kind": "trace", "title": "a trace", "text": "", "changes": changes(tensors)}
+        manifest["tokens"], manifest["key_tokens"] = map(_tokens, texts, (queries, keys))
+        return tensors, manifest
 
 
 def _tokens(text: str | Sequence[str] | None, size: int) -> list[dict[str, str]]:
-    given = text.split() if isinstance(text, str) else text
-    words = [str(i) for i in range(size)] if given is None else list(map(str, given))
+    names = text.split() if isinstance(text, str) else text
+    words = [str(i) for i in range(size)] if names is None else list(map(str, names))
     if len(words) != size:
-        raise ValueError(f"the trace has {size} tokens, the text {len(words)}")
-    return [{"display": trace_file.drawn(word.encode(errors="surrogatepass"))} for word in words]
+        raise ValueError(f"the text must have {size} tokens, as the trace (it has {len(words)})")
+    return [{"display": trace_file.display(word.encode(errors="surrogatepass"))} for word in words]

@@ -1,13 +1,14 @@
-"""The explorer's web server: for this machine alone, and for the page that it serves alone.
+"""The web server of the explorer, which accepts requests only from this machine and its own page.
 
     GET /             the page, with its token and the id of the first trace
-    GET /static/NAME  the page's files
-    GET /trace/ID     a trace file; byte ranges may be asked for
-    POST /trace       a question as JSON (see `_ask`) -> {"trace": ID}
-    POST /export      a question and perhaps `address`, what the page has after # -> one HTML file
+    GET /static/NAME  the files of the page
+    GET /trace/ID     a trace file, or a byte range of it
+    POST /trace       a `TraceRequest` as JSON -> {"trace": ID}
+    POST /export      a `TraceRequest` and optionally `address`, the part of the page's address after
+                      # -> one HTML file
 
-Another site that is open in the same browser can send requests here. What keeps it out: the Host
-and the Origin must be this server's, and a POST needs the token, which only the page can read.
+Other sites in the same browser could send requests too. They are refused, because Host and Origin
+must be those of this server, and a POST needs the token, which only the page can read.
 """
 
 from __future__ import annotations
@@ -43,17 +44,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headway.explore import trace_file
 from headway.explore.edits import Edit
-from headway.explore.subjects import Ask, Stop, Subject, go_on
+from headway.explore.tracers import Stop, Tracer, TraceRequest, never_stop
 
-BODY = 64 * 2**10  # bytes of a question
-CHARACTERS = 100_000  # of a text
-TEMPERATURE = 100  # above it all tokens are as likely anyway
-WAITING = 4  # questions in line behind the one at work
-SECONDS = 60.0  # of work for one question
-KEPT, BYTES = 8, 2 * 2**30  # trace files and their bytes; the first and the latest always stay
+BODY = 64 * 2**10  # maximum bytes of a request
+CHARACTERS = 100_000  # maximum length of a text
+TEMPERATURE = 100  # the maximum; above it all tokens have almost the same probability
+WAITING = 4  # maximum number of waiting requests
+SECONDS = 60.0  # maximum time of one request
+KEPT, BYTES = 8, 2 * 2**30  # trace files and their bytes; the first and the latest are always kept
 
 STATIC = Path(__file__).parent / "static"
-# The system's own table may call a script what no browser runs.
+# The table of the operating system may be wrong for scripts.
 MEDIA = {
     ".js": "text/javascript",
     ".css": "text/css",
@@ -70,7 +71,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-FIELDS: dict[str, tuple[type, ...]] = {  # of a question, and the types that JSON gives them
+FIELDS: dict[str, tuple[type, ...]] = {  # of a request, with their types in JSON
     "text": (str,),
     "edits": (list,),
     "write": (int,),
@@ -79,78 +80,76 @@ FIELDS: dict[str, tuple[type, ...]] = {  # of a question, and the types that JSO
     "seed": (int,),
 }
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 
-def serve(subject: Subject, first: Ask, *, port: int, show: bool) -> None:
+def serve(tracer: Tracer, first: TraceRequest, *, port: int, show: bool) -> None:
     """Serve the page until Ctrl-C, at this port or at the next free one.
 
-    show: open the browser. Raises ValueError when `first` cannot be answered or no port is free.
+    show: open the browser. Raises ValueError if `first` is invalid or no port is free.
     """
     with TemporaryDirectory(prefix="headway-") as folder:
-        traces = Traces(subject, first, Path(folder))  # what is wrong with it is said before all
+        traces = Traces(tracer, first, Path(folder))  # reports errors before the server starts
         with _listener(port) as listener, suppress(KeyboardInterrupt):
             port = listener.getsockname()[1]
-            line = Line()
+            queue = Queue()
             config = uvicorn.Config(
-                _app(traces, line, port),
+                _app(traces, queue, port),
                 http="h11",
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 log_level="critical",
                 server_header=False,
-                timeout_graceful_shutdown=3,  # a download that stands still holds nobody up
+                timeout_graceful_shutdown=3,  # a stalled download does not delay the exit
             )
             address = f"http://127.0.0.1:{port}/"
-            print(f"{address}  (Ctrl-C ends it)", flush=True)
-            if show:  # in a thread: a browser in the terminal does not come back until it is left
+            print(f"{address}  (stop with Ctrl-C)", flush=True)
+            if show:  # in a thread, because a text browser blocks until it is closed
                 threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
-            _Server(config, line).run([listener])
+            _Server(config, queue).run([listener])
 
 
-def app(subject: Subject, first: Ask, *, port: int, folder: Path) -> Starlette:
-    """The pages of a subject, opened on `first`.
-
-    folder: for the trace files. Raises ValueError when `first` cannot be answered.
-    """
-    return _app(Traces(subject, first, folder), Line(), port)
+def app(tracer: Tracer, first: TraceRequest, *, port: int, folder: Path) -> Starlette:
+    """Return the web application. folder: for the trace files. Raises ValueError if `first` is
+    invalid."""
+    return _app(Traces(tracer, first, folder), Queue(), port)
 
 
 @final
 class Traces:
-    """The trace files: that of the first question, and of the latest others."""
+    """The trace files of the first request and of the latest others."""
 
-    def __init__(self, subject: Subject, first: Ask, folder: Path) -> None:
-        self._subject, self._folder = subject, folder
+    def __init__(self, tracer: Tracer, first: TraceRequest, folder: Path) -> None:
+        self._tracer, self._folder = tracer, folder
         self._kept: list[str] = []
-        self.first = self.made(first)
+        self.first = self.create(first)
 
-    def file(self, ask: Ask | str) -> Path | None:
-        """The file of a question, or of an id, if there is one."""
-        name = ask if isinstance(ask, str) else _id(ask)
+    def find(self, request: TraceRequest | str) -> Path | None:
+        """Return the file of a request, or of an id, if it exists."""
+        name = request if isinstance(request, str) else _id(request)
         return self._path(name) if name in self._kept else None
 
-    def made(self, ask: Ask, stop: Stop = go_on) -> Path:
-        """The file of a question, made if there is none. Not to be called twice at a time.
+    def create(self, request: TraceRequest, stop: Stop = never_stop) -> Path:
+        """Return the file of a request; trace it if there is none. Not thread-safe.
 
-        Raises ValueError for a text that is too long or that the subject cannot read.
+        Raises ValueError for an invalid text.
         """
-        found = self.file(ask)
-        if found:
-            return found
-        if len(ask.text) > CHARACTERS:
+        existing = self.find(request)
+        if existing:
+            return existing
+        if len(request.text) > CHARACTERS:
             raise ValueError(
-                f"the text has {len(ask.text):,} characters, the explorer takes {CHARACTERS:,}: "
-                "give a shorter one"
+                f"the text must have at most {CHARACTERS:,} characters (it has "
+                f"{len(request.text):,})"
             )
-        tensors, manifest = self._subject.trace(ask, stop)
+        tensors, manifest = self._tracer.trace(request, stop)
         stop()
-        path = self._path(_id(ask))
+        path = self._path(_id(request))
         trace_file.save(path, tensors, manifest)
         self._kept.append(path.stem)
         while len(self._kept) > KEPT or (self._bytes() > BYTES and len(self._kept) > 2):
-            self._path(self._kept.pop(1)).unlink()  # 0 is the first question's
+            self._path(self._kept.pop(1)).unlink()  # 0 is the first request
         return path
 
     def _bytes(self) -> int:
@@ -161,10 +160,10 @@ class Traces:
 
 
 @final
-class Line:
-    """One piece of work at a time, in a thread; a few wait for their turn.
+class Queue:
+    """Runs one task at a time, in a thread; a few others wait.
 
-    closing: set when the server ends, so that work ends too.
+    closing: set when the server stops, so that a running task stops too.
     """
 
     def __init__(self) -> None:
@@ -172,17 +171,17 @@ class Line:
         self._turn = asyncio.Lock()
         self._inside = 0
 
-    async def answer(self, request: Request, work: Callable[[Stop], _Answer]) -> _Answer:
-        """What the work gives back. It is called with `stop`, and never when nobody waits for it.
+    async def run(self, request: Request, work: Callable[[Stop], _Result]) -> _Result:
+        """Call `work(stop)` in its turn, unless the client has disconnected, and return its result.
 
-        Raises HTTPException: 503 when too many wait, 504 when it took too long.
+        Raises HTTPException: 503 if too many requests wait, 504 if it takes too long.
         """
         if self._inside > WAITING:
             raise HTTPException(503, "busy, try again")
         gone = threading.Event()
-        scope = anyio.CancelScope()  # leaves the line; work at its turn runs on, until `stop`
+        scope = anyio.CancelScope()  # ends the waiting; running work continues until `stop`
         self._inside += 1
-        leaving = asyncio.create_task(_leaving(request, gone, scope))
+        watcher = asyncio.create_task(_watch(request, gone, scope))
         try:
             with scope:
                 async with self._turn:
@@ -190,22 +189,24 @@ class Line:
 
                     def stop() -> None:
                         if self.closing.is_set() or gone.is_set():
-                            raise HTTPException(503, "the explorer was ended, or you left")
+                            raise HTTPException(
+                                503, "the explorer was stopped, or the page was closed"
+                            )
                         if time.monotonic() > deadline:
                             raise HTTPException(
-                                504, f"no answer within {SECONDS:g} seconds: give a shorter text"
+                                504, f"no result within {SECONDS:g} seconds: give a shorter text"
                             )
 
                     stop()
                     return await anyio.to_thread.run_sync(work, stop)
         finally:
-            leaving.cancel()
+            watcher.cancel()
             self._inside -= 1
-        raise HTTPException(503, "you left")
+        raise HTTPException(503, "the page was closed")
 
 
-async def _leaving(request: Request, gone: threading.Event, scope: anyio.CancelScope) -> None:
-    """Wait until the client has left, and say so."""
+async def _watch(request: Request, gone: threading.Event, scope: anyio.CancelScope) -> None:
+    """Wait until the client disconnects; then set `gone` and cancel the scope."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     gone.set()
@@ -214,19 +215,19 @@ async def _leaving(request: Request, gone: threading.Event, scope: anyio.CancelS
 
 @final
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, line: Line) -> None:
+    def __init__(self, config: uvicorn.Config, queue: Queue) -> None:
         super().__init__(config)
-        self._line = line
+        self._queue = queue
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Ctrl-C is the way to end it, no error: uvicorn's own would raise the signal again."""
-        self._line.closing.set()
+        """Stop without an error; uvicorn's method would raise the signal again."""
+        self._queue.closing.set()
         self.should_exit = True
 
 
 @final
 class _Guard:
-    """Around all routes: who may ask, the headers of every answer, and errors nobody foresaw."""
+    """Wraps all routes: checks the sender, adds headers, and handles unexpected errors."""
 
     def __init__(self, app: ASGIApp, port: int) -> None:
         self._app = app
@@ -244,14 +245,14 @@ class _Guard:
             await send(message)
 
         trusted = self._trusts(Headers(scope=scope))
-        answer = self._app if trusted else _error(403, "this page is for its own browser tab only")
+        response = self._app if trusted else _error(403, "the page can be used in its own tab only")
         try:
-            await answer(scope, receive, with_headers)
+            await response(scope, receive, with_headers)
         except Exception:
             traceback.print_exc()
             if begun:
-                raise  # the connection is cut
-            failed = _error(500, "that went wrong; the terminal of the explorer says how")
+                raise  # closes the connection
+            failed = _error(500, "internal error; see the terminal of the explorer")
             await failed(scope, receive, with_headers)
 
     def _trusts(self, headers: Headers) -> bool:
@@ -262,7 +263,7 @@ class _Guard:
         )
 
 
-def _app(traces: Traces, line: Line, port: int) -> Starlette:
+def _app(traces: Traces, queue: Queue, port: int) -> Starlette:
     token = secrets.token_urlsafe()
 
     async def index(request: Request) -> Response:
@@ -272,42 +273,42 @@ def _app(traces: Traces, line: Line, port: int) -> Starlette:
         return HTMLResponse(page)
 
     async def static(request: Request) -> Response:
-        # A name is looked up among those that there are, so that no name leads elsewhere.
+        # A lookup among the existing names, so that no name leads to another folder.
         files = {file.name: file for file in STATIC.iterdir() if file.suffix in MEDIA}
         file = files.get(request.path_params["name"])
         if not file:
-            raise HTTPException(404, "no such file")
+            raise HTTPException(404, "file not found")
         return FileResponse(file, media_type=MEDIA[file.suffix])
 
     async def trace(request: Request) -> Response:
-        file = traces.file(request.path_params["id"])
+        file = traces.find(request.path_params["id"])
         if not file:
-            raise HTTPException(404, "no such trace: it may be too old, ask again")
+            raise HTTPException(404, "trace not found; it may be too old, request it again")
         return FileResponse(file, media_type="application/octet-stream")
 
     async def new_trace(request: Request) -> Response:
-        ask = _ask(await _posted(request, token))
-        found = traces.file(ask)
-        if not found:
-            found = await line.answer(request, lambda stop: traces.made(ask, stop))
-        return JSONResponse({"trace": found.stem})
+        wanted = _trace_request(await _posted(request, token))
+        file = traces.find(wanted)
+        if not file:
+            file = await queue.run(request, lambda stop: traces.create(wanted, stop))
+        return JSONResponse({"trace": file.stem})
 
     async def export(request: Request) -> Response:
         posted = await _posted(request, token)
         address = posted.pop("address", "")
         if type(address) is not str:
-            raise ValueError("`address` is a text: what the page has after #")
-        ask = _ask(posted)
+            raise ValueError("`address` must be a string")
+        wanted = _trace_request(posted)
 
-        def whole(stop: Stop) -> bytes:
-            from headway.explore.export import page  # late: only those who save a page need it
+        def export_page(stop: Stop) -> bytes:
+            from headway.explore.export import page  # late: needed only to save a page
 
-            tensors, manifest = trace_file.load(traces.made(ask, stop))
+            tensors, manifest = trace_file.load(traces.create(wanted, stop))
             stop()
             return page(tensors, manifest, address).encode()
 
         attachment = {"Content-Disposition": 'attachment; filename="headway.html"'}
-        return HTMLResponse(await line.answer(request, whole), headers=attachment)
+        return HTMLResponse(await queue.run(request, export_page), headers=attachment)
 
     return Starlette(
         routes=[
@@ -318,78 +319,78 @@ def _app(traces: Traces, line: Line, port: int) -> Starlette:
             Route("/export", export, methods=["POST"]),
         ],
         middleware=[Middleware(_Guard, port=port)],
-        exception_handlers={HTTPException: _refused, ValueError: _mistaken},
+        exception_handlers={HTTPException: _http_error, ValueError: _bad_request},
     )
 
 
 async def _posted(request: Request, token: str) -> dict[str, Any]:
-    """The JSON object that the page sent. Raises HTTPException or ValueError for anything else."""
+    """Return the JSON object that the page sent. Raises HTTPException or ValueError if invalid."""
     given = request.headers.get("x-headway-token", "")
     if not secrets.compare_digest(given.encode(), token.encode()):
-        raise HTTPException(403, "the explorer was started anew: load the page again")
+        raise HTTPException(403, "the explorer was restarted: reload the page")
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise HTTPException(415, "a question is application/json")
+        raise HTTPException(415, "the request must be application/json")
     body = b""
     try:
         async for part in request.stream():
             body += part
-            if len(body) > BODY:  # counted, for a Content-Length may be missing
-                much = f"a question has at most {BODY // 1024} KiB: give a shorter text"
-                raise HTTPException(413, much, headers={"Connection": "close"})
+            if len(body) > BODY:  # counted, because Content-Length may be missing
+                message = f"the request must have at most {BODY // 1024} KiB: give a shorter text"
+                raise HTTPException(413, message, headers={"Connection": "close"})
     except ClientDisconnect:
-        raise HTTPException(400, "the question was cut off") from None
+        raise HTTPException(400, "the request is incomplete") from None
     try:
-        found = json.loads(body)
+        posted = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the question is no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError("a question is a JSON object")
-    return found
+        raise ValueError(f"the request is not valid JSON: {error}") from None
+    if not isinstance(posted, dict):
+        raise ValueError("the request must be a JSON object")
+    return posted
 
 
-def _ask(found: dict[str, Any]) -> Ask:
-    """A question as the page sends it: `text`, and what else an Ask has. Raises ValueError."""
-    if "text" not in found:
-        raise ValueError("a question has a `text`")
-    for name, value in found.items():
+def _trace_request(posted: dict[str, Any]) -> TraceRequest:
+    """Convert a JSON object, of which only `text` is required. Raises ValueError if invalid."""
+    if "text" not in posted:
+        raise ValueError("the request must have a `text`")
+    for name, value in posted.items():
         if name not in FIELDS:
-            raise ValueError(f"a question has {', '.join(FIELDS)}: {name!r} is none of them")
+            raise ValueError(f"unknown field {name!r} in the request; known: {', '.join(FIELDS)}")
         if type(value) not in FIELDS[name]:
-            raise ValueError(f"{name} cannot be {value!r:.40}")
-    temperature = found.get("temperature", Ask.temperature)
-    if not 0 <= temperature <= TEMPERATURE:  # nor is it NaN
-        raise ValueError(f"a temperature is from 0 to {TEMPERATURE}: {temperature!r:.40} is not")
-    edits = tuple(map(Edit.from_json, found.get("edits", ())))
-    return Ask(**{**found, "edits": edits, "temperature": float(temperature)})
+            raise ValueError(f"invalid type of {name}: {value!r:.40}")
+    temperature = posted.get("temperature", TraceRequest.temperature)
+    if not 0 <= temperature <= TEMPERATURE:  # also refuses NaN
+        raise ValueError(f"temperature must be from 0 to {TEMPERATURE} (got {temperature!r:.40})")
+    edits = tuple(map(Edit.from_json, posted.get("edits", ())))
+    return TraceRequest(**{**posted, "edits": edits, "temperature": float(temperature)})
 
 
-def _id(ask: Ask) -> str:
-    return hashlib.sha256(json.dumps(asdict(ask), sort_keys=True).encode()).hexdigest()
+def _id(request: TraceRequest) -> str:
+    return hashlib.sha256(json.dumps(asdict(request), sort_keys=True).encode()).hexdigest()
 
 
 def _error(status: int, message: str) -> JSONResponse:
     return JSONResponse({"error": " ".join(message.split())}, status)
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    answer = _error(error.status_code, error.detail)
-    answer.headers.update(error.headers or {})
-    return answer
+    response = _error(error.status_code, error.detail)
+    response.headers.update(error.headers or {})
+    return response
 
 
-async def _mistaken(request: Request, error: Exception) -> Response:
+async def _bad_request(request: Request, error: Exception) -> Response:
     return _error(400, str(error))
 
 
 def _listener(port: int) -> socket.socket:
-    """A socket that listens on this machine alone. Raises ValueError when no port is free."""
+    """Return a socket that accepts only this machine. Raises ValueError if no port is free."""
     if not 1024 <= port < 2**16:
-        raise ValueError(f"a port is from 1024 to {2**16 - 1}: {port} is not")
+        raise ValueError(f"port must be from 1024 to {2**16 - 1} (got {port})")
     for free in range(port, min(port + 100, 2**16)):
         try:
             return socket.create_server(("127.0.0.1", free))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-    raise ValueError(f"no port is free from {port} on: give another --port")
+    raise ValueError(f"no free port from {port} to {port + 99}: give another --port")

@@ -3,23 +3,22 @@
 The manifest is the metadata key `headway`, sorted JSON:
 
     kind                     model, translation, ladder, or trace (of anything else)
-    title, model, rung, step what ran
-    tokens                   id, bytes (hexadecimal) and display form of each; of a translation
-                             the words that were said, with `inputs`, one earlier, and key_tokens,
-                             those of the source
-    steps                    [name, shape] of every step, in the order in which they ran; the header
-                             of the safetensors says which of them are in this file
+    title, model, rung, step the traced model
+    tokens                   id, bytes (hexadecimal) and display form of each; for a translation
+                             those of the output, with `inputs` (shifted by one) and `key_tokens`
+                             (of the source)
+    steps                    [name, shape] of every step, in the order of execution; the header of
+                             the safetensors tells which of them are in this file
     overview                 see below
-    attentions               name of the layer -> how weights come from queries and keys:
-                             scale, softcap, normalizer, mask (null, or the smallest and the largest
-                             query - key that is allowed; null for no limit), offset, heads,
-                             kv_heads, the tensors `bias` and `allowed` if there are any, and
-                             whether that is all (`recomputable`)
+    attentions               name of the layer -> the options of its attention: scale, softcap,
+                             normalizer, mask (null, or the smallest and the largest query - key
+                             that is allowed; null for no limit), offset, heads, kv_heads, the
+                             tensors `bias` and `allowed` if there are any, and whether the weights
+                             can be recomputed from these options (`recomputable`)
 
-scores ... weights are in the file where they fit (see MATRICES); where they are not, the manifest
-says all that it takes to recompute them from queries and keys. A long text also has, for each
-layer, `overview`: at most OVERVIEW rows of the weights, evenly apart, and of as many columns as lie
-between them the largest weight.
+scores ... weights are in the file if they fit (see MATRICES); otherwise they can be recomputed from
+queries, keys and the manifest. For a long text each layer also has `overview`: at most OVERVIEW
+evenly spaced rows of the weights, with the largest weight of each group of columns.
 """
 
 from __future__ import annotations
@@ -46,13 +45,13 @@ from headway.attention.spec import Spec
 from headway.data.tokenizers import Tokenizer
 from headway.tracing import INSIDE, Trace, silent, trace
 
-MATRICES = 64 * 2**20  # bytes that the matrices of queries by keys may take
-OVERVIEW = 48  # rows and columns of a matrix seen from afar
+MATRICES = 64 * 2**20  # maximum bytes of all matrices of queries by keys
+OVERVIEW = 48  # maximum rows and columns of an overview
 
 Tensors = dict[str, np.ndarray]
 Manifest = dict[str, Any]
 
-_DRAWN = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
+_SYMBOLS = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 _INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp", "Zs")  # Unicode's categories
 
 
@@ -63,23 +62,23 @@ def record(
     most: int = MATRICES,
     keep: Collection[str] = (),
 ) -> tuple[Tensors, Manifest]:
-    """Run a model under a trace: its tensors, and what the manifest says of them.
+    """Trace a model; return its tensors and their part of the manifest.
 
-    run: the model on a part of the tokens; it is called with one token first, to learn the names.
-    most: the bytes that scores ... weights may take; if they take more they are left out wherever
-        they can be recomputed, except the weights of the layers in `keep`.
+    run: runs the model on a part of the tokens; first called with one token, to learn the names.
+    most: the maximum bytes of scores ... weights; if they need more, those that can be recomputed
+        are left out, except the weights of the layers in `keep`.
     """
     with trace() as first:
         run(slice(0, 1))
     matrices = [name for name in first if name.rpartition(".")[2] in INSIDE]
-    # A matrix of one query and one key is one number, and there will be tokens squared of them.
+    # For one token, each matrix of a head is one number; for all tokens, tokens**2 numbers.
     lean = sum(as_numpy(first[name]).nbytes for name in matrices) * tokens**2 > most
-    apart = {f"{layer}.weights" for layer in keep}
-    told = {_layer(name) for name, note in first.notes.items() if _is_softmax(note)}
-    left = {name for name in matrices if lean and _layer(name) in told and name not in apart}
+    kept = {f"{layer}.weights" for layer in keep}
+    recomputable = {_layer(name) for name, spec in first.notes.items() if _is_softmax(spec)}
+    left = {name for name in matrices if lean and _layer(name) in recomputable and name not in kept}
     with trace(only=[name for name in first if name not in left]) as steps:
         run(slice(0, tokens))
-    tensors, manifest = described(steps)
+    tensors, manifest = describe(steps)
     shapes = {name: [*np.shape(first[name])[:-2], tokens, tokens] for name in left}
     shapes |= dict(manifest["steps"])
     manifest["steps"] = [[name, shapes[name]] for name in first]
@@ -89,10 +88,10 @@ def record(
     return tensors, manifest
 
 
-def described(steps: Trace) -> tuple[Tensors, Manifest]:
-    """The tensors of a trace, and the `steps` and `attentions` of the manifest.
+def describe(steps: Trace) -> tuple[Tensors, Manifest]:
+    """Return the tensors of a trace, and the `steps` and `attentions` of the manifest.
 
-    What was met again in several shapes (decoding) is left out.
+    Steps with several shapes (decoding) are left out.
     """
     tensors = {name: as_numpy(step) for name, step in steps.items() if not isinstance(step, list)}
     names = list(tensors)
@@ -108,48 +107,48 @@ def described(steps: Trace) -> tuple[Tensors, Manifest]:
 
 
 def save(path: Path, tensors: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:
-    """Write the file, whole or not at all."""
+    """Write the file; it is never incomplete."""
     text = json.dumps(manifest, sort_keys=True)
     with cache.atomic(path) as temporary:
         try:
-            # The library writes the memory of an array that is turned as it lies.
-            whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-            save_file(whole, temporary, metadata={"headway": text})
+            # safetensors ignores strides.
+            arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+            save_file(arrays, temporary, metadata={"headway": text})
         except SafetensorError as error:
-            raise OSError(f"{path} could not be written: {error}") from error
+            raise OSError(f"cannot write {path}: {error}") from error
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The tensors and the manifest. Raises ValueError when the file is no trace."""
+    """Return the tensors and the manifest. Raises ValueError if the file is not a trace."""
     try:
         with safe_open(path, "numpy") as file:
             manifest: dict[str, Any] = json.loads((file.metadata() or {})["headway"])
         return load_file(path), manifest
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no trace file: {error}") from error
+        raise ValueError(f"{path} is not a trace file: {error}") from error
 
 
-def drawn(raw: bytes) -> str:
-    """UTF-8 as one sees it: spaces are drawn, what is invisible or no character is escaped."""
-    return "".join(map(_drawn, raw.decode(errors="backslashreplace")))
+def display(raw: bytes) -> str:
+    """Make UTF-8 visible: symbols for spaces, escapes for invisible and invalid characters."""
+    return "".join(map(_display, raw.decode(errors="backslashreplace")))
 
 
-def spelled(tokens: Iterable[int], tokenizer: Tokenizer) -> list[Manifest]:
-    """id, bytes and display form of each token."""
+def token_records(tokens: Iterable[int], tokenizer: Tokenizer) -> list[Manifest]:
+    """Return id, bytes and display form of each token."""
     raws = [(int(token), tokenizer.token_bytes(int(token))) for token in tokens]
-    return [{"id": token, "bytes": raw.hex(), "display": drawn(raw)} for token, raw in raws]
+    return [{"id": token, "bytes": raw.hex(), "display": display(raw)} for token, raw in raws]
 
 
-def _drawn(character: str) -> str:
-    if character in _DRAWN:
-        return _DRAWN[character]
+def _display(character: str) -> str:
+    if character in _SYMBOLS:
+        return _SYMBOLS[character]
     if unicodedata.category(character) in _INVISIBLE:
         return f"\\u{ord(character):04x}"
     return character
 
 
 def _layer(name: str) -> str:
-    """The prefix of a step's name, with its dot."""
+    """Return the prefix of a step's name, with its dot."""
     return name[: name.rfind(".") + 1]
 
 
@@ -158,32 +157,28 @@ def _is_softmax(spec: Spec) -> bool:
 
 
 def _overview(layer: str, steps: Trace) -> Tensors:
-    """Of large matrices of weights: every n-th row, and in it the largest of every n columns."""
+    """Return every n-th row of a large matrix of weights, with the largest of every n columns."""
     weights = steps.get(layer + "weights")
-    operands = {layer + "queries", layer + "keys"} <= steps.keys()
-    told = operands and layer + "spec" in steps.notes
-    if isinstance(weights, list) or (weights is None and not told):
+    recomputable = {layer + "queries", layer + "keys"} <= steps.keys() and (
+        layer + "spec" in steps.notes
+    )
+    if isinstance(weights, list) or (weights is None and not recomputable):
         return {}
     size = (steps[layer + "queries"] if weights is None else weights).shape[-2]
     if size <= OVERVIEW:
         return {}
-    rows = slice(None, None, apart(size))
+    rows = slice(None, None, -(-size // OVERVIEW))
     if weights is None:
         spec = steps.notes[layer + "spec"]._replace(dropout=0.0)
         queries, keys = steps[layer + "queries"], steps[layer + "keys"]
         grid = grid_of(queries, keys, spec).select(rows=rows)
         with silent():
-            some = attention(queries[..., rows, :], keys, None, spec, grid)
+            chosen = attention(queries[..., rows, :], keys, None, spec, grid)
     else:
-        some = weights[..., rows, :]
-    found = as_numpy(some)
-    edges = np.arange(0, found.shape[-1], rows.step)
-    return {layer + "overview": np.maximum.reduceat(found, edges, axis=-1)}
-
-
-def apart(size: int) -> int:
-    """How many rows (and columns) of a matrix of this size one in its overview stands for."""
-    return -(-size // OVERVIEW)
+        chosen = weights[..., rows, :]
+    values = as_numpy(chosen)
+    edges = np.arange(0, values.shape[-1], rows.step)
+    return {layer + "overview": np.maximum.reduceat(values, edges, axis=-1)}
 
 
 def _finite(number: float) -> float | None:

@@ -152,9 +152,9 @@ def _times(model: GPT, batch: int, length: int) -> dict[str, float]:
     x = torch.randn(batch, length, model.config.width, requires_grad=True)
     models = {"multihead": model, **{rung: _packed(model, rung) for rung in PACKED}}
 
-    def side(layer: Any) -> measure.Side:
-        return measure.Side(lambda: layer(x).sum().backward())
+    def side(layer: Any) -> measure.Workload:
+        return measure.Workload(lambda: layer(x).sum().backward())
 
     sides = {name: side(model.blocks[0].attention) for name, model in models.items()}
-    times = measure.in_turns(sides, seconds=1.0)
+    times = measure.alternate(sides, seconds=1.0)
     return {name: median(seconds) for name, seconds in times.items()}

@@ -100,14 +100,14 @@ def compete(job: Job, folder: str) -> None:
     model = session.trainer.model
     split, left_out = translation.held(plan.source, tokenizer, config.model.context)
     known = frozenset(pair.source for pair in split.train)
-    asked = lab.questions(source, known, split.test)
-    asked, longer = lab.fitting(asked, tokenizer, config.model.context)
+    questions = lab.questions(source, known, split.test)
+    questions, longer = lab.fitting(questions, tokenizer, config.model.context)
     text, matrix = "", None
     sentence = pairs.encoded(SENTENCE, tokenizer)
     if len(sentence) <= config.model.context:  # it may be in a language that the model cannot read
         (output,) = translated(model, tokenizer, [SENTENCE], beams=4)
         text = output.text
-        if job.variant != "rnn" and output.whole:
+        if job.variant != "rnn" and output.complete:
             weights = alignment(model, sentence, output.tokens)
             by_word = lab.by_word(weights, sentence[:-1].tolist(), output.tokens, tokenizer)
             matrix = by_word._asdict() | {"weights": by_word.weights.round(3).tolist()}
@@ -115,7 +115,7 @@ def compete(job: Job, folder: str) -> None:
         "machine": machine(device.type),
         "parameters": sum(p.numel() for p in model.parameters()),
         "answers": [
-            lab.as_dict(answer) for answer in lab.answers(model, tokenizer, asked, beams=4)
+            lab.as_dict(answer) for answer in lab.answers(model, tokenizer, questions, beams=4)
         ],
         "longer": longer,
         "left_out": left_out,

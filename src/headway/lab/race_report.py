@@ -129,7 +129,7 @@ def answers(report: RaceReport) -> Iterator[str]:
         counts = {
             "pairs were too long for the model and not used for training": run.result["left_out"],
             "test sentences were too long for the model": run.result["longer"],
-            "translations were cut off at the context": sum(not a.whole for a in run.answers),
+            "translations were cut off at the context": sum(not a.complete for a in run.answers),
         }
         for text, count in counts.items():
             if count:

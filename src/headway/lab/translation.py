@@ -1,4 +1,4 @@
-"""How well a model translates: by itself, by the length of the sentences and by their depth."""
+"""The quality of a translation model: in total, by sentence length and by depth."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from headway.torch.tasks import placed
 from headway.torch.translate import alignment, translated
 from headway.training import translation
 
-BEYOND = 2  # how much deeper than what was learnt the test goes
-EACH = 200  # test sentences of each depth
-LENGTHS = (5, 10, 15, 20, 30, 40)  # words at which groups of sentences end
-_AT_ONCE = 64
+BEYOND = 2  # depths in the test beyond those of the training data
+PER_DEPTH = 200  # test sentences per depth
+LENGTHS = (5, 10, 15, 20, 30, 40)  # the last number of words in each group of sentences
+_BATCH = 64
 
 
-class Matrix(NamedTuple):
-    """How much each word of the target looked at each of the source."""
+class Alignment(NamedTuple):
+    """The attention weights from each word of the target to each word of the source."""
 
     source: list[str]
     target: list[str]
@@ -35,7 +35,7 @@ class Matrix(NamedTuple):
 
 @dataclass(frozen=True)
 class Question:
-    """A sentence to translate. links: of the words, where they are known; depth likewise."""
+    """A sentence to translate, with its alignment (pairs of words) and depth, if known."""
 
     source: str
     target: str
@@ -45,14 +45,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of it. whole: whether the model ended it, or it was cut. right, tokens: of the
-    target's tokens, how many were the likeliest given those before, and how many there are. hits,
-    sure_hits, guesses, sure: of links, see `aer`.
+    """The translation of a question, and its scores.
+
+    complete: whether the model ended it; otherwise it was cut. right: how many tokens of the target
+    the model predicts, given those before. tokens: of the target. hits, sure_hits, guesses, sure:
+    numbers of links, see `aer`.
     """
 
-    asked: Question
-    said: str
-    whole: bool
+    question: Question
+    text: str
+    complete: bool
     right: int
     tokens: int
     hits: int = 0
@@ -62,8 +64,9 @@ class Answer:
 
 
 class Scores(NamedTuple):
-    """Of some sentences. bleu, chrf: sacrebleu's; exact: the share that are right to the letter;
-    tokens: the share of right tokens; aer: the alignment error rate, None without known links."""
+    """The scores of several sentences. bleu, chrf: of sacrebleu; exact: the fraction of exact
+    matches; tokens: the fraction of right tokens; aer: the alignment error rate, None without
+    known alignments."""
 
     sentences: int
     bleu: float
@@ -74,68 +77,64 @@ class Scores(NamedTuple):
 
 
 def as_dict(answer: Answer) -> dict[str, Any]:
-    """For JSON; `from_dict` makes it an answer again, but for the links."""
-    asked = answer.asked
-    known = {"source": asked.source, "target": asked.target, "depth": asked.depth}
-    return known | {name: value for name, value in vars(answer).items() if name != "asked"}
+    """Return values for JSON; the alignment of the question is left out."""
+    question = answer.question
+    known = {"source": question.source, "target": question.target, "depth": question.depth}
+    return known | {name: value for name, value in vars(answer).items() if name != "question"}
 
 
-def from_dict(found: Mapping[str, Any]) -> Answer:
-    """Back from JSON."""
-    own = {
-        name: value for name, value in found.items() if name not in ("source", "target", "depth")
-    }
-    return Answer(Question(found["source"], found["target"], depth=found["depth"]), **own)
+def from_dict(values: Mapping[str, Any]) -> Answer:
+    """Return the answer of `as_dict`."""
+    rest = {**values}
+    question = Question(rest.pop("source"), rest.pop("target"), depth=rest.pop("depth"))
+    return Answer(question, **rest)
 
 
-def questions(source: str, known: frozenset[str], some: Sequence[pairs.Pair]) -> list[Question]:
-    """What to ask a model. source: of its pairs. known: the sentences that it learnt from; some:
-    those held out for the test, which a grammar does not need: it makes new ones, of depths beyond
-    those learnt too."""
+def questions(source: str, known: frozenset[str], test: Sequence[pairs.Pair]) -> list[Question]:
+    """Return the test sentences. source: of the pairs. known: the sentences of the training data.
+    test: the held-out pairs; a grammar instead generates new sentences, also of greater depths."""
     if not pairs.is_grammar(source):
-        return [Question(*pair) for pair in some]
-    found: list[Question] = []
+        return [Question(*pair) for pair in test]
+    result: list[Question] = []
     for depth in range(pairs.depth_of(source) + BEYOND + 1):
-        fresh = grammar.examples(4 * EACH, [depth], seed=1 + depth)
-        new = {each.english: each for each in fresh if each.english not in known}
-        found += [
-            Question(e.english, e.german, e.alignment, e.depth) for e in [*new.values()][:EACH]
+        generated = grammar.examples(4 * PER_DEPTH, [depth], seed=1 + depth)
+        new = {e.english: e for e in generated if e.english not in known}
+        result += [
+            Question(e.english, e.german, e.alignment, e.depth) for e in [*new.values()][:PER_DEPTH]
         ]
-    return found
+    return result
 
 
 def answers(
     model: Seq2Seq,
     tokenizer: Tokenizer,
-    asked: Sequence[Question],
+    questions: Sequence[Question],
     beams: int,
     show: Callable[[int], object] = lambda more: None,
 ) -> list[Answer]:
-    """What a model says to each. show: told how many more are done.
+    """Translate all questions. show: called with the number of further answers.
 
-    Raises ValueError for a sentence that the model cannot hold.
+    Raises ValueError for a sentence that is too long for the model.
     """
     attends = model.config.kind != "rnn"
-    found = []
-    for first in range(0, len(asked), _AT_ONCE):
-        some = asked[first : first + _AT_ONCE]
-        said = translated(model, tokenizer, [each.source for each in some], beams)
-        right = _right(model, tokenizer, some)
-        for question, text, (hits, tokens) in zip(some, said, right, strict=True):
+    result = []
+    for first in range(0, len(questions), _BATCH):
+        batch = questions[first : first + _BATCH]
+        outputs = translated(model, tokenizer, [question.source for question in batch], beams)
+        right = _right(model, tokenizer, batch)
+        for question, output, (hits, tokens) in zip(batch, outputs, right, strict=True):
             links = _links(model, tokenizer, question) if attends and question.links else ()
-            found.append(Answer(question, text.text, text.whole, hits, tokens, *links))
-        show(len(some))
-    return found
+            result.append(Answer(question, output.text, output.complete, hits, tokens, *links))
+        show(len(batch))
+    return result
 
 
 def fitting(
-    asked: Sequence[Question], tokenizer: Tokenizer, context: int
+    questions: Sequence[Question], tokenizer: Tokenizer, context: int
 ) -> tuple[list[Question], int]:
-    """Those that a model of this context can hold, and how many it cannot."""
-    held = [
-        each for each in asked if translation.fits(each.source, each.target, tokenizer, context)
-    ]
-    return held, len(asked) - len(held)
+    """Return the questions that are not too long for this context, and the number of others."""
+    short = [q for q in questions if translation.fits(q.source, q.target, tokenizer, context)]
+    return short, len(questions) - len(short)
 
 
 def by_word(
@@ -143,118 +142,118 @@ def by_word(
     source: Sequence[int],
     target: Sequence[int],
     tokenizer: Tokenizer,
-) -> Matrix:
-    """An alignment of tokens, ends included, as one of words: of each word of the target the mean
-    over its tokens, of each of the source the sum. What looked at the end is left out.
+) -> Alignment:
+    """Reduce weights between tokens to weights between words: the mean over the tokens of a target
+    word, the sum over those of a source word. The last row and column, of the ends, are left out.
 
-    source, target: the tokens, as the model has them, without their ends: what a model writes need
-    not be cut as the tokenizer would cut it.
+    source, target: the tokens as the model has them, without the ends; a model may split a word in
+    another way than the tokenizer.
     """
-    (read, columns), (said, rows) = _owners(source, tokenizer), _owners(target, tokenizer)
-    whole = np.zeros((len(said), len(read)))
-    for row, token in zip(rows, weights[:-1], strict=True):
-        for column, weight in zip(columns, token[:-1], strict=True):
-            whole[row, column] += weight / rows.count(row)
-    return Matrix(read, said, whole)
+    (read, columns), (written, rows) = _words(source, tokenizer), _words(target, tokenizer)
+    by_words = np.zeros((len(written), len(read)))
+    for row, of_token in zip(rows, weights[:-1], strict=True):
+        for column, weight in zip(columns, of_token[:-1], strict=True):
+            by_words[row, column] += weight / rows.count(row)
+    return Alignment(read, written, by_words)
 
 
-def scores(some: Sequence[Answer]) -> Scores:
-    """BLEU, chrF and the other scores of all answers together. Needs the extra `translate`."""
+def scores(answers: Sequence[Answer]) -> Scores:
+    """Return the scores of all answers together. Needs the extra `translate`."""
     from sacrebleu import BLEU, CHRF  # late: an extra
 
-    said, right = [each.said for each in some], [[each.asked.target for each in some]]
-    sure = sum(each.sure for each in some)
+    texts, targets = [a.text for a in answers], [[a.question.target for a in answers]]
     return Scores(
-        sentences=len(some),
-        bleu=BLEU().corpus_score(said, right).score,
-        chrf=CHRF().corpus_score(said, right).score,
-        exact=sum(each.said == each.asked.target for each in some) / len(some),
-        tokens=sum(each.right for each in some) / sum(each.tokens for each in some),
-        aer=aer(some) if sure else None,
+        sentences=len(answers),
+        bleu=BLEU().corpus_score(texts, targets).score,
+        chrf=CHRF().corpus_score(texts, targets).score,
+        exact=sum(a.text == a.question.target for a in answers) / len(answers),
+        tokens=sum(a.right for a in answers) / sum(a.tokens for a in answers),
+        aer=aer(answers) if any(a.sure for a in answers) else None,
     )
 
 
 def signatures() -> list[str]:
-    """How sacrebleu computes its scores, in its own short form."""
+    """Return the versions and settings of sacrebleu's scores, in its own notation."""
     from sacrebleu import BLEU, CHRF
 
-    found = []
+    result = []
     for name, metric in (("BLEU", BLEU()), ("chrF", CHRF())):
-        metric.corpus_score(["a"], [["a"]])  # before that it knows no number of references
-        found.append(f"{name}: {metric.get_signature()}")
-    return found
+        metric.corpus_score(["a"], [["a"]])  # get_signature needs the number of references
+        result.append(f"{name}: {metric.get_signature()}")
+    return result
 
 
-def aer(some: Sequence[Answer]) -> float:
+def aer(answers: Sequence[Answer]) -> float:
     """1 - (|A and S| + |A and P|) / (|A| + |S|)  (Och and Ney 2003, equation 9).
 
-    A: for each word of the target that stands for something, the word of the source that it looked
-    at most. P: all links; S: those of words of the target that have one only.
+    A: for each aligned word of the target, the word of the source with its largest weight. P: all
+    links; S: the links of target words that have only one.
     """
-    guesses, sure = sum(each.guesses for each in some), sum(each.sure for each in some)
-    hits = sum(each.hits + each.sure_hits for each in some)
+    guesses, sure = sum(a.guesses for a in answers), sum(a.sure for a in answers)
+    hits = sum(a.hits + a.sure_hits for a in answers)
     return 1 - hits / (guesses + sure)
 
 
-def by_length(some: Sequence[Answer]) -> dict[str, list[Answer]]:
-    """Groups by the words of the source."""
-    edges = [0, *LENGTHS, 10**9]
-    found = {}
-    for low, high in pairwise(edges):
-        group = [each for each in some if low < len(words(each.asked.source)) <= high]
+def by_length(answers: Sequence[Answer]) -> dict[str, list[Answer]]:
+    """Group answers by the number of words of the source."""
+    result = {}
+    for low, high in pairwise([0, *LENGTHS, 10**9]):
+        group = [a for a in answers if low < len(words(a.question.source)) <= high]
         if group:
-            found[f"{low + 1} to {high} words" if high < 10**9 else f"more than {low} words"] = (
-                group
-            )
-    return found
+            name = f"{low + 1} to {high} words" if high < 10**9 else f"more than {low} words"
+            result[name] = group
+    return result
 
 
-def by_depth(some: Sequence[Answer]) -> dict[str, list[Answer]]:
-    """Groups by depth, where there is such a thing."""
-    depths = sorted({each.asked.depth for each in some if each.asked.depth is not None})
-    return {f"depth {n}": [each for each in some if each.asked.depth == n] for n in depths}
+def by_depth(answers: Sequence[Answer]) -> dict[str, list[Answer]]:
+    """Group answers by depth, if it is known."""
+    depths = sorted({a.question.depth for a in answers if a.question.depth is not None})
+    return {f"depth {n}": [a for a in answers if a.question.depth == n] for n in depths}
 
 
-def _owners(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[list[str], list[int]]:
-    """The words of a sentence and, for each of its tokens, the number of the word to which most of
-    it belongs. A sentence without any word is one word, as it stands."""
+def _words(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[list[str], list[int]]:
+    """Return the words of a sentence and, for each token, the index of the word that contains most
+    of it. A sentence without any word counts as one word."""
     raw = [tokenizer.token_bytes(token - FIRST) for token in tokens]
     text = b"".join(raw).decode(errors="surrogateescape")
     spans = [match.span() for match in pairs.WORD.finditer(text)] or [(0, len(text))]
-    place = [0, *accumulate(len(each.encode(errors="surrogateescape")) for each in text)]
-    inside = [(place[start], place[end]) for start, end in spans]
+    offsets = [0, *accumulate(len(char.encode(errors="surrogateescape")) for char in text)]
+    inside = [(offsets[start], offsets[end]) for start, end in spans]
 
-    def owner(start: int, end: int) -> int:
+    def word_of(start: int, end: int) -> int:
         return max(
             range(len(inside)), key=lambda n: min(end, inside[n][1]) - max(start, inside[n][0])
         )
 
     ends = [*accumulate(map(len, raw))]
-    found = [owner(end - len(each), end) for each, end in zip(raw, ends, strict=True)]
+    indices = [word_of(end - len(part), end) for part, end in zip(raw, ends, strict=True)]
     shown = (text[start:end] for start, end in spans)
-    return [each.encode(errors="replace").decode() for each in shown], found
+    return [word.encode(errors="replace").decode() for word in shown], indices
 
 
-def _right(model: Seq2Seq, tokenizer: Tokenizer, some: Sequence[Question]) -> list[tuple[int, int]]:
-    """Of each target's tokens, how many are the likeliest after those before, and how many."""
-    rows = translation.encode([pairs.Pair(each.source, each.target) for each in some], tokenizer)
+def _right(
+    model: Seq2Seq, tokenizer: Tokenizer, questions: Sequence[Question]
+) -> list[tuple[int, int]]:
+    """Return, for each target, how many tokens the model predicts given those before, and how many
+    there are."""
+    rows = translation.encode([pairs.Pair(q.source, q.target) for q in questions], tokenizer)
     device = next(model.parameters()).device
     source, lengths, inputs, targets = placed(pairs.batch(rows), device)
     with torch.no_grad():
-        likeliest = model(source, lengths, inputs).argmax(-1)
-    there = targets != PADDING
-    hits = (likeliest == targets) & there
-    return list(zip(hits.sum(1).tolist(), there.sum(1).tolist(), strict=True))
+        predictions = model(source, lengths, inputs).argmax(-1)
+    is_token = targets != PADDING
+    hits = (predictions == targets) & is_token
+    return list(zip(hits.sum(1).tolist(), is_token.sum(1).tolist(), strict=True))
 
 
-def _links(model: Seq2Seq, tokenizer: Tokenizer, asked: Question) -> tuple[int, int, int, int]:
-    """hits, sure hits, guesses and sure links of a question, its target given."""
-    source, target = encoded(asked.source, tokenizer), encoded(asked.target, tokenizer)[:-1]
+def _links(model: Seq2Seq, tokenizer: Tokenizer, question: Question) -> tuple[int, int, int, int]:
+    """Return hits, sure hits, guesses and sure links of a question, given its target."""
+    source, target = encoded(question.source, tokenizer), encoded(question.target, tokenizer)[:-1]
     weights = alignment(model, source, target.tolist())
     guess = by_word(weights, source[:-1].tolist(), target.tolist(), tokenizer).weights.argmax(1)
     partners: dict[int, set[int]] = {}
-    for english, german in asked.links:
+    for english, german in question.links:
         partners.setdefault(german, set()).add(english)
-    hit = {german for german, some in partners.items() if int(guess[german]) in some}
-    sure = {german for german, some in partners.items() if len(some) == 1}
+    hit = {german for german, words in partners.items() if int(guess[german]) in words}
+    sure = {german for german, words in partners.items() if len(words) == 1}
     return len(hit), len(hit & sure), len(partners), len(sure)

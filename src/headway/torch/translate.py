@@ -20,19 +20,19 @@ _AT_ONCE = 64  # sentences
 
 class Translated(NamedTuple):
     """A translation. tokens: without END. score: the log probability over the length penalty.
-    whole: whether it ends with END; otherwise it was cut off at the model's context."""
+    complete: whether it ends with END; otherwise it was cut off at the model's context."""
 
     tokens: list[int]
     score: float
-    whole: bool
+    complete: bool
 
 
 class Text(NamedTuple):
-    """A translation as text; `whole` as in `Translated`."""
+    """A translation as text; `complete` as in `Translated`."""
 
     text: str
     tokens: list[int]
-    whole: bool
+    complete: bool
 
 
 def translate(
@@ -182,6 +182,6 @@ def translated(
     """Return the translations of sentences as text."""
     rows = [encoded(source, tokenizer) for source in sources]
     return [
-        Text(tokenizer.decode([token - FIRST for token in of.tokens]), of.tokens, of.whole)
+        Text(tokenizer.decode([token - FIRST for token in of.tokens]), of.tokens, of.complete)
         for of in translate(model, rows, beams=beams, penalty=penalty)
     ]

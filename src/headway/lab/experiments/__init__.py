@@ -1,18 +1,18 @@
-"""An experiment: a question, and the runs whose losses answer it. A small TOML file, such as
+"""An experiment: a question, and the runs whose losses answer it. It is a TOML file such as
 
 question = "Is sparsemax as good as softmax?"
 quick = { seeds = 3, steps = 300 }
 full = { seeds = 5, steps = 2000 }
 
-recipe = "lab"                  # what all runs have in common: by default this one
-model.layers = 2                # and what is different from it, as in a recipe
+recipe = "lab"                  # the settings of all runs; this is the default
+model.layers = 2                # changes to the recipe
 
 [[variants]]
 name = "softmax"
 
-[[variants]]                    # what is different about it, and what it is compared with:
-name = "sparsemax"              # by default the first; "" is nothing
-against = "softmax"
+[[variants]]
+name = "sparsemax"
+against = "softmax"             # by default the first variant; "" for no comparison
 model.normalizer = "sparsemax"
 """
 
@@ -45,10 +45,9 @@ _SEEDS = {"quick": 3, "full": 5}
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train: the settings of a recipe.
+    """A variant: the settings of a recipe.
 
-    against: the variant that it is compared with; None for one that stands for itself.
-    apart: why it is shown apart and never ranked; empty for all others.
+    against: the variant that it is compared with, or None. apart: why it is not ranked, or "".
     """
 
     name: str
@@ -59,10 +58,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A question, its variants, and how many seeds each of them gets.
-
-    size: quick or full. engine: in which they are trained.
-    """
+    """A question, its variants, and the number of seeds of each. size: quick or full."""
 
     name: str
     question: str
@@ -73,34 +69,32 @@ class Experiment:
 
     @property
     def folder(self) -> str:
-        """A name for the report: of the experiment, the text and the size."""
+        """The folder of the report."""
         text = str(self.variants[0].settings.get("text", recipes.TEXT))
         apart = "" if self.engine == "torch" else f"-{self.engine}"
         return _slug(f"{self.name}-{Path(text).stem}-{self.size}{apart}")
 
     def with_text(self, text: str) -> Experiment:
-        """The same on another text."""
-        changed = [
-            replace(each, settings={**each.settings, "text": text}) for each in self.variants
-        ]
-        return replace(self, variants=changed)
+        """Return the experiment on another text."""
+        variants = [replace(v, settings={**v.settings, "text": text}) for v in self.variants]
+        return replace(self, variants=variants)
 
     def with_budget(self, seeds: int | None, steps: int | None) -> Experiment:
-        """The same with other numbers of seeds and steps; None leaves a number as it is."""
-        changed = replace(self, seeds=self.seeds if seeds is None else seeds)
-        if steps is None:
-            return _whole(changed)
-        variants = [
-            replace(variant, settings=recipes.override(variant.settings, {"steps": steps}))
-            for variant in self.variants
-        ]
-        return _whole(replace(changed, variants=variants))
+        """Return the experiment with other numbers of seeds and steps; None keeps a number."""
+        variants = self.variants
+        if steps is not None:
+            variants = [
+                replace(v, settings=recipes.override(v.settings, {"steps": steps}))
+                for v in variants
+            ]
+        seeds = self.seeds if seeds is None else seeds
+        return _checked(replace(self, seeds=seeds, variants=variants))
 
     @cached_property
     def jobs(self) -> tuple[Job, ...]:
-        """Every run: all variants with the first seed, then with the next.
+        """All runs: all variants with the first seed, then with the next.
 
-        Raises ValueError for settings that make no sense, and for a text that is too short.
+        Raises ValueError for invalid settings and for a text that is too short.
         """
         configs = []
         for variant in self.variants:
@@ -115,7 +109,7 @@ class Experiment:
 
 
 class Job(NamedTuple):
-    """A run: of a variant, with a seed. folder: a name that no other settings have."""
+    """A run of a variant with a seed. folder: unique to these settings."""
 
     variant: str
     seed: int
@@ -138,16 +132,15 @@ def _slug(name: str) -> str:
 
 
 def names() -> list[str]:
-    """The experiments that come with Headway."""
+    """Return the names of the experiments that come with Headway."""
     files = (file.name for file in _folder().iterdir())
     return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
 
 
 def read(name: str, size: str) -> Experiment:
-    """An experiment by its name, or by the path of a .toml. size: quick or full.
+    """Read an experiment by its name, or by the path of a .toml file. size: quick or full.
 
-    Raises ValueError for an unknown name or key, with the nearest one, and for variants that make
-    no sense.
+    Raises ValueError for an unknown name or key, with the nearest one, and for invalid variants.
     """
     if name.endswith(".toml"):
         text = Path(name).read_text(encoding="utf-8")
@@ -156,45 +149,47 @@ def read(name: str, size: str) -> Experiment:
     else:
         near = get_close_matches(name, names(), n=1, cutoff=0.0)[0]
         raise ValueError(
-            f"no experiment {name!r}; did you mean {near!r}? There are {', '.join(names())}; "
-            "or give the path of a .toml"
+            f"unknown experiment {name!r}; did you mean {near!r}? available: {', '.join(names())}, "
+            "or the path of a .toml file"
         )
-    found = recipes.parsed(text, name)
+    content = recipes.parsed(text, name)
     what = f"the experiment {name}"
-    check_keys(what, found, _TOP)
+    check_keys(what, content, _TOP)
     for key in ("question", "variants"):
-        if key not in found:
+        if key not in content:
             raise ValueError(f"{what} has no {key!r}")
-    budget = found.get(size, {})
+    budget = content.get(size, {})
     if not isinstance(budget, dict):
-        raise ValueError(f"{size!r} of {what} is a table: {size} = {{ seeds = 3, steps = 600 }}")
+        raise ValueError(
+            f"{size!r} of {what} must be a table such as {size} = {{ seeds = 3, steps = 600 }}"
+        )
     check_keys(f"{size!r} of {what}", budget, ("seeds", "steps"))
-    own = {key: value for key, value in found.items() if key in recipes.TOP}
-    base = overlaid(recipes.read(found.get("recipe", RECIPE)), recipes.check(own, what))
+    changes = {key: value for key, value in content.items() if key in recipes.TOP}
+    base = overlaid(recipes.read(content.get("recipe", RECIPE)), recipes.check(changes, what))
     if "steps" in budget:
         base["training"]["steps"] = budget["steps"]
-    variants = [*_variants(found["variants"], base, what)]
+    variants = [*_variants(content["variants"], base, what)]
     seeds = budget.get("seeds", _SEEDS[size])
     stem = Path(name).name.removesuffix(".toml")
-    return _whole(Experiment(stem, found["question"], variants, seeds, size))
+    return _checked(Experiment(stem, content["question"], variants, seeds, size))
 
 
 def of_recipes(files: Sequence[str], size: str) -> Experiment:
-    """Any two or more recipes, each compared with the first."""
+    """Compare two or more recipes with the first one."""
     stems = [Path(file).name.removesuffix(".toml") for file in files]
-    called = stems if len(set(stems)) == len(stems) else files
+    names = stems if len(set(stems)) == len(stems) else files
     variants = [
-        Variant(name, recipes.read(file), against=None if name == called[0] else called[0])
-        for name, file in zip(called, files, strict=True)
+        Variant(name, recipes.read(file), against=None if name == names[0] else names[0])
+        for name, file in zip(names, files, strict=True)
     ]
     question = "Which of these recipes is better?"
-    return _whole(Experiment("-".join(stems), question, variants, _SEEDS[size], size))
+    return _checked(Experiment("-".join(stems), question, variants, _SEEDS[size], size))
 
 
 def of_values(assignments: Sequence[str], recipe: str, size: str) -> Experiment:
-    """A recipe with every combination of values: heads=2,4 and width=32,64 give four variants.
+    """Compare all combinations of values: heads=2,4 and width=32,64 give four variants.
 
-    Each variant is compared with the first. Raises ValueError for an invalid assignment and for an
+    The first variant is the baseline. Raises ValueError for an invalid assignment and for an
     unknown setting, with the nearest one.
     """
     choices: dict[str, list[str]] = {}
@@ -212,11 +207,11 @@ def of_values(assignments: Sequence[str], recipe: str, size: str) -> Experiment:
         label = " ".join(f"{name}={text}" for name, text in texts.items())
         variants.append(Variant(label, settings, variants[0].name if variants else None))
     question = f"What do {' and '.join(choices)} change?"
-    return _whole(Experiment("-".join(choices), question, variants, _SEEDS[size], size))
+    return _checked(Experiment("-".join(choices), question, variants, _SEEDS[size], size))
 
 
 def _value(text: str) -> Any:
-    """A number, true or false as in TOML; anything else is a string."""
+    """Parse a number, true or false as in TOML; anything else is a string."""
     try:
         return recipes.parsed(f"value = {text}", "")["value"]
     except ValueError:
@@ -224,49 +219,52 @@ def _value(text: str) -> Any:
 
 
 def is_experiment(name: str) -> bool:
-    """Whether this is an experiment, not a recipe: a name of ours, or a file with variants."""
+    """Whether this is an experiment, not a recipe: a name, or a file with variants."""
     if not name.endswith(".toml"):
         return True
     return "variants" in recipes.parsed(Path(name).read_text(encoding="utf-8"), name)
 
 
-def _variants(found: Any, base: Settings, what: str) -> Iterator[Variant]:
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise ValueError(f"{what} lists its variants as [[variants]]")
-    first = found[0].get("name") if found else None
-    for each in found:
-        check_keys(f"a variant of {what}", each, _VARIANT)
-        if "name" not in each:
+def _variants(tables: Any, base: Settings, what: str) -> Iterator[Variant]:
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ValueError(f"{what} must list its variants as [[variants]]")
+    first = tables[0].get("name") if tables else None
+    for table in tables:
+        check_keys(f"a variant of {what}", table, _VARIANT)
+        if "name" not in table:
             raise ValueError(f"a variant of {what} has no name")
-        own = {key: value for key, value in each.items() if key in recipes.TOP}
-        settings = overlaid(base, recipes.check(own, f"{each['name']!r} of {what}"))
-        against = each.get("against", first if each["name"] != first else "")
-        yield Variant(each["name"], settings, against or None)
+        changes = {key: value for key, value in table.items() if key in recipes.TOP}
+        settings = overlaid(base, recipes.check(changes, f"{table['name']!r} of {what}"))
+        against = table.get("against", first if table["name"] != first else "")
+        yield Variant(table["name"], settings, against or None)
 
 
-def _whole(experiment: Experiment) -> Experiment:
-    """The same. Raises ValueError for variants that cannot be compared."""
-    known = [each.name for each in experiment.variants]
-    if len(known) < 2 or len(set(known)) < len(known):
-        raise ValueError(f"{experiment.name} compares two variants or more, each with its own name")
-    for each in experiment.variants:
-        if each.against is not None and each.against not in known:
-            near = get_close_matches(each.against, known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{each.name!r} is compared with {each.against!r}: is it {near!r}?")
-        if each.against is not None:
-            other = next(one for one in experiment.variants if one.name == each.against)
-            if _measure(each.settings) != _measure(other.settings):
-                raise ValueError(
-                    f"the losses of {each.name!r} and {each.against!r} are of different texts or "
-                    "tokens, and cannot be compared"
-                )
+def _checked(experiment: Experiment) -> Experiment:
+    """Return the experiment; raises ValueError for variants that cannot be compared."""
+    by_name = {variant.name: variant for variant in experiment.variants}
+    if not 1 < len(by_name) == len(experiment.variants):
+        raise ValueError(f"{experiment.name} needs at least two variants with different names")
+    for variant in experiment.variants:
+        if variant.against is None:
+            continue
+        if variant.against not in by_name:
+            near = get_close_matches(variant.against, by_name, n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f"{variant.name!r} is compared with the unknown variant {variant.against!r}; did "
+                f"you mean {near!r}?"
+            )
+        if _unit(variant.settings) != _unit(by_name[variant.against].settings):
+            raise ValueError(
+                f"the losses of {variant.name!r} and {variant.against!r} cannot be compared, "
+                "because their texts or tokenizers differ"
+            )
     if experiment.seeds < 1:
-        raise ValueError(f"{experiment.name} takes 1 seed or more")
+        raise ValueError(f"seeds of {experiment.name} must be >= 1 (got {experiment.seeds})")
     return experiment
 
 
-def _measure(settings: Settings) -> tuple[Any, ...]:
-    """What two losses must have in common to be compared."""
+def _unit(settings: Settings) -> tuple[Any, ...]:
+    """Return the settings that must be equal for losses to be comparable."""
     text, kind = settings.get("text", recipes.TEXT), settings.get("tokenizer", recipes.TOKENIZER)
     return text, kind, settings["model"].get("vocabulary") if kind == "bpe" else None
 

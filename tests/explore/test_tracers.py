@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import headway
-from headway.explore import subjects, trace_file
+from headway.explore import trace_file, tracers
 from headway.explore.edits import EDITS, Edit
-from headway.explore.subjects import Ask, BesideLadder, LadderSubject, RunSubject
+from headway.explore.tracers import LadderTracer, RunTracer, TraceRequest, WithLadder
 from headway.torch.generate import generate
 from headway.torch.weights import load
 from headway.training.runs import Run
@@ -19,14 +19,14 @@ LAYER = "blocks.0.attention"
 
 
 @pytest.fixture(scope="module")
-def subject(run):
-    return RunSubject(run)
+def tracer(run):
+    return RunTracer(run)
 
 
-def test_the_manifest_says_what_ran(subject, run, monkeypatch):
+def test_the_manifest_says_what_ran(tracer, run, monkeypatch):
     logged = [{"validation": 0.5}, {"validation": 0.25}, {"validation": None}]
     monkeypatch.setattr(Run, "logged", lambda self: logged)
-    tensors, manifest = subject.trace(Ask(TEXT, write=6, temperature=1.3, top_k=7, seed=4))
+    tensors, manifest = tracer.trace(TraceRequest(TEXT, write=6, temperature=1.3, top_k=7, seed=4))
     assert [token["id"] for token in manifest["tokens"]] == list(TEXT.encode())
     start = [np.array(list(TEXT.encode()))]
     draws = {"tokens": 6, "temperature": 1.3, "top_k": 7, "seed": 4}
@@ -44,13 +44,13 @@ def test_the_manifest_says_what_ran(subject, run, monkeypatch):
     np.testing.assert_allclose(manifest["changes"]["blocks.0"], shares, rtol=1e-5)
 
 
-def test_of_many_logits_the_last_are_kept(subject, monkeypatch):
-    complete = subject.trace(Ask(TEXT))[0]["logits"]
-    monkeypatch.setattr(subjects, "LOGITS", 3 * complete[0, 0].nbytes)
-    assert np.array_equal(subject.trace(Ask(TEXT))[0]["logits"], complete[:, -3:])
+def test_of_many_logits_the_last_are_kept(tracer, monkeypatch):
+    complete = tracer.trace(TraceRequest(TEXT))[0]["logits"]
+    monkeypatch.setattr(tracers, "LOGITS", 3 * complete[0, 0].nbytes)
+    assert np.array_equal(tracer.trace(TraceRequest(TEXT))[0]["logits"], complete[:, -3:])
 
 
-def test_a_trace_that_is_no_longer_wanted_stops(subject):
+def test_a_trace_that_is_no_longer_wanted_stops(tracer):
     asked = []
 
     def stop():
@@ -59,7 +59,7 @@ def test_a_trace_that_is_no_longer_wanted_stops(subject):
             raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        subject.trace(Ask(TEXT, write=5), stop)
+        tracer.trace(TraceRequest(TEXT, write=5), stop)
     assert len(asked) == 3
 
 
@@ -68,7 +68,7 @@ def test_an_overview_is_every_nth_row_and_the_largest_of_n_columns(only):
     queries = torch.randn(1, 2, 100, 4, generator=torch.Generator().manual_seed(0))
     with headway.trace(only=only) as steps:
         headway.attend(queries, queries, queries, causal=True)
-    tensors, manifest = trace_file.described(steps)
+    tensors, manifest = trace_file.describe(steps)
     assert manifest["overview"] == 48
     assert trace_file.apart(100) == 3
     weights = headway.attention_weights(queries, queries, causal=True).numpy()
@@ -78,17 +78,17 @@ def test_an_overview_is_every_nth_row_and_the_largest_of_n_columns(only):
             np.testing.assert_allclose(tensors["overview"][:, :, row, column], part, atol=1e-6)
 
 
-def test_what_was_changed_is_not_recomputed(subject):
-    tensors, manifest = subject.trace(Ask(TEXT, edits=(Edit("uniform", LAYER, 1),)))
+def test_what_was_changed_is_not_recomputed(tracer):
+    tensors, manifest = tracer.trace(TraceRequest(TEXT, edits=(Edit("uniform", LAYER, 1),)))
     assert not manifest["attentions"][LAYER]["recomputable"]
     assert manifest["attentions"]["blocks.1.attention"]["recomputable"]
     even = np.tril(np.ones((15, 15))) / np.arange(1, 16)[:, None]
     np.testing.assert_allclose(tensors[f"{LAYER}.weights"][0, 1], even, rtol=1e-6)
 
 
-def test_a_lean_trace_keeps_the_weights_of_changed_layers(subject, monkeypatch):
+def test_a_lean_trace_keeps_the_weights_of_changed_layers(tracer, monkeypatch):
     monkeypatch.setitem(trace_file.record.__kwdefaults__, "most", 0)
-    tensors, manifest = subject.trace(Ask(TEXT, edits=(Edit("identity", LAYER),)))
+    tensors, manifest = tracer.trace(TraceRequest(TEXT, edits=(Edit("identity", LAYER),)))
     assert f"{LAYER}.weights" in tensors
     assert f"{LAYER}.scores" not in tensors
     assert "blocks.1.attention.weights" not in tensors
@@ -97,9 +97,9 @@ def test_a_lean_trace_keeps_the_weights_of_changed_layers(subject, monkeypatch):
 
 
 @pytest.mark.parametrize("what", EDITS)
-def test_a_change_is_of_its_head_alone(subject, what):
-    plain, _ = subject.trace(Ask(TEXT))
-    changed, _ = subject.trace(Ask(TEXT, edits=(Edit(what, LAYER, 2),)))
+def test_a_change_is_of_its_head_alone(tracer, what):
+    plain, _ = tracer.trace(TraceRequest(TEXT))
+    changed, _ = tracer.trace(TraceRequest(TEXT, edits=(Edit(what, LAYER, 2),)))
     before, after = (tensors[f"{LAYER}.context"][0] for tensors in (plain, changed))
     differs = [
         not np.allclose(one, other, atol=1e-6) for one, other in zip(before, after, strict=True)
@@ -130,21 +130,24 @@ def test_what_is_no_edit(result, message):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (Edit("off", "blocks.7.attention"), "cannot be changed so: no step matches"),
+        (
+            Edit("off", "blocks.7.attention"),
+            "this edit does not apply to this model: no step matches",
+        ),
         (Edit("off", LAYER, 4), r"head must be below 4 in blocks.0.attention \(got 4\)"),
     ],
 )
-def test_what_cannot_be_changed(subject, edit, message):
+def test_what_cannot_be_changed(tracer, edit, message):
     with pytest.raises(ValueError, match=message):
-        subject.trace(Ask(TEXT, edits=(edit,)))
+        tracer.trace(TraceRequest(TEXT, edits=(edit,)))
 
 
-def test_the_ladder_beside_a_run(subject):
-    tensors, manifest = BesideLadder(subject).trace(Ask(TEXT))
-    alone, _ = LadderSubject().trace(Ask("Your journey starts with one step"))
+def test_the_ladder_beside_a_run(tracer):
+    tensors, manifest = WithLadder(tracer).trace(TraceRequest(TEXT))
+    alone, _ = LadderTracer().trace(TraceRequest("Your journey starts with one step"))
     assert all(np.array_equal(tensors[name], alone[name]) for name in alone)
     assert manifest["kind"] == "model"
     assert manifest["ladder"]["text"] == "Your journey starts with one step"
     for text in ("", " ", "w " * 33):
-        with pytest.raises(ValueError, match="the ladder takes 1 to 32 words"):
-            LadderSubject().trace(Ask(text))
+        with pytest.raises(ValueError, match="the text must have 1 to 32 words"):
+            LadderTracer().trace(TraceRequest(text))

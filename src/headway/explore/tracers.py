@@ -1,0 +1,306 @@
+"""Tracers: each runs a text through a model and returns the trace for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+import numpy as np
+
+from headway import engines
+from headway.attention.arrays import Array, as_numpy
+from headway.data.pairs import FIRST, START, encoded
+from headway.engines import Name
+from headway.explore import trace_file
+from headway.explore.edits import EDITS, Edit, apply_all
+from headway.explore.trace_file import Manifest, Tensors
+from headway.ladder.rung import SENTENCE, run_example, words_and_inputs
+from headway.ladder.rungs import LADDER
+from headway.tracing import edit, trace
+from headway.training import checkpoints
+
+if TYPE_CHECKING:
+    from headway.training.runs import Run
+
+LOGITS = 32 * 2**20  # bytes of logits in a trace; of a longer text only the last positions
+WRITE, WRITTEN = 24, 200  # generated tokens: the default and the maximum
+WORDS = 32  # the maximum on the ladder
+
+
+@dataclass(frozen=True)
+class TraceRequest:
+    """A text, edits of the model, and how to generate. Raises ValueError for invalid numbers.
+
+    write: the number of tokens to generate; the rest as in `models.sampling.sample`.
+    """
+
+    text: str
+    edits: tuple[Edit, ...] = ()
+    write: int = 0
+    temperature: float = 1.0
+    top_k: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.write <= WRITTEN:
+            raise ValueError(f"write must be from 0 to {WRITTEN} (got {self.write})")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be >= 0 and below 2^32 (got {self.seed})")
+
+
+Stop = Callable[[], None]  # raises an error if the result is no longer needed
+
+
+def never_stop() -> None:
+    """Continue."""
+
+
+class Tracer(Protocol):
+    """Something that the page can show."""
+
+    def trace(self, request: TraceRequest, stop: Stop = never_stop) -> tuple[Tensors, Manifest]:
+        """Return the tensors by the names of their steps, and the manifest.
+
+        Raises ValueError for an invalid text.
+        """
+        ...
+
+
+@final
+class RunTracer:
+    """The last checkpoint of a run. Raises ValueError if there is none."""
+
+    def __init__(self, run: Run, engine: Name = "torch") -> None:
+        self.run, self.config, self.tokenizer = run, run.config, run.tokenizer
+        checkpoint = checkpoints.latest(run.checkpoints)
+        self.step = int(checkpoint.name.removeprefix("step-"))
+        self.engine = engines.engine_named(engine)
+        self.model = self.engine.load(run, checkpoint)
+        vocabulary = min(self.config.model.vocabulary, self.tokenizer.vocabulary)
+        tokens = trace_file.token_records(range(vocabulary), self.tokenizer)
+        self._vocabulary = [token["display"] for token in tokens]
+
+    def default_text(self) -> str:
+        """Generate a text. Raises ValueError if the run generates nothing readable."""
+        written = list(
+            self._written([*self.tokenizer.encode("\n")], TraceRequest("", write=16), never_stop)
+        )
+        text = self.tokenizer.decode(written).replace("\ufffd", "")
+        text = text.strip() or text
+        while len(self.tokenizer.encode(text)) > self.config.model.context:
+            text = text[:-1]
+        if not text:
+            raise ValueError("the run generates no readable text: give a text")
+        return text
+
+    def trace(self, request: TraceRequest, stop: Stop = never_stop) -> tuple[Tensors, Manifest]:
+        """Trace the text through the edited model, and generate a continuation."""
+        config = self.config.model
+        tokens = self.tokenizer.encode(request.text)
+        if not 1 <= len(tokens) <= config.context:
+            raise ValueError(
+                f"the text must have 1 to {config.context:,} tokens (it has {len(tokens):,})"
+            )
+
+        def stopping(value: Array) -> Array:
+            stop()
+            return value
+
+        try:
+            with apply_all(request.edits):
+                with edit({"*after_*": stopping}):
+                    tensors, manifest = trace_file.record(
+                        lambda part: self.engine.logits(self.model, tokens[None, part]),
+                        len(tokens),
+                        keep={one.attention for one in request.edits},
+                    )
+                # Outside of `stopping`, so that it is compiled if there are no edits.
+                written = list(self._written([*tokens], request, stop))
+        except LookupError as error:
+            raise ValueError(f"this edit does not apply to this model: {error}") from None
+        most = max(1, LOGITS // tensors["logits"][0, 0].nbytes)
+        tensors["logits"] = tensors["logits"][:, -most:]
+        logged = [line["validation"] for line in self.run.logged() if line["validation"]]
+        manifest |= {
+            "kind": "model",
+            "title": trace_file.display(self.run.path.name.encode(errors="surrogateescape")),
+            "model": asdict(config),
+            "rung": self.config.rung,
+            "step": self.step,
+            "validation": logged[-1] if logged else None,
+            "text": request.text,
+            "tokens": trace_file.token_records(tokens, self.tokenizer),
+            "vocabulary": self._vocabulary,
+            "changes": changes(tensors),
+            "edits": [asdict(one) for one in request.edits],
+            "edit_kinds": [[name, kind.step, kind.label] for name, kind in EDITS.items()],
+            "written": trace_file.token_records(written, self.tokenizer),
+            "sampling": {
+                name: getattr(request, name) for name in ("write", "temperature", "top_k", "seed")
+            },
+        }
+        return tensors, manifest
+
+    def _written(self, tokens: list[int], request: TraceRequest, stop: Stop) -> Iterator[int]:
+        steps = self.engine.generate(
+            self.model,
+            [np.array(tokens)],
+            tokens=request.write,
+            temperature=request.temperature,
+            top_k=request.top_k,
+            seed=request.seed,
+        )
+        for (token,) in steps:
+            stop()
+            yield token
+
+
+@final
+class TranslationTracer:
+    """The last checkpoint of a translation model.
+
+    Raises ValueError if there is none, and for the kinds without attention between sentences.
+    """
+
+    def __init__(self, run: Run) -> None:
+        from headway.torch.weights import load  # late: PyTorch takes seconds to load
+
+        self.run, self.config, self.tokenizer = run, run.config, run.tokenizer
+        kind = self.config.model.kind
+        if kind in ("rnn", "encoder"):
+            raise ValueError(f"{run.path} is of kind {kind}, which has no attention to the source")
+        checkpoint = checkpoints.latest(run.checkpoints)
+        self.step = int(checkpoint.name.removeprefix("step-"))
+        self.model = load(run, checkpoint).eval()
+
+    def trace(self, request: TraceRequest, stop: Stop = never_stop) -> tuple[Tensors, Manifest]:
+        """Trace the source through the encoder, and its translation through the decoder."""
+        import torch  # late: PyTorch takes seconds to load
+
+        from headway.torch.translate import read, translate
+
+        if request.edits:
+            raise ValueError("a translation cannot be edited")
+        source = encoded(request.text, self.tokenizer)
+        if not request.text.strip():
+            raise ValueError("the sentence is empty: give some words")
+        (translation,) = translate(self.model, [source])
+        target = translation.tokens[: self.config.model.context - 1]
+        stop()
+        with torch.no_grad(), trace() as steps:
+            memory = read(self.model, [source])
+            self.model.decode(torch.tensor([[START, *target]]), memory, self.model.begin(memory))
+        if self.config.model.kind == "bahdanau":
+            tensors, manifest = self._joined(steps)
+        else:
+            tensors, manifest = trace_file.describe(steps)
+        written = self.tokenizer.decode([token - FIRST for token in target])
+        last = "⟨end⟩" if translation.complete else "⟨cut⟩"
+        records = self._records(target)
+        return tensors, manifest | {
+            "kind": "translation",
+            "title": f"{trace_file.display(self.run.path.name.encode())}: {written}",
+            "model": asdict(self.config.model),
+            "rung": None,
+            "step": self.step,
+            "text": request.text,
+            "key_tokens": [*self._records(source[:-1].tolist()), {"display": "⟨end⟩"}],
+            "tokens": [*records, {"display": last}],
+            "inputs": [{"display": "⟨start⟩"}, *records],
+        }
+
+    def _records(self, tokens: list[int]) -> list[Manifest]:
+        return trace_file.token_records((token - FIRST for token in tokens), self.tokenizer)
+
+    def _joined(self, steps: Any) -> tuple[Tensors, Manifest]:
+        """Join the steps of a decoder that attends once per word into matrices, one row per word."""
+        layer, tensors = "decoder.attention", {}
+        for name in ("queries", "keys", "values", "scores", "weights", "context"):
+            value = as_numpy(steps[f"{layer}.{name}"])  # ([words,] 1, 1, rows, columns)
+            value = value.reshape(-1, *value.shape[-2:])
+            matrix = value[0] if name in ("keys", "values") else value[:, 0]
+            tensors[f"{layer}.{name}"] = matrix[None, None]
+        shapes = [[name, list(tensor.shape)] for name, tensor in tensors.items()]
+        tensors[f"{layer}.v"] = as_numpy(self.model.decoder.attention.v)
+        options = dict.fromkeys(("softcap", "mask", "allowed", "bias"))
+        options |= {"scale": 1.0, "normalizer": "softmax", "offset": 0, "heads": 1, "kv_heads": 1}
+        options |= {"recomputable": False, "additive": f"{layer}.v"}
+        attentions = {layer: options}
+        return tensors, {"steps": shapes, "attentions": attentions, "overview": trace_file.OVERVIEW}
+
+
+@final
+class LadderTracer:
+    """All rungs, with the parameters of their worked examples."""
+
+    def trace(self, request: TraceRequest, stop: Stop = never_stop) -> tuple[Tensors, Manifest]:
+        """Trace the words of a text. Raises ValueError for none or too many."""
+        if request.edits or request.write:
+            raise ValueError("the ladder cannot be edited and generates nothing")
+        tensors, manifest = _ladder(request.text, stop)
+        return tensors, manifest | {"kind": "ladder", "title": "the ladder", "text": request.text}
+
+
+@final
+@dataclass(frozen=True)
+class WithLadder:
+    """A tracer that adds the ladder on the book's sentence, to which the page refers."""
+
+    tracer: Tracer
+
+    def trace(self, request: TraceRequest, stop: Stop = never_stop) -> tuple[Tensors, Manifest]:
+        """Return both traces in one."""
+        tensors, manifest = self.tracer.trace(request, stop)
+        rungs, ladder = _ladder(SENTENCE, stop)
+        return tensors | rungs, {
+            **manifest,
+            "ladder": ladder["ladder"],
+            "steps": manifest["steps"] + ladder["steps"],
+            "attentions": manifest["attentions"] | ladder["attentions"],
+        }
+
+
+def _ladder(text: str, stop: Stop) -> tuple[Tensors, Manifest]:
+    """Trace the words of a text through every rung."""
+    words, inputs = words_and_inputs(text)
+    if not 1 <= len(words) <= WORDS:
+        raise ValueError(f"the text must have 1 to {WORDS} words (it has {len(words)})")
+    tensors: Tensors = {"inputs": inputs}
+    steps: list[list[Any]] = [["inputs", list(inputs.shape)]]
+    attentions: Manifest = {}
+    rungs = []
+    for name, rung in LADDER.items():
+        stop()
+        _, trace_of_rung, context = run_example(rung, text)
+        prefix = f"ladder.{name}."
+        values, description = trace_file.describe(trace_of_rung)
+        values["result"] = context
+        tensors |= {prefix + step: tensor for step, tensor in values.items()}
+        steps += [[prefix + step, list(tensor.shape)] for step, tensor in values.items()]
+        for layer, options in description["attentions"].items():
+            attentions[f"{prefix}{layer}".rstrip(".")] = options
+        parameters, spec, _ = rung.example()
+        rungs.append(
+            {key: getattr(rung, key) for key in ("name", "idea", "equation", "source")}
+            | {"parameters": sorted(parameters), "dropout": spec.dropout}
+        )
+    shown = [trace_file.display(word.encode(errors="surrogatepass")) for word in words]
+    tokens = [{"display": word} for word in shown]
+    ladder = {"tokens": tokens, "text": " ".join(shown), "rungs": rungs}
+    manifest = {"steps": steps, "attentions": attentions, "tokens": tokens, "ladder": ladder}
+    return tensors, manifest | {"overview": trace_file.OVERVIEW}
+
+
+def changes(tensors: Tensors) -> dict[str, list[float]]:
+    """Return how much the attention and the MLP of each layer change the residual stream: the norm
+    of the update relative to the norm of the stream, the mean over the tokens."""
+    names = [name for name in tensors if name == "embedded" or ".after_" in name]
+    result: dict[str, list[float]] = {}
+    for before, after in pairwise(names):
+        old, new = tensors[before].astype(np.float64), tensors[after].astype(np.float64)
+        share = np.linalg.norm(new - old, axis=-1) / np.maximum(np.linalg.norm(old, axis=-1), 1e-30)
+        if np.isfinite(share).all():  # JSON knows no NaN
+            result.setdefault(after.rpartition(".")[0], []).append(float(share.mean()))
+    return result
