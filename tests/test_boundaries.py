@@ -67,10 +67,10 @@ def test_every_package_has_a_rule():
 
 
 def engine_free(name):
-    # Kernels use one engine, and in the explorer only the file `subjects` runs models.
+    # Kernels use one engine, and in the explorer only the file `tracers` runs models.
     if name.startswith("attention/kernels/"):
         return False
-    return package(name) in ENGINE_FREE or (package(name) == "explore" and "subjects" not in name)
+    return package(name) in ENGINE_FREE or (package(name) == "explore" and "tracers" not in name)
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if engine_free(name)])

@@ -88,7 +88,7 @@ BAD = {
     "empty prompt": ("generate tiny ''", "prompt is empty"),
     "top-p": ("generate tiny It --top-p 2", "top_p must be > 0"),
     "stop": ("generate tiny It --stop ''", "stop string must have"),
-    "trace": ("trace tiny ''", "the text has 0 tokens"),
+    "trace": ("trace tiny ''", "the text must have 1 to 8 tokens"),
     "trace too long": ("trace tiny itwasthebestoftimes", "the text must have 1 to 8 tokens"),
     "trace nowhere": ("trace tiny It -o no/where", "No such file"),
     "no runs": ("runs nowhere", "no runs in nowhere"),

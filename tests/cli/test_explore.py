@@ -102,14 +102,14 @@ BAD = {
     "three": (["tiny", "It", "was"], "was"),
     "option": (["tiny", "It", "--prot", "80"], "--port"),
     "port": (["--ladder", "--port", "many"], "many"),
-    "empty page": (["tiny", "", "--html", "x.html"], "the text has 0 tokens"),
+    "empty page": (["tiny", "", "--html", "x.html"], "the text must have 1 to 32 tokens"),
     "long page": (
         ["tiny", "It was" * 9, "--html", "x.html"],
         "must have 1 to 32 tokens (it has 54)",
     ),
     "unseen": (["tiny", "ü", "--html", "x.html"], "does not know the characters 'ü'"),
-    "no words": (["--ladder", "", "--html", "x.html"], "1 to 32 words, not 0"),
-    "many words": (["--ladder", "a " * 33, "--html", "x.html"], "1 to 32 words, not 33"),
+    "no words": (["--ladder", "", "--html", "x.html"], "must have 1 to 32 words"),
+    "many words": (["--ladder", "a " * 33, "--html", "x.html"], "1 to 32 words (it has 33)"),
     "too large": (["--ladder", "a " * 9, "--html", "x.html"], "too large"),
     "half a file": (["--ladder", "half", "--html", "x.html"], "surrogates not allowed"),
     "no folder": (["--ladder", "a", "--html", "no/where.html"], "no/where.html: No such file"),
@@ -135,9 +135,9 @@ def test_mistakes_are_one_line_a_failure_and_no_file(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tiny", ""], "the text has 0 tokens"),
+        (["tiny", ""], "the text must have 1 to 32 tokens"),
         (["tiny", "It was" * 9], "the text must have 1 to 32 tokens"),
-        (["--ladder", ""], "not 0"),
+        (["--ladder", ""], "must have 1 to 32 words"),
         (["--ladder", "--port", "80"], "1024 to 65535"),
     ],
 )

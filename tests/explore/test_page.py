@@ -217,7 +217,7 @@ def test_thumbnails_show_their_own_heads(page, run, traced, exported, large, tmp
         grid = np.array(canvas["at"]).reshape(canvas["height"], canvas["width"], 2)
         light, alpha = grid[1::zoom, 1::zoom].transpose(2, 0, 1)
         may = alpha == 255
-        apart = trace_file.apart(55) if large else 1
+        apart = -(-55 // trace_file.OVERVIEW) if large else 1
         rows, columns = np.indices(weights.shape) * apart
         assert np.array_equal(may, columns <= rows)
         seen = sorted(zip(weights[may], light[may], strict=True))
@@ -730,14 +730,14 @@ def test_what_is_too_large_is_refused_with_advice(traced, monkeypatch):
         export.page(*traced)
 
 
-def test_much_is_spared_in_order(traced, monkeypatch):
+def test_large_files_are_reduced_in_order(traced, monkeypatch):
     tensors, manifest = traced
-    complete, about = export.spared(tensors, manifest)
+    complete, about = export.reduced(tensors, manifest)
     assert complete.keys() == tensors.keys()
     assert about["left_out"] == []
     monkeypatch.setattr(export, "AIM", 0)
     monkeypatch.setattr(export, "LOGITS", 2 * tensors["logits"][0, 0].nbytes)
-    less, about = export.spared(tensors, manifest)
+    less, about = export.reduced(tensors, manifest)
     assert np.array_equal(less["logits"], tensors["logits"][:, -2:])
     assert set(about["left_out"]) == tensors.keys() - less.keys()
     assert "blocks.1.attention.queries" in less

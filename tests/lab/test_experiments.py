@@ -121,7 +121,7 @@ def test_the_folder_of_a_run_tells_its_settings_apart(text):
         ('question = "?"\n[[variants]]\nname = "a"', "at least two variants"),
         (
             'question = "?"\n[[variants]]\nname = "a"\n[[variants]]\nname = "a"',
-            "at least two variants with different names",
+            "variants with different names",
         ),
         ('question = "?"\n[[variants]]\nname = "a"\n[[variants]]\n', "has no name"),
         (
@@ -141,7 +141,7 @@ def test_the_folder_of_a_run_tells_its_settings_apart(text):
         ("question =", "is not valid TOML"),
         (
             'question = "?"\nquick = 3\nvariants = []',
-            "'quick' of the experiment .* must be a table",
+            "'quick' of the .* must be a table",
         ),
     ],
 )

@@ -4,8 +4,8 @@
     GET /static/NAME  the files of the page
     GET /trace/ID     a trace file, or a byte range of it
     POST /trace       a `TraceRequest` as JSON -> {"trace": ID}
-    POST /export      a `TraceRequest` and optionally `address`, the part of the page's address after
-                      # -> one HTML file
+    POST /export      the same, optionally with `address`, the part of the page's address after #
+                      -> one HTML file
 
 Other sites in the same browser could send requests too. They are refused, because Host and Origin
 must be those of this server, and a POST needs the token, which only the page can read.
@@ -189,9 +189,7 @@ class Queue:
 
                     def stop() -> None:
                         if self.closing.is_set() or gone.is_set():
-                            raise HTTPException(
-                                503, "the explorer was stopped, or the page was closed"
-                            )
+                            raise HTTPException(503, "the explorer was stopped or the page closed")
                         if time.monotonic() > deadline:
                             raise HTTPException(
                                 504, f"no result within {SECONDS:g} seconds: give a shorter text"

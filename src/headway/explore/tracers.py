@@ -215,7 +215,7 @@ class TranslationTracer:
         return trace_file.token_records((token - FIRST for token in tokens), self.tokenizer)
 
     def _joined(self, steps: Any) -> tuple[Tensors, Manifest]:
-        """Join the steps of a decoder that attends once per word into matrices, one row per word."""
+        """Join the steps of a decoder that attends once per word: one row per word."""
         layer, tensors = "decoder.attention", {}
         for name in ("queries", "keys", "values", "scores", "weights", "context"):
             value = as_numpy(steps[f"{layer}.{name}"])  # ([words,] 1, 1, rows, columns)

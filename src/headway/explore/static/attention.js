@@ -33,7 +33,7 @@ export class Head {
     this.offset = Array.isArray(offset) ? Number(offset.flat(Infinity)[0]) : offset;
   }
 
-  /** What ran or can be recomputed, in order. @returns {string[]} */
+  /** The steps that are recorded or can be recomputed, in order. @returns {string[]} */
   get steps() {
     const facts = this.facts;
     return ORDER.filter((name) => {
@@ -45,7 +45,7 @@ export class Head {
     });
   }
 
-  /** Whether it stands in a GPT. */
+  /** Whether it is a part of a GPT. */
   get inGPT() {
     return this.trace.manifest.kind === "model" && !this.attention.startsWith("ladder.");
   }
@@ -56,7 +56,7 @@ export class Head {
   }
 
   /**
-   * Where queries, keys or values are: a tensor of its own or, on the first rungs, the inputs.
+   * Where queries, keys or values are: in a tensor or, on the first rungs, the inputs.
    * @param {string} role @returns {{name: string, index: number} | null}
    */
   operand(role) {
@@ -77,29 +77,29 @@ export class Head {
   }
 
   /**
-   * Some rows of a step. With `training`, weights are dropped as while training.
+   * Some rows of a step. With `training`, dropout is applied as in training.
    * @param {string} step @param {number} [from] @param {number} [to] @param {Training} [training]
    * @returns {Promise<Rows>}
    */
   async rows(step, from = 0, to = Infinity, training = null) {
     const last = Math.min(to, this.size[0]);
-    const anew = training && (step === "dropped" || step === "context");
-    if (!anew && this.trace.has(this.name(step))) {
+    const changes = training && (step === "dropped" || step === "context");
+    if (!changes && this.trace.has(this.name(step))) {
       return { ...(await this.trace.matrix(this.name(step), this.index, from, last)), from, recomputed: false };
     }
     const key = `${from} ${last} ${training?.rate} ${training?.seed}`;
     if (this.last?.[0] !== key) this.last = [key, this._recomputed(from, last, training)];
-    const found = (await this.last[1]).get(step);
-    if (!found) throw new Error(`${this.name(step)} is not in this file`);
-    return { ...found, from, recomputed: true };
+    const matrix = (await this.last[1]).get(step);
+    if (!matrix) throw new Error(`${this.name(step)} is not in this file`);
+    return { ...matrix, from, recomputed: true };
   }
 
-  /** Whether a query may see a key, by the manifest. @param {number} row @param {number} key */
+  /** Whether a query may attend to a key, by the manifest. @param {number} row @param {number} key */
   allowed(row, key) {
     return this.sees(row, key, key);
   }
 
-  /** Whether a query may see any of some keys. @param {number} row @param {number} from @param {number} to */
+  /** Whether a query may attend to any key in a range. @param {number} row @param {number} from @param {number} to */
   sees(row, from, to) {
     const query = row + this.offset;
     return query - from >= this.least && query - to <= this.most;
@@ -109,10 +109,10 @@ export class Head {
   async _recomputed(from, to, training) {
     const { facts, trace } = this;
     /** @type {Map<string, Matrix>} */
-    const found = new Map();
-    const made = (/** @type {string} */ step, /** @type {number} */ columns, /** @type {number} */ rows = to - from) => {
+    const matrices = new Map();
+    const add = (/** @type {string} */ step, /** @type {number} */ columns, /** @type {number} */ rows = to - from) => {
       const matrix = { data: new Float64Array(rows * columns), rows, columns };
-      found.set(step, matrix);
+      matrices.set(step, matrix);
       return matrix.data;
     };
     const [rows, columns] = [to - from, this.size[1]];
@@ -124,10 +124,10 @@ export class Head {
       const [queries, keys] = [await this._operand("queries", from, to), await this._operand("keys")];
       const allowed = facts.allowed && (await this._broadcast(facts.allowed, from, to));
       const bias = facts.bias && (await this._broadcast(facts.bias, from, to));
-      const [scores, scaled] = [made("scores", columns), made("scaled", columns)];
-      const capped = facts.softcap == null ? scaled : made("capped", columns);
-      const masked = made("masked", columns);
-      weights = made("weights", columns);
+      const [scores, scaled] = [add("scores", columns), add("scaled", columns)];
+      const capped = facts.softcap == null ? scaled : add("capped", columns);
+      const masked = add("masked", columns);
+      weights = add("weights", columns);
       const width = queries.columns;
       for (let i = 0; i < rows; i++) {
         let most = -Infinity;
@@ -151,16 +151,16 @@ export class Head {
       }
     }
     if (training) {
-      const dropped = made("dropped", columns);
+      const dropped = add("dropped", columns);
       for (let at = 0; at < rows * columns; at++) {
         const [row, key] = [from + Math.floor(at / columns), at % columns];
         dropped[at] = kept(training, [0, this.index, row, key]) ? weights[at] / (1 - training.rate) : 0;
       }
       weights = dropped;
     }
-    if (!this.operand("values")) return found;
+    if (!this.operand("values")) return matrices;
     const values = await this._operand("values");
-    const context = made("context", values.columns);
+    const context = add("context", values.columns);
     for (let i = 0; i < rows; i++) {
       for (let j = 0; j < columns; j++) {
         const weight = weights[i * columns + j];
@@ -170,7 +170,7 @@ export class Head {
         }
       }
     }
-    return found;
+    return matrices;
   }
 
   /** @param {string} role @param {number} [from] @param {number} [to] */
@@ -204,7 +204,7 @@ export class Head {
 }
 
 /**
- * Whether a cell survives dropout: the hash of parts/dropout.py, in the same 32-bit integers.
+ * Whether a cell survives dropout: the hash of attention/dropout.py, in the same 32-bit integers.
  * @param {{rate: number, seed: number}} training @param {number[]} coordinates
  */
 export function kept({ rate, seed }, coordinates) {

@@ -1,4 +1,4 @@
-// Level 4, a cell: one number of one head, written out.
+// Level 4, a cell: how one weight of one head is computed.
 
 import { h, s } from "./dom.js";
 import { exact, percent, short } from "./numbers.js";
@@ -12,7 +12,7 @@ import { edited } from "./head.js";
 /** @typedef {import("./attention.js").Head} Head */
 
 const SHOWN = 16; // keys in the pictures of a row
-const TERMS = 3; // of a sum, before the dots
+const TERMS = 3; // shown terms of a sum
 
 /** @param {App} app @param {Head} head */
 export async function cellView(app, head) {
@@ -137,7 +137,7 @@ function shares(head, row, seen, strongest, key, tokens, pair, replaced) {
   const total = softmax ? seen.reduce((sum, j) => sum + raised(j), 0) : 0;
   const exp = (/** @type {number} */ j) => (plain ? short(logits[j]) : `exp(${short(logits[j])} − ${bracket(most)}) / ${short(total)} = ${short(raised(j))}`);
   const how = !seen.includes(key) ? "" : softmax ? `${exp(key)} / ${short(total)} = ` : replaced ? "replaced by your edit: " : "";
-  const said = seen.length > strongest.length ? `The strongest of ${seen.length} keys` : "All keys that it may attend to";
+  const label = seen.length > strongest.length ? `The strongest of ${seen.length} keys` : "All keys that it may attend to";
   return [
     h("p", { class: "sum" }, `weight${pair} = ${how}`, h("strong", { "data-value": row.weights[key] }, short(row.weights[key]))),
     h("div", { class: "bars" }, strongest.map((j) =>
@@ -145,7 +145,7 @@ function shares(head, row, seen, strongest, key, tokens, pair, replaced) {
         h("span", { class: "token", "data-token": j }, tokens[j]),
         h("span", { class: "track" }, h("span", { class: "fill weights", style: { width: `${100 * row.weights[j]}%` } })),
         h("span", { class: "number" }, `${softmax ? `${short(raised(j))} → ` : ""}${percent(row.weights[j])}`)))),
-    note(softmax ? `${said}: its ${plain ? "number" : "exp(score − largest)"}, all of them together ${short(total)}, and its share.` : `${said}, and its weight.`),
+    note(softmax ? `${label}: its ${plain ? "number" : "exp(score − largest)"}, all of them together ${short(total)}, and its share.` : `${label}, and its weight.`),
   ];
 }
 

@@ -1,5 +1,5 @@
-// What a number looks like. Both scales keep their order for colour-blind eyes; the diverging one
-// is ColorBrewer's RdBu (Brewer 2003).
+// Colours of numbers. Colour-blind people can order both scales; the diverging one is ColorBrewer's
+// RdBu (Brewer 2003).
 
 const LIGHT = ["#f7f5fb", "#ded8ee", "#c1b6de", "#a390cc", "#866cb8", "#6a499f", "#4f2984", "#330c5f"];
 const DARK = ["#24222b", "#3a2f52", "#53407c", "#6f55a3", "#8d6fc4", "#ab8fdc", "#cab4ee", "#ece2fb"];
@@ -11,8 +11,8 @@ const DIVERGING = [
 /** @typedef {"share" | "signed"} Scale */
 
 /**
- * The colour of a number on a scale that ends at `most`. Shares go by the square root, so that
- * small weights are seen; signed numbers have white at 0.
+ * The colour of a number on a scale that ends at `most`. Shares use the square root, so that
+ * small weights are visible; signed numbers have white at 0.
  * @param {number} x @param {Scale} scale @param {number} most @returns {string}
  */
 export function colour(x, scale, most) {
@@ -22,7 +22,7 @@ export function colour(x, scale, most) {
     : between(DIVERGING, (Math.min(Math.max(part, -1), 1) + 1) / 2);
 }
 
-/** On dark paper strong weights are bright, so that in both what is weak recedes. */
+/** On a dark page large weights are bright. */
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 /** @type {Map<string, Uint32Array>} */
@@ -44,14 +44,14 @@ export function packed(x, scale, most) {
   return palette[Math.round((scale === "share" ? part : (part + 1) / 2) * SHADES)];
 }
 
-/** Black or white, whichever is read better on a colour. @param {string} rgb */
+/** Black or white, whichever is more readable on a colour. @param {string} rgb */
 export function ink(rgb) {
   const [red, green, blue] = channels(rgb);
   return 0.3 * red + 0.6 * green + 0.1 * blue > 140 ? "#111111" : "#ffffff";
 }
 
 /**
- * The largest finite size in some numbers: where a signed scale ends.
+ * The largest finite absolute value: the end of a signed scale.
  * @param {ArrayLike<number>} numbers
  */
 export function largest(numbers) {

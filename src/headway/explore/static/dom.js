@@ -1,4 +1,4 @@
-// Elements from plain calls. Whatever comes from outside (tokens, names) enters as text nodes only.
+// Create elements. Strings from outside (tokens, names) are inserted as text nodes only.
 
 /** @typedef {Node | string | number | null | undefined | false} Child */
 /** @typedef {Record<string, any>} Attributes */
@@ -6,7 +6,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * An HTML element. `onclick` and its like are listeners, `style` an object, false leaves out.
+ * An HTML element. `onclick` etc. are listeners, `style` is an object, false omits an attribute.
  * @param {string} tag @param {Attributes} [attributes] @param {...(Child | Child[] | Child[][])} children
  * @returns {HTMLElement}
  */
@@ -24,7 +24,7 @@ export function s(tag, attributes = {}, ...children) {
 }
 
 /**
- * A button that says what it does.
+ * A button.
  * @param {Child} label @param {() => void} act @param {Attributes} [attributes]
  */
 export function button(label, act, attributes = {}) {

@@ -1,4 +1,4 @@
-// Level 3, a head: its steps one after another, each a matrix with tokens on both sides.
+// Level 3, a head: its steps as matrices of queries by keys.
 
 import { button, h, s } from "./dom.js";
 import { exact } from "./numbers.js";
@@ -13,12 +13,12 @@ import { edits, note, picker, words } from "./panel.js";
 /** @typedef {import("./matrix.js").Part} Part */
 /** @typedef {import("./matrix.js").Drawn} Drawn */
 
-/** Rows and columns seen at once. @param {App} app */
+/** The number of rows and columns in a window. @param {App} app */
 export function seen(app) {
   return app.width < 640 ? 12 : Math.max(24, Math.min(40, Math.floor(app.width / 40)));
 }
 
-const DROPOUT = 0.1; // of a model that was trained without
+const DROPOUT = 0.1; // shown for a model that was trained without dropout
 
 /** The steps of a head, and the one in focus. @param {App} app @param {Head} head */
 export function stepsOf(app, head) {
@@ -28,13 +28,13 @@ export function stepsOf(app, head) {
   return { steps, step };
 }
 
-/** How weights are dropped, if the reader asked to see training. @param {App} app @param {Head} head */
+/** The dropout of training, if it is shown. @param {App} app @param {Head} head */
 function training(app, head) {
   if (app.state.training == null || head.trace.has(head.name("dropped"))) return null;
   return { rate: app.trace.manifest.model?.dropout || DROPOUT, seed: app.state.training };
 }
 
-/** Where the window of a large matrix begins. @param {App} app @param {[number, number]} size */
+/** The start of the window in a large matrix. @param {App} app @param {[number, number]} size */
 export function windowAt(app, [rows, columns]) {
   const clamp = (/** @type {number} */ at, /** @type {number} */ count) => Math.max(0, Math.min(at, count - seen(app)));
   return [clamp(app.state.at?.[0] ?? rows, rows), clamp(app.state.at?.[1] ?? columns, columns)];
@@ -53,10 +53,10 @@ export async function headView(app, head) {
   /** @type {Map<string, Part & {recomputed: boolean}>} */
   const parts = new Map();
   for (const name of steps) {
-    const found = await head.rows(name, top, bottom, drop);
+    const step = await head.rows(name, top, bottom, drop);
     const wide = name === "context";
-    const [from, to] = wide ? [0, found.columns] : [left, right];
-    const data = cut(found, from, to);
+    const [from, to] = wide ? [0, step.columns] : [left, right];
+    const data = cut(step, from, to);
     const share = name === "weights" || name === "dropped" || (head.rung === "fixed" && name === "scores");
     const masks = !["scores", "scaled", "capped", "context"].includes(name);
     parts.set(name, {
@@ -65,11 +65,11 @@ export async function headView(app, head) {
       columnLabels: wide ? null : keyTokens.slice(left, right),
       scale: share ? "share" : "signed", most: share ? Math.max(1, largest(data)) : largest(data) || 1,
       hatched: masks ? (i, j) => masked(parts, head, i, j) : undefined,
-      width: 20, height: 20, recomputed: found.recomputed,
+      width: 20, height: 20, recomputed: step.recomputed,
     });
   }
   const focus = /** @type {Part & {recomputed: boolean}} */ (parts.get(step));
-  const hover = (/** @type {[number, number] | null} */ cell) => app.say(cell ? told(parts, step, cell, queryTokens, keyTokens) : []);
+  const hover = (/** @type {[number, number] | null} */ cell) => app.say(cell ? cellValues(parts, step, cell, queryTokens, keyTokens) : []);
   const pick = (/** @type {[number, number]} */ cell) => app.go({ step, cell: step === "context" ? [cell[0], Math.min(cell[0], columns - 1)] : cell });
   const picture = await focused(app, head, step, parts, { hover, pick, left, right, top, bottom, keyTokens });
 
@@ -104,7 +104,7 @@ function tile(app, name, current, part) {
 }
 
 /**
- * The step in focus with its inputs beside it.
+ * The step in focus, next to its inputs.
  * @param {App} app @param {Head} head @param {string} step @param {Map<string, Part>} parts
  * @param {{hover: (cell: [number, number] | null) => void, pick: (cell: [number, number]) => void,
  *   left: number, right: number, top: number, bottom: number, keyTokens: string[]}} at
@@ -121,7 +121,7 @@ async function focused(app, head, step, parts, at) {
     const deep = Math.max(3, Math.min(20, Math.floor(150 / keys.columns)));
     return product(
       { ...queries, rowLabels: result.rowLabels, width: strip, height: Math.min(cell, 28) },
-      { ...turned(keys), columnLabels: result.columnLabels, width: cell, height: deep },
+      { ...transposed(keys), columnLabels: result.columnLabels, width: cell, height: deep },
       { ...result, rowLabels: null, columnLabels: null, width: cell, height: Math.min(cell, 28) }, at);
   }
   if (step === "context" && head.operand("values")) {
@@ -151,7 +151,7 @@ async function focused(app, head, step, parts, at) {
 }
 
 /**
- * A product: what comes from the left in rows, from above in columns, meets in the middle.
+ * A matrix product: the left factor on the left, the right factor above the result.
  * @param {Part} left @param {Part} top @param {Part} result
  * @param {{hover: (cell: [number, number] | null) => void, pick: (cell: [number, number]) => void}} at
  */
@@ -179,32 +179,31 @@ function product(left, top, result, at) {
 /** Rows of queries, keys or values. @param {Head} head @param {string} role @param {number} from @param {number} to @returns {Promise<Part>} */
 async function operand(head, role, from, to) {
   const place = /** @type {{name: string, index: number}} */ (head.operand(role));
-  const found = await head.trace.matrix(place.name, place.index, from, to);
-  const shown = place.name.endsWith(role) ? `${place.name}[${place.index}]` : place.name;
-  return { ...found, name: shown, role, first: [from, 0], scale: "signed", most: largest(found.data) || 1, width: 6, height: 6 };
+  const matrix = await head.trace.matrix(place.name, place.index, from, to);
+  const name = place.name.endsWith(role) ? `${place.name}[${place.index}]` : place.name;
+  return { ...matrix, name, role, first: [from, 0], scale: "signed", most: largest(matrix.data) || 1, width: 6, height: 6 };
 }
 
 /** @param {Part} part @returns {Part} */
-function turned(part) {
+function transposed(part) {
   const data = new Float64Array(part.rows * part.columns);
   for (let i = 0; i < part.rows; i++) for (let j = 0; j < part.columns; j++) data[j * part.rows + i] = part.data[i * part.columns + j];
   return { ...part, data, rows: part.columns, columns: part.rows, first: [part.first[1], part.first[0]], transposed: true };
 }
 
-/** A head's weights from afar. @param {Head} head */
+/** A thumbnail of a head's weights. @param {Head} head */
 export async function headThumb(head) {
   if (!head.steps.includes("weights")) return note("not recorded");
   const overview = head.name("overview");
   if (head.trace.has(overview)) {
-    const apart = apartOf(head);
-    const whole = await head.trace.matrix(overview, head.index);
-    return thumbnail(whole, "share", 1, (i, j) => !head.sees(i * apart, j * apart, (j + 1) * apart - 1));
+    const stride = strideOf(head);
+    const sampled = await head.trace.matrix(overview, head.index);
+    return thumbnail(sampled, "share", 1, (i, j) => !head.sees(i * stride, j * stride, (j + 1) * stride - 1));
   }
-  const whole = await head.rows("weights");
-  return thumbnail(whole, "share", 1, (i, j) => !head.allowed(i, j));
+  return thumbnail(await head.rows("weights"), "share", 1, (i, j) => !head.allowed(i, j));
 }
 
-/** The whole matrix from afar, the window in it. @param {App} app @param {Head} head @param {number} top @param {number} left */
+/** An overview of the complete matrix with the window. @param {App} app @param {Head} head @param {number} top @param {number} left */
 async function navigator(app, head, top, left) {
   const [rows, columns] = head.size;
   const size = seen(app);
@@ -222,18 +221,18 @@ async function navigator(app, head, top, left) {
   const by = size / 2;
   return h("div", { class: "navigator" }, map,
     h("div", {}, note(head.trace.has(head.name("overview"))
-        ? `Overview of all weights: every ${apartOf(head)}th query, and the maximum of ${apartOf(head)} keys. Click to go there.`
+        ? `Overview of all weights: every ${strideOf(head)}th query, and the maximum of ${strideOf(head)} keys. Click to go there.`
         : "All weights. Click to go there."),
       button("▲", () => move(-by, 0), { "aria-label": "window up" }), button("▼", () => move(by, 0), { "aria-label": "window down" }),
       button("◀", () => move(0, -by), { "aria-label": "window left" }), button("▶", () => move(0, by), { "aria-label": "window right" })));
 }
 
-/** How many rows one of an overview stands for: trace_file.apart. @param {Head} head */
-function apartOf(head) {
+/** The distance between the rows of the overview, as in trace_file.py. @param {Head} head */
+function strideOf(head) {
   return Math.ceil(head.size[0] / head.trace.manifest.overview);
 }
 
-/** Whether a cell is masked: −∞ in `masked` or, where that is no step, by what the head may see. */
+/** Whether a cell is masked: −∞ in the step `masked` or, without that step, not allowed. */
 function masked(
   /** @type {Map<string, Part>} */ parts, /** @type {Head} */ head, /** @type {number} */ i, /** @type {number} */ j,
 ) {
@@ -249,8 +248,8 @@ function cut({ data, rows, columns }, from, to) {
   return part;
 }
 
-/** What the panel says of a cell. @returns {[string, string][]} */
-function told(
+/** The values of a cell for the panel. @returns {[string, string][]} */
+function cellValues(
   /** @type {Map<string, Part>} */ parts, /** @type {string} */ step,
   /** @type {[number, number]} */ [i, j], /** @type {string[]} */ queries, /** @type {string[]} */ keys,
 ) {
@@ -270,7 +269,7 @@ function size(room) {
   return Math.max(9, Math.min(44, Math.floor(room)));
 }
 
-/** What edits change this step. @param {App} app @param {Head} head @param {string} step */
+/** The edits that change this step. @param {App} app @param {Head} head @param {string} step */
 export function edited(app, head, step) {
   const { edits = [], edit_kinds = [] } = app.trace.manifest;
   const kinds = edit_kinds.filter(([, where]) => where === step).map(([name]) => name);

@@ -1,4 +1,4 @@
-// The ladder: one sentence through all rungs side by side, and what each idea changed.
+// The ladder: one sentence through all rungs, and what each idea changes.
 
 import { button, h } from "./dom.js";
 import { largest } from "./colours.js";
@@ -9,7 +9,7 @@ import { note, words } from "./panel.js";
 /** @typedef {import("./attention.js").Head} Head */
 /** @typedef {import("./trace.js").Layer} Layer */
 
-const ROOM = 116; // pixels of a matrix in a column
+const ROOM = 116; // maximum pixels of a matrix
 const CHIPS = ["queries", "keys", "values", "scores", "scaled", "masked", "weights", "dropped", "context", "output"];
 
 /** @param {App} app */
@@ -31,10 +31,10 @@ export async function ladderView(app) {
     panel: [
       words(app, open
         ? { sentence: `${open.idea[0].toUpperCase()}${open.idea.slice(1)}.`, equation: open.equation, rung: null }
-        : { sentence: "Each rung is the one before plus one idea. Press a rung for its equation, a matrix for its steps.", equation: "weights → context", rung: null }),
+        : { sentence: "Each rung is the previous one plus one idea. Click a rung to see its equation, or a matrix to see its steps.", equation: "weights → context", rung: null }),
       open && note(open.source),
       open && h("p", {}, h("code", {}, `python -m headway.ladder.${open.name}`)),
-      note(`“${ladder.text}”: three numbers a word, the book's for its own sentence. The matrices are the book's, drawn with seed 123.`),
+      note(`“${ladder.text}”: three numbers per word, for the book's sentence those of the book. The parameters are those of the book (seed 123).`),
     ],
   };
 }
@@ -43,10 +43,9 @@ export async function ladderView(app) {
 async function column(app, rung, before, i, tokens) {
   const { state, trace } = app;
   const facts = trace.manifest.ladder?.rungs[i];
-  const said = named(rung);
-  const old = before ? named(before) : new Set();
-  const fresh = [...said].filter((name) => !old.has(name));
-  const gone = [...old].filter((name) => !said.has(name));
+  const names = chipsOf(rung);
+  const old = before ? chipsOf(before) : new Set();
+  const gone = [...old].filter((name) => !names.has(name));
   const matrices = await Promise.all(rung.heads.map(async (head, j) => {
     const last = before && before.heads[Math.min(j, before.heads.length - 1)];
     const added = before && j >= before.heads.length;
@@ -58,55 +57,55 @@ async function column(app, rung, before, i, tokens) {
     h("h3", {}, h("a", { href: app.address({ rung: rung.title, head: null }) }, `${i + 1} ${rung.title}`)),
     h("p", { class: "idea" }, facts?.idea),
     h("ul", { class: "chips" },
-      [...said].map((name) => h("li", { class: `${name.replace(/^.* /, "")}${fresh.includes(name) ? " new" : ""}` }, name)),
+      [...names].map((name) => h("li", { class: `${name.replace(/^.* /, "")}${old.has(name) ? "" : " new"}` }, name)),
       gone.map((name) => h("li", { class: "gone" }, h("s", {}, name)))),
     h("div", { class: "rung-weights" }, h("h4", {}, trace.has(rung.heads[0].name("weights")) ? step(rung.heads[0]) : "recomputed"), matrices),
     h("div", {}, h("h4", {}, "result"), result));
 }
 
-/** What there is on a rung: steps that ran, parameters, heads. @param {Layer} rung @returns {Set<string>} */
-function named(rung) {
+/** The steps, parameters and heads of a rung. @param {Layer} rung @returns {Set<string>} */
+function chipsOf(rung) {
   const { trace } = rung.heads[0];
-  const own = (/** @type {Head} */ head, /** @type {string} */ name) =>
+  const has = (/** @type {Head} */ head, /** @type {string} */ name) =>
     trace.shapes.has(head.name(name)) || trace.shapes.has(`${rung.name}.${name}`);
   const facts = trace.manifest.ladder?.rungs.find((one) => one.name === rung.title);
-  const chips = CHIPS.filter((name) => own(rung.heads[0], name)).map((name) =>
+  const chips = CHIPS.filter((name) => has(rung.heads[0], name)).map((name) =>
     name === "scores" && rung.title === "fixed" ? "scores by position" : name);
   const packed = facts?.parameters.includes("W_qkv") ? ["W_qkv"] : [];
   return new Set([...packed, ...chips, ...(rung.heads.length > 1 ? [`${rung.heads.length} heads`] : [])]);
 }
 
-/** What is drawn of a rung: weights, dropped ones where there are. @param {Head} head */
+/** The step that is drawn. @param {Head} head */
 function step(head) {
   return head.steps.includes("dropped") ? "dropped" : "weights";
 }
 
 /** @param {Head} head @param {Head | null} before @param {string[]} tokens @param {(rows: [string, string][]) => void} say */
 async function small(head, before, tokens, say) {
-  const found = await head.rows(step(head));
+  const own = await head.rows(step(head));
   const other = before && (await before.rows(step(before)));
-  const data = other ? Float64Array.from(found.data, (x, i) => x - other.data[i]) : found.data;
-  const cell = Math.max(3, Math.min(22, Math.floor(ROOM / found.columns)));
+  const data = other ? Float64Array.from(own.data, (x, i) => x - other.data[i]) : own.data;
+  const cell = Math.max(3, Math.min(22, Math.floor(ROOM / own.columns)));
   return matrix({
-    name: `${head.name(step(head))}[${head.index}]`, data, rows: found.rows, columns: found.columns, first: [0, 0],
+    name: `${head.name(step(head))}[${head.index}]`, data, rows: own.rows, columns: own.columns, first: [0, 0],
     scale: other ? "signed" : "share", most: other ? 1 : Math.max(1, largest(data)), width: cell, height: cell,
     hatched: other ? undefined : (i, j) => !head.allowed(i, j),
-    onhover: (at) => say(at ? [["query", tokens[at[0]]], ["key", tokens[at[1]]], [other ? "change" : step(head), String(data[at[0] * found.columns + at[1]])]] : []),
+    onhover: (at) => say(at ? [["query", tokens[at[0]]], ["key", tokens[at[1]]], [other ? "change" : step(head), String(data[at[0] * own.columns + at[1]])]] : []),
   }).element;
 }
 
 /** @param {App} app @param {Layer} rung @param {Layer | null} before */
 async function context(app, rung, before) {
-  const found = await app.trace.matrix(`${rung.name}.result`);
+  const own = await app.trace.matrix(`${rung.name}.result`);
   const other = before && (await app.trace.matrix(`${before.name}.result`));
-  const comparable = other && other.columns === found.columns;
-  const data = comparable ? Float64Array.from(found.data, (x, i) => x - other.data[i]) : found.data;
-  const cell = Math.max(3, Math.min(18, Math.floor(ROOM / found.rows)));
+  const comparable = other && other.columns === own.columns;
+  const data = comparable ? Float64Array.from(own.data, (x, i) => x - other.data[i]) : own.data;
+  const cell = Math.max(3, Math.min(18, Math.floor(ROOM / own.rows)));
   return [
     matrix({
-      name: `${rung.name}.result`, data, rows: found.rows, columns: found.columns, first: [0, 0],
-      scale: "signed", most: 1, width: Math.min(26, Math.floor(ROOM / found.columns)), height: cell,
+      name: `${rung.name}.result`, data, rows: own.rows, columns: own.columns, first: [0, 0],
+      scale: "signed", most: 1, width: Math.min(26, Math.floor(ROOM / own.columns)), height: cell,
     }).element,
-    before && !comparable ? note("another width: not compared") : null,
+    before && !comparable ? note("the widths differ, so they are not compared") : null,
   ];
 }

@@ -1,4 +1,4 @@
-// Level 2, a layer: what flows where, with shapes.
+// Level 2, a layer: its tensors and their shapes.
 
 import { button, h } from "./dom.js";
 import { short } from "./numbers.js";
@@ -13,7 +13,7 @@ import { ofLayer } from "./words.js";
 /** @typedef {import("./trace.js").Layer} Layer */
 /** @typedef {import("./attention.js").Head} Head */
 
-const SEEN = [24, 48]; // rows and columns of a picture in a box
+const POOLED = [24, 48]; // maximum rows and columns of a picture in a box
 
 /** @param {App} app @param {Layer} layer */
 export async function layerView(app, layer) {
@@ -76,11 +76,11 @@ export async function headLink(app, head, i, where) {
   return h("a", { class: "head", href: app.address({ ...where, head: i, step: null, tensor: null }), title: `head ${head.label}` }, await headThumb(head), h("span", {}, head.label));
 }
 
-/** Queries, keys, values or contexts of all heads, side by side. @param {App} app @param {Layer} layer @param {string} role */
+/** Queries, keys, values or contexts of all heads. @param {App} app @param {Layer} layer @param {string} role */
 async function headsBox(app, layer, role) {
-  const found = layer.heads.filter((head) => head.trace.shapes.has(head.name(role)));
-  if (!found.length) return null;
-  const names = [...new Set(found.map((head) => head.name(role)))];
+  const recorded = layer.heads.map((head) => head.name(role)).filter((name) => app.trace.shapes.has(name));
+  if (!recorded.length) return null;
+  const names = [...new Set(recorded)];
   const first = app.trace.shapes.get(names[0]) ?? [];
   const count = names.length > 1 ? names.length : first.slice(0, -2).reduce((a, b) => a * b, 1);
   const many = count === 1 ? "" : `${plural(count, "head")} × `;
@@ -89,24 +89,24 @@ async function headsBox(app, layer, role) {
 
 /** @param {App} app @param {string} name @param {string} title @param {string} role @param {string} [shape] */
 async function tensorBox(app, name, title, role, shape) {
-  const whole = app.trace.shapes.get(name);
-  if (!whole) return null;
-  const said = shape ?? whole.slice(whole.length > 2 && whole[0] === 1 ? 1 : 0).join(" × ");
+  const sizes = app.trace.shapes.get(name);
+  if (!sizes) return null;
+  const label = shape ?? sizes.slice(sizes.length > 2 && sizes[0] === 1 ? 1 : 0).join(" × ");
   const there = app.trace.has(name);
   const inner = [
     h("h3", { class: role }, title),
     there ? await pooled(app, name) : note("left out of this file"),
-    h("span", { class: "shape" }, said),
+    h("span", { class: "shape" }, label),
   ];
   return there
     ? h("a", { class: `box ${role}`, href: app.address({ tensor: name, part: null, at: null }), "aria-current": app.state.tensor === name ? "true" : false, title: name }, inner)
     : h("div", { class: `box ${role}`, title: name }, inner);
 }
 
-/** A tensor from afar: of each part the number that is largest in size. @param {App} app @param {string} name */
+/** A thumbnail of a tensor: the number with the largest absolute value in each part. @param {App} app @param {string} name */
 async function pooled(app, name) {
   const { data, rows, columns } = await app.trace.matrix(name);
-  const [height, width] = [Math.min(rows, SEEN[0]), Math.min(columns, SEEN[1])];
+  const [height, width] = [Math.min(rows, POOLED[0]), Math.min(columns, POOLED[1])];
   const most = new Float64Array(height * width);
   for (let i = 0; i < rows; i++) {
     for (let j = 0; j < columns; j++) {
@@ -118,7 +118,7 @@ async function pooled(app, name) {
   return thumbnail({ data: most, rows: height, columns: width }, "signed", largest(most) || 1);
 }
 
-/** A tensor's numbers, a window at a time. @param {App} app @param {string} name */
+/** The numbers of a tensor, in a window. @param {App} app @param {string} name */
 async function tensorView(app, name) {
   const { trace, state } = app;
   const shape = trace.shapes.get(name) ?? [];
@@ -127,19 +127,19 @@ async function tensorView(app, name) {
   const size = seen(app);
   const clamp = (/** @type {number} */ at, /** @type {number} */ all) => Math.max(0, Math.min(at, all - size));
   const [top, left] = [clamp(state.at?.[0] ?? 0, rows), clamp(state.at?.[1] ?? 0, columns)];
-  const index = Math.min(state.part ?? 0, count - 1); // which head, when there are several
+  const index = Math.min(state.part ?? 0, count - 1); // the head
   const [bottom, right] = [Math.min(top + size, rows), Math.min(left + size, columns)];
-  const found = await trace.matrix(name, index, top, bottom);
+  const numbers = await trace.matrix(name, index, top, bottom);
   const width = right - left;
   const data = new Float64Array((bottom - top) * width);
-  for (let i = 0; i < bottom - top; i++) for (let j = 0; j < width; j++) data[i * width + j] = found.data[i * columns + left + j];
+  for (let i = 0; i < bottom - top; i++) for (let j = 0; j < width; j++) data[i * width + j] = numbers.data[i * columns + left + j];
   const part = {
     name: count > 1 ? `${name}[${index}]` : name, data, rows: bottom - top, columns: width, first: /** @type {[number, number]} */ ([top, left]),
     rowLabels: trace.manifest.tokens.slice(top, bottom).map((token) => token.display), scale: /** @type {const} */ ("signed"), most: largest(data) || 1,
     width: Math.max(12, Math.min(40, Math.floor((Math.min(app.width, 1000) - 90) / width))), height: 20,
     onhover: (/** @type {[number, number] | null} */ cell) =>
       app.say(cell ? [["token", `${trace.manifest.tokens[cell[0]]?.display} (${cell[0]})`], ["feature", String(cell[1])],
-        ["value", String(found.data[(cell[0] - top) * columns + cell[1]])]] : []),
+        ["value", String(numbers.data[(cell[0] - top) * columns + cell[1]])]] : []),
   };
   const by = size / 2;
   const move = (/** @type {number} */ down, /** @type {number} */ along) => app.go({ at: [clamp(top + down, rows), clamp(left + along, columns)] });

@@ -1,4 +1,4 @@
-// The other way to see weights: a line from each query to each key, as thick as the weight.
+// Weights as lines from queries to keys; the line width is the weight.
 
 import { s } from "./dom.js";
 import { short } from "./numbers.js";
@@ -15,7 +15,7 @@ export function lines(part) {
   for (let i = 0; i < rows; i++) {
     for (let j = 0; j < columns; j++) {
       const weight = data[i * columns + j];
-      if (weight < 0.005) continue; // thinner than can be seen
+      if (weight < 0.005) continue; // too thin to see
       const middle = (LEFT + RIGHT) / 2;
       paths.append(
         s(
@@ -24,7 +24,7 @@ export function lines(part) {
             d: `M${LEFT} ${y(i)} C${middle} ${y(i)} ${middle} ${y(j)} ${RIGHT} ${y(j)}`,
             "stroke-width": 9 * weight, "stroke-opacity": 0.2 + 0.7 * weight, "data-row": i, "data-column": j,
           },
-          s("title", {}, `${part.rowLabels?.[i]} sees ${part.columnLabels?.[j]}: ${short(weight)}`),
+          s("title", {}, `${part.rowLabels?.[i]} attends to ${part.columnLabels?.[j]}: ${short(weight)}`),
         ),
       );
     }

@@ -1,4 +1,4 @@
-// Asking the server: another text, a changed model, a file to keep.
+// Requests to the server: another text, an edited model, a file to save.
 
 import { Trace } from "./trace.js";
 import { inPage, onServer, reached } from "./source.js";
@@ -6,9 +6,9 @@ import { inPage, onServer, reached } from "./source.js";
 /** @typedef {import("./state.js").State} State */
 /** @typedef {import("./trace.js").Manifest} Manifest */
 
-const KEPT = 6; // answers: the server keeps a few more
+const KEPT = 6; // traces; the server keeps a few more
 
-/** What the page was opened on, and how to get another answer. */
+/** The first trace, and requests for others. */
 export class Live {
   static async open() {
     const inside = inPage(document);
@@ -20,43 +20,42 @@ export class Live {
   constructor(first, served) {
     this.first = first;
     this.served = served;
-    this.asking = new AbortController();
+    this.pending = new AbortController();
     /** @type {Map<string, Promise<Trace>>} */
-    this.answers = new Map();
+    this.traces = new Map();
   }
 
-  /** Whether the model can be changed and asked again. */
+  /** Whether another text or edits can be traced. */
   get canAsk() {
     return this.served && this.first.manifest.kind !== "trace";
   }
 
   /** The trace for a state. @param {State} state @param {{edited?: boolean}} [choice] */
   trace(state, { edited = true } = {}) {
-    const question = this.question(state, edited);
-    if (!this.canAsk || same(question, this.question(null, true))) return Promise.resolve(this.first);
-    const key = JSON.stringify(question);
-    const known = this.answers.get(key);
+    const request = this.request(state, edited);
+    if (!this.canAsk || same(request, this.request(null, true))) return Promise.resolve(this.first);
+    const key = JSON.stringify(request);
+    const known = this.traces.get(key);
     if (known) return known;
-    this.asking.abort(); // nobody waits for another answer any more, and the server can stop
-    this.asking = new AbortController();
-    const forget = () => this.answers.delete(key);
-    const answer = this._post("/trace", question, this.asking.signal)
-      .then((found) => found.json())
+    this.pending.abort(); // the previous request is no longer needed, and the server can stop
+    this.pending = new AbortController();
+    const forget = () => this.traces.delete(key);
+    const opened = this._post("/trace", request, this.pending.signal)
+      .then((response) => response.json())
       .then(({ trace }) => Trace.open(onServer(trace, forget)));
-    answer.catch(forget);
-    this.answers.set(key, answer);
-    for (const old of [...this.answers.keys()].slice(0, -KEPT)) this.answers.delete(old);
-    return answer;
+    opened.catch(forget);
+    this.traces.set(key, opened);
+    for (const old of [...this.traces.keys()].slice(0, -KEPT)) this.traces.delete(old);
+    return opened;
   }
 
   /** This state as one HTML file. @param {State} state @param {string} address */
   async save(state, address) {
-    const found = await this._post("/export", { ...this.question(state, true), address });
-    return found.blob();
+    return (await this._post("/export", { ...this.request(state, true), address })).blob();
   }
 
-  /** What to ask; null: what the first trace answers. @param {State | null} state @param {boolean} edited */
-  question(state, edited) {
+  /** The request of a state; null: that of the first trace. @param {State | null} state @param {boolean} edited */
+  request(state, edited) {
     const { kind, text, sampling } = this.first.manifest;
     const model = kind === "model";
     return {
@@ -71,14 +70,14 @@ export class Live {
 
   /** @param {string} path @param {object} body @param {AbortSignal} [signal] */
   async _post(path, body, signal) {
-    const found = await reached(path, {
+    const response = await reached(path, {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-Headway-Token": content("headway-token") },
       body: JSON.stringify(body),
       signal,
     });
-    if (!found.ok) throw new Error((await found.json().catch(() => ({}))).error ?? `the server said ${found.status}`);
-    return found;
+    if (!response.ok) throw new Error((await response.json().catch(() => ({}))).error ?? `the server answered ${response.status}`);
+    return response;
   }
 }
 

@@ -1,4 +1,4 @@
-// The frame around all levels: where one is, the text, the tokens, the keys.
+// The frame around all levels: path, text, tokens and keys.
 
 import { button, h } from "./dom.js";
 import { short } from "./numbers.js";
@@ -15,9 +15,9 @@ import { picturePNG, pictureSVG, saveAs } from "./save.js";
 /** @typedef {import("./state.js").State} State */
 /** @typedef {import("./trace.js").Trace} Trace */
 /** @typedef {import("./attention.js").Head} Head */
-/** @typedef {{picture: import("./dom.js").Child[], panel: import("./dom.js").Child[], cells?: boolean, wide?: boolean}} View  cells: some can be pointed at */
+/** @typedef {{picture: import("./dom.js").Child[], panel: import("./dom.js").Child[], cells?: boolean, wide?: boolean}} View  cells: whether it shows values on hover */
 /**
- * What a view may use.
+ * What a view can use.
  * @typedef {{
  *   trace: Trace, base: Trace | null, state: State, live: Live, width: number, playing: boolean, top: State,
  *   go: (changes: Partial<State>) => void, address: (changes: Partial<State>) => string,
@@ -32,14 +32,14 @@ const KEYS = [
   ["l", "matrix or lines"], ["n", "numbers as a table"], ["/", "the text"],
   ["tab, arrows, enter", "into a matrix, between cells, open a cell"], ["?", "these keys"],
 ];
-const PLAYED = 1600; // milliseconds a step
+const PLAYED = 1600; // milliseconds per step
 
 /** @type {string | null} */
-let typed = null; // a text that was refused
-let trouble = ""; // what went wrong and is not said yet
-let recovering = false; // whether what was shown before is drawn again after a failure
-let played = false; // whether it was the player that went on
-let turn = 0; // of several renderings only the last one counts
+let typed = null; // a text that was not accepted
+let problem = ""; // an error that is not shown yet
+let recovering = false; // whether the previous state is being drawn again after an error
+let played = false; // whether the player changed the step
+let turn = 0; // only the latest of several renderings is shown
 /** @type {number | undefined} */
 let timer;
 /** @type {Live} */
@@ -56,7 +56,7 @@ async function render() {
   const mine = ++turn;
   const hash = location.hash;
   const state = read(hash);
-  if (!played) stop(); // whoever steps or goes elsewhere has taken over
+  if (!played) stop(); // the user has taken over
   played = false;
   document.body.classList.add("busy");
   try {
@@ -64,72 +64,72 @@ async function render() {
     const changed = state.edits.length > 0 && live.canAsk;
     const base = changed ? await live.trace(state, { edited: false }) : null;
     const now = context(trace, base, state);
-    const view = await viewed(now);
+    const view = await currentView(now);
     if (mine !== turn) return;
     const level = app && crumbs(app, headAt(app)).children.length;
     app = now;
     say([]);
     const swap = () => {
-      if (mine !== turn) return; // a transition begins later, and by then something else may be asked
-      const focused = document.activeElement && known(document.activeElement);
+      if (mine !== turn) return; // a transition begins later, when something else may be shown
+      const focused = document.activeElement && identity(document.activeElement);
       const text = field();
       if (text && text.value !== text.defaultValue) typed ??= text.value; // still being written
       document.body.replaceChildren(...frame(now, view), dialog);
       for (const one of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(FOCUSABLE))) {
-        if (known(one) === focused) one.focus();
+        if (identity(one) === focused) one.focus();
       }
       const input = field();
       if (input && typed != null) input.value = typed;
       typed = null;
-      if (trouble) complain();
-      document.body.dataset.drawn = hash; // for whoever waits for it
+      if (problem) showProblem();
+      document.body.dataset.drawn = hash; // for tests
     };
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches || !document.startViewTransition;
     if (still || level === crumbs(now, headAt(now)).children.length) swap();
     else {
-      // A transition may be skipped, which its promises call a failure: the page is drawn all the same.
+      // If a transition is skipped, its promises are rejected, but the page is drawn.
       const { ready, finished, updateCallbackDone } = document.startViewTransition(swap);
-      for (const each of [ready, finished, updateCallbackDone]) each.catch(() => {});
+      for (const promise of [ready, finished, updateCallbackDone]) promise.catch(() => {});
     }
     document.title = `Headway: ${trace.manifest.title}`;
   } catch (error) {
     if (mine !== turn) return;
     stop();
-    trouble = error instanceof Error ? error.message : String(error);
-    if (app && recovering) complain();
+    problem = error instanceof Error ? error.message : String(error);
+    if (app && recovering) showProblem();
     else if (app) {
-      // Address and controls go back to what is shown; what was typed stays.
+      // Address and controls return to what is shown; typed text is kept.
       recovering = true;
       history.replaceState(null, "", write(app.state));
       typed = field()?.value ?? null;
       await render();
       recovering = false;
-    } else if (location.hash) location.hash = ""; // at least what the page was opened on
-    else document.body.replaceChildren(note(trouble));
+    } else if (location.hash) location.hash = ""; // the first trace
+    else document.body.replaceChildren(note(problem));
   } finally {
     if (mine === turn) document.body.classList.remove("busy");
   }
 }
 
-/** The field of the text. */
+/** The input field of the text. */
 function field() {
   return /** @type {HTMLTextAreaElement | null} */ (document.getElementById("text"));
 }
 
 const FOCUSABLE = "a, button, input, select, textarea, svg[tabindex]";
 
-/** What tells an element from the others, so that the same one has the focus when all is drawn anew. @param {Element} element */
-function known(element) {
+/** Identifies an element, so that it keeps the focus when the page is drawn again. @param {Element} element */
+function identity(element) {
   const label = element.getAttribute("aria-label") ?? element.closest("label")?.textContent ?? element.textContent;
   return `${element.tagName} ${label}`;
 }
 
-/** Say what went wrong, over what was there before. */
-function complain() {
+/** Show an error above the current content. */
+function showProblem() {
   document.querySelector(".error")?.remove();
-  const box = h("p", { class: "error", role: "alert" }, `${trouble} `, button("Dismiss", () => box.remove()));
+  const box = h("p", { class: "error", role: "alert" }, `${problem} `, button("Dismiss", () => box.remove()));
   document.querySelector("main")?.before(box);
-  trouble = "";
+  problem = "";
 }
 
 /** @param {Trace} trace @param {Trace | null} base @param {State} state @returns {App} */
@@ -140,13 +140,13 @@ function context(trace, base, state) {
   return {
     trace, base, state, live, address, say, play, playing: timer !== undefined,
     width: wide > 900 ? wide - 370 : wide - 24, top: { ...START, text, edits, temperature, top_k, seed },
-    // From the newest address, for what is drawn may lag behind quick keys.
+    // From the newest address, because the page may be behind quick key presses.
     go: (changes) => { location.hash = write({ ...read(location.hash), ...changes }); },
   };
 }
 
 /** @param {App} app @returns {Promise<View>} */
-async function viewed(app) {
+async function currentView(app) {
   const head = headAt(app);
   if (head) return app.state.cell ? cellView(app, head) : headView(app, head);
   if (onLadder(app.state) || app.trace.manifest.kind === "ladder") return ladderView(app);
@@ -154,7 +154,7 @@ async function viewed(app) {
   return layer ? layerView(app, layer) : modelView(app);
 }
 
-/** The head that is looked at, if it is. @param {App} app @returns {Head | null} */
+/** The selected head, if any. @param {App} app @returns {Head | null} */
 function headAt({ trace, state }) {
   if (state.head == null) return null;
   const layer = state.rung != null ? trace.rungs.find((rung) => rung.title === state.rung) : trace.layers[state.layer ?? 0];
@@ -197,7 +197,7 @@ function frame(app, view) {
   ];
 }
 
-/** A token of the strip was pressed: look there. @param {App} app @param {number} token */
+/** Go to a token of the strip. @param {App} app @param {number} token */
 function pointed(app, token) {
   const from = Math.max(0, token - Math.floor(seen(app) / 2));
   if (headAt(app)) app.go({ at: [from, from] });
@@ -210,13 +210,13 @@ function kept(children) {
   return /** @type {Node[]} */ (children.filter(Boolean));
 }
 
-/** The tokens of what is looked at. @param {App} app */
+/** The tokens of the current view. @param {App} app */
 function shown({ trace, state }) {
   const { manifest } = trace;
   return (onLadder(state) || manifest.kind === "ladder" ? manifest.ladder?.tokens : manifest.tokens) ?? [];
 }
 
-/** Where one is. @param {App} app @param {Head | null} head */
+/** The path to the current view. @param {App} app @param {Head | null} head */
 function crumbs(app, head) {
   const { state, trace, address, top } = app;
   const ladder = onLadder(state) || trace.manifest.kind === "ladder";
@@ -244,8 +244,8 @@ function up({ state, top, address, trace }) {
 
 /** @param {[string, string][]} rows */
 function say(rows) {
-  const said = rows.length ? rows : [["", "Hover over a cell to see its values."]];
-  numbers.replaceChildren(...said.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+  const shown = rows.length ? rows : [["", "Hover over a cell to see its values."]];
+  numbers.replaceChildren(...shown.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
 }
 
 function play() {
@@ -257,9 +257,9 @@ function play() {
       const { steps, step } = stepsOf(app, head);
       played = true;
       const next = app.address({ step: steps[(steps.indexOf(step) + 1) % steps.length] });
-      if (location.protocol === "about:") location.hash = next; // in a notebook's frame
+      if (location.protocol === "about:") location.hash = next; // in a notebook
       else {
-        history.replaceState(null, "", next); // so that Back leaves the playing
+        history.replaceState(null, "", next); // so that Back ends the player
         render();
       }
     }, PLAYED);
@@ -279,8 +279,8 @@ async function keep(app) {
   try {
     saveAs(await live.save(app.state, location.hash), "headway.html");
   } catch (error) {
-    trouble = error instanceof Error ? error.message : String(error);
-    complain();
+    problem = error instanceof Error ? error.message : String(error);
+    showProblem();
   } finally {
     document.body.classList.remove("busy");
   }

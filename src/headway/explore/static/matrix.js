@@ -1,13 +1,13 @@
-// A matrix as a picture with labels on both sides, as a table, and from afar.
+// A matrix as a picture with labels, as a table, and as a thumbnail.
 
 import { h, s } from "./dom.js";
 import { exact, fitting, short } from "./numbers.js";
 import { colour, ink, packed } from "./colours.js";
 
 /** @typedef {import("./colours.js").Scale} Scale */
-/** @typedef {[number, number]} Cell  row and column in the whole matrix */
+/** @typedef {[number, number]} Cell  row and column in the complete matrix */
 /**
- * A part of a matrix and how to draw it. beside: others with labels, so leave their room free.
+ * A part of a matrix and how to draw it. beside: leave space for labels, to align with others.
  * @typedef {{
  *   name: string, data: ArrayLike<number>, rows: number, columns: number, first: Cell,
  *   rowLabels?: string[] | null, columnLabels?: string[] | null, transposed?: boolean,
@@ -19,7 +19,7 @@ import { colour, ink, packed } from "./colours.js";
 /** @typedef {{element: SVGElement, light: (row: number | null, column: number | null) => void}} Drawn */
 
 const LABEL = { width: 74, height: 58, letters: 9 };
-const ROOM = 31; // pixels that a number takes
+const ROOM = 31; // minimum width in pixels of a cell with a number
 let patterns = 0;
 
 /** @param {Part} part @returns {Drawn} */
@@ -71,7 +71,7 @@ export function matrix(part) {
   return { element, light };
 }
 
-/** The same numbers as a table; the exact ones are in `data-value` and on hover. @param {Part} part */
+/** A table of the numbers; `data-value` and the tooltip have all digits. @param {Part} part */
 export function table(part) {
   const { data, rows, columns, first, hatched } = part;
   const range = (/** @type {number} */ count) => Array.from({ length: count }, (_, i) => i);
@@ -90,11 +90,11 @@ export function table(part) {
   );
 }
 
-/** What the colours mean, with numbers. @param {Scale} scale @param {number} most @param {boolean} masks */
+/** The legend of the colours. @param {Scale} scale @param {number} most @param {boolean} masks */
 export function legend(scale, most, masks) {
   const [low, steps] = [scale === "share" ? 0 : -most, 24];
   const at = (/** @type {number} */ i) => low + ((most - low) * i) / (steps - 1);
-  const middle = scale === "share" ? most / 4 : 0; // half of the scale, which goes by the root
+  const middle = scale === "share" ? most / 4 : 0; // the middle of the scale, which uses the square root
   return h(
     "div",
     { class: "legend" },
@@ -110,16 +110,16 @@ export function legend(scale, most, masks) {
 }
 
 /**
- * A matrix from afar, on a canvas. hatched: which of its own cells are masked.
- * @param {{data: ArrayLike<number>, rows: number, columns: number}} whole @param {Scale} scale @param {number} most
+ * A thumbnail of a matrix on a canvas. hatched: which cells are masked.
+ * @param {{data: ArrayLike<number>, rows: number, columns: number}} numbers @param {Scale} scale @param {number} most
  * @param {(i: number, j: number) => boolean} [hatched]
  */
-export function thumbnail(whole, scale, most, hatched) {
-  const { data, rows, columns } = whole;
+export function thumbnail(numbers, scale, most, hatched) {
+  const { data, rows, columns } = numbers;
   const zoom = Math.max(1, Math.floor(96 / Math.max(rows, columns)));
   const [width, height] = [columns * zoom, rows * zoom];
   const canvas = /** @type {HTMLCanvasElement} */ (h("canvas", { width, height, class: "thumbnail" }));
-  const pixels = new Uint32Array(width * height); // set as numbers, for there may be 144 pictures
+  const pixels = new Uint32Array(width * height); // faster than drawing; there may be 144 pictures
   for (let i = 0; i < rows; i++) {
     for (let j = 0; j < columns; j++) {
       const cannot = hatched?.(i, j);
@@ -134,7 +134,7 @@ export function thumbnail(whole, scale, most, hatched) {
   return canvas;
 }
 
-/** Grey seen through, with thin lines: the same as in the large picture. @param {number} diagonal */
+/** Transparent grey with thin lines, as in the large picture. @param {number} diagonal */
 function hatching(diagonal) {
   return diagonal % 6 === 0 ? 0xa0888888 : 0x40888888;
 }

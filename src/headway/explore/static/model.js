@@ -1,4 +1,4 @@
-// Level 1, the model: from the embeddings to the next token, a band for each layer.
+// Level 1, the model: from the embeddings to the next token, one band per layer.
 
 import { h } from "./dom.js";
 import { percent, short } from "./numbers.js";
@@ -13,7 +13,7 @@ import { step } from "./attention.js";
 const TRACED = { sentence: "All traced attentions: one band per attention, one picture of the weights per head. Click a picture to see its steps.", equation: "context = weights values", rung: null };
 const TRANSLATED = { sentence: "The encoder reads the sentence, and the decoder writes the translation; for each word it attends to the source. Rows are queries, columns are keys. Click a picture to see its steps.", equation: "context = weights values", rung: null };
 const BARS = 10;
-const THICK = 46; // pixels for a change as large as the stream itself
+const THICK = 46; // pixels for an update as large as the stream
 
 /** @param {App} app */
 export async function modelView(app) {
@@ -30,7 +30,7 @@ export async function modelView(app) {
       changes[layer.name] && h("div", { class: "mlp" }, "MLP"),
       changes[layer.name] && h("div", { class: "stream", title: `relative norm of the update: attention ${short(attention)}, MLP ${short(mlp)}` },
         h("span", { class: "attention", style: { height: `${2 + THICK * Math.min(attention, 1)}px` } }),
-        h("span", { class: "thought", style: { height: `${2 + THICK * Math.min(mlp, 1)}px` } })),
+        h("span", { class: "mlp-update", style: { height: `${2 + THICK * Math.min(mlp, 1)}px` } })),
       moved != null && h("span", { class: "moved", title: `relative difference of the residual stream of token ${position} from the unchanged model` }, `Δ ${percent(moved)}`));
   }));
   const stream = (/** @type {string} */ title, /** @type {string} */ name) =>
@@ -43,14 +43,14 @@ export async function modelView(app) {
         ? note(`The line through the layers is the residual stream. Bar height: the norm of the update by attention (purple) and MLP (grey), relative to the norm of the stream.${base ? " Δ: how far your changes move the stream of the token chosen at the right." : ""}`)
         : null,
       legend("share", 1, true),
-      written(app),
+      continuation(app),
     ],
     panel: [
       words(app, trace.manifest.kind === "trace" ? TRACED : trace.manifest.kind === "translation" ? TRANSLATED : {
         sentence: "Each token becomes a vector. Every layer adds two updates to it: from the earlier tokens, by attention, and from the token itself, by the MLP. The last vector gives the probabilities of the next token.",
         equation: "logits = head(norm(x)),  x = embedded + Σ layers", rung: null,
       }),
-      sampling(app, position),
+      samplingControls(app, position),
       edits(app),
     ],
   };
@@ -59,15 +59,15 @@ export async function modelView(app) {
 /** The probabilities of the token after a position. @param {App} app @param {number} position */
 async function next(app, position) {
   const { trace, base } = app;
-  const { tokens, vocabulary, written: own } = trace.manifest;
+  const { tokens, vocabulary, written = [] } = trace.manifest;
   const row = await logits(trace, position);
-  if (!vocabulary) return null; // of a trace nobody knows what its logits are of
+  if (!vocabulary) return null; // for a trace the vocabulary is unknown
   if (!row) return note("The logits of this position are left out of this file.");
   const shares = probabilities(app, row);
   const before = base && (await logits(base, position));
   const old = before && probabilities(app, before);
   const best = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, BARS).filter((id) => shares[id] > 0);
-  const followed = tokens[position + 1] ?? own?.[0];
+  const followed = tokens[position + 1] ?? written[0];
   if (followed?.id != null && !best.includes(followed.id)) best.push(followed.id);
   const after = tokens[position + 1] ? "the next token of the text" : "the sampled token";
   return [
@@ -83,7 +83,7 @@ async function next(app, position) {
   ];
 }
 
-/** The logits at a position: the file may hold those of the last positions only. @param {Trace} trace @param {number} position */
+/** The logits at a position; the file may have only those of the last positions. @param {Trace} trace @param {number} position */
 async function logits(trace, position) {
   if (!trace.has("logits")) return null;
   const rows = trace.header.logits.shape.at(-2);
@@ -91,12 +91,12 @@ async function logits(trace, position) {
   return at < 0 ? null : (await trace.matrix("logits", 0, at, at + 1)).data;
 }
 
-/** Softmax at the chosen temperature among the k likeliest. @param {App} app @param {ArrayLike<number>} row */
+/** Softmax at the selected temperature over the k largest logits. @param {App} app @param {ArrayLike<number>} row */
 export function probabilities(app, row) {
   const { temperature, top_k } = chosen(app);
   const all = Float64Array.from(row);
   const best = all.reduce((most, x) => Math.max(most, x), -Infinity);
-  const order = [...all.keys()].sort((a, b) => all[b] - all[a]); // stable, as the engine's
+  const order = [...all.keys()].sort((a, b) => all[b] - all[a]); // stable, as in the engines
   const kept = new Set(order.slice(0, temperature === 0 ? 1 : (top_k ?? all.length)));
   const raised = all.map((x, id) => (!kept.has(id) ? 0 : temperature === 0 ? 1 : Math.exp((x - best) / temperature)));
   const total = raised.reduce((sum, x) => sum + x, 0);
@@ -105,11 +105,11 @@ export function probabilities(app, row) {
 
 /** @param {App} app */
 function chosen(app) {
-  const { sampling: said } = app.trace.manifest;
-  return { temperature: app.state.temperature ?? said?.temperature ?? 1, top_k: app.state.top_k ?? said?.top_k ?? null };
+  const { sampling } = app.trace.manifest;
+  return { temperature: app.state.temperature ?? sampling?.temperature ?? 1, top_k: app.state.top_k ?? sampling?.top_k ?? null };
 }
 
-/** How far a layer's stream is from the unchanged model's, relative to it. */
+/** The difference of a layer's stream from the unchanged model, relative to its norm. */
 async function distance(
   /** @type {Trace} */ trace, /** @type {Trace} */ base, /** @type {string} */ layer, /** @type {number} */ position,
 ) {
@@ -124,18 +124,18 @@ async function distance(
   return Math.sqrt(moved / length);
 }
 
-/** The text and what the model writes on. @param {App} app */
-function written(app) {
-  const { tokens, written: own, sampling: said } = app.trace.manifest;
-  if (!own?.length) return null;
+/** The text and the generated continuation. @param {App} app */
+function continuation(app) {
+  const { tokens, written, sampling } = app.trace.manifest;
+  if (!written?.length) return null;
   return h("div", { class: "written" },
     h("h3", {}, "Generated continuation"),
-    h("p", {}, tokens.slice(-12).map((token) => h("span", { class: "token dim" }, token.display)), own.map((token) => h("span", { class: "token" }, token.display))),
-    said && h("p", { class: "note" }, `sampled with temperature ${said.temperature}${said.top_k ? `, top ${said.top_k}` : ""}, seed ${said.seed}`));
+    h("p", {}, tokens.slice(-12).map((token) => h("span", { class: "token dim" }, token.display)), written.map((token) => h("span", { class: "token" }, token.display))),
+    sampling && h("p", { class: "note" }, `sampled with temperature ${sampling.temperature}${sampling.top_k ? `, top ${sampling.top_k}` : ""}, seed ${sampling.seed}`));
 }
 
 /** @param {App} app @param {number} position */
-function sampling(app, position) {
+function samplingControls(app, position) {
   const { trace, state, live } = app;
   if (!trace.has("logits") || !trace.manifest.vocabulary) return null;
   const { temperature, top_k } = chosen(app);

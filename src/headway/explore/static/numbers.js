@@ -1,4 +1,4 @@
-// Numbers as people read them.
+// Numbers as text.
 
 /** Three significant digits. @param {number} x */
 export function short(x) {
@@ -16,7 +16,7 @@ export function fitting(x, width) {
   return fits ?? x.toExponential(0).replace(/^-/, "−");
 }
 
-/** All its digits: as many as it takes to tell it from every other float32, or else float64. @param {number} x */
+/** All digits that distinguish it from every other float32, or else float64. @param {number} x */
 export function exact(x) {
   if (!Number.isFinite(x)) return short(x);
   let digits = 1;

@@ -1,4 +1,4 @@
-// The column at the right: what happens here, and what can be changed.
+// The right column: an explanation, and the edits.
 
 import { button, h } from "./dom.js";
 
@@ -12,20 +12,20 @@ export function note(text) {
   return h("p", { class: "note" }, text);
 }
 
-/** A choice among names. @param {string} name @param {string[]} names @param {number} at @param {(to: number) => void} choose */
+/** A menu of names. @param {string} name @param {string[]} names @param {number} at @param {(to: number) => void} choose */
 export function picker(name, names, at, choose) {
   return h("select", { "aria-label": name, onchange: (/** @type {any} */ event) => choose(Number(event.target.value)) },
     names.map((one, i) => h("option", { value: i, selected: i === at }, one)));
 }
 
-/** The sentence, the equation, the rung. @param {App} app @param {Words} said @param {Edit[]} [edits] */
-export function words(app, said, edits = []) {
+/** The sentence, the equation, the rung. @param {App} app @param {Words} text @param {Edit[]} [edits] */
+export function words(app, text, edits = []) {
   return h("section", { class: "words" },
     h("h2", {}, "What happens here"),
-    h("p", {}, said.sentence),
-    h("p", { class: "equation" }, said.equation),
-    said.rung && app.trace.manifest.ladder
-      ? h("p", {}, h("a", { href: app.address({ ...app.top, ladder: true, rung: said.rung }) }, `on the ladder: ${said.rung}`))
+    h("p", {}, text.sentence),
+    h("p", { class: "equation" }, text.equation),
+    text.rung && app.trace.manifest.ladder
+      ? h("p", {}, h("a", { href: app.address({ ...app.top, ladder: true, rung: text.rung }) }, `on the ladder: ${text.rung}`))
       : null,
     edits.map((edit) => h("p", { class: "changed" }, `Changed by you: ${label(app, edit)}.`)));
 }

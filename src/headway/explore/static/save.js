@@ -1,4 +1,4 @@
-// Pictures to keep.
+// Save pictures.
 
 /** @param {Blob} content @param {string} name */
 export function saveAs(content, name) {
@@ -9,7 +9,7 @@ export function saveAs(content, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-/** The largest matrix on the page as a file by itself. */
+/** The largest matrix on the page as a self-contained SVG. */
 function drawing() {
   const all = [...document.querySelectorAll("main svg.matrix")];
   const size = (/** @type {Element} */ svg) => Number(svg.getAttribute("width")) * Number(svg.getAttribute("height"));
@@ -23,21 +23,21 @@ function drawing() {
 }
 
 export function pictureSVG() {
-  const made = drawing();
-  if (made) saveAs(new Blob([made.text], { type: "image/svg+xml" }), "headway.svg");
+  const picture = drawing();
+  if (picture) saveAs(new Blob([picture.text], { type: "image/svg+xml" }), "headway.svg");
 }
 
 export async function picturePNG() {
-  const made = drawing();
-  if (!made) return;
-  const address = URL.createObjectURL(new Blob([made.text], { type: "image/svg+xml" }));
+  const picture = drawing();
+  if (!picture) return;
+  const address = URL.createObjectURL(new Blob([picture.text], { type: "image/svg+xml" }));
   const image = new Image();
   image.src = address;
   await image.decode();
   const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [2 * made.width, 2 * made.height];
+  [canvas.width, canvas.height] = [2 * picture.width, 2 * picture.height];
   const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-  pen.fillStyle = made.paper;
+  pen.fillStyle = picture.paper;
   pen.fillRect(0, 0, canvas.width, canvas.height);
   pen.drawImage(image, 0, 0, canvas.width, canvas.height);
   URL.revokeObjectURL(address);

@@ -1,9 +1,9 @@
-// Where the bytes of a trace come from: the server, by ranges, or this very file.
+// Sources of the bytes of a trace: the server, by ranges, or this HTML file.
 
 /** @typedef {(begin: number, end: number) => Promise<ArrayBuffer>} Source */
 
 /**
- * A trace on the server that sent the page. gone: told when the server has it no more.
+ * A trace on the server. gone: called if the server has deleted it.
  * @param {string} id @param {() => void} [gone] @returns {Source}
  */
 export function onServer(id, gone) {
@@ -12,14 +12,14 @@ export function onServer(id, gone) {
     const answer = await reached(`/trace/${id}`, { headers: { Range: `bytes=${begin}-${end - 1}` } });
     if (answer.status !== 206) {
       gone?.();
-      throw new Error("The explorer had forgotten this trace: try again.");
+      throw new Error("This trace is no longer available: try again.");
     }
     return answer.arrayBuffer();
   };
 }
 
 /**
- * `fetch`, with a sentence for when nobody is there.
+ * `fetch` with a clear message if the server does not answer.
  * @param {string} path @param {RequestInit} request
  */
 export async function reached(path, request) {
@@ -27,13 +27,13 @@ export async function reached(path, request) {
     return await fetch(path, request);
   } catch (error) {
     if (request.signal?.aborted) throw error;
-    throw new Error("The explorer does not answer. If it was ended, start it again and load this page anew.");
+    throw new Error("The explorer does not answer. If it was stopped, start it again and reload this page.");
   }
 }
 
 /**
- * The trace that this file carries, in pieces of base64, each a whole number of bytes: only what
- * is asked for is decoded.
+ * The trace inside this file, in pieces of base64 without padding; only the requested bytes are
+ * decoded.
  * @param {ParentNode} page @returns {Source | null}
  */
 export function inPage(page) {

@@ -1,4 +1,4 @@
-// Where one is and what one changed: all of it stands in the address, after the #.
+// The state of the page: view, text and edits, stored in the address after the #.
 
 /** @typedef {import("./trace.js").Edit} Edit */
 /**
@@ -20,40 +20,40 @@ export const START = {
 
 const NUMBERS = ["top_k", "seed", "layer", "head", "part", "query", "training"];
 
-/** The state of an address; what it does not say, or says wrongly, is as at the start. @param {string} hash */
+/** Parse an address; missing and invalid values have their defaults. @param {string} hash */
 export function read(hash) {
-  const said = new URLSearchParams(hash.replace(/^#/, ""));
+  const parameters = new URLSearchParams(hash.replace(/^#/, ""));
   /** @type {Record<string, any>} */
-  const found = { ...START, edits: [] };
-  for (const [name, value] of said) {
-    if (["text", "rung", "step", "tensor"].includes(name)) found[name] = value;
-    else if (["diff", "lines", "table", "ladder"].includes(name)) found[name] = value === "1";
+  const state = { ...START, edits: [] };
+  for (const [name, value] of parameters) {
+    if (["text", "rung", "step", "tensor"].includes(name)) state[name] = value;
+    else if (["diff", "lines", "table", "ladder"].includes(name)) state[name] = value === "1";
     else if (["cell", "at"].includes(name)) {
       const pair = value.split(",").map(Number);
-      if (pair.length === 2 && pair.every((n) => Number.isInteger(n) && n >= 0)) found[name] = pair;
+      if (pair.length === 2 && pair.every((n) => Number.isInteger(n) && n >= 0)) state[name] = pair;
     } else if (name === "temperature") {
-      if (value !== "" && Number(value) >= 0 && Number(value) <= 10) found[name] = Number(value);
+      if (value !== "" && Number(value) >= 0 && Number(value) <= 10) state[name] = Number(value);
     } else if (name === "edit") {
       const [what, attention, head] = value.split("|");
-      if (attention !== undefined) found.edits.push({ what, attention, head: head ? Number(head) : null });
-    } else if (NUMBERS.includes(name) && /^\d{1,9}$/.test(value)) found[name] = Number(value);
+      if (attention !== undefined) state.edits.push({ what, attention, head: head ? Number(head) : null });
+    } else if (NUMBERS.includes(name) && /^\d{1,9}$/.test(value)) state[name] = Number(value);
   }
-  return /** @type {State} */ (found);
+  return /** @type {State} */ (state);
 }
 
 /** The address of a state. @param {State} state */
 export function write(state) {
-  const said = new URLSearchParams();
+  const parameters = new URLSearchParams();
   for (const [name, value] of Object.entries(state)) {
     if (name === "edits") {
-      for (const { what, attention, head } of state.edits) said.append("edit", [what, attention, head ?? ""].join("|"));
-    } else if (value !== START[/** @type {keyof State} */ (name)]) said.set(name, value === true ? "1" : String(value));
+      for (const { what, attention, head } of state.edits) parameters.append("edit", [what, attention, head ?? ""].join("|"));
+    } else if (value !== START[/** @type {keyof State} */ (name)]) parameters.set(name, value === true ? "1" : String(value));
   }
-  // Readable where it may be; halves of surrogate pairs become U+FFFD, as everywhere in addresses.
-  return `#${said.toString().replaceAll("%2C", ",").replaceAll("%7C", "|")}`;
+  // Commas and bars stay readable; lone surrogates become U+FFFD, as in all addresses.
+  return `#${parameters.toString().replaceAll("%2C", ",").replaceAll("%7C", "|")}`;
 }
 
-/** Whether the ladder is looked at. @param {State} state */
+/** Whether the ladder is shown. @param {State} state */
 export function onLadder(state) {
   return state.ladder || state.rung != null;
 }

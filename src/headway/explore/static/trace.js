@@ -1,4 +1,4 @@
-// The trace file (safetensors with Headway's manifest), read a few rows at a time.
+// Reads the trace file (safetensors with Headway's manifest) by ranges of rows.
 
 import { Head, step } from "./attention.js";
 
@@ -28,8 +28,8 @@ import { Head, step } from "./attention.js";
 /** @typedef {{name: string, title: string, heads: Head[]}} Layer */
 
 const KINDS = { F32: Float32Array, F64: Float64Array, BOOL: Uint8Array, U8: Uint8Array };
-const KEPT = 24 * 2 ** 20; // bytes that are remembered, of each of a few traces
-const AT_ONCE = 2 ** 18; // bytes of a tensor that is fetched whole, whatever part is asked for
+const KEPT = 24 * 2 ** 20; // bytes that are cached per trace
+const COMPLETE = 2 ** 18; // bytes; smaller tensors are fetched completely
 
 export class Trace {
   /** @param {Source} source */
@@ -49,11 +49,11 @@ export class Trace {
     /** @type {Map<string, number[]>} */
     this.shapes = new Map(this.manifest.steps);
     /** @type {Map<string, Promise<ArrayBuffer>>} */
-    this.remembered = new Map();
+    this.cache = new Map();
     this.bytes = 0;
     const names = new Set([...this.shapes.keys()].filter((name) => name.endsWith(".weights")).map(owner));
     for (const name of Object.keys(this.manifest.attentions)) names.add(name);
-    if (this.shapes.has("weights")) names.add(""); // a trace of one attention alone
+    if (this.shapes.has("weights")) names.add(""); // a trace of a single attention
     /** @type {Layer[]} */
     this.layers = this._layers([...names].filter((name) => !name.startsWith("ladder.")));
     const rungs = this.manifest.ladder?.rungs ?? [];
@@ -70,7 +70,7 @@ export class Trace {
     return name in this.header;
   }
 
-  /** The tokens on the two sides of an attention: queries', keys'. @param {string} attention */
+  /** The tokens of the queries and of the keys of an attention. @param {string} attention */
   tokens(attention) {
     const { kind, key_tokens: source = [], inputs = [] } = this.manifest;
     if (kind === "translation" && attention.startsWith("encoder.")) return [source, source];
@@ -93,7 +93,7 @@ export class Trace {
     const last = Math.min(to, rows);
     const [begin, end] = [(index * rows + from) * size, (index * rows + last) * size];
     const all = data_offsets[1] - data_offsets[0];
-    const bytes = all <= AT_ONCE
+    const bytes = all <= COMPLETE
       ? (await this._bytes(data_offsets[0], data_offsets[1])).slice(begin, end)
       : await this._bytes(data_offsets[0] + begin, data_offsets[0] + end);
     return { data: new kind(bytes), rows: last - from, columns };
@@ -102,19 +102,17 @@ export class Trace {
   /** @param {number} begin @param {number} end @returns {Promise<ArrayBuffer>} */
   _bytes(begin, end) {
     const key = `${begin} ${end}`;
-    const known = this.remembered.get(key);
+    const known = this.cache.get(key);
     if (known) return known;
-    if (this.bytes > KEPT) this._forget();
+    if (this.bytes > KEPT) {
+      this.cache.clear();
+      this.bytes = 0;
+    }
     this.bytes += end - begin;
-    const found = this.source(this.start + begin, this.start + end);
-    this.remembered.set(key, found);
-    found.catch(() => this.remembered.delete(key));
-    return found;
-  }
-
-  _forget() {
-    this.remembered.clear();
-    this.bytes = 0;
+    const bytes = this.source(this.start + begin, this.start + end);
+    this.cache.set(key, bytes);
+    bytes.catch(() => this.cache.delete(key));
+    return bytes;
   }
 
   /** @param {string[]} names @returns {Layer[]} */
@@ -122,14 +120,14 @@ export class Trace {
     /** @type {Map<string, string[]>} */
     const groups = new Map();
     for (const name of names) {
-      // Of a translation each attention stands for itself, for they are between different sentences.
-      const whole = this.manifest.kind === "translation";
-      const layer = (!whole && /^(.*blocks\.\d+)\./.exec(name)?.[1]) || name;
+      // In a translation the attentions of a block belong to different sentences.
+      const separate = this.manifest.kind === "translation";
+      const layer = (!separate && /^(.*blocks\.\d+)\./.exec(name)?.[1]) || name;
       groups.set(layer, [...(groups.get(layer) ?? []), name]);
     }
     return [...groups].map(([name, attentions], i) => ({
       name,
-      title: this.manifest.kind === "translation" ? spoken(name) : name.includes("blocks.") ? `Layer ${i}` : name || "attention",
+      title: this.manifest.kind === "translation" ? displayName(name) : name.includes("blocks.") ? `Layer ${i}` : name || "attention",
       heads: this._heads(attentions),
     }));
   }
@@ -144,7 +142,7 @@ export class Trace {
     });
     all.forEach((head, i) => {
       const heads = head.facts?.heads ?? 1;
-      // Of several texts at once the first number is the text's.
+      // With several texts the first number is that of the text.
       const many = head.facts && all.length > heads && all.every((one) => one.attention === head.attention);
       head.label = many ? `${Math.floor(i / heads)}.${i % heads}` : String(i);
     });
@@ -152,8 +150,8 @@ export class Trace {
   }
 }
 
-/** "decoder.blocks.0.cross_attention" as one says it. @param {string} name */
-function spoken(name) {
+/** A short name of "decoder.blocks.0.cross_attention". @param {string} name */
+function displayName(name) {
   const [side, ...rest] = name.split(".");
   const kind = rest.at(-1) === "self_attention" ? "itself" : "source";
   return `${side}${rest.length > 1 ? ` ${rest[1]}` : ""} → ${kind}`;
