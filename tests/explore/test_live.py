@@ -96,7 +96,7 @@ def test_a_text_that_does_not_fit_is_refused_in_a_line(page, address):
     assert page.evaluate("location.hash") == ""  # nor is the address that of a failure
     page.goto("about:blank")
     opened(page, f"{address}#text={'y' * 90}")
-    expect(page.locator(".error")).to_contain_text("90 tokens")
+    expect(page.locator(".error")).to_contain_text("to 80 tokens (it has 90)")
     assert page.locator(".band").count() == 2
 
 

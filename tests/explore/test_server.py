@@ -320,7 +320,7 @@ def test_a_text_may_be_as_long_as_this(own, monkeypatch):
     assert own.ask("x" * 9).status == 200
     answer = own.ask("x" * 10)
     assert answer.status == 400
-    assert "10 characters" in answer.json["error"]
+    assert "9 characters" in answer.json["error"]
     assert own.tracer.texts() == ["first", "x" * 9]
 
 

@@ -66,13 +66,13 @@ def test_the_weights_are_the_alignment_and_the_words_are_both_sentences(tracer_o
         weights[0].mean(0), alignment(tracer.model, source, target), atol=1e-6
     )
     assert manifest["kind"] == "translation"
-    with pytest.raises(ValueError, match="a sentence is empty"):
+    with pytest.raises(ValueError, match="the sentence is empty"):
         tracer.trace(TraceRequest(""))
 
 
 @pytest.mark.parametrize("kind", ["rnn", "encoder"])
 def test_what_does_not_look_at_the_source_is_refused(tracer_of, kind):
-    with pytest.raises(ValueError, match="in which no word looks at the source"):
+    with pytest.raises(ValueError, match="which has no attention to the source"):
         tracer_of(kind)
 
 
