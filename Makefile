@@ -51,10 +51,11 @@ $(TSC):
 runs/demo:
 	$(MAKE) demo
 
-# The tests of the explorer need chromium. Without it they are skipped with a notice.
+# The tests of the explorer need a Chromium. Without one they are skipped with a notice.
 chromium:
-	@command -v chromium > /dev/null || (apt-get update -qq && apt-get install -y -qq chromium) || \
-	echo "Debian's chromium IS MISSING: the browser tests will NOT run"
+	@command -v chromium-headless-shell > /dev/null || command -v chromium > /dev/null || \
+	(apt-get update -qq && apt-get install -y -qq chromium-headless-shell) || \
+	echo "CHROMIUM IS MISSING: the browser tests will NOT run"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

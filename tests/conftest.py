@@ -1,7 +1,6 @@
 """Shapes are checked in every test: jaxtyping's annotations, by beartype, on import."""
 
 import os
-import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +10,8 @@ import jax
 import pytest
 import torch
 from jaxtyping import install_import_hook
+
+from pages import CHROMIUM
 
 # The tests use neither the cache nor the data of the user.
 _cache = tempfile.TemporaryDirectory(prefix="headway-tests-")  # deleted with this process
@@ -69,9 +70,9 @@ hypothesis.settings.load_profile("headway")
 
 
 def pytest_terminal_summary(terminalreporter):
-    if shutil.which("chromium") is None:
+    if CHROMIUM is None:
         terminalreporter.section("THE BROWSER TESTS DID NOT RUN", sep="!", red=True)
-        terminalreporter.line("Debian's chromium is missing: apt-get install chromium")
+        terminalreporter.line("Chromium is missing: apt-get install chromium-headless-shell")
     if find_spec("triton") is None:
         terminalreporter.section("THE TESTS OF TRITON DID NOT RUN", sep="!", red=True)
         terminalreporter.line("triton does not install here")

@@ -1,6 +1,11 @@
-"""What the tests of the explorer's page share: going somewhere, and reading numbers there."""
+"""What the tests of the explorer's page share: the browser, navigation, and reading numbers."""
+
+import shutil
 
 import numpy as np
+
+# Debian's headless shell needs half the processor time of the complete browser.
+CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
 
 
 def opened(page, address):

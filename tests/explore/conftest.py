@@ -1,12 +1,10 @@
 """A browser for the page, and a run to open it on."""
 
-import shutil
-
 import pytest
 
 import headway
+from pages import CHROMIUM
 
-CHROMIUM = shutil.which("chromium")
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom.\n" * 40
 
 
@@ -23,7 +21,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")  # while it is open no other event loop can run in its thread
 def browser():
     if CHROMIUM is None:
-        pytest.skip("Debian's chromium is missing: apt-get install chromium")
+        pytest.skip("Chromium is missing: apt-get install chromium-headless-shell")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -35,7 +33,9 @@ def browser():
 @pytest.fixture
 def page(browser):
     """A page that fails the test when a script of it fails or a request leaves the machine."""
-    context = browser.new_context(viewport={"width": 1280, "height": 860}, accept_downloads=True)
+    # Without animations, which take a quarter of a second each.
+    options = {"accept_downloads": True, "reduced_motion": "reduce"}
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, **options)
     opened = context.new_page()
     errors, requests = [], []
     opened.on("pageerror", lambda error: errors.append(str(error)))

@@ -3,7 +3,6 @@
 PYTHONPATH=tests/explore python -m pictures runs/demo
 """
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from headway.explore import export
 from headway.explore.tracers import RunTracer, TraceRequest, WithLadder
 from headway.training.runs import Run
+from pages import CHROMIUM
 
 STATES = {
     "model": "",
@@ -46,8 +46,7 @@ def main(run):
         file.write_text(
             export.page(*WithLadder(RunTracer(Run.open(run))).trace(TraceRequest(TEXT, write=24)))
         )
-        chromium = shutil.which("chromium")
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         take(browser, file.as_uri(), folder)
         browser.close()
 

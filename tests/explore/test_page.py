@@ -289,6 +289,7 @@ def test_a_mouse_finds_the_cell_under_it(page, tmp_path):
 
 
 def test_the_last_of_two_quick_moves_is_what_is_shown(page, exported):
+    page.emulate_media(reduced_motion="no-preference")
     for pause in (0, 2, 5, 10, 20, 35):
         opened(page, f"{exported}#layer=0")
         page.evaluate(
