@@ -25,6 +25,7 @@ def run(folder, *words, asked="", interrupt=lambda: False):
         patch.object(sys, "argv", ["headway", *words]),
         patch.object(sys, "stdin", io.StringIO(asked)),
         patch.object(sys, "path", [*sys.path]),  # commands add the folders of user modules
+        _same_cores(),
         _ctrl_c(interrupt),
     ):
         try:
@@ -33,6 +34,16 @@ def run(folder, *words, asked="", interrupt=lambda: False):
         except SystemExit as stopped:
             code = stopped.code
     return CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+@contextmanager
+def _same_cores():
+    """Undo `headway bench --threads`, which limits this process to some cores."""
+    cores = os.sched_getaffinity(0)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 @contextmanager
