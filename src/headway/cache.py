@@ -1,7 +1,5 @@
 """Headway's cache folder: downloaded texts and prepared tokens."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

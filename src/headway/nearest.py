@@ -1,7 +1,5 @@
 """Check the names in the user's input and suggest the nearest known one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from difflib import get_close_matches
 

@@ -1,7 +1,5 @@
 """Functions that work on arrays of NumPy, PyTorch and JAX alike."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

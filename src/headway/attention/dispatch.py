@@ -1,7 +1,5 @@
 """`attend` computes attention with any kernel; `explain` tells which kernel runs, and why."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from typing import Unpack

@@ -4,8 +4,6 @@ Vaswani et al. 2017, equation 1. Models run this function, or a kernel that is t
 and a trace shows its steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from jaxtyping import Float

@@ -1,7 +1,5 @@
 """Split (..., tokens, heads * dim) into (..., heads, tokens, dim), and merge it again."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -5,8 +5,6 @@ key is allowed. Cells that are not allowed get weight 0 and do not influence oth
 row without an allowed cell all weights are 0, not NaN and not uniform.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 

@@ -1,7 +1,5 @@
 """Normalization of vectors before a layer."""
 
-from __future__ import annotations
-
 from jaxtyping import Float
 
 from headway.attention.arrays import Array, namespace

@@ -8,8 +8,6 @@ Milakov and Gimelshein 2018; Dao et al. 2022 (FlashAttention). For each block th
 e^(s - m') as the normalizer in place of the softmax.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from headway.attention.arrays import Array, device, namespace, widened

@@ -1,7 +1,5 @@
 """Make a Spec from keyword arguments, and combine the Spec of a layer with that of a call."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from difflib import get_close_matches

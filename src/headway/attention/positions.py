@@ -3,8 +3,6 @@
 Learned positions are rows of a parameter and need no function here.
 """
 
-from __future__ import annotations
-
 from math import floor, log2
 
 from jaxtyping import Float, Int

@@ -1,7 +1,5 @@
 """The learned projections before and after attention: `x @ W + b` with W (d_in, d_out)."""
 
-from __future__ import annotations
-
 from jaxtyping import Float
 
 from headway.attention.arrays import Array

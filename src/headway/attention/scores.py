@@ -1,7 +1,5 @@
 """Score functions: how well each query matches each key, (..., queries, keys)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from jaxtyping import Float

@@ -1,7 +1,5 @@
 """Check the shapes of queries, keys and values, and broadcast their leading axes."""
 
-from __future__ import annotations
-
 from headway.attention.arrays import Array, namespace
 
 Shape = tuple[int, ...]

@@ -1,7 +1,5 @@
 """Compare all implementations in one setting: correctness, time and memory."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

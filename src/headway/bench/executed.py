@@ -1,7 +1,5 @@
 """What a call really executed, according to the profiler or the compiled program."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator

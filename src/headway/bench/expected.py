@@ -1,8 +1,6 @@
 """The inputs of a setting, and the expected outputs and gradients: those of the plain formula in
 float64."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace

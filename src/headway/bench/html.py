@@ -1,7 +1,5 @@
 """The results as one self-contained HTML page."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from html import escape
 from typing import Any

@@ -4,8 +4,6 @@ Every kernel of `KERNELS` is included, on PyTorch's arrays and on JAX's, without
 here; kernels that refuse a setting are left out with the reason.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext

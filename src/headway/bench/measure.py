@@ -5,8 +5,6 @@ machine affects all of them, and two workloads are compared by their ratio in th
 allocator keeps freed memory, as in `headway train`. Memory is measured in a separate call.
 """
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import os

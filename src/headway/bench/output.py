@@ -1,7 +1,5 @@
 """The output of `headway bench`: a new folder with JSON, an HTML page and plots."""
 
-from __future__ import annotations
-
 import json
 from datetime import datetime
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The results of `headway bench`: values for JSON, and tables."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from math import floor, log10

@@ -1,7 +1,5 @@
 """Settings: each gives one table of `headway bench`; `plan` has the default ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any

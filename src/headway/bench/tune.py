@@ -4,8 +4,6 @@
 kernel on shapes that are not in the table.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple

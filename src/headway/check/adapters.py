@@ -4,8 +4,6 @@ An adapter takes an attention and returns its declaration and `call(attention, *
 or None if it does not know it.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from itertools import count

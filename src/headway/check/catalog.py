@@ -1,7 +1,5 @@
 """The attentions of Headway that `headway check --self` checks: kernels, rungs, modules, models."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import count

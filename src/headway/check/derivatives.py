@@ -1,7 +1,5 @@
 """Derivatives of a `Subject` with respect to its inputs, or to the embeddings of a model."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """`diagnose` runs all checks on one attention."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import re

@@ -1,7 +1,5 @@
 """Errors of the attention that is checked, as one exception."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

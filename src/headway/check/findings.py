@@ -1,7 +1,5 @@
 """The results of checks: one finding per check, and the diagnosis of an attention."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 

@@ -4,8 +4,6 @@ The checks use (batch, heads, tokens, head_dim) for kind "qkv", and masks in whi
 "attend".
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the checks need of NumPy, PyTorch and JAX: arrays, gradients and random states."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext

@@ -3,8 +3,6 @@
 PyTorch is only used if the checked code has imported it.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Find out how an attention can be called: its library, precision, length and sizes."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from dataclasses import replace

@@ -4,8 +4,6 @@ from headway.check.pytest import checks
 test_my_attention = checks(MyAttention(64, heads=4), kind="self", causal=True)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

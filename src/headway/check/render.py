@@ -1,7 +1,5 @@
 """Show diagnoses on the terminal and as one self-contained HTML page."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from html import escape
 

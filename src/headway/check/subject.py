@@ -4,8 +4,6 @@ The attention may be a module or a function of three tensors, of one, or of toke
 inputs and outputs in one layout, in which the tokens are on the axis before the last.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

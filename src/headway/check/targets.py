@@ -1,7 +1,5 @@
 """Import the attention that is named as `package.module:Name` or `file.py:Name`."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import sys

@@ -1,7 +1,5 @@
 """`headway generate`: text from a trained model."""
 
-from __future__ import annotations
-
 import sys
 from itertools import chain
 from typing import Literal

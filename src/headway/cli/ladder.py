@@ -1,7 +1,5 @@
 """`headway ladder`: the rungs with their numbers."""
 
-from __future__ import annotations
-
 from rich.console import Console
 
 

@@ -1,7 +1,5 @@
 """`headway`: the commands, and how they report errors."""
 
-from __future__ import annotations
-
 import sys
 from importlib import metadata
 

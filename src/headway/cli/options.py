@@ -4,8 +4,6 @@ A field, its type and its description are written once, in the dataclass. Only o
 gave reach the command, so that the recipe decides the others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, TypedDict, get_type_hints

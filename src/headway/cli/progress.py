@@ -1,7 +1,5 @@
 """Progress bars, and stopping with Ctrl-C."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """`headway trace`: every intermediate array of a model for one text, in a file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """What `headway train` and `headway translate train` share: from a plan or a run to its end."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Tokens of a text, and batches of them, each a pure function of (seed, step)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

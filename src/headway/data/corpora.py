@@ -1,7 +1,5 @@
 """Texts to train on: the Python manual, two public texts, or the user's files."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import pydoc_data.topics

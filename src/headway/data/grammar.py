@@ -5,8 +5,6 @@ clause, and all verbs end a subordinate clause. The depth of a sentence is the n
 clauses between its subject and its verb.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate

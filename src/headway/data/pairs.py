@@ -1,7 +1,5 @@
 """Sentence pairs in two languages: reading, checking, splitting and batching."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The changes of a running model that the explorer offers, by means of `headway.edit`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, fields

@@ -1,7 +1,5 @@
 """The page and a trace in one HTML file, without a server or a network."""
 
-from __future__ import annotations
-
 import json
 import re
 from base64 import b64encode

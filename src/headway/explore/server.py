@@ -11,8 +11,6 @@ Other sites in the same browser could send requests too. They are refused, becau
 must be those of this server, and a POST needs the token, which only the page can read.
 """
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import hashlib

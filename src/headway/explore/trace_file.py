@@ -21,8 +21,6 @@ queries, keys and the manifest. For a long text each layer also has `overview`: 
 evenly spaced rows of the weights, with the largest weight of each group of columns.
 """
 
-from __future__ import annotations
-
 import json
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping

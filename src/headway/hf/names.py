@@ -4,8 +4,6 @@ Our matrices `*.weight` are (d_out, d_in), with separate matrices for queries, k
 GPT-2's files have (d_in, d_out), and one matrix `c_attn` for queries, keys and values.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from types import MappingProxyType

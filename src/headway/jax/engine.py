@@ -1,7 +1,5 @@
 """JAX, as `training.session.Engine`."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from math import gcd
 from typing import Any

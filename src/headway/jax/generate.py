@@ -1,7 +1,5 @@
 """Text generation with a GPT in JAX: one compiled step is reused for every token."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any

@@ -6,8 +6,6 @@
 The parameters are one flat dictionary of arrays, with the same names as in a checkpoint.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final

@@ -3,8 +3,6 @@
 The attention formula is in `headway.attention`; `models.gpt.shapes` lists the parameters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import NamedTuple, Protocol

@@ -4,8 +4,6 @@ The state has the same names as in PyTorch: adamw.first.NAME, adamw.second.NAME,
 muon.momentum.NAME.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

@@ -3,8 +3,6 @@
 One named mesh, and one `NamedSharding` per array; XLA inserts the sums across devices.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Training steps in JAX, compiled, each a function of (seed, step)."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Callable, Mapping

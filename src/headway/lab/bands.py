@@ -3,8 +3,6 @@
 Trains it with five seeds, like `headway compare`, and prints the JSON for training/bands.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """The results of an experiment: for the terminal, as Markdown and as JSON."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

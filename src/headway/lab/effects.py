@@ -1,7 +1,5 @@
 """The effect of a variant: differences of losses, paired by seed, with an interval."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt

@@ -1,7 +1,5 @@
 """Training health: statistics of the attention of a model during training, per head."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple

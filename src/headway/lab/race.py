@@ -3,8 +3,6 @@
 All have the same sentences, number of steps and number of parameters.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The quality of a translation model: in total, by sentence length and by depth."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise

@@ -3,8 +3,6 @@
 Finished runs are not repeated; interrupted ones resume from their last checkpoint.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import multiprocessing

@@ -7,8 +7,6 @@ weights to 0 *after* the softmax and dividing by their sum is equal, see `mask_t
 without the division a row would depend on the scores of later tokens. Vaswani et al. 2017, 3.2.3.
 """
 
-from __future__ import annotations
-
 from jaxtyping import Float
 
 from headway.attention.arrays import Array

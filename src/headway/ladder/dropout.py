@@ -6,8 +6,6 @@ The other weights are divided by 1 - p, so that the expected context stays the s
 sum to 1. Dropout is off in evaluation. Srivastava et al. 2014; for attention, Raschka 3.5.2.
 """
 
-from __future__ import annotations
-
 from jaxtyping import Float
 
 from headway.attention.arrays import Array

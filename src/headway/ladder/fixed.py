@@ -6,8 +6,6 @@ This is a moving average: a convolution whose kernel is not learned (compare the
 attention of You, Sun and Iyyer 2020). It mixes neighbors, but cannot search for a token.
 """
 
-from __future__ import annotations
-
 from jaxtyping import Float
 
 from headway.attention.arrays import Array, integers, namespace

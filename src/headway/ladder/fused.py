@@ -6,8 +6,6 @@ One large product uses the hardware better than three small ones, and einsum nam
 transposes and reshapes hide. The result equals that of `multihead`. GPT-2 stores its weights so.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from einops import einsum, rearrange
 from jaxtyping import Float

@@ -7,8 +7,6 @@ The matrices of `stacked` are concatenated, so that one product replaces the loo
 W_output combines the contexts of the heads. Vaswani et al. 2017, section 3.2.2.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Float
 

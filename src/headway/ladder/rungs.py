@@ -1,7 +1,5 @@
 """The table of all rungs, in order."""
 
-from __future__ import annotations
-
 from difflib import get_close_matches
 from types import MappingProxyType
 

@@ -1,7 +1,5 @@
 """Print a rung in the terminal: its idea, its equation, and colored matrices of an example."""
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Bool, Float
 from rich.console import Console, Group, RenderableType

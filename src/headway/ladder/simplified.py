@@ -6,8 +6,6 @@ The score of two tokens is their dot product. Softmax turns the scores of each t
 that sum to 1. The context is the sum of the inputs with these weights. Raschka, ch. 3.3.
 """
 
-from __future__ import annotations
-
 from jaxtyping import Float
 
 from headway.attention.arrays import Array

@@ -6,8 +6,6 @@ With one head a token has one distribution of weights; several heads attend in d
 same time. A loop calls the previous rung for each head: easy to read, slow to run. Raschka, 3.6.1.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Float
 

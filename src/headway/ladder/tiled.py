@@ -10,8 +10,6 @@ memory that is linear in the number of tokens. Milakov and Gimelshein 2018; Dao 
 (FlashAttention).
 """
 
-from __future__ import annotations
-
 from jaxtyping import Float
 
 from headway.attention.arrays import Array

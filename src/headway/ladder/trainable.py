@@ -7,8 +7,6 @@ A token has three vectors: what it looks for (query), what other tokens compare 
 it contributes to a context (value). Scaled dot-product attention: Vaswani et al. 2017, equation 1.
 """
 
-from __future__ import annotations
-
 from jaxtyping import Float
 
 from headway.attention.arrays import Array

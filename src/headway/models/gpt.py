@@ -4,8 +4,6 @@ GPT-2 (Radford et al. 2019) and its successors: a decoder with a norm before eac
 differ in positions, norm and MLP. This module is independent of the engine.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """Text generation: sample the next token from logits, and repeat; independent of the engine."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 

@@ -12,8 +12,6 @@ The kind `encoder` is the Transformer's encoder only; it predicts masked words (
 BERT). This module is independent of the engine.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

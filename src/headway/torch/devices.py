@@ -1,7 +1,5 @@
 """Choose the device, the precision and whether to compile, from what the machine supports."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """PyTorch, as `training.session.Engine`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

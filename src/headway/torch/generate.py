@@ -1,7 +1,5 @@
 """Text generation with a GPT in PyTorch, one token at a time, from a cache."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple

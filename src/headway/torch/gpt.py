@@ -1,7 +1,5 @@
 """GPT in PyTorch: takes tokens and returns the logits of the next token at every position."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import final

@@ -4,8 +4,6 @@ The names of its state are the same in JAX, so that a run can be resumed in eith
 adamw.first.NAME, adamw.second.NAME, muon.momentum.NAME.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import final
 

@@ -3,8 +3,6 @@
 Each task gives the batches of a step and the loss of one; `training/task.py` reads the data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, final

@@ -1,7 +1,5 @@
 """Training steps in PyTorch, each a function of (seed, step)."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """Translation with an encoder-decoder model, by beam search."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import NamedTuple

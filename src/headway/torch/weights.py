@@ -1,7 +1,5 @@
 """Build a model and load its weights from a run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

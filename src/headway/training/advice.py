@@ -1,7 +1,5 @@
 """Warnings about a run: settings that are common mistakes, and unusual losses."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass

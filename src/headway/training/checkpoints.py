@@ -3,8 +3,6 @@
 step-000500/model.safetensors  optimizer.safetensors  SHA256SUMS (for `sha256sum --check`)
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

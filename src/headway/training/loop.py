@@ -1,7 +1,5 @@
 """The training loop of every task and engine: steps, log and checkpoints."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Mapping

@@ -9,8 +9,6 @@ For a matrix W (d_out, d_in) with gradient G, at learning rate r and weight deca
 The scale gives U the size of AdamW's update, so that both share one learning rate.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 from einops import rearrange

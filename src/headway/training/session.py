@@ -1,7 +1,5 @@
 """A run in training: begun, resumed and followed to its end, for every task and engine."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

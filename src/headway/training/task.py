@@ -5,8 +5,6 @@ training (steps, log, checkpoints, resuming, samples) is the same for all tasks.
 loss of a task depend on the engine: they are in `torch/tasks.py` and in `jax/train.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Settings and data of models for pairs of sentences."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields

@@ -1,7 +1,5 @@
 """The shapes that tests and benchmarks share. Most axes of a case differ in size."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 

@@ -4,8 +4,6 @@ The heads of queries are split into two axes (kv_heads, group): a group of heads
 keys and values. `plain` copies each head of keys and values `group` times instead.
 """
 
-from __future__ import annotations
-
 from einops import einsum, rearrange
 
 from headway.attention.arrays import Array, namespace, widened

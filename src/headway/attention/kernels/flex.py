@@ -5,8 +5,6 @@ Dong et al. 2024. The first call with a new shape, mask or option compiles it, w
 cell, so it must be a function of positions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache, lru_cache
 from math import prod

@@ -5,8 +5,6 @@ This module corrects three conventions that differ from ours: the heads axis is 
 of the values or NaN. (JAX's windows count from the top left too, so a window is passed as a mask.)
 """
 
-from __future__ import annotations
-
 import sys
 from math import prod
 from typing import Any

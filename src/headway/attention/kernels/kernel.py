@@ -1,7 +1,5 @@
 """The type of kernels: a function of arrays and a Spec, and the options that it supports."""
 
-from __future__ import annotations
-
 import sys
 from typing import NamedTuple, Protocol
 

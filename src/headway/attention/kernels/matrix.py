@@ -1,7 +1,5 @@
 """The mask and the bias of a call as complete matrices, for kernels that require matrices."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from headway.attention.arrays import Array, device, namespace

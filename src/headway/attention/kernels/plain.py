@@ -1,7 +1,5 @@
 """The formula as a kernel: it supports every call."""
 
-from __future__ import annotations
-
 from headway.attention.formula import attention
 from headway.attention.kernels.kernel import Kernel
 

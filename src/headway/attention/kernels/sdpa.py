@@ -5,8 +5,6 @@ query that may attend to no key is unspecified, and on a CPU a query of NaN gets
 (pytorch/pytorch#141128): all three are corrected here. Dropout takes no seed, so it is refused.
 """
 
-from __future__ import annotations
-
 import sys
 import warnings
 from functools import partial

@@ -1,7 +1,5 @@
 """The formula for one head after another: slow, but needs memory for one head only."""
 
-from __future__ import annotations
-
 from headway.attention.arrays import Array, namespace
 from headway.attention.formula import attention
 from headway.attention.grid import grid_of

@@ -5,8 +5,6 @@ the exponentials of each row; the backward pass recomputes the tiles. `attention
 same algorithm in a form that is easier to read. NumPy, which needs no gradients, runs that.
 """
 
-from __future__ import annotations
-
 from headway.attention.arrays import Array, engine
 from headway.attention.kernels.kernel import EVERY_OPTION, Kernel
 from headway.attention.online import online_attention

@@ -4,8 +4,6 @@ JAX derives the backward pass. `jax.checkpoint` makes it recompute the tiles ins
 them, so memory is linear in the number of tokens.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from jax import lax

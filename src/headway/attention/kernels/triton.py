@@ -5,8 +5,6 @@ neither Triton nor PyTorch. For tests, Triton's interpreter runs them slowly on 
 TRITON_INTERPRET=1 before the first import of Triton.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from importlib import metadata

@@ -21,8 +21,6 @@ D is rowsum(P * dP), from the same products as dS, so that their rounding errors
 with one large weight. In 16 bits, rounding P and dS has a larger effect than both details.
 """
 
-from __future__ import annotations
-
 from inspect import unwrap
 from math import e, log2
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@
 other shapes the times of the nearest measured shapes are averaged, weighted by their distance.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

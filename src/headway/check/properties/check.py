@@ -1,7 +1,5 @@
 """The class `Check`, and helpers that several checks share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -3,8 +3,6 @@
 rotary: Su et al. 2021.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from headway.check.findings import Outcome, verdict

@@ -1,7 +1,5 @@
 """Checks of numerics: errors, repeatability, memory layouts, precision, derivatives, dropout."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from functools import partial

@@ -3,8 +3,6 @@
 The test of leaks by gradients comes from nanodo; grouped heads: Ainslie et al. 2023.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from headway.check.derivatives import gradients

@@ -1,7 +1,5 @@
 """Recipes: what to train, as TOML files, with the options of the user on top."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
