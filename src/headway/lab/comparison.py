@@ -1,4 +1,4 @@
-"""The results of an experiment: for the terminal, as Markdown and as JSON."""
+"""The results of an experiment, for the terminal and as JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -144,7 +144,7 @@ LEGEND = (
     "of one run while all cores train other runs; step MB: peak memory of a training step; "
     "entropy: of the attention weights (1 = equal weights) and first token: its share of the "
     "weight, both as means over all heads. Comparisons are not corrected for multiple testing: "
-    "expect about one false positive in twenty comparisons"
+    "expect about one false positive in twenty comparisons."
 )
 
 
@@ -231,31 +231,6 @@ def answers(report: Comparison) -> list[str]:
     if missing:
         sentences.append(f"{missing} of {len(report.runs)} runs have not ended")
     return [*sentences, *report.remarks]
-
-
-def markdown(report: Comparison) -> str:
-    """Return the question, the answers, the table and the command as Markdown."""
-    head = ["variant", *(column.title for column in COLUMNS)]
-
-    def row(name: str, values: Mapping[str, Any]) -> str:
-        return f"| {' | '.join([_escaped(name), *(cell(field, values) for field in COLUMNS)])} |"
-
-    lines = [
-        f"# {report.experiment.name}",
-        _escaped(report.experiment.question),
-        "\n".join(f"- {_escaped(answer)}" for answer in answers(report)),
-        "\n".join(
-            [
-                f"| {' | '.join(head)} |",
-                f"|---|{'---:|' * len(COLUMNS)}",
-                *(row(variant.name, record(report, variant)) for variant in report.ranked),
-            ]
-        ),
-        LEGEND + ".",
-        f"{described(report)}.",
-        f"Repeat with: `{report.command}`",
-    ]
-    return "\n\n".join(lines) + "\n"
 
 
 def described(report: Comparison) -> str:
@@ -346,11 +321,6 @@ def _health(path: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
-
-
-def _escaped(text: str) -> str:
-    """Escape a text for Markdown."""
-    return text.replace("<", "&lt;").replace("|", "\\|")
 
 
 def _progress(run: TrainedRun) -> str:

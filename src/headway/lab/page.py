@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 STYLE = """
 .answers li { color: inherit; font-size: 1rem; margin: .3rem 0 }
 td:first-child, th:first-child { text-align: left; font-weight: 600 }
-.apart { opacity: .6 }
 .samples { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
   gap: 1.5rem } .samples img { width: 100%; background: #fff; border-radius: 4px }
 pre { white-space: pre-wrap; font-size: .8rem; max-height: 12rem; overflow: auto; margin: .3rem 0;
@@ -44,48 +43,70 @@ DRAWN = {
 }
 
 
-def page(report: Comparison, drawn: Sequence[Picture]) -> str:
-    """Return the page: answers, table, plots, and a sample and attention maps per variant."""
-    answers = "".join(f"<li>{escape(answer)}</li>" for answer in comparisons.answers(report))
-    head = "".join(f"<th>{escape(column.title)}</th>" for column in COLUMNS)
-    rows = "\n".join(_row(report, variant) for variant in report.ranked)
-    plots = "".join(pages.inline(picture.svg) for picture in drawn)
-    samples = "".join(_sample(report, variant) for variant in report.ranked)
-    body = (
-        f"<h1>{escape(report.experiment.question)}</h1>\n"
-        f"<p class=soft>{escape(report.experiment.name)}: "
-        f"{escape(comparisons.described(report))}</p>\n"
-        f"<ul class=answers>{answers}</ul>\n"
-        f"<div class=wide><table><tr><th>variant</th>{head}<th>by seed</th></tr>\n{rows}</table>"
-        f"</div>\n<p class=soft>{escape(LEGEND)}.</p>\n<div class=plots>{plots}</div>\n"
-        "<h2>Samples and attention maps</h2>\n"
-        "<p class=soft>Of the first finished run. Rows are queries, columns are keys, darker cells "
-        "are larger weights; one row of maps per layer.</p>\n"
-        f"<div class=samples>{samples}</div>\n"
-        f"<h2>Repeat with</h2>\n<pre><code>{escape(report.command)}</code></pre>"
+class Summary(NamedTuple):
+    """The text of a report. rows: the table, its header first. legend: explains the table."""
+
+    title: str
+    about: str
+    answers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    legend: str
+    command: str
+
+
+def as_markdown(summary: Summary, more: str = "") -> str:
+    """Return the report as Markdown. more: text after the table."""
+
+    def safe(text: str) -> str:
+        return text.replace("<", "&lt;").replace("|", "\\|")
+
+    header, *body = summary.rows
+    table = [header, ["---", *["---:"] * (len(header) - 1)], *body]
+    parts = [
+        f"# {safe(summary.title)}",
+        f"{safe(summary.about)}.",
+        "\n".join(f"- {safe(answer)}" for answer in summary.answers),
+        "\n".join(f"| {' | '.join(map(safe, row))} |" for row in table),
+        summary.legend,
+        more,
+        f"Repeat with: `{summary.command}`",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def as_html(summary: Summary, plots: Iterable[Picture], more: str) -> str:
+    """Return the report as a page. more: HTML after the plots."""
+    header, *body = summary.rows
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in body
     )
-    return pages.page(f"headway: {report.experiment.name}", body, STYLE)
+    text = (
+        f"<h1>{escape(summary.title)}</h1>\n<p class=soft>{escape(summary.about)}</p>\n"
+        f"<ul class=answers>{''.join(f'<li>{escape(a)}</li>' for a in summary.answers)}</ul>\n"
+        f"<div class=wide><table><tr>{head}</tr>\n{rows}</table></div>\n"
+        f"<p class=soft>{escape(summary.legend)}</p>\n"
+        f"<div class=plots>{''.join(pages.inline(plot.svg) for plot in plots)}</div>\n{more}\n"
+        f"<h2>Repeat with</h2>\n<pre><code>{escape(summary.command)}</code></pre>"
+    )
+    return pages.page(f"headway: {summary.title}", text, STYLE)
 
 
-def _row(report: Comparison, variant: Variant) -> str:
-    row = comparisons.record(report, variant)
-    cells = "".join(f"<td>{escape(comparisons.cell(column, row))}</td>" for column in COLUMNS)
-    losses = report.losses[variant.name].values()
-    seeds = " ".join(f"{loss:.3f}" for loss in losses)
-    kind = ' class="apart"' if variant.apart else ""
-    return f"<tr{kind}><td>{escape(variant.name)}</td>{cells}<td>{seeds}</td></tr>"
+def embedded(picture: Picture, style: str = "") -> str:
+    """Return a picture as an HTML element that contains its PNG."""
+    data = base64.b64encode(picture.png).decode()
+    return f'<img alt="{escape(picture.name)}" style="{style}" src="data:image/png;base64,{data}">'
 
 
 def _sample(report: Comparison, variant: Variant) -> str:
     first = next((run for run in report.of(variant) if run.result), None)
     if first is None or first.result is None:
         return ""
-    picture = base64.b64encode(_maps(variant.name, first.result).png).decode()
-    name, width = escape(variant.name), max(map(len, first.result["maps"]))
+    maps = _maps(f"attention maps of {variant.name}", first.result)
+    style = f"max-width: {9 * max(map(len, first.result['maps']))}rem"
     return (
-        f"<div><b>{name}</b><pre>{escape(first.result['sample'])}</pre>"
-        f'<img alt="attention maps of {name}" style="max-width: {width * 9}rem" '
-        f'src="data:image/png;base64,{picture}"></div>\n'
+        f"<div><b>{escape(variant.name)}</b><pre>{escape(first.result['sample'])}</pre>"
+        f"{embedded(maps, style)}</div>\n"
     )
 
 
@@ -205,14 +226,33 @@ def _visible(word: str) -> str:
     return word.replace(" ", "␣").replace("\n", "⏎")
 
 
-def write(comparison: Comparison, folder: Path) -> Path:
+def summarize(report: Comparison) -> Summary:
+    """Return the text of the report."""
+    rows = [["variant", *(column.title for column in COLUMNS), "by seed"]]
+    for variant in report.ranked:
+        values = comparisons.record(report, variant)
+        by_seed = " ".join(f"{loss:.3f}" for loss in report.losses[variant.name].values())
+        cells = [comparisons.cell(column, values) for column in COLUMNS]
+        rows.append([variant.name, *cells, by_seed])
+    about = f"{report.experiment.name}: {comparisons.described(report)}"
+    answers = comparisons.answers(report)
+    return Summary(report.experiment.question, about, answers, rows, LEGEND, report.command)
+
+
+def write(report: Comparison, folder: Path) -> Path:
     """Write index.html, report.md, report.json and the plots; return their folder."""
-    target = folder / comparison.experiment.folder
-    plots = [*pictures(comparison)]
+    target = folder / report.experiment.folder
+    plots = [*pictures(report)]
+    samples = (
+        "<h2>Samples and attention maps</h2>\n"
+        "<p class=soft>Of the first finished run. Rows are queries, columns are keys, darker cells "
+        "are larger weights; one row of maps per layer.</p>\n"
+        f"<div class=samples>{''.join(_sample(report, v) for v in report.ranked)}</div>"
+    )
     texts = {
-        "index.html": page(comparison, plots),
-        "report.md": comparisons.markdown(comparison),
-        "report.json": json.dumps(comparisons.as_dict(comparison), allow_nan=False) + "\n",
+        "index.html": as_html(summarize(report), plots, samples),
+        "report.md": as_markdown(summarize(report)),
+        "report.json": json.dumps(comparisons.as_dict(report), allow_nan=False) + "\n",
     }
     pages.write(target, texts, plots)
     return target

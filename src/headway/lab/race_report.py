@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from headway.bench.pages import COLOURS, INK, Picture
 from headway.lab import translation as lab
 from headway.lab import work
 from headway.lab.effects import Effect, effect_of
-from headway.lab.page import STYLE, curves
+from headway.lab.page import Summary, as_html, as_markdown, curves, embedded
 from headway.lab.race import KINDS, QUESTION, SEEDS, SENTENCE, Race
 from headway.lab.translation import Answer, Scores
 from headway.training.runs import Run
@@ -266,18 +265,6 @@ def alignment(name: str, title: str, matrix: Mapping[str, Any]) -> Picture:
     return pages.draw(name, (wide, high), paint)
 
 
-def markdown(report: RaceReport) -> str:
-    """Return the report as Markdown."""
-    header, *body = rows(report)
-    lines = [f"# {QUESTION}", "", described(report) + ".", "", *(f"- {a}" for a in answers(report))]
-    lines += ["", f"| {' | '.join(header)} |", f"|---|---|{'---:|' * (len(header) - 2)}"]
-    lines += [f"| {' | '.join(row)} |" for row in body]
-    lines += ["", f"`{SENTENCE}`", ""]
-    lines += [f"- {kind}: {text}" for kind, text in _sentences(report)]
-    lines += ["", LEGEND]
-    return "\n".join([*lines, "", "```", report.command, "```", ""])
-
-
 def _sentences(report: RaceReport) -> Iterator[tuple[str, str]]:
     for kind in KINDS:
         for run in report.of(kind)[:1]:
@@ -285,54 +272,37 @@ def _sentences(report: RaceReport) -> Iterator[tuple[str, str]]:
                 yield kind, run.result["sentence"]
 
 
-def page(report: RaceReport, drawn: Sequence[Picture]) -> str:
-    """Return the report as an HTML page."""
-    header, *body = rows(report)
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    table = "\n".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body
-    )
-    plots = "".join(pages.inline(e.svg) for e in drawn if not e.name.startswith("alignment"))
-    maps = "".join(
-        f'<img alt="{escape(picture.name)}" src="data:image/png;base64,'
-        f'{base64.b64encode(picture.png).decode()}">'
-        for picture in drawn
-        if picture.name.startswith("alignment")
-    )
-    translations = "".join(
-        f"<dt>{kind}</dt><dd>{escape(text)}</dd>" for kind, text in _sentences(report)
-    )
-    text = (
-        f"<h1>{escape(QUESTION)}</h1>\n<p class=soft>{escape(described(report))}</p>\n"
-        f"<ul class=answers>{''.join(f'<li>{escape(a)}</li>' for a in answers(report))}</ul>\n"
-        f"<div class=plots>{plots}</div>\n"
-        f"<h2>Alignments</h2>\n<p>{escape(SENTENCE)}</p><dl>{translations}</dl>\n"
-        "<p class=soft>Rows are target words, columns are source words; darker cells are larger "
-        f"weights.</p>\n<div class=samples>{maps}</div>\n"
-        f"<h2>All scores</h2>\n<div class=wide><table><tr>{head}</tr>\n{table}</table></div>\n"
-        f"<p class=soft>{escape(LEGEND)}</p>\n"
-        f"<h2>Repeat with</h2>\n<pre><code>{escape(report.command)}</code></pre>"
-    )
-    return pages.page("headway: the race", text, STYLE)
-
-
 def write(report: RaceReport, folder: Path) -> Path:
     """Write index.html, report.md, report.json and the plots; return their folder."""
     target = folder / report.race.folder
     plots = [*pictures(report)]
+    summary = Summary(
+        QUESTION, described(report), [*answers(report)], [*rows(report)], LEGEND, report.command
+    )
+    sentences = [*_sentences(report)]
+    maps = [picture for picture in plots if picture.name.startswith("alignment")]
+    alignments = (
+        f"<h2>Alignments</h2>\n<p>{escape(SENTENCE)}</p>\n<dl>"
+        f"{''.join(f'<dt>{kind}</dt><dd>{escape(text)}</dd>' for kind, text in sentences)}</dl>\n"
+        "<p class=soft>Rows are target words, columns are source words; darker cells are larger "
+        f"weights.</p>\n<div class=samples>{''.join(map(embedded, maps))}</div>"
+    )
+    translations = "\n".join(
+        [f"`{SENTENCE}`\n", *(f"- {kind}: {text}" for kind, text in sentences)]
+    )
     content = {
         "race": {"source": report.race.source, "settings": report.race.settings},
         "command": report.command,
-        "answers": [*answers(report)],
-        "rows": [*rows(report)],
+        "answers": summary.answers,
+        "rows": summary.rows,
         "runs": [
             {"kind": run.kind, "seed": run.seed, "curve": run.curve, "failed": run.failed}
             for run in report.runs
         ],
     }
     texts = {
-        "index.html": page(report, plots),
-        "report.md": markdown(report),
+        "index.html": as_html(summary, [plot for plot in plots if plot not in maps], alignments),
+        "report.md": as_markdown(summary, translations),
         "report.json": json.dumps(content, allow_nan=False) + "\n",
     }
     pages.write(target, texts, plots)
