@@ -26,7 +26,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from headway.data.tokenizers import Tokenizer
 from headway.explore import export, server, trace_file
-from headway.explore.tracers import TraceRequest, WithLadder, RunTracer
+from headway.explore.tracers import RunTracer, TraceRequest, WithLadder
 from headway.models.gpt import preset
 from headway.torch.weights import build, to_arrays
 from headway.training import checkpoints
