@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from headway.cli.parameters import Switch
 from headway.cli.progress import interrupts
 from headway.extras import require
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from headway.bench.results import Results
     from headway.bench.settings import Setting
 
-_SWITCH = Parameter(negative=())
 _COUNTED = (
     TextColumn("{task.description}"),
     BarColumn(bar_width=24),
@@ -44,11 +44,11 @@ def bench(
     heads: int | None = None,
     kv_heads: int | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-    forward: Annotated[bool, _SWITCH] = False,
-    compiled: Annotated[bool, _SWITCH] = False,
+    forward: Switch = False,
+    compiled: Switch = False,
     window: int | None = None,
     dropout: float | None = None,
-    projections: Annotated[bool, _SWITCH] = False,
+    projections: Switch = False,
     causal: bool = True,
     kernels: str | None = None,
     module: str | None = None,
@@ -57,7 +57,7 @@ def bench(
     threads: int | None = None,
     seconds: float = 2.0,
     output: Path | None = None,
-    tune: Annotated[bool, _SWITCH] = False,
+    tune: Switch = False,
 ) -> None:
     """Compare implementations of attention: time, memory, error, and the kernel that ran.
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from headway.check.declaration import Declaration
 from headway.cli.options import options
+from headway.cli.parameters import Runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +37,7 @@ def check(
     headway: Annotated[bool, Parameter(name="--self", negative=())] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     html: Path | None = None,
-    runs: str = "runs",
+    runs: Runs = "runs",
 ) -> None:
     """Check an attention for known faults: leaks, reversed masks, a softmax over the wrong axis.
 
@@ -60,8 +61,6 @@ def check(
         Print JSON.
     html
         Also write the diagnosis to this file.
-    runs
-        Folder of the runs.
     """
     if (target is None) == (not headway):
         raise ValueError("give one target: module:Name, file.py:Name, a run, or --self")

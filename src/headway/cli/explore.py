@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
-
+from headway.cli.parameters import Engine, Runs, Switch
 from headway.extras import require
 
 if TYPE_CHECKING:
@@ -18,12 +17,12 @@ def explore(
     text: str | None = None,
     /,
     *,
-    ladder: Annotated[bool, Parameter(negative=())] = False,
+    ladder: Switch = False,
     html: Path | None = None,
     port: int = 8420,
     open: bool = True,
-    engine: Literal["torch", "jax"] = "torch",
-    runs: str = "runs",
+    engine: Engine = "torch",
+    runs: Runs = "runs",
 ) -> None:
     """Explore a trained model, or the ladder, in the browser.
 
@@ -43,10 +42,6 @@ def explore(
         Port of the server; the next free one if it is in use.
     open
         Whether to open the browser.
-    engine
-        Engine of the model: PyTorch or JAX.
-    runs
-        Folder of the runs.
     """
     if ladder and text is not None:
         raise ValueError("--ladder takes one text in quotes, and no run")

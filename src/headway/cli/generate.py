@@ -2,27 +2,30 @@
 
 import sys
 from itertools import chain
-from typing import Literal
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from headway.cli.parameters import Engine, RunName, Runs
 
 
 def generate(
-    run: str,
+    run: RunName,
+    /,
     *prompts: str,
     tokens: int = 200,
     temperature: float = 0.8,
     top_k: int | None = None,
     top_p: float | None = 0.95,
-    stop: list[str] | None = None,
+    stop: Annotated[list[str] | None, Parameter(negative=())] = None,
     seed: int = 0,
-    engine: Literal["torch", "jax"] = "torch",
-    runs: str = "runs",
+    engine: Engine = "torch",
+    runs: Runs = "runs",
 ) -> None:
     """Generate text from one or more prompts.
 
     Parameters
     ----------
-    run
-        Name of a run in the folder `runs`, or the path of a run.
     prompts
         Texts to continue; several are continued as one batch.
     tokens
@@ -38,10 +41,6 @@ def generate(
         Stop before this text; can be given several times.
     seed
         The same seed gives the same text.
-    engine
-        PyTorch or JAX; both can read every run.
-    runs
-        Folder of the runs.
     """
     from headway.engines import engine_named  # late: `headway --help` is fast
     from headway.training.runs import find

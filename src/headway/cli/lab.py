@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 from rich.live import Live
 
+from headway.cli.parameters import Engine, Switch
 from headway.cli.progress import interrupts
 from headway.extras import require
 
 if TYPE_CHECKING:
     from headway.lab.experiments import Experiment
 
-_SWITCH = Parameter(negative=())
 _LAB = Path("lab")
 
 
@@ -28,9 +28,9 @@ def climb(
     text: str = "manual",
     /,
     *,
-    quick: Annotated[bool, _SWITCH] = False,
-    full: Annotated[bool, _SWITCH] = False,
-    engine: Literal["torch", "jax"] = "torch",
+    quick: Switch = False,
+    full: Switch = False,
+    engine: Engine = "torch",
     lab: Path = _LAB,
 ) -> None:
     """Train the same small GPT with every rung of the ladder, and compare the rungs.
@@ -46,8 +46,6 @@ def climb(
         Three seeds: about ten minutes on two cores. The default.
     full
         Five seeds and six times the steps.
-    engine
-        PyTorch or JAX.
     lab
         Folder of all runs and comparisons.
     """
@@ -65,9 +63,9 @@ def compare(
     seeds: int | None = None,
     steps: int | None = None,
     text: str | None = None,
-    quick: Annotated[bool, _SWITCH] = False,
-    full: Annotated[bool, _SWITCH] = False,
-    engine: Literal["torch", "jax"] = "torch",
+    quick: Switch = False,
+    full: Switch = False,
+    engine: Engine = "torch",
     lab: Path = _LAB,
 ) -> None:
     """Train variants of one small GPT and compare them, with several seeds.
@@ -94,8 +92,6 @@ def compare(
         Three seeds: a ready experiment takes about ten minutes on two cores. The default.
     full
         Five seeds, and longer runs in the ready experiments.
-    engine
-        PyTorch or JAX.
     lab
         Folder of all runs and comparisons.
     """

@@ -12,15 +12,11 @@ from rich.table import Table
 if TYPE_CHECKING:
     from headway.training.runs import Run
 
+from headway.cli.parameters import RunName, Runs
 
-def runs(folder: str = "runs", /) -> None:
-    """List the runs of a folder with their data, progress and validation loss.
 
-    Parameters
-    ----------
-    folder
-        Folder of the runs.
-    """
+def runs(folder: Runs = "runs", /) -> None:
+    """List the runs of a folder with their data, progress and validation loss."""
     from headway.training.runs import runs_in  # late: `headway --help` is fast
 
     available = runs_in(Path(folder))
@@ -37,16 +33,8 @@ def runs(folder: str = "runs", /) -> None:
     Console(highlight=False).print(table)
 
 
-def info(run: str, /, *, runs: str = "runs") -> None:
-    """Show the details of a run: its settings, its size, and whether its checkpoints are intact.
-
-    Parameters
-    ----------
-    run
-        Name of a run in the folder `runs`, or the path of a run.
-    runs
-        Folder of the runs.
-    """
+def info(run: RunName, /, *, runs: Runs = "runs") -> None:
+    """Show the details of a run: its settings, its size, and whether its checkpoints are intact."""
     from headway.training import checkpoints  # late: `headway --help` is fast
     from headway.training.runs import find
 

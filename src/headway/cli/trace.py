@@ -1,34 +1,30 @@
 """`headway trace`: every intermediate array of a model for one text, in a file."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
+from headway.cli.parameters import Engine, RunName, Runs
+
 
 def trace(
-    run: str,
+    run: RunName,
     text: str,
     /,
     *,
     output: Annotated[Path, Parameter(alias="-o")] = Path("trace.safetensors"),
-    engine: Literal["torch", "jax"] = "torch",
-    runs: str = "runs",
+    engine: Engine = "torch",
+    runs: Runs = "runs",
 ) -> None:
     """Write the queries, keys, values, weights ... of every layer for one text to a file.
 
     Parameters
     ----------
-    run
-        Name of a run in the folder `runs`, or the path of a run.
     text
         The input of the model.
     output
         The file to write: safetensors with a JSON manifest.
-    engine
-        PyTorch or JAX; both give the same arrays under the same names.
-    runs
-        Folder of the runs.
     """
     from headway.explore import trace_file  # late: `headway --help` is fast
     from headway.explore.tracers import RunTracer, TraceRequest

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from headway.cli.options import options
+from headway.cli.parameters import Device, Runs
 from headway.cli.progress import preparing
 from headway.cli.training import follow, resumed
 from headway.engines import engine_named
@@ -39,9 +40,9 @@ def train(
     model: Model = None,
     training: Training = None,
     engine: Literal["torch", "jax"] | None = None,
-    device: Literal["cuda", "mps", "cpu"] | None = None,
+    device: Device = None,
     tensorboard: bool = False,
-    runs: str = "runs",
+    runs: Runs = "runs",
 ) -> None:
     """Train a small GPT on a text, and keep it in a run directory.
 
@@ -69,12 +70,8 @@ def train(
         Number of tokens that bpe learns.
     engine
         PyTorch by default, or JAX; a resumed run uses the engine that it used before.
-    device
-        By default the best device of this machine.
     tensorboard
         Whether to write the curves for TensorBoard too, into the run directory.
-    runs
-        Folder of the runs.
     """
     named: dict[str, Any] = {"text": text, "rung": rung, "preset": preset, "tokenizer": tokenizer}
     named |= {"vocabulary": vocabulary}

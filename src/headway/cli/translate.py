@@ -16,6 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from headway.cli.options import options
+from headway.cli.parameters import Device, RunName, Runs, Switch
 from headway.cli.progress import interrupts
 from headway.cli.training import follow, resumed
 from headway.engines import engine_named
@@ -51,8 +52,8 @@ def train(
     resume: str | None = None,
     sizes: Sizes = None,
     training: Training = None,
-    device: Literal["cuda", "mps", "cpu"] | None = None,
-    runs: str = "runs",
+    device: Device = None,
+    runs: Runs = "runs",
 ) -> None:
     """Train a model that translates and write it to a run directory.
 
@@ -72,10 +73,6 @@ def train(
         Name of the run; by default the next free number.
     resume
         Continue this run from its last checkpoint, bit for bit; --steps may extend it.
-    device
-        By default the fastest device of this machine.
-    runs
-        Folder of the runs.
     """
     given = (sizes or {}) | (training or {})
     source = _source(pairs, depth)
@@ -117,20 +114,18 @@ def _finish(started: Session) -> None:
 
 @translate.default
 def ask(
-    run: str,
+    run: RunName,
     /,
     *sentences: str,
     beams: int = 4,
     penalty: float = 1.0,
     alignment: bool | None = None,
-    runs: str = "runs",
+    runs: Runs = "runs",
 ) -> None:
     """Translate sentences with a trained model, or fill in words that are written as "_".
 
     Parameters
     ----------
-    run
-        The name of a run in the folder `runs`, or the path of one.
     sentences
         By default the lines of the standard input.
     beams
@@ -139,8 +134,6 @@ def ask(
         The length penalty: 0 prefers short translations, larger values prefer longer ones.
     alignment
         Show the attention of each word; by default if the output is a terminal.
-    runs
-        The folder of the runs.
     """
     opened = find(run, runs, translates=True)
     inputs = [*sentences] or [line.rstrip("\n") for line in sys.stdin]
@@ -212,12 +205,12 @@ def _check(sentences: Sequence[str], run: Run) -> None:
 
 @translate.command
 def eval(
-    run: str,
+    run: RunName,
     /,
     *,
     beams: int = 4,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
-    runs: str = "runs",
+    runs: Runs = "runs",
 ) -> None:
     """Measure a run on new sentences: all together, by length and by depth.
 
@@ -225,14 +218,10 @@ def eval(
 
     Parameters
     ----------
-    run
-        The name of a run in the folder `runs`, or the path of one.
     beams
         The number of beams; 1 always chooses the most likely word.
     output
         Also write the scores and the translations to this JSON file.
-    runs
-        The folder of the runs.
     """
     opened = find(run, runs, translates=True)
     config, tokenizer = opened.config, opened.tokenizer
@@ -286,8 +275,8 @@ def race(
     *,
     pairs: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     depth: int | None = None,
-    quick: Annotated[bool, Parameter(negative=())] = False,
-    full: Annotated[bool, Parameter(negative=())] = False,
+    quick: Switch = False,
+    full: Switch = False,
     lab: Path = Path("lab"),
 ) -> None:
     """Train and compare rnn, bahdanau and transformer with equal parameters and budget.
