@@ -54,14 +54,12 @@ def test_every_rung_equals_the_reference(engine, name, seed):
     padded = spec._replace(mask=masks.padding(array(lengths)))
     arrays = {n: array(p) for n, p in parameters.items()}
     output = LADDER[name](array(x), arrays, padded, heads=heads)
-    options = {"heads": heads} if name in ONE_PROJECTION else {}
-    if spec.dropout:
-        options |= {"dropout": spec.dropout, "seed": spec.seed}
+    more = {"heads": heads} if name in ONE_PROJECTION else {}
+    seed = spec.seed if spec.dropout else ()
     for row in range(BATCH):
         allowed = np.broadcast_to(np.arange(TOKENS) < lengths[row], (TOKENS, TOKENS))
-        _, context = getattr(reference, name)(
-            x[row], parameters, allowed=allowed, batch=row, **options
-        )
+        options = reference.Options(allowed, spec.dropout, seed, row)
+        _, context = getattr(reference, name)(x[row], parameters, options, **more)
         assert np.allclose(numpy(output)[row], context, rtol=0, atol=1e-12)
 
 
