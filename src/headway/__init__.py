@@ -1,6 +1,6 @@
-"""Headway: attention, from one dot product to a GPT that you trained.
+"""Headway: attention, from one dot product to a trained GPT.
 
-Importing this package loads neither PyTorch nor JAX. Each name is imported on first use.
+Importing this package loads neither PyTorch nor JAX. Each public name is imported on first use.
 """
 
 import sys

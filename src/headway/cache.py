@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def folder(name: str) -> Path:
-    """The folder `name` of Headway's cache, in $XDG_CACHE_HOME (default ~/.cache)."""
+    """Create and return the folder `name` of the cache, in $XDG_CACHE_HOME (default ~/.cache)."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     path = Path(home) / "headway" / name
     path.mkdir(parents=True, exist_ok=True)
@@ -16,7 +16,7 @@ def folder(name: str) -> Path:
 
 @contextmanager
 def atomic(file: Path) -> Iterator[Path]:
-    """A temporary path to write to, renamed to `file` on success: `file` is never incomplete."""
+    """Yield a temporary path and rename it to `file` on success: `file` is never incomplete."""
     temporary = file.with_name(f".{os.getpid()}-{file.name}")
     try:
         yield temporary

@@ -14,9 +14,10 @@ Name = Literal["torch", "jax"]
 
 
 def engine_named(name: str = "torch") -> Engine:
-    """The engine of this name, loaded. Raises ValueError when its library is missing."""
+    """Import and return an engine by name. Raises ValueError if its library is not installed."""
     if name == "torch":
-        from headway.torch import engine as torch_engine  # late: either takes seconds to load
+        # Imported here, because each of the two engines takes seconds to import.
+        from headway.torch import engine as torch_engine
 
         return torch_engine
     require("jax", "the JAX engine")
@@ -35,20 +36,22 @@ def train(
     device: str | None = None,
     **settings: Any,
 ) -> Run:
-    """Train a model on a text, and return its run directory.
+    """Train a model on a text and return the run.
 
     text: a file, a folder, or the name of a text (manual, shakespeare, verdict); by default the
-    recipe's. name: of the run, by default the next free number. settings: on top of the recipe,
-    named as the options of `headway train`, such as steps=300 or width=64.
+        text of the recipe.
+    name: the name of the run; by default the next free number.
+    settings: settings that replace those of the recipe, with the names of the options of
+        `headway train`, such as steps=300 or width=64.
 
-    `headway.torch.weights.load(run)` gives the trained model. Raises ValueError for invalid
-    settings, and `training.loop.NotFinite` when the loss becomes NaN or infinite.
+    `headway.torch.weights.load(run)` returns the trained model. Raises ValueError for invalid
+    settings, and `training.loop.NotFinite` if the loss becomes NaN or infinite.
     """
     from headway.training import recipes, session
     from headway.training.runs import new_path
 
     given = settings if text is None else {"text": text, **settings}
     plan = recipes.plan(recipes.override(recipes.read(recipe), given))
-    started = session.begin(new_path(name, runs), plan, engine_named(engine), device)
-    started.fit()
-    return started.run
+    training = session.begin(new_path(name, runs), plan, engine_named(engine), device)
+    training.fit()
+    return training.run

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-# The modules that each extra of pyproject.toml installs for the parts of Headway that need them.
+# The extras of pyproject.toml, and the modules that must be importable if an extra is installed.
 EXTRAS = {
     "explore": ("starlette", "uvicorn", "anyio"),
     "jax": ("jax", "optax"),
@@ -14,9 +14,10 @@ EXTRAS = {
 
 
 def require(extra: str, part: str) -> None:
-    """Raise ValueError when a module of an extra is not installed.
+    """Raise ValueError if a module of an extra is not installed.
 
-    Call it before anything slow begins. part: what needs the extra, for the message.
+    Call this function before slow work starts. part: the part of Headway that needs the extra,
+    named in the error message.
     """
     for module in EXTRAS[extra]:
         if find_spec(module) is None:

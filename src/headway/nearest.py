@@ -5,7 +5,10 @@ from difflib import get_close_matches
 
 
 def check_keys(what: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ValueError for an unknown key, with the nearest known key as a suggestion."""
+    """Raise ValueError for an unknown key, with the nearest known key as a suggestion.
+
+    what: the name of the table that has the keys, for the error message.
+    """
     known = list(known)
     for name in given:
         if name not in known:

@@ -35,7 +35,7 @@ STEPS = (
 )
 INSIDE = STEPS[3:9]
 BY_QUERY = frozenset(("queries", *INSIDE, "context"))
-WHOLE = slice(None)
+ALL_ROWS = slice(None)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def note(name: str, facts: Any) -> None:
     if _open:
         context = _context.get()
         for listener in () if context.silent else context.listeners:
-            listener.noted(context.prefix + name, facts)
+            listener.add_note(context.prefix + name, facts)
 
 
 def scope(name: str) -> AbstractContextManager[None]:
@@ -80,28 +80,28 @@ def listening() -> bool:
 
 
 def wanted(names: Iterable[str]) -> slice | None:
-    """The rows of queries that open listeners request of the steps `names`; None if no one does.
+    """The query rows that open traces and edits request of the steps `names`; None if none do.
 
-    An edit requests all rows. Two traces that request different rows request all rows together.
+    An edit requests all rows. If two traces request different rows, the result is all rows.
     """
     if not _open:
         return None
     context = _context.get()
     names = [context.prefix + name for name in names]
-    # Sets, not generators: `fits` must see every name, so that it can suggest the nearest one.
+    # A set, not any(...), which would stop early: `fits` records the names for error messages.
     rows = [x.rows for x in context.listeners if True in {x.fits(name) for name in names}]
     if not rows:
         return None
-    return rows[0] if all(other == rows[0] for other in rows) else WHOLE
+    return rows[0] if all(other == rows[0] for other in rows) else ALL_ROWS
 
 
 def rows_taken() -> AbstractContextManager[None]:
-    """Tap only the steps INSIDE in this context; they have only the rows that traces request."""
+    """In this context, tap only the steps INSIDE; their values have only the requested rows."""
     return _Entered(rows_taken=True)
 
 
 def silent() -> AbstractContextManager[None]:
-    """Tap nothing in this context, for example in the parts that a kernel computes a step from."""
+    """Tap nothing in this context, for example while a kernel computes a part of a step."""
     return _Entered(silent=True) if _open else nullcontext()
 
 
@@ -110,17 +110,19 @@ def trace(only: str | Iterable[str] | None = None, *, rows: slice | None = None)
 
     only: a pattern such as `"blocks.*.attention.weights"`, or several (default: everything).
     rows: a slice of query positions. The steps with a query axis (queries, scores ... context)
-        are recorded for these rows only. A layer on a fast kernel runs the formula on these rows.
+        are recorded for these rows only. A fast kernel still computes the output; in addition,
+        the formula computes the steps inside of the attention for these rows.
 
-    Values are arrays of the engine, not copied and not detached from the gradient. While a trace
-    is open, PyTorch and JAX run eagerly, including functions that are already compiled. A name
-    that is tapped several times (decoding steps) gets a leading step axis, or is a list if the
-    shapes differ. Raises LookupError on exit if a pattern matched no name.
+    Values are arrays of the engine; they are neither copied nor detached from the autograd graph.
+    While a trace is open, PyTorch and JAX run eagerly, including functions that are already
+    compiled. If a name is tapped several times, as in decoding, its values are stacked along a new
+    first axis, or are a list if their shapes differ. Raises LookupError on exit if a pattern
+    matched no name.
     """
     patterns = ("*",) if only is None else (only,) if isinstance(only, str) else tuple(only)
     if rows is not None and (not isinstance(rows, slice) or rows.step not in (None, 1)):
         raise ValueError(f"rows must be a slice without a step: slice(0, 32) (got {rows!r})")
-    return Trace(patterns, WHOLE if rows is None else rows)
+    return Trace(patterns, ALL_ROWS if rows is None else rows)
 
 
 def edit(changes: Mapping[str, Any]) -> AbstractContextManager[None]:
@@ -143,12 +145,12 @@ class _Entered(AbstractContextManager[None]):
     _tokens: list[Token[_Context]] = field(default_factory=list)
 
     def __enter__(self) -> None:
-        now = _context.get()
+        outer = _context.get()
         inner = replace(
-            now,
-            prefix=now.prefix + self.prefix,
-            rows_taken=now.rows_taken or self.rows_taken,
-            silent=now.silent or self.silent,
+            outer,
+            prefix=outer.prefix + self.prefix,
+            rows_taken=outer.rows_taken or self.rows_taken,
+            silent=outer.silent or self.silent,
         )
         self._tokens.append(_context.set(inner))
 
@@ -158,17 +160,17 @@ class _Entered(AbstractContextManager[None]):
 
 def _tapped(name: str, value: Any) -> Any:
     context = _context.get()
-    full = context.prefix + name
+    full_name = context.prefix + name
     if context.silent or (context.rows_taken and name not in INSIDE):
         return value
-    heard = [listener for listener in context.listeners if listener.fits(full)]
-    if heard:
-        _refuse_tracer(full, value)
-    for listener in heard:
-        value = listener.change(full, value)
-    for listener in heard:
-        cut = name in BY_QUERY and not context.rows_taken and listener.rows != WHOLE
-        listener.record(full, value[..., listener.rows, :] if cut else value)
+    listeners = [listener for listener in context.listeners if listener.fits(full_name)]
+    if listeners:
+        _refuse_tracer(full_name, value)
+    for listener in listeners:
+        value = listener.change(full_name, value)
+    for listener in listeners:
+        is_cut = name in BY_QUERY and not context.rows_taken and listener.rows != ALL_ROWS
+        listener.record(full_name, value[..., listener.rows, :] if is_cut else value)
     return value
 
 
@@ -182,9 +184,10 @@ def _refuse_tracer(name: str, value: Any) -> None:
 
 
 def _eagerly() -> ExitStack:
-    """Make the engines that are loaded run eagerly, including functions that are compiled.
+    """Make the loaded engines run eagerly, including compiled functions.
 
-    A function compiled earlier would record nothing; one compiled now would leak tracers.
+    A function that was compiled before the trace would record nothing. Compiling a function during
+    the trace would store tracers, which have no values.
     """
     stack = ExitStack()
     if "torch._dynamo" in sys.modules:  # otherwise no function is compiled
@@ -200,13 +203,13 @@ class _Listener(ABC):
     def __init__(self, patterns: Iterable[str], rows: slice) -> None:
         self.patterns = tuple(patterns)
         self.rows = rows
-        self._met: dict[str, bool] = {}  # every name tapped so far, and whether it matched
+        self._is_match: dict[str, bool] = {}  # for every name tapped so far, whether it matched
         self._entered: list[tuple[Token[_Context], ExitStack]] = []
 
     def fits(self, name: str) -> bool:
-        if name not in self._met:
-            self._met[name] = any(fnmatchcase(name, pattern) for pattern in self.patterns)
-        return self._met[name]
+        if name not in self._is_match:
+            self._is_match[name] = any(fnmatchcase(name, pattern) for pattern in self.patterns)
+        return self._is_match[name]
 
     @abstractmethod
     def change(self, name: str, value: Any) -> Any: ...
@@ -215,13 +218,13 @@ class _Listener(ABC):
     def record(self, name: str, value: Any) -> None: ...
 
     @abstractmethod
-    def noted(self, name: str, facts: Any) -> None: ...
+    def add_note(self, name: str, facts: Any) -> None: ...
 
     def _enter(self) -> None:
         global _open
         eager = _eagerly()
-        now = _context.get()
-        token = _context.set(replace(now, listeners=(*now.listeners, self)))
+        outer = _context.get()
+        token = _context.set(replace(outer, listeners=(*outer.listeners, self)))
         self._entered.append((token, eager))
         with _open_lock:
             _open += 1
@@ -237,9 +240,10 @@ class _Listener(ABC):
             self._check_patterns()
 
     def _check_patterns(self) -> None:
+        names = self._is_match
         for pattern in self.patterns:
-            if pattern != "*" and not any(fnmatchcase(name, pattern) for name in self._met):
-                raise LookupError(f"no step matches {pattern!r}{_nearest(pattern, self._met)}")
+            if pattern != "*" and not any(fnmatchcase(name, pattern) for name in names):
+                raise LookupError(f"no step matches {pattern!r}{_nearest(pattern, names)}")
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
@@ -251,8 +255,8 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 class Trace(_Listener, Mapping[str, Any]):
     """The recorded steps by name, in the order in which they ran.
 
-    notes: facts about the steps, such as `notes["blocks.0.attention.spec"]`. If a name occurs
-    several times, the last facts are kept.
+    notes: facts about the steps by name, such as `notes["blocks.0.attention.spec"]`. If a name is
+    noted several times, the last facts are kept.
     """
 
     def __init__(self, patterns: Iterable[str], rows: slice) -> None:
@@ -270,7 +274,7 @@ class Trace(_Listener, Mapping[str, Any]):
     def record(self, name: str, value: Any) -> None:
         self._values.setdefault(name, []).append(value)
 
-    def noted(self, name: str, facts: Any) -> None:
+    def add_note(self, name: str, facts: Any) -> None:
         self.notes[name] = facts
 
     def __getitem__(self, name: str) -> Any:
@@ -296,7 +300,7 @@ class Trace(_Listener, Mapping[str, Any]):
 @final
 class _Edit(_Listener, AbstractContextManager[None]):
     def __init__(self, changes: Mapping[str, Any]) -> None:
-        super().__init__(changes, WHOLE)
+        super().__init__(changes, ALL_ROWS)
         self._changes = dict(changes)
 
     def __enter__(self) -> None:
@@ -311,7 +315,7 @@ class _Edit(_Listener, AbstractContextManager[None]):
     def record(self, name: str, value: Any) -> None:
         pass
 
-    def noted(self, name: str, facts: Any) -> None:
+    def add_note(self, name: str, facts: Any) -> None:
         pass
 
 
@@ -324,7 +328,10 @@ def _changed(name: str, value: Any, new: Any) -> Any:
             edited = xp.broadcast_to(xp.asarray(new, dtype=value.dtype), value.shape)
         except (ValueError, RuntimeError) as error:
             shape = tuple(value.shape)
-            raise ValueError(f"the edit of {name!r} does not broadcast to {shape}") from error
+            given = tuple(getattr(new, "shape", ())) or type(new).__name__
+            raise ValueError(
+                f"the edit of {name!r} does not broadcast to {shape} (got {given})"
+            ) from error
     if tuple(edited.shape) != tuple(value.shape):
         raise ValueError(
             f"the edit of {name!r} must keep the shape {tuple(value.shape)} "

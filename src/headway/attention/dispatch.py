@@ -1,4 +1,4 @@
-"""`attend` computes attention with any kernel; `explain` tells which kernel runs, and why."""
+"""`attend` computes attention with any kernel; `explain` returns which kernel runs, and why."""
 
 import warnings
 from dataclasses import dataclass
@@ -99,7 +99,7 @@ def explain(queries: Array, keys: Array, values: Array, **options: Unpack[Option
 def run(
     queries: Queries, keys: Keys, values: Values, spec: Spec, kernel: str | None = None
 ) -> Context:
-    """`attend` for models: arrays that have a heads axis, and the options as a Spec."""
+    """Compute `attend` for aligned arrays with a heads axis, with the options as a Spec."""
     if kernel is None:
         name = fastest(queries, keys, values, spec)
     else:
@@ -110,7 +110,7 @@ def run(
     if not tracing.listening():
         return _run(name, kernel is None, queries, keys, values, spec)
     rows = tracing.wanted(tracing.INSIDE)
-    if name == "plain" or rows == tracing.WHOLE:
+    if name == "plain" or rows == tracing.ALL_ROWS:
         return attention(queries, keys, values, spec)
     queries, keys, values = inputs(queries, keys, values, spec)
     if rows is not None:
@@ -125,7 +125,7 @@ def run(
 def fastest(queries: Queries, keys: Keys, values: Values, spec: Spec) -> str:
     """The name of the kernel that is expected to be the fastest of those that support the call."""
     for name in tuning.ranking(queries, keys, values, spec):
-        kernel = KERNELS.get(name)  # another version may have measured the table
+        kernel = KERNELS.get(name)  # None: a table of another version may name other kernels
         if kernel is not None and refusal(kernel, queries, keys, values, spec) is None:
             return name
     raise AssertionError("every ranking contains 'plain', which supports every call")

@@ -1,4 +1,4 @@
-"""Dropout whose mask is a function of a seed and the coordinates of a cell only.
+"""Dropout that depends only on a seed and the coordinates of a cell.
 
 There is no random state, so NumPy, PyTorch, JAX, complete matrices, tiles and resumed runs drop
 the same cells. The hash is Chris Wellons' "lowbias32", in 32-bit integer arithmetic.
@@ -21,18 +21,19 @@ ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32), (16, 1))
 def keep(
     rate: float, seed: Seed, *coordinates: Int[Array, "..."], like: Array
 ) -> Bool[Array, "..."]:
-    """True with probability 1 - rate, for the cells of the coordinates' common shape.
+    """Whether dropout keeps each cell: True with probability 1 - rate.
 
-    coordinates: int32 arrays that broadcast; the order matters. like: an array of the engine.
+    coordinates: int32 arrays that broadcast to the shape of the result; their order matters.
+    like: an array of the engine.
     """
-    return kept(rate, hashed(seed, like), *coordinates)
+    return keep_hashed(rate, hashed(seed, like), *coordinates)
 
 
-def kept(
+def keep_hashed(
     rate: float, state: Int[Array, "1"], *coordinates: Int[Array, "..."]
 ) -> Bool[Array, "..."]:
     """`keep` for a seed that is already hashed."""
-    for coordinate in coordinates:  # each step broadcasts further: only the last is on all cells
+    for coordinate in coordinates:  # the state grows by broadcasting; the last has all cells
         state = _mixed(state, coordinate)
     return state >= threshold(rate)
 
@@ -40,7 +41,7 @@ def kept(
 def hashed(seed: Seed, like: Array) -> Int[Array, "1"]:
     """The hash of a seed, to be mixed with the coordinates of a cell.
 
-    Python's integers are used as far as possible: an array operation has a large fixed cost.
+    Python integers are used where possible, because an array operation has a large fixed cost.
     """
     state: int | Array = 0
     for part in fold_seed(seed):
@@ -49,15 +50,16 @@ def hashed(seed: Seed, like: Array) -> Int[Array, "1"]:
 
 
 def threshold(rate: float) -> int:
-    """The number such that a fraction `rate` of all hashes is smaller."""
+    """The threshold of the hashes: a fraction `rate` of all int32 numbers is below it."""
     return floor(rate * 2**32) - 2**31
 
 
 def drop(x: Float[Array, "batch *features"], spec: Spec) -> Float[Array, "batch *features"]:
     """Set each number of x to 0 with probability spec.dropout; divide the others by 1 - dropout.
 
-    "Inverted" dropout, Srivastava et al. 2014. The hash is of the index (i, j, ...) of the number,
-    where i counts from spec.batch_offset. Raises ValueError for dropout without a seed.
+    "Inverted" dropout, Srivastava et al. 2014. A hash of the seed and of the index (i, j, ...) of
+    a number decides, where i counts from spec.batch_offset. Raises ValueError for dropout without
+    a seed.
     """
     if spec.dropout == 0:
         return x
@@ -71,7 +73,7 @@ def drop(x: Float[Array, "batch *features"], spec: Spec) -> Float[Array, "batch 
 def drop_cells(
     weights: Float[Array, "*batch heads queries keys"], spec: Spec, grid: Grid
 ) -> Float[Array, "*batch heads queries keys"]:
-    """`drop` for attention weights; the coordinates are those of the grid."""
+    """`drop` for attention weights, with the positions of the grid as the coordinates."""
     return _dropped(weights, spec, grid.batch, grid.head, grid.query, grid.key)
 
 
@@ -85,9 +87,9 @@ def check(spec: Spec) -> None:
 
 def _dropped(x: Array, spec: Spec, *coordinates: Int[Array, "..."]) -> Array:
     check(spec)
-    assert spec.seed is not None  # as checked
-    kept = keep(spec.dropout, spec.seed, *coordinates, like=x)
-    return namespace(x).where(kept, x / (1 - spec.dropout), 0.0)
+    assert spec.seed is not None  # `check` ensures this
+    is_kept = keep(spec.dropout, spec.seed, *coordinates, like=x)
+    return namespace(x).where(is_kept, x / (1 - spec.dropout), 0.0)
 
 
 def _as_int32(part: int | Array, like: Array) -> Int[Array, "1"]:
@@ -102,11 +104,11 @@ def _mixed(state: int | Array, part: int | Array) -> int | Array:
 
 def _mix(x: int | Array) -> int | Array:
     for shift, factor in ROUNDS:
-        # >> copies the sign bit; the hash needs zeros on the left, which & makes.
+        # >> copies the sign bit, but the hash needs zeros on the left; & sets them.
         x = _wrapped((x ^ ((x >> shift) & (2 ** (32 - shift) - 1))) * factor)
     return x
 
 
 def _wrapped(x: int | Array) -> int | Array:
-    """Wrap a Python integer as int32 arithmetic does; arrays of int32 wrap without help."""
+    """Wrap a Python integer to 32 bits; arrays of int32 wrap automatically."""
     return (x + 2**31) % 2**32 - 2**31 if isinstance(x, int) else x

@@ -36,9 +36,10 @@ def attention(
 
     queries (..., heads, Tq, d_k), keys (..., kv_heads, Tk, d_k), values (..., kv_heads, Tk, d_v)
     -> context (..., heads, Tq, d_v), in the dtype of the values. If values is None, returns the
-    weights (..., heads, Tq, Tk). For inputs of 16 bits the steps in between are in float32.
+    weights (..., heads, Tq, Tk). For 16-bit inputs the intermediate steps are in float32.
 
-    spec: the options. grid: the positions of the cells, if they are a part of a larger matrix.
+    spec: the options. grid: the positions of the cells; required only if the queries and keys are
+    a part of a larger matrix of scores.
 
     Weights, context and gradients are 0 for a query that may attend to no key.
     """
@@ -67,9 +68,9 @@ def attention(
 def inputs(
     queries: Queries, keys: Keys, values: Values | None, spec: Spec
 ) -> tuple[Queries, Keys, Values | None]:
-    """Tap the inputs, and give traces the options, so that all steps can be recomputed.
+    """Tap the inputs, and note the Spec in open traces, so that all steps can be recomputed.
 
-    Every kernel begins with this function.
+    Called once at the start of every attention, whichever kernel computes it.
     """
     queries, keys = tap("queries", queries), tap("keys", keys)
     note("spec", spec._replace(scale=scale_of(spec.scale, queries)))

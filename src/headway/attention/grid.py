@@ -15,7 +15,7 @@ class Grid(NamedTuple):
     """The cells of a matrix of scores (..., heads, queries, keys), as positions that broadcast.
 
     batch (..., 1, 1, 1), head (heads, 1, 1), query (..., queries, 1) and key (keys,) are int32.
-    heads, rows, columns: the part of the complete matrix that these cells are.
+    heads, rows, columns: the slices of the complete matrix that contain these cells.
     """
 
     shape: tuple[int, ...]  # of the complete matrix
@@ -45,7 +45,7 @@ class Grid(NamedTuple):
         )
 
     def cells_of(self, array: Shaped[Array, "..."], what: str) -> Shaped[Array, "..."]:
-        """The values at these cells of an array that broadcasts to the complete matrix.
+        """Select the values at these cells from an array that broadcasts to the complete matrix.
 
         what: the name of the array in error messages. Raises ValueError if it does not broadcast.
         """

@@ -18,7 +18,9 @@ def split(
     Raises ValueError if the number of heads does not divide the number of features.
     """
     if heads < 1 or x.shape[-1] % heads:
-        raise ValueError(f"{heads} heads do not divide {x.shape[-1]} features")
+        raise ValueError(
+            f"{heads} heads do not divide {x.shape[-1]} features; heads must be a divisor"
+        )
     return rearrange(x, "... tokens (heads dim) -> ... heads tokens dim", heads=heads)
 
 

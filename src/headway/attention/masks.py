@@ -35,9 +35,10 @@ class Mask:
     True means that the query may attend to the key. The predicate gets index arrays that
     broadcast. Masks compose with `&`, `|` and `~`, also with arrays (..., heads, queries, keys).
 
-    Kernels use these attributes to avoid the complete matrix. band: no cell outside this band is
-    allowed. is_band: every cell inside the band is allowed. by_position: False if the mask
-    contains an array, which cannot be evaluated by position. terms: the masks that `&` joined.
+    on: evaluates the mask at the cells of a Grid. Kernels use the other attributes to avoid the
+    complete matrix. band: no cell outside this band is allowed. is_band: every cell inside the
+    band is allowed. by_position: False if the mask contains an array, which cannot be evaluated
+    by position. terms: the masks that `&` joined.
     """
 
     __array_ufunc__ = None  # makes `array & mask` call __rand__
@@ -120,7 +121,10 @@ causal = Mask(lambda batch, head, query, key: key <= query, "causal", band=Band(
 
 
 def window(width: int) -> Mask:
-    """0 <= query - key < width: a query sees `width` keys, itself included."""
+    """A sliding window: 0 <= query - key < width.
+
+    Each query may attend to `width` keys: the key at its position and those just before it.
+    """
     if width < 1:
         raise ValueError(f"window must be at least 1 (got {width})")
     return Mask(
@@ -131,12 +135,12 @@ def window(width: int) -> Mask:
 
 
 def padding(lengths: Int[Array, "..."]) -> Mask:
-    """Only the first lengths[batch] keys are allowed; the other keys are padding."""
+    """A mask that allows only the first lengths[batch] keys; the other keys are padding."""
     return Mask(lambda batch, head, query, key: key < lengths.reshape((-1,))[batch], "padding")
 
 
 def documents(ids: Int[Array, "... tokens"]) -> Mask:
-    """Tokens of documents packed into one row attend only to their document: ids[q] == ids[k]."""
+    """A mask for documents packed into one row: query q may attend to key k if ids[q] == ids[k]."""
 
     def same(batch: Array, head: Array, query: Array, key: Array) -> Array:
         rows = ids.reshape((-1, ids.shape[-1]))

@@ -22,7 +22,9 @@ def softmax(scores: Scores, allowed: Allowed = None) -> Weights:
     """exp(score) divided by the sum of exp(score)."""
     xp = namespace(scores)
     exponentials = xp.exp(_shifted(scores, allowed, lowest=-xp.inf))
-    return _alive(exponentials / xp.sum(exponentials, axis=-1, keepdims=True), allowed)
+    return _masked_rows_to_zero(
+        exponentials / xp.sum(exponentials, axis=-1, keepdims=True), allowed
+    )
 
 
 def divide_by_sum(scores: Scores, allowed: Allowed = None) -> Weights:
@@ -48,13 +50,13 @@ def sparsemax(scores: Scores, allowed: Allowed = None) -> Weights:
     inside = 1 + size * ordered > ordered.cumsum(-1)
     support = xp.sum(xp.astype(inside, scores.dtype), axis=-1, keepdims=True)
     tau = (xp.sum(xp.where(inside, ordered, 0.0), axis=-1, keepdims=True) - 1) / support
-    return _alive(xp.where(shifted > tau, shifted - tau, 0.0), allowed)
+    return _masked_rows_to_zero(xp.where(shifted > tau, shifted - tau, 0.0), allowed)
 
 
 def entmax15(scores: Scores, allowed: Allowed = None) -> Weights:
-    """Between softmax and sparsemax: weights = max(score / 2 - tau, 0) ** 2.
+    """Entmax with alpha = 1.5, between softmax and sparsemax: weights = max(score / 2 - tau, 0)^2.
 
-    Peters, Niculae and Martins 2019, appendix C: alpha = 1.5, exact, by sorting.
+    Peters, Niculae and Martins 2019, appendix C: exact, by sorting.
     """
     xp = namespace(scores)
     shifted = xp.clip(_shifted(scores / 2, allowed, lowest=-2.0), -2.0, None)  # as in sparsemax
@@ -71,7 +73,7 @@ def entmax15(scores: Scores, allowed: Allowed = None) -> Weights:
     mean = xp.sum(xp.where(inside, ordered, 0.0), axis=-1, keepdims=True) / support
     variance = xp.sum(xp.where(inside, (ordered - mean) ** 2, 0.0), axis=-1, keepdims=True)
     tau = mean - xp.sqrt((1 - variance) / support)
-    return _alive(xp.where(shifted > tau, shifted - tau, 0.0) ** 2, allowed)
+    return _masked_rows_to_zero(xp.where(shifted > tau, shifted - tau, 0.0) ** 2, allowed)
 
 
 # The normalizers that the config of a model can name.
@@ -82,12 +84,12 @@ NORMALIZERS: Mapping[str, Normalizer] = MappingProxyType(
 
 def normalize(scores: Scores, normalizer: Normalizer, is_masked: bool) -> Weights:
     """Apply the normalizer to scores; if is_masked, a score of -inf means not allowed."""
-    if scores.shape[-1] == 0:  # no keys: a maximum would fail
+    if scores.shape[-1] == 0:  # no keys: their maximum would raise an error
         return scores
     return normalizer(scores, scores != -namespace(scores).inf if is_masked else None)
 
 
-def _alive(weights: Weights, allowed: Allowed) -> Weights:
+def _masked_rows_to_zero(weights: Weights, allowed: Allowed) -> Weights:
     """Set the weights to 0 in rows without an allowed cell."""
     if allowed is None:
         return weights
@@ -103,7 +105,7 @@ def _shifted(scores: Scores, allowed: Allowed, lowest: float) -> Scores:
     xp = namespace(scores)
     if allowed is None:
         return scores - xp.max(scores, axis=-1, keepdims=True)
-    alive = xp.any(allowed, axis=-1, keepdims=True)
+    any_allowed = xp.any(allowed, axis=-1, keepdims=True)
     scores = xp.where(allowed, scores, xp.finfo(scores.dtype).min)
-    scores = xp.where(alive, scores - xp.max(scores, axis=-1, keepdims=True), 0.0)
-    return xp.where(allowed | ~alive, scores, lowest)
+    scores = xp.where(any_allowed, scores - xp.max(scores, axis=-1, keepdims=True), 0.0)
+    return xp.where(allowed | ~any_allowed, scores, lowest)

@@ -4,8 +4,8 @@
                               c' = e^(m - m') c + e^(s - m') values
     at the end:               context = c / l
 
-Milakov and Gimelshein 2018; Dao et al. 2022 (FlashAttention). For each block the formula runs with
-e^(s - m') as the normalizer in place of the softmax.
+Milakov and Gimelshein 2018; Dao et al. 2022 (FlashAttention). Each block is computed by the
+formula, with e^(s - m') as the normalizer instead of the softmax.
 """
 
 from typing import NamedTuple
@@ -53,7 +53,7 @@ def start(queries: Queries, values: Values) -> State:
 def with_block(
     state: State, queries: Queries, keys: Keys, values: Values, spec: Spec, grid: Grid
 ) -> State:
-    """The state after one more block of keys; the grid has the positions of its cells."""
+    """The state after one more block of keys. grid: the positions of the cells of this block."""
     xp = namespace(queries)
     largest, total = state.largest, state.total
 

@@ -36,7 +36,10 @@ _FIELDS = frozenset(Spec._fields)
 
 
 def spec_from(options: Mapping[str, object]) -> Spec:
-    """Make a Spec from the options of `attend`. Raises ValueError or TypeError if invalid."""
+    """Make a Spec from the options of `attend`.
+
+    Raises TypeError for an unknown option, and ValueError for an invalid value.
+    """
     if not options:
         return DEFAULT
     given: dict[str, Any] = dict(options)

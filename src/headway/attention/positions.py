@@ -1,6 +1,6 @@
-"""Position encodings, without which attention does not depend on the order of the tokens.
+"""Position encodings. Without them, attention does not depend on the order of the tokens.
 
-Learned positions are rows of a parameter and need no function here.
+Learned position embeddings are rows of a parameter, so there is no function for them.
 """
 
 from math import floor, log2
@@ -15,8 +15,8 @@ def sinusoidal(
 ) -> Float[Array, "... {dim}"]:
     """Sinusoidal encoding: column 2i is sin(a) and 2i + 1 is cos(a), a = position / 10000^(2i/dim).
 
-    Vaswani et al. 2017, section 3.5; to be added to the embeddings. The result has the dtype of
-    `like`; it is computed in float32 or wider, as bfloat16 cannot represent position 257.
+    Vaswani et al. 2017, section 3.5. The encoding is added to the embeddings. It has the dtype of
+    `like`, but is computed in float32 or wider, because bfloat16 cannot represent position 257.
     """
     xp = namespace(positions)
     angles = xp.astype(positions, xp.result_type(like.dtype, xp.float32))
@@ -36,7 +36,7 @@ def rotary(
     key depends only on the difference of their positions.
     """
     xp = namespace(x)
-    wide = xp.result_type(x.dtype, xp.float32)  # bfloat16 cannot represent 1,001
+    wide = xp.result_type(x.dtype, xp.float32)  # bfloat16 cannot represent position 257
     angles = xp.astype(positions, wide)
     angles = angles[..., None] * _frequencies(x.shape[-1], theta, angles)
     cos, sin = xp.astype(xp.cos(angles), x.dtype), xp.astype(xp.sin(angles), x.dtype)
@@ -94,8 +94,8 @@ def relative(
 ) -> Float[Array, "heads queries keys"]:
     """A learned bias per head and distance: table[h, clip(key - query, -reach, reach) + reach].
 
-    The table has 2 * reach + 1 columns. Clipped as in Shaw et al. 2018, a scalar added to the
-    scores as in Raffel et al. 2020 (T5).
+    The table has 2 * reach + 1 columns. Distances are clipped as in Shaw et al. 2018; the bias is
+    one number that is added to the score, as in Raffel et al. 2020 (T5).
     """
     reach = (table.shape[-1] - 1) // 2
     distance = key_positions - query_positions[:, None]

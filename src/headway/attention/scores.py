@@ -26,7 +26,7 @@ def scaled_dot(
     keys: Float[Array, "... keys d_k"],
     scale: float | None = None,
 ) -> Float[Array, "... queries keys"]:
-    """dot times `scale`, by default 1 / sqrt(d_k)  (Vaswani et al. 2017, equation 1).
+    """`dot` multiplied by `scale`, by default 1 / sqrt(d_k)  (Vaswani et al. 2017, equation 1).
 
     Without this scale the variance of the scores grows with d_k, and the softmax saturates.
     """
@@ -59,7 +59,7 @@ def tanh_sum(
 ) -> Float[Array, "... queries keys"]:
     """score[q, k] = v . tanh(queries[q] + keys[k]): `additive` for projected queries and keys.
 
-    A decoder that adds one query per step projects its keys only once with this function.
+    For a decoder that adds one query per step: its keys are projected only once.
     """
     hidden = namespace(queries).tanh(queries[..., :, None, :] + keys[..., None, :, :])
     return tap("hidden", hidden) @ v

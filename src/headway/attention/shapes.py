@@ -6,7 +6,7 @@ Shape = tuple[int, ...]
 
 
 def aligned(queries: Array, keys: Array, values: Array) -> tuple[Array, Array, Array]:
-    """Broadcast to equal batch axes, a heads axis, and equally many heads of keys and values.
+    """Broadcast the arrays: equal batch axes, a heads axis, and as many heads of keys as of values.
 
     Raises ValueError, with the three shapes, if they do not match.
     """

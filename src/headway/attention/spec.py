@@ -69,7 +69,10 @@ def _is_equal(value: object, default: object) -> bool:
 
 
 def fold(spec: Spec, *numbers: int | Array) -> Spec:
-    """Append numbers to the seed of a Spec, for a part of a model. Without a seed, unchanged."""
+    """Append numbers to the seed of a Spec, so that each part of a model has a different seed.
+
+    A Spec without a seed is returned unchanged.
+    """
     if spec.seed is None:
         return spec
     return spec._replace(seed=fold_seed(spec.seed, *numbers))

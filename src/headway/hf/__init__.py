@@ -1,1 +1,1 @@
-"""Hugging Face: the names and orientations of its models' parameters."""
+"""Hugging Face: conversion of the names and orientations of parameters."""

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from headway.attention.arrays import Array, namespace
 
-Table = Mapping[str, "Place"]  # our name, with * for the layer -> its location in their file
+Table = Mapping[str, "Location"]  # our name, with * for the layer -> its location in their file
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """The location of a parameter in a file.
 
     is_transposed: whether the file has (d_in, d_out). third: which third of the columns of a
@@ -26,23 +26,23 @@ class Place(NamedTuple):
     third: int | None = None
 
 
-def _linear(ours: str, theirs: str, *, biases: bool) -> dict[str, Place]:
+def _linear(ours: str, theirs: str, *, biases: bool) -> dict[str, Location]:
     kinds = ("weight", "bias") if biases else ("weight",)
-    return {f"{ours}.{kind}": Place(f"{theirs}.{kind}") for kind in kinds}
+    return {f"{ours}.{kind}": Location(f"{theirs}.{kind}") for kind in kinds}
 
 
-def _conv1d(ours: str, theirs: str, third: int | None = None) -> dict[str, Place]:
+def _conv1d(ours: str, theirs: str, third: int | None = None) -> dict[str, Location]:
     """GPT-2's linear layer, whose weight is (d_in, d_out)."""
     return {
-        f"{ours}.weight": Place(f"{theirs}.weight", is_transposed=True, third=third),
-        f"{ours}.bias": Place(f"{theirs}.bias", third=third),
+        f"{ours}.weight": Location(f"{theirs}.weight", is_transposed=True, third=third),
+        f"{ours}.bias": Location(f"{theirs}.bias", third=third),
     }
 
 
 GPT2: Table = MappingProxyType(
     {
-        "embedding.weight": Place("transformer.wte.weight"),
-        "position_embedding.weight": Place("transformer.wpe.weight"),
+        "embedding.weight": Location("transformer.wte.weight"),
+        "position_embedding.weight": Location("transformer.wpe.weight"),
         **_linear("blocks.*.attention_norm", "transformer.h.*.ln_1", biases=True),
         **_conv1d("blocks.*.attention.q", "transformer.h.*.attn.c_attn", third=0),
         **_conv1d("blocks.*.attention.k", "transformer.h.*.attn.c_attn", third=1),
@@ -52,7 +52,7 @@ GPT2: Table = MappingProxyType(
         **_conv1d("blocks.*.mlp.up", "transformer.h.*.mlp.c_fc"),
         **_conv1d("blocks.*.mlp.down", "transformer.h.*.mlp.c_proj"),
         **_linear("final_norm", "transformer.ln_f", biases=True),
-        "head.weight": Place("lm_head.weight"),
+        "head.weight": Location("lm_head.weight"),
     }
 )
 
@@ -73,13 +73,13 @@ _PARTS = {
 # Llama's names; Qwen 3 has them too, with a norm of the queries and keys of each head.
 LLAMA: Table = MappingProxyType(
     {
-        "embedding.weight": Place("model.embed_tokens.weight"),
+        "embedding.weight": Location("model.embed_tokens.weight"),
         **{
-            f"blocks.*.{ours}.weight": Place(f"model.layers.*.{theirs}.weight")
+            f"blocks.*.{ours}.weight": Location(f"model.layers.*.{theirs}.weight")
             for ours, theirs in _PARTS.items()
         },
-        "final_norm.weight": Place("model.norm.weight"),
-        "head.weight": Place("lm_head.weight"),
+        "final_norm.weight": Location("model.norm.weight"),
+        "head.weight": Location("lm_head.weight"),
     }
 )
 
@@ -95,13 +95,13 @@ def to_hf(table: Table, ours: Mapping[str, Array]) -> dict[str, Array]:
         pattern, number = _pattern(name)
         if pattern not in table:
             raise ValueError(f"parameter {name!r} has no equivalent in Hugging Face's format")
-        place = table[pattern]
-        their_name = place.name.replace("*", number)
-        value = value.mT if place.is_transposed else value
-        if place.third is None:
+        location = table[pattern]
+        their_name = location.name.replace("*", number)
+        value = value.mT if location.is_transposed else value
+        if location.third is None:
             theirs[their_name] = value
         else:
-            packed.setdefault(their_name, {})[place.third] = value
+            packed.setdefault(their_name, {})[location.third] = value
     for their_name, thirds in packed.items():
         parts = [thirds[n] for n in range(3)]
         theirs[their_name] = namespace(parts[0]).concat(parts, axis=-1)
@@ -111,17 +111,17 @@ def to_hf(table: Table, ours: Mapping[str, Array]) -> dict[str, Array]:
 def from_hf(table: Table, theirs: Mapping[str, Array]) -> dict[str, Array]:
     """Convert parameters to our names and orientation; those not in the table are ignored."""
     ours: dict[str, Array] = {}
-    places: dict[str, list[tuple[str, Place]]] = {}
-    for pattern, place in table.items():
-        places.setdefault(place.name, []).append((pattern, place))
+    locations: dict[str, list[tuple[str, Location]]] = {}
+    for pattern, location in table.items():
+        locations.setdefault(location.name, []).append((pattern, location))
     for name, value in theirs.items():
         pattern, number = _pattern(name)
-        for our_name, place in places.get(pattern, []):
+        for our_name, location in locations.get(pattern, []):
             part = value
-            if place.third is not None:
+            if location.third is not None:
                 width = value.shape[-1] // 3
-                part = value[..., place.third * width : (place.third + 1) * width]
-            ours[our_name.replace("*", number)] = part.mT if place.is_transposed else part
+                part = value[..., location.third * width : (location.third + 1) * width]
+            ours[our_name.replace("*", number)] = part.mT if location.is_transposed else part
     return ours
 
 

@@ -2,9 +2,10 @@
 
     masked[i, j] = scaled[i, j] if j <= i else -inf,    weights = softmax(masked)
 
-The scores are -inf *before* the softmax: exp(-inf) = 0, and each row still sums to 1. Setting
-weights to 0 *after* the softmax and dividing by their sum is equal, see `mask_then_renormalise`;
-without the division a row would depend on the scores of later tokens. Vaswani et al. 2017, 3.2.3.
+The scores become -inf *before* the softmax: exp(-inf) = 0, and each row still sums to 1. Setting
+weights to 0 *after* the softmax and dividing by their sum gives the same result, see
+`mask_then_renormalise`; without the division a row would depend on the scores of later tokens.
+Vaswani et al. 2017, section 3.2.3.
 """
 
 from jaxtyping import Float
@@ -44,10 +45,10 @@ def step(
 def mask_then_renormalise(
     queries: Float[Array, "*batch heads tokens d_k"], keys: Float[Array, "*batch heads tokens d_k"]
 ) -> Float[Array, "*batch heads tokens tokens"]:
-    """The same weights in another way: softmax over all keys, set later ones to 0, divide by sum.
+    """Compute the same weights in three steps: softmax over all keys, mask, divide by the sum.
 
-    The result is equal because the sum of the softmax cancels. Masking with -inf needs one step
-    less and cannot divide by zero.
+    The result is equal, because the sum in the denominator of the softmax cancels. Masking with
+    -inf needs one step less and cannot divide by zero.
     """
     weights = attention(queries, keys, None)
     return divide_by_sum(weights, materialize(queries, keys, Spec(mask=causal)))

@@ -1,9 +1,9 @@
-"""fused: queries, keys and values from one matrix; each projection is one einsum.
+"""fused: one matrix gives queries, keys and values; each projection is one einsum.
 
     qkv = x W_qkv,    W_qkv = [W_query | W_key | W_value]
 
 One large product uses the hardware better than three small ones, and einsum names the axes that
-transposes and reshapes hide. The result equals that of `multihead`. GPT-2 stores its weights so.
+transposes and reshapes hide. The result equals that of `multihead`. GPT-2 uses the same layout.
 """
 
 import numpy as np

@@ -1,10 +1,10 @@
-"""multihead: all heads at once, from one projection that reshape and transpose split into heads.
+"""multihead: all heads at once; a reshape and a transpose split one projection into heads.
 
     Q, K, V = split(x W_query), split(x W_key), split(x W_value)      (heads, tokens, d_head)
     context = merge(softmax(Q K^T / sqrt(d_head)) V) W_output
 
-The matrices of `stacked` are concatenated, so that one product replaces the loop over heads. New:
-W_output combines the contexts of the heads. Vaswani et al. 2017, section 3.2.2.
+The matrices of `stacked` are concatenated, so that one product replaces the loop over heads. A new
+matrix, W_output, combines the contexts of the heads. Vaswani et al. 2017, section 3.2.2.
 """
 
 import numpy as np

@@ -56,10 +56,10 @@ class Rung:
     example: parameters, options (a Spec) and heads for the six words of the book.
     causal: no token attends to a later one. has_heads, has_dropout: whether the rung supports them.
     equals: the rung with the same result, whose parameters are stored in another layout.
-    step: decoding, `(x (..., 1, d_in), parameters, state) -> (context, state)`; rungs with heads
-        also take `heads=`; the first state is None. state_size: maps a RungConfig and the number
-        of tokens so far to the size of the state. Both are None if the rung must process all tokens
-        again for each new one.
+    step: decodes one token, `(x (..., 1, d_in), parameters, state) -> (context, state)`; rungs
+        with heads also take `heads=`; the first state is None. state_size: maps a RungConfig and
+        the number of tokens so far to the size of the state. Both are None if the rung must process
+        all earlier tokens again for each new token.
     """
 
     name: str
@@ -95,11 +95,11 @@ class Rung:
             raise ValueError(f"rung {self.name!r} has one head; use 'stacked' or a later rung")
         if spec.dropout and not self.has_dropout:
             raise ValueError(f"rung {self.name!r} has no dropout; use 'dropout' or a later rung")
-        unknown = (
+        unsupported = (
             [] if self.causal else [n for n in used(spec) if n not in ("mask", "batch_offset")]
         )
-        if unknown:
-            raise ValueError(f"rung {self.name!r} does not support {unknown[0]!r}, only a mask")
+        if unsupported:
+            raise ValueError(f"rung {self.name!r} does not support {unsupported[0]!r}, only a mask")
         options: dict[str, Any] = {"heads": heads} if self.has_heads else {}
         if attend is not None and self.causal:
             options["attend"] = attend
@@ -152,7 +152,7 @@ def words_and_inputs(text: str = SENTENCE) -> tuple[list[str], Float[np.ndarray,
 
 
 def run_example(rung: Rung, text: str = SENTENCE) -> tuple[list[str], Trace, Array]:
-    """Run the example of a rung on a text: the words, the traced steps, and the context."""
+    """Run the example of a rung on a text; return the words, the traced steps and the context."""
     words, inputs = words_and_inputs(text)
     parameters, spec, heads = rung.example()
     with trace() as steps:
@@ -161,5 +161,5 @@ def run_example(rung: Rung, text: str = SENTENCE) -> tuple[list[str], Trace, Arr
 
 
 def frozen(**arrays: Any) -> Parameters:
-    """Read-only parameters as float64 arrays."""
+    """Make a read-only mapping of parameters, converted to float64 arrays."""
     return MappingProxyType({name: np.asarray(value, float) for name, value in arrays.items()})

@@ -29,7 +29,7 @@ def show(rung: Rung, text: str = SENTENCE, console: Console | None = None) -> No
 def picture(rung: Rung, text: str, width: int) -> RenderableType:
     """The output of `show`, at most `width` columns wide: the idea, scores, weights and context.
 
-    A long text is truncated to the first words that fit.
+    The matrices show only the first words of the text, as many as fit.
     """
     words, steps, context = run_example(rung, text)
     fit = max(2, (width - 15) // (_LONGEST_LABEL + 1))

@@ -3,8 +3,9 @@
     queries = x W_query,  keys = x W_key,  values = x W_value
     weights = softmax(queries keys^T / sqrt(d_k)),    context = weights values
 
-A token has three vectors: what it looks for (query), what other tokens compare with (key) and what
-it contributes to a context (value). Scaled dot-product attention: Vaswani et al. 2017, equation 1.
+A token has three vectors: what it looks for (query), what the queries are compared with (key) and
+what it contributes to a context (value). Scaled dot-product attention: Vaswani et al. 2017,
+equation 1.
 """
 
 from jaxtyping import Float

@@ -26,7 +26,7 @@ Shape = tuple[int, ...]
 POSITIONS = ("learned", "none", "sinusoidal", "rotary", "alibi", "relative")
 
 # The width inside the MLP divided by the width of the model. swiglu has three matrices, the others
-# two: with 8/3 it has as many parameters as the others with 4.
+# have two, so 8/3 for swiglu gives as many parameters as 4 for the others.
 MLP_WIDTHS = {"gelu": 4.0, "relu2": 4.0, "swiglu": 8 / 3}
 
 INITIAL = 0.02  # the standard deviation of the initial values of a parameter
@@ -59,11 +59,11 @@ class AttentionConfig:
     qk_norm
         Whether the queries and keys of each head are normalized by RMSNorm (Henry et al. 2020).
     causal
-        Whether tokens do not see later ones. The lab uses False to show what a leak does.
+        Whether no token attends to a later one. The lab uses False to show the effect of a leak.
     scale
         Scale of the scores; by default 1 / sqrt(d_k).
     normalizer
-        What turns scores into weights: softmax, sparsemax or entmax15.
+        Function from scores to weights: softmax, sparsemax or entmax15.
     """
 
     heads: int
@@ -88,7 +88,7 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class PositionsConfig:
-    """How the model knows positions.
+    """The position encoding of the model.
 
     Attributes
     ----------
@@ -128,7 +128,7 @@ class MLPConfig:
     Attributes
     ----------
     kind
-        gelu (by tanh), relu2 (squared ReLU, So et al. 2021) or swiglu (Shazeer 2020).
+        gelu (tanh approximation), relu2 (squared ReLU, So et al. 2021) or swiglu (Shazeer 2020).
     width
         Features inside the MLP; by default 4 times the width, 8/3 times for swiglu.
     """
@@ -150,15 +150,15 @@ class GPTConfig:
     vocabulary
         Number of different tokens.
     context
-        Number of tokens that the model sees.
+        Largest number of tokens in a sequence.
     width
         Features of a token in the residual stream.
     layers
-        Blocks of attention and MLP.
+        Number of blocks; a block has an attention layer and an MLP.
     attention, positions, norm, mlp
-        Their own configs.
+        The configs of these parts.
     dropout
-        Share of attention weights and features that are dropped in training.
+        Probability that an attention weight or a feature is dropped in training.
     tied
         Whether the output layer uses the matrix of the embedding.
     """
@@ -367,8 +367,8 @@ def initial(name: str, shape: Shape, layers: int, seed: int) -> Float[np.ndarray
         return np.zeros(shape, dtype=np.float32)
     if len(shape) == 1:
         return np.ones(shape, dtype=np.float32)
-    adds = owner.endswith((".attention.output", ".mlp.down")) or kind == "W_output"
-    deviation = INITIAL / (2 * layers) ** 0.5 if adds else INITIAL
+    is_residual = owner.endswith((".attention.output", ".mlp.down")) or kind == "W_output"
+    deviation = INITIAL / (2 * layers) ** 0.5 if is_residual else INITIAL
     generator = np.random.Generator(np.random.Philox(key=[seed, crc32(name.encode())]))
     return (deviation * generator.standard_normal(shape)).astype(np.float32)
 

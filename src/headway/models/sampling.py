@@ -10,8 +10,9 @@ from headway.attention.arrays import Array, as_numpy
 
 Caches = TypeVar("Caches")
 
-# A function of texts and of the caches for all their tokens but the last (None: no caches). Returns
-# the logits after each text (batch, vocabulary) and the caches for all tokens.
+# A function (texts, caches) -> (logits, caches). The given caches contain all tokens of the texts
+# except the last one; None if there are no caches. The returned caches contain all tokens. The
+# logits (batch, vocabulary) are those of the next token of each text.
 Read = Callable[[list[list[int]], Caches | None], tuple[Array, Caches | None]]
 
 
@@ -28,8 +29,8 @@ def sample(
 
     temperature: divides the logits; 0 always takes the most likely token.
     top_k: sample only from the k most likely tokens (Fan et al. 2018); default: all.
-    top_p: sample only from the most likely tokens, as few as reach this total probability
-        (Holtzman et al. 2020).
+    top_p: sample only from the smallest set of most likely tokens whose total probability is at
+        least top_p (Holtzman et al. 2020); default: all.
     Raises ValueError for a temperature below 0, a top_k below 1 and a top_p outside (0, 1].
     """
     if temperature < 0:
@@ -66,9 +67,9 @@ def write(
     top_p: float | None = None,
     seed: int = 0,
 ) -> Iterator[list[int]]:
-    """Generate `tokens` new tokens after each prompt; yields one token for each prompt at a time.
+    """Generate `tokens` new tokens after each prompt; each step yields one token per prompt.
 
-    When a text becomes longer than the context, its earlier half is removed.
+    When a text becomes longer than the context, only its last context // 2 tokens are kept.
     Raises ValueError for an empty prompt and for settings that are invalid in `sample`.
     """
     if not all(len(prompt) for prompt in prompts):

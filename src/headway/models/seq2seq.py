@@ -1,4 +1,4 @@
-"""Sequence-to-sequence models: config, and names, shapes and initial values of the parameters.
+"""The config of sequence-to-sequence models, and the names, shapes and initial values.
 
 There are four kinds of translation models, each of which solves a problem of the previous one:
 
@@ -34,27 +34,27 @@ class Seq2SeqConfig:
     Attributes
     ----------
     kind
-        rnn: the decoder gets the encoder's last state; bahdanau or luong: it attends to all of
-        them; transformer; or encoder: fills in masked words.
+        rnn: the decoder gets the encoder's last state. bahdanau, luong: the decoder attends to all
+        states of the encoder. transformer: no recurrence. encoder: predicts masked words.
     vocabulary
-        Number of different tokens, of both languages together, with the special tokens. Both share
-        one embedding, which is the output layer too (Press and Wolf 2017).
+        Number of different tokens in both languages together, including the special tokens. Both
+        languages share one embedding, which is also the output layer (Press and Wolf 2017).
     context
-        Tokens of a sentence at most, with its end.
+        Largest number of tokens in a sentence, including the token for its end.
     width
         Features of a token and of a state.
     layers
-        Layers of the Transformer's encoder and of its decoder.
+        Number of layers of the Transformer's encoder, and also of its decoder.
     heads
-        Heads of the Transformer's attention.
+        Number of heads of the Transformer's attention.
     d_mlp
         Features inside the Transformer's MLP; by default 4 times the width.
     cell
-        Cell of the recurrent kinds.
+        Cell of the recurrent kinds: gru or lstm.
     score
-        Score of luong's attention.
+        Score function of luong's attention: dot or general.
     dropout
-        Share of the features that are dropped in training.
+        Probability that a feature is dropped in training.
     eps
         Number that the norms add to the variance.
     """
@@ -105,7 +105,7 @@ class Seq2SeqConfig:
 
 
 def shapes(config: Seq2SeqConfig) -> dict[str, Shape]:
-    """The table of parameters: name -> shape. Matrices are (d_out, d_in), but W_* (d_in, d_out).
+    """The table of parameters: name -> shape. Matrices are (d_out, d_in), except W_* (d_in, d_out).
 
     Recurrent cells use PyTorch's names.
     """

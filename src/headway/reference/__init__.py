@@ -1,7 +1,7 @@
 """A reference implementation of attention in float64 NumPy with explicit loops, slow on purpose.
 
-It was written separately and imports nothing of the rest of Headway, so that a mistake in one shows
-in a comparison with the other. Read it to learn what the fast code must compute.
+It was written separately and imports nothing else of Headway, so that a comparison of the two
+reveals a mistake in either. Read it to learn what the fast code must compute.
 """
 
 from collections.abc import Callable

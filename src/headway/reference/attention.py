@@ -78,9 +78,9 @@ def weigh(
 ) -> tuple[Array, Array]:
     """The weights (Tq, Tk) and the context (Tq, d_v) of one head, from its scores (Tq, Tk).
 
-    A value that is not allowed is never read, so that a NaN in it has no effect. Dropout:
-    Srivastava et al. 2014; a cell is dropped by the hash of (*parts, query_position,
-    key_position), and the other weights are divided by 1 - dropout.
+    The value of a key that is not allowed is never read, so that a NaN in it has no effect.
+    Dropout (Srivastava et al. 2014): the hash of (*parts, query_position, key_position) decides
+    whether a cell is dropped; the other weights are divided by 1 - dropout.
     """
     weights, context = np.zeros(scores.shape), np.zeros((len(scores), values.shape[1]))
     for row in range(len(scores)):

@@ -1,4 +1,4 @@
-"""Dropout without a random generator: a hash of the position of a cell decides if it is kept.
+"""Dropout without a random generator: a hash of the seed and the position decides for each cell.
 
 Integer arithmetic modulo 2**32 gives the same result in every engine, so all engines drop the same
 cells, in any order of computation.
@@ -10,7 +10,7 @@ WORD = 2**32
 
 
 def mix(x: int) -> int:
-    """Mix 32 bits, one to one: Chris Wellons' "lowbias32" (Prospecting for hash functions)."""
+    """Map 32 bits one to one to 32 bits: Chris Wellons' hash "lowbias32"."""
     x ^= x >> 16
     x = x * 0x7FEB352D % WORD
     x ^= x >> 15

@@ -100,7 +100,7 @@ def stacked(x: Array, parameters: Parameters, options: Options = DEFAULT) -> tup
 def multihead(
     x: Array, parameters: Parameters, options: Options = DEFAULT, *, heads: int
 ) -> tuple[Array, Array]:
-    """One projection before all heads, one after them: Vaswani et al. 2017, section 3.2.2.
+    """Several heads with one input and one output projection: Vaswani et al. 2017, section 3.2.2.
 
     W_query, W_key, W_value (d_in, d_out), W_output (d_out, d_out). Head h uses the columns from
     h * d_head to (h + 1) * d_head; its hash is of (*seed, batch, h, i, j).

@@ -10,7 +10,7 @@ Predicate = Callable[[int, int, int, int], bool]
 
 
 def causal(batch: int, head: int, query_position: int, key_position: int) -> bool:
-    """No token attends to a later one."""
+    """Whether the key is not later than the query."""
     return key_position <= query_position
 
 

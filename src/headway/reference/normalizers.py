@@ -57,7 +57,7 @@ def entmax15(scores: Array, allowed: Mask) -> Array:
 def _gaps(scores: Array, allowed: Mask) -> list[float]:
     """Each score minus the largest allowed score; -inf if not allowed.
 
-    The normalizers that use it do not change if a constant is added to all scores.
+    The weights are the same, because a constant that is added to all scores does not change them.
     """
     pairs = list(zip(scores.tolist(), allowed.tolist(), strict=True))
     peak = max((score for score, ok in pairs if ok), default=0.0)

@@ -9,9 +9,9 @@ from headway.reference import Array
 
 
 def sinusoidal(tokens: int, dim: int) -> Array:
-    """Added to the embeddings, (tokens, dim): Vaswani et al. 2017, section 3.5.
+    """The encoding that is added to the embeddings, (tokens, dim): Vaswani et al. 2017, 3.5.
 
-    Sine in the even columns, cosine of the same angle in the odd column that follows.
+    An even column is the sine of an angle; the next column is the cosine of the same angle.
     """
     table = np.zeros((tokens, dim))
     for position in range(tokens):
@@ -43,8 +43,9 @@ def rotary(x: Array, positions: Collection[int], theta: float = 10000.0) -> Arra
 def alibi_slopes(heads: int) -> Array:
     """One slope per head, (heads,): Press et al. 2022, section 3.
 
-    For a power of two the slopes are 2**(-8/heads), 2**(-16/heads) ... 2**-8. Otherwise the slopes
-    of the power of two below, then every second slope of the power above, as in the authors' code.
+    For a power of two the slopes are 2**(-8/heads), 2**(-16/heads) ... 2**-8. Otherwise they are
+    the slopes of the next lower power of two, followed by every second slope of the next higher
+    one, as in the authors' code.
     """
     below = 2 ** math.floor(math.log2(heads))
     slopes = [2.0 ** (-8 * (h + 1) / below) for h in range(below)]
@@ -68,7 +69,8 @@ def relative(
     """A learned bias for each distance k - q, clipped to +-reach, (heads, Tq, Tk).
 
     table (heads, 2 * reach + 1); the middle column is for distance 0. Distances are clipped as in
-    Shaw et al. 2018, section 3.2; one number per head and distance: Raffel et al. 2020, section 2.1
+    Shaw et al. 2018, section 3.2; the bias is one number per head and distance, as in Raffel et
+    al. 2020, section 2.1.
     """
     heads, columns = table.shape
     reach = columns // 2

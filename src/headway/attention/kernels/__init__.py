@@ -1,1 +1,1 @@
-"""Kernels: implementations of attention. `plain` is the formula; the tests compare all to it."""
+"""Kernels: implementations of attention. `plain` is the formula; tests compare the others to it."""

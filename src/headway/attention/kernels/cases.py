@@ -1,10 +1,13 @@
-"""The shapes that tests and benchmarks share. Most axes of a case differ in size."""
+"""The shapes that tests and benchmarks share.
+
+Most axes of a case differ in size, so that a swap of two axes is detected.
+"""
 
 from typing import Any, NamedTuple
 
 
 class Case(NamedTuple):
-    """The sizes of one call of `attend`, and its options, as far as they are numbers."""
+    """The sizes of one call of `attend`, and those of its options that are not arrays."""
 
     batch: tuple[int, ...]
     heads: int

@@ -14,7 +14,7 @@ from headway.tracing import silent
 
 
 def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
-    return None if queries.shape[-3] else "does not support arrays without a head"
+    return None if queries.shape[-3] else "does not support arrays with 0 heads"
 
 
 def _scores(queries: Queries, keys: Keys) -> Weights:
@@ -24,7 +24,7 @@ def _scores(queries: Queries, keys: Keys) -> Weights:
 
 
 def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
-    with silent():  # for a trace of the weights `run` uses the formula
+    with silent():  # a trace of the weights runs the formula instead of this kernel
         weights = attention(queries, keys, None, spec._replace(score=_scores))
     grouped = rearrange(weights, "... (kv group) q k -> ... kv group q k", kv=values.shape[-3])
     context = einsum(grouped, widened(values), "... kv group q k, ... kv k e -> ... kv group q e")

@@ -28,7 +28,7 @@ def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | Non
     import torch
 
     if torch.compiler.is_compiling():
-        return "does not support being called in a compiled function, as it compiles itself"
+        return "does not support calls in a compiled function, because it compiles itself"
     if in_function_transform():
         return "does not support torch.func transforms"
     device = queries.device.type
@@ -39,9 +39,9 @@ def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | Non
     if spec.mask is not None and not spec.mask.by_position:
         return "supports masks of positions only, but the mask contains an array"
     if device == "cpu" and _wants_gradient(queries, keys, values, spec):
-        return "has no gradients on a CPU; use torch.no_grad() if you need none"
+        return "has no gradients on a CPU; use torch.no_grad() if you need no gradients"
     if device == "cpu" and keys.shape[-1] in (8, 16) and keys.shape[-2] % 16 == 8:
-        # torch 2.13 with AVX2 writes the scores of the last eight keys as if they were sixteen.
+        # torch 2.13 with AVX2 writes the scores of the last 8 keys as if there were 16 of them.
         return "gives wrong results on a CPU for d_k of 8 or 16 and 8, 24, 40 ... keys"
     if device == "cuda" and min(keys.shape[-1], values.shape[-1]) < 16:
         return "supports only d_k >= 16 and d_v >= 16 on CUDA"
@@ -60,7 +60,8 @@ def _wants_gradient(*inputs: Any) -> bool:
 def block_mask(queries: Array, keys: Array, spec: Spec) -> Any:
     """The `BlockMask`: which blocks of the mask are empty, full or mixed; None without a mask.
 
-    It is made from the complete matrix, which takes time. For a band (causal, window) it is cached.
+    Making it takes time, because the complete matrix is evaluated. For a band (causal, window) the
+    result is cached.
     """
     if spec.mask is None:
         return None
@@ -82,7 +83,7 @@ def _blocks(spec: Spec, first: Any, *sizes_and_device: Any) -> Any:
     def query(batch: Array, row: Array) -> Array:
         return row + (first if isinstance(first, int) else first[batch])
 
-    # PyTorch counts the arguments of this function: a lambda, because decorators would hide them.
+    # A lambda: PyTorch counts the arguments of this function, and a decorator would hide them.
     return create_block_mask(
         lambda batch, head, row, key: spec.mask.on(  # type: ignore[union-attr]
             Grid((), batch + spec.batch_offset, head, query(batch, row), key)
@@ -146,8 +147,9 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
         ) from error
     context = context.reshape(*queries.shape[:-1], values.shape[-1])
     if queries.shape[-2] == 1 and (spec.mask is not None or spec.bias is not None):
-        # For one query and many keys PyTorch runs another kernel, which gives NaN in dead rows.
-        context = torch.where(matrix(queries, keys, spec).alive, context, 0.0)
+        # For one query and many keys PyTorch runs another kernel, which returns NaN for a query
+        # that may attend to no key.
+        context = torch.where(matrix(queries, keys, spec).any_allowed, context, 0.0)
     return context
 
 

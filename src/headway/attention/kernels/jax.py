@@ -47,9 +47,9 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
         return attend()
     if is_causal_from_top_left(queries, keys, spec):
         return attend(is_causal=True)
-    allowed, bias, alive = matrix(queries, keys, spec)
+    allowed, bias, any_allowed = matrix(queries, keys, spec)
     context = attend(mask=complete(allowed), bias=None if bias is None else complete(bias))
-    return jax.numpy.where(alive, context, 0.0)
+    return jax.numpy.where(any_allowed, context, 0.0)
 
 
 def _tokens_first(x: Array) -> Array:

@@ -10,13 +10,13 @@ EVERY_OPTION = frozenset(Spec._fields)
 
 
 class Run(Protocol):
-    """The context of queries, keys and values: (..., heads, Tq, d_v)."""
+    """A function that computes the context (..., heads, Tq, d_v)."""
 
     def __call__(self, queries: Array, keys: Array, values: Array, spec: Spec) -> Array: ...
 
 
 class Refuse(Protocol):
-    """The reason why a kernel does not support a call, such as "needs CUDA"; None if it does."""
+    """A function that returns why a kernel refuses a call, such as "needs CUDA", or None."""
 
     def __call__(self, queries: Array, keys: Array, values: Array, spec: Spec) -> str | None: ...
 
@@ -43,8 +43,8 @@ def in_forward_mode() -> bool:
 class Kernel(NamedTuple):
     """An implementation of attention.
 
-    supports: the options of `Spec` that it supports; calls that use others are refused. refuse:
-    further limits, such as an engine, a dtype or a kind of mask.
+    supports: the options of `Spec` that it supports; calls with other options are refused.
+    refuse: checks all other limits, such as an engine, a dtype or a kind of mask.
     """
 
     run: Run

@@ -9,15 +9,15 @@ from headway.attention.spec import Spec
 
 
 class Matrix(NamedTuple):
-    """The mask and the bias of a call, changed so that no row is dead.
+    """The mask and the bias of a call, changed so that every query may attend to some key.
 
     A query that may attend to no key attends to all keys here, so that its context and gradients
-    are not NaN. Replace its context by 0 afterwards: where(alive, context, 0).
+    are not NaN. Replace its context by 0 afterwards: where(any_allowed, context, 0).
     """
 
-    allowed: Array  # boolean; broadcasts to the scores, with as many axes
+    allowed: Array  # boolean; broadcasts to the scores and has the same number of axes
     bias: Array | None  # numbers; -inf where not allowed
-    alive: Array  # boolean (..., queries, 1)
+    any_allowed: Array  # boolean (..., queries, 1): whether the call allows the query any key
 
 
 def matrix(queries: Array, keys: Array, spec: Spec) -> Matrix:
@@ -31,12 +31,12 @@ def matrix(queries: Array, keys: Array, spec: Spec) -> Matrix:
     bias = None if spec.bias is None else grid.cells_of(spec.bias, "bias")
     if bias is not None:
         allowed = allowed & (bias != -xp.inf)
-    alive = xp.any(allowed, axis=-1, keepdims=True)
-    allowed = allowed | ~alive
+    any_allowed = xp.any(allowed, axis=-1, keepdims=True)
+    allowed = allowed | ~any_allowed
     if bias is not None:
         finite = xp.astype(xp.where(bias == -xp.inf, 0.0, bias), queries.dtype)
         bias = xp.where(allowed, finite, -xp.inf)
-    return Matrix(allowed, bias, alive)
+    return Matrix(allowed, bias, any_allowed)
 
 
 def is_unmasked(queries: Array, keys: Array, spec: Spec) -> bool:

@@ -17,7 +17,7 @@ from headway.attention.kernels.kernel import Kernel, in_forward_mode, in_functio
 from headway.attention.kernels.matrix import is_causal_from_top_left, is_unmasked, matrix
 from headway.attention.spec import Spec, Unsupported
 
-# The options that libraries' attention supports, which always uses a softmax.
+# The options that the attention functions of PyTorch and JAX support. They always use the softmax.
 SOFTMAX_ONLY = frozenset({"mask", "bias", "scale", "offset", "batch_offset"})
 
 
@@ -25,7 +25,7 @@ def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | Non
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(queries, torch.Tensor):
         return "supports PyTorch tensors only"
-    return "has no derivative in forward mode" if in_forward_mode() else None
+    return "does not support forward-mode derivatives" if in_forward_mode() else None
 
 
 def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
@@ -33,24 +33,25 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
 
     sdpa = torch.nn.functional.scaled_dot_product_attention
     options: dict[str, Any] = {"scale": spec.scale, "enable_gqa": _is_grouped(queries, keys)}
-    alive = None
+    any_allowed = None
     if is_unmasked(queries, keys, spec):
         context = sdpa(queries, keys, values, **options)
     elif is_causal_from_top_left(queries, keys, spec):
         context = sdpa(queries, keys, values, is_causal=True, **options)
     else:
-        allowed, bias, alive = matrix(queries, keys, spec)
+        allowed, bias, any_allowed = matrix(queries, keys, spec)
         mask = allowed if bias is None else bias
         context = sdpa(queries, keys, values, attn_mask=mask, **options)
     if not queries.is_cuda:
         context = _with_nan(context, queries, keys)
-    return context if alive is None else torch.where(alive, context, 0.0)
+    return context if any_allowed is None else torch.where(any_allowed, context, 0.0)
 
 
 def _with_nan(context: Array, queries: Array, keys: Array) -> Array:
     """Set the context to NaN for queries that are not finite.
 
-    With a single key, also if that key is not finite: PyTorch's softmax of one key is always 1.
+    If there is only one key, a key that is not finite has the same effect, because PyTorch's
+    softmax of one score is always 1.
     """
     import torch
 
@@ -84,14 +85,14 @@ def _refuse_on(backend: str, queries: Array, keys: Array, values: Array, spec: S
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    if torch.compiler.is_compiling():  # the query below does not work; PyTorch raises an error
-        return None
+    if torch.compiler.is_compiling():
+        return None  # the check below does not work here; the call itself raises an error instead
     queries, keys, values = _in_rows(queries, keys, values)
     mask: dict[str, Any] = {}
     if is_causal_from_top_left(queries, keys, spec):
         mask = {"is_causal": True}
     elif not is_unmasked(queries, keys, spec):
-        # PyTorch looks at the size and dtype of the mask only, so one row is expanded.
+        # PyTorch checks only the size and dtype of the mask, so one expanded row is sufficient.
         kind = torch.bool if spec.bias is None else queries.dtype
         columns = keys.shape[-2]
         row = torch.zeros(columns, dtype=kind, device=queries.device)
@@ -101,7 +102,7 @@ def _refuse_on(backend: str, queries: Array, keys: Array, values: Array, spec: S
     with warnings.catch_warnings(record=True) as caught, sdpa_kernel(getattr(SDPBackend, backend)):
         warnings.simplefilter("always")
         try:
-            # A private function, but no public one covers every device.
+            # This function is private, but no public function supports all devices.
             torch._fused_sdp_choice(
                 queries,
                 keys,

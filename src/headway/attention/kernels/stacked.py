@@ -1,4 +1,4 @@
-"""The formula for one head after another: slow, but needs memory for one head only."""
+"""The formula in a loop over the heads: slow, but needs memory for the weights of one head only."""
 
 from headway.attention.arrays import Array, namespace
 from headway.attention.formula import attention
@@ -9,7 +9,7 @@ from headway.tracing import silent
 
 
 def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
-    return None if queries.shape[-3] else "does not support arrays without a head"
+    return None if queries.shape[-3] else "does not support arrays with 0 heads"
 
 
 def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:

@@ -2,7 +2,7 @@
 
 Dao 2023 (FlashAttention-2), algorithms 1 and 2: the forward pass stores the context and the sum of
 the exponentials of each row; the backward pass recomputes the tiles. `attention/online.py` has the
-same algorithm in a form that is easier to read. NumPy, which needs no gradients, runs that.
+same algorithm in a form that is easier to read; it is used for NumPy, which has no gradients.
 """
 
 from headway.attention.arrays import Array, engine
@@ -13,7 +13,7 @@ from headway.attention.spec import Spec
 
 def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
     if 0 in (*queries.shape[:-1], values.shape[-1]):
-        return "does not support empty arrays, except without keys"
+        return "does not support empty arrays; only the number of keys may be 0"
     if engine(queries) == "torch":
         from headway.attention.kernels import tiled_torch
 

@@ -1,4 +1,4 @@
-"""`tiled` with JAX: a loop over tiles, whose compilation time does not grow with the length.
+"""`tiled` with JAX: a loop over tiles; its compilation time does not depend on the length.
 
 JAX derives the backward pass. `jax.checkpoint` makes it recompute the tiles instead of storing
 them, so memory is linear in the number of tokens.
@@ -15,7 +15,7 @@ from headway.attention.masks import Mask, both
 from headway.attention.online import State, context_of, start, with_block
 from headway.attention.spec import Spec
 
-ROWS, COLUMNS = 128, 512  # of a tile
+ROWS, COLUMNS = 128, 512  # the size of a tile
 
 
 def refuse(keys: Array, spec: Spec) -> str | None:

@@ -14,15 +14,15 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from headway.attention.dropout import check, hashed, kept
+from headway.attention.dropout import check, hashed, keep_hashed
 from headway.attention.grid import grid_of
 from headway.attention.kernels.kernel import in_forward_mode, in_function_transform
 from headway.attention.masks import Band, Mask
 from headway.attention.scores import scale_of
 from headway.attention.spec import Spec
 
-# The size of a tile of one head. Matrix products are fast from a hundred rows on; a small tile fits
-# into the cache. With at most FEW heads a tile has MORE_ROWS, which still fits.
+# The size of a tile of one head: at least 100 rows, for fast matrix products, but small enough for
+# the cache. With at most FEW heads a tile has MORE_ROWS rows and still fits into the cache.
 ROWS, COLUMNS = 128, 512
 FEW, MORE_ROWS = 4, 512
 # Scores are in units of log 2. On a CPU PyTorch's exp takes up to sixty times as long if the result
@@ -70,8 +70,8 @@ class _Tiled(torch.autograd.Function):
         return (*tiles.backward(gradient, context, sums, of_bias=ctx.needs_input_grad[3]), None)
 
 
-# For torch.compile the kernel is two custom operators. Tracing the loop would unroll it, which
-# makes thousands of operations for a long text.
+# For torch.compile the kernel is two custom operators. Without them torch.compile would unroll the
+# loop over tiles into thousands of operations for a long text.
 
 
 def _run_compiled(queries: Tensor, keys: Tensor, values: Tensor, spec: Spec) -> Tensor:
@@ -135,7 +135,7 @@ def _(
     return queries, keys, values
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*output, *inputs[:3])
     ctx.numbers = inputs[3:]
 
@@ -145,7 +145,7 @@ def _gradients(ctx: Any, gradient: Tensor, of_sums: Tensor | None) -> tuple[Tens
     return (*gradients, *(None for _ in ctx.numbers))
 
 
-_forward.register_autograd(_gradients, setup_context=_keep)
+_forward.register_autograd(_gradients, setup_context=_save)
 
 
 class _Tiles:
@@ -158,7 +158,7 @@ class _Tiles:
     def __init__(self, queries: Tensor, keys: Tensor, values: Tensor, spec: Spec) -> None:
         self.inputs, self.spec = (queries, keys, values, spec.bias), spec
         self.dtype = torch.promote_types(queries.dtype, torch.float32)
-        self.shape = queries.shape[:-2]  # of batch and heads
+        self.shape = queries.shape[:-2]  # (..., heads)
         self.count = math.prod(keys.shape[:-2])
         self.group = queries.shape[-3] // max(keys.shape[-3], 1)
         self.queries = self._folded(queries)
@@ -170,7 +170,7 @@ class _Tiles:
         self.offset = offset if isinstance(offset, int) else None
         if spec.dropout:
             check(spec)
-            assert spec.seed is not None  # as checked
+            assert spec.seed is not None  # `check` ensures this
             self.seed = hashed(spec.seed, like=self.queries)
         heads = self.count * self.group
         band = Band() if spec.mask is None else spec.mask.band
@@ -183,7 +183,7 @@ class _Tiles:
     def forward(self) -> tuple[Tensor, Tensor]:
         """The context, and for each row the largest score and the sum of 2^(score - largest).
 
-        (Their logarithm in one number would lose precision if the largest score is large.)
+        One number per row, largest + log2(sum), would lose precision if the largest score is large.
         """
         d_v = self.values.shape[-1]
         context = self.queries.new_empty((*self.queries.shape[:-1], d_v))
@@ -319,8 +319,9 @@ class _Tiles:
         if not rate:
             return None
         grid = self.grid.select(rows=rows, columns=columns)
-        cells: Tensor = kept(rate, self.seed, grid.batch, grid.head, grid.query, grid.key)
-        factors = cells.expand(*self.shape, *cells.shape[-2:]).to(self.dtype).div_(1 - rate)
+        coordinates = (grid.batch, grid.head, grid.query, grid.key)
+        is_kept: Tensor = keep_hashed(rate, self.seed, *coordinates)
+        factors = is_kept.expand(*self.shape, *is_kept.shape[-2:]).to(self.dtype).div_(1 - rate)
         return factors.view(self.count, -1, factors.shape[-1])
 
 

@@ -47,7 +47,7 @@ def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | Non
     if queries.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return "supports float32, bfloat16 and float16 only"
     if interpreted and queries.dtype == torch.bfloat16:
-        return "does not support bfloat16 in Triton's interpreter, whose products are wrong"
+        return "does not support bfloat16 in Triton's interpreter, which multiplies it incorrectly"
     if max(queries.shape[-1], values.shape[-1]) > 256:
         return "supports heads of up to 256 features"
     if spec.mask is not None and not spec.mask.is_band:
@@ -78,7 +78,7 @@ def _band(queries: Array, keys: Array, spec: Spec) -> list[int]:
     rows, columns = queries.shape[-2], keys.shape[-2]
     offset = columns - rows if spec.offset is None else spec.offset
     band = Band() if spec.mask is None else spec.mask.band
-    # row - key is always between -columns and rows: these ints replace infinite bounds.
+    # row - key is always between -columns and rows, so finite ints can replace infinite bounds.
     least = ceil(max(-columns, min(rows, band.least - offset)))
     most = floor(max(-columns, min(rows, band.most - offset)))
     return [least, most, offset, spec.batch_offset]

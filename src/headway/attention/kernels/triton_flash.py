@@ -67,12 +67,12 @@ class _Rows(NamedTuple):
     """Arrays (batch, heads, queries) of float32, with one number per row of scores."""
 
     peak: Any  # m
-    share: Any  # 1 / l; 0 for a dead row
+    share: Any  # 1 / l; 0 for a query that may attend to no key
     delta: Any  # D
 
 
 def _jit(function: Any) -> Any:
-    """triton.jit of the unwrapped function, as the tests wrap functions in checks of shapes."""
+    """Apply triton.jit to a function without the decorators with which tests check shapes."""
     return triton.jit(unwrap(function))
 
 
@@ -90,7 +90,7 @@ def _tile(array, batch, head, first, TOKENS: constexpr, DIM: constexpr):
     token = first + tl.arange(0, TOKENS)
     dim = tl.arange(0, DIM)
     exists = (token < array.shape[2])[:, None] & (dim < array.shape[3])[None, :]
-    # In 64 bits, as an array may have more than 2^31 elements.
+    # The offsets are computed in 64 bits, because an array may have more than 2^31 elements.
     begin = batch.to(tl.int64) * array.strides[0] + head.to(tl.int64) * array.strides[1]
     down, right = token.to(tl.int64) * array.strides[2], dim.to(tl.int64) * array.strides[3]
     return array.data + begin + down[:, None] + right[None, :], exists
@@ -127,17 +127,17 @@ def _load_rows(call, rows, batch, head, row):
 
 @_jit
 def _borders(first, length, least, most, OWN: constexpr, OTHER: constexpr):
-    """The range of blocks of OTHER that the band least <= own - other <= most allows, in 3 parts.
+    """Four borders of the blocks of OTHER that the band least <= own - other <= most allows.
 
-    Between the second border and the third all cells are allowed. The blocks before and after
-    them contain cells outside the band or after the end of the array.
+    In the blocks between the second and the third border all cells are allowed. The blocks before
+    and after these contain some cells outside the band or after the end of the array.
     """
     last = first + OWN - 1
     begin = tl.maximum(first - most, 0) // OTHER * OTHER
     end = tl.maximum(tl.minimum(last - least + 1, length), begin)
-    whole = tl.minimum(tl.cdiv(tl.maximum(last - most, 0), OTHER) * OTHER, end)
-    cut = tl.maximum(tl.minimum(first - least + 1, length), 0) // OTHER * OTHER
-    return begin, whole, tl.maximum(cut, whole), end
+    inner_begin = tl.minimum(tl.cdiv(tl.maximum(last - most, 0), OTHER) * OTHER, end)
+    inner_end = tl.maximum(tl.minimum(first - least + 1, length), 0) // OTHER * OTHER
+    return begin, inner_begin, tl.maximum(inner_end, inner_begin), end
 
 
 @_jit
@@ -148,7 +148,7 @@ def _dot(left, right):
 
 @_jit
 def _tanh(x):
-    """tanh; near 0 by Lambert's continued fraction, because 1 - e^(-2x) would lose precision."""
+    """tanh(x); Lambert's continued fraction near 0, where 1 - e^(-2x) would lose precision."""
     size = tl.abs(x)
     square = x * x
     near = size * (945 + square * (105 + square)) / (945 + square * (420 + 15 * square))
@@ -159,7 +159,7 @@ def _tanh(x):
 
 @_jit
 def _scores(call, left, right, row, key, CUT: constexpr):
-    """S of two tiles, -inf where not allowed, and the derivative of the softcap.
+    """Compute S for two tiles, -inf where not allowed, and the derivative of the softcap.
 
     row, key: the indices of the cells, which broadcast. The left tile may be queries or keys.
     """
@@ -223,17 +223,17 @@ def _forward(call, context, rows, D_K: constexpr, D_V: constexpr, OWN: constexpr
                 weights = tl.where(kept, weights / call.kept, 0.0)
             summed = summed * shrink + _dot(weights.to(v.dtype), v)
             largest = larger
-    dead = total == 0
-    total = tl.where(dead, 1.0, total)
+    is_masked = total == 0  # the query may attend to no key
+    total = tl.where(is_masked, 1.0, total)
     _store(summed / total, context, batch, head, first, OWN, D_V)
     index, exists = _index(call, batch, head, row)
-    tl.store(rows.peak + index, tl.where(dead, 0.0, largest), exists)
-    tl.store(rows.share + index, tl.where(dead, 0.0, 1 / total), exists)
+    tl.store(rows.peak + index, tl.where(is_masked, 0.0, largest), exists)
+    tl.store(rows.share + index, tl.where(is_masked, 0.0, 1 / total), exists)
 
 
 @_jit
 def _recomputed(call, left, right, row, key, rows, batch, head, CUT: constexpr):
-    """P, P after dropout, dP, and the derivative of the softcap for one tile.
+    """Recompute P, P after dropout, dP, and the derivative of the softcap for one tile.
 
     left and right are (queries, dO) and (keys, values), in either order.
     """
@@ -259,7 +259,10 @@ def _backward_queries(
     OWN: constexpr,
     OTHER: constexpr,
 ):
-    """dQ of one block of queries, algorithm 2; if queries_gradient is None, D = rowsum(P * dP)."""
+    """Compute dQ of one block of queries (algorithm 2).
+
+    If queries_gradient is None, compute D = rowsum(P * dP) instead and store it in rows.delta.
+    """
     first, batch, head = _program(call.q, OWN)
     kv_head = head // (call.q.shape[1] // call.k.shape[1])
     row = (first + tl.arange(0, OWN))[:, None]
@@ -302,7 +305,7 @@ def _backward_keys(
     OWN: constexpr,
     OTHER: constexpr,
 ):
-    """dK and dV of one block of keys, algorithm 2, from all heads of queries that read it."""
+    """Compute dK and dV of one block of keys (algorithm 2), from all query heads that read it."""
     first, batch, kv_head = _program(call.k, OWN)
     group = call.q.shape[1] // call.k.shape[1]
     key = (first + tl.arange(0, OWN))[:, None]
@@ -336,7 +339,7 @@ _BLOCKS = {64: ((128, 64), (128, 32)), 128: ((128, 64), (64, 32)), 256: ((64, 32
 
 
 def blocks(dim: int, size: int) -> list[tuple[int, int]]:
-    """(OWN, OTHER) of algorithms 1 and 2 for heads of `dim` numbers of `size` bytes each."""
+    """The block sizes (OWN, OTHER) of algorithms 1 and 2, for `dim` features of `size` bytes."""
     widest = next(width for width in _BLOCKS if dim <= width)
     return [(own * 2 // size, other * 2 // size) for own, other in _BLOCKS[widest]]
 
@@ -441,7 +444,8 @@ def _launch(kernel: Any, own: Tensor, call: _Call, block: tuple[int, int], *arra
         kernel[programs,](call, *arrays, *dims, *block, num_warps=8, num_stages=2)
 
 
-# The shapes of the results, and the derivative, which PyTorch cannot derive from an operator.
+# PyTorch cannot derive the shapes of the results or the derivative from a custom operator, so both
+# are registered here.
 
 
 flash.register_fake(_results)
@@ -454,7 +458,7 @@ def _(
     return tuple(x.new_empty(x.shape) for x in inputs[:3])
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*output, *inputs[:4])
     ctx.numbers = inputs[4:]
 
@@ -464,4 +468,4 @@ def _gradients(ctx: Any, received: Tensor, *_: Any) -> tuple[Tensor | None, ...]
     return (*gradients, None, *(None for _ in ctx.numbers))
 
 
-flash.register_autograd(_gradients, setup_context=_remember)
+flash.register_autograd(_gradients, setup_context=_save)

@@ -21,15 +21,16 @@ from headway.attention.arrays import Array, engine
 from headway.attention.masks import causal
 from headway.attention.spec import Spec
 
-# The order without a table. PyTorch's kernel is the fastest, or nearly the fastest, for all calls
-# that it supports. For the others (dropout with a seed, softcap) `tiled` is faster than `plain` as
-# soon as there is more than one tile; on NumPy and JAX only for long texts, because of the memory.
-# JAX's kernel takes two thirds of the time of `plain`, forward and backward.
+# The order of the kernels if there is no table. PyTorch's kernel is the fastest, or nearly the
+# fastest, for all calls that it supports. For other calls (dropout with a seed, softcap) `tiled` is
+# faster than `plain` if there is more than one tile; with NumPy and JAX only for long texts, where
+# `plain` needs much memory. JAX's kernel takes two thirds of the time of `plain`, for the forward
+# and backward passes together.
 RULES: Mapping[str, tuple[str, ...]] = {
     "short": ("sdpa", "jax", "plain"),
     "long": ("sdpa", "tiled", "plain"),
 }
-SHORT = {"torch": 128**2, "numpy": 2048**2, "jax": 512**2}  # at most these queries * keys
+SHORT = {"torch": 128**2, "numpy": 2048**2, "jax": 512**2}  # the largest queries * keys of "short"
 NEAREST = 4  # the number of measured shapes that are averaged
 
 
@@ -60,18 +61,18 @@ Table = Mapping[Kind, Mapping[Size, Seconds]]
 
 
 def ranking(queries: Array, keys: Array, values: Array, spec: Spec) -> tuple[str, ...]:
-    """Kernels for a call, the fastest first; some may refuse it; always contains `plain`."""
+    """The kernels for a call, the fastest first. Some may refuse it; `plain` is always included."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.compiler.is_compiling():
         return RULES["short"]
     threads = 0 if torch is None else torch.get_num_threads()
-    backward = _records(torch, queries, keys, values, spec.bias)
+    backward = _needs_gradients(torch, queries, keys, values, spec.bias)
     options = (_mask(spec), spec.dropout > 0, spec.softcap is None)
     machine = (queries.dtype, getattr(queries, "device", None), backward, threads)
     key = (queries.shape, keys.shape, options, machine)
     ranked = _rankings.get(key)
     if ranked is None:
-        if len(_rankings) > 10_000:  # for a server with many different lengths
+        if len(_rankings) > 10_000:  # limits the memory of a server that gets many lengths
             _rankings.clear()
         ranked = measured(table(), *kind_and_size(queries, keys, values, spec))
         ranked = _rankings[key] = ranked or _by_rule(queries, keys)
@@ -96,7 +97,7 @@ def kind_and_size(queries: Array, keys: Array, values: Array, spec: Spec) -> tup
         device=device,
         threads=torch.get_num_threads() if torch and on_cpu else 0,
         dtype=str(queries.dtype).removeprefix("torch."),
-        backward=_records(torch, queries, keys, values, spec.bias),
+        backward=_needs_gradients(torch, queries, keys, values, spec.bias),
         mask=_mask(spec),
         dropout=spec.dropout > 0,
         softcap=spec.softcap is not None,
@@ -143,8 +144,8 @@ def _mask(spec: Spec) -> str:
     return "causal" if spec.mask.band == causal.band else "band"
 
 
-def _records(torch: Any, *arrays: Array | None) -> bool:
-    """Whether PyTorch will need gradients."""
+def _needs_gradients(torch: Any, *arrays: Array | None) -> bool:
+    """Whether PyTorch records gradients for one of the arrays."""
     return (
         torch is not None
         and torch.is_grad_enabled()
@@ -159,7 +160,7 @@ def path() -> Path:
 
 
 def save(table: Table, file: Path) -> None:
-    """Write a table to a file, which is never incomplete."""
+    """Write a table to a file; an error never leaves an incomplete file."""
     rows = [
         {**kind._asdict(), **size._asdict(), "seconds": seconds}
         for kind, sizes in table.items()
@@ -198,7 +199,7 @@ def table() -> Table:
 
 
 def forget() -> None:
-    """Clear the cached table and rankings, after a new table was written."""
+    """Clear the cached table and rankings; call this after a new table is written."""
     table.cache_clear()
     _rankings.clear()
 
