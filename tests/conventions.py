@@ -170,7 +170,7 @@ LIBRARIES = {
 
 
 def classify(output: Any, known: dict[str, Any]) -> str:
-    """The name of the only known answer that equals the output."""
+    """Return the name of the only known answer that equals the output."""
     names = [
         name
         for name, answer in known.items()
@@ -209,9 +209,10 @@ def given(way: Way, options: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def weights(way: Way, rows: int, columns: int, **options: Any) -> np.ndarray:
-    """The weights of a call: the values are the identity matrix, so the output is the weights.
+    """Return the weights of a call.
 
-    Queries and keys are identity matrices too, so that the weights differ from a uniform mean.
+    The values are the identity matrix, so that the output equals the weights. Queries and keys are
+    identity matrices too, so that the weights are not uniform.
     """
     queries, keys = (
         way.engine.array(np.tile(np.eye(tokens, columns), (1, 2, 1, 1)))
@@ -223,7 +224,7 @@ def weights(way: Way, rows: int, columns: int, **options: Any) -> np.ndarray:
 
 
 def expected(allowed: np.ndarray, numbers: Any = 0.0) -> np.ndarray:
-    """The expected result of `weights` for a mask of allowed cells; dead rows are 0."""
+    """Return the expected result of `weights` for allowed cells; fully masked queries give 0."""
     exponentials = np.exp(np.eye(*allowed.shape) / np.sqrt(allowed.shape[1]) + numbers) * allowed
     return exponentials / np.maximum(exponentials.sum(axis=1, keepdims=True), 1e-9)
 
@@ -300,7 +301,7 @@ def mask_and_causal(library: Library, way: Way) -> str:
     )
 
 
-# A dead row is a query that may attend to no key: here the first of three.
+# The first of three queries is fully masked: it may attend to no key.
 ALIVE = np.array([[False] * 3, [True] * 3, [True] * 3])
 
 
@@ -312,11 +313,11 @@ def by_infinity(library: Library, way: Way) -> dict[str, Any]:
     return {library.bias: np.where(ALIVE, 0.0, -np.inf)}
 
 
-def dead_row(kill: Callable[..., dict[str, Any]]) -> Callable[[Library, Way], str]:
+def masked_query(masking: Callable[..., dict[str, Any]]) -> Callable[[Library, Way], str]:
     def output(library: Library, way: Way) -> str:
         clean = expected(ALIVE)
         return classify(
-            weights(way, 3, 3, **kill(library, way)),
+            weights(way, 3, 3, **masking(library, way)),
             {
                 "0": clean,
                 "NaN": np.where(ALIVE, clean, np.nan),
@@ -328,10 +329,10 @@ def dead_row(kill: Callable[..., dict[str, Any]]) -> Callable[[Library, Way], st
 
 
 def gradients(
-    library: Library, way: Way, kill: Callable[..., dict[str, Any]], rows: slice, known: Any
+    library: Library, way: Way, masking: Callable[..., dict[str, Any]], rows: slice, known: Any
 ) -> str:
-    """The gradients of queries, keys and values for a loss of some rows of the output only."""
-    options = given(way, kill(library, way))
+    """Classify the gradients of queries, keys and values for a loss of some output rows only."""
+    options = given(way, masking(library, way))
     arrays = np.random.default_rng(0).normal(size=(3, 1, 2, 3, 3))
     output = way.engine.gradients(
         lambda *leaves: way.attend(*leaves, **options)[:, :, rows], *arrays
@@ -343,19 +344,21 @@ def gradients(
     )
 
 
-def gradients_of_dead_row(kill: Callable[..., dict[str, Any]]) -> Callable[[Library, Way], str]:
+def gradients_of_masked_query(
+    masking: Callable[..., dict[str, Any]],
+) -> Callable[[Library, Way], str]:
     known = {
         "0": lambda queries, keys, values: values[:, :, :1] * 0,
         "those of a mean of the values": lambda queries, keys, values: values.mean(2, keepdim=True),
     }
-    return lambda library, way: gradients(library, way, kill, slice(0, 1), known)
+    return lambda library, way: gradients(library, way, masking, slice(0, 1), known)
 
 
-def gradients_beside(kill: Callable[..., dict[str, Any]]) -> Callable[[Library, Way], str]:
+def gradients_of_others(masking: Callable[..., dict[str, Any]]) -> Callable[[Library, Way], str]:
     def without(queries: Any, keys: Any, values: Any) -> Any:
         return (queries[:, :, 1:] @ keys.mT / 3**0.5).softmax(-1) @ values
 
-    return lambda library, way: gradients(library, way, kill, slice(1, 3), {"correct": without})
+    return lambda library, way: gradients(library, way, masking, slice(1, 3), {"correct": without})
 
 
 def grouped_heads(library: Library, way: Way) -> str:
@@ -369,7 +372,7 @@ def grouped_heads(library: Library, way: Way) -> str:
 
 
 def lacks(library: Library, what: str) -> str:
-    """`no ...`, after checking that the installed version has no such parameter."""
+    """Check that the installed version has no such parameter, and return "no ..."."""
     if any(what in name for name in library.parameters):
         raise Unknown(f"this version has a parameter for {what}: {library.parameters}")
     return f"no {what}"
@@ -410,12 +413,16 @@ QUESTIONS: dict[str, Callable[[Library, Way], str]] = {
     "causal, fewer queries than keys": alignment(2, 4),
     "causal, more queries than keys": alignment(4, 2),
     "mask and causal": mask_and_causal,
-    "dead row from a boolean mask: output": dead_row(by_mask),
-    "dead row from a boolean mask: gradients of the row": gradients_of_dead_row(by_mask),
-    "dead row from a boolean mask: gradients of the other rows": gradients_beside(by_mask),
-    "dead row from a bias of -inf: output": dead_row(by_infinity),
-    "dead row from a bias of -inf: gradients of the row": gradients_of_dead_row(by_infinity),
-    "dead row from a bias of -inf: gradients of the other rows": gradients_beside(by_infinity),
+    "fully masked query (boolean mask): output": masked_query(by_mask),
+    "fully masked query (boolean mask): its gradients": gradients_of_masked_query(by_mask),
+    "fully masked query (boolean mask): gradients of the other queries": gradients_of_others(
+        by_mask
+    ),
+    "fully masked query (bias of -inf): output": masked_query(by_infinity),
+    "fully masked query (bias of -inf): its gradients": gradients_of_masked_query(by_infinity),
+    "fully masked query (bias of -inf): gradients of the other queries": gradients_of_others(
+        by_infinity
+    ),
     "query head h reads kv head": grouped_heads,
     "a window of W": window(causal=False),
     "a window of W and causal": window(causal=True),
@@ -427,7 +434,7 @@ QUESTIONS: dict[str, Callable[[Library, Way], str]] = {
 
 
 def cell(library: Library, question: Callable[[Library, Way], str]) -> str:
-    """The answer; if the code paths differ, each answer followed by its code paths."""
+    """Return the answer; if the code paths differ, each answer followed by its code paths."""
     answers: dict[str, list[str]] = {}
     for name, way in library.ways.items():
         try:
@@ -445,7 +452,7 @@ def cell(library: Library, question: Callable[[Library, Way], str]) -> str:
 
 
 def measured() -> str:
-    """The table in Markdown, after a line with the versions of the libraries."""
+    """Return a line with the versions of the libraries, and the table in Markdown."""
     versions = f"torch {torch.__version__.split('+')[0]} and jax {jax.__version__}"
     lines = [
         f"Measured with {versions}, on a CPU.",
@@ -460,7 +467,7 @@ def measured() -> str:
 
 
 def on_the_page() -> tuple[str, str, str]:
-    """docs/conventions.md in three parts: before the measured table, the table, and after it."""
+    """Return docs/conventions.md in three parts: before the measured table, it, and after it."""
     before, rest = PAGE.read_text().split(BEGIN)
     part, after = rest.split(END)
     return before + BEGIN, part, END + after

@@ -47,7 +47,7 @@ def promises() -> str:
         f"| {counts[name]} |"
         for name, check in CHECKS.items()
     ]
-    head = "| check | kinds | features | property | caught by it alone |"
+    head = "| check | kinds | features | property | bugs that only it finds |"
     return "\n".join([head, "|---|---|---|---|---|", *rows])
 
 

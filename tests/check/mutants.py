@@ -132,13 +132,11 @@ qkv("exp overflows", "the row's maximum is not subtracted", "shifted", softmax=u
 qkv("softmax off by one", "1 + sum of exp", "constant", softmax=off_by_one)
 qkv(
     "one maximum for all queries",
-    "a row far below it underflows",
+    "rows of low scores underflow",
     "rows",
     softmax=shifted_by(-1, -2),
 )
-qkv(
-    "one maximum for the batch", "a row far below it underflows", "batch", softmax=shifted_by(-1, 0)
-)
+qkv("one maximum for the batch", "rows of low scores underflow", "batch", softmax=shifted_by(-1, 0))
 qkv("floor below the scores", "score - max clamped at -25", "sharp", softmax=floored)
 qkv(
     "scores clamped",
@@ -204,7 +202,7 @@ mutant(
 )
 mutant(
     "JAX stops the gradient",
-    "of the values",
+    "values get no gradient",
     "gradient",
     partial(jax_attend, cut=jax.lax.stop_gradient),
     {"kind": "qkv", "engine": "jax"},
@@ -401,7 +399,7 @@ qkv(
 )
 qkv(
     "NaN replaced",
-    "in the output; the gradient is NaN",
+    "only in the output: the gradient is NaN",
     "dead-rows",
     "mask",
     hide=lambda s, may: s + torch.where(may, 0.0, -torch.inf),
@@ -1287,7 +1285,7 @@ model(
 model(
     "cache without positions", "positions start at 0 again", "cache", RestartsPositions(), "cache"
 )
-model("documents leak", "into the next one", "documents", SeesEarlierDocument(), "documents")
+model("documents leak", "tokens see earlier ones", "documents", SeesEarlierDocument(), "documents")
 model(
     "labels not shifted",
     "logits[t] are compared with token t",

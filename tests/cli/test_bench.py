@@ -103,7 +103,7 @@ def test_ctrl_c_writes_what_was_measured(tmp_path):
         (["--dropout", "1"], "dropout must be at least 0"),
         (["--window", "0"], "window must be >= 1"),
         (["--seconds", "0"], "--seconds must be > 0"),
-        (["--threads", "0"], "--threads >= 1"),
+        (["--threads", "0"], r"--threads must be >= 1 \(got 0\)"),
         (["--set", "a=1"], "--set needs --module"),
         (["--module", "nothing.py:Name"], "file 'nothing.py' not found"),
         (

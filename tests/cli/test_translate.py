@@ -106,7 +106,7 @@ def test_one_that_fills_in_needs_a_gap(folder):
         (["train", "--pairs", "pairs.tsv", "--context", "2"], "a --context larger than 2"),
         (["train", "--resume", "b", "--name", "c"], "remove --name, --pairs and --depth"),
         (["race", "--quick", "--full"], "exclude each other"),
-        (["train", "--name", "eval"], "'eval' is a command"),
+        (["train", "--name", "eval"], "'eval': it is a command"),
         (["train", "--pairs", "a + b", "c"], "cannot contain ' + '"),
         (["train", "--cell", "lstm"], "transformer does not support cell"),
     ],

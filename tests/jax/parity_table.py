@@ -19,13 +19,14 @@ HEAD = """\
 # Differences between PyTorch and JAX
 
 Both engines load the same checkpoint and get the same tokens. The table shows the largest absolute
-difference, divided by the largest absolute value if that is above 1. *Logits* and *gradients*: of a
-model of one layer, with the same dropout seed. *Optimizer*: parameters and state after two steps of
-Muon and AdamW with the same gradients. *Ten steps*: the largest difference of a loss, a validation
-loss or a gradient norm during ten steps on the same batches, in float32.
+difference, divided by the largest absolute value if that is above 1. *Logits* and *gradients* are
+those of a model with one layer and the same dropout seed. *Optimizer* compares the parameters and
+the state after two steps of Muon and AdamW with the same gradients. *Ten steps* is the largest
+difference of a loss, a validation loss or a gradient norm during ten steps on the same batches, in
+float32.
 
 The tests (`tests/jax/test_parity.py`) require 1e-5 in float32, 1e-10 in float64 and 1e-4 for ten
-steps. Checkpoints are the same byte for byte (`tests/jax/test_train.py`).
+steps. Checkpoints are identical byte for byte (`tests/jax/test_train.py`).
 
 """
 COLUMNS = ("logits", "gradients", "optimizer")

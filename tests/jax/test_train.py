@@ -126,7 +126,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
     run = run_in(tmp_path / "run", of)
     trained("jax", run, of, 1)
     other = weights.build(replace(of, model=replace(of.model, width=16)))
-    with pytest.raises(ValueError, match=r"another model: .* must be \(.*\) \(got"):
+    with pytest.raises(ValueError, match=r"another model: .* must be of shape"):
         weights.filled(other.params, checkpoints.load(checkpoints.latest(run.checkpoints))[0])
 
 

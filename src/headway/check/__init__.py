@@ -1,4 +1,4 @@
-"""Check an attention for known faults.
+"""Check an attention implementation for known faults.
 
 from headway.check import diagnose
 diagnosis = diagnose(my_module, kind="self", causal=True)

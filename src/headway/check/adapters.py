@@ -1,7 +1,7 @@
 """Adapters for known attentions of PyTorch, JAX, transformers and Headway.
 
 An adapter takes an attention and returns its declaration and `call(attention, *inputs, **options)`,
-or None if it does not know it.
+or None if the attention is of another type.
 """
 
 import sys
@@ -51,7 +51,7 @@ def _encoder_layer(attention: Any) -> Known:
 
 
 def _torch_module(attention: Any, dropout: float, forward: Call) -> tuple[dict[str, Any], Call]:
-    """Adapt `forward(module, x, mask, later)`; later: True for keys after the query, or None."""
+    """Adapt `forward(module, x, mask, later)`; later: None, or a mask, True after the query."""
 
     def call(module: Any, x: Any, *, mask: Any = None, causal: bool = False) -> Any:
         later = x.new_ones(x.shape[1], x.shape[1]).triu(1).bool() if causal else None

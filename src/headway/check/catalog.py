@@ -30,7 +30,7 @@ class Entry(NamedTuple):
     declared: dict[str, Any]
 
 
-# Compiled for each of hundreds of shapes, which takes minutes. Other tests cover them.
+# Left out, because compiling them for hundreds of shapes takes minutes. Other tests cover them.
 SLOW = {("flex", "torch"), ("stacked", "jax"), ("einsum", "jax")}
 
 
@@ -141,7 +141,7 @@ def _models_on_jax() -> Iterator[Entry]:
 
 
 def _translators() -> Iterator[Entry]:
-    """Cross-attention of a sequence to itself; decoders with a fixed source; an encoder layer."""
+    """Yield cross-attentions of x to x, decoders with a fixed source, and an encoder layer."""
     import torch
     from torch import Tensor, nn
 

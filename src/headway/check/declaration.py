@@ -14,10 +14,10 @@ FEATURES = {
     "softcap": "float: c * tanh(scores / c), before the mask",
     "dropout": "qkv: float, the rate on the weights; self, model: dropout is active while training",
     "positions": "qkv: integers (tokens,): queries and keys are rotated (RoPE)",
-    "cache": "qkv: earlier keys and values may be passed, the last query belongs to the last key; "
-    "self, model: cache=None or the cache of the last call, returns (output, cache)",
+    "cache": "qkv: there may be more keys than queries; the last query has the position of the "
+    "last key; self, model: cache=None or the cache of the last call; returns (output, cache)",
     "documents": "model: integers (batch, tokens): a token attends to its own document only",
-    "labels": "model: integers (batch, tokens), the tokens themselves; returns the loss",
+    "labels": "model: integers (batch, tokens), equal to the input tokens; returns the loss",
     "tied": "model: the embedding and the output layer share one weight",
 }
 
@@ -108,19 +108,19 @@ class Declaration:
 
     @property
     def always_causal(self) -> bool:
-        """Whether it is causal in every call; a model is, unless that is an option."""
+        """Whether it is causal in every call; models are, unless "causal" is a feature."""
         return self.causal or (self.kind == "model" and "causal" not in self.features)
 
     @property
     def order_free(self) -> bool:
-        """Whether permuting tokens only permutes its outputs: no causal mask, no positions."""
+        """Whether it has no causal mask and no positions, so permuting tokens permutes outputs."""
         return not self.always_causal and not self.positions
 
     @classmethod
     def of(cls, **declared: Any) -> Declaration:
-        """Create a declaration; features may be a string with commas.
+        """Create a declaration; features may be one string, separated by commas.
 
-        Raises ValueError for an unknown name, with the nearest one, and for an invalid value.
+        Raises ValueError for an unknown name (suggesting the nearest one) or an invalid value.
         """
         known = [field.name for field in fields(cls)]
         for name in declared:
@@ -132,7 +132,7 @@ class Declaration:
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
-    """The values of a Literal, also in a union with None."""
+    """Return the values of a Literal, or of a Literal in a union with None."""
     parts = [annotation, *get_args(annotation)]
     return next((get_args(part) for part in parts if getattr(part, "__origin__", 0) is Literal), ())
 

@@ -13,7 +13,7 @@ from headway.check.subject import Subject
 
 
 def variables(subject: Subject, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return what the output is differentiated by: the inputs, or a shift of the embeddings."""
+    """Return the variables of the derivatives: the inputs or, for a model, an embedding shift."""
     if subject.kind != "model":
         return [*inputs]
     embedding = _embedding(subject, subject.dtype)
@@ -81,7 +81,7 @@ def unused_parameters(subject: Subject) -> tuple[int, list[str]]:
 def _function(
     subject: Subject, inputs: Sequence[np.ndarray], dtype: str, options: dict[str, Any]
 ) -> Callable[..., Any]:
-    """The output as a function of the variables, as arrays of the library."""
+    """Return a function from the variables to the output, both arrays of the library."""
     native_options = subject.native_options(options)
     if subject.kind != "model":
         return lambda *values: subject.output(values, native_options, dtype)
@@ -116,5 +116,5 @@ def _embedding(subject: Subject, dtype: str) -> Any:
         for handle in handles:
             handle.remove()
     if not called:
-        raise Refused("has no nn.Embedding that is called with the tokens, to differentiate by")
+        raise Refused("has no gradients: no nn.Embedding is called with the tokens")
     return called[0]

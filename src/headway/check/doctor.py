@@ -36,13 +36,14 @@ def diagnose(
     call: Callable[..., Any] | None = None,
     **declared: Any,
 ) -> Diagnosis:
-    """Check an attention for known faults.
+    """Check an attention implementation for known faults.
 
     attention: a function or a module of PyTorch, JAX or NumPy. Nothing has to be declared for
         `nn.MultiheadAttention`, `scaled_dot_product_attention`, `nn.TransformerEncoderLayer`,
         `jax.nn.dot_product_attention`, causal models of `transformers` and Headway's modules.
     declared: the fields of `headway.check.Declaration`.
-    only: the names of some checks. call: `call(attention, *inputs, **options)`, an adapter.
+    only: the names of the checks to run; by default all.
+    call: an adapter for other signatures, called as `call(attention, *inputs, **options)`.
 
     The module's mode, parameters and buffers and the random states are restored.
     Raises ValueError for an invalid declaration.
@@ -68,7 +69,7 @@ def diagnose(
 
 
 def _one_cause(findings: list[Finding]) -> list[Finding]:
-    """Give all failures the diagnosis of one that explains the others."""
+    """If one failure explains the others, copy its diagnosis to all failures."""
     for cause in findings:
         if cause.verdict == "fail" and (
             cause.check == "repeatable" or cause.diagnosis == UNDECLARED
@@ -116,9 +117,7 @@ def _outcome(subject: Subject, name: str, check: Check) -> Outcome:
         return unsupported(f"it {error}")
     except Exception as error:  # unexpected outputs must not stop the other checks
         message = " ".join(str(error).split())
-        return unsupported(
-            f"the check could not use its outputs: {type(error).__name__}: {message}"
-        )
+        return unsupported(f"the check raised {type(error).__name__} for the outputs: {message}")
 
 
 @contextmanager
@@ -143,7 +142,7 @@ def _lines(pattern: str, attention: Any, most: int = 3) -> list[str]:
             text, first = inspect.getsourcelines(source)
             file = Path(inspect.getsourcefile(source) or "?").name
             tree = ast.parse(textwrap.dedent("".join(text)))
-        except (OSError, TypeError, SyntaxError):  # built in, interactive, or a lambda
+        except (OSError, TypeError, SyntaxError):  # no source: built in, interactive, or a lambda
             continue
         for node in ast.walk(tree):
             is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

@@ -1,16 +1,16 @@
-"""Errors of the attention that is checked, as one exception."""
+"""One exception for all errors of the attention under test."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class Refused(Exception):  # noqa: N818 - a result of a check, not a bug of the checks
-    """The attention raised an error, or does not support a call; the message says which."""
+    """The attention raised an error or does not support a call; the message says what happened."""
 
 
 @contextmanager
 def errors_as_refused() -> Iterator[None]:
-    """Turn every error of the attention, also an exit, into `Refused` with one line."""
+    """Convert errors of the attention and `SystemExit` to `Refused`, with a one-line message."""
     try:
         yield
     except Refused:

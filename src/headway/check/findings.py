@@ -25,12 +25,12 @@ def verdict(good: bool, measured: str, expected: str, diagnosis: str, fix: str) 
 
 
 def not_applicable(reason: str) -> Outcome:
-    """The check is meaningless for this declaration."""
+    """Return the outcome of a check that is meaningless for this declaration."""
     return Outcome("not applicable", diagnosis=reason)
 
 
 def unsupported(reason: str) -> Outcome:
-    """The check is meaningful, but this attention or its library cannot run it."""
+    """Return the outcome of a check that this attention or its library cannot run."""
     return Outcome("unsupported", diagnosis=reason)
 
 

@@ -1,4 +1,4 @@
-"""Between the layout of the checks and the layout and masks that the user declared.
+"""Convert arrays and masks between the layout of the checks and the declared one.
 
 The checks use (batch, heads, tokens, head_dim) for kind "qkv", and masks in which True means
 "attend".

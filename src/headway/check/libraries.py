@@ -1,4 +1,4 @@
-"""What the checks need of NumPy, PyTorch and JAX: arrays, gradients and random states."""
+"""One interface to NumPy, PyTorch and JAX for the checks: arrays, gradients, random states."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,18 +17,21 @@ class Library(Protocol):
     """An array library. A `function` takes and returns arrays of the library."""
 
     name: str
-    precisions: tuple[str, ...]  # those below float64
+    precisions: tuple[str, ...]  # the supported ones that are lower than float64
 
     def array(self, values: np.ndarray, dtype: str) -> Any:
-        """Return values as an array of the library; dtype: of floating-point values."""
+        """Return values as an array of the library; only floating-point values get the dtype."""
         ...
 
     def bait(self, values: np.ndarray, dtype: str) -> Any:
-        """Return values for which only functions of this library return its arrays."""
+        """Return inputs that show to which library a function belongs.
+
+        For these inputs only functions of this library return arrays of this library.
+        """
         ...
 
     def numpy(self, array: Any) -> np.ndarray:
-        """Return a NumPy array; floating-point numbers in float64."""
+        """Convert an array to NumPy; floating-point numbers become float64."""
         ...
 
     def is_array(self, array: Any) -> bool:
@@ -52,7 +55,7 @@ class Library(Protocol):
         ...
 
     def session(self) -> AbstractContextManager[None]:
-        """Settings of the library during the checks, such as float64 in JAX."""
+        """Return a context with the library's settings for the checks, such as float64 in JAX."""
         ...
 
 
@@ -101,7 +104,9 @@ class Torch:
         try:
             torch.empty(0, device=device)
         except Exception as error:
-            raise ValueError(f"PyTorch has no device {device!r} here: {error}") from None
+            raise ValueError(
+                f"device {device!r} is not available in PyTorch; use for example 'cpu': {error}"
+            ) from None
 
     def array(self, values: np.ndarray, dtype: str) -> Any:
         kind = getattr(self.torch, dtype) if values.dtype.kind == "f" else None
@@ -195,7 +200,7 @@ class Jax:
         def run(*inputs: Any) -> Any:
             try:
                 return self._compiled[key](*inputs, **arrays)
-            except Exception:  # not traceable, or an error that occurs again here
+            except Exception:  # jit cannot trace it; any other error occurs again in this call
                 return call(attention, *inputs, **options)
 
         return run

@@ -25,9 +25,9 @@ def subject_of(
 ) -> Subject:
     """Call the attention with random inputs until it returns a valid output.
 
-    Tries the declared library, or all that are imported; then each precision and length. If all
-    calls fail, `problem` of the subject says why.
-    Raises ValueError if the width or the vocabulary is neither declared nor found.
+    Tries the declared library or, by default, every imported one, with each precision and length.
+    If all calls fail, `problem` of the subject contains the errors.
+    Raises ValueError if the width or the vocabulary is neither declared nor detected.
     """
     sizes = (
         declared.width or _width(attention, declared),
@@ -57,7 +57,7 @@ def subject_of(
 
 
 def width_of(attention: Any) -> int | None:
-    """Return the number of features of a token, if an attribute or a linear layer shows it."""
+    """Return the number of features of a token, from an attribute or a linear layer, or None."""
     for name in ("embed_dim", "d_model", "d_in", "hidden_size", "width"):
         if isinstance(getattr(attention, name, None), int):
             return int(getattr(attention, name))
@@ -69,8 +69,9 @@ def width_of(attention: Any) -> int | None:
 def _try(subject: Subject, must_belong: bool) -> None:
     """Call the attention once.
 
-    Raises `Refused` unless the output has the right shape and is finite. must_belong: also if the
-    attention is not of this library, which returns other arrays for the library's bait or fails.
+    Raises `Refused` if the output has the wrong shape or is not finite. must_belong: also if the
+    attention belongs to another library; then it fails for the inputs of `Library.bait`, or returns
+    arrays of another library.
     """
     declared, tokens = subject.declared, subject.longest
     inputs = subject.inputs(tokens)
@@ -83,7 +84,7 @@ def _try(subject: Subject, must_belong: bool) -> None:
     if output.shape != (*rows, features[subject.kind]):
         last = "features" if subject.kind == "self" else features[subject.kind]
         expected = str((*rows, last)).replace("'", "")
-        raise Refused(f"returned the shape {output.shape} instead of {expected}")
+        raise Refused(f"returned an array of shape {output.shape}; expected {expected}")
     if not np.isfinite(output).all():
         finite = np.isfinite(np.moveaxis(output, -2, 0))
         first = int(np.argwhere(~finite)[:, 0].min())
@@ -91,15 +92,15 @@ def _try(subject: Subject, must_belong: bool) -> None:
 
 
 def _with_rounding(subject: Subject) -> Subject:
-    """Use float32 inputs if some part rounds to float32, for example a norm or a softmax.
+    """Use float32 inputs if a part of the attention, such as a norm, rounds to float32.
 
-    The second difference of three points measures the curvature, which grows with the square of
-    their distance: by 10,000 between the two distances here. Rounding does not grow like this, and
-    after coarse rounding nothing changes over the shorter distance.
+    The second difference of the outputs at three points is measured for two distances. Without
+    rounding it grows with the square of the distance, here by a factor of 10,000. With rounding it
+    grows less or, if the rounding is coarse, it is 0 for the shorter distance.
     """
     inputs = subject.inputs(subject.few_tokens)
     random = np.random.default_rng(7)
-    bends = []
+    second_differences = []
     try:
         first, *others = variables(subject, inputs)
         for distance in (1e-6, 1e-4):
@@ -108,12 +109,12 @@ def _with_rounding(subject: Subject) -> Subject:
                 output_at(subject, inputs, [first + sign * shift, *others]) for sign in (0, -1, 1)
             )
             second = np.abs(before + after - 2 * center).max()
-            bends.append(float(second / np.abs(center).max()))
+            second_differences.append(float(second / np.abs(center).max()))
     except Refused:  # no embedding to shift
         return subject
-    short, long = bends
+    short, long = second_differences
     if (short > 1e-9 and long < 1e3 * short) or (long > 1e-5 and long > 1e5 * short):
-        return replace(subject, rounding=max(bends), dtype="float32")
+        return replace(subject, rounding=max(second_differences), dtype="float32")
     return subject
 
 
@@ -135,4 +136,6 @@ def _vocabulary(attention: Any, declared: Declaration) -> int:
     for module in attention.modules() if is_module(attention) else ():
         if isinstance(getattr(module, "num_embeddings", None), int):
             return int(module.num_embeddings)
-    raise ValueError("the vocabulary is unknown: declare it, for example vocabulary=1000")
+    raise ValueError(
+        "the vocabulary is unknown: declare it, for example vocabulary=1000 (--vocabulary 1000)"
+    )

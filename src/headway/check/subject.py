@@ -1,7 +1,7 @@
-"""`Subject`: an attention as a function of NumPy arrays, whatever its library and its layout.
+"""`Subject`: calls an attention of any library and layout with NumPy arrays.
 
-The attention may be a module or a function of three tensors, of one, or of tokens. The checks see
-inputs and outputs in one layout, in which the tokens are on the axis before the last.
+The attention may be a module or a function, and take queries, keys and values, or x, or tokens. The
+checks see inputs and outputs in one layout, with the tokens on the second-to-last axis.
 """
 
 import copy
@@ -33,9 +33,10 @@ class Subject:
     kind "qkv", x (batch, tokens, width) for "self", tokens (batch, tokens) for "model". Outputs
     have the tokens on axis -2. Every method raises `Refused` if the attention raises an error.
 
-    dtype: of floating-point inputs. longest: the number of tokens that it accepts. problem: the
-    error of the first call, or "". rounding: the relative error of its internal arithmetic, if
-    that is less precise than float64. influences: a cache of the checks.
+    dtype: the data type of floating-point inputs. longest: the largest number of tokens to use.
+    problem: the errors, if no call succeeded, else "". rounding: the relative error of its internal
+    arithmetic, if that is less precise than float64. influences: results of `check.influence`, by
+    number of tokens.
     """
 
     attention: Any
@@ -73,7 +74,7 @@ class Subject:
 
     @property
     def causal_options(self) -> dict[str, Any]:
-        """The options that make it causal."""
+        """The options that switch the causal mask on; empty if it has no such option."""
         return {"causal": True} if "causal" in self.declared.features else {}
 
     @property
@@ -102,7 +103,7 @@ class Subject:
         return [random.normal(size=(batch, heads, tokens, head_dim)) for heads in self.head_counts]
 
     def cut(self, inputs: Sequence[np.ndarray], tokens: Any) -> list[np.ndarray]:
-        """Return the inputs at some of their tokens: an index array or a slice."""
+        """Return some tokens of the inputs, selected by an index array or a slice."""
         if self.kind == "model":
             return [array[:, tokens] for array in inputs]
         return [array[..., tokens, :] for array in inputs]
@@ -110,7 +111,10 @@ class Subject:
     def changed(
         self, inputs: Sequence[np.ndarray], tokens: Any, *, rows: Any = slice(None), size: float = 1
     ) -> list[np.ndarray]:
-        """Replace the contents of some tokens (and batch rows); qkv: only of keys and values."""
+        """Return copies with other contents for some tokens; qkv: of keys and values only.
+
+        rows: the batch rows to change. size: the standard deviation of the new contents.
+        """
         random = np.random.default_rng(99)
         changed = [array.copy() for array in inputs]
         if self.kind == "model":
@@ -133,7 +137,7 @@ class Subject:
     ) -> np.ndarray:
         """Return the output (batch, [heads,] tokens, features), in float64.
 
-        arranged: changes the memory layout of the library's arrays.
+        arranged: a function that changes the memory layout of an array of the library.
         """
         dtype = dtype or self.dtype
         native = [arranged(array) for array in self.native(inputs, dtype)]
@@ -141,9 +145,10 @@ class Subject:
         return self.canonical(output)
 
     def weights(self, inputs: Sequence[np.ndarray], **options: Any) -> np.ndarray:
-        """qkv: return the weights (batch, heads, queries, keys), by means of one-hot values.
+        """Return the weights (batch, heads, queries, keys) of kind "qkv".
 
-        There must be at most head_dim keys.
+        The values are one-hot vectors, so that the output equals the weights. There must be at most
+        head_dim keys.
         """
         queries, keys, values = inputs
         one_hot = np.eye(keys.shape[-2], values.shape[-1])
@@ -165,7 +170,7 @@ class Subject:
             outputs.append(self.library.numpy(output))
         return np.concatenate(outputs, axis=-2)
 
-    # Between NumPy and the library
+    # Conversion between NumPy and the library
 
     def output(
         self,
@@ -185,11 +190,11 @@ class Subject:
         output = output[0] if isinstance(output, (tuple, list)) and output else output
         if not self.library.is_array(output):
             kind = type(output).__name__
-            raise Refused(f"returned a {kind}, not an array of {self.library.name}")
+            raise Refused(f"returned a {kind}; expected an array of {self.library.name}")
         return output
 
     def attention_in(self, dtype: str, train: bool = False) -> Any:
-        """Return the function, or a copy of the module in this precision, in its mode."""
+        """Return the function, or a copy of the module in this precision, training or not."""
         if self.module is None:
             return self.attention
         if dtype not in self._copies:
@@ -209,7 +214,7 @@ class Subject:
         return [self.library.array(array, dtype) for array in to_layout(self.declared, inputs)]
 
     def native_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Convert options to the library; a mask to its declared shape and meaning."""
+        """Convert options to arrays of the library; a mask gets the declared shape and meaning."""
         if "mask" in options:
             options = {**options, "mask": to_mask(self.declared, options["mask"])}
         return {

@@ -15,7 +15,7 @@ from typing import Any
 def load(target: str, settings: Iterable[str] = ()) -> Any:
     """Return the function or module, or an instance of the class with `settings` ("name=value").
 
-    This runs the code of the target. Raises ValueError for all its errors.
+    This runs the code of the target. Every error of that code is raised as a ValueError.
     """
     where, _, name = target.rpartition(":")
     arguments = dict(map(_setting, settings))
@@ -23,7 +23,7 @@ def load(target: str, settings: Iterable[str] = ()) -> Any:
     if not hasattr(module, name):
         near = get_close_matches(name, dir(module), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{where} has no {name!r}{hint}")
+        raise ValueError(f"{name!r} not found in {where}{hint}")
     attention = getattr(module, name)
     if isinstance(attention, type):
         if "torch" in sys.modules:  # so that its initial values are the same each time
@@ -42,12 +42,12 @@ def _imported(where: str) -> ModuleType:
     path = Path(where)
     if where.endswith(".py") and not path.is_file():
         raise ValueError(f"file {where!r} not found")
-    # As for `python file.py` and `python -m`: the folder of the file, or the current one.
+    # The same folder as Python adds for `python file.py` and `python -m`.
     sys.path.insert(0, str(path.resolve().parent) if where.endswith(".py") else "")
     try:
         if not where.endswith(".py"):
             return importlib.import_module(where)
-        # A special name: a file tokenize.py must not replace the standard module.
+        # This name cannot hide a standard module, for example if the file is named tokenize.py.
         spec = importlib.util.spec_from_file_location(f"checked {path.stem}", path)
         if spec is None or spec.loader is None:  # impossible for a file that ends with .py
             raise ImportError(where)

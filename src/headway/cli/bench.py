@@ -61,31 +61,31 @@ def bench(
 ) -> None:
     """Compare implementations of attention: time, memory, error, and the kernel that ran.
 
-    By default: the shape of the book (batch 8, 1,024 tokens, width 768, 12 heads), five variants of
-    it with one text, and a sweep of lengths. With any option of the shape, only that setting, or a
-    sweep of its lengths. Wrong results are not ranked. Ctrl-C stops; all finished tables are
-    written.
+    By default this measures the shape of the book (batch 8, 1,024 tokens, width 768, 12 heads),
+    five variants of it with batch 1, and a sweep of lengths. If an option of the shape is given, it
+    measures only that setting, or a sweep of its lengths. Wrong results are not ranked. Ctrl-C
+    stops; all finished tables are written.
 
     Parameters
     ----------
     batch
-        By default 8.
+        Batch size; by default 8.
     tokens
-        By default 1024; several, separated by commas, are a sweep.
+        Number of tokens; by default 1024. Several, separated by commas, make a sweep.
     width
         Features of a token; by default 768, or those of the module.
     heads
-        By default 12.
+        Number of heads; by default 12.
     kv_heads
-        Heads of keys and values; by default as many as heads.
+        Number of heads of keys and values; by default that of queries.
     dtype
-        By default float32.
+        Data type; by default float32.
     forward
-        Leave out the backward pass.
+        Measure the forward pass only.
     compiled
         Use torch.compile.
     window
-        A query attends to this many keys, itself included.
+        A query attends to this many keys, including its own position.
     dropout
         Dropout rate of the attention weights.
     projections
@@ -93,18 +93,18 @@ def bench(
     causal
         Use a causal mask.
     kernels
-        Only these kernels, separated by commas, and plain, to which they are compared.
+        Measure only these kernels, separated by commas, and plain, with which they are compared.
     module
         A custom implementation: package.module:Name or file.py:Name, a function of queries, keys
         and values (batch, heads, tokens, dim), or a function or module of x. Its code is run.
     settings
         name=value: an argument of its class or function; may be repeated.
     device
-        By default the fastest.
+        Device; by default the fastest.
     threads
-        By default those that PyTorch chooses.
+        Number of threads; by default PyTorch's choice.
     seconds
-        Time per row for its rounds; longer times reduce noise.
+        Time to measure each row of a table; longer times reduce noise.
     output
         Folder for the results; by default a new one in bench/.
     tune
@@ -126,8 +126,10 @@ def bench(
         "causal": None if causal else False,
     }
     shape = {name: value for name, value in shape.items() if value is not None}
-    if not seconds > 0 or (threads is not None and threads < 1):
-        raise ValueError("--seconds must be > 0 and --threads >= 1")
+    if not seconds > 0:
+        raise ValueError(f"--seconds must be > 0 (got {seconds:g})")
+    if threads is not None and threads < 1:
+        raise ValueError(f"--threads must be >= 1 (got {threads})")
     if settings and module is None:
         raise ValueError("--set needs --module")
     with _true_compile_times(), warnings.catch_warnings():
@@ -136,15 +138,15 @@ def bench(
         from headway.bench import output as output_files
         from headway.bench.custom import CustomAttention
 
-        place = _place(device)
+        chosen = _device(device)
         if tune:
             if shape or kernels or module:
                 raise ValueError("--tune accepts only --device, --threads and --output")
-            _tune(place, output)
+            _tune(chosen, output)
             return
         custom = None if module is None else CustomAttention.load(module, settings or [])
         require("plots", "the bench")
-        plan = _plan(shape, place, custom)
+        plan = _plan(shape, chosen, custom)
         named = None if kernels is None else _kernels(kernels)
         folder = output_files.free_folder(output)
         measure.settle(threads)
@@ -180,14 +182,14 @@ def _measure(
     from headway.bench.machine import machine
     from headway.bench.results import LEGEND, Results
 
-    place = plan[0].device
-    report = Results(machine(place), seconds, measure.bandwidth(place))
+    device = plan[0].device
+    report = Results(machine(device), seconds, measure.bandwidth(device))
 
     def peak(dtype: str) -> float:
-        """The best measurement so far, because other processes may slow down a single one."""
+        """Measure again and return the best result so far: other processes may slow one down."""
         for kind in dict.fromkeys(("float32", dtype)):
             best = max(report.peaks.get(name, 0.0) for name in ("float32", kind))
-            report.peaks[kind] = max(measure.peak_flops(getattr(torch, kind), place), best)
+            report.peaks[kind] = max(measure.peak_flops(getattr(torch, kind), device), best)
         return report.peaks[dtype]
 
     peak(plan[0].dtype)
@@ -210,8 +212,8 @@ def _measure(
         return report, stopped()
 
 
-def _tune(place: str, output: Path | None) -> None:
-    """Measure this machine's table, and report how well `attend` chooses with it."""
+def _tune(device: str, output: Path | None) -> None:
+    """Measure and save the kernel table, and report how well `attend` chooses with it."""
     from headway.attention.kernels import tuning
     from headway.bench import output as output_files
     from headway.bench import tune
@@ -221,7 +223,7 @@ def _tune(place: str, output: Path | None) -> None:
     console = Console(highlight=False, soft_wrap=True)
     with interrupts() as stopped:
         questions = tune.questions(tune.SIZES)
-        tables = [*_counted("measuring", tune.tune(place, stopped), questions, console)]
+        tables = [*_counted("measuring", tune.tune(device, stopped), questions, console)]
         if stopped():  # an incomplete table would choose worse than the rules
             console.print("stopped; the table has not changed")
             sys.exit(130)
@@ -229,11 +231,11 @@ def _tune(place: str, output: Path | None) -> None:
         tuning.forget()
         console.print(f"{file}: {len(tables)} calls measured")
         questions = tune.questions(tune.UNSEEN)
-        verdicts = [*_counted("judging", tune.judge(place, stopped), questions, console)]
+        verdicts = [*_counted("evaluating", tune.judge(device, stopped), questions, console)]
         if stopped():
             console.print("stopped before the end of the report; the new table is in use")
             sys.exit(130)
-    report = tune.report(machine(place), verdicts)
+    report = tune.report(machine(device), verdicts)
     output_files.write_json(report, folder / "tune.json")
     console.print(tune.summary(report))
     console.print(f"in {folder}: tune.json")
@@ -259,13 +261,13 @@ def _shorter(setting: Setting, tables: Sequence[Table]) -> Table | None:
     return shorter[-1] if shorter else None
 
 
-def _plan(shape: dict[str, Any], place: str, custom: CustomAttention | None) -> list[Setting]:
-    """Return the requested settings; by default those of `settings.plan`, or for the module."""
+def _plan(shape: dict[str, Any], device: str, custom: CustomAttention | None) -> list[Setting]:
+    """Return the requested settings; by default those of `settings.plan` or of the module."""
     from headway.bench import settings
 
     of_x = custom is not None and custom.of_x
     if not shape and not of_x:
-        return [*settings.plan(place)]
+        return [*settings.plan(device)]
     width = shape.pop("width", None) or (custom and custom.width) or settings.Setting().width
     heads = shape.pop("heads", None) or next(h for h in range(12, 0, -1) if width % h == 0)
     if heads < 1 or width % heads:
@@ -275,7 +277,7 @@ def _plan(shape: dict[str, Any], place: str, custom: CustomAttention | None) -> 
         **{"kv_heads": heads, "projections": of_x, **shape},
         heads=heads,
         head_dim=width // heads,
-        device=place,
+        device=device,
     )
     if tokens is not None:
         return [*settings.lengths(setting, _numbers(tokens))]
@@ -300,7 +302,7 @@ def _kernels(text: str) -> list[str]:
     return names
 
 
-def _place(device: str | None) -> str:
+def _device(device: str | None) -> str:
     import torch
 
     from headway.torch import devices
@@ -336,8 +338,10 @@ def _live(console: Console, report: Results) -> Iterator[tuple[Show, Done]]:
 
 @contextmanager
 def _true_compile_times() -> Iterator[None]:
-    """Do not reuse programs that earlier runs compiled; also silence the profiler, and let JAX
-    leave memory of the GPU to PyTorch. PyTorch and JAX read these variables on import.
+    """Set environment variables for measuring; PyTorch and JAX read them when they are imported.
+
+    Programs compiled by earlier runs are not reused, the profiler prints nothing, and JAX does not
+    reserve the memory of the GPU.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

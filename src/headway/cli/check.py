@@ -39,10 +39,10 @@ def check(
     html: Path | None = None,
     runs: Runs = "runs",
 ) -> None:
-    """Check an attention for known faults: leaks, reversed masks, a softmax over the wrong axis.
+    """Check an attention implementation: leaks, reversed masks, a softmax over the wrong axis.
 
     This runs the code of the target: only check code that you trust. The exit status is 1 if a
-    check failed. nn.MultiheadAttention, a run and some others need no declaration.
+    check fails. No declaration is needed for a run, nn.MultiheadAttention and some other classes.
 
     Parameters
     ----------
@@ -54,13 +54,13 @@ def check(
         The options that it supports, separated by commas: mask, causal, window, softcap, dropout,
         positions, cache, documents, labels, tied.
     only
-        The names of some checks, separated by commas.
+        The names of the checks to run, separated by commas; by default all.
     headway
         Check all attentions and kernels of Headway.
     as_json
         Print JSON.
     html
-        Also write the diagnosis to this file.
+        Also write the diagnosis to this file, as an HTML page.
     """
     if (target is None) == (not headway):
         raise ValueError("give one target: module:Name, file.py:Name, a run, or --self")
@@ -96,13 +96,16 @@ def _one(target: str, settings: list[str], given: dict[str, Any], runs: str) -> 
     from headway.training.runs import find
 
     if target.endswith(".py"):
-        raise ValueError(f"give a name in the file, for example {target}:MyAttention")
+        raise ValueError(
+            f"the target must name a class or function, for example {target}:MyAttention "
+            f"(got {target!r})"
+        )
     if ":" in target:
         return diagnose(targets.load(target, settings), name=target, **given)
     try:
         run = find(target, runs)
     except ValueError as error:
-        raise ValueError(f"{error}; code is given as module:Name or file.py:Name") from None
+        raise ValueError(f"{error}; to check code, give module:Name or file.py:Name") from None
     engine = given.pop("engine", "torch")
     if engine == "numpy":
         raise ValueError("the engine of a run must be torch or jax (got numpy)")

@@ -1,4 +1,4 @@
-"""`headway climb` and `headway compare`: the effect of an idea, measured."""
+"""`headway climb` and `headway compare`: measure the effect of an idea by training."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def compare(
     assignments
         Values of a setting to compare, such as heads=2,4; several give all combinations.
     recipe
-        Recipe of the other settings with --set; by default the lab's.
+        Recipe for the settings that --set does not change; by default the lab's recipe.
     seeds
         Number of seeds; by default three, or five with --full.
     steps
@@ -169,7 +169,10 @@ def _conduct(
 
 @contextmanager
 def _live(console: Console, experiment: Experiment, runs: Path) -> Iterator[Callable[[], None]]:
-    """`show()` draws the progress of all runs; without a terminal, a line per finished run."""
+    """Yield `show()`, which draws the progress of all runs.
+
+    Without a terminal it prints one line per finished run instead.
+    """
     from headway.lab.comparison import Comparison, gather, terminal
 
     ended = {run.job.folder for run in gather(experiment, runs) if run.result}

@@ -1,4 +1,4 @@
-"""`headway ladder`: the rungs with their numbers."""
+"""`headway ladder`: show the rungs with the numbers of an example."""
 
 from rich.console import Console
 
@@ -11,8 +11,8 @@ def ladder(rung: str | None = None, /, *, text: str = "Your journey starts with 
     rung
         Name of one rung; by default all of them in order.
     text
-        Words of the example. Each word is a vector of three numbers; the words of the default
-        sentence have the numbers of the book.
+        Words of the example. Each word gets a vector of three numbers; for the words of the default
+        sentence it is the vector in the book.
     """
     from headway.ladder.rungs import LADDER, rung_named  # late: `headway --help` is fast
     from headway.ladder.show import show

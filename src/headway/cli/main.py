@@ -23,10 +23,11 @@ app = App(
     print_error=False,
     suppress_keyboard_interrupt=False,
 )
-# Commands whose options are the fields of dataclasses: `headway --help` does not import them.
+# These commands are imported only when they run, because they need the dataclasses whose fields
+# are their options.
 LAZY = {
     "train": "Train a small GPT on a text and write it to a run directory.",
-    "check": "Check an attention for known faults: leaks, reversed masks, a wrong softmax axis.",
+    "check": "Check an attention implementation: leaks, reversed masks, a wrong softmax axis.",
     "translate": "Train, use, measure and compare models that translate.",
 }
 for command in (ladder, generate, explore, trace, bench, climb, compare, runs, info):

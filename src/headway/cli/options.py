@@ -1,4 +1,4 @@
-"""Options of a command that are the fields of config dataclasses.
+"""Make the fields of config dataclasses options of a command.
 
 A field, its type and its description are written once, in the dataclass. Only options that the user
 gave reach the command, so that the recipe decides the others.
@@ -15,9 +15,9 @@ ALIASES = {"learning_rate": "--lr"}
 
 
 def options(config: type, without: Collection[str] = ()) -> Any:
-    """A type for a parameter of a command: a dictionary of those fields that the user gave.
+    """Return the type of a command's parameter: a dictionary of the fields that the user gave.
 
-    A field of a nested dataclass has the key "attention.heads"; its option is --heads or, where
+    A field of a nested dataclass has a key such as "attention.heads". Its option is --heads or, if
     another field has the same name, --attention.heads.
     """
     types = _options(config, without)

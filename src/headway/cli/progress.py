@@ -12,9 +12,9 @@ Show = Callable[[int, float, float | None, float], None]
 
 @contextmanager
 def progress(console: Console, steps: int) -> Iterator[Show]:
-    """A progress bar; `show(step, loss, validation or None, tokens per second)` updates it.
+    """Show a progress bar; `show(step, loss, validation or None, tokens per second)` updates it.
 
-    Where the output is not a terminal, each validation prints a line instead.
+    If the output is not a terminal, each validation prints a line instead.
     """
     columns = (
         TextColumn("step {task.completed:,}/{task.total:,}"),
@@ -41,7 +41,10 @@ def progress(console: Console, steps: int) -> Iterator[Show]:
 
 @contextmanager
 def preparing() -> Iterator[Callable[[int, int], None]]:
-    """A bar while a text becomes tokens; `show(further characters, all characters)` updates it."""
+    """Show a progress bar while a text is tokenized.
+
+    `show(new characters, total characters)` updates it.
+    """
     columns = (TextColumn("preparing the tokens"), BarColumn(bar_width=24), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(
@@ -57,7 +60,10 @@ def preparing() -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def interrupts() -> Iterator[Callable[[], bool]]:
-    """Inside, Ctrl-C only makes `interrupted()` true, so that the current step is completed."""
+    """Delay Ctrl-C, so that the current step is completed.
+
+    Inside the context, Ctrl-C only makes the yielded function return True.
+    """
     signals: list[int] = []
     previous = signal.signal(signal.SIGINT, lambda number, frame: signals.append(number))
     try:

@@ -1,4 +1,4 @@
-"""`headway runs` and `headway info`: the runs and their details."""
+"""`headway runs` and `headway info`: list the runs, and show the details of one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def runs(folder: Runs = "runs", /) -> None:
 
     available = runs_in(Path(folder))
     if not available:
-        raise ValueError(f"no runs in {folder}; `headway train` creates one")
+        raise ValueError(f"no runs in {folder}: create one with `headway train`, or check the path")
     table = Table("run", "text", "tokenizer", "model", box=None, header_style="bold")
     for name in ("steps", "validation", "seconds"):
         table.add_column(name, justify="right")
@@ -71,7 +71,7 @@ def info(run: RunName, /, *, runs: Runs = "runs") -> None:
 
 
 def _row(run: Run) -> list[str]:
-    """text, tokenizer, model, steps, validation, seconds."""
+    """Return the text, tokenizer, model, steps, validation loss and seconds of a run."""
     config, steps = run.config, run.logged()
     done = steps[-1]["step"] if steps else 0
     validation = [step["validation"] for step in steps if step["validation"] is not None]

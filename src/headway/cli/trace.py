@@ -1,4 +1,4 @@
-"""`headway trace`: every intermediate array of a model for one text, in a file."""
+"""`headway trace`: write every intermediate array of a model for one text to a file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ def trace(
     engine: Engine = "torch",
     runs: Runs = "runs",
 ) -> None:
-    """Write the queries, keys, values, weights ... of every layer for one text to a file.
+    """Write every intermediate array (queries, keys, weights, ...) for one text to a file.
 
     Parameters
     ----------

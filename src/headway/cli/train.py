@@ -1,4 +1,4 @@
-"""`headway train`: a GPT on your own text."""
+"""`headway train`: train a GPT on a text."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def train(
     tensorboard: bool = False,
     runs: Runs = "runs",
 ) -> None:
-    """Train a small GPT on a text, and keep it in a run directory.
+    """Train a small GPT on a text and write it to a run directory.
 
     Settings that are not given come from the recipe.
 
     Parameters
     ----------
     text
-        A file, a folder of text files, or manual (Python's, on every machine), shakespeare or
-        verdict (downloaded once).
+        A file, a folder of text files, manual (the Python manual, part of every installation), or
+        shakespeare or verdict (downloaded once).
     recipe
         small (the default), char-cpu, shakespeare-char, gpt2-small, or the path of a .toml.
     name
@@ -71,7 +71,7 @@ def train(
     engine
         PyTorch by default, or JAX; a resumed run uses the engine that it used before.
     tensorboard
-        Whether to write the curves for TensorBoard too, into the run directory.
+        Also write the curves for TensorBoard to the run directory.
     """
     named: dict[str, Any] = {"text": text, "rung": rung, "preset": preset, "tokenizer": tokenizer}
     named |= {"vocabulary": vocabulary}
@@ -83,7 +83,7 @@ def train(
         _finish(resumed(find(resume, runs), given, engine, device), writer)
         return
     if engine == "jax" and "compile" in given:
-        raise ValueError("--compile is an option of PyTorch, and JAX always compiles: remove it")
+        raise ValueError("remove --compile: JAX always compiles; it is an option of PyTorch only")
     usual = recipes.read(recipe or "small")
     path = new_path(name, runs)
     plan = recipes.plan(recipes.override(usual, given))
@@ -98,11 +98,11 @@ def train(
 
 
 def _finish(started: Session, writer: Any) -> None:
-    """Train to the end, and say what can be done with the run."""
+    """Train to the end, then print commands that use the run."""
     run, bands = started.run, advice.bands(started.config)
     curves = writer(run.path / "tensorboard") if writer else None
 
-    def each(step: Step) -> str | None:
+    def on_step(step: Step) -> str | None:
         nonlocal bands
         if curves is not None:
             for name in ("loss", "validation", "learning_rate", "gradient_norm"):
@@ -114,7 +114,7 @@ def _finish(started: Session, writer: Any) -> None:
         return warning
 
     try:
-        follow(started, "headway train", each=each)
+        follow(started, "headway train", on_step=on_step)
     finally:
         if curves is not None:
             curves.close()
@@ -127,7 +127,7 @@ def _finish(started: Session, writer: Any) -> None:
 
 
 def _curves() -> Any:
-    """TensorBoard's writer. Raises ValueError, before anything is begun, when it is missing."""
+    """Return TensorBoard's `SummaryWriter`. Raises ValueError if it is not installed."""
     from headway.extras import require
 
     require("tensorboard", "--tensorboard")

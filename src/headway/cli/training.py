@@ -1,4 +1,4 @@
-"""What `headway train` and `headway translate train` share: from a plan or a run to its end."""
+"""Functions of `headway train` and `headway translate train`: resume a run, train to the end."""
 
 import sys
 from collections.abc import Callable
@@ -17,9 +17,9 @@ from headway.training.session import Session
 
 
 def resumed(run: Run, given: dict[str, Any], engine: str | None, device: str | None) -> Session:
-    """A run from its last checkpoint. given: the options of the command line.
+    """Resume a run from its last checkpoint. given: the options of the command line.
 
-    Exits where the run is finished. Raises ValueError for an option that cannot change.
+    Exits if the run is finished. Raises ValueError for an option that cannot change.
     """
     config = run.config
     steps = given.pop("steps", None)
@@ -50,12 +50,12 @@ def follow(
     started: Session,
     command: str,
     *,
-    each: Callable[[Step], str | None] = lambda step: None,
+    on_step: Callable[[Step], str | None] = lambda step: None,
 ) -> None:
     """Train to the end with a progress bar, and show a sample; Ctrl-C stops after a step.
 
-    command: the command that resumes the run. each: called after every step; what it returns is
-    printed.
+    command: the command that resumes the run. on_step: called after every step; the message that it
+    returns, if any, is printed.
     """
     run, trainer, training = started.run, started.trainer, started.config.training
     console = Console(highlight=False, soft_wrap=True)
@@ -75,14 +75,14 @@ def follow(
 
         def moved(step: Step, seconds: float) -> None:
             show(step.step, step.loss, step.validation, step.tokens / seconds)
-            message = each(step)
+            message = on_step(step)
             if message:
                 console.print(Text(message, style="yellow"))
 
         def saved() -> None:
             if trainer.step < training.steps:
                 sample = started.sample(brief=True)
-                console.print(Text(f"step {trainer.step:,} writes: {sample}", style="dim"))
+                console.print(Text(f"sample at step {trainer.step:,}: {sample}", style="dim"))
 
         started.fit(on_step=moved, on_checkpoint=saved, interrupted=interrupted)
     if trainer.step < training.steps:

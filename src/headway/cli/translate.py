@@ -62,13 +62,13 @@ def train(
     Parameters
     ----------
     model
-        transformer (the default), rnn: the decoder gets the encoder's last state only, bahdanau or
-        luong: it attends to all states, or encoder: fills in masked words.
+        transformer (the default); rnn, whose decoder gets only the encoder's last state; bahdanau
+        or luong, whose decoders attend to all states; or encoder, which fills in masked words.
     pairs
         A file with a sentence, a tab and its translation on each line, or two files whose lines
         correspond. By default generated English-German sentences.
     depth
-        Of generated sentences: the maximum number of nested clauses, by default 2.
+        Maximum number of nested clauses in generated sentences; by default 2.
     name
         Name of the run; by default the next free number.
     resume
@@ -86,7 +86,10 @@ def train(
         _finish(resumed(run, given, "torch", device))
         return
     if name in ("train", "eval", "race"):
-        raise ValueError(f"{name!r} is a command of `headway translate`: choose another --name")
+        raise ValueError(
+            f"invalid run name {name!r}: it is a command of `headway translate`; choose another "
+            "--name"
+        )
     path = new_path(name, runs)
     plan = recipes.plan(translation.recipe_for(model or "transformer", source, given))
     engine = engine_named()
@@ -212,9 +215,10 @@ def eval(
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     runs: Runs = "runs",
 ) -> None:
-    """Measure a run on new sentences: all together, by length and by depth.
+    """Measure a run on new sentences: in total, by length and by depth.
 
-    These are the held-out test sentences of a file, or newly generated ones, also deeper ones.
+    For pairs from a file these are the held-out test sentences. For the built-in grammar they are
+    newly generated, some with more nested clauses than in training.
 
     Parameters
     ----------
@@ -254,7 +258,7 @@ def eval(
     console.print(_table(table))
     cut = sum(not answer.complete for answer in answers)
     if cut:
-        console.print(f"{cut:,} translations were cut off at the context and count as they are")
+        console.print(f"{cut:,} translations were cut off at the context length and scored as is")
     signatures = lab.signatures()
     for line in signatures:
         console.print(line, markup=False)
@@ -336,7 +340,7 @@ def race(
 
 
 def _source(pairs: Sequence[str] | None, depth: int | None) -> str:
-    """The name of the pairs. Raises ValueError for options that exclude each other."""
+    """Return the name of the pairs. Raises ValueError for options that exclude each other."""
     from headway.data.pairs import AND, GRAMMAR
 
     if pairs is not None and (depth is not None or len(pairs) > 2):
@@ -354,17 +358,17 @@ def _table(scores: Mapping[str, Scores]) -> Table:
     table = Table("", box=None, header_style="bold")
     for name in ("sentences", "BLEU", "chrF", "exact", "tokens right", "alignment error"):
         table.add_column(name, justify="right")
-    for name, of in scores.items():
+    for name, row in scores.items():
         table.add_row(
-            *(name, f"{of.sentences:,}", f"{of.bleu:.1f}", f"{of.chrf:.1f}"),
-            *(f"{of.exact:.1%}", f"{of.tokens:.1%}"),
-            "-" if of.aer is None else f"{of.aer:.1%}",
+            *(name, f"{row.sentences:,}", f"{row.bleu:.1f}", f"{row.chrf:.1f}"),
+            *(f"{row.exact:.1%}", f"{row.tokens:.1%}"),
+            "-" if row.aer is None else f"{row.aer:.1%}",
         )
     return table
 
 
 def _source_of(run: Run) -> Any:
-    """The pairs of a run. Raises ValueError if they have changed."""
+    """Return the pairs of a run. Raises ValueError if they have changed."""
     task = task_named(run.config.task)
     source = task.read(run.config.text)
     run.config.require_same(replace(run.config, text_sha256=task.digest(source)), "now")

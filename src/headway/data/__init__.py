@@ -1,1 +1,1 @@
-"""Where text comes from, and how it becomes batches."""
+"""Data for training: texts, sentence pairs, tokenizers and batches."""

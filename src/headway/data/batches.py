@@ -35,7 +35,7 @@ def prepared(
 
 
 def split(tokens: Tokens, context: int, held_out: float = 0.1) -> tuple[Tokens, Tokens]:
-    """Return the tokens to train on, and the last ones, the fraction `held_out`, to evaluate on.
+    """Split tokens into training data and validation data: the last fraction `held_out`.
 
     Raises ValueError if either part has fewer tokens than context + 1.
     """

@@ -41,13 +41,13 @@ PUBLIC: Mapping[str, Public] = MappingProxyType(
 
 
 def manual() -> str:
-    """The topics of the Python manual that comes with every Python, about 470,000 characters."""
+    """Return the topics of the Python manual: about 470,000 characters, from `pydoc_data`."""
     topics: dict[str, str] = pydoc_data.topics.topics
     return "\n\n".join(topics[name].strip() for name in sorted(topics)) + "\n"
 
 
 def read(source: str = "manual") -> str:
-    """Return the text named `source`, of a file, or of all text files below a folder.
+    """Return a text by name ("manual" or a key of PUBLIC), or of a file, or of a folder's files.
 
     Raises ValueError if the text is not found, empty or not UTF-8; OSError if a public text cannot
     be downloaded.
@@ -79,13 +79,14 @@ def read(source: str = "manual") -> str:
 
 
 def _public(name: str) -> Path:
-    """The file of a public text: in the cache, below $HEADWAY_DATA, or downloaded once."""
+    """Return the file of a public text from the cache or $HEADWAY_DATA; if absent, download it."""
     public = PUBLIC[name]
     cached: Path = cache.folder("texts") / f"{name}.txt"
     folder = os.environ.get("HEADWAY_DATA")
     local = sorted(Path(folder).rglob("*")) if folder else []
     for file in [cached, *local]:
-        if file.is_file() and file.stat().st_size == public.size and _is(file, public.sha256):
+        same_size = file.is_file() and file.stat().st_size == public.size
+        if same_size and _has_sha256(file, public.sha256):
             return file
     try:
         with urllib.request.urlopen(public.url, timeout=30) as response:
@@ -102,7 +103,7 @@ def _public(name: str) -> Path:
     return cached
 
 
-def _is(file: Path, sha256: str) -> bool:
+def _has_sha256(file: Path, sha256: str) -> bool:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest() == sha256
 

@@ -1,8 +1,8 @@
 """A small grammar that generates English-German sentence pairs with known word alignments.
 
-The word order differs: in German, infinitives and the particle of a separable verb end a main
-clause, and all verbs end a subordinate clause. The depth of a sentence is the number of nested
-clauses between its subject and its verb.
+The word order differs: in German, infinitives and the particle of a separable verb stand at the end
+of a main clause, and all verbs at the end of a subordinate clause. The depth of a sentence is the
+number of nested clauses between its subject and its verb.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,11 @@ from typing import Any, NamedTuple, final
 
 
 class Example(NamedTuple):
-    """A sentence pair. alignment: pairs (English, German) of indices of words and commas that
-    translate each other; a word may be in none or in several."""
+    """A sentence pair.
+
+    alignment: pairs (English, German) of indices of words and punctuation marks that are
+    translations of each other; a word may be in none or in several.
+    """
 
     english: str
     german: str
@@ -30,7 +33,8 @@ def examples(count: int, depths: Sequence[int], seed: int) -> Iterator[Example]:
         yield writer.sentence(writer.one_of(depths))
 
 
-# A word and a number, which it shares with its translations; 0 if it has none.
+# A word and its alignment number: a word and its translations have the same number; 0 if there is
+# no translation.
 Word = tuple[str, int]
 Words = list[Word]
 
@@ -133,11 +137,12 @@ NOMINATIVE, ACCUSATIVE, DATIVE = range(3)
 
 @dataclass(frozen=True)
 class _Clause:
-    """A clause without its subject, in parts that German orders by the kind of clause.
+    """A clause without its subject; the order of the German parts depends on the kind of clause.
 
-    middle: the words before the last verbs. finite: the verb that agrees with the subject. last:
-    the other verbs, the innermost first, at the end of the clause. particle: of a separable finite
-    verb. before: whether the finite verb of a subordinate clause comes before the last ones.
+    english: the English words. middle: the German words before the last verbs. finite: the verb
+    that agrees with the subject. last: the other verbs at the end of the clause, the innermost
+    first. particle: the particle of a separable finite verb. before: whether the finite verb of a
+    subordinate clause comes before the verbs in `last`.
     """
 
     english: Words
@@ -195,7 +200,7 @@ class _Writer:
     def _noun_phrase(
         self, case: int, depth: int, nouns: Sequence[Noun] = BEINGS
     ) -> tuple[tuple[Words, Words], bool]:
-        """A noun with article, adjective and clause, and whether it is plural."""
+        """Return a noun with article, adjective and relative clause, and whether it is plural."""
         noun: Noun = self.one_of(nouns)
         plural = nouns is BEINGS and self._chance(0.3)
         definite = plural or depth > 0 or self._chance(0.7)

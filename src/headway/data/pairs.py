@@ -18,12 +18,12 @@ from headway.data.tokenizers import Tokenizer, digest
 PADDING, START, END, MASK, FIRST = range(5)
 
 GRAMMAR = "grammar"
-SENTENCES = 24_000  # of the grammar
-DEPTH = 2  # the maximum of the grammar, by default
-AND = " + "  # between the names of two files
-HELD_OUT = 10  # one of this many pairs
-TESTED = 1000  # the maximum for the test; also at most half of those held out
-LEAST = 20  # pairs
+SENTENCES = 24_000  # number of pairs that the grammar generates
+DEPTH = 2  # default maximum depth of the grammar
+AND = " + "  # separates the names of two files
+HELD_OUT = 10  # one pair in this many is held out
+TESTED = 1000  # maximum number of test pairs; at most half of the held-out pairs
+LEAST = 20  # minimum number of pairs
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -50,9 +50,10 @@ def words(sentence: str) -> list[str]:
 
 @lru_cache(maxsize=2)  # a race reads the same pairs for every run
 def read(source: str) -> tuple[Pair, ...]:
-    """Return the pairs of a source: `grammar` (or `grammar:DEPTH`, by default 2), a file with two
-    sentences per line, separated by a tab, or two files, "A + B", with one sentence per line.
+    """Return the pairs of a source.
 
+    source: `grammar` (or `grammar:DEPTH`, by default 2); a file with two sentences per line,
+    separated by a tab; or two files, "A + B", with one sentence per line.
     Raises ValueError with line numbers for incomplete pairs and for swapped languages, and for
     fewer than 20 pairs.
     """
@@ -90,8 +91,11 @@ def depth_of(source: str) -> int:
 
 
 def split(pairs: Sequence[Pair]) -> Split:
-    """Hold out a tenth of the pairs, by source sentence: the SHA-256 of the sentence decides, so
-    the choice depends neither on a seed nor on the order of the lines."""
+    """Hold out a tenth of the pairs for validation and test.
+
+    The choice depends only on the SHA-256 of the source sentences, not on a seed or on the order of
+    the lines.
+    """
     held_out = round(len(pairs) / HELD_OUT)
     tested = min(TESTED, held_out // 2)
     counts = Counter(pair.source for pair in pairs)
@@ -107,7 +111,7 @@ def split(pairs: Sequence[Pair]) -> Split:
 
 
 def _of_table(name: str) -> list[Pair]:
-    """Further columns, such as the sources in Tatoeba's files, are ignored."""
+    """Read the first two columns of a file; further ones, as in Tatoeba's files, are ignored."""
     rows = [line.split("\t") for line in _lines_of(name)]
     short = [number for number, row in enumerate(rows, 1) if len(row) < 2]
     if short:
@@ -139,11 +143,15 @@ def _lines_of(name: str) -> list[str]:
 
 
 def _swapped(pairs: Sequence[Pair]) -> Iterator[int]:
-    """Yield the rows whose words are far more frequent in the other column of all other rows."""
+    """Yield the rows whose words are far more frequent in the other column."""
     counts = [Counter(word for pair in pairs for word in set(words(pair[n]))) for n in (0, 1)]
 
     def log_odds(sentence: str, column: int) -> float:
-        """The log ratio of its words' counts: in this column (without this row), in the other."""
+        """Sum log((this + 1) / (other + 1)) over the words of a sentence.
+
+        this: the number of other rows that have the word in this column. other: the number of rows
+        that have it in the other column. counts[column] includes the sentence itself: the + 1.
+        """
         return sum(
             log(counts[column][word] / (counts[1 - column][word] + 1))
             for word in set(words(sentence))
@@ -161,8 +169,12 @@ def _lines(numbers: Sequence[int]) -> str:
 
 
 class Batch(NamedTuple):
-    """Token pairs, padded on the right. inputs: what the decoder reads, beginning with START;
-    targets: what it should predict, ending with END."""
+    """Token pairs, padded on the right.
+
+    lengths: the number of tokens of each source, without padding. inputs: the tokens that the
+    decoder reads, beginning with START. targets: the tokens that it should predict, ending with
+    END.
+    """
 
     source: Int[np.ndarray, "pairs source"]
     lengths: Int[np.ndarray, " pairs"]
@@ -184,9 +196,9 @@ def encoded(sentence: str, tokenizer: Tokenizer) -> Int[np.ndarray, " tokens"]:
 class Bucketed:
     """Batches of pairs of similar length; every batch is a function of (seed, step).
 
-    most: the maximum number of tokens in a batch: both languages, with padding. An epoch has each
-    pair once; only pairs of the same length are shuffled, so every epoch has the same number of
-    batches.
+    most: the maximum number of tokens in a batch, counting both languages and the padding; a single
+    pair may have more. An epoch contains every pair once. Only pairs of the same length are
+    shuffled, so every epoch has the same number of batches.
     """
 
     def __init__(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]], most: int) -> None:
@@ -223,7 +235,7 @@ class Bucketed:
 
     @lru_cache(maxsize=1)  # noqa: B019 - the trainer keeps it until the process ends
     def _epoch(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The pairs by length, shuffled within one length, and the order of the batches."""
+        """Return the order of the pairs (by length, random within a length) and of the batches."""
         generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
         shuffled = generator.permutation(len(self._pairs))
         order = shuffled[np.argsort(self._lengths[shuffled], kind="stable")]

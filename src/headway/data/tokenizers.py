@@ -14,14 +14,15 @@ from jaxtyping import Int, Integer
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-# GPT-2's alphabet: a printable byte is its own character, the others are characters from 256 on.
+# GPT-2's alphabet: a printable byte is represented by its own character, the others by the
+# characters from 256 on.
 _PRINTED = [b for b in range(256) if chr(b).isprintable() and not chr(b).isspace()]
 _HIDDEN = [b for b in range(256) if b not in _PRINTED]
 BYTES = {chr(b): b for b in _PRINTED} | {chr(256 + n): b for n, b in enumerate(_HIDDEN)}
 
 # A single line end; a tokenizer that splits into words splits here, too.
 _LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
-_PIECE = 1 << 16  # characters
+_PIECE = 1 << 16  # minimum number of characters in a piece, except the last
 
 
 @final
@@ -64,7 +65,7 @@ class Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        # By lines, because the library keeps each sequence in memory while it counts.
+        # Train on lines, because the library keeps a complete sequence in memory while it counts.
         backend.train_from_iterator(text.splitlines(keepends=True), trainer)
         return cls(backend)
 
@@ -84,7 +85,7 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> int:
-        """One more than the largest token."""
+        """The size of the vocabulary: one more than the largest token."""
         return 1 + max(self._backend.get_vocab().values(), default=-1)
 
     @property
@@ -103,8 +104,8 @@ class Tokenizer:
     def encode_pieces(self, text: str) -> Iterator[tuple[Int[np.ndarray, " tokens"], int]]:
         """Yield the tokens of pieces of the text, each with its number of characters.
 
-        Pieces end at line ends, so that together they have the tokens of the complete text; a long
-        text is encoded in parallel.
+        Pieces end at line ends, so that their tokens together are the tokens of the complete text.
+        The pieces of a long text are encoded in parallel.
         """
         if any("\ud800" <= character <= "\udfff" for character in set(text)):
             raise ValueError("invalid Unicode: the text contains half of a surrogate pair")
@@ -113,7 +114,7 @@ class Tokenizer:
             if unknown:
                 names = ", ".join(map(repr, unknown[:5]))
                 raise ValueError(
-                    f"the tokenizer does not know the characters {names}: remove them from the text"
+                    f"the tokenizer does not know the characters {names}: remove these characters"
                 )
         cut = _cut(text)
         while pieces := list(islice(cut, 16)):
@@ -126,7 +127,7 @@ class Tokenizer:
         return self._backend.decode(list(map(int, tokens)), skip_special_tokens=False)
 
     def token_bytes(self, token: int) -> bytes:
-        """Return the bytes of a token: of its text in UTF-8, if the tokenizer is not byte-level.
+        """Return the bytes of a token; if the tokenizer is not byte-level, its text in UTF-8.
 
         Raises ValueError for an unknown token.
         """
@@ -144,10 +145,10 @@ class Tokenizer:
 
 @final
 class TextStream:
-    """Decodes tokens one at a time, into complete characters, up to a stop string.
+    """A decoder that takes one token at a time and returns complete characters.
 
-    `ended` becomes true at a stop string; the text before it has been returned by then.
-    Raises ValueError for an empty stop string.
+    stop: strings at which the text ends. `ended`: whether a stop string has occurred; the text
+    before it has then been returned. Raises ValueError for an empty stop string.
     """
 
     def __init__(self, backend: Backend, stop: Iterable[str] = ()) -> None:

@@ -1,1 +1,1 @@
-"""The JAX engine: pure functions on parameters, which are arrays by their checkpoint's names."""
+"""The JAX engine: pure functions of a dictionary of parameters, named as in a checkpoint."""

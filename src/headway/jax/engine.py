@@ -1,4 +1,4 @@
-"""JAX, as `training.session.Engine`."""
+"""The JAX implementation of `training.session.Engine`."""
 
 from dataclasses import replace
 from math import gcd
@@ -22,18 +22,20 @@ __all__ = ["generate", "gradients", "keep_memory", "load", "logits", "trainer"]
 
 
 def trainer(config: RunConfig, data: tuple[Any, Any], device: str | None = None) -> Trainer:
-    """A run at its first step, over as many devices as divide its batch.
+    """Create the trainer of a new run, and choose the settings that depend on the machine.
 
-    bfloat16 where they have it. Raises ValueError for a kind of device that does not exist here.
+    The number of devices is the largest one that divides both the batch and the number of available
+    devices. The default precision is bfloat16, on a CPU float32. Raises ValueError for a kind of
+    device that this machine does not have.
     """
-    there = devices(device)
-    fast = there[0].platform != "cpu"
+    available = devices(device)
+    fast = available[0].platform != "cpu"
     training = replace(
         config.training,
         precision=config.training.precision or ("bfloat16" if fast else "float32"),
-        compile=config.training.compile or False,  # of PyTorch, should it go on there
+        compile=config.training.compile or False,  # only used if the run is resumed in PyTorch
     )
-    layout = sharding.over(there[: gcd(len(there), training.batch)])
+    layout = sharding.over(available[: gcd(len(available), training.batch)])
     return Trainer(build(config), *data, training, layout)
 
 
@@ -44,11 +46,17 @@ def keep_memory() -> None:
 
 
 def devices(kind: str | None) -> list[jax.Device]:
-    """All of this kind, by default the best. Raises ValueError when there is none."""
+    """Return all devices of this kind, by default JAX's default kind.
+
+    Raises ValueError if there are none.
+    """
     try:
         return jax.devices(kind)
     except RuntimeError:
-        raise ValueError(f"JAX has no {kind} here: leave --device out") from None
+        default = jax.default_backend()
+        raise ValueError(
+            f"JAX has no {kind} here; remove --device to use the default, {default}"
+        ) from None
 
 
 def logits(
@@ -61,7 +69,7 @@ def logits(
 def gradients(
     model: Model, inputs: Integer[np.ndarray, "batch tokens"], targets: Integer[np.ndarray, "b t"]
 ) -> dict[str, Array]:
-    """The gradient of the mean loss without dropout, by the names of the parameters."""
+    """Return the gradient of the mean loss, without dropout, by parameter name."""
     tokens = jnp.asarray(inputs), jnp.asarray(targets)
     return dict(_gradients(model.params, *tokens, model.config, model.attention))
 

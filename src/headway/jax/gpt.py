@@ -148,7 +148,7 @@ def _run(
     positions = positions_of(x, first)
     if config.positions.kind == "learned":
         x = x + params["position_embedding.weight"][positions]
-    if config.positions.kind == "sinusoidal":  # scaled to the initial size of the embeddings
+    if config.positions.kind == "sinusoidal":  # scaled to the initial embeddings
         x = x + sinusoidal(positions, config.width, like=x) * (INITIAL * 2**0.5)
     spec = spec._replace(dropout=0.0 if spec.seed is None else config.dropout)
     x = tap("embedded", drop(x, fold(spec, 0)))

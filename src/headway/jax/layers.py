@@ -32,7 +32,8 @@ from headway.tracing import tap
 
 Params = Mapping[str, Array]
 Sequence_ = Float[Array, "batch tokens width"]
-Position = int | Int[Array, ""] | Int[Array, " batch"]  # of the first token: one, or one per row
+# The position of the first token: the same for all rows, or one per row.
+Position = int | Int[Array, ""] | Int[Array, " batch"]
 
 
 class Cache(NamedTuple):
@@ -46,7 +47,7 @@ class Cache(NamedTuple):
 
 
 def extended(cache: Cache, keys: Array, values: Array, first: Position) -> Cache:
-    """Return the cache with new keys and values written from position `first` on."""
+    """Return the cache with new keys and values, written at the positions from `first`."""
     row = jnp.broadcast_to(jnp.asarray(first, jnp.int32), keys.shape[:1])
 
     def write_row(cached: Array, new: Array, start: Array) -> Array:
@@ -57,7 +58,7 @@ def extended(cache: Cache, keys: Array, values: Array, first: Position) -> Cache
 
 
 class Apply(Protocol):
-    """Return the output of attention for each token, and the cache extended by these tokens."""
+    """A function that returns the output of attention for each token, and the extended cache."""
 
     def __call__(
         self,
@@ -84,10 +85,10 @@ class Attention(NamedTuple):
 
 @cache
 def with_attend(attend: Attend) -> Attention:
-    """Return `multi_head` with another attention function, or with a named kernel:
-    `partial(dispatch.run, kernel=...)`.
+    """Return `multi_head` with another attention function.
 
-    Create it once and reuse it: JAX compiles a model again for every new `Attention`.
+    To choose a kernel, pass `partial(dispatch.run, kernel=...)`. Create the result once and reuse
+    it: JAX compiles a model again for every new `Attention`.
     """
     return Attention(attention_shapes, partial(_multi_head, attend), can_cache=True)
 

@@ -17,47 +17,47 @@ from headway.jax.layers import Params
 from headway.training import muon
 from headway.training.settings import TrainingConfig
 
-# Our names of the state, and optax's.
+# The names of the optimizer's state in Headway, and in optax.
 _NAMES = {"adamw.first": "mu", "adamw.second": "nu", "muon.momentum": "momentum"}
 
 
 def optimizer(params: Params, config: TrainingConfig) -> optax.GradientTransformation:
-    """The transformation from gradients to an update, without the factor -rate.
+    """Return the transformation of gradients into updates, not yet multiplied by -learning_rate.
 
-    AdamW (Loshchilov and Hutter 2019; betas 0.9 and 0.95); Muon as in `training.muon`. Matrices
-    decay; biases and norms do not.
+    AdamW (Loshchilov and Hutter 2019; betas 0.9 and 0.95); Muon as in `training.muon`. Weight decay
+    applies to matrices, not to biases and norms.
     """
     with_muon = config.optimizer == "muon"
-    of = {
+    labels = {
         n: "muon" if with_muon and muon.is_matrix(n, p.ndim) else "adamw" for n, p in params.items()
     }
     decay = optax.add_decayed_weights(
         config.weight_decay, mask=lambda tree: jax.tree.map(lambda p: p.ndim >= 2, tree)
     )
     adamw = optax.chain(optax.scale_by_adam(0.9, 0.95), decay)
-    return optax.partition({"adamw": adamw, "muon": optax.chain(by_muon(), decay)}, of)
+    return optax.partition({"adamw": adamw, "muon": optax.chain(by_muon(), decay)}, labels)
 
 
 class MuonState(NamedTuple):
-    """Momentum: the running mean of the gradients."""
+    """The state of Muon. momentum: the running mean of the gradients."""
 
     momentum: Any
 
 
 def by_muon() -> optax.GradientTransformation:
-    """Muon as a transformation of optax."""
+    """Return Muon as an optax transformation."""
 
     def init(params: Any) -> MuonState:
         return MuonState(optax.tree.zeros_like(params))
 
     def update(gradients: Any, state: MuonState, params: Any = None) -> tuple[Any, MuonState]:
-        def between(one: Any, other: Any) -> Any:
+        def interpolated(one: Any, other: Any) -> Any:
             return jax.tree.map(
                 lambda a, b: muon.MOMENTUM * a + (1 - muon.MOMENTUM) * b, one, other
             )
 
-        momentum = between(state.momentum, gradients)
-        ahead = {n: m for n, m in between(momentum, gradients).items() if _is_array(m)}
+        momentum = interpolated(state.momentum, gradients)
+        ahead = {n: m for n, m in interpolated(momentum, gradients).items() if _is_array(m)}
         return {**gradients, **muon.updates(ahead)}, MuonState(momentum)
 
     return optax.GradientTransformation(init, update)
@@ -75,7 +75,7 @@ def named(state: Any) -> dict[str, Array]:
 
 
 def with_named(state: Any, step: int, arrays: Mapping[str, np.ndarray]) -> Any:
-    """A state with these values after `step` steps. Raises KeyError for missing arrays."""
+    """Return the state with these values and step count. Raises KeyError for missing arrays."""
     filled = {}
     for kind, field in _NAMES.items():
         for tree in _all(state, field):

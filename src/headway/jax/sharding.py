@@ -18,9 +18,9 @@ AXIS = "data"
 class Layout(NamedTuple):
     """How arrays are distributed over devices.
 
-    full: split the parameters and the optimizer's state as well, each along the largest axis that
-    the number of devices divides (Rajbhandari et al. 2020, ZeRO stage 3); otherwise every device
-    has a copy.
+    full: split the parameters and the optimizer's state as well (Rajbhandari et al. 2020, ZeRO
+    stage 3). Each array is split along the largest axis whose size is a multiple of the number of
+    devices. Otherwise every device has a copy.
     """
 
     mesh: Mesh

@@ -28,18 +28,18 @@ from headway.training.settings import TrainingConfig, learning_rate
 Windows = Int[Array, "batch tokens"]
 Number = Float[Array, ""]
 
-LOGITS = 2**26  # that are held at once in training, at most
+LOGITS = 2**26  # maximum number of logits in memory at once during training
 
 
 class State(NamedTuple):
-    """What a step changes."""
+    """The parameters, and the state of the optimizer; a step updates both."""
 
     params: Params
     optimizer: Any
 
 
 class Done(NamedTuple):
-    """What a step reports: the loss, and the norm of all gradients."""
+    """The loss of a step, and the norm of all gradients before clipping."""
 
     loss: Number
     norm: Number
@@ -57,12 +57,12 @@ def loss(
     bfloat16: bool = False,
     logits_at_once: int = LOGITS,
 ) -> Number:
-    """The mean cross-entropy in nats per token, in float32 at least.
+    """The mean cross-entropy in nats per token, computed in float32 or a wider dtype.
 
-    smoothing: the share of a target's probability that is spread over all tokens.
-    bfloat16: compute in bfloat16; the parameters and their gradients keep their own type.
-    More logits than `logits_at_once` are computed for one row of the batch at a time, and again
-    for the gradient (Chen et al. 2016).
+    smoothing: the fraction of a target's probability that is spread over all tokens.
+    bfloat16: run the model in bfloat16; the parameters and their gradients keep their dtype.
+    If there are more than `logits_at_once` logits, they are computed for one row of the batch at a
+    time, and computed again for the gradient (Chen et al. 2016).
     """
     if bfloat16:
         params = {name: p.astype(jnp.bfloat16) for name, p in params.items()}
@@ -85,10 +85,12 @@ def loss(
 def step_function(
     model: Model, training: TrainingConfig, transform: optax.GradientTransformation
 ) -> Callable[[State, Windows, Windows, Int[Array, ""], Number], tuple[State, Done]]:
-    """A function (state, inputs, targets, number of the step, rate) -> (state, Done), to be jitted.
+    """Return the function of one training step, to be compiled with `jax.jit`.
 
-    The gradient is that of the mean over all tokens, also when the batch is split into
-    micro-batches, and is clipped. A step that is not finite leaves the state as it is.
+    It maps (state, inputs, targets, number of the step, learning rate) to (state, Done). The
+    gradient is that of the mean loss over all tokens, even if the batch is split into
+    micro-batches, and is clipped. If the loss or the gradient is not finite, the state is returned
+    unchanged.
     """
     config, attention = model.config, model.attention
     bfloat16 = training.precision == "bfloat16"
@@ -121,13 +123,13 @@ def step_function(
         total, grads = _summed(gradients, rows, training.micro_batch or rows)
         norm = optax.tree.norm(grads)
         clipped = optax.tree.scale(jnp.minimum(1.0, training.clip / (norm + 1e-6)), grads)
-        updates, moved = transform.update(clipped, state.optimizer, state.params)
+        updates, optimizer = transform.update(clipped, state.optimizer, state.params)
         params = optax.apply_updates(state.params, optax.tree.scale(-rate, updates))
         is_finite = jnp.isfinite(total + norm)
-        new = jax.tree.map(
-            lambda new, old: jnp.where(is_finite, new, old), State(params, moved), state
+        state = jax.tree.map(
+            lambda new, old: jnp.where(is_finite, new, old), State(params, optimizer), state
         )
-        return new, Done(total, norm)
+        return state, Done(total, norm)
 
     return step
 
@@ -152,11 +154,12 @@ def _summed(
 
 @final
 class Trainer:
-    """Trains a model one step at a time, as `training.loop.fit` asks.
+    """A trainer that updates a model one step at a time; implements `training.loop.Trainer`.
 
-    The given parameters are copied, because each step reuses the memory of the one before.
-    layout: over several devices; by default everything is on the first. Every `evaluate_every`th
-    step and the last one have a validation loss. step: how many steps are done.
+    The given parameters are copied, because each step reuses the memory of the previous parameters.
+    layout: the distribution over devices; by default everything is on the first device. The
+    validation loss is computed every `evaluate_every` steps and after the last step.
+    step: the number of completed steps.
     """
 
     def __init__(
@@ -189,7 +192,7 @@ class Trainer:
 
     @property
     def model(self) -> Model:
-        """The model as it is now; the next step reuses its memory."""
+        """The model with the current parameters, whose memory the next step reuses."""
         return replace(self._model, params=self._state.params)
 
     @property
@@ -199,7 +202,7 @@ class Trainer:
 
     @property
     def device(self) -> str:
-        """The kind of device, and how many there are."""
+        """The kind of device, after the number of devices if there are several: "4 gpu"."""
         devices = self._layout.mesh.devices.ravel()
         return (
             str(devices[0].platform)
@@ -208,7 +211,10 @@ class Trainer:
         )
 
     def advance(self) -> Step:
-        """Take one step. Raises NotFinite and leaves the weights as they are when it fails."""
+        """Take one step.
+
+        Raises NotFinite, and keeps the weights, if the loss or the gradient is not finite.
+        """
         rate, windows = learning_rate(self.step, self.config), self._batch()
         self._state, done = self._advance(
             self._state, *windows, jnp.int32(self.step), jnp.asarray(rate)
@@ -247,7 +253,7 @@ class Trainer:
     def restore(
         self, step: int, state: Mapping[str, Mapping[str, np.ndarray]], machine: Mapping[str, Any]
     ) -> list[str]:
-        """Restore a state; return what differs on this machine.
+        """Restore a state; return the differences between the machines.
 
         Raises KeyError for missing arrays and ValueError for weights of another model.
         """
@@ -258,9 +264,11 @@ class Trainer:
         return differences(machine, self.machine())
 
     def machine(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to be equal bit for bit."""
+        """Return what must be equal on two machines for a resumed run to be equal bit for bit."""
         return {
-            "threads": int(os.environ.get("NPROC", os.cpu_count() or 1)),  # as XLA reads it
+            "threads": int(
+                os.environ.get("NPROC", os.cpu_count() or 1)
+            ),  # the number that XLA uses
             "device": self.device,
             "engine": "jax",
             "version": jax.__version__,
@@ -283,7 +291,7 @@ class Trainer:
         return self._layout.batch(windows.astype(np.int32))
 
     def _diagnosis(self, mean: float, windows: tuple[Array, Array]) -> str:
-        """The first step of the model whose value is not finite, else the first such gradient."""
+        """Describe the first traced value that is not finite, or else the first such gradient."""
         model, where = self.model, "every value and every gradient is finite, but not their norm"
         spec = Spec(seed=(self.config.seed, self.step))
         with trace() as steps:

@@ -20,7 +20,7 @@ from headway.training.runs import Run, RunConfig
 def build(config: RunConfig) -> Model:
     """Build the model of a run with initial weights. Raises ValueError for translation models."""
     if config.translates:
-        raise ValueError("JAX does not support translation models yet: remove --engine")
+        raise ValueError("JAX does not support translation models yet; use --engine torch")
     attention: Attention = multi_head if config.rung is None else of_rung(rung_named(config.rung))
     return Model(gpt.init(config.model, config.training.seed, attention), config.model, attention)
 

@@ -6,7 +6,7 @@ from headway.attention.arrays import namespace as _namespace
 from headway.torch.gpt import GPT, multi_head, of_rung
 from headway.torch.layers import Cache, MultiHeadAttention, RungAttention
 
-# Looked up once here, so that torch.compile finds the namespace in its table.
+# Look up the namespace of both types once, so that torch.compile only sees the cached result.
 for _kind in (_torch.Tensor, _torch.nn.Parameter):
     _namespace(_kind(_torch.empty(0)))
 

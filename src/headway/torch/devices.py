@@ -27,7 +27,8 @@ def choose(name: str | None = None) -> torch.device:
     if name not in NAMES:
         raise ValueError(f"device must be one of {', '.join(NAMES)} (got {name!r})")
     if not available[name]:
-        raise ValueError(f"this machine has no {name}: remove --device or choose another")
+        names = ", ".join(known for known in NAMES if available[known])
+        raise ValueError(f"this machine has no {name}; available devices: {names}")
     return torch.device(name)
 
 
@@ -36,10 +37,10 @@ def suited(
 ) -> TrainingConfig:
     """Return the settings with defaults for precision and compilation chosen for this machine.
 
-    parameters: of the model. tokens: in all steps together.
-    bfloat16 if the hardware multiplies it faster than float32; torch.compile if the run is long
-    enough and a compiler is installed. A token costs 6 operations per parameter, forward and
-    backward (Kaplan et al. 2020).
+    parameters: the number of parameters of the model. tokens: the number of tokens in all steps.
+    The precision is bfloat16 if the hardware multiplies it faster than float32. torch.compile is
+    used if the run is long enough and a compiler is installed. A token costs 6 operations per
+    parameter, forward and backward (Kaplan et al. 2020).
     """
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
     is_long = 6.0 * parameters * tokens > _SPEED[device.type] * _LONG

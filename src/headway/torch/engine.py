@@ -1,4 +1,4 @@
-"""PyTorch, as `training.session.Engine`."""
+"""The PyTorch implementation of `training.session.Engine`."""
 
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ __all__ = ["answers", "generate", "gradients", "keep_memory", "load", "logits", 
 
 
 def trainer(config: RunConfig, data: tuple[Any, Any], device: str | None = None) -> Trainer:
-    """A run at its first step; the settings that depend on the machine are decided."""
-    place = devices.choose(device)
-    model = weights.build(config).to(place)
+    """Create the trainer of a new run, and choose the settings that depend on the machine."""
+    chosen = devices.choose(device)
+    model = weights.build(config).to(chosen)
     windows = config.training.steps * config.training.batch
     tokens = windows * config.model.context if config.task == "next-token" else windows
     parameters = sum(p.numel() for p in model.parameters())
-    training = devices.suited(parameters, tokens, config.training, place)
+    training = devices.suited(parameters, tokens, config.training, chosen)
     return Trainer(model, TASKS[config.task](model, *data, training), training)
 
 
@@ -38,7 +38,7 @@ def keep_memory() -> None:
 
 
 def load(run: Run, checkpoint: Path | None = None) -> GPT:
-    """The model of a run with the weights of a checkpoint, by default the last."""
+    """Load the model of a run with the weights of a checkpoint, by default the last one."""
     model: GPT = weights.load(run, checkpoint).eval()
     return model
 
@@ -46,12 +46,12 @@ def load(run: Run, checkpoint: Path | None = None) -> GPT:
 def logits(
     model: GPT, tokens: Integer[np.ndarray, "batch tokens"]
 ) -> Float[Tensor, "batch tokens vocabulary"]:
-    """What the model says of these tokens, without gradients and dropout."""
-    training, place = model.training, next(model.parameters()).device
+    """Return the logits for these tokens, without gradients and dropout."""
+    training, device = model.training, next(model.parameters()).device
     try:
         with torch.no_grad():
-            found: Tensor = model.eval()(torch.from_numpy(tokens).to(place))
-        return found
+            output: Tensor = model.eval()(torch.from_numpy(tokens).to(device))
+        return output
     finally:
         model.train(training)
 
@@ -59,11 +59,11 @@ def logits(
 def gradients(
     model: GPT, inputs: Integer[np.ndarray, "batch tokens"], targets: Integer[np.ndarray, "b t"]
 ) -> dict[str, Tensor]:
-    """The gradient of the mean loss without dropout, by the names of the parameters."""
-    training, place = model.training, next(model.parameters()).device
+    """Return the gradient of the mean loss, without dropout, by parameter name."""
+    training, device = model.training, next(model.parameters()).device
     named = dict(model.named_parameters())
     model.eval()
-    logits = model(torch.from_numpy(inputs).to(place))
-    loss = cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).to(place).flatten())
+    logits = model(torch.from_numpy(inputs).to(device))
+    loss = cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).to(device).flatten())
     model.train(training)
     return dict(zip(named, torch.autograd.grad(loss, [*named.values()]), strict=True))

@@ -20,8 +20,8 @@ def generate(
     """Generate new tokens after each prompt; options: those of `models.sampling.write`.
 
     Prompts of different lengths form one batch, and each gets the same continuation as it would
-    alone. With a cache, each new token costs one position; a rung of the ladder has no cache and
-    processes the whole text again for every token.
+    alone. With a cache, each step processes only the last token; a rung of the ladder has no cache
+    and processes the complete text again for every token.
     """
     model.eval()
     return write(partial(_read, model), prompts, context=model.config.context, **options)

@@ -23,7 +23,7 @@ Attention = Callable[[GPTConfig], nn.Module]  # creates the attention of a layer
 
 
 def multi_head(config: GPTConfig, attend: Attend = dispatch.run) -> MultiHeadAttention:
-    """Create the multi-head attention of a config; attend: another function or a named kernel."""
+    """Create the multi-head attention of a config; attend: as in `MultiHeadAttention`."""
     kind, heads = config.positions.kind, config.attention.heads
     position_bias: Callable[[Tensor, Tensor], Tensor] | None = None
     if kind == "alibi":
@@ -123,8 +123,9 @@ class GPT(nn.Module):
 
         spec: options of this call: an extra mask that is combined with the causal one (padding,
             documents), the seed of dropout while training, the batch offset.
-        caches: of the preceding tokens; these tokens are added to them.
-        starts: the column where the text of each row begins, for rows that are padded on the left;
+        caches: one per layer, with the keys and values of the preceding tokens; those of `tokens`
+            are added to them.
+        starts: for rows that are padded on the left, the column where the text of each row begins;
             by default 0.
         Raises ValueError when there are more tokens than the context holds.
         """
@@ -139,7 +140,7 @@ class GPT(nn.Module):
         x = self.embedding(tokens)
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
-        if self.config.positions.kind == "sinusoidal":  # as large as the initial embeddings
+        if self.config.positions.kind == "sinusoidal":  # scaled to the initial embeddings
             x = x + sinusoidal(positions, self.config.width, like=x) * (INITIAL * 2**0.5)
         dropout = self.config.dropout if self.training else 0.0
         x = tap("embedded", drop(x, fold(spec._replace(dropout=dropout), 0)))

@@ -30,9 +30,10 @@ CAUSAL = Spec(mask=causal)
 
 @final
 class Cache:
-    """The keys and values of the tokens so far, for one layer; adding tokens copies nothing else.
+    """The keys and values of all tokens so far, for one layer.
 
-    capacity: the maximum number of tokens. Memory is allocated by the first `extend`.
+    capacity: the maximum number of tokens. The first `extend` allocates the memory for all of them;
+    later calls copy only the new keys and values.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -89,7 +90,8 @@ class MultiHeadAttention(nn.Module):
     attend: the function that computes attention; to choose a kernel, pass for example
         `functools.partial(dispatch.run, kernel="plain")`.
 
-    Raises ValueError if the heads do not divide the width.
+    Raises ValueError if kv_heads does not divide heads or, without head_dim, if heads does not
+    divide d_out.
     """
 
     def __init__(
@@ -131,11 +133,11 @@ class MultiHeadAttention(nn.Module):
         *,
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch tokens d_out"]:
-        """The output of attention for each token.
+        """Return the output of attention for each token.
 
-        spec: the options of this call: a mask on top of the module's own, the seed of dropout, the
-        batch offset. cache: of the tokens before these, which are added to it.
-        Raises ValueError for dropout without a seed, and when the cache is full.
+        spec: the options of this call: a mask that is combined with the module's mask, the seed of
+        dropout, the batch offset. cache: the keys and values of the preceding tokens; those of x
+        are added to it. Raises ValueError for dropout without a seed, and when the cache is full.
         """
         queries = split(self.q(x), self.heads)
         keys, values = split(self.k(x), self.kv_heads), split(self.v(x), self.kv_heads)
@@ -295,7 +297,7 @@ class RungAttention(nn.Module):
     ) -> Float[Tensor, "batch tokens d_out"]:
         """Return the context of the rung; spec: options of this call, as in `MultiHeadAttention`.
 
-        Raises ValueError if a cache is given, or heads or dropout that the rung does not support.
+        Raises ValueError for a cache, and for heads or dropout that the rung does not support.
         """
         if cache is not None:
             raise ValueError(f"the rung {self.rung.name!r} does not support a cache")

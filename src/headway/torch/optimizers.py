@@ -16,10 +16,10 @@ from headway.training.settings import TrainingConfig
 
 @final
 class Optimizer:
-    """One step over all parameters of a model, from their gradients.
+    """The optimizer of all parameters of a model.
 
-    AdamW (Loshchilov and Hutter 2019; betas 0.9 and 0.95) in PyTorch's fused form; Muon as in
-    `training.muon`. Matrices decay; biases and norms do not.
+    AdamW (Loshchilov and Hutter 2019; betas 0.9 and 0.95) in PyTorch's fused implementation; Muon
+    as in `training.muon`. Weight decay applies to matrices, not to biases and norms.
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
@@ -55,7 +55,7 @@ class Optimizer:
         self._step_muon(rate)
 
     def state(self) -> dict[str, Tensor]:
-        """The state by name, as the tensors themselves."""
+        """Return the state by name; the tensors are not copied."""
         state = {f"muon.momentum.{name}": m for name, m in self._momentum.items()}
         for name, parameter in self._adamw.items():
             moments = self._library.state[parameter]
@@ -65,7 +65,7 @@ class Optimizer:
 
     @torch.no_grad()
     def restore(self, step: int, state: Mapping[str, Tensor]) -> None:
-        """Set the state after `step` steps. Raises KeyError for missing tensors."""
+        """Set the state reached after `step` steps. Raises KeyError for missing tensors."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
         for parameter in self._adamw.values():

@@ -37,8 +37,9 @@ _CELLS = {"gru": (nn.GRU, nn.GRUCell), "lstm": (nn.LSTM, nn.LSTMCell)}
 class Memory:
     """The output of the encoder.
 
-    states: of every token. last: the last hidden state of a recurrent encoder (and the last cell of
-    an LSTM); of a bidirectional encoder that of the backward direction.
+    states: one per token. lengths: the number of tokens of each source, without padding.
+    last: the last hidden state of a recurrent encoder and, for an LSTM, its last cell state; those
+    of the backward direction if the encoder is bidirectional.
     """
 
     states: Float[Tensor, "batch source width"]
@@ -86,11 +87,12 @@ class Seq2Seq(nn.Module):
         inputs: Int[Tensor, "batch target"] | None = None,
         spec: Spec = DEFAULT,
     ) -> Float[Tensor, "batch tokens vocabulary"]:
-        """Return the logits of the token after each of `inputs`, or, for the kind `encoder`, which
-        has no inputs, of each masked token of the source.
+        """Return the logits of the next token after each input token.
 
-        lengths: of the sources without padding. spec: has the seed of dropout while training.
-        Raises ValueError for a sentence that is longer than the context.
+        The kind `encoder` has no inputs: return the logits of the original token at every position
+        of the source, masked or not. lengths: the number of tokens of each source, without padding.
+        spec: the seed of dropout while training. Raises ValueError for a sentence that is longer
+        than the context.
         """
         memory = self.encode(source, lengths, fold(spec, 0))
         if inputs is None:
@@ -120,9 +122,9 @@ class Seq2Seq(nn.Module):
         state: State,
         spec: Spec = DEFAULT,
     ) -> tuple[Float[Tensor, "batch target vocabulary"], State]:
-        """Return the logits of the words after these inputs, and the state after them.
+        """Return the logits of the next word after each input, and the new state of the decoder.
 
-        state: after the words that precede the inputs.
+        state: the state of the decoder after the words that precede the inputs.
         """
         with scope("decoder"):
             before = self.decoder.written(state)
@@ -155,10 +157,10 @@ class RecurrentEncoder(nn.Module):
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
-        two_ways = config.kind != "rnn"
+        bidirectional = config.kind != "rnn"
         rnn, _ = _CELLS[config.cell]
-        state = config.width // 2 if two_ways else config.width
-        self.rnn = rnn(config.width, state, batch_first=True, bidirectional=two_ways)
+        state = config.width // 2 if bidirectional else config.width
+        self.rnn = rnn(config.width, state, batch_first=True, bidirectional=bidirectional)
 
     def forward(self, x: Words, lengths: Int[Tensor, " batch"], spec: Spec) -> Memory:
         """Return the memory of the tokens without the padding."""
@@ -171,7 +173,10 @@ class RecurrentEncoder(nn.Module):
 
 @final
 class FirstState(nn.Module):
-    """The decoder's first state: tanh(W h) of the encoder's last; W c for the cell of an LSTM."""
+    """The initial state of the decoder, from the last states h and c of the encoder.
+
+    The hidden state is tanh(W h); the cell state of an LSTM is W c.
+    """
 
     def __init__(self, d_in: int, config: Seq2SeqConfig) -> None:
         super().__init__()
@@ -187,7 +192,7 @@ class FirstState(nn.Module):
 
 @final
 class BottleneckDecoder(nn.Module):
-    """A decoder without attention: its first state is all it gets of the source."""
+    """A decoder without attention: it depends on the source only through its initial state."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
@@ -252,8 +257,8 @@ class BahdanauDecoder(nn.Module):
 class LuongDecoder(nn.Module):
     """A decoder that attends with the new state after each step: tanh(W [c; s]).
 
-    Luong et al. 2015, equation 5, global attention without input feeding; therefore the cell can
-    process all words before their states attend, all at once.
+    Luong et al. 2015, equation 5, global attention. Without input feeding, the cell does not depend
+    on the contexts: it processes all words first, then all their states attend in one call.
     """
 
     def __init__(self, config: Seq2SeqConfig) -> None:
@@ -308,7 +313,7 @@ class EncoderBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(config.width, eps=config.eps)
 
     def forward(self, x: Words, mask: Mask | None, spec: Spec = DEFAULT) -> Words:
-        """Return the updated tokens; spec: has rate and seed of the dropout of each update."""
+        """Return the updated tokens; spec: the rate and seed of the dropout of each update."""
         with scope("self_attention"):
             update = self.self_attention(x, Spec(mask=mask))
         x = tap("after_attention", self.self_attention_norm(x + drop(update, fold(spec, 0))))
@@ -319,7 +324,7 @@ class EncoderBlock(nn.Module):
 
 @final
 class TransformerDecoder(nn.Module):
-    """Layers in which a token attends to the tokens before it, and to all of the source."""
+    """Layers in which a token attends to itself, to earlier tokens, and to all source tokens."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
@@ -327,7 +332,10 @@ class TransformerDecoder(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.layers))
 
     def begin(self, memory: Memory) -> State:
-        """Per layer a cache of the target and one of the source; an empty state works, too."""
+        """Return two empty caches per layer: for the target, and for the source.
+
+        `forward` also accepts an empty state: it then uses no caches.
+        """
         sizes = (self.context, memory.states.shape[1])
         return [Cache(size) for _ in self.blocks for size in sizes]
 
@@ -339,9 +347,9 @@ class TransformerDecoder(nn.Module):
         mask = memory.mask
         caches = list(zip(state[::2], state[1::2], strict=True))
         caches = caches or [(None, None)] * len(self.blocks)
-        for number, (block, (written, read)) in enumerate(zip(self.blocks, caches, strict=True)):
+        for number, (block, (target, source)) in enumerate(zip(self.blocks, caches, strict=True)):
             with scope(f"blocks.{number}"):
-                x = block(x, memory, mask, fold(spec, 1 + number), written, read)
+                x = block(x, memory, mask, fold(spec, 1 + number), target, source)
         return x, state
 
 
@@ -365,19 +373,19 @@ class DecoderBlock(nn.Module):
         memory: Memory,
         mask: Mask | None,
         spec: Spec = DEFAULT,
-        written: Cache | None = None,
-        read: Cache | None = None,
+        target_cache: Cache | None = None,
+        source_cache: Cache | None = None,
     ) -> Words:
         """Return the updated tokens.
 
-        mask: of the memory. spec: as in `EncoderBlock`. written, read: the caches of the preceding
-        tokens, and of the memory.
+        mask: the padding mask of the memory. spec: as in `EncoderBlock`. target_cache: the keys and
+        values of the preceding target tokens. source_cache: those of the memory.
         """
         with scope("self_attention"):
-            update = self.self_attention(x, cache=written)
+            update = self.self_attention(x, cache=target_cache)
         x = tap("after_self_attention", self.self_attention_norm(x + drop(update, fold(spec, 0))))
         with scope("cross_attention"):
-            update = self.cross_attention(x, memory.states, Spec(mask=mask), cache=read)
+            update = self.cross_attention(x, memory.states, Spec(mask=mask), cache=source_cache)
         x = self.cross_attention_norm(x + drop(update, fold(spec, 1)))
         x = tap("after_cross_attention", x)
         with scope("mlp"):
@@ -398,7 +406,7 @@ _DECODERS = {
 
 
 def _run(rnn: nn.Module, x: Words, state: State) -> tuple[Words, State]:
-    """Return the states of all words, and the last one."""
+    """Run a recurrent network from a state; return its states after every word, and the last."""
     first = tuple(part[None] for part in state)
     states, last = rnn(x, first if len(first) > 1 else first[0])
     parts = last if isinstance(last, tuple) else (last,)

@@ -1,6 +1,6 @@
-"""What a model learns in PyTorch: the next token of a text, a translation, or masked words.
+"""The training tasks in PyTorch: the next token of a text, a translation, or masked words.
 
-Each task gives the batches of a step and the loss of one; `training/task.py` reads the data.
+A task provides the batches of a step and their loss; `training/task.py` reads the data.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,13 +24,15 @@ from headway.training.settings import TrainingConfig
 
 Encoded = Sequence[tuple[np.ndarray, np.ndarray]]  # pairs of sentences, with their ends
 
-MASKED = 0.15  # of the words, as in BERT: 80% of these become MASK, 10% another word
-LOGITS = 2**26  # that are held at once in training, at most
+# Fraction of the words that are masked, as in BERT: 80% of them become MASK, 10% become a random
+# word, 10% stay as they are.
+MASKED = 0.15
+LOGITS = 2**26  # maximum number of logits in memory at once during training
 
 
 @final
 class NextToken:
-    """The token after each token of a window; the text is one long row."""
+    """Predict the token after each token of a window; the text is one array of tokens."""
 
     def __init__(
         self,
@@ -47,14 +49,14 @@ class NextToken:
         self._validation = self._placed(windows)
 
     def batches(self, step: int) -> Iterator[tuple[tuple[Any, ...], float]]:
-        """The micro-batches of a step, each with its share of the tokens."""
+        """Yield the micro-batches of a step, each with its fraction of the tokens."""
         seed = self._config.seed
         sizes = {"size": self._config.batch, "context": self._context}
         inputs, targets = self._placed(batches.batch(self._text, seed=seed, step=step, **sizes))
-        # torch.compile takes a number as fixed; without it numbers are quicker.
-        number = torch.tensor if self._config.compile else int
+        # torch.compile treats an int as a constant, so it gets tensors; otherwise ints are faster.
+        as_number = torch.tensor if self._config.compile else int
         for rows in self._micro_batches(inputs):
-            spec = Spec(seed=(seed, number(step)), batch_offset=number(rows.start))
+            spec = Spec(seed=(seed, as_number(step)), batch_offset=as_number(rows.start))
             yield (inputs[rows], targets[rows], spec), len(inputs[rows]) / len(inputs)
 
     def loss(
@@ -64,8 +66,11 @@ class NextToken:
         targets: Int[Tensor, "batch tokens"],
         spec: Spec = DEFAULT,
     ) -> Tensor:
-        """The mean loss. More logits than `logits_at_once` are computed for some tokens at a time,
-        and again for the gradient (Chen et al. 2016)."""
+        """Return the mean loss.
+
+        If there are more than `logits_at_once` logits, they are computed in chunks of tokens, and
+        computed again for the gradient (Chen et al. 2016).
+        """
         features = model.features(inputs, spec)
         smoothing = self._config.label_smoothing if model.training else 0.0
 
@@ -84,7 +89,7 @@ class NextToken:
         return torch.stack(parts).sum() / targets.numel()
 
     def tokens(self, step: int) -> int:
-        """How many tokens the first `step` steps have."""
+        """Return the number of tokens in the first `step` steps."""
         return step * self._config.batch * self._context
 
     def evaluate(self, model: GPT) -> float:
@@ -107,7 +112,7 @@ class NextToken:
 
 @final
 class Translation:
-    """Each word of a target, given the source and the words before it."""
+    """Predict each word of a target from the source and the preceding words of the target."""
 
     def __init__(
         self, model: Seq2Seq, train: Encoded, validation: Encoded, config: TrainingConfig
@@ -117,7 +122,7 @@ class Translation:
         self._validation = [*Bucketed(validation, config.batch).all()]
 
     def batches(self, step: int) -> Iterator[tuple[tuple[Any, ...], float]]:
-        """The batch of a step, as one piece."""
+        """Yield the batch of a step, which is not split into micro-batches."""
         seed = self._config.seed
         tensors = placed(self._batches.batch(seed, step), self._device)
         yield (*tensors, Spec(seed=(seed, step))), 1.0
@@ -136,18 +141,18 @@ class Translation:
         return _loss(logits, targets, PADDING, self._config.label_smoothing)
 
     def tokens(self, step: int) -> int:
-        """How many tokens, of both languages, the first `step` steps have."""
+        """Return the number of tokens, of both languages, in the first `step` steps."""
         return self._batches.tokens(step)
 
     def evaluate(self, model: Seq2Seq) -> float:
         """The mean loss over the tokens of the held-out targets."""
         tensors = (placed(batch, self._device) for batch in self._validation)
-        return _mean_loss((model(*known), targets) for *known, targets in tensors)
+        return _mean_loss((model(*inputs), targets) for *inputs, targets in tensors)
 
 
 @final
 class MaskedWords:
-    """The words of a source that were masked (Devlin et al. 2019, section 3.1)."""
+    """Predict the masked words of a source (Devlin et al. 2019, section 3.1)."""
 
     def __init__(
         self, model: Seq2Seq, train: Encoded, validation: Encoded, config: TrainingConfig
@@ -161,7 +166,7 @@ class MaskedWords:
         ]
 
     def batches(self, step: int) -> Iterator[tuple[tuple[Any, ...], float]]:
-        """The batch of a step, as one piece."""
+        """Yield the batch of a step, which is not split into micro-batches."""
         seed = self._config.seed
         batch = masked(self._batches.batch(seed, step), self._vocabulary, seed, step)
         source, lengths, _, targets = placed(batch, self._device)
@@ -175,7 +180,7 @@ class MaskedWords:
         return _loss(logits, targets, PADDING, self._config.label_smoothing)
 
     def tokens(self, step: int) -> int:
-        """How many tokens the first `step` steps have."""
+        """Return the number of tokens in the first `step` steps."""
         return self._batches.tokens(step)
 
     def evaluate(self, model: Seq2Seq) -> float:
@@ -184,27 +189,27 @@ class MaskedWords:
         return _mean_loss((model(source, lengths), t) for source, lengths, _, t in tensors)
 
 
-# By the names of `training.task.TASKS`.
+# The keys are those of `training.task.TASKS`.
 TASKS: Mapping[str, Callable[..., Task]] = MappingProxyType(
     {"next-token": NextToken, "translation": Translation, "masked-words": MaskedWords}
 )
 
 
 def masked(batch: Batch, vocabulary: int, seed: int, step: int) -> Batch:
-    """The sources with words hidden, and as targets what stood there, PADDING elsewhere.
+    """Mask words of the sources; the targets are the original words there, PADDING elsewhere.
 
-    A function of (seed, step); in every sentence there is one at least, and never its end.
+    A function of (seed, step). Every sentence has at least one masked word; END is never masked.
     """
-    purpose = 1  # other than the order of the pairs
+    purpose = 1  # different random numbers from those for the order of the pairs
     draws = np.random.SeedSequence([purpose, seed, step])
     generator = np.random.Generator(np.random.Philox(draws))
     source = batch.source.copy()
     drawn = np.where(source >= FIRST, generator.random(source.shape), np.inf)
     chosen = (drawn < MASKED) | ((drawn == drawn.min(axis=1, keepdims=True)) & (source >= FIRST))
     targets = np.where(chosen, source, PADDING)
-    how = generator.random(source.shape)
-    source[chosen & (how < 0.8)] = MASK
-    other = chosen & (how >= 0.9)
+    action = generator.random(source.shape)
+    source[chosen & (action < 0.8)] = MASK
+    other = chosen & (action >= 0.9)
     source[other] = generator.integers(FIRST, vocabulary, size=int(other.sum()))
     return Batch(source, batch.lengths, batch.inputs, targets)
 
@@ -226,10 +231,10 @@ def _sources(pairs: Encoded) -> Encoded:
 def _loss(
     logits: Float[Tensor, "*rows vocabulary"],
     targets: Int[Tensor, "*rows"],
-    padding: int = -100,  # no token
+    padding: int = -100,  # not a token: by default no target is padding
     smoothing: float = 0.0,
 ) -> Tensor:
-    """The mean cross-entropy over the targets that are not padding, in float32 at least."""
+    """The mean cross-entropy over the targets that are not padding, in float32 or a wider dtype."""
     wide = torch.promote_types(logits.dtype, torch.float32)
     rows = logits.reshape(-1, logits.shape[-1]).to(wide)
     return cross_entropy(rows, targets.flatten(), ignore_index=padding, label_smoothing=smoothing)

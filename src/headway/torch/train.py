@@ -21,13 +21,16 @@ class Task(Protocol):
     """The batches of a task, and their loss: see `torch/tasks.py`."""
 
     def batches(self, step: int) -> Iterator[tuple[tuple[Any, ...], float]]:
-        """The micro-batches of a step: the arguments of `loss`, and the share of the mean."""
+        """Yield the micro-batches of a step: the arguments of `loss`, and the weight of its loss.
+
+        The loss of the step is the weighted sum.
+        """
 
     def loss(self, model: Any, /, *batch: Any) -> Tensor:
         """The mean loss of a batch, in nats per token."""
 
     def tokens(self, step: int) -> int:
-        """How many tokens the first `step` steps have."""
+        """Return the number of tokens in the first `step` steps."""
 
     def evaluate(self, model: Any) -> float:
         """The mean loss over the held-out data, in nats per token."""
@@ -35,11 +38,11 @@ class Task(Protocol):
 
 @final
 class Trainer:
-    """Trains a model in place, on the device that it is on, one step at a time.
+    """A trainer that updates a model in place, on the model's device, one step at a time.
 
-    The gradient is that of the mean loss over all tokens of a batch, also when the batch is split
-    into micro-batches, and is clipped. Every `evaluate_every`th step and the last one have a
-    validation loss. step: how many steps are done.
+    The gradient is that of the mean loss over all tokens of a batch, even if the batch is split
+    into micro-batches; it is clipped to the norm `config.clip`. The validation loss is computed
+    every `evaluate_every` steps and after the last step. step: the number of completed steps.
     """
 
     def __init__(self, model: Any, task: Task, config: TrainingConfig) -> None:
@@ -60,9 +63,12 @@ class Trainer:
         return self._device.type
 
     def advance(self) -> Step:
-        """Take one step. Raises NotFinite and leaves the weights as they are when it fails."""
+        """Take one step.
+
+        Raises NotFinite, and keeps the weights, if the loss or the gradient is not finite.
+        """
         rate = learning_rate(self.step, self.config)
-        if not self.model.training:  # this visits all modules
+        if not self.model.training:  # `train` visits all modules
             self.model.train()
         for parameter in self._parameters:
             parameter.grad = None
@@ -104,11 +110,11 @@ class Trainer:
     def restore(
         self, step: int, state: Mapping[str, Mapping[str, np.ndarray]], machine: Mapping[str, Any]
     ) -> list[str]:
-        """Restore a state and its number of threads; return what differs on this machine.
+        """Restore a state and the number of threads; return the differences between the machines.
 
         Raises KeyError for missing tensors and ValueError for weights of another model.
         """
-        if machine["device"] == self.device:  # a checkpoint of JAX may be of another kind
+        if machine["device"] == self.device:  # JAX may have used another device
             torch.set_num_threads(machine["threads"])
         weights.fill(self.model, state["model"])
         tensors = {name: torch.from_numpy(array) for name, array in state["optimizer"].items()}
@@ -117,7 +123,7 @@ class Trainer:
         return differences(machine, self.machine())
 
     def machine(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to be equal bit for bit."""
+        """Return what must be equal on two machines for a resumed run to be equal bit for bit."""
         return {
             "threads": torch.get_num_threads(),
             "device": self.device,
@@ -133,7 +139,7 @@ class Trainer:
         return nullcontext()
 
     def _diagnosis(self, loss: float) -> str:
-        """The first module whose output is not finite, else the first such gradient."""
+        """Describe the first module whose output is not finite, or else the first such gradient."""
         modules: list[str] = []
 
         def look(name: str) -> Any:

@@ -13,12 +13,15 @@ from headway.data.tokenizers import Tokenizer
 from headway.torch.seq2seq import Memory, Seq2Seq
 from headway.tracing import trace
 
-_AT_ONCE = 64  # sentences
+_AT_ONCE = 64  # maximum number of sentences in a batch
 
 
 class Translated(NamedTuple):
-    """A translation. tokens: without END. score: the log probability over the length penalty.
-    complete: whether it ends with END; otherwise it was cut off at the model's context."""
+    """A translation.
+
+    tokens: without END. score: the log probability divided by the length penalty.
+    complete: whether it ends with END; otherwise it was cut off at the model's context.
+    """
 
     tokens: list[int]
     score: float
@@ -42,9 +45,10 @@ def translate(
 ) -> list[Translated]:
     """Return the best translation of each source that beam search finds.
 
-    sources: tokens that end with END. beams: 1 always takes the most likely word. penalty: of the
-    length, ((5 + length) / 6)^penalty (Wu et al. 2016, equation 14); 0 prefers short translations.
-    Raises ValueError for beams < 1 and for a source that is longer than the context.
+    sources: tokens that end with END. beams: the number of beams; 1 always takes the most likely
+    word. penalty: the exponent of the length penalty ((5 + length) / 6)^penalty (Wu et al. 2016,
+    equation 14); 0 disables it, which favors short translations. Raises ValueError for beams < 1
+    and for a source that is longer than the context.
     """
     if beams < 1:
         raise ValueError(f"beams must be >= 1 (got {beams})")
@@ -75,7 +79,7 @@ def _search(
     memory = memory[torch.arange(count, device=device).repeat_interleave(beams)]
     state = model.begin(memory)
     scores = torch.full((count, beams), -torch.inf, device=device)
-    scores[:, 0] = 0.0  # the beams begin as one
+    scores[:, 0] = 0.0  # all beams are equal at first: start from one
     written = torch.full((count * beams, 1), START, device=device)
     ended: list[list[Translated]] = [[] for _ in sources]
     for length in range(1, model.config.context + 1):
@@ -154,7 +158,8 @@ def with_gap(sentence: str) -> str:
 def filled(model: Seq2Seq, tokenizer: Tokenizer, sentence: str) -> str:
     """Replace each "_" by the most likely token, in brackets.
 
-    The space before "_" belongs to the masked token, as usual in tokens of words.
+    The space before "_" is part of the masked token, because a token usually includes the space
+    before its word.
     """
     parts = re.split(r" ?_", sentence)
     row = [int(token) + FIRST for token in tokenizer.encode(parts[0])]
@@ -180,6 +185,6 @@ def translated(
     """Return the translations of sentences as text."""
     rows = [encoded(source, tokenizer) for source in sources]
     return [
-        Text(tokenizer.decode([token - FIRST for token in of.tokens]), of.tokens, of.complete)
-        for of in translate(model, rows, beams=beams, penalty=penalty)
+        Text(tokenizer.decode([token - FIRST for token in tokens]), tokens, complete)
+        for tokens, _, complete in translate(model, rows, beams=beams, penalty=penalty)
     ]

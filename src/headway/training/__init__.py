@@ -1,1 +1,1 @@
-"""What training is, whatever engine does it: its settings, its schedule and its run directory."""
+"""Training, independent of the engine: settings, schedule, tasks, run directories, checkpoints."""

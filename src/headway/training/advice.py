@@ -11,24 +11,28 @@ from headway.training.recipes import Settings
 from headway.training.runs import RunConfig
 from headway.training.settings import TrainingConfig
 
-NARROW = 16  # features of a head; with fewer a query can hardly distinguish keys
-FAR = 8  # times as many, or as few, tokens per step as the recipe
-FAST = 4  # times the recipe's learning rate
+# The limits of the warnings.
+NARROW = 16  # features per head; with fewer, a query can hardly distinguish keys
+FAR = 8  # ratio of the tokens per step to the recipe's, or the inverse ratio
+FAST = 4  # ratio of the learning rate to the recipe's
 
 # Settings that change neither what is learned nor how the loss is measured.
 _IRRELEVANT = ("seed", "evaluate_every", "save_every", "micro_batch", "precision", "compile")
 
 
 def mistakes(config: RunConfig, recipe: Settings) -> Iterator[str]:
-    """A sentence for each setting that is probably a mistake. recipe: without the user's."""
+    """Yield a warning for each setting that is probably a mistake.
+
+    recipe: the settings of the recipe, without those of the user.
+    """
     model, training = config.model, config.training
     usual = {"context": model.context, **asdict(TrainingConfig()), **recipe["model"]}
     usual |= recipe["training"]
     tokens, recipe_tokens = training.batch * model.context, usual["batch"] * usual["context"]
     if not 1 / FAR <= tokens / recipe_tokens <= FAR:
         yield (
-            f"a step has {tokens:,} tokens, in the recipe {recipe_tokens:,}; a batch of so "
-            "different a size needs another learning rate"
+            f"a step has {tokens:,} tokens, in the recipe {recipe_tokens:,}; such a different "
+            "batch size needs another learning rate"
         )
     if training.learning_rate > FAST * usual["learning_rate"]:
         yield (
@@ -51,8 +55,9 @@ def mistakes(config: RunConfig, recipe: Settings) -> Iterator[str]:
 class Bands:
     """The range of the validation losses of a recipe.
 
-    config: the settings of the recorded runs, without those that do not matter. steps: those with
-    an evaluation. low, high: the loss of another seed is between them with a probability of 99%.
+    config: the settings of the recorded runs, as returned by `comparable`. seeds: the number of
+    runs. steps: the steps with an evaluation. low, high: for each of these steps, the limits
+    between which the loss of another seed lies with a probability of 99%.
     """
 
     recipe: str
@@ -64,7 +69,10 @@ class Bands:
     machine: Mapping[str, Any]
 
     def leaves(self, step: int, loss: float | None) -> str:
-        """A warning about a validation loss outside the range; empty inside, or if unknown."""
+        """Return a warning if a validation loss is outside the range, else an empty string.
+
+        It is empty too if the loss is None or the range of this step is not known.
+        """
         if loss is None or step not in self.steps:
             return ""
         index = self.steps.index(step)
@@ -73,9 +81,9 @@ class Bands:
             return ""
         side = "below" if loss < low else "above"
         return (
-            f"the validation loss {loss:.3f} after step {step:,} is {side} the {low:.3f} to "
-            f"{high:.3f} that 99% of the runs of {self.recipe} should have, estimated from "
-            f"{self.seeds} runs"
+            f"the validation loss {loss:.3f} after step {step:,} is {side} the range {low:.3f} to "
+            f"{high:.3f}, which is expected for 99% of the runs of {self.recipe} (estimated from "
+            f"{self.seeds} runs)"
         )
 
 

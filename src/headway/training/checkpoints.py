@@ -32,9 +32,9 @@ def save(folder: Path, step: int, parts: Mapping[str, Tensors], about: Mapping[s
     try:
         temporary.mkdir(parents=True)
         for part, tensors in parts.items():
-            whole = {key: np.ascontiguousarray(array) for key, array in tensors.items()}
+            contiguous = {key: np.ascontiguousarray(array) for key, array in tensors.items()}
             metadata = {"headway": json.dumps(about, sort_keys=True)}
-            save_file(whole, temporary / f"{part}.safetensors", metadata=metadata)
+            save_file(contiguous, temporary / f"{part}.safetensors", metadata=metadata)
         sums = "".join(f"{_digest(file)}  {file.name}\n" for file in sorted(temporary.iterdir()))
         (temporary / _SUMS).write_text(sums, encoding="utf-8")
         for file in temporary.iterdir():
@@ -58,12 +58,12 @@ def name(step: int) -> str:
 
 
 def keep(folder: Path, most: int) -> None:
-    """Remove all but the last `most` checkpoints, each of which is renamed first."""
+    """Remove all checkpoints except the last `most`; each is renamed before it is removed."""
     for old in complete(folder)[:-most]:
         temporary = folder / f".removing-{old.name}"
         shutil.rmtree(temporary, ignore_errors=True)
         old.rename(temporary)
-    for left in folder.glob(".*-step-*"):  # these, and those left by killed processes
+    for left in folder.glob(".*-step-*"):  # including those that killed processes left
         shutil.rmtree(left, ignore_errors=True)
 
 
@@ -81,9 +81,9 @@ def latest(folder: Path) -> Path:
 
 
 def load(checkpoint: Path, part: str = "model") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The tensors of a part of a checkpoint, and its metadata.
+    """Load the tensors of a part of a checkpoint, and its metadata.
 
-    Raises ValueError, with the checkpoint before, when a file is missing or damaged.
+    Raises ValueError if a file is missing or damaged; the message names the previous checkpoint.
     """
     file = checkpoint / f"{part}.safetensors"
     try:
@@ -101,7 +101,7 @@ def _before(checkpoint: Path) -> str:
     step = step_of(checkpoint)
     earlier = [path for path in complete(checkpoint.parent) if step_of(path) < step]
     if not earlier:
-        return "; there is no earlier checkpoint, so train again"
+        return "; there is no earlier checkpoint: start a new run"
     return f"; remove the folder {checkpoint.name} to resume from {earlier[-1].name}"
 
 

@@ -28,14 +28,15 @@ class Step:
     validation: float | None
 
 
-class NotFinite(ValueError):  # noqa: N818 - the name says it
-    """The loss or its gradient is NaN or infinite; the message says where this began."""
+class NotFinite(ValueError):  # noqa: N818 - clear without the suffix Error
+    """The loss or its gradient is NaN or infinite; the message says where this occurs first."""
 
 
 class Trainer(Protocol):
     """A model in training, in either engine.
 
-    step: number of steps done. device: what it runs on. parameters: number of trained parameters.
+    step: the number of completed steps. device: the kind of device that it uses. parameters: the
+    number of trained parameters.
     """
 
     step: int
@@ -53,21 +54,24 @@ class Trainer(Protocol):
     def parameters(self) -> int: ...
 
     def advance(self) -> Step:
-        """Take one step. Raises NotFinite and leaves the weights as they are when it fails."""
+        """Take one step.
+
+        Raises NotFinite, and keeps the weights, if the loss or the gradient is not finite.
+        """
 
     def state(self) -> Mapping[str, Mapping[str, np.ndarray]]:
-        """Everything that the next step depends on, except config and data: tensors by part."""
+        """Return all that the next step depends on, except config and data: arrays by part."""
 
     def restore(
         self, step: int, state: Mapping[str, Mapping[str, np.ndarray]], machine: Mapping[str, Any]
     ) -> list[str]:
-        """Restore a state and the machine's settings; return what differs on this machine.
+        """Restore a state and the machine's settings; return the differences between the machines.
 
         Raises KeyError for missing tensors and ValueError for those of another model.
         """
 
     def machine(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to be equal bit for bit."""
+        """Return what must be equal on two machines for a resumed run to be equal bit for bit."""
 
 
 def fit(
@@ -82,8 +86,8 @@ def fit(
     """Train to the last step, or until `interrupted()` is true after a step.
 
     on_step: called after every step, with the seconds of training so far. on_checkpoint: called
-    after every checkpoint. Raises NotFinite, with the last good checkpoint, and OSError when the
-    disk is full or the folder is not writable; earlier checkpoints stay.
+    after every checkpoint. Raises NotFinite, whose message names the last good checkpoint, and
+    OSError if the disk is full or the folder is not writable. Earlier checkpoints are kept.
     """
     steps, save_every = config.training.steps, config.training.save_every
     if not _is_saved(run, trainer.step):
@@ -115,10 +119,11 @@ def save(trainer: Trainer, run: Run, config: RunConfig) -> None:
 
 
 def resume(trainer: Trainer, run: Run, config: RunConfig) -> list[str]:
-    """Restore the last checkpoint. Returns what differs on this machine, so that bits may differ.
+    """Restore the last checkpoint; return the differences between the machines.
 
-    A run without a checkpoint starts at step 0. Raises ValueError when the checkpoint is damaged,
-    incomplete or of another config.
+    With differences, the results may differ in their last bits from those of an uninterrupted run.
+    A run without a checkpoint starts at step 0. Raises ValueError if the checkpoint is damaged,
+    incomplete or has another config.
     """
     if not checkpoints.complete(run.checkpoints):
         return []
@@ -127,9 +132,10 @@ def resume(trainer: Trainer, run: Run, config: RunConfig) -> list[str]:
     for part in trainer.state():
         state[part], about = checkpoints.load(checkpoint, part)
     try:
-        began = RunConfig.from_json(json.dumps(about["config"]))
-        same = replace(config, training=replace(config.training, steps=began.training.steps))
-        began.require_same(same, f"in {run.path}/config.json")  # the number of steps may grow
+        saved = RunConfig.from_json(json.dumps(about["config"]))
+        # The number of steps may differ: it may have been increased.
+        current = replace(config, training=replace(config.training, steps=saved.training.steps))
+        saved.require_same(current, f"in {run.path}/config.json")
         differences = trainer.restore(about["step"], state, about["machine"])
     except KeyError as error:
         raise ValueError(f"cannot resume from {checkpoint}: {error} is missing") from error
@@ -138,14 +144,14 @@ def resume(trainer: Trainer, run: Run, config: RunConfig) -> list[str]:
 
 
 def last_step(run: Run) -> int:
-    """The step of the last checkpoint; 0 where there is none."""
+    """Return the step of the last checkpoint; 0 if there is none."""
     if not checkpoints.complete(run.checkpoints):
         return 0
     return checkpoints.step_of(checkpoints.latest(run.checkpoints))
 
 
 def engine_of(run: Run) -> str:
-    """The name of the engine that wrote the last checkpoint; torch where there is none."""
+    """Return the name of the engine that wrote the last checkpoint; "torch" if there is none."""
     if not checkpoints.complete(run.checkpoints):
         return "torch"
     _, about = checkpoints.load(checkpoints.latest(run.checkpoints))
@@ -153,9 +159,10 @@ def engine_of(run: Run) -> str:
 
 
 def weights(run: Run, checkpoint: Path | None, like: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The weights of a checkpoint, by default the last one, for a model with parameters `like`.
+    """Load the weights of a checkpoint, by default the last one.
 
-    Raises ValueError when a file is damaged or the weights do not fit the model.
+    like: the parameters of the model, by name. Raises ValueError if a file is damaged or the names
+    or shapes of the weights are not those of `like`.
     """
     checkpoint = checkpoints.latest(run.checkpoints) if checkpoint is None else checkpoint
     tensors, _ = checkpoints.load(checkpoint)
@@ -170,14 +177,15 @@ def require_same_shapes(given: Mapping[str, Any], expected: Mapping[str, Any]) -
     """Raise ValueError when the names or shapes of weights are not the expected ones."""
     for name in sorted(given.keys() | expected.keys()):
         got, wanted = (
-            tuple(arrays[name].shape) if name in arrays else None for arrays in (given, expected)
+            f"of shape {tuple(arrays[name].shape)}" if name in arrays else "absent"
+            for arrays in (given, expected)
         )
         if got != wanted:
-            raise ValueError(f"weights of another model: {name} must be {wanted} (got {got})")
+            raise ValueError(f"weights of another model: {name} must be {wanted} (it is {got})")
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What has changed on the machine, in words. Raises KeyError for missing entries."""
+    """Describe the differences between two machines. Raises KeyError for missing entries."""
     return [f"{name} was {then[name]}, is {now[name]}" for name in now if then[name] != now[name]]
 
 

@@ -2,15 +2,15 @@
 
 import ctypes
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8  # of malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8  # from malloc.h
 
 
 def keep(of_any_size: bool = False) -> None:
     """Let glibc keep freed memory for the next step, so that its pages need not be mapped again.
 
-    Mapping takes about a fifth of a small model's step on a CPU. Other C libraries have no such
-    setting. of_any_size: keep blocks above 32 MB too, which otherwise return to the system at once;
-    XLA allocates all the memory of a step as one block.
+    Mapping takes about a fifth of a small model's step on a CPU. With other C libraries this does
+    nothing. of_any_size: keep blocks above 32 MB too, which are otherwise returned to the system at
+    once; XLA allocates all the memory of a step as one block.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

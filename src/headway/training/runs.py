@@ -21,22 +21,22 @@ from headway.models.seq2seq import Seq2SeqConfig
 from headway.nearest import check_keys
 from headway.training.settings import TrainingConfig
 
-# The format of config.json and of the names of parameters. Headway 0.1 wrote format 1, without the
-# number.
+# The version of the format of config.json and of the parameters' names. Headway 0.1 wrote format 1,
+# without this number.
 FORMAT = 2
 
 
-class OtherFormat(ValueError):  # noqa: N818 - the name says it
-    """A run written by another version, which the message names."""
+class OtherFormat(ValueError):  # noqa: N818 - clear without the suffix Error
+    """The run was written by another version of Headway, which the message names."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """Everything that determines a run.
 
-    task: a name in `training.task.TASKS`. text: the name of the data (a text, or pairs) and their
-    SHA-256; the tokenizer likewise. rung: the rung of the ladder that the GPT uses as its
-    attention; by default multi-head attention.
+    task: a name in `training.task.TASKS`. text, text_sha256: the name and the SHA-256 of the data
+    (a text, or pairs). tokenizer, tokenizer_sha256: likewise. rung: the rung of the ladder that the
+    GPT uses as its attention; None for multi-head attention.
     """
 
     task: str
@@ -49,15 +49,15 @@ class RunConfig:
     training: TrainingConfig
 
     def to_json(self) -> str:
-        """As JSON, keys sorted, with the number of the format."""
+        """Return the config as JSON, with sorted keys and the number of the format."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The config of a JSON text.
+        """Read a config from JSON.
 
-        Raises ValueError for an unknown key, with the nearest one, or a missing key, and
-        `OtherFormat` for another version's format.
+        Raises ValueError for an unknown key, with the nearest one as a suggestion; ValueError,
+        TypeError or KeyError for a missing key; `OtherFormat` for the format of another version.
         """
         values = json.loads(text)
         number = values.pop("format", 1)
@@ -79,7 +79,7 @@ class RunConfig:
         return self.task != "next-token"
 
     def flat(self) -> dict[str, Any]:
-        """Every setting by name; the nested ones of the model as "attention.heads"."""
+        """Return all settings by name; nested ones have names such as "attention.heads"."""
         settings = asdict(self)
         model = {
             f"{table}.{name}" if isinstance(value, dict) else table: inner
@@ -100,7 +100,7 @@ class RunConfig:
                 )
 
     def extended(self, steps: int) -> Self:
-        """The same config with more steps. Raises ValueError for fewer than it has."""
+        """Return the config with more steps. Raises ValueError for fewer steps than before."""
         if steps < self.training.steps:
             raise ValueError(
                 f"steps can only grow when a run is resumed: it has {self.training.steps:,} "
@@ -109,12 +109,15 @@ class RunConfig:
         return replace(self, training=replace(self.training, steps=steps))
 
     def require_same(self, other: RunConfig, where: str) -> None:
-        """Raise ValueError, with the name of the field, when another config differs."""
+        """Raise ValueError if another config differs; the message names the first such field.
+
+        where: where the other config comes from, for the message.
+        """
         for name, value in self.flat().items():
             if other.flat()[name] != value:
                 raise ValueError(
-                    f"{name} has changed: it is {value!r} in the run, {other.flat()[name]!r} "
-                    f"{where}; restore what has changed, or start a new run"
+                    f"{name} has changed: it is {value!r} in the run and {other.flat()[name]!r} "
+                    f"{where}; restore the original, or start a new run"
                 )
 
 
@@ -133,9 +136,9 @@ class Run:
         tokenizer: Tokenizer,
         files: Mapping[str, str] = MappingProxyType({}),
     ) -> Self:
-        """A new directory, complete or not at all; files: further texts, by file name.
+        """Create a run directory; if this fails, no directory is left.
 
-        Raises ValueError when the directory exists.
+        files: further texts to write, by file name. Raises ValueError if the directory exists.
         """
         must_be_free(path)
         temporary = path.with_name(f".creating-{path.name}")
@@ -150,7 +153,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """An existing run. Raises ValueError, with the available runs, when it does not exist."""
+        """Open an existing run. Raises ValueError, listing the available runs, if not found."""
         if (path / "config.json").is_file():
             return cls(path)
         others = [run.path.name for run in runs_in(path.parent)]
@@ -159,7 +162,7 @@ class Run:
 
     @property
     def config(self) -> RunConfig:
-        """The config of the run. Raises ValueError when the file is damaged."""
+        """The config of the run. Raises ValueError if the file is damaged or has another format."""
         file = self.path / "config.json"
         try:
             return RunConfig.from_json(file.read_text(encoding="utf-8"))
@@ -169,7 +172,7 @@ class Run:
             raise ValueError(f"{file} is damaged: {error}") from error
 
     def rewrite(self, config: RunConfig, files: Mapping[str, str]) -> None:
-        """Replace the config and the further files of a run that is resumed."""
+        """Replace the config and other text files of a run, given by file name."""
         for name, text in {"config.json": config.to_json(), **files}.items():
             with cache.atomic(self.path / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
@@ -190,7 +193,7 @@ class Run:
             file.write(json.dumps(record) + "\n")
 
     def logged(self) -> list[dict[str, Any]]:
-        """The lines of log.jsonl, without a last line that is incomplete."""
+        """Return the records of log.jsonl; an incomplete last line is ignored."""
         if not self._log.exists():
             return []
         lines = self._log.read_text(encoding="utf-8").split("\n")[:-1]
@@ -209,9 +212,9 @@ class Run:
 
 
 def new_path(name: str | None, folder: str) -> Path:
-    """The path of a new run of this name; by default the next free number.
+    """Return the path of a new run with this name, by default run-N with the first free number N.
 
-    Raises ValueError for an invalid name and when the run exists.
+    Raises ValueError for an invalid name and if the run exists.
     """
     if name is not None:
         path = run_path(name, folder)
@@ -224,7 +227,7 @@ def new_path(name: str | None, folder: str) -> Path:
 
 
 def run_path(name: str, folder: str) -> Path:
-    """The path of the run of this name. Raises ValueError for an invalid name."""
+    """Return the path of the run with this name. Raises ValueError for an invalid name."""
     if not re.fullmatch(r"[\w][\w.-]*", name) or ".." in name:
         raise ValueError(f"invalid run name {name!r}; use letters, digits, '-', '_' and single '.'")
     return Path(folder) / name
@@ -239,10 +242,10 @@ def must_be_free(path: Path) -> None:
 
 
 def find(run: str, folder: str, translates: bool | None = False) -> Run:
-    """The run of this name in a folder, or the run at a path.
+    """Open a run, given by its name in a folder or by its path.
 
-    translates: whether its model must be for pairs of sentences; None for any model. Raises
-    ValueError when the run does not exist, and for a model of the other sort.
+    translates: True if it must be a translation run, False if it must not, None for any run.
+    Raises ValueError if the run is not found or is not of this kind.
     """
     opened = Run.open(Path(run) if Path(run).name != run else run_path(run, folder))
     if translates is False and opened.config.translates:

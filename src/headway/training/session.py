@@ -1,4 +1,4 @@
-"""A run in training: begun, resumed and followed to its end, for every task and engine."""
+"""Start, resume and complete the training of a run, for every task and engine."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,9 +20,10 @@ class Engine(Protocol):
     def trainer(
         self, config: RunConfig, data: tuple[Any, Any], device: str | None = None
     ) -> Trainer:
-        """A run at its first step; the settings that depend on the machine are decided.
+        """Create the trainer of a new run, and choose the settings that depend on the machine.
 
-        data: to train on, and held out. Raises ValueError for a device that does not exist here.
+        data: the training and the validation data. Raises ValueError for a device that this machine
+        does not have.
         """
         ...
 
@@ -31,7 +32,7 @@ class Engine(Protocol):
         ...
 
     def load(self, run: Run, checkpoint: Path | None = None) -> Any:
-        """The model of a run with the weights of a checkpoint, by default the last."""
+        """Load the model of a run with the weights of a checkpoint, by default the last one."""
         ...
 
     def logits(self, model: Any, tokens: np.ndarray) -> Any:
@@ -39,7 +40,7 @@ class Engine(Protocol):
         ...
 
     def gradients(self, model: Any, inputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """The gradient of the mean loss without dropout, by the names of the parameters."""
+        """Return the gradient of the mean loss, without dropout, by parameter name."""
         ...
 
     def generate(
@@ -53,7 +54,7 @@ class Engine(Protocol):
         top_p: float | None = None,
         seed: int = 0,
     ) -> Iterator[list[int]]:
-        """`tokens` new tokens after each prompt; each item has the next token of every prompt."""
+        """Yield, `tokens` times, a list with the next token of every prompt."""
         ...
 
 
@@ -61,8 +62,8 @@ class Engine(Protocol):
 class Session:
     """A run, the trainer that takes its steps, and its data.
 
-    differences: what is not as it was when the run began, so that the results may differ in their
-        last bits.
+    differences: what has changed on the machine since the last checkpoint was written; because of
+        it, the results may differ in their last bits.
     """
 
     run: Run
@@ -73,14 +74,14 @@ class Session:
     differences: Sequence[str] = ()
 
     def sample(self, *, brief: bool = False) -> str:
-        """A text that shows what the model can do so far."""
+        """Return an example of the model's current output; brief: in one line."""
         task = task_named(self.config.task)
         return task.sample(
             self.engine, self.trainer.model, self.run.tokenizer, self.examples, brief=brief
         )
 
     def fit(self, **callbacks: Callable[..., Any]) -> None:
-        """Train to the last step: see `training.loop.fit`, also for the callbacks."""
+        """Train to the last step; callbacks: the keyword arguments of `training.loop.fit`."""
         loop.fit(self.trainer, self.run, self.config, **callbacks)
 
 
@@ -92,9 +93,9 @@ def begin(
     *,
     show: Progress = lambda more, total: None,
 ) -> Session:
-    """A new run. Its directory is made when everything that can be refused has been checked.
+    """Start a new run. Its directory is created last, after all settings have been checked.
 
-    show: called while the data become tokens. Raises ValueError for invalid settings and when the
+    show: called while the data are tokenized. Raises ValueError for invalid settings and if the
     directory exists.
     """
     examples = _examples(plan, show)
@@ -112,10 +113,10 @@ def resume(
     steps: int | None = None,
     show: Progress = lambda more, total: None,
 ) -> Session:
-    """A run from its last checkpoint, with the settings and the data that it began with.
+    """Resume a run from its last checkpoint, with its original settings and data.
 
-    steps: a larger number of steps than the run began with. Raises ValueError when the data have
-    changed, when the checkpoint is damaged, and for fewer steps than before.
+    steps: a new number of steps, not smaller than before. Raises ValueError if the data have
+    changed, if the checkpoint is damaged, and for fewer steps than before.
     """
     config = run.config
     if steps is not None:

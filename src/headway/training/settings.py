@@ -14,34 +14,34 @@ class TrainingConfig:
     steps
         Number of training steps, each on one batch.
     batch
-        Windows of text in a batch; for pairs of sentences tokens, with both languages and the
-        padding counted.
+        Number of windows of text in a batch; for pairs of sentences, the maximum number of tokens,
+        counting both languages and the padding.
     micro_batch
-        Windows at a time, where the memory is too small for the batch; the gradient is still that
-        of the mean over the batch.
+        Number of windows that are processed at a time, for a batch that does not fit in memory; the
+        gradient is still that of the mean loss over the batch.
     optimizer
         adamw for all parameters, or muon for the matrices of the blocks and adamw for the rest.
     learning_rate
-        The highest learning rate, of both optimizers.
+        Maximum learning rate, for both optimizers.
     warmup
-        Share of the steps in which the learning rate rises.
+        Fraction of the steps in which the learning rate rises.
     weight_decay
         Weight decay of the matrices.
     label_smoothing
-        Share of the target's probability that is spread over all tokens (Szegedy et al. 2016); the
-        validation loss is computed without it.
+        Fraction of the target's probability that is spread over all tokens (Szegedy et al. 2016);
+        the validation loss is computed without it.
     clip
-        Largest norm of the gradient.
+        Maximum norm of the gradient; a larger gradient is scaled down to it.
     evaluate_every
         Steps between two evaluations on the held-out data.
     evaluation_windows
-        Windows, or pairs, of an evaluation, at most.
+        Maximum number of windows, or pairs, in an evaluation.
     save_every
         Steps between two checkpoints.
     precision
-        Number format of the computation; by default bfloat16 where the hardware is fast with it.
+        Number format of the computation; by default bfloat16 if it is faster on the hardware.
     compile
-        Whether to use torch.compile; by default where the run is long enough to repay it.
+        Whether to use torch.compile; by default if the run is long enough for it to save time.
     seed
         The same seed gives the same run.
     """
@@ -86,9 +86,10 @@ def _require(holds: bool, name: str, what: str, value: object) -> None:
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """The learning rate of a step, from 0: it rises linearly, then falls along a cosine to a tenth.
+    """Return the learning rate of a step, counted from 0.
 
-    Loshchilov and Hutter 2017 (SGDR), without restarts.
+    It rises linearly to its maximum, then falls to a tenth of it along a cosine (Loshchilov and
+    Hutter 2017, SGDR, without restarts).
     """
     warm = max(1, round(config.warmup * config.steps))
     if step < warm:

@@ -21,7 +21,8 @@ from headway.models.seq2seq import Seq2SeqConfig
 from headway.training import translation
 from headway.training.runs import RunConfig
 
-Progress = Callable[[int, int], object]  # called with the characters done since, and with all
+# Called with the number of characters processed since the last call, and the total number.
+Progress = Callable[[int, int], object]
 
 
 class Examples(NamedTuple):
@@ -42,31 +43,35 @@ class Examples(NamedTuple):
 
 
 class Task(Protocol):
-    """What a run learns."""
+    """A task: what a model learns, from which data."""
 
     def read(self, name: str) -> Any:
-        """The data of this name. Raises ValueError when they do not exist or are invalid."""
+        """Read the data with this name. Raises ValueError if they are not found or invalid."""
 
     def digest(self, source: Any) -> str:
         """The SHA-256 of the data."""
 
     def tokenizer(self, kind: str, vocabulary: int | None, source: Any) -> Tokenizer:
-        """The tokenizer of this kind, trained on the data. Raises ValueError if unknown."""
+        """Return a tokenizer, trained on the data. Raises ValueError for an unknown kind."""
 
     def model(
         self, settings: Mapping[str, Any], tokenizer: Tokenizer | None
     ) -> GPTConfig | Seq2SeqConfig:
-        """The model of a recipe's table [model]; without a tokenizer only its sizes are checked."""
+        """Return the config of a model from a recipe's table [model].
+
+        Raises ValueError for invalid settings. Without a tokenizer the vocabulary is a placeholder;
+        this serves to check the settings before the data are read.
+        """
 
     def examples(
         self, source: Any, tokenizer: Tokenizer, config: RunConfig, show: Progress
     ) -> Examples:
-        """The data as tokens, split. Raises ValueError when there are too few."""
+        """Tokenize and split the data. Raises ValueError if there are too few."""
 
     def sample(
         self, engine: Any, model: Any, tokenizer: Tokenizer, examples: Examples, *, brief: bool
     ) -> str:
-        """A text that shows what the model can do so far; brief: in one line."""
+        """Return an example of the model's output; brief: in one line."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class NextToken:
     """The next token of a text, learned by a GPT."""
 
     def read(self, name: str) -> str:
-        """The text: see `data.corpora.read`."""
+        """Read a text: see `data.corpora.read`."""
         return corpora.read(name)
 
     def digest(self, source: str) -> str:
@@ -82,19 +87,19 @@ class NextToken:
         return digest(source)
 
     def tokenizer(self, kind: str, vocabulary: int | None, source: str) -> Tokenizer:
-        """bpe, char, byte or the path of a tokenizer.json."""
+        """Return a tokenizer; kind: bpe, char, byte or the path of a tokenizer.json."""
         return _tokenizer(kind, vocabulary, source)
 
     def model(self, settings: Mapping[str, Any], tokenizer: Tokenizer | None) -> GPTConfig:
-        """A GPT: its preset with the other settings on top."""
-        own = {k: v for k, v in settings.items() if k not in ("preset", "vocabulary")}
+        """Return the config of a GPT: a preset, overridden by the other settings."""
+        overrides = {k: v for k, v in settings.items() if k not in ("preset", "vocabulary")}
         size = 1 if tokenizer is None else tokenizer.vocabulary
-        return preset(settings.get("preset", "gpt2"), own, vocabulary=size)
+        return preset(settings.get("preset", "gpt2"), overrides, vocabulary=size)
 
     def examples(
         self, source: str, tokenizer: Tokenizer, config: RunConfig, show: Progress
     ) -> Examples:
-        """The tokens of the text; the last tenth is held out."""
+        """Tokenize the text, and hold out the last tenth."""
         tokens = prepared(source, tokenizer, lambda more: show(more, len(source)))
         train, validation = split(tokens, config.model.context)
         summary = (
@@ -106,7 +111,7 @@ class NextToken:
     def sample(
         self, engine: Any, model: Any, tokenizer: Tokenizer, examples: Examples, *, brief: bool
     ) -> str:
-        """A continuation of the first held-out token."""
+        """Generate a continuation of the first held-out token."""
         start, count = examples.shown[:1], 40 if brief else 120
         written = engine.generate(model, [start], tokens=count, temperature=0.8, top_p=0.95)
         text = tokenizer.decode([*start.tolist(), *(token for (token,) in written)]).strip()
@@ -115,10 +120,10 @@ class NextToken:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of sentences: the translation of each source or, in the sources, masked words."""
+    """Pairs of sentences: the model learns to translate, or to predict masked source words."""
 
     def read(self, name: str) -> tuple[pairs.Pair, ...]:
-        """The pairs: see `data.pairs.read`."""
+        """Read pairs: see `data.pairs.read`."""
         return pairs.read(name)
 
     def digest(self, source: tuple[pairs.Pair, ...]) -> str:
@@ -128,11 +133,11 @@ class Pairs:
     def tokenizer(
         self, kind: str, vocabulary: int | None, source: tuple[pairs.Pair, ...]
     ) -> Tokenizer:
-        """One tokenizer for both languages."""
+        """Return one tokenizer for both languages; kind: as in `NextToken.tokenizer`."""
         return _tokenizer(kind, vocabulary, "\n".join("\n".join(pair) for pair in source))
 
     def model(self, settings: Mapping[str, Any], tokenizer: Tokenizer | None) -> Seq2SeqConfig:
-        """A model of the kind that the settings name."""
+        """Return the config of an encoder-decoder model of the kind `settings["kind"]`."""
         size = 1 if tokenizer is None else tokenizer.vocabulary
         return Seq2SeqConfig(**{**settings, "vocabulary": size + FIRST})
 
@@ -143,10 +148,10 @@ class Pairs:
         config: RunConfig,
         show: Progress,
     ) -> Examples:
-        """The pairs that fit the context, split by `data.pairs.split`."""
+        """Split the pairs by `data.pairs.split`, and tokenize those that fit the context."""
         parts, longer = translation.held(source, tokenizer, config.model.context)
-        every = -(-len(parts.validation) // config.training.evaluation_windows)
-        evaluated = parts.validation[::every]  # spread out, because files are often sorted
+        stride = -(-len(parts.validation) // config.training.evaluation_windows)
+        evaluated = parts.validation[::stride]  # evenly spaced, because files are often sorted
         third = -(-len(parts.validation) // 3)
         summary = (
             f"{config.text}: {len(parts.train):,} training pairs, "
@@ -166,7 +171,7 @@ class Pairs:
     def sample(
         self, engine: Any, model: Any, tokenizer: Tokenizer, examples: Examples, *, brief: bool
     ) -> str:
-        """What the model makes of held-out sentences."""
+        """Return held-out sentences, with their translations or with predicted words filled in."""
         sources = [pair.source for pair in examples.shown]
         if brief:
             (answer,) = engine.answers(model, tokenizer, sources[-1:], beams=1)
@@ -183,11 +188,11 @@ TASKS: Mapping[str, Task] = MappingProxyType(
 def task_named(name: str) -> Task:
     """The task of this name. Raises ValueError for an unknown one."""
     if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}; it must be {', '.join(TASKS)}")
+        raise ValueError(f"unknown task {name!r}; it must be one of {', '.join(TASKS)}")
     return TASKS[name]
 
 
-@lru_cache(maxsize=8)  # the lab asks for the same one for each of its runs
+@lru_cache(maxsize=8)  # all runs of a lab experiment use the same one
 def _tokenizer(kind: str, vocabulary: int | None, text: str) -> Tokenizer:
     if kind == "bpe":
         return Tokenizer.byte_pairs(text, 1024 if vocabulary is None else vocabulary)

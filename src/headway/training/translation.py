@@ -16,7 +16,8 @@ from headway.models.seq2seq import Seq2SeqConfig
 
 WORDS = "words.json"  # in a run: the words of the training data, in each language
 
-# Settings for two cores: for the grammar, with 150 words in each language, and for a file.
+# Default settings for two CPU cores: GRAMMAR for the pairs of the grammar, which has 150 words in
+# each language, and FILE for the pairs of a file.
 GRAMMAR: Mapping[str, Any] = MappingProxyType(
     {"width": 128, "context": 96, "vocabulary": 640, "steps": 2500, "batch": 2048}
     | {"learning_rate": 3e-3, "weight_decay": 0.0, "evaluate_every": 100, "save_every": 500}
@@ -33,9 +34,9 @@ OF_FILE: Mapping[str, Any] = MappingProxyType({"learning_rate": 1e-3})
 
 
 def recipe_for(kind: str, source: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run, as a recipe has them: those given over those that suit the kind.
+    """Return the recipe for a kind of model: its default settings, overridden by the given ones.
 
-    source: the name of the pairs. given: fields of `Seq2SeqConfig` and of `TrainingConfig`.
+    source: the name of the pairs. given: values of fields of `Seq2SeqConfig` and `TrainingConfig`.
     """
     chosen: dict[str, Any] = {"kind": kind, "evaluation_windows": 512}
     chosen |= {"precision": "float32", "compile": False}
@@ -53,13 +54,13 @@ def recipe_for(kind: str, source: str, given: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def held(whole: Sequence[Pair], tokenizer: Tokenizer, context: int) -> tuple[Split, int]:
-    """The pairs, split, and the number of those that are longer than the context.
+def held(given: Sequence[Pair], tokenizer: Tokenizer, context: int) -> tuple[Split, int]:
+    """Split the pairs and remove those that are longer than the context.
 
-    Longer pairs are removed from the training and the validation data; the test data keep them.
-    Raises ValueError when no pairs remain.
+    Returns the split and the number of removed pairs. Long pairs are removed from the training and
+    validation data only; the test data keep them. Raises ValueError if too few pairs remain.
     """
-    parts = pairs.split(whole)
+    parts = pairs.split(given)
     train, validation = (
         [pair for pair in part if fits(pair.source, pair.target, tokenizer, context)]
         for part in (parts.train, parts.validation)
@@ -67,16 +68,16 @@ def held(whole: Sequence[Pair], tokenizer: Tokenizer, context: int) -> tuple[Spl
     tested = any(fits(pair.source, pair.target, tokenizer, context) for pair in parts.test)
     if not (train and validation and tested):
         raise ValueError(
-            f"too few of the {len(whole):,} pairs remain for training, validation and test; give "
+            f"too few of the {len(given):,} pairs remain for training, validation and test; give "
             f"more different pairs, or a --context larger than {context}"
         )
     longer = len(parts.train) + len(parts.validation) - len(train) - len(validation)
     return Split(train, validation, parts.test), longer
 
 
-def encode(some: Sequence[Pair], tokenizer: Tokenizer) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pairs as tokens, each sentence with its end."""
-    return [(encoded(pair.source, tokenizer), encoded(pair.target, tokenizer)) for pair in some]
+def encode(part: Sequence[Pair], tokenizer: Tokenizer) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return pairs as tokens; every sentence ends with END."""
+    return [(encoded(pair.source, tokenizer), encoded(pair.target, tokenizer)) for pair in part]
 
 
 def words_file(train: Sequence[Pair]) -> str:
@@ -89,13 +90,16 @@ def words_file(train: Sequence[Pair]) -> str:
 
 
 def known_words(folder: Path) -> dict[str, list[str]]:
-    """The words that a run was trained on."""
+    """Read the words that a run was trained on, by "source" and "target"."""
     words_: dict[str, list[str]] = json.loads((folder / WORDS).read_text(encoding="utf-8"))
     return words_
 
 
 def strange(sentence: str, known: Mapping[str, Sequence[str]]) -> str:
-    """A warning about words that are not in the training data; empty if there are none."""
+    """Return a warning about words that are not in the training data; "" if there are none.
+
+    known: the words of the training data, as returned by `known_words`.
+    """
     asked = dict.fromkeys(word.lower() for word in words(sentence) if word.isalpha())
     source, target = set(known["source"]), set(known["target"])
     new = [word for word in asked if word not in source]

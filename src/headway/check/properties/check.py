@@ -11,15 +11,15 @@ from headway.check.findings import Outcome
 from headway.check.subject import Subject
 
 ALL = ("qkv", "self", "model")
-BLOCK = "a residual connection or an MLP is around the attention"
+BLOCK = "there is a residual connection or an MLP around the attention"
 
 
 @dataclass(frozen=True)
 class Check:
     """One property that attention must have.
 
-    promise: the property. kinds, needs: the kinds of subjects that it is for, and the features that
-    it needs. applies: returns None, or the reason why it does not apply to a subject.
+    promise: the property. kinds: the kinds of attention that it checks. needs: the features that
+    must be declared. applies: returns None, or the reason why it does not apply to a subject.
     look: a regular expression for source lines that may contain the bug.
     """
 
@@ -37,26 +37,29 @@ class Check:
 
 
 def promises(promise: str, *kinds: str, **options: Any) -> Callable[..., Check]:
-    """Make a check of a function; kinds: by default all. options: the other fields of `Check`."""
+    """Return a decorator that makes a function a `Check`.
+
+    kinds: by default all. options: the other fields of `Check`.
+    """
     return partial(Check, promise=promise, kinds=kinds or ALL, **options)
 
 
 def order_free(subject: Subject) -> str | None:
-    """For checks that permute tokens."""
+    """Return the reason why a check that permutes tokens does not apply, or None."""
     if subject.declared.order_free:
         return None
     return "it is causal or has positions, so the order of its tokens matters"
 
 
 def weights_alone(subject: Subject) -> str | None:
-    """For checks that need an attention of kind "self" without anything around it."""
+    """Return the reason why a check of the weights alone does not apply, or None."""
     if subject.declared.block:
         return BLOCK
     return order_free(subject) if subject.kind == "self" else None
 
 
 def can_be_causal(subject: Subject) -> str | None:
-    """For checks of a causal mask."""
+    """Return the reason why a check of the causal mask does not apply, or None."""
     if subject.declared.always_causal or subject.causal_options:
         return None
     return "neither causal=True nor the feature 'causal' is declared"
@@ -90,7 +93,7 @@ def influence(subject: Subject, tokens: int, **options: Any) -> np.ndarray:
 
 
 def wrong_sums(subject: Subject) -> str | None:
-    """Describe a softmax over the wrong axis, if the sums of the weights show it, else None."""
+    """Return a diagnosis if the sums of the weights show a wrong normalization, else None."""
     over_queries = "the softmax runs over the query axis: columns, not rows, sum to 1"
     if subject.kind == "qkv":
         tokens = min(6, subject.declared.head_dim, subject.longest)

@@ -52,10 +52,10 @@ def constant(subject: Subject) -> Outcome:
         "0, because the weights of a query sum to 1",
         wrong_sums(subject)
         or (
-            f"all weights are multiplied by {ratio:.4g}: rescaled for dropout in evaluation mode?"
+            f"all weights are multiplied by {ratio:.4g}, perhaps by the rescaling of dropout"
             if gap(output, ratio * expected) <= subject.tolerance and abs(ratio - 1) > 1e-3
-            else "the weights of a query do not sum to 1: something is added to the sum, or "
-            "weights are removed after it"
+            else "the weights of a query do not sum to 1: a term is added to the denominator of "
+            "the softmax, or weights are removed after the softmax"
         ),
         "softmax(scores, dim=-1) as the last step before the values",
     )
@@ -65,23 +65,23 @@ def constant(subject: Subject) -> Outcome:
 def shifted(subject: Subject) -> Outcome:
     inputs = subject.inputs(subject.few_tokens)
     queries, keys, values = inputs
-    queries[..., 0] = 1.0  # so that all scores grow by the same number
+    queries[..., 0] = 1.0  # so that all scores increase by the same number
     base = subject.run(inputs)
     far, near = (
         subject.run([queries, keys + shift * np.eye(1, keys.shape[-1]), values])
         for shift in (3000.0, 1.0)
     )
     worst, little = gap(far, base), gap(near, base)
-    loose = 1e3 * subject.tolerance  # scores in the thousands have fewer decimals
+    loose = 1e3 * subject.tolerance  # scores in the thousands have larger rounding errors
     return verdict(
         worst <= loose and little <= subject.tolerance,
         f"adding a vector to all keys changes the outputs by {digits(worst)} (length 3000) and "
         f"{digits(little)} (length 1)",
         "0, because softmax depends on differences of scores only",
-        "exp overflows: the largest score of the row is not subtracted before"
+        "exp overflows: the largest score of the row is not subtracted first"
         if little <= subject.tolerance
-        else "the weights depend on a common offset of the scores: not a softmax, or one with an "
-        "additional term in its sum",
+        else "the weights depend on a common offset of the scores: this is no softmax, or its "
+        "denominator has an additional term",
         "exp(scores - scores.amax(-1, keepdim=True)), or the library's softmax",
     )
 
@@ -184,8 +184,10 @@ def sharp(subject: Subject) -> Outcome:
     look=r"cos|sin|rot",
 )
 def rotary(subject: Subject) -> Outcome:
-    """Measure the rotation of a query relative to a key, entry by entry: each is the log-odds of
-    a key e_j and a key of zeros."""
+    """Measure the matrix of the rotation between a query and a key.
+
+    Each entry is the log-odds of a key e_j and a key of zeros.
+    """
     width, distance = subject.declared.head_dim, 3
     heads, kv_heads = subject.declared.heads, subject.kv_heads
     positions = np.array([0, distance])
@@ -231,15 +233,16 @@ def rotary(subject: Subject) -> Outcome:
         diagnosis = "scores depend on absolute positions, not on their difference: queries and "
         diagnosis += "keys are rotated differently, or values are rotated, too"
     elif matching == [other]:
-        diagnosis = f"the other convention: features {partners[other]} are rotated together"
+        diagnosis = f"it uses the other convention: features {partners[other]} form a pair"
     elif gap(rotation, expected.T) < 1e-6:
         diagnosis = "the direction is reversed: the sine has the wrong sign"
     else:
         diagnosis = "the angles are not position * 10000^(-2i/d)"
     return verdict(
         heads_agree and max(gap(rotation, expected), drift) <= 1e3 * subject.tolerance,
-        f"pairs: {partners[matching[0]] if len(matching) == 1 else 'unknown'}; the rotation is off "
-        f"by {digits(gap(rotation, expected))}; moving all positions changes {digits(drift)}",
+        f"pairs: {partners[matching[0]] if len(matching) == 1 else 'unknown'}; the rotation "
+        f"differs by {digits(gap(rotation, expected))}; adding 3 to all positions changes the "
+        f"outputs by {digits(drift)}",
         f"pairs {partners[subject.declared.rotary]}, rotated by position * 10000^(-2i/d)",
         diagnosis,
         "half: cat(x1 * cos - x2 * sin, x2 * cos + x1 * sin), if the weights use this convention",

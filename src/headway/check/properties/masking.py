@@ -38,7 +38,7 @@ def masked(subject: Subject) -> Outcome:
         other_masked = subject.changed(inputs, np.flatnonzero(~mask[row]), rows=row, size=5.0)
         other_visible = subject.changed(inputs, np.flatnonzero(mask[row])[:1], rows=row)
         out, other = (subject.run(arrays, mask=mask) for arrays in (other_masked, other_visible))
-        # The outputs of the tokens that were not changed.
+        # Only the outputs of tokens that were not changed are compared.
         rest = slice(None) if subject.kind == "qkv" else np.flatnonzero(mask[row])[1:]
         hides = max(hides, gap(out[row][..., rest, :], base[row][..., rest, :]))
         shows = max(shows, gap(other[row][..., rest, :], base[row][..., rest, :]))
@@ -47,8 +47,8 @@ def masked(subject: Subject) -> Outcome:
         diagnosis += "means 'attend' in scaled_dot_product_attention, but 'masked' in "
         diagnosis += "nn.MultiheadAttention)"
     else:
-        diagnosis = "masked keys have an influence: the mask is not applied, or that of another "
-        diagnosis += "batch row, or after the softmax, or its number is not low enough"
+        diagnosis = "masked keys have an influence: the mask is not applied, belongs to another "
+        diagnosis += "batch row, comes after the softmax, or uses a number that is not low enough"
     return verdict(
         hides <= subject.tolerance and shows > subject.noise,
         f"masked keys change the outputs by {digits(hides)}, others by {digits(shows)}",
@@ -75,7 +75,7 @@ def deleted(subject: Subject) -> Outcome:
         worst = max(worst, gap(output, alone))
     return verdict(
         worst <= subject.tolerance,
-        f"masking keys and removing them differ by {digits(worst)}",
+        f"the outputs with keys masked and with keys removed differ by {digits(worst)}",
         "0: masking a key is like removing it",
         "masked keys have an influence: their scores are 0 instead of -inf, or their weights are "
         "removed after the softmax, so that the others do not sum to 1",
@@ -103,7 +103,7 @@ def mask_and_causal(subject: Subject) -> Outcome:
         f"with a mask and causal=True, later keys are {'visible' if future else 'masked'}, masked "
         f"keys are {'visible' if shows_masked else 'masked'}",
         "later keys and masked keys are both masked",
-        "the mask replaces the causal one (as when is_causal is ignored next to a mask)"
+        "the mask replaces the causal one (for example, is_causal is ignored if a mask is given)"
         if future
         else "causal=True replaces the mask"
         if shows_masked
@@ -113,7 +113,7 @@ def mask_and_causal(subject: Subject) -> Outcome:
 
 
 @promises(
-    "a query with all keys masked gets 0",
+    "the output of a query with all keys masked is 0",
     "qkv",
     "self",
     needs=("mask",),
@@ -139,7 +139,7 @@ def dead_rows(subject: Subject) -> Outcome:
     largest = max((float(np.abs(slope[1]).max()) for slope in slopes), default=0.0)
     good = finite and flowing and size <= subject.noise and largest <= subject.noise
     if not finite:
-        diagnosis = "a query with all keys masked becomes NaN: the softmax of only -inf is 0/0"
+        diagnosis = "the output becomes NaN: a softmax in which all scores are -inf is 0/0"
     elif not flowing:
         diagnosis = (
             "its gradient is NaN: NaN was replaced in the output, but not in the backward pass"
@@ -169,7 +169,7 @@ def window(subject: Subject) -> Outcome:
         np.array_equal(sees, expected),
         f"with window={width} the last query sees {extent} keys"
         + (", and queries see later keys" if future else ""),
-        f"{width} keys, itself included: 0 <= query - key < {width}",
+        f"{width} keys, including its own position: 0 <= query - key < {width}",
         f"the window is {extent} keys wide instead of {width}: < and <= are mixed up"
         if extent != width
         else "the window includes later keys"
@@ -206,7 +206,7 @@ def softcap(subject: Subject) -> Outcome:
         leak <= subject.tolerance and max(wrong, off) <= 1e3 * subject.tolerance,
         f"masked keys change the outputs by {digits(leak)}; the capped scores differ by "
         f"{digits(wrong)}",
-        "0; c * tanh(score / c) of the scaled score, before the mask",
+        "0 and 0: the capped score is c * tanh(scaled score / c), computed before the mask",
         "the cap comes after the mask: tanh turns -inf into a score of -c"
         if leak > subject.tolerance
         else "the cap is a different function: of unscaled scores, or without the factor c",
@@ -277,7 +277,7 @@ def padding(subject: Subject) -> Outcome:
         worst <= subject.tolerance,
         f"two tokens of padding on the left change the logits by {digits(worst)}",
         "0: a padded text gives the same logits alone",
-        "tokens attend to padding, or positions count it: the text begins at position 2",
+        "tokens attend to padding, or padding has positions, so that the text begins at position 2",
         "positions = (mask.cumsum(-1) - 1).clamp(min=0), and the mask in every layer",
     )
 

@@ -71,7 +71,7 @@ def runs(subject: Subject) -> Outcome:
 @promises("evaluation is repeatable", look=r"[dD]ropout|bernoulli|rand\w*\(|kept|cache")
 def repeatable(subject: Subject) -> Outcome:
     inputs = subject.inputs(subject.few_tokens)
-    # Not compiled, because then random numbers and state would be fixed.
+    # Not compiled, because jit would fix random numbers and state.
     first = subject.run(inputs, compiled=False)
     subject.run(subject.inputs(subject.few_tokens, seed=1), compiled=False)  # may leave a state
     second, third = (subject.run(inputs, compiled=False) for _ in range(2))
@@ -144,21 +144,21 @@ def strided(subject: Subject) -> Outcome:
     return verdict(
         worst <= subject.tolerance,
         measured,
-        "0",
-        "it assumes contiguous inputs: view, as_strided or a kernel",
+        "0: only the values of the inputs matter",
+        "it assumes contiguous inputs, for example in view, as_strided or a kernel",
         "reshape instead of view, or contiguous() first",
     )
 
 
 @promises("errors in low precision are small", look=r"dtype|float|half|bfloat16|\.to\(|astype")
 def precise(subject: Subject) -> Outcome:
-    """The bound is twice the error of the plain formula, plus rounding."""
+    """Compare errors with a bound: twice the error of the plain formula, plus rounding."""
     if subject.rounding > 1e-5:
         return verdict(
             False,
             f"with float64 inputs the relative error is {digits(subject.rounding)}",
             "at most that of float32",
-            "intermediate results are rounded to less than float32",
+            "intermediate results are rounded to a lower precision than float32",
             "softmax and sums in float32 (or the inputs' precision, if that is higher)",
         )
     inputs = subject.inputs(subject.few_tokens)
@@ -166,23 +166,23 @@ def precise(subject: Subject) -> Outcome:
     formula = _formula(subject) if subject.kind == "qkv" else subject
     for dtype in subject.library.precisions:
         if dtype == subject.dtype and subject.kind != "qkv":
-            continue  # nothing more exact to compare with
+            continue  # there is no more precise result to compare with
         try:
-            shares = _errors(subject, formula, inputs, dtype)
+            ratios = _errors(subject, formula, inputs, dtype)
         except Refused as error:
             errors.append(f"{dtype}: {error}")
             continue
-        for i, share in enumerate(shares):
+        for i, ratio in enumerate(ratios):
             name = f"gradient {i}" if i else "output"
-            worst, at = max((worst, at), (share, f"{dtype}, {name}"))
+            worst, at = max((worst, at), (ratio, f"{dtype}, {name}"))
     if not at:
         return unsupported("; ".join(errors))
     rule = "twice the error of the plain formula + 4 eps" if subject.kind == "qkv" else "32 eps"
     return verdict(
         worst <= 1,
-        f"the largest error is {digits(worst)} of the bound ({at})"
+        f"the largest error is {digits(worst)} times the bound ({at})"
         + "".join(f"; not run in {error}" for error in errors),
-        f"at most 1: {rule} of the largest number",
+        f"at most 1; the bound is {rule} times the largest number",
         "intermediate results are rounded: a softmax or a sum in lower precision than the inputs",
         "softmax and sums in float32 (or the inputs' precision, if that is higher)",
     )
@@ -191,21 +191,21 @@ def precise(subject: Subject) -> Outcome:
 def _errors(
     subject: Subject, formula: Subject, inputs: list[np.ndarray], dtype: str
 ) -> list[float]:
-    """Return the largest errors of output and gradients in a low precision, over the bound."""
+    """Return the largest errors of the output and of each gradient, divided by their bounds."""
     library, eps = subject.library, {"float32": 2.0**-23, "bfloat16": 2.0**-7}[dtype]
     if subject.kind != "model":
         inputs = [library.numpy(library.array(array, dtype)) for array in inputs]
-    exactly = _rounded(subject, dtype) if subject.dtype == "float64" else formula
-    exact = _results(exactly, inputs, exactly.dtype)
+    reference = _rounded(subject, dtype) if subject.dtype == "float64" else formula
+    exact_results = _results(reference, inputs, reference.dtype)
     results = _results(subject, inputs, dtype)
-    plain = _results(formula, inputs, dtype) if subject.kind == "qkv" else exact
+    plain_results = _results(formula, inputs, dtype) if subject.kind == "qkv" else exact_results
     slack = 4 if subject.kind == "qkv" else 32
-    shares = []
-    for low, expected, right in zip(results, plain, exact, strict=False):
-        bound = 2 * np.abs(expected - right).max() + slack * eps * np.abs(right).max()
-        error = np.abs(low - right).max()
-        shares.append(float(error / bound) if np.isfinite(error) else float("inf"))
-    return shares
+    ratios = []
+    for result, plain, exact in zip(results, plain_results, exact_results, strict=False):
+        bound = 2 * np.abs(plain - exact).max() + slack * eps * np.abs(exact).max()
+        error = np.abs(result - exact).max()
+        ratios.append(float(error / bound) if np.isfinite(error) else float("inf"))
+    return ratios
 
 
 def _rounded(subject: Subject, dtype: str) -> Subject:
@@ -219,9 +219,9 @@ def _rounded(subject: Subject, dtype: str) -> Subject:
 
 
 def _results(subject: Subject, inputs: list[np.ndarray], dtype: str) -> list[np.ndarray]:
-    """Return the output and, if the library has gradients, those of its weighted sum."""
+    """Return the output and, if the library has gradients, the gradients of its weighted sum."""
     out = subject.run(inputs, dtype=dtype, **subject.causal_options)
-    # Multiples of 1/8, which no precision rounds.
+    # Multiples of 1/8, which are exact in every precision.
     weight = np.round(8 * np.cos(np.arange(out.size) + 1.0)).reshape(out.shape) / 8
     try:
         return [out, *gradients(subject, inputs, weight, dtype=dtype, **subject.causal_options)]
@@ -230,7 +230,7 @@ def _results(subject: Subject, inputs: list[np.ndarray], dtype: str) -> list[np.
 
 
 def _formula(subject: Subject) -> Subject:
-    """The plain formula with the same library and sizes."""
+    """Return the plain formula as a subject with the same library and sizes."""
     mask = causal if subject.declared.always_causal or subject.causal_options else None
     sizes = ("heads", "kv_heads", "head_dim", "device")
     declared = {name: getattr(subject.declared, name) for name in sizes}
@@ -247,7 +247,7 @@ def derivative(subject: Subject) -> Outcome:
     slopes = gradients(subject, inputs, weight, **subject.causal_options)
 
     def shifted(i: int, shift: np.ndarray) -> np.ndarray:
-        """The output with one input shifted."""
+        """Return the output with one input shifted."""
         moved = [*values[:i], values[i] + shift, *values[i + 1 :]]
         return output_at(subject, inputs, moved, **subject.causal_options)
 
@@ -256,14 +256,14 @@ def derivative(subject: Subject) -> Outcome:
     size = unit(subject)
 
     def difference(i: int, direction: np.ndarray) -> float:
-        """The relative difference of gradient and difference quotient in one direction."""
+        """Return the relative difference of gradient and difference quotient in a direction."""
         ends = shifted(i, step * direction) - shifted(i, -step * direction)
         numeric = float((ends * weight).sum()) / (2 * step)
         computed, norm = float((slopes[i] * direction).sum()), np.linalg.norm(size * slopes[i])
         return abs(numeric - computed) / max(abs(numeric), float(norm), 1e-12)
 
-    # One input at a time, so that no other gradient hides a wrong one; the best of three
-    # directions, because in one of them a ReLU may have its kink.
+    # One input at a time, so that no other gradient hides a wrong one. The best of three
+    # directions, because one of them may cross the kink of a ReLU.
     worst = max(
         min(difference(i, size * random.normal(size=value.shape)) for _ in range(3))
         for i, value in enumerate(values)
@@ -274,8 +274,8 @@ def derivative(subject: Subject) -> Outcome:
         worst <= limit,
         f"the gradient and a difference quotient differ by {digits(worst)}",
         f"at most {limit:g}: the gradient is the output's derivative",
-        "the backward pass does not belong to the forward pass: an error in a custom backward, or "
-        "something detached",
+        "the backward pass does not match the forward pass: a custom backward is wrong, or a "
+        "tensor is detached",
         "compare with torch.autograd.gradcheck; d softmax = w * (g - sum(w * g))",
     )
 
@@ -318,7 +318,7 @@ def _dropout_of_weights(subject: Subject) -> Outcome:
     elif not independent:
         diagnosis = "cells are not independent: several rows, heads or calls share random numbers"
     elif not uniform:
-        diagnosis = "the output is not a multiple of the weights: dropout before the softmax?"
+        diagnosis = "kept weights have different factors: perhaps dropout before the softmax"
     else:
         diagnosis = f"survivors are multiplied by {factor:.4g} instead of 1/(1-p)"
     return verdict(
@@ -342,14 +342,14 @@ def _dropout_of_module(subject: Subject) -> Outcome:
     deviations = float(
         (np.abs(samples.mean(axis=0) - expected) / np.maximum(standard_error, 1e-12)).max()
     )
-    # If most samples drop nothing, they are too few for a mean.
+    # If most samples drop nothing, the others are too few to estimate the mean.
     mostly_dropped = float((np.abs(samples - expected) > subject.noise).mean()) > 0.6
     linear = subject.kind == "self" and not subject.declared.block and mostly_dropped
     return verdict(
         differs and (not linear or deviations < 7),
         f"while training, outputs {'differ' if differs else 'do not differ'} between calls"
         + (f"; their mean is {deviations:.1f} standard errors from evaluation" if linear else ""),
-        "outputs differ" + (", their mean is within 7" if linear else ""),
+        "outputs differ" + ("; their mean is within 7 standard errors" if linear else ""),
         "survivors are not rescaled by 1/(1-p), or weights are dropped before the softmax"
         if differs
         else "dropout was declared, but does nothing",
@@ -358,7 +358,7 @@ def _dropout_of_module(subject: Subject) -> Outcome:
 
 
 @promises(
-    "the loss is that of the next token",
+    "the loss is the cross-entropy of the next token",
     "model",
     needs=("labels",),
     look=r"cross_entropy|labels|targets|nll",
@@ -425,7 +425,7 @@ def tied(subject: Subject) -> Outcome:
         "the embedding and the output layer share one weight, also after loading",
         "they are not tied: the output layer has another weight, perhaps a copy"
         if not before
-        else "loading unties them: a parameter is assigned instead of filled"
+        else "loading unties them: a parameter is replaced instead of written in place"
         if after != before
         else "the saved weights do not restore the model",
         "self.head.weight = self.embedding.weight, and again after loading with assign=True",

@@ -1,4 +1,4 @@
-"""Checks of which tokens influence which: no later token, all earlier ones, no other batch row.
+"""Checks of which tokens influence an output: all earlier ones, no later one, no other batch row.
 
 The test of leaks by gradients comes from nanodo; grouped heads: Ainslie et al. 2023.
 """
@@ -21,7 +21,7 @@ from headway.check.properties.check import (
 from headway.check.subject import Subject
 
 UNDECLARED = "it is causal, but was not declared causal"
-LONG = 193  # neither it nor its half is a multiple of a tile, which is a power of 2
+LONG = 193  # neither 193 nor 193 // 2 is a multiple of a usual tile size (a power of 2)
 MASKING = r"mask|tril|triu|causal|-inf|infinity"
 
 
@@ -35,7 +35,7 @@ def future(subject: Subject) -> Outcome:
     measured = f"none of {tokens} tokens changes an earlier output"
     if worst > subject.noise:
         measured = f"the output of token {row} changes by {digits(worst)} with token {column}"
-    else:  # masks that are computed by tiles, or cached for a length, need longer texts
+    else:  # masks that are computed by tiles, or cached for one length, leak in longer texts only
         inputs = subject.inputs(subject.longest)
         base = subject.run(inputs, **subject.causal_options)
         for token in range(tokens, subject.longest, 5):
@@ -58,7 +58,10 @@ def future(subject: Subject) -> Outcome:
 
 
 def _in_long_texts(subject: Subject) -> float:
-    """Return how much the first half of a long text changes with the rest; 0 if it is too long."""
+    """Return how much the outputs of the first half of a long text change with the second half.
+
+    Returns 0 if the attention does not accept such a long text.
+    """
     try:
         inputs = subject.inputs(LONG)
         base = subject.run(inputs, **subject.causal_options)
@@ -78,11 +81,11 @@ def _leak(subject: Subject, changes: np.ndarray) -> str:
     if sums is not None:
         return sums
     if not ahead.any():
-        return "long texts only leak: the mask is computed by tiles, or for one length"
+        return "only long texts leak: check masks that are computed by tiles or for one length"
     if not behind.any():
         return "the mask's meaning is reversed: tokens attend to later tokens, not to earlier ones"
     if np.array_equal(ahead, above & ~np.triu(above, 2)):
-        return "the mask is shifted by one: tokens attend to the next (diagonal of triu or tril)"
+        return "the mask is shifted by one: tokens attend to the next one (see diagonal= of triu)"
     if not np.array_equal(ahead, above):
         return (
             "tokens and features are mixed: heads are split by a view or reshape without a "
@@ -97,7 +100,7 @@ def _leak(subject: Subject, changes: np.ndarray) -> str:
 
 
 def _leak_if_any(subject: Subject) -> str | None:
-    """Describe the leak, if there is one, for other checks that fail because of it."""
+    """Return the kind of leak, or None; for other checks that fail because of a leak."""
     changes = influence(subject, subject.few_tokens, **subject.causal_options)
     return _leak(subject, changes) if np.triu(changes, 1).max() > subject.noise else None
 
@@ -115,7 +118,7 @@ def present(subject: Subject) -> Outcome:
     changes = np.diag(influence(subject, subject.few_tokens, **subject.causal_options))
     return verdict(
         bool((changes > subject.noise).all()),
-        f"the output of token {int(changes.argmin())} changes by {digits(changes.min())} with it",
+        f"changing token {int(changes.argmin())} changes its output by {digits(changes.min())}",
         "every token attends to itself",
         "the mask also hides the token itself: key < query instead of key <= query"
         if subject.kind != "model"
@@ -137,7 +140,7 @@ def past(subject: Subject) -> Outcome:
         return verdict(
             False,
             "no token attends to a later one",
-            "without causal=True all tokens attend to all",
+            "without causal=True every token attends to all tokens",
             UNDECLARED,
             "declare causal=True (--causal)",
         )
@@ -146,7 +149,7 @@ def past(subject: Subject) -> Outcome:
     row, column = np.unravel_index(missing.argmax(), missing.shape)
     return verdict(
         not missing.any(),
-        f"{int(missing.sum())} of {int(expected.sum())} pairs have no influence"
+        f"{int(missing.sum())} of {int(expected.sum())} pairs of tokens have no influence"
         + (f"; token {row} does not depend on token {column}" if missing.any() else ""),
         "every token depends on all tokens that it may attend to",
         f"the last token depends on the last {near} only: a window that was not declared"
@@ -166,7 +169,7 @@ def gradient(subject: Subject) -> Outcome:
     inputs = subject.inputs(tokens)
     shape = subject.run(inputs, **subject.causal_options).shape
     random = np.random.default_rng(0)
-    # sizes[row][i][token]: of the gradient of the output's row by a token of the i-th input
+    # sizes[row][i][token]: the gradient of an output row with respect to a token of input i
     sizes = []
     for row in range(tokens):
         weight = np.zeros(shape)
@@ -181,7 +184,7 @@ def gradient(subject: Subject) -> Outcome:
     if subject.kind == "qkv":
         itself = np.eye(tokens, dtype=bool)
         may = np.array([itself, visible, visible])
-        # With one key the weight is 1 for every query and key.
+        # A query with only one key has the weight 1, which does not depend on query or key.
         must = may & (visible.sum(axis=-1) > 1)[:, None] | np.array([~visible, ~visible, visible])
         must &= may
     largest = by_input.max(axis=(1, 2), keepdims=True) + 1e-300
@@ -190,9 +193,9 @@ def gradient(subject: Subject) -> Outcome:
     missing = int((must & ~(by_input > small)).sum())
     return verdict(
         leak <= subject.noise and not missing,
-        f"the largest gradient to a later token is {digits(leak)} of all; {missing} of "
-        f"{int(must.sum())} pairs have no gradient",
-        "gradient 0 to later tokens, and not 0 to the others",
+        f"the largest gradient of a token that must have none is {digits(leak)} times the largest "
+        f"of all; {missing} of {int(must.sum())} other pairs have no gradient",
+        "gradient 0 of tokens without influence, and not 0 of the others",
         "the gradient is lost: something is detached, masked, or computed without gradients"
         if missing
         else (None if visible.all() else _leak_if_any(subject))
@@ -222,7 +225,7 @@ def rows(subject: Subject) -> Outcome:
         worst = max(worst, _fewer_queries(subject, inputs, base))
     return verdict(
         worst <= subject.tolerance,
-        f"another last query, or fewer queries, change the other rows by {digits(worst)}",
+        f"changing the last query or removing queries changes other outputs by {digits(worst)}",
         "the output of a query does not depend on other queries",
         wrong_sums(subject) or "queries share a maximum, a mean or a sum over the query axis",
         "reduce over the keys only: softmax(dim=-1), amax(dim=-1, keepdim=True)",
@@ -230,7 +233,10 @@ def rows(subject: Subject) -> Outcome:
 
 
 def _fewer_queries(subject: Subject, inputs: list[np.ndarray], base: np.ndarray) -> float:
-    """Return the change with only the first queries; 0 if there must be as many as keys."""
+    """Return how much the outputs of the first three queries change without the other queries.
+
+    Returns 0 if the attention requires as many queries as keys.
+    """
     try:
         part = subject.run([inputs[0][..., :3, :], *inputs[1:]])
     except Refused:
@@ -239,10 +245,12 @@ def _fewer_queries(subject: Subject, inputs: list[np.ndarray], base: np.ndarray)
 
 
 def _among_copies(subject: Subject) -> Outcome:
-    """Put one token among n copies of another. With rows that sum to 1 its output approaches that
-    of the copies alone as 1/n, otherwise it does not."""
+    """Measure the output of one token among n copies of another token.
+
+    If rows sum to 1, it approaches the output of the copies alone as 1/n, otherwise it does not.
+    """
     if subject.longest < 16:
-        return not_applicable("the check needs a text of 16 tokens")
+        return not_applicable(f"the check needs 16 tokens, but it accepts only {subject.longest}")
     few_copies, many = (subject.longest - 1) // 4, subject.longest - 1
     ratios = []
     for seed in range(3):
@@ -253,7 +261,7 @@ def _among_copies(subject: Subject) -> Outcome:
             for n in (many, few_copies)
         )
         ratios.append(float(near / max(far, subject.noise)))
-    ratio = min(ratios)  # of the pair with the largest weight between the tokens
+    ratio = min(ratios)  # the pair of tokens that attend to each other most
     return verdict(
         ratio < 0.5,
         f"from {few_copies} to {many} copies of another token, the distance to the output of the "
@@ -296,7 +304,7 @@ def batch(subject: Subject) -> Outcome:
         f"changing a batch row changes the other one by {digits(worst)}",
         "batch rows do not depend on each other",
         "batch rows are mixed: the axes are not (batch, tokens, ...), a reshape mixes the batch "
-        "with heads or tokens, or a maximum, a mean or a softmax runs over it",
+        "with heads or tokens, or a maximum, a mean or a softmax runs over the batch",
         "reduce over the keys only; keep the batch axis first in every reshape",
     )
 
@@ -353,7 +361,7 @@ def order(subject: Subject) -> Outcome:
         if subject.kind == "self" or subject.declared.layout != "bhtd"
         else "the position of a key matters: positions that were not declared, or blocks of keys "
         "whose partial sums are not rescaled to one maximum",
-        "x.view(batch, tokens, heads, dim).transpose(1, 2); declare positions=True if it has them",
+        "x.view(batch, tokens, heads, dim).transpose(1, 2); or declare positions=True",
     )
 
 
@@ -375,8 +383,8 @@ def cache(subject: Subject) -> Outcome:
         worst <= subject.tolerance,
         f"chunks with a cache change the outputs by {digits(worst)} {at}".strip(),
         "0: chunks with a cache give the outputs of the complete text",
-        "the causal mask counts from the top left: with more keys than queries the last query "
-        "belongs to the last key"
+        "the causal mask counts from the top left: with more keys than queries it must align the "
+        "last query with the last key"
         if subject.kind == "qkv"
         else "positions or the mask do not continue after the cache, or the cache is wrong",
         "query_position = keys - queries + row; positions start at the cache's length",
@@ -393,7 +401,7 @@ def heads(subject: Subject) -> Outcome:
     count = subject.declared.heads
     if count == 1:
         return not_applicable("it has one head")
-    # Grouped heads are reversed, which every way of grouping allows.
+    # Grouped heads are reversed, because that keeps the groups together for any kind of grouping.
     order = np.roll(np.arange(count), 1) if subject.kv_heads == count else np.arange(count)[::-1]
     grouped = order if subject.kv_heads == count else np.arange(subject.kv_heads)[::-1]
     queries, keys, values = inputs

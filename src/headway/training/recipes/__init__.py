@@ -1,4 +1,4 @@
-"""Recipes: what to train, as TOML files, with the options of the user on top."""
+"""Recipes: TOML files with the settings of a run, which the user's options override."""
 
 import tomllib
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from headway.training.task import task_named
 
 Settings = dict[str, Any]
 
-TASK, TEXT, TOKENIZER = "next-token", "manual", "bpe"  # where a recipe does not name one
+TASK, TEXT, TOKENIZER = "next-token", "manual", "bpe"  # the defaults of a recipe
 TOP = ("task", "text", "tokenizer", "rung", "model", "training")
 _OF_MODEL = {"preset", *(field.name for field in fields(GPTConfig))}
 
@@ -31,9 +31,10 @@ def names() -> list[str]:
 
 
 def read(recipe: str) -> Settings:
-    """The settings of a recipe, given by name or as a path that ends in .toml.
+    """Read the settings of a recipe, given by name or as a path that ends in .toml.
 
-    Raises ValueError for an unknown name or key, with the nearest one, and for an invalid file.
+    Raises ValueError for an unknown name or key, with the nearest one as a suggestion, and for an
+    invalid file.
     """
     if recipe.endswith(".toml"):
         if not Path(recipe).is_file():
@@ -51,7 +52,7 @@ def read(recipe: str) -> Settings:
 
 
 def parsed(text: str, file: str) -> Settings:
-    """The content of a TOML file. Raises ValueError when it is invalid."""
+    """Parse the text of a TOML file; file: its name for the error. Raises ValueError if invalid."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -59,7 +60,10 @@ def parsed(text: str, file: str) -> Settings:
 
 
 def check(settings: Settings, what: str) -> Settings:
-    """The settings, with both tables. Raises ValueError for an unknown key, with the nearest."""
+    """Add missing tables to the settings, and return them.
+
+    Raises ValueError for an unknown key, with the nearest known key as a suggestion.
+    """
     check_keys(what, settings, TOP)
     model = GPTConfig if settings.get("task", TASK) == TASK else Seq2SeqConfig
     for table, kind in (("model", model), ("training", TrainingConfig)):
@@ -71,7 +75,7 @@ def check(settings: Settings, what: str) -> Settings:
 
 
 def setting_names() -> list[str]:
-    """The names that `override` takes for a GPT."""
+    """Return the names that `override` accepts for a GPT."""
     names = [name for name in TOP if name not in ("task", "model", "training")]
     names += [field.name for field in fields(TrainingConfig)]
     hints = get_type_hints(GPTConfig)
@@ -83,9 +87,12 @@ def setting_names() -> list[str]:
 
 
 def override(settings: Settings, given: Mapping[str, Any]) -> Settings:
-    """The settings with others on top, each by the name of its field, such as "steps", "width" or
-    "attention.heads" ("heads" for short)."""
-    if "rung" in given:  # a rung has neither rotary positions nor QK-norm
+    """Return the settings, overridden by the given ones.
+
+    given: values by the name of the field, such as "steps", "width" or "attention.heads" ("heads"
+    for short).
+    """
+    if "rung" in given:  # a rung supports neither rotary positions nor QK-norm
         settings = overlaid(settings, {"model": {"preset": "gpt2"}})
     for name, value in given.items():
         path = ["attention", name] if name == "heads" else name.split(".")
@@ -99,7 +106,7 @@ def override(settings: Settings, given: Mapping[str, Any]) -> Settings:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run begins with. source: the data, as the task reads them."""
+    """Everything that a new run needs. source: the data, as returned by `Task.read`."""
 
     config: RunConfig
     tokenizer: Tokenizer
@@ -118,7 +125,7 @@ def plan(settings: Settings) -> Plan:
     rung = settings.get("rung")
     if rung is not None:
         rung_named(rung)
-    task.model(settings["model"], None)  # its sizes alone
+    task.model(settings["model"], None)  # checks the settings
     text, kind = settings.get("text", TEXT), settings.get("tokenizer", TOKENIZER)
     source = task.read(text)
     tokenizer = task.tokenizer(kind, settings["model"].get("vocabulary"), source)
