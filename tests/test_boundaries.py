@@ -16,12 +16,12 @@ TREES = {name: ast.parse(text) for name, text in FILES.items()}
 
 # For each package (or module at the top), the packages that it may import.
 BELOW = {
-    "tracing": set(),
-    "cache": set(),
     "nearest": set(),
+    "tracing": {"nearest"},
+    "cache": set(),
     "extras": set(),
-    "attention": {"cache", "tracing"},
-    "ladder": {"attention", "tracing"},
+    "attention": {"cache", "nearest", "tracing"},
+    "ladder": {"attention", "nearest", "tracing"},
     "models": {"attention", "ladder", "nearest", "tracing"},
     "hf": {"attention"},
     "data": {"cache"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from headway.extras import require
 
@@ -14,7 +14,12 @@ Name = Literal["torch", "jax"]
 
 
 def engine_named(name: str = "torch") -> Engine:
-    """Import and return an engine by name. Raises ValueError if its library is not installed."""
+    """Import and return an engine by name.
+
+    Raises ValueError for an unknown name, and if the library is not installed.
+    """
+    if name not in get_args(Name):
+        raise ValueError(f"engine must be torch or jax (got {name!r})")
     if name == "torch":
         # Imported here, because each of the two engines takes seconds to import.
         from headway.torch import engine as torch_engine

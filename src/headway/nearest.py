@@ -1,7 +1,24 @@
 """Check the names in the user's input and suggest the nearest known one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import TypeVar
+
+_Value = TypeVar("_Value")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return a question with the nearest known name."""
+    return f"did you mean {get_close_matches(name, list(known), n=1, cutoff=0.0)[0]!r}?"
+
+
+def named(table: Mapping[str, _Value], name: str, what: str) -> _Value:
+    """Return an entry of a table. Raises ValueError with the nearest name and all names."""
+    if name not in table:
+        raise ValueError(
+            f"unknown {what} {name!r}; {suggestion(name, table)} Available: {', '.join(table)}"
+        )
+    return table[name]
 
 
 def check_keys(what: str, given: Iterable[str], known: Iterable[str]) -> None:
@@ -12,5 +29,4 @@ def check_keys(what: str, given: Iterable[str], known: Iterable[str]) -> None:
     known = list(known)
     for name in given:
         if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{what} has no {name!r}; did you mean {near!r}?")
+            raise ValueError(f"{what} has no {name!r}; {suggestion(name, known)}")

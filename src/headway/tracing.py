@@ -16,15 +16,16 @@ from __future__ import annotations
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, Self, final
 
 from array_api_compat import array_namespace
+
+from headway.nearest import suggestion
 
 # The names of the steps of one attention, in order. Only the formula computes the steps INSIDE;
 # fast kernels do not. The steps BY_QUERY have the query positions on their second-to-last axis.
@@ -243,12 +244,11 @@ class _Listener(ABC):
         names = self._is_match
         for pattern in self.patterns:
             if pattern != "*" and not any(fnmatchcase(name, pattern) for name in names):
-                raise LookupError(f"no step matches {pattern!r}{_nearest(pattern, names)}")
+                raise LookupError(f"no step matches {pattern!r}; {_nearest(pattern, names)}")
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
-    near = get_close_matches(name, list(names), n=1, cutoff=0.0)
-    return f"; did you mean {near[0]!r}?" if near else "; no step was tapped"
+def _nearest(name: str, names: Collection[str]) -> str:
+    return suggestion(name, names) if names else "no step was tapped"
 
 
 @final
@@ -279,7 +279,7 @@ class Trace(_Listener, Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._values:
-            raise KeyError(f"no step {name!r} was recorded{_nearest(name, self._values)}")
+            raise KeyError(f"no step {name!r} was recorded; {_nearest(name, self._values)}")
         values = self._values[name]
         if len(values) == 1:
             return values[0]

@@ -168,7 +168,7 @@ def test_any_sizes(heads, head_dim, causal):
         ({}, "declare the kind of"),
         ({"kind": "qkv", "head_dim": 1}, "head_dim must be >= 2"),
         ({"kind": "model", "vocabulary": 1}, "vocabulary must be >= 2"),
-        ({"kind": "qkv", "engine": "torch", "device": "nowhere"}, "device 'nowhere' is not available"),
+        ({"kind": "qkv", "engine": "torch", "device": "nowhere"}, "device 'nowhere' is not"),
         ({"kind": "other"}, "kind must be one of qkv, self, model"),
         ({"kind": "self"}, "width=64"),
         ({"kind": "model"}, "vocabulary=1000"),

@@ -106,6 +106,5 @@ def test_changed_data_are_refused(text, tmp_path):
 
 def test_tasks_are_named():
     assert [*TASKS] == ["next-token", "translation", "masked-words"]
-    assert task_named("translation").digest((("a", "b"),)) != task_named("translation").digest(
-        (("a", "c"),)
-    )
+    assert task_named("translation").text_of((("a", "b"), ("c", "d"))) == "a\nb\nc\nd"
+    assert task_named("next-token").text_of("a\nb") == "a\nb"

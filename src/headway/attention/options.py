@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, TypedDict
 
 from jaxtyping import Bool, Float, Int
@@ -13,6 +12,7 @@ from headway.attention.masks import Mask, as_mask, both
 from headway.attention.normalizers import Normalizer
 from headway.attention.scores import Score
 from headway.attention.spec import DEFAULT, Offset, Seed, Spec
+from headway.nearest import suggestion
 
 
 class Options(TypedDict, total=False):
@@ -52,8 +52,7 @@ def spec_from(options: Mapping[str, object]) -> Spec:
     if not given.keys() <= _FIELDS:
         (name, *_) = given.keys() - _FIELDS
         known = (*Spec._fields, "causal", "window", "kernel")
-        near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise TypeError(f"unknown option {name!r}; did you mean {near!r}?")
+        raise TypeError(f"unknown option {name!r}; {suggestion(name, known)}")
     spec = Spec(mask, **given)
     if isinstance(spec.softcap, int | float) and not 0 < spec.softcap < math.inf:
         raise ValueError(

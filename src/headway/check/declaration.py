@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_type_hints
+
+from headway.nearest import suggestion
 
 FEATURES = {
     "mask": "boolean, of the keys (batch, keys) or full (batch, 1, queries, keys)",
@@ -101,7 +101,7 @@ class Declaration:
             )
         for feature in self.features:
             if feature not in FEATURES:
-                raise ValueError(f"unknown feature {feature!r}; {_nearest(feature, FEATURES)}")
+                raise ValueError(f"unknown feature {feature!r}; {suggestion(feature, FEATURES)}")
         kv_heads = self.heads if self.kv_heads is None else self.kv_heads
         if kv_heads < 1 or self.heads % kv_heads:
             raise ValueError(f"kv_heads must divide heads (got {kv_heads} and {self.heads})")
@@ -125,7 +125,7 @@ class Declaration:
         known = [field.name for field in fields(cls)]
         for name in declared:
             if name not in known:
-                raise ValueError(f"unknown declaration {name!r}; {_nearest(name, known)}")
+                raise ValueError(f"unknown declaration {name!r}; {suggestion(name, known)}")
         features = declared.get("features") or ()
         features = features.split(",") if isinstance(features, str) else features
         return cls(**{**declared, "features": tuple(feature.strip() for feature in features)})
@@ -135,7 +135,3 @@ def _choices(annotation: Any) -> tuple[str, ...]:
     """Return the values of a Literal, or of a Literal in a union with None."""
     parts = [annotation, *get_args(annotation)]
     return next((get_args(part) for part in parts if getattr(part, "__origin__", 0) is Literal), ())
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    return f"did you mean {get_close_matches(name, names, n=1, cutoff=0.0)[0]!r}?"

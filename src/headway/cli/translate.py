@@ -19,6 +19,7 @@ from headway.cli.options import options
 from headway.cli.parameters import Device, RunName, Runs, Switch
 from headway.cli.progress import interrupts
 from headway.cli.training import follow, resumed
+from headway.data.tokenizers import digest
 from headway.engines import engine_named
 from headway.extras import require
 from headway.models.seq2seq import Seq2SeqConfig
@@ -371,5 +372,5 @@ def _source_of(run: Run) -> Any:
     """Return the pairs of a run. Raises ValueError if they have changed."""
     task = task_named(run.config.task)
     source = task.read(run.config.text)
-    run.config.require_same(replace(run.config, text_sha256=task.digest(source)), "now")
+    run.config.require_same(replace(run.config, text_sha256=digest(task.text_of(source))), "now")
     return source

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import final
@@ -180,6 +181,26 @@ class TextStream:
         """Return the text that was held back, after the last token."""
         held, self._held = self._held, ""
         return held
+
+
+@lru_cache(maxsize=8)  # all runs of a lab experiment use the same one
+def tokenizer_for(text: str, kind: str, vocabulary: int | None) -> Tokenizer:
+    """Return a tokenizer; kind: bpe, char, byte or the path of a tokenizer.json.
+
+    vocabulary: the number of tokens that bpe learns, by default 1,024. Raises ValueError for an
+    unknown kind.
+    """
+    if kind == "bpe":
+        return Tokenizer.byte_pairs(text, 1024 if vocabulary is None else vocabulary)
+    if kind == "char":
+        return Tokenizer.characters(text)
+    if kind == "byte":
+        return Tokenizer.utf8_bytes()
+    if Path(kind).is_file():
+        return Tokenizer.load(Path(kind))
+    raise ValueError(
+        f"unknown tokenizer {kind!r}; it must be bpe, char, byte or the path of a tokenizer.json"
+    )
 
 
 def digest(text: str) -> str:

@@ -221,16 +221,15 @@ class Trainer:
         )
         mean, norm = float(done.loss), float(done.norm)
         if not np.isfinite(mean + norm):
-            raise NotFinite(self._diagnosis(mean, windows))
+            raise NotFinite.at(self.step + 1, mean, self._diagnosis(windows))
         self.step += 1
-        due = self.step == self.config.steps or self.step % self.config.evaluate_every == 0
         return Step(
             step=self.step,
             tokens=self.step * self.config.batch * self._model.config.context,
             loss=mean,
             learning_rate=rate,
             gradient_norm=norm,
-            validation=self.evaluate() if due else None,
+            validation=self.evaluate() if self.config.is_evaluated(self.step) else None,
         )
 
     def evaluate(self) -> float:
@@ -290,9 +289,9 @@ class Trainer:
     def _placed(self, windows: np.ndarray) -> Array:
         return self._layout.batch(windows.astype(np.int32))
 
-    def _diagnosis(self, mean: float, windows: tuple[Array, Array]) -> str:
+    def _diagnosis(self, windows: tuple[Array, Array]) -> str:
         """Describe the first traced value that is not finite, or else the first such gradient."""
-        model, where = self.model, "every value and every gradient is finite, but not their norm"
+        model = self.model
         spec = Spec(seed=(self.config.seed, self.step))
         with trace() as steps:
             loss(model.params, *windows, model.config, model.attention, spec)
@@ -300,14 +299,9 @@ class Trainer:
         values = {name: value for name, value in steps.items() if not name.endswith("masked")}
         bad = [name for name, value in values.items() if not np.isfinite(np.asarray(value)).all()]
         if bad:
-            where = f"the first value that is not finite is {bad[0]}"
-        else:
-            gradients = jax.grad(loss)(model.params, *windows, model.config, model.attention, spec)
-            for name, gradient in gradients.items():
-                if not np.isfinite(np.asarray(gradient)).all():
-                    where = f"every value is finite, but the gradient of {name} is not"
-                    break
-        return (
-            f"the loss of step {self.step + 1} is {mean}: {where}; a lower --learning-rate or "
-            "--clip may help"
-        )
+            return f"the first value that is not finite is {bad[0]}"
+        gradients = jax.grad(loss)(model.params, *windows, model.config, model.attention, spec)
+        for name, gradient in gradients.items():
+            if not np.isfinite(np.asarray(gradient)).all():
+                return f"every value is finite, but the gradient of {name} is not"
+        return "every value and every gradient is finite, but not their norm"

@@ -1,6 +1,5 @@
 """The table of all rungs, in order."""
 
-from difflib import get_close_matches
 from types import MappingProxyType
 
 from headway.ladder import (
@@ -15,6 +14,7 @@ from headway.ladder import (
     trainable,
 )
 from headway.ladder.rung import Rung, RungConfig
+from headway.nearest import named
 
 _MODULES = (fixed, simplified, trainable, causal, dropout, stacked, multihead, fused, tiled)
 
@@ -25,12 +25,7 @@ LADDER: MappingProxyType[str, Rung] = MappingProxyType(
 
 def rung_named(name: str) -> Rung:
     """The rung of this name. Raises ValueError with the nearest name if there is none."""
-    if name not in LADDER:
-        near = get_close_matches(name, LADDER, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"unknown rung {name!r}; did you mean {near!r}? Available: {', '.join(LADDER)}"
-        )
-    return LADDER[name]
+    return named(LADDER, name, "rung")
 
 
 def markdown() -> str:

@@ -13,7 +13,6 @@ from headway.attention.arrays import Array, namespace
 from headway.attention.formula import Attend, attention
 from headway.attention.spec import DEFAULT, Spec, fold
 from headway.ladder import causal
-from headway.ladder import dropout as one_head
 from headway.ladder.rung import (
     Example,
     Parameters,
@@ -49,7 +48,7 @@ def apply(
     for head in range(heads):
         matrices = {name: stack[head] for name, stack in parameters.items()}
         with scope(f"heads.{head}"):
-            contexts.append(one_head.apply(x, matrices, fold(spec, head), attend=attend))
+            contexts.append(causal.apply(x, matrices, fold(spec, head), attend=attend))
     return namespace(x).concat(contexts, axis=-1)
 
 

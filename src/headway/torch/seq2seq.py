@@ -127,7 +127,7 @@ class Seq2Seq(nn.Module):
         state: the state of the decoder after the words that precede the inputs.
         """
         with scope("decoder"):
-            before = self.decoder.written(state)
+            before = 0 if self.config.recurrent else self.decoder.written(state)
             spec = spec._replace(dropout=self._rate)
             x = self._embedded(inputs, before, spec)
             features, state = self.decoder(x, memory, state, spec)
@@ -203,10 +203,6 @@ class BottleneckDecoder(nn.Module):
     def begin(self, memory: Memory) -> State:
         return self.initial(memory)
 
-    def written(self, state: State) -> int:
-        """Always 0: the decoder has no positions."""
-        return 0
-
     def forward(self, x: Words, memory: Memory, state: State, spec: Spec) -> tuple[Words, State]:
         states, state = _run(self.rnn, x, state)
         return drop(states, fold(spec, 1)), state
@@ -232,10 +228,6 @@ class BahdanauDecoder(nn.Module):
 
     def begin(self, memory: Memory) -> State:
         return (self.attention.keys(memory.states), *self.initial(memory))
-
-    def written(self, state: State) -> int:
-        """Always 0: the decoder has no positions."""
-        return 0
 
     def forward(self, x: Words, memory: Memory, state: State, spec: Spec) -> tuple[Words, State]:
         (keys, *hidden), padded = state, Spec(mask=memory.mask)
@@ -272,10 +264,6 @@ class LuongDecoder(nn.Module):
 
     def begin(self, memory: Memory) -> State:
         return self.initial(memory)
-
-    def written(self, state: State) -> int:
-        """Always 0: the decoder has no positions."""
-        return 0
 
     def forward(self, x: Words, memory: Memory, state: State, spec: Spec) -> tuple[Words, State]:
         states, state = _run(self.rnn, x, state)

@@ -80,17 +80,16 @@ class Trainer:
             loss += part.detach()
         norm = nn.utils.clip_grad_norm_(self._parameters, self.config.clip)
         if not torch.isfinite(loss + norm):
-            raise NotFinite(self._diagnosis(loss.item()))
+            raise NotFinite.at(self.step + 1, loss.item(), self._diagnosis())
         self._optimizer.step(rate)
         self.step += 1
-        due = self.step == self.config.steps or self.step % self.config.evaluate_every == 0
         return Step(
             step=self.step,
             tokens=self.task.tokens(self.step),
             loss=loss.item(),
             learning_rate=rate,
             gradient_norm=norm.item(),
-            validation=self.evaluate() if due else None,
+            validation=self.evaluate() if self.config.is_evaluated(self.step) else None,
         )
 
     def evaluate(self) -> float:
@@ -138,7 +137,7 @@ class Trainer:
             return torch.autocast(self.device, torch.bfloat16)
         return nullcontext()
 
-    def _diagnosis(self, loss: float) -> str:
+    def _diagnosis(self) -> str:
         """Describe the first module whose output is not finite, or else the first such gradient."""
         modules: list[str] = []
 
@@ -156,19 +155,9 @@ class Trainer:
                 self.task.loss(self.model, *batch)
         for hook in hooks:
             hook.remove()
-        where = (
-            f"the first output that is not finite is that of {modules[0]}"
-            if modules
-            else next(
-                (
-                    f"every output is finite, but the gradient of {name} is not"
-                    for name, p in self.model.named_parameters()
-                    if p.grad is not None and not torch.isfinite(p.grad).all()
-                ),
-                "every output and every gradient is finite, but not their norm",
-            )
-        )
-        return (
-            f"the loss of step {self.step + 1} is {loss}: {where}; a lower --learning-rate or "
-            "--clip may help"
-        )
+        if modules:
+            return f"the first output that is not finite is that of {modules[0]}"
+        for name, parameter in self.model.named_parameters():
+            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+                return f"every output is finite, but the gradient of {name} is not"
+        return "every output and every gradient is finite, but not their norm"

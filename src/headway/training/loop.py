@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -30,6 +30,12 @@ class Step:
 
 class NotFinite(ValueError):  # noqa: N818 - clear without the suffix Error
     """The loss or its gradient is NaN or infinite; the message says where this occurs first."""
+
+    @classmethod
+    def at(cls, step: int, loss: float, where: str) -> Self:
+        """The error of a step. where: the first value that is not finite."""
+        advice = "a lower --learning-rate or --clip may help"
+        return cls(f"the loss of step {step} is {loss}: {where}; {advice}")
 
 
 class Trainer(Protocol):

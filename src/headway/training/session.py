@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from headway.data.tokenizers import digest
 from headway.training import loop
 from headway.training.loop import Trainer
 from headway.training.recipes import Plan
@@ -98,7 +99,8 @@ def begin(
     show: called while the data are tokenized. Raises ValueError for invalid settings and if the
     directory exists.
     """
-    examples = _examples(plan, show)
+    task = task_named(plan.config.task)
+    examples = task.examples(plan.source, plan.tokenizer, plan.config, show)
     trainer = engine.trainer(plan.config, (examples.train, examples.validation), device)
     config = replace(plan.config, training=trainer.config)
     run = Run.create(path, config, plan.tokenizer, examples.files)
@@ -123,15 +125,11 @@ def resume(
         config = config.extended(steps)
     task = task_named(config.task)
     source, tokenizer = task.read(config.text), run.tokenizer
-    now = replace(config, text_sha256=task.digest(source), tokenizer_sha256=tokenizer.fingerprint)
+    text_sha256 = digest(task.text_of(source))
+    now = replace(config, text_sha256=text_sha256, tokenizer_sha256=tokenizer.fingerprint)
     config.require_same(now, "now")
-    examples = _examples(Plan(config, tokenizer, source), show)
+    examples = task.examples(source, tokenizer, config, show)
     trainer = engine.trainer(config, (examples.train, examples.validation), device)
     differences = loop.resume(trainer, run, config)
     run.rewrite(config, examples.files)
     return Session(run, config, engine, trainer, examples, differences)
-
-
-def _examples(plan: Plan, show: Progress) -> Examples:
-    task = task_named(plan.config.task)
-    return task.examples(plan.source, plan.tokenizer, plan.config, show)

@@ -79,6 +79,10 @@ class TrainingConfig:
             value, names = getattr(self, name), ", ".join(filter(None, allowed))
             _require(value in allowed, name, f"one of {names}", value)
 
+    def is_evaluated(self, step: int) -> bool:
+        """Whether the validation loss is computed after this step."""
+        return step == self.steps or step % self.evaluate_every == 0
+
 
 def _require(holds: bool, name: str, what: str, value: object) -> None:
     if not holds:

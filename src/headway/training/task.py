@@ -7,17 +7,16 @@ loss of a task depend on the engine: they are in `torch/tasks.py` and in `jax/tr
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from headway.data import corpora, pairs
 from headway.data.batches import prepared, split
 from headway.data.pairs import FIRST
-from headway.data.tokenizers import Tokenizer, digest
+from headway.data.tokenizers import Tokenizer
 from headway.models.gpt import GPTConfig, preset
 from headway.models.seq2seq import Seq2SeqConfig
+from headway.nearest import named
 from headway.training import translation
 from headway.training.runs import RunConfig
 
@@ -48,11 +47,8 @@ class Task(Protocol):
     def read(self, name: str) -> Any:
         """Read the data with this name. Raises ValueError if they are not found or invalid."""
 
-    def digest(self, source: Any) -> str:
-        """The SHA-256 of the data."""
-
-    def tokenizer(self, kind: str, vocabulary: int | None, source: Any) -> Tokenizer:
-        """Return a tokenizer, trained on the data. Raises ValueError for an unknown kind."""
+    def text_of(self, source: Any) -> str:
+        """Return the data as one text, for the tokenizer and for the SHA-256."""
 
     def model(
         self, settings: Mapping[str, Any], tokenizer: Tokenizer | None
@@ -82,13 +78,9 @@ class NextToken:
         """Read a text: see `data.corpora.read`."""
         return corpora.read(name)
 
-    def digest(self, source: str) -> str:
-        """The SHA-256 of the text."""
-        return digest(source)
-
-    def tokenizer(self, kind: str, vocabulary: int | None, source: str) -> Tokenizer:
-        """Return a tokenizer; kind: bpe, char, byte or the path of a tokenizer.json."""
-        return _tokenizer(kind, vocabulary, source)
+    def text_of(self, source: str) -> str:
+        """Return the text."""
+        return source
 
     def model(self, settings: Mapping[str, Any], tokenizer: Tokenizer | None) -> GPTConfig:
         """Return the config of a GPT: a preset, overridden by the other settings."""
@@ -126,15 +118,9 @@ class Pairs:
         """Read pairs: see `data.pairs.read`."""
         return pairs.read(name)
 
-    def digest(self, source: tuple[pairs.Pair, ...]) -> str:
-        """The SHA-256 of the pairs."""
-        return digest("\n".join("\t".join(pair) for pair in source))
-
-    def tokenizer(
-        self, kind: str, vocabulary: int | None, source: tuple[pairs.Pair, ...]
-    ) -> Tokenizer:
-        """Return one tokenizer for both languages; kind: as in `NextToken.tokenizer`."""
-        return _tokenizer(kind, vocabulary, "\n".join("\n".join(pair) for pair in source))
+    def text_of(self, source: tuple[pairs.Pair, ...]) -> str:
+        """Return all sentences of both languages, one per line."""
+        return "\n".join("\n".join(pair) for pair in source)
 
     def model(self, settings: Mapping[str, Any], tokenizer: Tokenizer | None) -> Seq2SeqConfig:
         """Return the config of an encoder-decoder model of the kind `settings["kind"]`."""
@@ -187,21 +173,4 @@ TASKS: Mapping[str, Task] = MappingProxyType(
 
 def task_named(name: str) -> Task:
     """The task of this name. Raises ValueError for an unknown one."""
-    if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}; it must be one of {', '.join(TASKS)}")
-    return TASKS[name]
-
-
-@lru_cache(maxsize=8)  # all runs of a lab experiment use the same one
-def _tokenizer(kind: str, vocabulary: int | None, text: str) -> Tokenizer:
-    if kind == "bpe":
-        return Tokenizer.byte_pairs(text, 1024 if vocabulary is None else vocabulary)
-    if kind == "char":
-        return Tokenizer.characters(text)
-    if kind == "byte":
-        return Tokenizer.utf8_bytes()
-    if Path(kind).is_file():
-        return Tokenizer.load(Path(kind))
-    raise ValueError(
-        f"unknown tokenizer {kind!r}; it must be bpe, char, byte or the path of a tokenizer.json"
-    )
+    return named(TASKS, name, "task")

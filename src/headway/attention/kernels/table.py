@@ -1,6 +1,5 @@
 """The table of all kernels by name."""
 
-from difflib import get_close_matches
 from types import MappingProxyType
 
 from headway.attention.kernels.einsum import EINSUM
@@ -12,6 +11,7 @@ from headway.attention.kernels.sdpa import CUDNN, EFFICIENT, FLASH, MATH, SDPA
 from headway.attention.kernels.stacked import STACKED
 from headway.attention.kernels.tiled import TILED
 from headway.attention.kernels.triton import TRITON
+from headway.nearest import named
 
 KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
     {
@@ -33,9 +33,4 @@ KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
 
 def kernel_named(name: str) -> Kernel:
     """The kernel of this name. Raises ValueError with the nearest name if there is none."""
-    if name not in KERNELS:
-        near = get_close_matches(name, KERNELS, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"unknown kernel {name!r}; did you mean {near!r}? Available: {', '.join(KERNELS)}"
-        )
-    return KERNELS[name]
+    return named(KERNELS, name, "kernel")

@@ -22,7 +22,6 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cached_property
 from importlib import resources
 from itertools import product
@@ -32,11 +31,12 @@ from typing import Any, NamedTuple
 from headway.data.batches import prepared, split
 from headway.engines import Name
 from headway.models.gpt import overlaid
-from headway.nearest import check_keys
+from headway.nearest import check_keys, suggestion
 from headway.training import recipes
 from headway.training.recipes import Settings
 from headway.training.runs import RunConfig
 
+_FOLDER = resources.files("headway.lab.experiments")
 _TOP = ("question", "recipe", "quick", "full", "variants", *recipes.TOP)
 RECIPE = "lab"
 _VARIANT = ("name", "against", *recipes.TOP)
@@ -133,7 +133,7 @@ def _slug(name: str) -> str:
 
 def names() -> list[str]:
     """Return the names of the experiments that come with Headway."""
-    files = (file.name for file in _folder().iterdir())
+    files = (file.name for file in _FOLDER.iterdir())
     return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
 
 
@@ -145,12 +145,11 @@ def read(name: str, size: str) -> Experiment:
     if name.endswith(".toml"):
         text = Path(name).read_text(encoding="utf-8")
     elif name in names():
-        text = (_folder() / f"{name}.toml").read_text(encoding="utf-8")
+        text = (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
     else:
-        near = get_close_matches(name, names(), n=1, cutoff=0.0)[0]
         raise ValueError(
-            f"unknown experiment {name!r}; did you mean {near!r}? available: {', '.join(names())}, "
-            "or the path of a .toml file"
+            f"unknown experiment {name!r}; {suggestion(name, names())} Available: "
+            f"{', '.join(names())}, or the path of a .toml"
         )
     content = recipes.parsed(text, name)
     what = f"the experiment {name}"
@@ -248,10 +247,9 @@ def _checked(experiment: Experiment) -> Experiment:
         if variant.against is None:
             continue
         if variant.against not in by_name:
-            near = get_close_matches(variant.against, by_name, n=1, cutoff=0.0)[0]
             raise ValueError(
-                f"{variant.name!r} is compared with the unknown variant {variant.against!r}; did "
-                f"you mean {near!r}?"
+                f"{variant.name!r} is compared with the unknown variant {variant.against!r}; "
+                f"{suggestion(variant.against, by_name)}"
             )
         if _unit(variant.settings) != _unit(by_name[variant.against].settings):
             raise ValueError(
@@ -267,7 +265,3 @@ def _unit(settings: Settings) -> tuple[Any, ...]:
     """Return the settings that must be equal for losses to be comparable."""
     text, kind = settings.get("text", recipes.TEXT), settings.get("tokenizer", recipes.TOKENIZER)
     return text, kind, settings["model"].get("vocabulary") if kind == "bpe" else None
-
-
-def _folder() -> Any:
-    return resources.files("headway.lab.experiments")

@@ -3,21 +3,22 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from headway.data.tokenizers import Tokenizer
+from headway.data.tokenizers import Tokenizer, digest, tokenizer_for
 from headway.ladder.rungs import rung_named
 from headway.models.gpt import GPTConfig, check_settings, overlaid
 from headway.models.seq2seq import Seq2SeqConfig
-from headway.nearest import check_keys
+from headway.nearest import check_keys, suggestion
 from headway.training.runs import RunConfig
 from headway.training.settings import TrainingConfig
 from headway.training.task import task_named
 
 Settings = dict[str, Any]
+
+_FOLDER = resources.files("headway.training.recipes")
 
 TASK, TEXT, TOKENIZER = "next-token", "manual", "bpe"  # the defaults of a recipe
 TOP = ("task", "text", "tokenizer", "rung", "model", "training")
@@ -26,7 +27,7 @@ _OF_MODEL = {"preset", *(field.name for field in fields(GPTConfig))}
 
 def names() -> list[str]:
     """The names of the recipes that come with Headway."""
-    files = (file.name for file in _folder().iterdir())
+    files = (file.name for file in _FOLDER.iterdir())
     return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
 
 
@@ -41,12 +42,11 @@ def read(recipe: str) -> Settings:
             raise ValueError(f"recipe file {recipe!r} not found")
         text = Path(recipe).read_text(encoding="utf-8")
     elif recipe in names():
-        text = (_folder() / f"{recipe}.toml").read_text(encoding="utf-8")
+        text = (_FOLDER / f"{recipe}.toml").read_text(encoding="utf-8")
     else:
-        near = get_close_matches(recipe, names(), n=1, cutoff=0.0)[0]
         raise ValueError(
-            f"unknown recipe {recipe!r}; did you mean {near!r}? Available: {', '.join(names())}, "
-            "or the path of a .toml"
+            f"unknown recipe {recipe!r}; {suggestion(recipe, names())} Available: "
+            f"{', '.join(names())}, or the path of a .toml"
         )
     return check(parsed(text, recipe), f"the recipe {recipe}")
 
@@ -128,11 +128,12 @@ def plan(settings: Settings) -> Plan:
     task.model(settings["model"], None)  # checks the settings
     text, kind = settings.get("text", TEXT), settings.get("tokenizer", TOKENIZER)
     source = task.read(text)
-    tokenizer = task.tokenizer(kind, settings["model"].get("vocabulary"), source)
+    complete = task.text_of(source)
+    tokenizer = tokenizer_for(complete, kind, settings["model"].get("vocabulary"))
     config = RunConfig(
         task=name,
         text=text,
-        text_sha256=task.digest(source),
+        text_sha256=digest(complete),
         tokenizer=kind,
         tokenizer_sha256=tokenizer.fingerprint,
         rung=rung,
@@ -140,7 +141,3 @@ def plan(settings: Settings) -> Plan:
         training=training,
     )
     return Plan(config, tokenizer, source)
-
-
-def _folder() -> Any:
-    return resources.files("headway.training.recipes")
