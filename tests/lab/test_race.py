@@ -8,6 +8,8 @@ import pytest
 from headway.data import grammar, pairs
 from headway.lab import race, race_report, work
 from headway.lab import translation as lab
+from headway.lab.comparison import TrainedRun, gather
+from headway.lab.experiments import Job
 from headway.lab.race import KINDS, Race
 from headway.models.seq2seq import Seq2SeqConfig
 from headway.training import recipes, translation
@@ -61,18 +63,16 @@ def test_every_kind_ran_with_every_seed(done):
         (k, s) for s in (0, 1) for k in KINDS
     ]
     assert len({job.folder for job in trial.jobs}) == 6
-    output = race_report.gather(trial, folder / work.RUNS)
+    output = gather(trial, folder / work.RUNS)
     assert all(run.result and not run.failed for run in output)
     tested = len(pairs.split(pairs.read(trial.source)).test)
-    assert {len(run.answers) for run in output} == {tested}
-    assert all(list(run.curve) == [4] for run in output)
+    assert {len(race_report.answers_of(run)) for run in output} == {tested}
+    assert all([step for step, _ in run.curve] == [4] for run in output)
 
 
 def test_the_report_is_written_whole(done):
     trial, folder = done
-    report = race_report.RaceReport(
-        trial, race_report.gather(trial, folder / work.RUNS), "headway x"
-    )
+    report = race_report.RaceReport(trial, gather(trial, folder / work.RUNS), "headway x")
     place = race_report.write(report, folder)
     page, text = (place / "index.html").read_text(), (place / "report.md").read_text()
     for kind in KINDS:
@@ -93,9 +93,8 @@ def ended(kind, seed, right):
     answers = [lab.as_dict(answered(d, n < right[d])) for d in (0, 1) for n in range(10)]
     matrix = {"source": ["a"], "target": ["b", "c"], "weights": [[1.0], [0.5]]}
     result = {"answers": answers, "sentence": "s", "parameters": 7, "machine": {}, "longer": 0}
-    return race_report.RaceRun(
-        kind, seed, {10: 1.0}, 5.0, {**result, "left_out": 0, "matrix": matrix}, ""
-    )
+    result |= {"left_out": 0, "matrix": matrix, "seconds": 5.0}
+    return TrainedRun(Job(kind, seed, {}, ""), [(10, 1.0)], [], result)
 
 
 def test_claims_are_paired_by_seed_and_careful():
@@ -125,7 +124,10 @@ def test_claims_are_paired_by_seed_and_careful():
 
 
 def test_what_failed_is_shown():
-    runs = [ended("rnn", 0, (1, 1)), race_report.RaceRun("bahdanau", 0, {}, 0.0, None, "no space")]
+    runs = [
+        ended("rnn", 0, (1, 1)),
+        TrainedRun(Job("bahdanau", 0, {}, ""), [], [], None, "no space"),
+    ]
     report = race_report.RaceReport(Race("grammar:0"), runs, "again")
     assert "bahdanau, seed 0, failed: no space" in race_report.answers(report)
     assert "no conclusion" in " ".join(race_report.answers(report))

@@ -19,6 +19,7 @@ from headway.cli.progress import interrupts
 from headway.extras import require
 
 if TYPE_CHECKING:
+    from headway.lab.comparison import TrainedRun
     from headway.lab.experiments import Experiment
 
 _LAB = Path("lab")
@@ -51,7 +52,7 @@ def climb(
     """
     from headway.lab import climb as climbing  # late: `headway --help` is fast
 
-    size = _size(quick, full)
+    size = size_of(quick, full)
     experiment = replace(climbing.experiment(text, size), engine=engine)
     _conduct(experiment, lab, ["climb", text, f"--{size}"], climbing.repacked)
 
@@ -97,7 +98,7 @@ def compare(
     """
     from headway.lab import experiments as known  # late: `headway --help` is fast
 
-    size = _size(quick, full)
+    size = size_of(quick, full)
     if bool(experiments) == bool(assignments):
         names = ", ".join(known.names())
         raise ValueError(f"give one experiment ({names}), recipes as .toml, or --set NAME=VALUES")
@@ -123,7 +124,8 @@ def compare(
     _conduct(replace(experiment, engine=engine), lab, [*words, f"--{size}"])
 
 
-def _size(quick: bool, full: bool) -> str:
+def size_of(quick: bool, full: bool) -> str:
+    """Return quick or full. Raises ValueError if both are requested."""
     if quick and full:
         raise ValueError("--quick and --full exclude each other; remove one")
     return "full" if full else "quick"
@@ -143,8 +145,7 @@ def _conduct(
     width = None if sys.stdout.isatty() else 200  # a file gets all columns
     console = Console(highlight=False, markup=False, width=width)
     words = [*words, *([] if experiment.engine == "torch" else ["--engine", experiment.engine])]
-    words += [] if lab == _LAB else ["--lab", str(lab)]
-    command = shlex.join(["headway", *words])
+    command = command_of(words, lab)
     runs = lab / work.RUNS
     finished = sum(work.is_done(runs / job.folder) for job in experiment.jobs)
     console.print(
@@ -157,13 +158,30 @@ def _conduct(
     comparison = comparisons.Comparison(experiment, trained, command, further)
     folder = page.write(comparison, lab)
     console.print(comparisons.terminal(comparison, console.width))
-    for answer in comparisons.answers(comparison):
-        console.print(f"- {answer}")
+    finish(console, comparisons.answers(comparison), folder, command, trained, stopped())
+
+
+def command_of(words: Sequence[str], lab: Path) -> str:
+    """Return the command that repeats an experiment. words: without the folder of the lab."""
+    return shlex.join(["headway", *words, *([] if lab == _LAB else ["--lab", str(lab)])])
+
+
+def finish(
+    console: Console,
+    answers: Iterable[str],
+    folder: Path,
+    command: str,
+    runs: Sequence[TrainedRun],
+    stopped: bool,
+) -> None:
+    """Print the results of an experiment; exit with 130 if it was stopped, 1 if a run failed."""
+    for answer in answers:
+        console.print(f"- {answer}", markup=False)
     console.print(f"report: {folder / 'index.html'}", soft_wrap=True)
-    if stopped():
+    if stopped:
         console.print(f"stopped; continue with: {command}", soft_wrap=True)
         sys.exit(130)
-    if any(run.failed for run in trained):
+    if any(run.failed for run in runs):
         sys.exit(1)
 
 

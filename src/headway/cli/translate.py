@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from headway.cli.lab import command_of, finish, size_of
 from headway.cli.options import options
 from headway.cli.parameters import Device, RunName, Runs, Switch
 from headway.cli.progress import interrupts
@@ -302,17 +303,16 @@ def race(
     require("translate", "the race")
     require("lab", "the race")
     from headway.lab import race_report, work  # late: `headway --help` is fast
+    from headway.lab.comparison import gather
     from headway.lab.race import QUESTION, Race, compete
     from headway.training.runs import Run
 
-    if quick and full:
-        raise ValueError("--quick and --full exclude each other; remove one")
-    size = "full" if full else "quick"
+    size = size_of(quick, full)
     contest = Race(_source(pairs, depth), size)
     runs, console = lab / work.RUNS, Console(highlight=False, soft_wrap=True)
-    words = [*(["--pairs", *pairs] if pairs else []), *_option("--depth", depth), f"--{size}"]
-    words += [] if lab == Path("lab") else ["--lab", str(lab)]
-    command = shlex.join(["headway", "translate", "race", *words])
+    words = ["translate", "race", *(["--pairs", *pairs] if pairs else [])]
+    words += [] if depth is None else ["--depth", str(depth)]
+    command = command_of([*words, f"--{size}"], lab)
     finished = sum(work.is_done(runs / job.folder) for job in contest.jobs)
     console.print(f"{QUESTION}\n{len(contest.jobs)} runs, {finished} of them finished")
     steps = sum(job.settings["training"]["steps"] for job in contest.jobs)
@@ -327,17 +327,10 @@ def race(
             bar.update(task, completed=sum(log[-1]["step"] for log in logs if log))
 
         errors = work.run(contest, runs, do=compete, stopped=stopped, show=show)
-    trained = race_report.gather(contest, runs, errors)
+    trained = gather(contest, runs, errors)
     report = race_report.RaceReport(contest, trained, command)
     folder = race_report.write(report, lab)
-    for answer in race_report.answers(report):
-        console.print(f"- {answer}", markup=False)
-    console.print(f"report: {folder / 'index.html'}")
-    if stopped():
-        console.print(f"stopped; continue with: {command}")
-        sys.exit(130)
-    if any(run.failed for run in report.runs):
-        sys.exit(1)
+    finish(console, race_report.answers(report), folder, command, trained, stopped())
 
 
 def _source(pairs: Sequence[str] | None, depth: int | None) -> str:
@@ -349,10 +342,6 @@ def _source(pairs: Sequence[str] | None, depth: int | None) -> str:
     if any(AND in name for name in pairs or ()):
         raise ValueError(f"the name of a file of pairs cannot contain {AND!r}: rename the file")
     return AND.join(pairs) if pairs else GRAMMAR if depth is None else f"{GRAMMAR}:{depth}"
-
-
-def _option(name: str, value: int | None) -> list[str]:
-    return [] if value is None else [name, str(value)]
 
 
 def _table(scores: Mapping[str, Scores]) -> Table:

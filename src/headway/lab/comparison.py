@@ -15,7 +15,7 @@ from rich.text import Text
 
 from headway.lab.effects import Effect, effect_of
 from headway.lab.experiments import Experiment, Job, Variant
-from headway.lab.work import FAILED, HEALTH, RESULT
+from headway.lab.work import FAILED, HEALTH, RESULT, HasJobs
 from headway.training import recipes
 from headway.training.runs import Run
 from headway.training.settings import TrainingConfig
@@ -149,7 +149,7 @@ LEGEND = (
 
 
 def gather(
-    experiment: Experiment, folder: Path, errors: Mapping[str, str] | None = None
+    experiment: HasJobs, folder: Path, errors: Mapping[str, str] | None = None
 ) -> list[TrainedRun]:
     """Return the current state of all runs. errors: see `work.run`."""
     return [

@@ -111,7 +111,8 @@ def compete(job: Job, folder: str) -> None:
             matrix = by_word._asdict() | {"weights": by_word.weights.round(3).tolist()}
     result = {
         "machine": machine(device.type),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": session.trainer.parameters,
+        "seconds": session.run.logged()[-1]["seconds"],
         "answers": [
             lab.as_dict(answer) for answer in lab.answers(model, tokenizer, questions, beams=4)
         ],

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from html import escape
-from math import isfinite, nan
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,11 @@ import numpy as np
 from headway.bench import pages
 from headway.bench.pages import COLOURS, INK, Picture
 from headway.lab import translation as lab
-from headway.lab import work
+from headway.lab.comparison import TrainedRun
 from headway.lab.effects import Effect, effect_of
 from headway.lab.page import Summary, as_html, as_markdown, curves, embedded
 from headway.lab.race import KINDS, QUESTION, SEEDS, SENTENCE, Race
 from headway.lab.translation import Answer, Scores
-from headway.training.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,34 +36,17 @@ PAIRED = (("bahdanau", "rnn"), ("transformer", "bahdanau"))
 _COLOURS = dict(zip(KINDS, (INK, *COLOURS), strict=False))
 
 
-@dataclass(frozen=True)
-class RaceRun:
-    """A run of a race. result: None until it has ended. failed: the reason, or ""."""
-
-    kind: str
-    seed: int
-    curve: Mapping[int, float]
-    seconds: float
-    result: Mapping[str, Any] | None
-    failed: str
-
-    @cached_property
-    def answers(self) -> list[Answer]:
-        """Its translations of the test."""
-        return [] if self.result is None else [*map(lab.from_dict, self.result["answers"])]
-
-
 @dataclass(frozen=True, eq=False)
 class RaceReport:
     """The current state of a race. command: repeats it."""
 
     race: Race
-    runs: Sequence[RaceRun]
+    runs: Sequence[TrainedRun]
     command: str
 
-    def of(self, kind: str) -> list[RaceRun]:
+    def of(self, kind: str) -> list[TrainedRun]:
         """Return the finished runs of a kind."""
-        return [run for run in self.runs if run.kind == kind and run.result is not None]
+        return [run for run in self.runs if run.job.variant == kind and run.result is not None]
 
     @cache  # noqa: B019 - a report exists until its command ends
     def table(
@@ -75,29 +56,15 @@ class RaceReport:
         table: dict[str, dict[str, dict[int, Scores]]] = {}
         for kind in KINDS:
             for run in self.of(kind):
-                for name, group in groups(run.answers).items():
+                for name, group in groups(answers_of(run)).items():
                     by_seed = table.setdefault(kind, {}).setdefault(name, {})
-                    by_seed[run.seed] = lab.scores(group)
+                    by_seed[run.job.seed] = lab.scores(group)
         return table
 
 
-def gather(race: Race, folder: Path, errors: Mapping[str, str] | None = None) -> list[RaceRun]:
-    """Return the current state of all runs. errors: see `work.run`."""
-    runs = []
-    for job in race.jobs:
-        path = folder / job.folder
-        log = Run(path).logged()
-        shown = [line for line in log if isfinite(line["validation"] or nan)]
-        curve = {line["step"]: line["validation"] for line in shown}
-        result = failed = None
-        if (path / work.RESULT).is_file():
-            result = json.loads((path / work.RESULT).read_text(encoding="utf-8"))
-        if (path / work.FAILED).is_file():
-            failed = json.loads((path / work.FAILED).read_text(encoding="utf-8"))["failed"]
-        seconds = log[-1]["seconds"] if log else 0.0
-        error = failed or (errors or {}).get(job.folder, "")
-        runs.append(RaceRun(job.variant, job.seed, curve, seconds, result, error))
-    return runs
+def answers_of(run: TrainedRun) -> list[Answer]:
+    """Return the translations of a finished run."""
+    return [] if run.result is None else [*map(lab.from_dict, run.result["answers"])]
 
 
 def answers(report: RaceReport) -> Iterator[str]:
@@ -122,17 +89,19 @@ def answers(report: RaceReport) -> Iterator[str]:
         yield from map(str, _effects(everything, "all", planned))
     for run in report.runs:
         if run.failed:
-            yield f"{run.kind}, seed {run.seed}, failed: {run.failed}"
+            yield f"{run.job.variant}, seed {run.job.seed}, failed: {run.failed}"
         if run.result is None:
             continue
         counts = {
             "pairs were too long for the model and not used for training": run.result["left_out"],
             "test sentences were too long for the model": run.result["longer"],
-            "translations were cut off at the context": sum(not a.complete for a in run.answers),
+            "translations were cut off at the context": sum(
+                not a.complete for a in answers_of(run)
+            ),
         }
         for text, count in counts.items():
             if count:
-                yield f"{run.kind}, seed {run.seed}: {count:,} {text}"
+                yield f"{run.job.variant}, seed {run.job.seed}: {count:,} {text}"
 
 
 def _effects(
@@ -191,11 +160,11 @@ def rows(report: RaceReport) -> Iterator[list[str]]:
 def described(report: RaceReport) -> str:
     """Return the budget and the machine in one line."""
     done = [run for run in report.runs if run.result is not None]
-    sizes = {run.kind: run.result["parameters"] for run in done if run.result}
+    sizes = {run.job.variant: run.result["parameters"] for run in done if run.result}
     settings = report.race.settings
     models = ", ".join(
         f"{kind} {sizes[kind]:,} parameters, width {settings[kind]['width']}, "
-        f"{mean(run.seconds for run in report.of(kind)):,.0f} s"
+        f"{mean(run.result['seconds'] for run in report.of(kind) if run.result):,.0f} s"
         for kind in KINDS
         if kind in sizes
     )
@@ -232,7 +201,9 @@ def pictures(report: RaceReport) -> Iterator[Picture]:
             }
             if series:
                 yield curves(f"{name}-{score}", label, series, _COLOURS, along=along)
-    losses = {kind: [run.curve for run in report.of(kind)] for kind in KINDS if report.of(kind)}
+    losses = {
+        kind: [dict(run.curve) for run in report.of(kind)] for kind in KINDS if report.of(kind)
+    }
     if losses:
         label = "validation loss, nats per token"
         yield curves("loss", label, losses, _COLOURS, framed=[*losses])
@@ -296,7 +267,12 @@ def write(report: RaceReport, folder: Path) -> Path:
         "answers": summary.answers,
         "rows": summary.rows,
         "runs": [
-            {"kind": run.kind, "seed": run.seed, "curve": run.curve, "failed": run.failed}
+            {
+                "kind": run.job.variant,
+                "seed": run.job.seed,
+                "curve": run.curve,
+                "failed": run.failed,
+            }
             for run in report.runs
         ],
     }
