@@ -183,9 +183,7 @@ def mask_runs():
 
 
 @parametrize(
-    ["mask", "bias", "offset"],
-    mask_runs(),
-    quick=[["window and padding", "with -inf", "rows"]],
+    ["mask", "bias", "offset"], mask_runs(), quick=[["window and padding", "with -inf", "rows"]]
 )
 def test_kernels_support_every_mask_and_bias(kernel, engine, mask, bias, offset):
     dtype = "float32" if "float64" in REFUSED[kernel, engine] else "float64"

@@ -768,13 +768,7 @@ qkv(
     "softcap",
     cap=lambda s, c: c * (s * 8**0.5 / c).tanh() / 8**0.5,
 )
-qkv(
-    "fixed cap",
-    "always 2",
-    "softcap",
-    "softcap",
-    cap=lambda s, c: 2 * (s / 2).tanh(),
-)
+qkv("fixed cap", "always 2", "softcap", "softcap", cap=lambda s, c: 2 * (s / 2).tanh())
 qkv("no cap", "the option does nothing", "softcap", "softcap", cap=lambda s, c: s)
 mutant("values rotated", "rotary on the values", "rotary", rotates_values, QKV, "positions")
 qkv(

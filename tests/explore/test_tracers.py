@@ -129,10 +129,7 @@ def test_what_is_no_edit(result, message):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (
-            Edit("off", "blocks.7.attention"),
-            "does not apply to this model: no step matches",
-        ),
+        (Edit("off", "blocks.7.attention"), "does not apply to this model: no step matches"),
         (Edit("off", LAYER, 4), r"head must be below 4 in blocks.0.attention \(got 4\)"),
     ],
 )

@@ -42,10 +42,7 @@ def main():
             "norms": [step.gradient_norm for step in steps],
             "share": {
                 name_: array.addressable_shards[0].data.size / array.size
-                for name_, array in (
-                    ("weights", state.params[name]),
-                    ("momentum", momentum[name]),
-                )
+                for name_, array in (("weights", state.params[name]), ("momentum", momentum[name]))
             },
             "device": trainer.device,
             "weights": float(sum(np.abs(a).sum() for a in trainer.state()["model"].values())),

@@ -139,10 +139,7 @@ def test_the_folder_of_a_run_tells_its_settings_apart(text):
         ),
         ('question = "?"\nrecipe = "smal"\nvariants = []', "did you mean 'small'"),
         ("question =", "is not valid TOML"),
-        (
-            'question = "?"\nquick = 3\nvariants = []',
-            "'quick' of the .* must be a table",
-        ),
+        ('question = "?"\nquick = 3\nvariants = []', "'quick' of the .* must be a table"),
     ],
 )
 def test_mistakes_are_named(tmp_path, content, printed):

@@ -28,11 +28,7 @@ class Grid(NamedTuple):
     columns: slice = slice(None)
 
     def select(
-        self,
-        *,
-        heads: slice = slice(None),
-        rows: slice = slice(None),
-        columns: slice = slice(None),
+        self, *, heads: slice = slice(None), rows: slice = slice(None), columns: slice = slice(None)
     ) -> Grid:
         """A part of the complete matrix: some heads, some rows (queries), some columns (keys)."""
         return self._replace(

@@ -26,9 +26,7 @@ def sinusoidal(
 
 
 def rotary(
-    x: Float[Array, "... tokens dim"],
-    positions: Int[Array, "... tokens"],
-    theta: float = 10000.0,
+    x: Float[Array, "... tokens dim"], positions: Int[Array, "... tokens"], theta: float = 10000.0
 ) -> Float[Array, "... tokens dim"]:
     """Rotate each pair (i, i + dim/2) of queries or keys by the angle position / theta^(2i/dim).
 

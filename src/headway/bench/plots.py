@@ -54,11 +54,7 @@ def _value(what: str, row: Row) -> float | None:
 
 
 def _plot(
-    name: str,
-    label: str,
-    series: dict[str, Points],
-    tables: Sequence[Table],
-    report: Results,
+    name: str, label: str, series: dict[str, Points], tables: Sequence[Table], report: Results
 ) -> Picture:
     def paint(figure: Figure) -> None:
         axes = figure.add_axes((0.095, 0.115, 0.67, 0.745), facecolor="none")

@@ -29,10 +29,7 @@ def unit(subject: Subject) -> float:
 
 
 def output_at(
-    subject: Subject,
-    inputs: Sequence[np.ndarray],
-    values: Sequence[np.ndarray],
-    **options: Any,
+    subject: Subject, inputs: Sequence[np.ndarray], values: Sequence[np.ndarray], **options: Any
 ) -> np.ndarray:
     """Return the output for other values of the variables."""
     function = _function(subject, inputs, subject.dtype, options)

@@ -47,10 +47,7 @@ def resumed(run: Run, given: dict[str, Any], engine: str | None, device: str | N
 
 
 def follow(
-    started: Session,
-    command: str,
-    *,
-    on_step: Callable[[Step], str | None] = lambda step: None,
+    started: Session, command: str, *, on_step: Callable[[Step], str | None] = lambda step: None
 ) -> None:
     """Train to the end with a progress bar, and show a sample; Ctrl-C stops after a step.
 

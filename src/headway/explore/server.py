@@ -53,12 +53,7 @@ KEPT, BYTES = 8, 2 * 2**30  # trace files and their bytes; the first and the lat
 
 STATIC = Path(__file__).parent / "static"
 # The table of the operating system may be wrong for scripts.
-MEDIA = {
-    ".js": "text/javascript",
-    ".css": "text/css",
-    ".svg": "image/svg+xml",
-    ".png": "image/png",
-}
+MEDIA = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "

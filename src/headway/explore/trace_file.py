@@ -54,11 +54,7 @@ _INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp", "Zs")  # Unicode's categ
 
 
 def record(
-    run: Callable[[slice], object],
-    tokens: int,
-    *,
-    most: int = MATRICES,
-    keep: Collection[str] = (),
+    run: Callable[[slice], object], tokens: int, *, most: int = MATRICES, keep: Collection[str] = ()
 ) -> tuple[Tensors, Manifest]:
     """Trace a model; return its tensors and their part of the manifest.
 

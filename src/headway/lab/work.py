@@ -62,10 +62,7 @@ def run(
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     workers = min(workers_here(), len(jobs))
-    with (
-        _locked(folder),
-        ProcessPoolExecutor(workers, context, _begin, (stop,)) as pool,
-    ):
+    with _locked(folder), ProcessPoolExecutor(workers, context, _begin, (stop,)) as pool:
         try:
             with _no_interrupts():  # inherited by the workers
                 waiting = {

@@ -85,7 +85,5 @@ def _band(queries: Array, keys: Array, spec: Spec) -> list[int]:
 
 
 TRITON = Kernel(
-    _run,
-    frozenset({"mask", "scale", "softcap", "dropout", "offset", "batch_offset"}),
-    _refuse,
+    _run, frozenset({"mask", "scale", "softcap", "dropout", "offset", "batch_offset"}), _refuse
 )

@@ -6,14 +6,7 @@ rotary: Su et al. 2021.
 import numpy as np
 
 from headway.check.findings import Outcome, verdict
-from headway.check.properties.check import (
-    BLOCK,
-    digits,
-    gap,
-    order_free,
-    promises,
-    wrong_sums,
-)
+from headway.check.properties.check import BLOCK, digits, gap, order_free, promises, wrong_sums
 from headway.check.subject import Subject
 
 FORMULA = r"softmax|exp\("
