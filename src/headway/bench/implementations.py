@@ -97,12 +97,9 @@ def candidates(setting: Setting, kernels: Sequence[str] | None = None) -> list[C
                 name = f"nn.MHA{' with weights' if weights else ''}"
                 result.append(Candidate(name, partial(_multihead, need_weights=weights)))
     if not setting.projections and find_spec("jax"):
-        chosen = [name for name in names if kernels is None or name in kernels]
-        result += [
-            Candidate(f"{name}{JAX}", partial(_jax_kernel, name))
-            for name in chosen
-            if _takes_jax(name)
-        ]
+        for name in names:
+            if (kernels is None or name in kernels) and _takes_jax(name):
+                result.append(Candidate(f"{name}{JAX}", partial(_jax_kernel, name)))
     return result
 
 

@@ -133,11 +133,7 @@ class Torch(Library):
             leaves = [array.detach().requires_grad_() for array in inputs]
             output = function(*leaves)
             weighted = (output * self.array(weight, "float64").to(output.dtype)).sum()
-            return list(
-                self.torch.autograd.grad(
-                    weighted, leaves, allow_unused=True, materialize_grads=True
-                )
-            )
+            return list(self.torch.autograd.grad(weighted, leaves, materialize_grads=True))
 
     @contextmanager
     def session(self) -> Iterator[None]:

@@ -118,9 +118,8 @@ def scale(subject: Subject) -> Outcome:
         inputs[:2] = (np.broadcast_to(array[:, :1], array.shape) for array in inputs[:2])
         last = subject.weights(inputs)[..., -1, :]
         odds = np.log(last[..., 1] / last[..., 0])
-        products = (queries[:, :, -1] * (keys[:, :, 1] - keys[:, :, 0])).sum(
-            axis=-1
-        ) * np.ones_like(odds)
+        difference = keys[:, :, 1] - keys[:, :, 0]
+        products = (queries[:, :, -1] * difference).sum(axis=-1) * np.ones_like(odds)
         slopes.append(float((odds * products).sum() / (products**2).sum()))
         off = max(off, gap(odds, products / width**0.5))
     slope = float(np.median(slopes))
