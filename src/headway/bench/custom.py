@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from headway.attention.spec import Unsupported
 from headway.bench import expected
 from headway.bench.expected import Expected, Inputs
-from headway.bench.implementations import Candidate, TorchImplementation
+from headway.bench.implementations import UNSEEDED, Candidate, TorchImplementation
 from headway.bench.settings import Setting
 from headway.check import diagnose, targets
 from headway.check.adapters import known
 from headway.check.probe import width_of
+from headway.check.subject import call_directly
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class CustomAttention:
     def load(cls, target: str, settings: Sequence[str]) -> CustomAttention:
         """Load it; raises ValueError, in one line, if that fails or if it is not an attention."""
         attention = targets.load(target, settings)
-        declared, call = known(attention) or (_declared(target, attention), _call)
+        declared, call = known(attention) or (_declared(target, attention), call_directly)
         if declared["kind"] == "model":
             raise ValueError(f"{target} is a complete model: give its attention")
         if declared.get("engine", "torch") != "torch":
@@ -73,7 +74,13 @@ class CustomAttention:
         return Candidate(self.name, self._make, complaint, self._expected if self.of_x else None)
 
     def _make(self, setting: Setting, inputs: Inputs) -> TorchImplementation:
-        self._refuse(setting)
+        if self.of_x != setting.projections:
+            takes = "x (with projections)" if self.of_x else "queries, keys and values"
+            raise Unsupported(f"takes {takes}")
+        if setting.window is not None and "window" not in self.declared["features"]:
+            raise Unsupported("does not accept a window")
+        if setting.dropout:
+            raise Unsupported(UNSEEDED)
         attention = self._copy(inputs.upstream.dtype, setting)
         if self.of_x:
             inputs = inputs._replace(leaves=(inputs.leaves[0], *_parameters(attention)))
@@ -89,15 +96,6 @@ class CustomAttention:
         leaves = (*x, *_parameters(rounded))
         values = expected.results(self._function(rounded, setting), leaves, low.upstream[:1])
         return Expected(values, [inf] * len(values), torch.finfo(low.upstream.dtype).eps)
-
-    def _refuse(self, setting: Setting) -> None:
-        if self.of_x != setting.projections:
-            takes = "x (with projections)" if self.of_x else "queries, keys and values"
-            raise Unsupported(f"takes {takes}")
-        if setting.window is not None and "window" not in self.declared["features"]:
-            raise Unsupported("does not accept a window")
-        if setting.dropout:
-            raise Unsupported("has no seeded dropout, so a run could not be repeated")
 
     def _copy(self, dtype: torch.dtype, setting: Setting) -> Any:
         """Copy a module with the dtype and device of the setting, without its dropout."""
@@ -119,10 +117,6 @@ class CustomAttention:
 
 def _parameters(attention: Any) -> list[Tensor]:
     return [*attention.parameters()] if isinstance(attention, nn.Module) else []
-
-
-def _call(attention: Any, *inputs: Tensor, **options: Any) -> Any:
-    return attention(*inputs, **options)
 
 
 def _declared(target: str, attention: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch.profiler import ProfilerActivity, profile
@@ -38,10 +38,10 @@ def by_torch(work: Callable[[], object], cuda: bool = False) -> Executed:
     triton = [name for name in on_gpu if is_of_triton(name)]
     parts = [word for name, word in ATTENTION.items() if name in names]
     parts = parts or [name for name in names if _is_function(name)] or triton
-    if not parts:
-        parts = [
-            _times(names[name], name.removeprefix("aten::")) for name in PRODUCTS if names[name]
-        ]
+    products = [
+        _times(names[name], name.removeprefix("aten::")) for name in PRODUCTS if names[name]
+    ]
+    parts = parts or products
     fused = sum(count for name, count in (names + on_gpu).items() if _is_fused(name))
     if fused:
         parts.append(f"{fused} fused")
@@ -51,14 +51,11 @@ def by_torch(work: Callable[[], object], cuda: bool = False) -> Executed:
 
 def by_xla(program: str) -> Executed:
     """Name the products, fused loops and custom calls of a compiled program (HLO)."""
-    return Executed(f"XLA: {' + '.join(_of_xla(program)) or 'no known operation'}", compiled=True)
-
-
-def _of_xla(program: str) -> Iterator[str]:
-    yield from dict.fromkeys(re.findall(r'custom_call_target="([^"]+)"', program))
+    parts = [*dict.fromkeys(re.findall(r'custom_call_target="([^"]+)"', program))]
     for pattern, name in ((" dot(", "dot"), (" fusion(", "fused")):
         if pattern in program:
-            yield _times(program.count(pattern), name)
+            parts.append(_times(program.count(pattern), name))
+    return Executed(f"XLA: {' + '.join(parts) or 'no known operation'}", compiled=True)
 
 
 def _times(count: int, name: str) -> str:

@@ -61,19 +61,22 @@ def inputs(setting: Setting) -> Inputs:
 
 def size(setting: Setting) -> int:
     """Bytes of the inputs and the results, and of the first batch row of both in float64."""
-    narrow, wide = (setting.batch * setting.tokens * w for w in (setting.kv_width, setting.width))
-    weights = 2 * setting.width * (setting.width + setting.kv_width)
-    numbers = 2 * wide + (weights if setting.projections else 2 * narrow)
+    numbers = setting.numbers
     return 2 * numbers * DTYPES[setting.dtype] + 2 * 8 * numbers // setting.batch
 
 
-def layer(setting: Setting, attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return the multi-head layer with this attention: f(x, W_query, W_key, W_value, W_output)."""
+def layer(
+    setting: Setting, attention: Callable[..., Tensor], project: Callable[..., Any] = project
+) -> Callable[..., Tensor]:
+    """Return the multi-head layer with this attention: f(x, *matrices, W_output).
 
-    def apply(
-        x: Tensor, W_query: Tensor, W_key: Tensor, W_value: Tensor, W_output: Tensor
-    ) -> Tensor:
-        queries, keys, values = project(x, W_query, W_key, W_value)
+    project: returns queries, keys and values of x and the matrices, by default W_query, W_key and
+    W_value.
+    """
+
+    def apply(x: Tensor, *weights: Tensor) -> Tensor:
+        *matrices, W_output = weights
+        queries, keys, values = project(x, *matrices)
         heads = split(queries, setting.heads)
         kv = split(keys, setting.kv_heads), split(values, setting.kv_heads)
         return output(merge(attention(heads, *kv)), W_output)

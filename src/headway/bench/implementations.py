@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.utils.dlpack import from_dlpack
 
 from headway.attention.dispatch import attend
-from headway.attention.heads import merge, split
+from headway.attention.heads import split
 from headway.attention.kernels import flex
 from headway.attention.kernels.kernel import refusal
 from headway.attention.kernels.table import KERNELS
 from headway.attention.masks import materialize
 from headway.attention.options import spec_from
-from headway.attention.projections import output, project_fused
+from headway.attention.projections import project_fused
 from headway.attention.spec import DEFAULT, Spec, Unsupported
 from headway.bench import executed, expected
 from headway.bench.executed import Executed
@@ -31,6 +31,7 @@ from headway.bench.expected import Expected, Inputs, layer
 from headway.bench.settings import Setting
 
 BASELINE = "plain"
+UNSEEDED = "has no seeded dropout, so a run could not be repeated"
 JAX = " (JAX)"  # the suffix of implementations that run on JAX's arrays
 
 
@@ -96,12 +97,9 @@ def candidates(setting: Setting, kernels: Sequence[str] | None = None) -> list[C
                 name = f"nn.MHA{' with weights' if weights else ''}"
                 result.append(Candidate(name, partial(_multihead, need_weights=weights)))
     if not setting.projections and find_spec("jax"):
-        chosen = [name for name in names if kernels is None or name in kernels]
-        result += [
-            Candidate(f"{name}{JAX}", partial(_jax_kernel, name))
-            for name in chosen
-            if _takes_jax(name)
-        ]
+        for name in names:
+            if (kernels is None or name in kernels) and _takes_jax(name):
+                result.append(Candidate(f"{name}{JAX}", partial(_jax_kernel, name)))
     return result
 
 
@@ -114,11 +112,11 @@ def baseline(setting: Setting) -> str:
 
 
 @final
-class TorchImplementation:
+class TorchImplementation(Implementation):
     """A PyTorch function of the leaves.
 
-    batched: the number of leaves with a batch axis. ordered: sorts the gradients as in
-    `Expected.values`. compiled: by torch.compile, as one graph.
+    batched: the number of leaves with a batch axis. ordered: sorts the gradients, if there are any,
+    as in `Expected.values`. compiled: by torch.compile, as one graph.
     """
 
     needs: int | None = None
@@ -142,22 +140,19 @@ class TorchImplementation:
         self.call = _compiled(function) if self.compiled else function
 
     def work(self) -> list[Tensor]:
-        """See `Implementation`."""
         return self._results(self.inputs.upstream)
 
     def finish(self) -> None:
-        """See `Implementation`."""
         if self.cuda:
             torch.cuda.synchronize()
 
     def first_example(self) -> list[Tensor]:
-        """See `Implementation`."""
         with _fresh_cache() if self.compiled else nullcontext():
             out, *gradients = self._results(expected.only_first(self.inputs.upstream))
-        return expected.first_example([out, *self.ordered(gradients)], 1 + self.batched)
+        results = [out, *self.ordered(gradients)] if gradients else [out]
+        return expected.first_example(results, 1 + self.batched)
 
     def leaks(self) -> bool:
-        """See `Implementation`."""
         leaves = expected.first_example(self.inputs.leaves, self.batched)
         before, after = (
             expected.results(self.function, variant, leaves[0]) for variant in _futures(leaves)
@@ -165,7 +160,6 @@ class TorchImplementation:
         return _differs_early(before[0], after[0])
 
     def profile(self) -> Executed:
-        """See `Implementation`."""
         with torch.set_grad_enabled(self.inputs.leaves[0].requires_grad):
             return executed.by_torch(lambda: self.call(*self.inputs.leaves), self.cuda)
 
@@ -221,15 +215,20 @@ def _kernel(
     if name is not None:
         spec = spec_from(setting.options)
         queries, keys, values = _heads(setting, inputs)
-        reason = refusal(KERNELS[name], queries, keys, values, spec)
-        if reason is not None:
-            raise Unsupported(reason)
+        _refuse(name, queries, keys, values, spec)
         if name == "flex":
             began = time.perf_counter()
             flex.block_mask(queries, keys, spec)
             seconds = time.perf_counter() - began
     called = layer(setting, function) if setting.projections else function
     return TorchImplementation(called, inputs, setting, compiled=compiled, builds_mask=seconds)
+
+
+def _refuse(name: str, queries: Any, keys: Any, values: Any, spec: Spec) -> None:
+    """Raise `Unsupported`, with the reason, if the kernel refuses this call."""
+    reason = refusal(KERNELS[name], queries, keys, values, spec)
+    if reason is not None:
+        raise Unsupported(reason)
 
 
 def _heads(setting: Setting, inputs: Inputs) -> Sequence[Tensor]:
@@ -246,20 +245,15 @@ def _fused(setting: Setting, inputs: Inputs) -> Implementation:
     x, *matrices, W_output = inputs.leaves
     widths = [matrix.shape[-1] for matrix in matrices]
 
-    def apply(x: Tensor, W_qkv: Tensor, W_output: Tensor) -> Tensor:
-        queries, keys, values = project_fused(x, W_qkv, d_q=setting.width)
-        kv = split(keys, setting.kv_heads), split(values, setting.kv_heads)
-        heads = split(queries, setting.heads)
-        return output(merge(attend(heads, *kv, kernel=BASELINE, **setting.options)), W_output)
+    attention = partial(attend, kernel=BASELINE, **setting.options)
+    function = layer(setting, attention, partial(project_fused, d_q=setting.width))
 
     def ordered(gradients: list[Tensor]) -> list[Tensor]:
-        if not gradients:
-            return []
         of_x, fused, last = gradients
         return [of_x, *torch.split(fused, widths, dim=-1), last]
 
     fused = expected.leaves([x, torch.cat(matrices, dim=-1), W_output], setting.backward)
-    return TorchImplementation(apply, inputs._replace(leaves=fused), setting, ordered=ordered)
+    return TorchImplementation(function, inputs._replace(leaves=fused), setting, ordered=ordered)
 
 
 def _multihead(setting: Setting, inputs: Inputs, *, need_weights: bool) -> Implementation:
@@ -267,7 +261,7 @@ def _multihead(setting: Setting, inputs: Inputs, *, need_weights: bool) -> Imple
     if setting.kv_heads != setting.heads:
         raise Unsupported("needs as many heads of keys and values as of queries")
     if setting.dropout:
-        raise Unsupported("has no seeded dropout, so a run could not be repeated")
+        raise Unsupported(UNSEEDED)
     x, *matrices, W_output = inputs.leaves
     module = nn.MultiheadAttention(
         setting.width, setting.heads, bias=False, batch_first=True, device=x.device, dtype=x.dtype
@@ -285,8 +279,6 @@ def _multihead(setting: Setting, inputs: Inputs, *, need_weights: bool) -> Imple
         return module(x, x, x, need_weights=need_weights, **options)[0]
 
     def ordered(gradients: list[Tensor]) -> list[Tensor]:
-        if not gradients:
-            return []
         of_x, fused, last = gradients
         return [of_x, *(gradient.mT for gradient in fused.chunk(3)), last.mT]
 
@@ -308,7 +300,7 @@ def _forbidden(setting: Setting, x: Tensor) -> Tensor | None:
 
 
 @final
-class JaxImplementation:
+class JaxImplementation(Implementation):
     """A JAX function of the leaves, compiled by `jit` before the first run."""
 
     builds_mask: float | None = None
@@ -335,25 +327,21 @@ class JaxImplementation:
         self.needs = sizes and sizes.temp_size_in_bytes + sizes.output_size_in_bytes
 
     def work(self) -> object:
-        """See `Implementation`."""
         return self._results(self.upstream)
 
     def finish(self) -> None:
         """See `Implementation`; `work` has waited already."""
 
     def first_example(self) -> list[Tensor]:
-        """See `Implementation`."""
         results = self._results(_to_jax(expected.only_first(self.inputs.upstream)))
         return expected.first_example([from_dlpack(array) for array in results], 1 + self.batched)
 
     def leaks(self) -> bool:
-        """See `Implementation`."""
         leaves = expected.first_example(self.inputs.leaves, self.batched)
         before, after = (self.function(*map(_to_jax, variant)) for variant in _futures(leaves))
         return _differs_early(from_dlpack(before), from_dlpack(after))
 
     def profile(self) -> Executed:
-        """See `Implementation`."""
         return executed.by_xla(self.call.as_text() or "")
 
     def _results(self, upstream: Any) -> Any:
@@ -380,7 +368,5 @@ def _jax_kernel(name: str, setting: Setting, inputs: Inputs) -> Implementation:
     if setting.device == "cuda" and jax.default_backend() != "gpu":
         raise Unsupported("JAX has no GPU here")
     queries, keys, values = map(_to_jax, inputs.leaves)
-    reason = refusal(KERNELS[name], queries, keys, values, spec_from(setting.options))
-    if reason is not None:
-        raise Unsupported(reason)
+    _refuse(name, queries, keys, values, spec_from(setting.options))
     return JaxImplementation(partial(attend, kernel=name, **setting.options), inputs, setting)

@@ -26,10 +26,6 @@ SHORTEST = 0.002  # seconds of one measurement; shorter ones measure the clock a
 Timings = dict[str, list[float]]  # seconds per call by name, one value per round
 
 
-def _nothing() -> None:
-    pass
-
-
 def settle(threads: int | None = None) -> None:
     """Prepare the process; call this before measuring and before JAX is imported.
 
@@ -53,7 +49,7 @@ class Workload(NamedTuple):
     """
 
     work: Callable[[], object]
-    finish: Callable[[], object] = _nothing
+    finish: Callable[[], object] = lambda: None
     once: float | None = None
 
     def seconds(self, times: int = 1) -> float:
@@ -244,5 +240,5 @@ def bandwidth(device: str = "cpu", size: int = 2**28) -> float:
 
 def _best(work: Callable[[], object], device: str) -> float:
     """Return the seconds of the fastest call within half a second, after a warm-up."""
-    workload = Workload(work, torch.cuda.synchronize if device == "cuda" else _nothing)
+    workload = Workload(work, torch.cuda.synchronize if device == "cuda" else lambda: None)
     return min(workload.seconds() for _ in range(min(10, ceil(0.5 / workload.seconds()))))

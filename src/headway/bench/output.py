@@ -35,15 +35,11 @@ def free_folder(output: Path | None) -> Path:
 def write(results: Results, folder: Path) -> None:
     """Write bench.json, index.html and the plots."""
     pictures = [*plots(results)]
-    texts = {"bench.json": as_json(results.as_dict()), "index.html": page(results, pictures)}
-    pages.write(folder, texts, pictures)
+    write_json(results.as_dict(), folder / "bench.json")
+    pages.write(folder, {"index.html": page(results, pictures)}, pictures)
 
 
 def write_json(values: dict[str, Any], file: Path) -> None:
     """Write values as JSON; a reader never sees a part of the file."""
-    pages.write(file.parent, {file.name: as_json(values)}, ())
-
-
-def as_json(values: dict[str, Any]) -> str:
-    """Return values as indented JSON."""
-    return json.dumps(values, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    pages.write(file.parent, {file.name: text}, ())

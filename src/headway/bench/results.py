@@ -40,13 +40,7 @@ class Results:
             noise_floor: the quartiles of the speed of plain relative to itself;
             left_out: {name: reason}; rows: the fastest first; see `record`.
         """
-        return {
-            "machine": self.machine,
-            "seconds": self.seconds,
-            "bandwidth": self.bandwidth,
-            "peaks": self.peaks,
-            "tables": [self._table(table) for table in self.tables],
-        }
+        return {**vars(self), "tables": [self._table(table) for table in self.tables]}
 
     def record(self, row: Row, table: Table) -> dict[str, Any]:
         """Return one row, for JSON and for the columns.
@@ -162,12 +156,10 @@ COUNTED = (
     "outputs and their gradients, each once. Errors: of output and gradients in the first batch "
     "row, relative to the largest number; a row is wrong above twice the error of plain + 4 eps."
 )
-LEGEND = "\n".join(
-    (
-        "ms: median of the rounds, ±: half the interquartile range; speed: relative to plain in "
-        "the same round",
-        "MB: peak beyond the inputs; error: from float64; peak, copy: relative to the fastest",
-    )
+LEGEND = (
+    "ms: median of the rounds, ±: half the interquartile range; speed: relative to plain in the "
+    "same round\n"
+    "MB: peak beyond the inputs; error: from float64; peak, copy: relative to the fastest"
 )
 STYLES = {
     "wrong": "bold red",

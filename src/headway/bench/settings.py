@@ -84,20 +84,27 @@ class Setting:
         Projections: 2 * d_in * d_out per token, and twice as many backward.
         """
         attention = 4.0 * self.batch * self.heads * self.cells * self.head_dim
-        weights = 2 * self.width * (self.width + self.kv_width)
-        projections = 2.0 * self.batch * self.tokens * weights * self.projections
+        projections = 2.0 * self.batch * self.tokens * self._weights * self.projections
         if self.backward:
             return attention * (1 + BACKWARD) + projections * 3
         return attention + projections
 
     @property
+    def _weights(self) -> int:
+        """The number of weights of the four projections."""
+        return 2 * self.width * (self.width + self.kv_width)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers the inputs and the output of a call have."""
+        tokens = self.batch * self.tokens
+        memory = self._weights if self.projections else 2 * tokens * self.kv_width
+        return 2 * tokens * self.width + memory
+
+    @property
     def bytes(self) -> int:
         """The necessary memory traffic of a call: inputs, outputs and gradients, each once."""
-        wide = self.batch * self.tokens * self.width
-        narrow = self.batch * self.tokens * self.kv_width
-        weights = 2 * self.width * (self.width + self.kv_width)
-        numbers = 2 * wide + weights if self.projections else 2 * wide + 2 * narrow
-        return numbers * (2 if self.backward else 1) * DTYPES[self.dtype]
+        return self.numbers * (2 if self.backward else 1) * DTYPES[self.dtype]
 
     def __str__(self) -> str:
         return self.title(f"{self.tokens:,} tokens")

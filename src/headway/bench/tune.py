@@ -120,13 +120,9 @@ def judge(device: str, stopped: Stopped = lambda: False) -> Iterator[Verdict]:
             question,
             medians,
             chosen,
-            regret=_ratio(timings["attend"], timings[best]),
-            spread=_ratio(timings["again"], timings[chosen]),
+            regret=statistics.median(measure.ratios(timings[best], timings["attend"])),
+            spread=statistics.median(measure.ratios(timings[chosen], timings["again"])),
         )
-
-
-def _ratio(one: Sequence[float], other: Sequence[float]) -> float:
-    return statistics.median(a / b for a, b in zip(one, other, strict=False))
 
 
 def prepared(question: Question, device: str) -> tuple[Call, dict[str, Workload]]:
@@ -142,13 +138,12 @@ def prepared(question: Question, device: str) -> tuple[Call, dict[str, Workload]
         options["mask"] = options["mask"].to(device)
     queries, keys, values = inputs
     call = (queries, keys, values, spec_from(options))
-    names = [
-        name
+    workloads = {
+        name: workload
         for name, kernel in KERNELS.items()
         if name != "flex" and refusal(kernel, *call) is None
-    ]
-    workloads = {name: _workload(name, inputs, options, question.backward) for name in names}
-    workloads = {name: workload for name, workload in workloads.items() if _runs(workload)}
+        if _runs(workload := _workload(name, inputs, options, question.backward))
+    }
     return call, {**workloads, "attend": _workload(None, inputs, options, question.backward)}
 
 

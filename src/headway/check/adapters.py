@@ -9,6 +9,9 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+from headway.attention.masks import as_mask, causal, documents
+from headway.attention.spec import Spec
+
 Call = Callable[..., Any]
 Known = tuple[dict[str, Any], Call] | None
 
@@ -119,9 +122,6 @@ def _transformers(attention: Any) -> Known:
 def _gpt(attention: Any) -> Known:
     if not _is(attention, "headway.torch.gpt", "GPT"):
         return None
-    from headway.attention.masks import documents
-    from headway.attention.spec import Spec
-
     seeds = count()
 
     def call(model: Any, tokens: Any, **options: Any) -> Any:
@@ -142,8 +142,6 @@ def _gpt(attention: Any) -> Known:
 def _jax_gpt(attention: Any) -> Known:
     if not _is(attention, "headway.jax.gpt", "Model"):
         return None
-    from headway.attention.masks import documents
-    from headway.attention.spec import Spec
     from headway.jax import gpt
 
     # Compiled, because without jit each operation is compiled for each shape.
@@ -168,9 +166,6 @@ def _layer(attention: Any) -> Known:
     layers = sys.modules.get("headway.torch.layers")
     if layers is None or not _is(attention, layers.__name__, "MultiHeadAttention", "RungAttention"):
         return None
-    from headway.attention.masks import as_mask, causal
-    from headway.attention.spec import Spec
-
     seeds = count()
 
     def call(module: Any, x: Any, **options: Any) -> Any:

@@ -120,9 +120,8 @@ def _modules() -> Iterator[Entry]:
     for rung in LADDER.values():
         heads = 2 if rung.has_heads else 1
         spec = Spec(dropout=0.2 if rung.has_dropout else 0.0)
-        yield Entry(
-            f"RungAttention {rung.name}", RungAttention(rung, 16, heads=heads, spec=spec), {}
-        )
+        module = RungAttention(rung, 16, heads=heads, spec=spec)
+        yield Entry(f"RungAttention {rung.name}", module, {})
     plain = MultiHeadAttention(16, heads=4, linear_bias=True, spec=Spec(dropout=0.2))
     yield Entry("MultiHeadAttention without a mask", plain, {})
     modern = MultiHeadAttention(16, heads=4, kv_heads=2, rotary=10000.0, qk_norm=1e-6)
@@ -143,51 +142,36 @@ def _models_on_jax() -> Iterator[Entry]:
 def _translators() -> Iterator[Entry]:
     """Yield cross-attentions of x to x, decoders with a fixed source, and an encoder layer."""
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from headway.models.seq2seq import Seq2SeqConfig
     from headway.torch.layers import AdditiveAttention, CrossAttention, ProductAttention
     from headway.torch.seq2seq import EncoderBlock, Seq2Seq
 
-    class ToItself(nn.Module):
-        def __init__(self, attention: nn.Module) -> None:
-            super().__init__()
-            self.attention = attention
+    def to_itself(attention: Any, x: Tensor, mask: Tensor | None = None) -> Any:
+        spec = DEFAULT if mask is None else Spec(mask=as_mask(mask[:, None, None]))
+        keys = getattr(attention, "keys", None)
+        memory = (x,) if keys is None else (keys(x), x)
+        return attention(x, *memory, spec)
 
-        def forward(self, x: Tensor, mask: Tensor | None = None) -> Any:
-            spec = DEFAULT if mask is None else Spec(mask=as_mask(mask[:, None, None]))
-            keys = getattr(self.attention, "keys", None)
-            memory = (x,) if keys is None else (keys(x), x)
-            return self.attention(x, *memory, spec)
+    def decode(model: Seq2Seq, tokens: Tensor, cache: Any = None) -> Any:
+        source = torch.arange(5, 9).repeat(len(tokens), 1)
+        lengths = torch.tensor([4, *[3] * (len(tokens) - 1)])
+        memory = model.encode(source, lengths)
+        return model.decode(tokens, memory, model.begin(memory) if cache is None else cache)
 
-    class Decoder(nn.Module):
-        def __init__(self, model: Seq2Seq) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, tokens: Tensor, cache: Any = None) -> Any:
-            source = torch.arange(5, 9).repeat(len(tokens), 1)
-            lengths = torch.tensor([4, *[3] * (len(tokens) - 1)])
-            memory = self.model.encode(source, lengths)
-            state = self.model.begin(memory) if cache is None else cache
-            return self.model.decode(tokens, memory, state)
-
-    class Encoder(nn.Module):
-        def __init__(self, layer: EncoderBlock) -> None:
-            super().__init__()
-            self.layer = layer
-
-        def forward(self, x: Tensor, mask: Tensor | None = None) -> Any:
-            return self.layer(x, None if mask is None else as_mask(mask[:, None, None]))
+    def encode(layer: EncoderBlock, x: Tensor, mask: Tensor | None = None) -> Any:
+        return layer(x, None if mask is None else as_mask(mask[:, None, None]))
 
     masked = {"kind": "self", "width": 16, "features": ("mask",)}
-    yield Entry("CrossAttention", ToItself(CrossAttention(16, heads=4)), masked)
-    yield Entry("AdditiveAttention", ToItself(AdditiveAttention(16)), masked)
-    yield Entry("ProductAttention", ToItself(ProductAttention(16, general=True)), masked)
+    cross = {**masked, "call": to_itself}
+    yield Entry("CrossAttention", CrossAttention(16, heads=4), cross)
+    yield Entry("AdditiveAttention", AdditiveAttention(16), cross)
+    yield Entry("ProductAttention", ProductAttention(16, general=True), cross)
     for kind in ("rnn", "bahdanau", "luong", "transformer"):
         sizes: dict[str, Any] = {"layers": 2, "heads": 4} if kind == "transformer" else {}
         model = Seq2Seq(Seq2SeqConfig(kind, 40, 40, 16, **sizes))
-        declared = {"kind": "model", "vocabulary": 40, "features": ("cache",)}
-        yield Entry(f"decoder of {kind}", Decoder(model), declared)
+        declared = {"kind": "model", "vocabulary": 40, "features": ("cache",), "call": decode}
+        yield Entry(f"decoder of {kind}", model, declared)
     layer = EncoderBlock(Seq2SeqConfig("transformer", 40, 40, 16, heads=4))
-    yield Entry("encoder layer of transformer", Encoder(layer), masked | {"block": True})
+    yield Entry("encoder layer of transformer", layer, masked | {"block": True, "call": encode})

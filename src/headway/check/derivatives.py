@@ -52,7 +52,7 @@ def gradients(
     dtype = dtype or subject.dtype
     function = _function(subject, inputs, dtype, options)
     native = subject.native(variables(subject, inputs), dtype)
-    (weight,) = to_layout(subject.declared, [weight]) if subject.kind == "qkv" else [weight]
+    (weight,) = to_layout(subject.declared, [weight])
     with errors_as_refused():
         slopes = subject.library.gradients(function, native, weight)
     arrays = map(subject.library.numpy, slopes)

@@ -3,11 +3,9 @@
 import ast
 import inspect
 import re
-import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,7 @@ from headway.check.declaration import Declaration
 from headway.check.errors import Refused
 from headway.check.findings import Diagnosis, Finding, Outcome, not_applicable, unsupported
 from headway.check.libraries import undisturbed
-from headway.check.modules import unchanged
+from headway.check.modules import is_module, unchanged
 from headway.check.probe import subject_of
 from headway.check.properties import CHECKS
 from headway.check.properties.check import Check
@@ -60,7 +58,8 @@ def diagnose(
             "'self' (x) or 'model' (tokens)"
         )
     declaration = Declaration.of(**declared)
-    with unchanged(attention), _quiet():
+    # The checks provoke warnings, overflow and NaN on purpose.
+    with unchanged(attention), warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
         subject = subject_of(attention, declaration, call or call_directly)
         with undisturbed(subject.library):
             findings = [_finding(subject, key, check) for key, check in checks.items()]
@@ -120,17 +119,15 @@ def _outcome(subject: Subject, name: str, check: Check) -> Outcome:
         return unsupported(f"the check raised {type(error).__name__} for the outputs: {message}")
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress warnings: the checks provoke overflow and NaN on purpose."""
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        yield
+def _function(attention: Any) -> Any:
+    """Return the function of a `partial`; anything else as it is."""
+    while isinstance(attention, partial):
+        attention = attention.func
+    return attention
 
 
 def _name(attention: Any) -> str:
-    while isinstance(attention, partial):
-        attention = attention.func
+    attention = _function(attention)
     return getattr(attention, "__qualname__", None) or type(attention).__qualname__
 
 
@@ -156,10 +153,8 @@ def _lines(pattern: str, attention: Any, most: int = 3) -> list[str]:
 
 def _sources(attention: Any) -> Iterator[Any]:
     """Yield the function, or the classes of a module and its submodules outside PyTorch."""
-    while isinstance(attention, partial):
-        attention = attention.func
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(attention, torch.nn.Module):
+    attention = _function(attention)
+    if not is_module(attention):
         yield attention if inspect.isroutine(attention) else type(attention)
         return
     classes = dict.fromkeys(type(module) for module in attention.modules())

@@ -14,7 +14,10 @@ Function = Callable[..., Any]
 
 
 class Library(Protocol):
-    """An array library. A `function` takes and returns arrays of the library."""
+    """An array library. A `function` takes and returns arrays of the library.
+
+    The libraries below inherit the methods that have a body here.
+    """
 
     name: str
     precisions: tuple[str, ...]  # the supported ones that are lower than float64
@@ -40,11 +43,11 @@ class Library(Protocol):
 
     def strided(self, array: Any) -> Any:
         """Return the same values in an array that is not contiguous."""
-        ...
+        raise Refused(f"is called with arrays of {self.name}, which have no strides")
 
     def expanded(self, array: Any) -> Any:
         """Return a view that repeats the first batch row."""
-        ...
+        raise Refused(f"is called with arrays of {self.name}, which have no strides")
 
     def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
         """Return the gradients of sum(function(*inputs) * weight); `Refused` if it has none."""
@@ -52,15 +55,15 @@ class Library(Protocol):
 
     def compiled(self, call: Function, attention: Any, options: Mapping[str, Any]) -> Function:
         """Return call(attention, *inputs, **options), compiled if that is needed for speed."""
-        ...
+        return partial(call, attention, **options)
 
     def session(self) -> AbstractContextManager[None]:
         """Return a context with the library's settings for the checks, such as float64 in JAX."""
-        ...
+        return nullcontext()
 
 
 @final
-class NumPy:
+class NumPy(Library):
     name = "numpy"
     precisions: tuple[str, ...] = ("float32",)
 
@@ -85,15 +88,9 @@ class NumPy:
     def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
         raise Refused("NumPy has no gradients")
 
-    def compiled(self, call: Function, attention: Any, options: Mapping[str, Any]) -> Function:
-        return partial(call, attention, **options)
-
-    def session(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
 
 @final
-class Torch:
+class Torch(Library):
     name = "torch"
     precisions: tuple[str, ...] = ("float32", "bfloat16")
 
@@ -136,14 +133,7 @@ class Torch:
             leaves = [array.detach().requires_grad_() for array in inputs]
             output = function(*leaves)
             weighted = (output * self.array(weight, "float64").to(output.dtype)).sum()
-            return list(
-                self.torch.autograd.grad(
-                    weighted, leaves, allow_unused=True, materialize_grads=True
-                )
-            )
-
-    def compiled(self, call: Function, attention: Any, options: Mapping[str, Any]) -> Function:
-        return partial(call, attention, **options)
+            return list(self.torch.autograd.grad(weighted, leaves, materialize_grads=True))
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -153,7 +143,7 @@ class Torch:
 
 
 @final
-class Jax:
+class Jax(Library):
     name = "jax"
     precisions: tuple[str, ...] = ("float32", "bfloat16")
 
@@ -164,8 +154,7 @@ class Jax:
         self._compiled: dict[Any, Function] = {}
 
     def array(self, values: np.ndarray, dtype: str) -> Any:
-        numbers = self.jax.numpy
-        return numbers.asarray(values, dtype=dtype if values.dtype.kind == "f" else None)
+        return self.jax.numpy.asarray(values, dtype=dtype if values.dtype.kind == "f" else None)
 
     def bait(self, values: np.ndarray, dtype: str) -> Any:
         return NumPy().array(values, dtype)  # functions of JAX return JAX arrays for NumPy arrays
@@ -177,12 +166,6 @@ class Jax:
 
     def is_array(self, array: Any) -> bool:
         return isinstance(array, self.jax.Array)
-
-    def strided(self, array: Any) -> Any:
-        raise NotImplementedError("arrays of JAX have no strides")
-
-    def expanded(self, array: Any) -> Any:
-        raise NotImplementedError("arrays of JAX have no strides")
 
     def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
         out, backward = self.jax.vjp(function, *inputs)

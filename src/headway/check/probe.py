@@ -42,10 +42,8 @@ def subject_of(
         library = Torch(device) if name == "torch" else LIBRARIES[name]()
         precisions = dict.fromkeys((declared.precision, "float32"))
         with undisturbed(library):
-            for precision, tokens in product(precisions, LENGTHS):
-                subject = Subject(
-                    attention, declared, call, library, *sizes, dtype=precision, longest=tokens
-                )
+            for dtype, longest in product(precisions, LENGTHS):
+                subject = Subject(attention, declared, call, library, *sizes, dtype, longest)
                 try:
                     _try(subject, must_belong=named is None)
                 except Refused as error:

@@ -132,9 +132,10 @@ def bench(
         raise ValueError(f"--threads must be >= 1 (got {threads})")
     if settings and module is None:
         raise ValueError("--set needs --module")
-    with _true_compile_times(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they would disturb the table
-        from headway.bench import measure  # late: `headway --help` is fast
+    # Warnings would disturb the table.
+    with _true_compile_times(), warnings.catch_warnings(action="ignore"):
+        from headway.attention.kernels.table import kernel_named  # late: `headway --help` is fast
+        from headway.bench import measure
         from headway.bench import output as output_files
         from headway.bench.custom import CustomAttention
 
@@ -147,7 +148,9 @@ def bench(
         custom = None if module is None else CustomAttention.load(module, settings or [])
         require("plots", "the bench")
         plan = _plan(shape, chosen, custom)
-        named = None if kernels is None else _kernels(kernels)
+        named = None if kernels is None else [name.strip() for name in kernels.split(",")]
+        for name in named or ():
+            kernel_named(name)  # raises ValueError
         folder = output_files.free_folder(output)
         measure.settle(threads)
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -252,13 +255,11 @@ def _counted(
 
 def _shorter(setting: Setting, tables: Sequence[Table]) -> Table | None:
     """Return the last table of the same setting with fewer tokens."""
-    shorter = [
-        table
-        for table in tables
-        if replace(table.setting, tokens=setting.tokens) == setting
-        and table.setting.tokens < setting.tokens
-    ]
-    return shorter[-1] if shorter else None
+    for table in reversed(tables):
+        same = replace(table.setting, tokens=setting.tokens) == setting
+        if same and table.setting.tokens < setting.tokens:
+            return table
+    return None
 
 
 def _plan(shape: dict[str, Any], device: str, custom: CustomAttention | None) -> list[Setting]:
@@ -291,15 +292,6 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise ValueError(
             f"--tokens must be numbers, for example 64,256,1024 (got {text!r})"
         ) from None
-
-
-def _kernels(text: str) -> list[str]:
-    from headway.attention.kernels.table import kernel_named
-
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        kernel_named(name)  # raises ValueError
-    return names
 
 
 def _device(device: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,15 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from cyclopts import Parameter
 from rich.console import Console
 
-from headway.check.declaration import Declaration
+from headway.check import Declaration, Diagnosis, diagnose, render, targets
+from headway.check.catalog import entries
 from headway.cli.options import options
 from headway.cli.parameters import Runs
+from headway.engines import engine_named
+from headway.training.runs import find
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from headway.check import Diagnosis
-
     Declared: TypeAlias = dict[str, Any] | None
 else:
     Declared = options(Declaration, without=("features",))
@@ -64,8 +64,6 @@ def check(
     """
     if (target is None) == (not headway):
         raise ValueError("give one target: module:Name, file.py:Name, a run, or --self")
-    from headway.check import render  # late: `headway --help` is fast
-
     given = dict(declared or {})
     lists = {"features": features, "only": only}
     given |= {name: value.split(",") for name, value in lists.items() if value is not None}
@@ -91,10 +89,6 @@ def check(
 
 
 def _one(target: str, settings: list[str], given: dict[str, Any], runs: str) -> Diagnosis:
-    from headway.check import diagnose, targets
-    from headway.engines import engine_named
-    from headway.training.runs import find
-
     if target.endswith(".py"):
         raise ValueError(
             f"the target must name a class or function, for example {target}:MyAttention "
@@ -113,9 +107,6 @@ def _one(target: str, settings: list[str], given: dict[str, Any], runs: str) -> 
 
 
 def _catalog() -> Iterator[Diagnosis]:
-    from headway.check import diagnose
-    from headway.check.catalog import entries
-
     engines = ("torch", "numpy", *(["jax"] if find_spec("jax") else []))
     for name, attention, declared in entries(engines):
         yield diagnose(attention, name=name, **declared)

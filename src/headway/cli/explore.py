@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from headway.cli.parameters import Engine, Runs, Switch
 from headway.extras import require
-
-if TYPE_CHECKING:
-    from headway.explore.tracers import Tracer
 
 
 def explore(
@@ -51,31 +47,26 @@ def explore(
         raise ValueError("nothing to explore; give a run (`headway runs` lists them) or --ladder")
 
     from headway import cache  # late: `headway --help` is fast
-    from headway.explore.tracers import (
-        WRITE,
-        LadderTracer,
-        RunTracer,
-        TraceRequest,
-        TranslationTracer,
-        WithLadder,
-    )
+    from headway.explore import tracers
     from headway.ladder.rung import SENTENCE
     from headway.training.runs import find
 
-    tracer: Tracer
+    tracer: tracers.Tracer
     if run is None or ladder:
-        tracer = LadderTracer()
-        request = TraceRequest(SENTENCE if run is None else run)
+        tracer = tracers.LadderTracer()
+        request = tracers.TraceRequest(SENTENCE if run is None else run)
     elif (opened := find(run, runs, translates=None)).config.translates:
         if engine != "torch":
             raise ValueError("translation models run in PyTorch only; remove --engine")
         if text is None:
             raise ValueError('no sentence to translate; give one: headway explore RUN "The dog"')
-        tracer, request = TranslationTracer(opened), TraceRequest(text)
+        tracer, request = tracers.TranslationTracer(opened), tracers.TraceRequest(text)
     else:
-        of_run = RunTracer(opened, engine)
-        tracer = WithLadder(of_run)
-        request = TraceRequest(of_run.default_text() if text is None else text, write=WRITE)
+        of_run = tracers.RunTracer(opened, engine)
+        tracer = tracers.WithLadder(of_run)
+        request = tracers.TraceRequest(
+            of_run.default_text() if text is None else text, write=tracers.WRITE
+        )
     if html is None:
         require("explore", "the explorer")
         from headway.explore.server import serve

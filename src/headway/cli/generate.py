@@ -1,12 +1,12 @@
 """`headway generate`: text from a trained model."""
 
-import sys
 from itertools import chain
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from headway.cli.parameters import Engine, RunName, Runs
+from headway.cli.progress import warn
 
 
 def generate(
@@ -53,10 +53,10 @@ def generate(
     streams = [tokenizer.stream(stop or ()) for _ in starts]
     for prompt, start in zip(prompts, starts, strict=False):
         if len(start) > context:
-            print(
-                f"headway: the prompt {_short(prompt)!r} has {len(start):,} tokens; the model sees "
-                f"{context:,}, so it reads the last {context:,} only",
-                file=sys.stderr,
+            short = prompt if len(prompt) <= 20 else prompt[:19] + "…"
+            warn(
+                f"the prompt {short!r} has {len(start):,} tokens; the model sees {context:,}, so "
+                f"it reads the last {context:,} only"
             )
 
     chosen = engine_named(engine)
@@ -88,7 +88,3 @@ def generate(
             print(rest)
         else:
             print(f"── {number + 1} ──\n{texts[number]}{rest}")
-
-
-def _short(prompt: str) -> str:
-    return prompt if len(prompt) <= 20 else prompt[:19] + "…"

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypedDict, get_type_hints
 from cyclopts import Parameter
 from docstring_parser import parse
 
-ALIASES = {"learning_rate": "--lr"}
+ALIASES = {"learning_rate": ["--lr"]}
 
 
 def options(config: type, without: Collection[str] = ()) -> Any:
@@ -26,9 +26,7 @@ def options(config: type, without: Collection[str] = ()) -> Any:
     for name, (kind, description) in types.items():
         leaf = name.rpartition(".")[2]
         option = leaf if leaves.count(leaf) == 1 else name
-        names = [f"--{option}".replace("_", "-")]
-        if name in ALIASES:
-            names.append(ALIASES[name])
+        names = [f"--{option}".replace("_", "-"), *ALIASES.get(name, [])]
         annotated[name] = Annotated[kind, Parameter(name=names, help=description)]
     given: Any = TypedDict("given", annotated, total=False)  # type: ignore[misc]
     return Annotated[given | None, Parameter(name="*")]

@@ -1,6 +1,7 @@
-"""Progress bars, and stopping with Ctrl-C."""
+"""Progress bars, warnings, and stopping with Ctrl-C."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -56,6 +57,11 @@ def preparing() -> Iterator[Callable[[int, int], None]]:
             bar.update(task, advance=more, total=total)
 
         yield show
+
+
+def warn(message: str) -> None:
+    """Print a message on stderr."""
+    print(f"headway: {message}", file=sys.stderr)
 
 
 @contextmanager

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from headway.cli.options import options
 from headway.cli.parameters import Device, Runs
-from headway.cli.progress import preparing
+from headway.cli.progress import preparing, warn
 from headway.cli.training import follow, resumed
 from headway.engines import engine_named
+from headway.extras import require
 from headway.models.gpt import GPTConfig
 from headway.training import advice, recipes, session
 from headway.training.loop import Step
@@ -93,7 +93,7 @@ def train(
     with preparing() as show:
         started = session.begin(path, plan, chosen, device, show=show)
     for mistake in mistakes:
-        print(f"headway: {mistake}", file=sys.stderr)
+        warn(mistake)
     _finish(started, writer)
 
 
@@ -128,8 +128,6 @@ def _finish(started: Session, writer: Any) -> None:
 
 def _curves() -> Any:
     """Return TensorBoard's `SummaryWriter`. Raises ValueError if it is not installed."""
-    from headway.extras import require
-
     require("tensorboard", "--tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from headway.cli.progress import interrupts, preparing, progress
+from headway.cli.progress import interrupts, preparing, progress, warn
 from headway.engines import engine_named
 from headway.training import loop, session
 from headway.training.loop import Step
@@ -32,17 +32,16 @@ def resumed(run: Run, given: dict[str, Any], engine: str | None, device: str | N
         )
         sys.exit(0)
     if steps is not None and steps > config.training.steps:
-        print(
-            f"headway: the learning rate schedule ended at step {config.training.steps:,} "
-            f"and now ends at step {steps:,}",
-            file=sys.stderr,
+        warn(
+            f"the learning rate schedule ended at step {config.training.steps:,} "
+            f"and now ends at step {steps:,}"
         )
     with preparing() as show:
         chosen = engine_named(engine or loop.engine_of(run))
         chosen.keep_memory()
         started = session.resume(run, chosen, device, steps=steps, show=show)
     for difference in started.differences:
-        print(f"headway: {difference}; the last bits of the results may differ", file=sys.stderr)
+        warn(f"{difference}; the last bits of the results may differ")
     return started
 
 

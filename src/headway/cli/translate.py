@@ -18,8 +18,9 @@ from rich.table import Table
 from headway.cli.lab import command_of, finish, size_of
 from headway.cli.options import options
 from headway.cli.parameters import Device, RunName, Runs, Switch
-from headway.cli.progress import interrupts
+from headway.cli.progress import interrupts, warn
 from headway.cli.training import follow, resumed
+from headway.data.pairs import AND, GRAMMAR, encoded
 from headway.data.tokenizers import digest
 from headway.engines import engine_named
 from headway.extras import require
@@ -98,7 +99,7 @@ def train(
     engine.keep_memory()
     started = session.begin(path, plan, engine, device)
     if started.examples.note:
-        print(f"headway: {started.examples.note}", file=sys.stderr)
+        warn(started.examples.note)
     _finish(started)
 
 
@@ -157,7 +158,6 @@ def ask(
         for line in answers(model, tokenizer, inputs, beams):
             console.print(line, markup=False)
         return
-    from headway.data.pairs import encoded
     from headway.lab.translation import by_word
 
     shows = console.is_terminal if alignment is None else alignment
@@ -166,10 +166,7 @@ def ask(
     for sentence, output in zip(inputs, outputs, strict=True):
         console.print(output.text, markup=False)
         if not output.complete:
-            print(
-                f"headway: the translation was cut off after {len(output.tokens)} tokens",
-                file=sys.stderr,
-            )
+            warn(f"the translation was cut off after {len(output.tokens)} tokens")
         if shows and output.complete:
             source = encoded(sentence, tokenizer)
             weights = attention_of(model, source, output.tokens)
@@ -190,8 +187,6 @@ def _show(console: Console, matrix: Any) -> None:
 
 def _check(sentences: Sequence[str], run: Run) -> None:
     """Raise ValueError for an empty or too long sentence; warn about unknown words."""
-    from headway.data.pairs import encoded
-
     context, tokenizer = run.config.model.context, run.tokenizer
     known = translation.known_words(run.path)
     for sentence in sentences:
@@ -205,7 +200,7 @@ def _check(sentences: Sequence[str], run: Run) -> None:
             )
         warning = translation.strange(sentence, known)
         if warning:
-            print(f"headway: {sentence[:60]!r}: {warning}", file=sys.stderr)
+            warn(f"{sentence[:60]!r}: {warning}")
 
 
 @translate.command
@@ -245,10 +240,7 @@ def eval(
     )
     questions, longer = lab.fitting(questions, tokenizer, config.model.context)
     if longer:
-        print(
-            f"headway: ignored {longer:,} test sentences that are longer than the context",
-            file=sys.stderr,
-        )
+        warn(f"ignored {longer:,} test sentences that are longer than the context")
     console = Console(highlight=False, soft_wrap=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("translating", total=len(questions))
@@ -302,10 +294,9 @@ def race(
     """
     require("translate", "the race")
     require("lab", "the race")
-    from headway.lab import race_report, work  # late: `headway --help` is fast
+    from headway.lab import race_report, work
     from headway.lab.comparison import gather
     from headway.lab.race import QUESTION, Race, compete
-    from headway.training.runs import Run
 
     size = size_of(quick, full)
     contest = Race(_source(pairs, depth), size)
@@ -335,8 +326,6 @@ def race(
 
 def _source(pairs: Sequence[str] | None, depth: int | None) -> str:
     """Return the name of the pairs. Raises ValueError for options that exclude each other."""
-    from headway.data.pairs import AND, GRAMMAR
-
     if pairs is not None and (depth is not None or len(pairs) > 2):
         raise ValueError("--pairs takes one or two files, and excludes --depth")
     if any(AND in name for name in pairs or ()):

@@ -5,8 +5,7 @@ from types import MappingProxyType
 from headway.check.properties import formula, masking, numerics, order
 from headway.check.properties.check import Check
 
-# The order of a diagnosis: early failures explain later ones. (A repeated key keeps its first
-# position.)
+# The order of a diagnosis: early failures explain later ones.
 CHECKS: MappingProxyType[str, Check] = MappingProxyType(
     {
         check.name: check

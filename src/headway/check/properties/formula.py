@@ -118,9 +118,8 @@ def scale(subject: Subject) -> Outcome:
         inputs[:2] = (np.broadcast_to(array[:, :1], array.shape) for array in inputs[:2])
         last = subject.weights(inputs)[..., -1, :]
         odds = np.log(last[..., 1] / last[..., 0])
-        products = (queries[:, :, -1] * (keys[:, :, 1] - keys[:, :, 0])).sum(
-            axis=-1
-        ) * np.ones_like(odds)
+        difference = keys[:, :, 1] - keys[:, :, 0]
+        products = (queries[:, :, -1] * difference).sum(axis=-1) * np.ones_like(odds)
         slopes.append(float((odds * products).sum() / (products**2).sum()))
         off = max(off, gap(odds, products / width**0.5))
     slope = float(np.median(slopes))
@@ -196,17 +195,13 @@ def rotary(subject: Subject) -> Outcome:
         heads_agree = heads_agree and gap(odds, odds[:, :1] * np.ones(heads)) <= subject.tolerance
         rotation[j] = odds[:, 0]
     nonzero = np.abs(rotation) > 1e3 * subject.noise
+    pair = np.arange(width // 2)
+    angle = distance * 10000.0 ** (-2 * pair / width)
     families = {"half": np.zeros_like(rotation), "interleaved": np.zeros_like(rotation)}
-    frequencies = 10000.0 ** (-2 * np.arange(width // 2) / width)
-    half = width // 2
-    for pair, frequency in enumerate(frequencies):
-        cos, sin = np.cos(distance * frequency), np.sin(distance * frequency)
-        for name, (a, b) in {
-            "half": (pair, pair + half),
-            "interleaved": (2 * pair, 2 * pair + 1),
-        }.items():
-            families[name][[a, b], [a, b]] = cos
-            families[name][b, a], families[name][a, b] = sin, -sin
+    pairs = ((pair, pair + width // 2), (2 * pair, 2 * pair + 1))
+    for matrix, (a, b) in zip(families.values(), pairs, strict=True):
+        matrix[a, a] = matrix[b, b] = np.cos(angle)
+        matrix[b, a], matrix[a, b] = np.sin(angle), -np.sin(angle)
     expected = families[subject.declared.rotary]
     other = "half" if subject.declared.rotary == "interleaved" else "interleaved"
     # Moving all positions by three must change nothing.

@@ -130,7 +130,7 @@ def untouched(subject: Subject) -> Outcome:
 )
 def strided(subject: Subject) -> Outcome:
     inputs = subject.inputs(subject.few_tokens)
-    if subject.kind == "model" or subject.library.name == "jax":
+    if subject.library.name == "jax":
         return not_applicable("its inputs have only one memory layout")
     base = subject.run(inputs)
     try:
@@ -294,9 +294,8 @@ def _dropout_of_weights(subject: Subject) -> Outcome:
     tokens = min(subject.declared.head_dim, subject.longest)
     inputs = subject.inputs(tokens)
     weights = subject.weights(inputs)
-    samples = np.array(
-        [subject.weights(inputs, dropout=rate, compiled=False) for _ in range(draws)]
-    )
+    calls = (subject.weights(inputs, dropout=rate, compiled=False) for _ in range(draws))
+    samples = np.array([*calls])
     cells = weights > 1e-6
     dropped = (np.abs(samples) < 1e-12)[:, cells]
     dropped_share, deviation = float(dropped.mean()), (rate * (1 - rate) / dropped.size) ** 0.5
@@ -339,9 +338,8 @@ def _dropout_of_module(subject: Subject) -> Outcome:
     differs = bool(np.ptp(samples, axis=0).any())
     # If the output is linear in the weights, its mean is that of evaluation.
     standard_error = samples.std(axis=0) / (draws - 1) ** 0.5
-    deviations = float(
-        (np.abs(samples.mean(axis=0) - expected) / np.maximum(standard_error, 1e-12)).max()
-    )
+    errors = np.abs(samples.mean(axis=0) - expected)
+    deviations = float((errors / np.maximum(standard_error, 1e-12)).max())
     # If most samples drop nothing, the others are too few to estimate the mean.
     mostly_dropped = float((np.abs(samples - expected) > subject.noise).mean()) > 0.6
     linear = subject.kind == "self" and not subject.declared.block and mostly_dropped
@@ -368,15 +366,13 @@ def labels(subject: Subject) -> Outcome:
     logits, (tokens,) = subject.run(inputs), inputs
     (native,) = subject.native(inputs, subject.dtype)
     claimed = float(subject.library.numpy(subject.output([native], {"labels": native})))
-    logs = logits - logits.max(axis=-1, keepdims=True)
-    logs = logs - np.log(np.exp(logs).sum(axis=-1, keepdims=True))
+    logs = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
     count = tokens.shape[-1]
     by_shift = {}
     for shift in (-1, 0, 1, 2):
         at = np.arange(max(0, -shift), min(count, count - shift))
-        by_shift[shift] = -float(
-            np.take_along_axis(logs[:, at], tokens[:, at + shift, None], axis=-1).mean()
-        )
+        of_tokens = np.take_along_axis(logs[:, at], tokens[:, at + shift, None], axis=-1)
+        by_shift[shift] = -float(of_tokens.mean())
     nearest = min(by_shift, key=lambda shift: abs(by_shift[shift] - claimed))
     off = abs(by_shift[1] - claimed) / by_shift[1]
     known = {
@@ -432,4 +428,4 @@ def tied(subject: Subject) -> Outcome:
     )
 
 
-CHECKS = (runs, repeatable, used, untouched, strided, precise, derivative, dropout, labels, tied)
+CHECKS = (used, untouched, strided, precise, derivative, dropout, labels, tied)

@@ -65,9 +65,8 @@ def _in_long_texts(subject: Subject) -> float:
     try:
         inputs = subject.inputs(LONG)
         base = subject.run(inputs, **subject.causal_options)
-        other = subject.run(
-            subject.changed(inputs, slice(LONG // 2, None)), **subject.causal_options
-        )
+        changed = subject.changed(inputs, slice(LONG // 2, None))
+        other = subject.run(changed, **subject.causal_options)
     except Refused:
         return 0.0
     return gap(other[..., : LONG // 2, :], base[..., : LONG // 2, :])
@@ -132,9 +131,7 @@ def past(subject: Subject) -> Outcome:
     tokens = subject.few_tokens
     changes = influence(subject, tokens, **subject.causal_options)
     causal = subject.declared.always_causal or bool(subject.causal_options)
-    expected = np.tril(np.ones((tokens, tokens), bool), -1)
-    if not causal:
-        expected = ~np.eye(tokens, dtype=bool)
+    expected = np.tri(tokens, k=-1, dtype=bool) if causal else ~np.eye(tokens, dtype=bool)
     missing = expected & (changes <= subject.noise)
     if not causal and np.array_equal(changes > subject.noise, np.tri(tokens, dtype=bool)):
         return verdict(
@@ -319,7 +316,7 @@ def prefix(subject: Subject) -> Outcome:
     inputs = subject.inputs(length)
     out = subject.run(inputs, **subject.causal_options)
     worst, at = 0.0, length
-    for tokens in (1, 2, 8, 16)[: 2 if length < 9 else 3 if length < 17 else 4]:
+    for tokens in (n for n in (1, 2, 8, 16) if n < length):
         part = subject.run(subject.cut(inputs, slice(tokens)), **subject.causal_options)
         distance = gap(part, out[..., :tokens, :])
         worst, at = max((worst, at), (distance, tokens))
