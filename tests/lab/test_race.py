@@ -124,10 +124,7 @@ def test_claims_are_paired_by_seed_and_careful():
 
 
 def test_what_failed_is_shown():
-    runs = [
-        ended("rnn", 0, (1, 1)),
-        TrainedRun(Job("bahdanau", 0, {}, ""), [], [], None, "no space"),
-    ]
+    runs = [ended("rnn", 0, (1, 1)), TrainedRun(Job("bahdanau", 0, {}, ""), [], [], {}, "no space")]
     report = race_report.RaceReport(Race("grammar:0"), runs, "again")
     assert "bahdanau, seed 0, failed: no space" in race_report.answers(report)
     assert "no conclusion" in " ".join(race_report.answers(report))

@@ -41,6 +41,7 @@ def page(tensors: Mapping[str, np.ndarray], manifest: Manifest, address: str = "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     imports = {f"headway/{file.name}": _data(file) for file in sorted(STATIC.glob("*.js"))}
+    # The page opens at this address, unless it has another one already.
     target = json.dumps(address.removeprefix("#")).replace("<", "\\u003c")
     opening = f'if (!location.hash) location.hash = {target};\nimport("headway/main.js");'
     pieces = [b64encode(raw[start : start + PIECE]).decode() for start in range(0, len(raw), PIECE)]

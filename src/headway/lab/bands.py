@@ -51,7 +51,7 @@ def around(recipe: str, runs: list[TrainedRun], first: Run) -> Bands:
         steps=steps,
         low=[round(mean(v) - width, 4) for v, width in zip(losses, widths, strict=True)],
         high=[round(mean(v) + width, 4) for v, width in zip(losses, widths, strict=True)],
-        machine=(runs[0].result or {})["machine"],
+        machine=runs[0].result["machine"],
     )
 
 

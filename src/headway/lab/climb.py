@@ -65,13 +65,8 @@ def experiment(text: str, size: str) -> Experiment:
     variants = []
     for index, rung in enumerate(RUNGS):
         dropout = DROPOUT if index >= RUNGS.index("dropout") else 0.0
-        variants.append(
-            Variant(
-                rung,
-                _settings(base, rung, dropout=dropout),
-                against=RUNGS[index - 1] if index else None,
-            )
-        )
+        before = RUNGS[index - 1] if index else None
+        variants.append(Variant(rung, _settings(base, rung, dropout=dropout), against=before))
     leak = _settings(base, "trainable", attention={"causal": False})
     variants.append(Variant(LEAK, leak, apart=APART))
     return Experiment(NAME, QUESTION, variants, SEEDS[size], size)
@@ -152,9 +147,12 @@ def _times(model: GPT, batch: int, length: int) -> dict[str, float]:
     x = torch.randn(batch, length, model.config.width, requires_grad=True)
     models = {"multihead": model, **{rung: _packed(model, rung) for rung in PACKED}}
 
-    def side(layer: Any) -> measure.Workload:
-        return measure.Workload(lambda: layer(x).sum().backward())
+    def step(layer: Any) -> None:
+        layer(x).sum().backward()
 
-    sides = {name: side(model.blocks[0].attention) for name, model in models.items()}
+    sides = {
+        name: measure.Workload(partial(step, side.blocks[0].attention))
+        for name, side in models.items()
+    }
     times = measure.alternate(sides, seconds=1.0)
     return {name: median(seconds) for name, seconds in times.items()}

@@ -185,8 +185,7 @@ def _do(job: Job, folder: str) -> None:
 
     session = to_the_end(path, plan, engine, look)
     if session is not None:
-        result = _result(job.engine, session)
-        write(path / RESULT, {**result, "differences": session.differences})
+        write(path / RESULT, _result(job.engine, session))
 
 
 def worker_device() -> Any:
@@ -257,16 +256,12 @@ def _result(name: Name, session: Session) -> dict[str, Any]:
     from headway.lab import health
 
     trainer, tokenizer, engine = session.trainer, session.run.tokenizer, session.engine
-    shown = session.examples.validation[: min(MAP_TOKENS, trainer.model.config.context)].astype(
-        "int64"
-    )
+    tokens = min(MAP_TOKENS, trainer.model.config.context)
+    shown = session.examples.validation[:tokens].astype("int64")
+    precision = trainer.config.precision
     maps, _ = health.seen(engine, trainer.model, shown[None])
     return {
-        "machine": {
-            **machine(trainer.device),
-            "engine": name,
-            "precision": trainer.config.precision,
-        },
+        "machine": {**machine(trainer.device), "engine": name, "precision": precision},
         "parameters": trainer.parameters,
         "tokens_per_second": _speed(session.run.logged(), trainer),
         # JAX reuses the memory of the previous step.
@@ -274,6 +269,7 @@ def _result(name: Name, session: Session) -> dict[str, Any]:
         "sample": session.sample(),
         "words": [tokenizer.decode([token]) for token in shown.tolist()],
         "maps": [layer[0].round(3).tolist() for layer in maps],
+        "differences": session.differences,
     }
 
 

@@ -101,11 +101,7 @@ class Experiment:
             plan = recipes.plan(variant.settings)
             split(prepared(plan.source, plan.tokenizer), plan.config.model.context)
             configs.append((variant, plan.config))
-        return tuple(
-            _job(variant, config, seed, self.engine)
-            for seed in range(self.seeds)
-            for variant, config in configs
-        )
+        return jobs_of(configs, self.seeds, self.engine)
 
 
 class Job(NamedTuple):
@@ -118,13 +114,19 @@ class Job(NamedTuple):
     engine: Name = "torch"
 
 
-def _job(variant: Variant, config: RunConfig, seed: int, engine: Name) -> Job:
-    config = replace(config, training=replace(config.training, seed=seed))
-    digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:8]
-    settings = recipes.override(variant.settings, {"seed": seed})
+def jobs_of(
+    configs: Sequence[tuple[Variant, RunConfig]], seeds: int, engine: Name = "torch"
+) -> tuple[Job, ...]:
+    """Return all runs: all variants with the first seed, then with the next."""
+    jobs = []
     apart = "" if engine == "torch" else f"-{engine}"
-    folder = f"{_slug(variant.name)}-{seed}-{digest}{apart}"
-    return Job(variant.name, seed, settings, folder, engine)
+    for seed, (variant, config) in product(range(seeds), configs):
+        config = replace(config, training=replace(config.training, seed=seed))
+        digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:8]
+        settings = recipes.override(variant.settings, {"seed": seed})
+        folder = f"{_slug(variant.name)}-{seed}-{digest}{apart}"
+        jobs.append(Job(variant.name, seed, settings, folder, engine))
+    return tuple(jobs)
 
 
 def _slug(name: str) -> str:
