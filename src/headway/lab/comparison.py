@@ -16,7 +16,7 @@ from rich.text import Text
 
 from headway.lab.effects import Effect, effect_of
 from headway.lab.experiments import Experiment, Job, Variant
-from headway.lab.work import FAILED, HEALTH, RESULT, HasJobs
+from headway.lab.work import FAILED, HEALTH, RESULT
 from headway.training import recipes
 from headway.training.runs import Run
 from headway.training.settings import TrainingConfig
@@ -151,13 +151,11 @@ LEGEND = (
 
 
 def gather(
-    experiment: HasJobs, folder: Path, errors: Mapping[str, str] | None = None
+    jobs: Sequence[Job], folder: Path, errors: Mapping[str, str] | None = None
 ) -> list[TrainedRun]:
-    """Return the current state of all runs. errors: see `work.run`."""
-    return [
-        _read(job, folder / job.folder, (errors or {}).get(job.folder, ""))
-        for job in experiment.jobs
-    ]
+    """Return the current state of these runs. errors: see `work.run`."""
+    errors = errors or {}
+    return [_read(job, folder / job.folder, errors.get(job.folder, "")) for job in jobs]
 
 
 def record(report: Comparison, variant: Variant) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def answers_of(run: TrainedRun) -> list[Answer]:
 def answers(report: RaceReport) -> Iterator[str]:
     """Yield the results as sentences, with their evidence."""
     planned = SEEDS[report.race.size]
-    by_depth = report.table(lab.by_depth) or {}
+    by_depth = report.table(lab.by_depth)
     trained = _training_depth(report.race)
     for name in _groups(by_depth):
         exact = ", ".join(
