@@ -17,7 +17,7 @@ import numpy as np
 
 from headway.attention import dispatch
 from headway.lab import work
-from headway.lab.experiments import RECIPE, Experiment, Variant
+from headway.lab.experiments import RECIPE, SEEDS, Experiment, Variant
 from headway.ladder import fused
 from headway.ladder.rung import RungConfig
 from headway.ladder.rungs import LADDER, rung_named
@@ -32,7 +32,6 @@ NAME = "climb"
 QUESTION = "What does each rung of the ladder buy?"
 STEPS = {"quick": 1200, "full": 6000}
 LOOKS = 8  # evaluations; each takes as long as twenty steps
-SEEDS = {"quick": 3, "full": 5}
 DROPOUT = 0.1  # from the rung `dropout` on
 DROPPED = (
     f"from the rung dropout on, a dropout of {DROPOUT:.0%} applies as in GPT-2: to the attention "
@@ -147,12 +146,9 @@ def _times(model: GPT, batch: int, length: int) -> dict[str, float]:
     x = torch.randn(batch, length, model.config.width, requires_grad=True)
     models = {"multihead": model, **{rung: _packed(model, rung) for rung in PACKED}}
 
-    def step(layer: Any) -> None:
-        layer(x).sum().backward()
+    def side(layer: Any) -> measure.Workload:
+        return measure.Workload(lambda: layer(x).sum().backward())
 
-    sides = {
-        name: measure.Workload(partial(step, side.blocks[0].attention))
-        for name, side in models.items()
-    }
+    sides = {name: side(model.blocks[0].attention) for name, model in models.items()}
     times = measure.alternate(sides, seconds=1.0)
     return {name: median(seconds) for name, seconds in times.items()}

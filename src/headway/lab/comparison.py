@@ -154,8 +154,7 @@ def gather(
     jobs: Sequence[Job], folder: Path, errors: Mapping[str, str] | None = None
 ) -> list[TrainedRun]:
     """Return the current state of these runs. errors: see `work.run`."""
-    errors = errors or {}
-    return [_read(job, folder / job.folder, errors.get(job.folder, "")) for job in jobs]
+    return [_read(job, folder / job.folder, (errors or {}).get(job.folder, "")) for job in jobs]
 
 
 def record(report: Comparison, variant: Variant) -> dict[str, Any]:

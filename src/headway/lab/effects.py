@@ -34,11 +34,7 @@ class Effect:
     @property
     def interval(self) -> tuple[float, float] | None:
         """Student's t-interval of the mean difference; None with fewer seeds than ENOUGH."""
-        values = [*self.differences.values()]
-        if len(values) < ENOUGH:
-            return None
-        reach = float(t.ppf((1 + SURE) / 2, len(values) - 1)) * stdev(values) / sqrt(len(values))
-        return mean(values) - reach, mean(values) + reach
+        return interval([*self.differences.values()])
 
     @property
     def claim(self) -> str:
@@ -87,6 +83,14 @@ def effect_of(
     new, old = losses.get(variant, {}), losses.get(against, {})
     differences = {seed: new[seed] - old[seed] for seed in sorted(new.keys() & old.keys())}
     return Effect(variant, against, differences, planned, unit)
+
+
+def interval(numbers: Sequence[float]) -> tuple[float, float] | None:
+    """Return Student's t-interval of the mean; None with fewer numbers than ENOUGH."""
+    if len(numbers) < ENOUGH:
+        return None
+    reach = t.ppf((1 + SURE) / 2, len(numbers) - 1) * stdev(numbers) / sqrt(len(numbers))
+    return mean(numbers) - float(reach), mean(numbers) + float(reach)
 
 
 def _is_large(differences: Sequence[float]) -> bool:

@@ -3,25 +3,22 @@
 All have the same sentences, number of steps and number of parameters.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from headway.data import pairs
 from headway.lab import work
-from headway.lab.experiments import Job, Variant, jobs_of
+from headway.lab.experiments import SEEDS, Job, Variant, jobs_of
 from headway.models.seq2seq import Seq2SeqConfig, shapes
 from headway.training import recipes, translation
 
 NAME = "race"
 QUESTION = "What does attention buy a translator?"
 KINDS = ("rnn", "bahdanau", "transformer")
-SEEDS: Mapping[str, int] = MappingProxyType({"quick": 3, "full": 5})
-STEPS: Mapping[str, int] = MappingProxyType({"quick": 2500, "full": 7500})
+STEPS = {"quick": 2500, "full": 7500}
 # In German, the verbs of this sentence follow each other at the end, in the opposite order.
 SENTENCE = "The dog, who must have been able to see the cat running through the garden, sleeps."
 

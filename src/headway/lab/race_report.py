@@ -18,8 +18,9 @@ from headway.bench.pages import COLOURS, INK, Picture
 from headway.lab import translation as lab
 from headway.lab.comparison import TrainedRun
 from headway.lab.effects import Effect, effect_of
+from headway.lab.experiments import SEEDS
 from headway.lab.page import Summary, as_html, as_markdown, curves, embedded
-from headway.lab.race import KINDS, QUESTION, SEEDS, SENTENCE, Race
+from headway.lab.race import KINDS, QUESTION, SENTENCE, Race
 from headway.lab.translation import Answer, Scores
 
 if TYPE_CHECKING:

@@ -170,6 +170,7 @@ function frame(app, view) {
   const { trace, state } = app;
   const { manifest } = trace;
   const head = headAt(app);
+  const tokens = onLadder(state) || manifest.kind === "ladder" ? manifest.ladder?.tokens : manifest.tokens;
   const drawn = view.picture.some((part) => part instanceof Element && part.querySelector("svg.matrix"));
   const input = /** @type {HTMLTextAreaElement} */ (h("textarea", { id: "text", rows: 1, "aria-label": "text", autocomplete: "off", spellcheck: "false", disabled: !live.canAsk }, manifest.text));
   const ask = (/** @type {Event} */ event) => {
@@ -194,7 +195,7 @@ function frame(app, view) {
         button("copy address", () => navigator.clipboard?.writeText(location.href)),
         drawn && button("SVG", () => pictureSVG(), { title: "save this picture" }), drawn && button("PNG", () => picturePNG(), { title: "save this picture" }),
         live.canAsk && button("save as HTML", () => keep(app)))),
-    h("ol", { class: "tokens", "aria-label": "tokens" }, shown(app).map((token, i) =>
+    h("ol", { class: "tokens", "aria-label": "tokens" }, tokens?.map((token, i) =>
       h("li", { class: "token", "data-token": i, title: token.id == null ? "" : `token ${token.id}`, onclick: () => pointed(app, i) }, token.display))),
     h("main", { class: view.wide && "wide" }, h("div", { class: "picture" }, view.picture),
       h("aside", {}, view.panel[0], view.cells && numbers, view.panel.slice(1))),
@@ -207,12 +208,6 @@ function pointed(app, token) {
   if (headAt(app)) app.go({ at: [from, from] });
   else if (app.state.layer != null) app.go({ at: [from, app.state.at?.[1] ?? 0] });
   else if (!onLadder(app.state)) app.go({ query: token });
-}
-
-/** The tokens of the current view. @param {App} app */
-function shown({ trace, state }) {
-  const { manifest } = trace;
-  return (onLadder(state) || manifest.kind === "ladder" ? manifest.ladder?.tokens : manifest.tokens) ?? [];
 }
 
 /** The path to the current view. @param {App} app @param {Head | null} head */

@@ -56,7 +56,6 @@ export class Trace {
     if (this.shapes.has("weights")) names.add(""); // a trace of a single attention
     this.layers = this._layers([...names].filter((name) => !name.startsWith("ladder.")));
     const rungs = this.manifest.ladder?.rungs ?? [];
-    /** @type {Layer[]} */
     this.rungs = rungs.map(({ name }) => ({
       name: `ladder.${name}`,
       title: name,

@@ -40,7 +40,7 @@ _FOLDER = resources.files("headway.lab.experiments")
 _TOP = ("question", "recipe", "quick", "full", "variants", *recipes.TOP)
 RECIPE = "lab"
 _VARIANT = ("name", "against", *recipes.TOP)
-_SEEDS = {"quick": 3, "full": 5}
+SEEDS = {"quick": 3, "full": 5}  # by default
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def read(name: str, size: str) -> Experiment:
     if "steps" in budget:
         base["training"]["steps"] = budget["steps"]
     variants = [*_variants(content["variants"], base, what)]
-    seeds = budget.get("seeds", _SEEDS[size])
+    seeds = budget.get("seeds", SEEDS[size])
     stem = Path(name).name.removesuffix(".toml")
     return _checked(Experiment(stem, content["question"], variants, seeds, size))
 
@@ -184,7 +184,7 @@ def of_recipes(files: Sequence[str], size: str) -> Experiment:
         for name, file in zip(names, files, strict=True)
     ]
     question = "Which of these recipes is better?"
-    return _checked(Experiment("-".join(stems), question, variants, _SEEDS[size], size))
+    return _checked(Experiment("-".join(stems), question, variants, SEEDS[size], size))
 
 
 def of_values(assignments: Sequence[str], recipe: str, size: str) -> Experiment:
@@ -208,7 +208,7 @@ def of_values(assignments: Sequence[str], recipe: str, size: str) -> Experiment:
         label = " ".join(f"{name}={text}" for name, text in texts.items())
         variants.append(Variant(label, settings, variants[0].name if variants else None))
     question = f"What do {' and '.join(choices)} change?"
-    return _checked(Experiment("-".join(choices), question, variants, _SEEDS[size], size))
+    return _checked(Experiment("-".join(choices), question, variants, SEEDS[size], size))
 
 
 def _value(text: str) -> Any:
