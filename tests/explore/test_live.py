@@ -26,7 +26,7 @@ def served(tracer, ask, folder):
     """A server in a thread, and its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    app = server.app(tracer, ask, port=port, folder=folder)
+    app = server.app(server.Traces(tracer, ask, folder), server.Queue(), port)
     running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()

@@ -106,7 +106,7 @@ def serving(folder):
     tracer = Fake()
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    built = server.app(tracer, FIRST, port=port, folder=folder)
+    built = server.app(server.Traces(tracer, FIRST, folder), server.Queue(), port)
     config = uvicorn.Config(built, log_config=None, log_level="critical", ws="none", lifespan="off")
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, args=[[listener]])

@@ -25,7 +25,7 @@ def trained(tmp_path_factory):
     multihead = complete.variants[climb.RUNGS.index("multihead")]
     multihead.settings["training"] |= {"steps": 2, "batch": 2, "evaluation_windows": 2}
     experiment = Experiment("climb", "?", [multihead], 1)
-    assert work.run(experiment, place) == {}
+    assert work.run(experiment.jobs, place) == {}
     return experiment, place
 
 

@@ -11,7 +11,7 @@ def ended(variant, seed, loss):
     """A run that ended with this loss, or failed."""
     job = Job(variant, seed, SETTINGS, f"{variant}-{seed}")
     if loss is None:
-        return TrainedRun(job, [], [], None, failed="it broke")
+        return TrainedRun(job, [], [], {}, failed="it broke")
     return TrainedRun(job, [(1, loss)], [], RESULT)
 
 

@@ -63,7 +63,7 @@ def test_every_kind_ran_with_every_seed(done):
         (k, s) for s in (0, 1) for k in KINDS
     ]
     assert len({job.folder for job in trial.jobs}) == 6
-    output = gather(trial, folder / work.RUNS)
+    output = gather(trial.jobs, folder / work.RUNS)
     assert all(run.result and not run.failed for run in output)
     tested = len(pairs.split(pairs.read(trial.source)).test)
     assert {len(race_report.answers_of(run)) for run in output} == {tested}
@@ -72,7 +72,7 @@ def test_every_kind_ran_with_every_seed(done):
 
 def test_the_report_is_written_whole(done):
     trial, folder = done
-    report = race_report.RaceReport(trial, gather(trial, folder / work.RUNS), "headway x")
+    report = race_report.RaceReport(trial, gather(trial.jobs, folder / work.RUNS), "headway x")
     place = race_report.write(report, folder)
     page, text = (place / "index.html").read_text(), (place / "report.md").read_text()
     for kind in KINDS:
@@ -124,10 +124,7 @@ def test_claims_are_paired_by_seed_and_careful():
 
 
 def test_what_failed_is_shown():
-    runs = [
-        ended("rnn", 0, (1, 1)),
-        TrainedRun(Job("bahdanau", 0, {}, ""), [], [], None, "no space"),
-    ]
+    runs = [ended("rnn", 0, (1, 1)), TrainedRun(Job("bahdanau", 0, {}, ""), [], [], {}, "no space")]
     report = race_report.RaceReport(Race("grammar:0"), runs, "again")
     assert "bahdanau, seed 0, failed: no space" in race_report.answers(report)
     assert "no conclusion" in " ".join(race_report.answers(report))

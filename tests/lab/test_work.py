@@ -57,14 +57,14 @@ def done(tmp_path_factory):
     place = tmp_path_factory.mktemp("lab")
     (place / "text.txt").write_text(TEXT)
     trial = experiment(place / "text.txt")
-    assert work.run(trial, place / work.RUNS) == {}
+    assert work.run(trial.jobs, place / work.RUNS) == {}
     return trial, place
 
 
 def complete(done, **more):
     trial, place = done
     return Comparison(
-        trial, comparisons.gather(trial, place / work.RUNS), "headway compare trial", **more
+        trial, comparisons.gather(trial.jobs, place / work.RUNS), "headway compare trial", **more
     )
 
 
@@ -100,7 +100,7 @@ def test_what_is_there_is_not_done_again_and_what_is_missing_is(done):
     before = {each: (each / "log.jsonl").stat().st_mtime_ns for each in (first, *others)}
     wanted = (first / work.RESULT).read_text()
     (first / work.RESULT).unlink()
-    assert work.run(trial, runs) == {}
+    assert work.run(trial.jobs, runs) == {}
     assert {each: (each / "log.jsonl").stat().st_mtime_ns for each in others} == {
         each: before[each] for each in others
     }
@@ -158,8 +158,8 @@ def test_the_report_is_written_in_three_forms(done):
 def test_a_run_that_fails_is_shown_and_the_others_go_on(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
     trial = experiment(tmp_path / "text.txt", seeds=1, learning_rate=1e30, clip=1e30)
-    assert work.run(trial, tmp_path / "runs") == {}
-    output = Comparison(trial, comparisons.gather(trial, tmp_path / "runs"), "again")
+    assert work.run(trial.jobs, tmp_path / "runs") == {}
+    output = Comparison(trial, comparisons.gather(trial.jobs, tmp_path / "runs"), "again")
     assert [run.failed != "" for run in output.runs] == [False, False, True]
     message = next(each for each in comparisons.answers(output) if "failed" in each)
     assert "odd <b>, seed 0, failed: the loss of step" in message
@@ -171,7 +171,7 @@ def test_a_run_that_fails_is_shown_and_the_others_go_on(tmp_path):
     assert "0/1, 1 failed" in (place / "index.html").read_text()
     (file,) = (tmp_path / "runs").glob(f"*/{work.FAILED}")
     before = file.stat().st_mtime_ns
-    assert work.run(trial, tmp_path / "runs") == {}
+    assert work.run(trial.jobs, tmp_path / "runs") == {}
     assert file.stat().st_mtime_ns == before, "it would fail again, and is not repeated"
 
 
@@ -183,14 +183,14 @@ def test_stopped_and_gone_on_with_is_the_run_that_nobody_stopped(done, tmp_path)
     one, *_ = experiment(place / "text.txt").variants
     one.settings["training"]["steps"] = 600
     long = Experiment("long", "?", [one], 1)
-    assert work.run(long, runs, stopped=lambda: [*runs.glob("*/log.jsonl")] != []) == {}
+    assert work.run(long.jobs, runs, stopped=lambda: [*runs.glob("*/log.jsonl")] != []) == {}
     half = long.jobs[0].folder
     assert 0 < len(Run(runs / half).logged()) < 600
     with (runs / half / work.HEALTH).open("a") as file:
         file.write('{"step": 1, "entr')  # cut off by a power cut
-    assert work.run(long, runs) == {}
+    assert work.run(long.jobs, runs) == {}
     straight = tmp_path / "straight"
-    assert work.run(long, straight) == {}
+    assert work.run(long.jobs, straight) == {}
     for job in long.jobs:
         one, other = (Run(folder / job.folder).logged() for folder in (runs, straight))
         assert [line["loss"] for line in one] == [line["loss"] for line in other]
@@ -209,14 +209,14 @@ def test_two_processes_do_not_train_the_same_runs(done):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"in\n"
         with pytest.raises(ValueError, match="another process uses"):
-            work.run(trial, runs)
+            work.run(trial.jobs, runs)
         other.communicate(b"\n")
     (place / "kept").rename(runs / trial.jobs[0].folder / work.RESULT)
 
 
 def test_one_seed_that_failed_late_leaves_the_curve_of_the_others(done):
     trial, place = done
-    output = comparisons.gather(trial, place / work.RUNS)
+    output = comparisons.gather(trial.jobs, place / work.RUNS)
     cut = [dataclasses.replace(output[0], curve=output[0].curve[:1], result=None, failed="so")]
     drawn = {each.name: each for each in pictures(Comparison(trial, cut + output[1:], "again"))}
     assert {"loss", "entropy", "largest", "first", "query_gradient"} == set(drawn)

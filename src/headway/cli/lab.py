@@ -152,8 +152,8 @@ def _conduct(
         f"{experiment.question}\n{len(experiment.jobs)} runs, {finished} of them finished"
     )
     with interrupts() as stopped, _live(console, experiment, runs) as show:
-        errors = work.run(experiment, runs, stopped=stopped, show=show)
-    trained = comparisons.gather(experiment, runs, errors)
+        errors = work.run(experiment.jobs, runs, stopped=stopped, show=show)
+    trained = comparisons.gather(experiment.jobs, runs, errors)
     further = [] if stopped() else [*remarks(experiment, runs)]
     comparison = comparisons.Comparison(experiment, trained, command, further)
     folder = page.write(comparison, lab)
@@ -193,11 +193,11 @@ def _live(console: Console, experiment: Experiment, runs: Path) -> Iterator[Call
     """
     from headway.lab.comparison import Comparison, gather, terminal
 
-    ended = {run.job.folder for run in gather(experiment, runs) if run.result}
+    ended = {run.job.folder for run in gather(experiment.jobs, runs) if run.result}
     with Live(console=console, auto_refresh=False, transient=True) as live:
 
         def show() -> None:
-            trained = gather(experiment, runs)
+            trained = gather(experiment.jobs, runs)
             if console.is_terminal:
                 table = terminal(Comparison(experiment, trained, ""), console.width)
                 live.update(table, refresh=True)

@@ -317,8 +317,8 @@ def race(
             logs = (Run(runs / job.folder).logged() for job in contest.jobs)
             bar.update(task, completed=sum(log[-1]["step"] for log in logs if log))
 
-        errors = work.run(contest, runs, do=compete, stopped=stopped, show=show)
-    trained = gather(contest, runs, errors)
+        errors = work.run(contest.jobs, runs, do=compete, stopped=stopped, show=show)
+    trained = gather(contest.jobs, runs, errors)
     report = race_report.RaceReport(contest, trained, command)
     folder = race_report.write(report, lab)
     finish(console, race_report.answers(report), folder, command, trained, stopped())

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, fields
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
@@ -68,18 +69,7 @@ def apply_all(edits: Iterable[Edit]) -> ExitStack:
 
 
 def _off() -> Steps:
-    """Set the context to 0."""
     return {"context": lambda context: context * 0}
-
-
-def _no_scale() -> Steps:
-    """Do not scale the scores."""
-    return _skipped("scores", "scaled")
-
-
-def _no_mask() -> Steps:
-    """Let every query attend to every key."""
-    return _skipped("scaled", "masked")
 
 
 def _skipped(before: str, step: str) -> Steps:
@@ -95,16 +85,10 @@ def _skipped(before: str, step: str) -> Steps:
 
 def _uniform() -> Steps:
     """Give all keys with a weight the same weight."""
-
-    def even(weights: Array) -> Array:
-        positive = namespace(weights).astype(weights > 0, weights.dtype)
-        return _divided(positive)
-
-    return {"weights": even}
+    return {"weights": lambda w: _divided(namespace(w).astype(w > 0, w.dtype))}
 
 
 def _identity() -> Steps:
-    """Let each query attend to itself only."""
     return {"weights": lambda weights: _shares(weights, lambda query, key: key == query)}
 
 
@@ -146,8 +130,12 @@ class Kind(NamedTuple):
 EDITS: Mapping[str, Kind] = MappingProxyType(
     {
         "off": Kind("context", "head switched off (its context is 0)", _off),
-        "no scale": Kind("scaled", "scores are not scaled", _no_scale),
-        "no mask": Kind("masked", "no mask: tokens attend to later tokens", _no_mask),
+        "no scale": Kind("scaled", "scores are not scaled", partial(_skipped, "scores", "scaled")),
+        "no mask": Kind(
+            "masked",
+            "no mask: tokens attend to later tokens",
+            partial(_skipped, "scaled", "masked"),
+        ),
         "uniform": Kind("weights", "uniform weights", _uniform),
         "identity": Kind("weights", "each token attends to itself only", _identity),
         "previous": Kind("weights", "each token attends to the previous token only", _previous),

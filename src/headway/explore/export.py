@@ -3,14 +3,13 @@
 import json
 import re
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
-from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 
-from headway.explore.trace_file import Manifest, Tensors
+from headway.explore.trace_file import Manifest, Tensors, to_bytes
 from headway.tracing import INSIDE
 
 AIM = 24 * 2**20  # bytes of tensors; with more, those that are not essential are left out
@@ -18,7 +17,7 @@ MOST = 160 * 2**20  # the maximum bytes of tensors that a browser opens
 PIECE = 3 * 2**20  # bytes per script element; a multiple of 3, so base64 needs no padding
 LOGITS = 4 * 2**20  # bytes of logits in a large file, of the last positions
 
-STATIC = files("headway.explore") / "static"
+STATIC = Path(__file__).parent / "static"
 
 
 def page(tensors: Mapping[str, np.ndarray], manifest: Manifest, address: str = "") -> str:
@@ -34,15 +33,18 @@ def page(tensors: Mapping[str, np.ndarray], manifest: Manifest, address: str = "
             f"the file would contain {size / 1e6:,.0f} MB of tensors, and a browser opens at most "
             f"{MOST / 1e6:,.0f} MB: give a shorter text, or remove --html to use the live page"
         )
-    arrays = {name: np.ascontiguousarray(tensor) for name, tensor in kept.items()}
-    raw = save(arrays, metadata={"headway": json.dumps(manifest, sort_keys=True)})
+    raw = to_bytes(kept, manifest)
     # An injected script would have to know the nonce, which depends on the complete trace.
     nonce = sha256(raw).hexdigest()[:32]
     policy = (
         f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
-    imports = {_bare(name): _data(text) for name, text in _scripts()}
+    imports = {f"headway/{file.name}": _data(file) for file in sorted(STATIC.glob("*.js"))}
+    # The page opens at this address, unless it has another one already.
+    target = json.dumps(address.removeprefix("#")).replace("<", "\\u003c")
+    opening = f'if (!location.hash) location.hash = {target};\nimport("headway/main.js");'
+    pieces = [b64encode(raw[start : start + PIECE]).decode() for start in range(0, len(raw), PIECE)]
     shell = (STATIC / "index.html").read_text(encoding="utf-8")
     head, body = shell.split('<link rel="stylesheet"')[0], shell[shell.index("<body>") :]
     charset = '<meta charset="utf-8">'
@@ -52,8 +54,12 @@ def page(tensors: Mapping[str, np.ndarray], manifest: Manifest, address: str = "
         head.replace(charset, f"{charset}\n{limits}"),
         f'<style nonce="{nonce}">\n{style}</style>\n',
         f'<script type="importmap" nonce="{nonce}">{json.dumps({"imports": imports})}</script>\n',
-        f'<script type="module" nonce="{nonce}">{_opening(address)}</script>\n',
-        *_pieces(raw),  # in the head, because a growing body would be laid out repeatedly
+        f'<script type="module" nonce="{nonce}">{opening}</script>\n',
+        # In the head, because a growing body would be laid out repeatedly.
+        *(
+            f'<script type="application/octet-stream" data-bytes="{PIECE}">{piece}</script>\n'
+            for piece in pieces
+        ),
         f"</head>\n{body}",
     ]
     return "".join(parts)
@@ -87,29 +93,8 @@ def _size(tensors: Mapping[str, np.ndarray]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def _scripts() -> Iterator[tuple[str, str]]:
-    for file in sorted(STATIC.iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".js"):
-            yield file.name, file.read_text(encoding="utf-8")
-
-
-def _bare(name: str) -> str:
-    return f"headway/{name}"
-
-
-def _data(script: str) -> str:
+def _data(file: Path) -> str:
     """Return a module as a data URL, in which `./x.js` is undefined, so imports get bare names."""
-    text = re.sub(r'from "\./([a-z]+\.js)"', lambda match: f'from "{_bare(match[1])}"', script)
+    script = file.read_text(encoding="utf-8")
+    text = re.sub(r'from "\./([a-z]+\.js)"', r'from "headway/\1"', script)
     return "data:text/javascript;base64," + b64encode(text.encode()).decode()
-
-
-def _opening(address: str) -> str:
-    """Return a script that opens the page at this address, unless it has another one already."""
-    target = json.dumps(address.removeprefix("#")).replace("<", "\\u003c")
-    return f"if (!location.hash) location.hash = {target};\nimport({json.dumps(_bare('main.js'))});"
-
-
-def _pieces(raw: bytes) -> Iterator[str]:
-    for start in range(0, len(raw), PIECE):
-        text = b64encode(raw[start : start + PIECE]).decode()
-        yield f'<script type="application/octet-stream" data-bytes="{PIECE}">{text}</script>\n'

@@ -21,7 +21,7 @@ import threading
 import time
 import traceback
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -87,7 +87,7 @@ def serve(tracer: Tracer, first: TraceRequest, *, port: int, show: bool) -> None
             port = listener.getsockname()[1]
             queue = Queue()
             config = uvicorn.Config(
-                _app(traces, queue, port),
+                app(traces, queue, port),
                 http="h11",
                 ws="none",
                 lifespan="off",
@@ -103,15 +103,12 @@ def serve(tracer: Tracer, first: TraceRequest, *, port: int, show: bool) -> None
             _Server(config, queue).run([listener])
 
 
-def app(tracer: Tracer, first: TraceRequest, *, port: int, folder: Path) -> Starlette:
-    """Return the web application. folder: for the trace files. Raises ValueError if `first` is
-    invalid."""
-    return _app(Traces(tracer, first, folder), Queue(), port)
-
-
 @final
 class Traces:
-    """The trace files of the first request and of the latest others."""
+    """The trace files, in a folder, of the first request and of the latest others.
+
+    Raises ValueError if `first` is invalid.
+    """
 
     def __init__(self, tracer: Tracer, first: TraceRequest, folder: Path) -> None:
         self._tracer, self._folder = tracer, folder
@@ -254,7 +251,8 @@ class _Guard:
         )
 
 
-def _app(traces: Traces, queue: Queue, port: int) -> Starlette:
+def app(traces: Traces, queue: Queue, port: int) -> Starlette:
+    """Return the web application."""
     token = secrets.token_urlsafe()
 
     async def index(request: Request) -> Response:
@@ -359,15 +357,13 @@ def _id(request: TraceRequest) -> str:
     return hashlib.sha256(json.dumps(asdict(request), sort_keys=True).encode()).hexdigest()
 
 
-def _error(status: int, message: str) -> JSONResponse:
-    return JSONResponse({"error": " ".join(message.split())}, status)
+def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": " ".join(message.split())}, status, headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = _error(error.status_code, error.detail)
-    response.headers.update(error.headers or {})
-    return response
+    return _error(error.status_code, error.detail, error.headers)
 
 
 async def _bad_request(request: Request, error: Exception) -> Response:

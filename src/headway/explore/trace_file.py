@@ -30,7 +30,8 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as serialize
 
 from headway import cache
 from headway.attention.arrays import as_numpy
@@ -102,14 +103,15 @@ def describe(steps: Trace) -> tuple[Tensors, Manifest]:
 
 def save(path: Path, tensors: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:
     """Write the file; it is never incomplete."""
-    text = json.dumps(manifest, sort_keys=True)
     with cache.atomic(path) as temporary:
-        try:
-            # safetensors ignores strides.
-            arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-            save_file(arrays, temporary, metadata={"headway": text})
-        except SafetensorError as error:
-            raise OSError(f"cannot write {path}: {error}") from error
+        temporary.write_bytes(to_bytes(tensors, manifest))
+
+
+def to_bytes(tensors: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> bytes:
+    """Return the content of the file."""
+    # safetensors ignores strides.
+    arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    return serialize(arrays, metadata={"headway": json.dumps(manifest, sort_keys=True)})
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol, final
@@ -75,7 +75,7 @@ class RunTracer:
     def __init__(self, run: Run, engine: Name = "torch") -> None:
         self.run, self.config, self.tokenizer = run, run.config, run.tokenizer
         checkpoint = checkpoints.latest(run.checkpoints)
-        self.step = int(checkpoint.name.removeprefix("step-"))
+        self.step = checkpoints.step_of(checkpoint)
         self.engine = engines.engine_named(engine)
         self.model = self.engine.load(run, checkpoint)
         vocabulary = min(self.config.model.vocabulary, self.tokenizer.vocabulary)
@@ -84,9 +84,7 @@ class RunTracer:
 
     def default_text(self) -> str:
         """Generate a text. Raises ValueError if the run generates nothing readable."""
-        written = list(
-            self._written([*self.tokenizer.encode("\n")], TraceRequest("", write=16), never_stop)
-        )
+        written = self._written(self.tokenizer.encode("\n"), TraceRequest("", write=16), never_stop)
         text = self.tokenizer.decode(written).replace("\ufffd", "")
         text = text.strip() or text
         while len(self.tokenizer.encode(text)) > self.config.model.context:
@@ -117,7 +115,7 @@ class RunTracer:
                         keep={one.attention for one in request.edits},
                     )
                 # Outside of `stopping`, so that it is compiled if there are no edits.
-                written = list(self._written([*tokens], request, stop))
+                written = self._written(tokens, request, stop)
         except LookupError as error:
             raise ValueError(f"this edit does not apply to this model: {error}") from None
         most = max(1, LOGITS // tensors["logits"][0, 0].nbytes)
@@ -143,18 +141,20 @@ class RunTracer:
         }
         return tensors, manifest
 
-    def _written(self, tokens: list[int], request: TraceRequest, stop: Stop) -> Iterator[int]:
-        steps = self.engine.generate(
+    def _written(self, tokens: np.ndarray, request: TraceRequest, stop: Stop) -> list[int]:
+        """Return the generated tokens after these tokens."""
+        written = []
+        for (token,) in self.engine.generate(
             self.model,
-            [np.array(tokens)],
+            [tokens],
             tokens=request.write,
             temperature=request.temperature,
             top_k=request.top_k,
             seed=request.seed,
-        )
-        for (token,) in steps:
+        ):
             stop()
-            yield token
+            written.append(token)
+        return written
 
 
 @final
@@ -172,7 +172,7 @@ class TranslationTracer:
         if kind in ("rnn", "encoder"):
             raise ValueError(f"{run.path} is of kind {kind}, which has no attention to the source")
         checkpoint = checkpoints.latest(run.checkpoints)
-        self.step = int(checkpoint.name.removeprefix("step-"))
+        self.step = checkpoints.step_of(checkpoint)
         self.model = load(run, checkpoint).eval()
 
     def trace(self, request: TraceRequest, stop: Stop = never_stop) -> tuple[Tensors, Manifest]:

@@ -29,8 +29,8 @@ def record(recipe: str, lab: Path) -> Bands:
     """Train the missing runs and return their bands. Raises ValueError if a run fails."""
     variant = Variant(recipe, recipes.read(recipe))
     experiment = Experiment(f"bands of {recipe}", "What are its usual losses?", [variant], SEEDS)
-    errors = work.run(experiment, lab / work.RUNS)
-    runs = comparisons.gather(experiment, lab / work.RUNS, errors)
+    errors = work.run(experiment.jobs, lab / work.RUNS)
+    runs = comparisons.gather(experiment.jobs, lab / work.RUNS, errors)
     if not all(run.result for run in runs):
         raise ValueError(
             "; ".join(run.failed for run in runs if run.failed) or "not all runs have ended"
@@ -51,7 +51,7 @@ def around(recipe: str, runs: list[TrainedRun], first: Run) -> Bands:
         steps=steps,
         low=[round(mean(v) - width, 4) for v, width in zip(losses, widths, strict=True)],
         high=[round(mean(v) + width, 4) for v, width in zip(losses, widths, strict=True)],
-        machine=(runs[0].result or {})["machine"],
+        machine=runs[0].result["machine"],
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from headway.attention import dispatch
 from headway.lab import work
-from headway.lab.experiments import RECIPE, Experiment, Variant
+from headway.lab.experiments import RECIPE, SEEDS, Experiment, Variant
 from headway.ladder import fused
 from headway.ladder.rung import RungConfig
 from headway.ladder.rungs import LADDER, rung_named
@@ -32,7 +32,6 @@ NAME = "climb"
 QUESTION = "What does each rung of the ladder buy?"
 STEPS = {"quick": 1200, "full": 6000}
 LOOKS = 8  # evaluations; each takes as long as twenty steps
-SEEDS = {"quick": 3, "full": 5}
 DROPOUT = 0.1  # from the rung `dropout` on
 DROPPED = (
     f"from the rung dropout on, a dropout of {DROPOUT:.0%} applies as in GPT-2: to the attention "
@@ -65,13 +64,8 @@ def experiment(text: str, size: str) -> Experiment:
     variants = []
     for index, rung in enumerate(RUNGS):
         dropout = DROPOUT if index >= RUNGS.index("dropout") else 0.0
-        variants.append(
-            Variant(
-                rung,
-                _settings(base, rung, dropout=dropout),
-                against=RUNGS[index - 1] if index else None,
-            )
-        )
+        before = RUNGS[index - 1] if index else None
+        variants.append(Variant(rung, _settings(base, rung, dropout=dropout), against=before))
     leak = _settings(base, "trainable", attention={"causal": False})
     variants.append(Variant(LEAK, leak, apart=APART))
     return Experiment(NAME, QUESTION, variants, SEEDS[size], size)

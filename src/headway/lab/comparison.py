@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
+from itertools import chain
 from math import isfinite
 from pathlib import Path
 from statistics import mean
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from headway.lab.effects import Effect, effect_of
 from headway.lab.experiments import Experiment, Job, Variant
-from headway.lab.work import FAILED, HEALTH, RESULT, HasJobs
+from headway.lab.work import FAILED, HEALTH, RESULT
 from headway.training import recipes
 from headway.training.runs import Run
 from headway.training.settings import TrainingConfig
@@ -25,32 +26,32 @@ Curve = list[tuple[int, float]]  # steps and the validation loss after them
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """The current state of a run: curve, training health, and the result if it has ended.
+    """The current state of a run: curve and training health.
 
-    failed: the reason why it failed, or "".
+    result: empty until the run has ended. failed: the reason why it failed, or "".
     """
 
     job: Job
     curve: Curve
     health: Sequence[Mapping[str, Any]]
-    result: Mapping[str, Any] | None
+    result: Mapping[str, Any]
     failed: str = ""
 
     @property
     def steps(self) -> int:
         """The number of steps at its end."""
-        return int(self._training.get("steps", TrainingConfig.steps))
+        return int(self.job.settings["training"].get("steps", TrainingConfig.steps))
 
     @property
     def tokens(self) -> int:
         """The number of tokens in a step."""
-        batch = self._training.get("batch", TrainingConfig.batch)
+        batch = self.job.settings["training"].get("batch", TrainingConfig.batch)
         return int(batch * self.job.settings["model"]["context"])
 
     @property
-    def _training(self) -> Mapping[str, Any]:
-        training: Mapping[str, Any] = self.job.settings["training"]
-        return training
+    def name(self) -> str:
+        """The variant and the seed, for sentences."""
+        return f"{self.job.variant}, seed {self.job.seed}"
 
     @property
     def loss(self) -> float | None:
@@ -100,7 +101,7 @@ class Comparison:
         keys = ("processor", "accelerator", "cores", self.experiment.engine, "headway", "precision")
         machines: list[Mapping[str, Any]] = []
         for run in self.runs:
-            machine = run.result["machine"] if run.result else {}
+            machine = run.result.get("machine", {})
             short = {key: machine[key] for key in keys if machine.get(key)}
             if short and short not in machines:
                 machines.append(short)
@@ -139,6 +140,7 @@ COLUMNS = (
     Field("largest", "largest score", "{:.1f}"),
     Field("first", "first token", "{:.0%}"),
 )
+EFFECT = ("variant", "against", "differences", "mean", "interval", "claim")  # in the JSON
 LEGEND = (
     "loss: validation loss in nats per token: mean, minimum and maximum over the seeds; tokens/s: "
     "of one run while all cores train other runs; step MB: peak memory of a training step; "
@@ -149,13 +151,10 @@ LEGEND = (
 
 
 def gather(
-    experiment: HasJobs, folder: Path, errors: Mapping[str, str] | None = None
+    jobs: Sequence[Job], folder: Path, errors: Mapping[str, str] | None = None
 ) -> list[TrainedRun]:
-    """Return the current state of all runs. errors: see `work.run`."""
-    return [
-        _read(job, folder / job.folder, (errors or {}).get(job.folder, ""))
-        for job in experiment.jobs
-    ]
+    """Return the current state of these runs. errors: see `work.run`."""
+    return [_read(job, folder / job.folder, (errors or {}).get(job.folder, "")) for job in jobs]
 
 
 def record(report: Comparison, variant: Variant) -> dict[str, Any]:
@@ -181,9 +180,9 @@ def record(report: Comparison, variant: Variant) -> dict[str, Any]:
         "parameters": results[0]["parameters"] if results else None,
         "tokens_per_second": average([result["tokens_per_second"] for result in results]),
         "memory": None if memory is None else memory / 1e6,
-        "entropy": average([_mean(health["entropy"]) for health in last]),
-        "largest": max((_maximum(health["largest"]) for health in last), default=None),
-        "first": average([_mean(health["first"]) for health in last]),
+        "entropy": average([mean(chain(*health["entropy"])) for health in last]),
+        "largest": max((max(chain(*health["largest"])) for health in last), default=None),
+        "first": average([mean(chain(*health["first"])) for health in last]),
         "failed": {run.job.seed: run.failed for run in runs if run.failed},
     }
 
@@ -218,16 +217,12 @@ def answers(report: Comparison) -> list[str]:
     sentences = [*map(str, report.effects)]
     sentences += [f"{v.name}: {v.apart}" for v in report.experiment.variants if v.apart]
     sentences += [
-        f"{run.job.variant}, seed {run.job.seed}, was resumed on another machine: {difference}"
+        f"{run.name}, was resumed on another machine: {difference}"
         for run in report.runs
-        for difference in (run.result or {}).get("differences", [])
+        for difference in run.result.get("differences", [])
     ]
-    sentences += [
-        f"{run.job.variant}, seed {run.job.seed}, failed: {run.failed}"
-        for run in report.runs
-        if run.failed
-    ]
-    missing = sum(run.result is None and not run.failed for run in report.runs)
+    sentences += [f"{run.name}, failed: {run.failed}" for run in report.runs if run.failed]
+    missing = sum(not run.result and not run.failed for run in report.runs)
     if missing:
         sentences.append(f"{missing} of {len(report.runs)} runs have not ended")
     return [*sentences, *report.remarks]
@@ -259,17 +254,7 @@ def as_dict(report: Comparison) -> dict[str, Any]:
         "command": report.command,
         "date": report.date,
         "machines": [dict(machine) for machine in report.machines],
-        "effects": [
-            {
-                "variant": effect.variant,
-                "against": effect.against,
-                "differences": dict(effect.differences),
-                "mean": effect.mean,
-                "interval": effect.interval,
-                "claim": effect.claim,
-            }
-            for effect in report.effects
-        ],
+        "effects": [{name: getattr(effect, name) for name in EFFECT} for effect in report.effects],
         "variants": [
             {
                 **record(report, variant),
@@ -282,7 +267,7 @@ def as_dict(report: Comparison) -> dict[str, Any]:
 
 
 def _run(run: TrainedRun) -> dict[str, Any]:
-    shown = {k: v for k, v in (run.result or {}).items() if k not in ("maps", "words", "machine")}
+    shown = {k: v for k, v in run.result.items() if k not in ("maps", "words", "machine")}
     return {
         "seed": run.job.seed,
         "folder": run.job.folder,
@@ -295,12 +280,12 @@ def _run(run: TrainedRun) -> dict[str, Any]:
 def _read(job: Job, path: Path, error: str) -> TrainedRun:
     result, failed = path / RESULT, path / FAILED
     if not (path / "config.json").is_file():
-        return TrainedRun(job, [], [], None, error)
+        return TrainedRun(job, [], [], {}, error)
     if result.is_file():
         return TrainedRun(job, *_finished(path, result.stat().st_mtime_ns))
     if failed.is_file():
         error = json.loads(failed.read_text(encoding="utf-8"))["failed"]
-    return TrainedRun(job, _curve(path), _health(path), None, error)
+    return TrainedRun(job, _curve(path), _health(path), {}, error)
 
 
 @lru_cache(maxsize=1000)  # the table is drawn every few seconds
@@ -311,8 +296,7 @@ def _finished(path: Path, written: int) -> tuple[Curve, list[dict[str, Any]], di
 
 
 def _curve(path: Path) -> Curve:
-    lines = Run(path).logged()
-    losses = [(line["step"], line["validation"]) for line in lines]
+    losses = [(line["step"], line["validation"]) for line in Run(path).logged()]
     return [(step, loss) for step, loss in losses if loss is not None and isfinite(loss)]
 
 
@@ -330,11 +314,3 @@ def _progress(run: TrainedRun) -> str:
     if run.loss is not None:
         return f"{run.loss:.3f}"
     return f"{run.curve[-1][0] / run.steps:.0%}" if run.curve and run.steps else "·"
-
-
-def _mean(layers: Sequence[Sequence[float]]) -> float:
-    return mean(value for layer in layers for value in layer)
-
-
-def _maximum(layers: Sequence[Sequence[float]]) -> float:
-    return max(value for layer in layers for value in layer)

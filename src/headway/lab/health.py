@@ -45,7 +45,7 @@ def look(
     gradients = {n: as_numpy(g) for n, g in engine.gradients(model, inputs, targets).items()}
     return Health(
         entropy=[entropy(layer, model.config.attention.causal).tolist() for layer in weights],
-        largest=[_largest(layer).tolist() for layer in scores],
+        largest=[layer.max((0, 2, 3)).tolist() for layer in scores],
         first=[layer[:, :, 1:, 0].mean((0, 2)).tolist() for layer in weights],
         query_gradient=query_norms(gradients),
     )
@@ -99,7 +99,3 @@ def _heads(
             ]
             return np.concatenate([array.reshape(size) for array in arrays], axis=1)
     raise LookupError(f"block {layer} has no {names[0]}")
-
-
-def _largest(scores: Float[np.ndarray, "windows heads tokens tokens"]) -> Float[np.ndarray, " h"]:
-    return np.asarray(scores.max((0, 2, 3)))

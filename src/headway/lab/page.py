@@ -99,13 +99,13 @@ def embedded(picture: Picture, style: str = "") -> str:
 
 
 def _sample(report: Comparison, variant: Variant) -> str:
-    first = next((run for run in report.of(variant) if run.result), None)
-    if first is None or first.result is None:
+    result = next((run.result for run in report.of(variant) if run.result), None)
+    if not result:
         return ""
-    maps = _maps(f"attention maps of {variant.name}", first.result)
-    style = f"max-width: {9 * max(map(len, first.result['maps']))}rem"
+    maps = _maps(f"attention maps of {variant.name}", result)
+    style = f"max-width: {9 * max(map(len, result['maps']))}rem"
     return (
-        f"<div><b>{escape(variant.name)}</b><pre>{escape(first.result['sample'])}</pre>"
+        f"<div><b>{escape(variant.name)}</b><pre>{escape(result['sample'])}</pre>"
         f"{embedded(maps, style)}</div>\n"
     )
 
@@ -194,9 +194,11 @@ def _limits(axes: Axes, framed: Sequence[Sequence[Mapping[int, float]]]) -> None
 def _maps(name: str, result: Mapping[str, Any]) -> Picture:
     """Draw the attention weights of all heads on one text."""
 
+    layers, columns = result["maps"], max(map(len, result["maps"]))
+    words = [word.replace(" ", "␣").replace("\n", "⏎") for word in result["words"]]
+
     def paint(figure: Figure) -> None:
-        layers, words = result["maps"], [_visible(word) for word in result["words"]]
-        grid = figure.subplots(len(layers), max(map(len, layers)), squeeze=False)
+        grid = figure.subplots(len(layers), columns, squeeze=False)
         for row, layer in zip(grid, layers, strict=True):
             for axes in row:
                 axes.set_axis_off()
@@ -206,12 +208,9 @@ def _maps(name: str, result: Mapping[str, Any]) -> Picture:
                 axes.imshow(weights, cmap="Blues", vmin=0, vmax=1)
                 axes.set_xticks([])
                 axes.set_yticks([])
-        first = grid[0][0]
-        first.set_yticks(range(len(words)), words, size=5)
+        grid[0][0].set_yticks(range(len(words)), words, size=5)
         figure.subplots_adjust(0.06, 0.02, 0.99, 0.95, 0.06, 0.12)
 
-    layers = result["maps"]
-    columns = max(map(len, layers))
     return pages.draw(name, (1.6 * columns, 1.6 * len(layers)), paint)
 
 
@@ -220,10 +219,6 @@ def _title(weights: Float[np.ndarray, "tokens tokens"]) -> str:
     causal = not np.triu(weights, 1).any()
     share = entropy(weights[None, None], causal)[0]
     return f"entropy {share:.2f}, first token {weights[1:, 0].mean():.0%}"
-
-
-def _visible(word: str) -> str:
-    return word.replace(" ", "␣").replace("\n", "⏎")
 
 
 def summarize(report: Comparison) -> Summary:

@@ -3,26 +3,22 @@
 All have the same sentences, number of steps and number of parameters.
 """
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from headway.data import pairs
 from headway.lab import work
-from headway.lab.experiments import Job
+from headway.lab.experiments import SEEDS, Job, Variant, jobs_of
 from headway.models.seq2seq import Seq2SeqConfig, shapes
 from headway.training import recipes, translation
 
 NAME = "race"
 QUESTION = "What does attention buy a translator?"
 KINDS = ("rnn", "bahdanau", "transformer")
-SEEDS: Mapping[str, int] = MappingProxyType({"quick": 3, "full": 5})
-STEPS: Mapping[str, int] = MappingProxyType({"quick": 2500, "full": 7500})
+STEPS = {"quick": 2500, "full": 7500}
 # In German, the verbs of this sentence follow each other at the end, in the opposite order.
 SENTENCE = "The dog, who must have been able to see the cat running through the garden, sleeps."
 
@@ -43,15 +39,11 @@ class Race:
     @cached_property
     def jobs(self) -> tuple[Job, ...]:
         """All runs: all kinds with the first seed, then with the next."""
-        jobs = []
-        for seed in range(SEEDS[self.size]):
-            for kind in KINDS:
-                given = self.settings[kind] | {"seed": seed}
-                settings = translation.recipe_for(kind, self.source, given)
-                config = recipes.plan(settings).config.to_json()
-                digest = hashlib.sha256(config.encode()).hexdigest()[:8]
-                jobs.append(Job(kind, seed, settings, f"{kind}-{seed}-{digest}"))
-        return tuple(jobs)
+        configs = []
+        for kind in KINDS:
+            settings = translation.recipe_for(kind, self.source, self.settings[kind])
+            configs.append((Variant(kind, settings), recipes.plan(settings).config))
+        return jobs_of(configs, SEEDS[self.size])
 
     @cached_property
     def settings(self) -> dict[str, dict[str, Any]]:
@@ -90,7 +82,7 @@ def compete(job: Job, folder: str) -> None:
         return
     device = work.worker_device()
     plan = recipes.plan(job.settings)
-    source, config, tokenizer = plan.config.text, plan.config, plan.tokenizer
+    config, tokenizer = plan.config, plan.tokenizer
     path = Path(folder)
     session = work.to_the_end(path, plan, engine_named())
     if session is None:
@@ -98,7 +90,7 @@ def compete(job: Job, folder: str) -> None:
     model = session.trainer.model
     split, left_out = translation.held(plan.source, tokenizer, config.model.context)
     known = frozenset(pair.source for pair in split.train)
-    questions = lab.questions(source, known, split.test)
+    questions = lab.questions(config.text, known, split.test)
     questions, longer = lab.fitting(questions, tokenizer, config.model.context)
     text, matrix = "", None
     sentence = pairs.encoded(SENTENCE, tokenizer)
@@ -113,9 +105,7 @@ def compete(job: Job, folder: str) -> None:
         "machine": machine(device.type),
         "parameters": session.trainer.parameters,
         "seconds": session.run.logged()[-1]["seconds"],
-        "answers": [
-            lab.as_dict(answer) for answer in lab.answers(model, tokenizer, questions, beams=4)
-        ],
+        "answers": [*map(lab.as_dict, lab.answers(model, tokenizer, questions, beams=4))],
         "longer": longer,
         "left_out": left_out,
         "sentence": text,

@@ -18,8 +18,9 @@ from headway.bench.pages import COLOURS, INK, Picture
 from headway.lab import translation as lab
 from headway.lab.comparison import TrainedRun
 from headway.lab.effects import Effect, effect_of
+from headway.lab.experiments import SEEDS
 from headway.lab.page import Summary, as_html, as_markdown, curves, embedded
-from headway.lab.race import KINDS, QUESTION, SEEDS, SENTENCE, Race
+from headway.lab.race import KINDS, QUESTION, SENTENCE, Race
 from headway.lab.translation import Answer, Scores
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class RaceReport:
 
     def of(self, kind: str) -> list[TrainedRun]:
         """Return the finished runs of a kind."""
-        return [run for run in self.runs if run.job.variant == kind and run.result is not None]
+        return [run for run in self.runs if run.job.variant == kind and run.result]
 
     @cache  # noqa: B019 - a report exists until its command ends
     def table(
@@ -64,13 +65,13 @@ class RaceReport:
 
 def answers_of(run: TrainedRun) -> list[Answer]:
     """Return the translations of a finished run."""
-    return [] if run.result is None else [*map(lab.from_dict, run.result["answers"])]
+    return [*map(lab.from_dict, run.result["answers"])]
 
 
 def answers(report: RaceReport) -> Iterator[str]:
     """Yield the results as sentences, with their evidence."""
     planned = SEEDS[report.race.size]
-    by_depth = report.table(lab.by_depth) or {}
+    by_depth = report.table(lab.by_depth)
     trained = _training_depth(report.race)
     for name in _groups(by_depth):
         exact = ", ".join(
@@ -89,19 +90,19 @@ def answers(report: RaceReport) -> Iterator[str]:
         yield from map(str, _effects(everything, "all", planned))
     for run in report.runs:
         if run.failed:
-            yield f"{run.job.variant}, seed {run.job.seed}, failed: {run.failed}"
-        if run.result is None:
+            yield f"{run.name}, failed: {run.failed}"
+        if not run.result:
             continue
         counts = {
             "pairs were too long for the model and not used for training": run.result["left_out"],
             "test sentences were too long for the model": run.result["longer"],
-            "translations were cut off at the context": sum(
-                not a.complete for a in answers_of(run)
+            "translations were cut off at the context": [a.complete for a in answers_of(run)].count(
+                False
             ),
         }
         for text, count in counts.items():
             if count:
-                yield f"{run.job.variant}, seed {run.job.seed}: {count:,} {text}"
+                yield f"{run.name}: {count:,} {text}"
 
 
 def _effects(
@@ -159,23 +160,20 @@ def rows(report: RaceReport) -> Iterator[list[str]]:
 
 def described(report: RaceReport) -> str:
     """Return the budget and the machine in one line."""
-    done = [run for run in report.runs if run.result is not None]
-    sizes = {run.job.variant: run.result["parameters"] for run in done if run.result}
+    done = {run.job.variant: run.result for run in report.runs if run.result}
     settings = report.race.settings
     models = ", ".join(
-        f"{kind} {sizes[kind]:,} parameters, width {settings[kind]['width']}, "
-        f"{mean(run.result['seconds'] for run in report.of(kind) if run.result):,.0f} s"
+        f"{kind} {done[kind]['parameters']:,} parameters, width {settings[kind]['width']}, "
+        f"{mean(run.result['seconds'] for run in report.of(kind)):,.0f} s"
         for kind in KINDS
-        if kind in sizes
+        if kind in done
     )
     steps = settings[KINDS[0]]["steps"]
-    machine = done[0].result["machine"] if done and done[0].result else {}
-    where = (
-        f"; {machine.get('processor', '')}, PyTorch {machine.get('torch', '')}" if machine else ""
-    )
-    return (
-        f"{report.race.source}, {steps:,} steps, {SEEDS[report.race.size]} seeds: {models}{where}"
-    )
+    text = f"{report.race.source}, {steps:,} steps, {SEEDS[report.race.size]} seeds: {models}"
+    machine = next((run.result["machine"] for run in report.runs if run.result), None)
+    if machine:
+        text += f"; {machine.get('processor', '')}, PyTorch {machine.get('torch', '')}"
+    return text
 
 
 def pictures(report: RaceReport) -> Iterator[Picture]:
@@ -208,9 +206,10 @@ def pictures(report: RaceReport) -> Iterator[Picture]:
         label = "validation loss, nats per token"
         yield curves("loss", label, losses, _COLOURS, framed=[*losses])
     for kind in KINDS:
-        first = next((run for run in report.of(kind) if run.result and run.result["matrix"]), None)
-        if first is not None and first.result is not None:
-            yield alignment(f"alignment-{kind}", kind, first.result["matrix"])
+        matrices = (run.result["matrix"] for run in report.of(kind))
+        matrix = next(filter(None, matrices), None)
+        if matrix:
+            yield alignment(f"alignment-{kind}", kind, matrix)
 
 
 def _longest(name: str) -> int:
@@ -236,13 +235,6 @@ def alignment(name: str, title: str, matrix: Mapping[str, Any]) -> Picture:
     return pages.draw(name, (wide, high), paint)
 
 
-def _sentences(report: RaceReport) -> Iterator[tuple[str, str]]:
-    for kind in KINDS:
-        for run in report.of(kind)[:1]:
-            if run.result is not None:
-                yield kind, run.result["sentence"]
-
-
 def write(report: RaceReport, folder: Path) -> Path:
     """Write index.html, report.md, report.json and the plots; return their folder."""
     target = folder / report.race.folder
@@ -250,7 +242,7 @@ def write(report: RaceReport, folder: Path) -> Path:
     summary = Summary(
         QUESTION, described(report), [*answers(report)], [*rows(report)], LEGEND, report.command
     )
-    sentences = [*_sentences(report)]
+    sentences = [(kind, run.result["sentence"]) for kind in KINDS for run in report.of(kind)[:1]]
     maps = [picture for picture in plots if picture.name.startswith("alignment")]
     alignments = (
         f"<h2>Alignments</h2>\n<p>{escape(SENTENCE)}</p>\n<dl>"

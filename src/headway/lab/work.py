@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from headway.cache import atomic
 from headway.engines import Name
@@ -34,15 +34,8 @@ PAUSE = 3.0  # seconds between two updates of the progress, which reads all logs
 _stop: Any = None  # an event, in a worker
 
 
-class HasJobs(Protocol):
-    """An experiment or a race."""
-
-    @property
-    def jobs(self) -> tuple[Job, ...]: ...
-
-
 def run(
-    experiment: HasJobs,
+    jobs: Sequence[Job],
     folder: Path,
     *,
     do: Callable[[Job, str], None] | None = None,
@@ -54,19 +47,19 @@ def run(
     do: trains one run in a worker process; by default a GPT. show: called every PAUSE seconds.
     Raises ValueError if another process uses the folder.
     """
-    jobs = [job for job in experiment.jobs if not is_done(folder / job.folder)]
+    missing = [job for job in jobs if not is_done(folder / job.folder)]
     errors: dict[str, str] = {}
-    if not jobs:
+    if not missing:
         return errors
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    workers = min(workers_here(), len(jobs))
+    workers = min(workers_here(), len(missing))
     with _locked(folder), ProcessPoolExecutor(workers, context, _begin, (stop,)) as pool:
         try:
             with _no_interrupts():  # inherited by the workers
                 waiting = {
-                    pool.submit(do or _do, job, str(folder / job.folder)): job for job in jobs
+                    pool.submit(do or _do, job, str(folder / job.folder)): job for job in missing
                 }
             while waiting:
                 if stopped():
@@ -185,8 +178,7 @@ def _do(job: Job, folder: str) -> None:
 
     session = to_the_end(path, plan, engine, look)
     if session is not None:
-        result = _result(job.engine, session)
-        write(path / RESULT, {**result, "differences": session.differences})
+        write(path / RESULT, _result(job.engine, session))
 
 
 def worker_device() -> Any:
@@ -257,16 +249,12 @@ def _result(name: Name, session: Session) -> dict[str, Any]:
     from headway.lab import health
 
     trainer, tokenizer, engine = session.trainer, session.run.tokenizer, session.engine
-    shown = session.examples.validation[: min(MAP_TOKENS, trainer.model.config.context)].astype(
-        "int64"
-    )
+    tokens = min(MAP_TOKENS, trainer.model.config.context)
+    shown = session.examples.validation[:tokens].astype("int64")
+    precision = trainer.config.precision
     maps, _ = health.seen(engine, trainer.model, shown[None])
     return {
-        "machine": {
-            **machine(trainer.device),
-            "engine": name,
-            "precision": trainer.config.precision,
-        },
+        "machine": {**machine(trainer.device), "engine": name, "precision": precision},
         "parameters": trainer.parameters,
         "tokens_per_second": _speed(session.run.logged(), trainer),
         # JAX reuses the memory of the previous step.
@@ -274,6 +262,7 @@ def _result(name: Name, session: Session) -> dict[str, Any]:
         "sample": session.sample(),
         "words": [tokenizer.decode([token]) for token in shown.tolist()],
         "maps": [layer[0].round(3).tolist() for layer in maps],
+        "differences": session.differences,
     }
 
 

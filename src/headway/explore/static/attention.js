@@ -20,7 +20,8 @@ export class Head {
     this.facts = trace.manifest.attentions[attention];
     /** @type {[string, Promise<Map<string, Matrix>>] | null} */
     this.last = null;
-    const [rows, columns] = this._shape("weights") ?? [0, 0];
+    const [queries, keys] = ["queries", "keys"].map((role) => trace.shapes.get(this.name(role))?.at(-2) ?? 0);
+    const [rows, columns] = trace.shapes.get(this.name("weights"))?.slice(-2) ?? [queries, keys];
     /** How many queries and keys. @type {[number, number]} */
     this.size = [rows, columns];
     const { mask = this.inGPT ? [0, null] : null, offset = 0 } = this.facts ?? {}; // a rung in a GPT is causal
@@ -94,13 +95,8 @@ export class Head {
     return { ...matrix, from, recomputed: true };
   }
 
-  /** Whether a query may attend to a key, by the manifest. @param {number} row @param {number} key */
-  allowed(row, key) {
-    return this.sees(row, key, key);
-  }
-
-  /** Whether a query may attend to any key in a range. @param {number} row @param {number} from @param {number} to */
-  sees(row, from, to) {
+  /** Whether a query may attend to a key or to any key in a range, by the manifest. @param {number} row @param {number} from @param {number} [to] */
+  allowed(row, from, to = from) {
     const query = row + this.offset;
     return query - from >= this.least && query - to <= this.most;
   }
@@ -110,18 +106,18 @@ export class Head {
     const { facts, trace } = this;
     /** @type {Map<string, Matrix>} */
     const matrices = new Map();
-    const add = (/** @type {string} */ step, /** @type {number} */ columns, /** @type {number} */ rows = to - from) => {
+    const [rows, columns] = [to - from, this.size[1]];
+    const add = (/** @type {string} */ step, /** @type {number} */ columns) => {
       const matrix = { data: new Float64Array(rows * columns), rows, columns };
       matrices.set(step, matrix);
       return matrix.data;
     };
-    const [rows, columns] = [to - from, this.size[1]];
     let weights;
     if (trace.has(this.name("weights"))) {
       weights = (await trace.matrix(this.name("weights"), this.index, from, to)).data;
     } else {
       if (!facts?.recomputable) throw new Error(`${this.name("weights")} is not in this file`);
-      const [queries, keys] = [await this._operand("queries", from, to), await this._operand("keys")];
+      const [queries, keys] = [await this.read("queries", from, to), await this.read("keys")];
       const allowed = facts.allowed && (await this._broadcast(facts.allowed, from, to));
       const bias = facts.bias && (await this._broadcast(facts.bias, from, to));
       const [scores, scaled] = [add("scores", columns), add("scaled", columns)];
@@ -159,7 +155,7 @@ export class Head {
       weights = dropped;
     }
     if (!this.operand("values")) return matrices;
-    const values = await this._operand("values");
+    const values = await this.read("values");
     const context = add("context", values.columns);
     for (let i = 0; i < rows; i++) {
       for (let j = 0; j < columns; j++) {
@@ -173,8 +169,8 @@ export class Head {
     return matrices;
   }
 
-  /** @param {string} role @param {number} [from] @param {number} [to] */
-  _operand(role, from, to) {
+  /** Rows of queries, keys or values. @param {string} role @param {number} [from] @param {number} [to] */
+  read(role, from, to) {
     const place = this.operand(role);
     if (!place) throw new Error(`the ${role} are not in this file`);
     return this.trace.matrix(place.name, place.index, from, to);
@@ -192,14 +188,6 @@ export class Head {
     const part = await this.trace.matrix(name, text * heads + (heads === 1 ? 0 : this.index % count), one ? 0 : from, one ? 1 : to);
     return (/** @type {number} */ row, /** @type {number} */ key) =>
       part.data[(one ? 0 : row) * part.columns + (part.columns === 1 ? 0 : key)];
-  }
-
-  /** @param {string} step */
-  _shape(step) {
-    const shape = this.trace.shapes.get(this.name(step));
-    if (shape) return shape.slice(-2);
-    const [queries, keys] = ["queries", "keys"].map((role) => this.trace.shapes.get(this.name(role)));
-    return queries && keys && [queries.at(-2) ?? 0, keys.at(-2) ?? 0];
   }
 }
 

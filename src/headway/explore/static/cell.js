@@ -1,7 +1,7 @@
 // Level 4, a cell: how one weight of one head is computed.
 
 import { h, s } from "./dom.js";
-import { exact, percent, short } from "./numbers.js";
+import { exact, percent, pixels, short } from "./numbers.js";
 import { largest } from "./colours.js";
 import { matrix, table } from "./matrix.js";
 import { edits, note, picker, words } from "./panel.js";
@@ -27,15 +27,11 @@ export async function cellView(app, head) {
   const row = {};
   if (!head.steps.includes("weights")) throw new Error(`${head.name("weights")} was not recorded`);
   for (const step of head.steps) row[step] = (await head.rows(step, query, query + 1)).data;
-  const places = { queries: head.operand("queries"), keys: head.operand("keys"), values: head.operand("values") };
-  const vector = async (/** @type {"queries" | "keys"} */ role, /** @type {number} */ at) => {
-    const place = places[role];
-    return place && (await app.trace.matrix(place.name, place.index, at, at + 1)).data;
-  };
-  const [q, k] = [await vector("queries", query), await vector("keys", chosen)];
+  const q = head.operand("queries") && (await head.read("queries", query, query + 1)).data;
+  const k = head.operand("keys") && (await head.read("keys", chosen, chosen + 1)).data;
+  const values = head.operand("values") && (await head.read("values"));
   const additive = head.facts?.additive;
   const v = additive ? (await app.trace.matrix(additive)).data : null;
-  const values = places.values && (await app.trace.matrix(places.values.name, places.values.index));
 
   const may = (/** @type {number} */ j) => (row.masked ? row.masked[j] !== -Infinity : head.allowed(query, j));
   const seen = Array.from({ length: columns }, (_, j) => j).filter(may);
@@ -84,7 +80,7 @@ function product(q, k, total, pair, names, label) {
   const products = Array.from({ length: count }, (_, c) => q[c] * k[c]);
   const order = products.map((_, c) => c).sort((a, b) => Math.abs(products[b]) - Math.abs(products[a]));
   const first = Array.from({ length: Math.min(TERMS, count) }, (_, c) => `${bracket(q[c])} × ${bracket(k[c])}`);
-  const width = Math.max(5, Math.min(40, Math.floor(640 / count)));
+  const width = pixels(640 / count, 5, 40);
   const bars = (/** @type {ArrayLike<number>} */ numbers, /** @type {string} */ fill, /** @type {number} */ top) => {
     const most = largest(numbers) || 1;
     return Array.from({ length: count }, (_, c) => {
@@ -161,7 +157,7 @@ function mixed(app, row, values, strongest, seen, tokens, query) {
     for (let c = 0; c < width; c++) data[i * width + c] = row.weights[j] * values.data[j * width + c];
   });
   for (let c = 0; c < width; c++) data[strongest.length * width + c] = row.context[c];
-  const cell = Math.max(6, Math.min(40, Math.floor((Math.min(app.width, 900) - 90) / width)));
+  const cell = pixels((Math.min(app.width, 900) - 90) / width, 6, 40);
   const part = {
     name: "weight × value of each key; the last row: the context", data, rows: strongest.length + 1, columns: width,
     first: /** @type {[number, number]} */ ([0, 0]), rowLabels: [...strongest.map((j) => tokens[j]), "context"],

@@ -16,10 +16,14 @@ const DIVERGING = [
  * @param {number} x @param {Scale} scale @param {number} most @returns {string}
  */
 export function colour(x, scale, most) {
+  const at = place(x, scale, most);
+  return scale === "share" ? between(dark.matches ? DARK : LIGHT, Math.sqrt(at)) : between(DIVERGING, at);
+}
+
+/** The place of a number between the ends of a scale, from 0 to 1. @param {number} x @param {Scale} scale @param {number} most */
+function place(x, scale, most) {
   const part = most > 0 && Number.isFinite(x) ? x / most : 0;
-  return scale === "share"
-    ? between(dark.matches ? DARK : LIGHT, Math.sqrt(Math.min(Math.max(part, 0), 1)))
-    : between(DIVERGING, (Math.min(Math.max(part, -1), 1) + 1) / 2);
+  return Math.min(Math.max(scale === "share" ? part : (part + 1) / 2, 0), 1);
 }
 
 /** On a dark page large weights are bright. */
@@ -40,8 +44,7 @@ export function packed(x, scale, most) {
     });
     PALETTES.set(kind, palette);
   }
-  const part = most > 0 && Number.isFinite(x) ? Math.min(Math.max(x / most, scale === "share" ? 0 : -1), 1) : 0;
-  return palette[Math.round((scale === "share" ? part : (part + 1) / 2) * SHADES)];
+  return palette[Math.round(place(x, scale, most) * SHADES)];
 }
 
 /** Black or white, whichever is more readable on a colour. @param {string} rgb */

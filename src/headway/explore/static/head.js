@@ -1,7 +1,7 @@
 // Level 3, a head: its steps as matrices of queries by keys.
 
 import { button, h, s } from "./dom.js";
-import { exact } from "./numbers.js";
+import { exact, pixels } from "./numbers.js";
 import { largest } from "./colours.js";
 import { legend, matrix, table, thumbnail } from "./matrix.js";
 import { lines } from "./lines.js";
@@ -11,11 +11,10 @@ import { edits, note, picker, words } from "./panel.js";
 /** @typedef {import("./main.js").App} App */
 /** @typedef {import("./attention.js").Head} Head */
 /** @typedef {import("./matrix.js").Part} Part */
-/** @typedef {import("./matrix.js").Drawn} Drawn */
 
 /** The number of rows and columns in a window. @param {App} app */
 export function seen(app) {
-  return app.width < 640 ? 12 : Math.max(24, Math.min(40, Math.floor(app.width / 40)));
+  return app.width < 640 ? 12 : pixels(app.width / 40, 24, 40);
 }
 
 const DROPOUT = 0.1; // shown for a model that was trained without dropout
@@ -34,10 +33,17 @@ function training(app, head) {
   return { rate: app.trace.manifest.model?.dropout || DROPOUT, seed: app.state.training };
 }
 
-/** The start of the window in a large matrix. @param {App} app @param {[number, number]} size */
-export function windowAt(app, [rows, columns]) {
-  const clamp = (/** @type {number} */ at, /** @type {number} */ count) => Math.max(0, Math.min(at, count - seen(app)));
-  return [clamp(app.state.at?.[0] ?? rows, rows), clamp(app.state.at?.[1] ?? columns, columns)];
+/**
+ * The start of a window, moved into a matrix of this size.
+ * @param {App} app @param {[number, number]} start @param {[number, number]} size @returns {[number, number]}
+ */
+export function clamped(app, [top, left], [rows, columns]) {
+  return [Math.max(0, Math.min(top, rows - seen(app))), Math.max(0, Math.min(left, columns - seen(app)))];
+}
+
+/** The start of the window in a large matrix; by default at its end. @param {App} app @param {[number, number]} size */
+export function windowAt(app, size) {
+  return clamped(app, app.state.at ?? size, size);
 }
 
 /** @param {App} app @param {Head} head */
@@ -116,9 +122,9 @@ async function focused(app, head, step, parts, at) {
     const [queries, keys] = [
       await operand(head, "queries", at.top, at.bottom), await operand(head, "keys", at.left, at.right),
     ];
-    const strip = Math.max(3, Math.min(24, Math.floor(130 / queries.columns)));
-    const cell = size((room - 90 - strip * queries.columns) / result.columns);
-    const deep = Math.max(3, Math.min(20, Math.floor(150 / keys.columns)));
+    const strip = pixels(130 / queries.columns, 3, 24);
+    const cell = pixels((room - 90 - strip * queries.columns) / result.columns, 9, 44);
+    const deep = pixels(150 / keys.columns, 3, 20);
     return product(
       { ...queries, rowLabels: result.rowLabels, width: strip, height: Math.min(cell, 28) },
       { ...transposed(keys), columnLabels: result.columnLabels, width: cell, height: deep },
@@ -127,17 +133,17 @@ async function focused(app, head, step, parts, at) {
   if (step === "context" && head.operand("values")) {
     const values = await operand(head, "values", at.left, at.right);
     const weights = /** @type {Part} */ (parts.get(parts.has("dropped") ? "dropped" : "weights"));
-    const strip = Math.max(3, Math.min(36, Math.floor((0.36 * room) / values.columns)));
-    const cell = size((room - 170 - strip * values.columns) / weights.columns);
+    const strip = pixels((0.36 * room) / values.columns, 3, 36);
+    const cell = pixels((room - 170 - strip * values.columns) / weights.columns, 9, 44);
     return product(
       { ...weights, width: cell, height: Math.min(cell, 28) },
-      { ...values, rowLabels: at.keyTokens.slice(at.left, at.right), width: strip, height: Math.max(6, Math.min(20, Math.floor(300 / values.rows))) },
+      { ...values, rowLabels: at.keyTokens.slice(at.left, at.right), width: strip, height: pixels(300 / values.rows, 6, 20) },
       { ...result, rowLabels: null, width: strip, height: Math.min(cell, 28), beside: true }, at);
   }
   const names = [...parts.keys()];
   const before = parts.get(names[names.indexOf(step) - 1]);
   const narrow = app.width < 640 || !before;
-  const cell = size((room - 90) / result.columns / (narrow ? 1 : 1.75));
+  const cell = pixels((room - 90) / result.columns / (narrow ? 1 : 1.75), 9, 44);
   const drawn = matrix({ ...result, width: cell, height: Math.min(cell, 30), onhover: (c) => both(c), onpick: at.pick });
   const source = narrow ? null : matrix({ ...before, rowLabels: null, columnLabels: null, width: cell * 0.6, height: Math.min(cell * 0.6, 18) });
   const both = (/** @type {[number, number] | null} */ c) => {
@@ -179,7 +185,7 @@ function product(left, top, result, at) {
 /** Rows of queries, keys or values. @param {Head} head @param {string} role @param {number} from @param {number} to @returns {Promise<Part>} */
 async function operand(head, role, from, to) {
   const place = /** @type {{name: string, index: number}} */ (head.operand(role));
-  const matrix = await head.trace.matrix(place.name, place.index, from, to);
+  const matrix = await head.read(role, from, to);
   const name = place.name.endsWith(role) ? `${place.name}[${place.index}]` : place.name;
   return { ...matrix, name, role, first: [from, 0], scale: "signed", most: largest(matrix.data) || 1, width: 6, height: 6 };
 }
@@ -198,7 +204,7 @@ export async function headThumb(head) {
   if (head.trace.has(overview)) {
     const stride = strideOf(head);
     const sampled = await head.trace.matrix(overview, head.index);
-    return thumbnail(sampled, "share", 1, (i, j) => !head.sees(i * stride, j * stride, (j + 1) * stride - 1));
+    return thumbnail(sampled, "share", 1, (i, j) => !head.allowed(i * stride, j * stride, (j + 1) * stride - 1));
   }
   return thumbnail(await head.rows("weights"), "share", 1, (i, j) => !head.allowed(i, j));
 }
@@ -211,7 +217,7 @@ async function navigator(app, head, top, left) {
   const frame = s("svg", { viewBox: `0 0 ${columns} ${rows}`, preserveAspectRatio: "none" },
     s("rect", { x: left, y: top, width: Math.min(size, columns), height: Math.min(size, rows), fill: "none", stroke: "var(--accent)", "stroke-width": 2, "vector-effect": "non-scaling-stroke" }));
   const move = (/** @type {number} */ down, /** @type {number} */ along) =>
-    app.go({ at: [Math.max(0, Math.min(top + down, rows - size)), Math.max(0, Math.min(left + along, columns - size))] });
+    app.go({ at: clamped(app, [top + down, left + along], head.size) });
   const map = h("div", { class: "overview" }, canvas, frame);
   map.addEventListener("click", (event) => {
     const box = map.getBoundingClientRect();
@@ -240,8 +246,8 @@ function masked(
   return part ? part.data[(i - part.first[0]) * part.columns + j - part.first[1]] === -Infinity : !head.allowed(i, j);
 }
 
-/** @param {{data: ArrayLike<number>, rows: number, columns: number}} matrix @param {number} from @param {number} to */
-function cut({ data, rows, columns }, from, to) {
+/** Some columns of a matrix. @param {{data: ArrayLike<number>, rows: number, columns: number}} matrix @param {number} from @param {number} to */
+export function cut({ data, rows, columns }, from, to) {
   if (from === 0 && to === columns) return data;
   const part = new Float64Array(rows * (to - from));
   for (let i = 0; i < rows; i++) for (let j = from; j < to; j++) part[i * (to - from) + j - from] = data[i * columns + j];
@@ -262,11 +268,6 @@ function cellValues(
     rows.push([name, exact(part.data[(i - part.first[0]) * part.columns + j - part.first[1]])]);
   }
   return rows;
-}
-
-/** @param {number} room */
-function size(room) {
-  return Math.max(9, Math.min(44, Math.floor(room)));
 }
 
 /** The edits that change this step. @param {App} app @param {Head} head @param {string} step */

@@ -2,6 +2,7 @@
 
 import { button, h } from "./dom.js";
 import { largest } from "./colours.js";
+import { pixels } from "./numbers.js";
 import { legend, matrix } from "./matrix.js";
 import { note, words } from "./panel.js";
 
@@ -49,7 +50,7 @@ async function column(app, rung, before, i, tokens) {
   const matrices = await Promise.all(rung.heads.map(async (head, j) => {
     const last = before && before.heads[Math.min(j, before.heads.length - 1)];
     const added = before && j >= before.heads.length;
-    const drawn = await small(head, state.diff && last ? last : null, tokens, (cell) => cell && app.say(cell));
+    const drawn = await small(head, state.diff ? last : null, tokens, app.say);
     return h("a", { class: `rung-head${added ? " new" : ""}`, href: app.address({ rung: rung.title, head: j, step: null, cell: null }), title: `${rung.title}, head ${j}: its steps` }, drawn);
   }));
   const result = await context(app, rung, state.diff ? before : null);
@@ -85,7 +86,7 @@ async function small(head, before, tokens, say) {
   const own = await head.rows(step(head));
   const other = before && (await before.rows(step(before)));
   const data = other ? Float64Array.from(own.data, (x, i) => x - other.data[i]) : own.data;
-  const cell = Math.max(3, Math.min(22, Math.floor(ROOM / own.columns)));
+  const cell = pixels(ROOM / own.columns, 3, 22);
   return matrix({
     name: `${head.name(step(head))}[${head.index}]`, data, rows: own.rows, columns: own.columns, first: [0, 0],
     scale: other ? "signed" : "share", most: other ? 1 : Math.max(1, largest(data)), width: cell, height: cell,
@@ -100,7 +101,7 @@ async function context(app, rung, before) {
   const other = before && (await app.trace.matrix(`${before.name}.result`));
   const comparable = other && other.columns === own.columns;
   const data = comparable ? Float64Array.from(own.data, (x, i) => x - other.data[i]) : own.data;
-  const cell = Math.max(3, Math.min(18, Math.floor(ROOM / own.rows)));
+  const cell = pixels(ROOM / own.rows, 3, 18);
   return [
     matrix({
       name: `${rung.name}.result`, data, rows: own.rows, columns: own.columns, first: [0, 0],

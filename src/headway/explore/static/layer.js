@@ -1,10 +1,10 @@
 // Level 2, a layer: its tensors and their shapes.
 
 import { button, h } from "./dom.js";
-import { short } from "./numbers.js";
+import { pixels, short } from "./numbers.js";
 import { largest } from "./colours.js";
 import { legend, matrix, table, thumbnail } from "./matrix.js";
-import { headThumb, seen } from "./head.js";
+import { clamped, cut, headThumb, seen } from "./head.js";
 import { edits, note, picker, words } from "./panel.js";
 import { step } from "./attention.js";
 import { ofLayer } from "./words.js";
@@ -78,9 +78,8 @@ export async function headLink(app, head, i, where) {
 
 /** Queries, keys, values or contexts of all heads. @param {App} app @param {Layer} layer @param {string} role */
 async function headsBox(app, layer, role) {
-  const recorded = layer.heads.map((head) => head.name(role)).filter((name) => app.trace.shapes.has(name));
-  if (!recorded.length) return null;
-  const names = [...new Set(recorded)];
+  const names = [...new Set(layer.heads.map((head) => head.name(role)))].filter((name) => app.trace.shapes.has(name));
+  if (!names.length) return null;
   const first = app.trace.shapes.get(names[0]) ?? [];
   const count = names.length > 1 ? names.length : first.slice(0, -2).reduce((a, b) => a * b, 1);
   const many = count === 1 ? "" : `${plural(count, "head")} × `;
@@ -93,14 +92,11 @@ async function tensorBox(app, name, title, role, shape) {
   if (!sizes) return null;
   const label = shape ?? sizes.slice(sizes.length > 2 && sizes[0] === 1 ? 1 : 0).join(" × ");
   const there = app.trace.has(name);
-  const inner = [
+  const link = there && { href: app.address({ tensor: name, part: null, at: null }), "aria-current": app.state.tensor === name ? "true" : false };
+  return h(there ? "a" : "div", { class: `box ${role}`, title: name, ...link },
     h("h3", { class: role }, title),
     there ? await pooled(app, name) : note("left out of this file"),
-    h("span", { class: "shape" }, label),
-  ];
-  return there
-    ? h("a", { class: `box ${role}`, href: app.address({ tensor: name, part: null, at: null }), "aria-current": app.state.tensor === name ? "true" : false, title: name }, inner)
-    : h("div", { class: `box ${role}`, title: name }, inner);
+    h("span", { class: "shape" }, label));
 }
 
 /** A thumbnail of a tensor: the number with the largest absolute value in each part. @param {App} app @param {string} name */
@@ -125,24 +121,21 @@ async function tensorView(app, name) {
   const count = shape.slice(0, -2).reduce((a, b) => a * b, 1);
   const [rows, columns] = shape.slice(-2);
   const size = seen(app);
-  const clamp = (/** @type {number} */ at, /** @type {number} */ all) => Math.max(0, Math.min(at, all - size));
-  const [top, left] = [clamp(state.at?.[0] ?? 0, rows), clamp(state.at?.[1] ?? 0, columns)];
+  const [top, left] = clamped(app, state.at ?? [0, 0], [rows, columns]);
   const index = Math.min(state.part ?? 0, count - 1); // the head
   const [bottom, right] = [Math.min(top + size, rows), Math.min(left + size, columns)];
   const numbers = await trace.matrix(name, index, top, bottom);
-  const width = right - left;
-  const data = new Float64Array((bottom - top) * width);
-  for (let i = 0; i < bottom - top; i++) for (let j = 0; j < width; j++) data[i * width + j] = numbers.data[i * columns + left + j];
+  const [width, data] = [right - left, cut(numbers, left, right)];
   const part = {
     name: count > 1 ? `${name}[${index}]` : name, data, rows: bottom - top, columns: width, first: /** @type {[number, number]} */ ([top, left]),
     rowLabels: trace.manifest.tokens.slice(top, bottom).map((token) => token.display), scale: /** @type {const} */ ("signed"), most: largest(data) || 1,
-    width: Math.max(12, Math.min(40, Math.floor((Math.min(app.width, 1000) - 90) / width))), height: 20,
+    width: pixels((Math.min(app.width, 1000) - 90) / width, 12, 40), height: 20,
     onhover: (/** @type {[number, number] | null} */ cell) =>
       app.say(cell ? [["token", `${trace.manifest.tokens[cell[0]]?.display} (${cell[0]})`], ["feature", String(cell[1])],
         ["value", String(numbers.data[(cell[0] - top) * columns + cell[1]])]] : []),
   };
   const by = size / 2;
-  const move = (/** @type {number} */ down, /** @type {number} */ along) => app.go({ at: [clamp(top + down, rows), clamp(left + along, columns)] });
+  const move = (/** @type {number} */ down, /** @type {number} */ along) => app.go({ at: clamped(app, [top + down, left + along], [rows, columns]) });
   return h("figure", { class: "focus" },
     h("div", { class: "scroll" }, matrix(part).element),
     h("figcaption", {}, legend("signed", part.most, false), h("code", {}, part.name),

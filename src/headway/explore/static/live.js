@@ -4,7 +4,6 @@ import { Trace } from "./trace.js";
 import { inPage, onServer, reached } from "./source.js";
 
 /** @typedef {import("./state.js").State} State */
-/** @typedef {import("./trace.js").Manifest} Manifest */
 
 const KEPT = 6; // traces; the server keeps a few more
 
@@ -33,8 +32,8 @@ export class Live {
   /** The trace for a state. @param {State} state @param {{edited?: boolean}} [choice] */
   trace(state, { edited = true } = {}) {
     const request = this.request(state, edited);
-    if (!this.canAsk || same(request, this.request(null, true))) return Promise.resolve(this.first);
     const key = JSON.stringify(request);
+    if (!this.canAsk || key === JSON.stringify(this.request(null, true))) return Promise.resolve(this.first);
     const known = this.traces.get(key);
     if (known) return known;
     this.pending.abort(); // the previous request is no longer needed, and the server can stop
@@ -79,11 +78,6 @@ export class Live {
     if (!response.ok) throw new Error((await response.json().catch(() => ({}))).error ?? `the server answered ${response.status}`);
     return response;
   }
-}
-
-/** @param {object} one @param {object} other */
-function same(one, other) {
-  return JSON.stringify(one) === JSON.stringify(other);
 }
 
 /** @param {string} name */

@@ -6,7 +6,7 @@ import { Live } from "./live.js";
 import { START, onLadder, read, write } from "./state.js";
 import { modelView } from "./model.js";
 import { layerView } from "./layer.js";
-import { headView, seen, stepsOf, windowAt } from "./head.js";
+import { clamped, headView, seen, stepsOf, windowAt } from "./head.js";
 import { cellView } from "./cell.js";
 import { ladderView } from "./ladder.js";
 import { note } from "./panel.js";
@@ -154,11 +154,15 @@ async function currentView(app) {
   return layer ? layerView(app, layer) : modelView(app);
 }
 
-/** The selected head, if any. @param {App} app @returns {Head | null} */
-function headAt({ trace, state }) {
-  if (state.head == null) return null;
+/** The heads of the selected rung or layer; by default of the first layer. @param {App} app */
+function headsAt({ trace, state }) {
   const layer = state.rung != null ? trace.rungs.find((rung) => rung.title === state.rung) : trace.layers[state.layer ?? 0];
-  return layer?.heads[state.head] ?? null;
+  return layer?.heads ?? [];
+}
+
+/** The selected head, if any. @param {App} app @returns {Head | null} */
+function headAt(app) {
+  return headsAt(app)[app.state.head ?? -1] ?? null;
 }
 
 /** @param {App} app @param {View} view @returns {Node[]} */
@@ -166,6 +170,7 @@ function frame(app, view) {
   const { trace, state } = app;
   const { manifest } = trace;
   const head = headAt(app);
+  const tokens = onLadder(state) || manifest.kind === "ladder" ? manifest.ladder?.tokens : manifest.tokens;
   const drawn = view.picture.some((part) => part instanceof Element && part.querySelector("svg.matrix"));
   const input = /** @type {HTMLTextAreaElement} */ (h("textarea", { id: "text", rows: 1, "aria-label": "text", autocomplete: "off", spellcheck: "false", disabled: !live.canAsk }, manifest.text));
   const ask = (/** @type {Event} */ event) => {
@@ -190,10 +195,10 @@ function frame(app, view) {
         button("copy address", () => navigator.clipboard?.writeText(location.href)),
         drawn && button("SVG", () => pictureSVG(), { title: "save this picture" }), drawn && button("PNG", () => picturePNG(), { title: "save this picture" }),
         live.canAsk && button("save as HTML", () => keep(app)))),
-    h("ol", { class: "tokens", "aria-label": "tokens" }, shown(app).map((token, i) =>
+    h("ol", { class: "tokens", "aria-label": "tokens" }, tokens?.map((token, i) =>
       h("li", { class: "token", "data-token": i, title: token.id == null ? "" : `token ${token.id}`, onclick: () => pointed(app, i) }, token.display))),
-    h("main", { class: view.wide && "wide" }, h("div", { class: "picture" }, ...kept(view.picture)),
-      h("aside", {}, ...kept([view.panel[0], view.cells && numbers, ...view.panel.slice(1)]))),
+    h("main", { class: view.wide && "wide" }, h("div", { class: "picture" }, view.picture),
+      h("aside", {}, view.panel[0], view.cells && numbers, view.panel.slice(1))),
   ];
 }
 
@@ -203,17 +208,6 @@ function pointed(app, token) {
   if (headAt(app)) app.go({ at: [from, from] });
   else if (app.state.layer != null) app.go({ at: [from, app.state.at?.[1] ?? 0] });
   else if (!onLadder(app.state)) app.go({ query: token });
-}
-
-/** @param {import("./dom.js").Child[]} children */
-function kept(children) {
-  return /** @type {Node[]} */ (children.filter(Boolean));
-}
-
-/** The tokens of the current view. @param {App} app */
-function shown({ trace, state }) {
-  const { manifest } = trace;
-  return (onLadder(state) || manifest.kind === "ladder" ? manifest.ladder?.tokens : manifest.tokens) ?? [];
 }
 
 /** The path to the current view. @param {App} app @param {Head | null} head */
@@ -304,21 +298,20 @@ function pressed(event) {
     const to = steps[steps.indexOf(step) + by];
     if (to) go({ step: to });
   };
-  const layer = state.rung != null ? trace.rungs.find((rung) => rung.title === state.rung) : trace.layers[state.layer ?? 0];
+  const heads = headsAt(now).length;
   /** @type {Record<string, () => void>} */
   const acts = {
     ArrowLeft: () => along(-1), ArrowRight: () => along(1),
     Escape: () => { const to = up(now); if (to) location.hash = to; },
-    "[": () => state.head != null && move("head", -1, layer?.heads.length ?? 0), "]": () => state.head != null && move("head", 1, layer?.heads.length ?? 0),
+    "[": () => state.head != null && move("head", -1, heads), "]": () => state.head != null && move("head", 1, heads),
     ",": () => state.layer != null && move("layer", -1, trace.layers.length), ".": () => state.layer != null && move("layer", 1, trace.layers.length),
     l: () => head && go({ lines: !state.lines, step: "weights" }), n: () => go({ table: !state.table }),
     "/": () => field()?.select(), "?": () => dialog.showModal(),
   };
   const shift = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
   if (event.shiftKey && shift && head) {
-    const size = seen(now);
-    const at = windowAt(now, head.size).map((from, i) => Math.max(0, Math.min(from + (shift[i] * size) / 2, head.size[i] - size)));
-    acts[event.key] = () => go({ at: [at[0], at[1]] });
+    const [top, left] = windowAt(now, head.size).map((from, i) => from + (shift[i] * seen(now)) / 2);
+    acts[event.key] = () => go({ at: clamped(now, [top, left], head.size) });
   }
   if (event.key === " " && head && !state.cell && !target.closest("a, button")) acts[" "] = play;
   if (!acts[event.key]) return;

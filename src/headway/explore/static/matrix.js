@@ -63,9 +63,8 @@ export function matrix(part) {
     column,
   );
   const light = (/** @type {number | null} */ i, /** @type {number | null} */ j) => {
-    const inside = { i: i == null ? null : i - first[0], j: j == null ? null : j - first[1] };
-    band(row, inside.i, rows, (at) => [left, top + at * height, columns * width, height]);
-    band(column, inside.j, columns, (at) => [left + at * width, top, width, rows * height]);
+    band(row, i == null ? null : i - first[0], rows, (at) => [left, top + at * height, columns * width, height]);
+    band(column, j == null ? null : j - first[1], columns, (at) => [left + at * width, top, width, rows * height]);
   };
   if (part.onhover || part.onpick) listen(element, part, left, top, light);
   return { element, light };
@@ -93,14 +92,13 @@ export function table(part) {
 /** The legend of the colours. @param {Scale} scale @param {number} most @param {boolean} masks */
 export function legend(scale, most, masks) {
   const [low, steps] = [scale === "share" ? 0 : -most, 24];
-  const at = (/** @type {number} */ i) => low + ((most - low) * i) / (steps - 1);
   const middle = scale === "share" ? most / 4 : 0; // the middle of the scale, which uses the square root
   return h(
     "div",
     { class: "legend" },
     h("span", {}, short(low)),
     s("svg", { width: steps * 5, height: 12, "aria-hidden": true }, Array.from({ length: steps }, (_, i) => {
-      const value = scale === "share" ? most * (i / (steps - 1)) ** 2 : at(i);
+      const value = scale === "share" ? most * (i / (steps - 1)) ** 2 : low + ((most - low) * i) / (steps - 1);
       return s("rect", { x: i * 5, y: 0, width: 5, height: 12, fill: colour(value, scale, most) });
     })),
     h("span", {}, `${short(most)}  (middle ${short(middle)})`),

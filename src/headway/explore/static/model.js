@@ -1,6 +1,6 @@
 // Level 1, the model: from the embeddings to the next token, one band per layer.
 
-import { h } from "./dom.js";
+import { button, h } from "./dom.js";
 import { percent, short } from "./numbers.js";
 import { headLink } from "./layer.js";
 import { legend } from "./matrix.js";
@@ -93,7 +93,7 @@ async function logits(trace, position) {
 
 /** Softmax at the selected temperature over the k largest logits. @param {App} app @param {ArrayLike<number>} row */
 export function probabilities(app, row) {
-  const { temperature, top_k } = chosen(app);
+  const { temperature, top_k } = app.live.request(app.state, true);
   const all = Float64Array.from(row);
   const best = all.reduce((most, x) => Math.max(most, x), -Infinity);
   const order = [...all.keys()].sort((a, b) => all[b] - all[a]); // stable, as in the engines
@@ -101,12 +101,6 @@ export function probabilities(app, row) {
   const raised = all.map((x, id) => (!kept.has(id) ? 0 : temperature === 0 ? 1 : Math.exp((x - best) / temperature)));
   const total = raised.reduce((sum, x) => sum + x, 0);
   return raised.map((x) => x / total);
-}
-
-/** @param {App} app */
-function chosen(app) {
-  const { sampling } = app.trace.manifest;
-  return { temperature: app.state.temperature ?? sampling?.temperature ?? 1, top_k: app.state.top_k ?? sampling?.top_k ?? null };
 }
 
 /** The difference of a layer's stream from the unchanged model, relative to its norm. */
@@ -138,7 +132,7 @@ function continuation(app) {
 function samplingControls(app, position) {
   const { trace, state, live } = app;
   if (!trace.has("logits") || !trace.manifest.vocabulary) return null;
-  const { temperature, top_k } = chosen(app);
+  const { temperature, top_k } = live.request(state, true);
   const number = (/** @type {string} */ name, /** @type {number | null} */ value, /** @type {object} */ limits, /** @type {(n: number | null) => object} */ change) =>
     h("label", {}, `${name} `, h("input", {
       type: "number", value: value ?? "", ...limits,
@@ -149,5 +143,5 @@ function samplingControls(app, position) {
     h("label", {}, "after ", picker("position", trace.manifest.tokens.map((token, i) => `${i} ${token.display}`), position, (to) => app.go({ query: to }))),
     number("temperature", temperature, { min: 0, max: 10, step: 0.1, required: true }, (n) => ({ temperature: n })),
     number("top k", top_k, { min: 1, step: 1, placeholder: "all" }, (n) => ({ top_k: n })),
-    live.canAsk && h("button", { type: "button", onclick: () => app.go({ seed: state.seed + 1 }) }, "generate again"));
+    live.canAsk && button("generate again", () => app.go({ seed: state.seed + 1 })));
 }

@@ -5,7 +5,7 @@ export function short(x) {
   if (Number.isNaN(x)) return "NaN";
   if (!Number.isFinite(x)) return x > 0 ? "∞" : "−∞";
   const size = Math.abs(x);
-  const text = x === 0 ? "0" : size < 1e-4 || size >= 1e5 ? x.toExponential(2) : round(x);
+  const text = x === 0 ? "0" : size < 1e-4 || size >= 1e5 ? x.toExponential(2) : String(Number(x.toPrecision(3)));
   return text.replace("-", "−").replace("e−", "e-");
 }
 
@@ -29,7 +29,7 @@ export function percent(x) {
   return x > 0 && x < 0.0005 ? "<0.1 %" : `${(100 * x).toPrecision(x < 0.0995 ? 2 : 3)} %`;
 }
 
-/** @param {number} x */
-function round(x) {
-  return Number(x.toPrecision(3)).toString();
+/** A whole number of pixels within limits. @param {number} room @param {number} least @param {number} most */
+export function pixels(room, least, most) {
+  return Math.max(least, Math.min(most, Math.floor(room)));
 }

@@ -1,12 +1,12 @@
 // Save pictures.
 
+import { h } from "./dom.js";
+
 /** @param {Blob} content @param {string} name */
 export function saveAs(content, name) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(content);
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  const href = URL.createObjectURL(content);
+  h("a", { href, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 10_000);
 }
 
 /** The largest matrix on the page as a self-contained SVG. */
@@ -15,11 +15,10 @@ function drawing() {
   const size = (/** @type {Element} */ svg) => Number(svg.getAttribute("width")) * Number(svg.getAttribute("height"));
   const largest = all.sort((a, b) => size(b) - size(a))[0];
   if (!largest) return null;
-  const copy = /** @type {SVGElement} */ (largest.cloneNode(true));
   const style = getComputedStyle(document.body);
-  let text = new XMLSerializer().serializeToString(copy).replaceAll("currentColor", style.color);
+  let text = new XMLSerializer().serializeToString(largest).replaceAll("currentColor", style.color);
   text = text.replace(/var\((--[a-z]+)\)/g, (_, name) => style.getPropertyValue(name).trim());
-  return { text, width: Number(copy.getAttribute("width")), height: Number(copy.getAttribute("height")), paper: style.backgroundColor };
+  return { text, width: Number(largest.getAttribute("width")), height: Number(largest.getAttribute("height")), paper: style.backgroundColor };
 }
 
 export function pictureSVG() {
@@ -34,8 +33,7 @@ export async function picturePNG() {
   const image = new Image();
   image.src = address;
   await image.decode();
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [2 * picture.width, 2 * picture.height];
+  const canvas = /** @type {HTMLCanvasElement} */ (h("canvas", { width: 2 * picture.width, height: 2 * picture.height }));
   const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
   pen.fillStyle = picture.paper;
   pen.fillRect(0, 0, canvas.width, canvas.height);

@@ -51,13 +51,11 @@ export class Trace {
     /** @type {Map<string, Promise<ArrayBuffer>>} */
     this.cache = new Map();
     this.bytes = 0;
-    const names = new Set([...this.shapes.keys()].filter((name) => name.endsWith(".weights")).map(owner));
+    const names = new Set([...this.shapes.keys()].filter((name) => name.endsWith(".weights")).map((name) => name.slice(0, -".weights".length)));
     for (const name of Object.keys(this.manifest.attentions)) names.add(name);
     if (this.shapes.has("weights")) names.add(""); // a trace of a single attention
-    /** @type {Layer[]} */
     this.layers = this._layers([...names].filter((name) => !name.startsWith("ladder.")));
     const rungs = this.manifest.ladder?.rungs ?? [];
-    /** @type {Layer[]} */
     this.rungs = rungs.map(({ name }) => ({
       name: `ladder.${name}`,
       title: name,
@@ -155,9 +153,4 @@ function displayName(name) {
   const [side, ...rest] = name.split(".");
   const kind = rest.at(-1) === "self_attention" ? "itself" : "source";
   return `${side}${rest.length > 1 ? ` ${rest[1]}` : ""} → ${kind}`;
-}
-
-/** @param {string} name */
-function owner(name) {
-  return name.slice(0, name.lastIndexOf("."));
 }

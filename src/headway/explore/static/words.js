@@ -80,8 +80,8 @@ export function ofLayer(head, heads, { kind, model }) {
   if (kind === "trace") return { sentence: "The traced attention. Click a head to see its steps.", equation: "context = weights values", rung: null };
   const mlp = "Then the MLP adds its update, computed for each token separately.";
   const equation = "x + attention(norm(x)),  then  x + mlp(norm(x))";
-  if (rung === "fixed") return { sentence: `The residual stream is normalized, and each token gets the average of itself and the earlier tokens, with fixed weights. ${mlp}`, equation, rung };
-  if (rung === "simplified") return { sentence: `The residual stream is normalized, and each token gets the average of itself and the earlier tokens, weighted by their similarity. ${mlp}`, equation, rung };
+  const how = { fixed: "with fixed weights", simplified: "weighted by their similarity" }[rung];
+  if (how) return { sentence: `The residual stream is normalized, and each token gets the average of itself and the earlier tokens, ${how}. ${mlp}`, equation, rung };
   const split = heads > 1 ? ", one part per head" : "";
   const norm = model?.qk_norm ? "; queries and keys are normalized (QK-norm)" : "";
   const rotated = model?.positions?.kind === "rotary" ? "; queries and keys are rotated by their position (RoPE)" : "";

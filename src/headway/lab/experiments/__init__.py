@@ -40,7 +40,7 @@ _FOLDER = resources.files("headway.lab.experiments")
 _TOP = ("question", "recipe", "quick", "full", "variants", *recipes.TOP)
 RECIPE = "lab"
 _VARIANT = ("name", "against", *recipes.TOP)
-_SEEDS = {"quick": 3, "full": 5}
+SEEDS = {"quick": 3, "full": 5}  # by default
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,7 @@ class Experiment:
             plan = recipes.plan(variant.settings)
             split(prepared(plan.source, plan.tokenizer), plan.config.model.context)
             configs.append((variant, plan.config))
-        return tuple(
-            _job(variant, config, seed, self.engine)
-            for seed in range(self.seeds)
-            for variant, config in configs
-        )
+        return jobs_of(configs, self.seeds, self.engine)
 
 
 class Job(NamedTuple):
@@ -118,13 +114,19 @@ class Job(NamedTuple):
     engine: Name = "torch"
 
 
-def _job(variant: Variant, config: RunConfig, seed: int, engine: Name) -> Job:
-    config = replace(config, training=replace(config.training, seed=seed))
-    digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:8]
-    settings = recipes.override(variant.settings, {"seed": seed})
+def jobs_of(
+    configs: Sequence[tuple[Variant, RunConfig]], seeds: int, engine: Name = "torch"
+) -> tuple[Job, ...]:
+    """Return all runs: all variants with the first seed, then with the next."""
+    jobs = []
     apart = "" if engine == "torch" else f"-{engine}"
-    folder = f"{_slug(variant.name)}-{seed}-{digest}{apart}"
-    return Job(variant.name, seed, settings, folder, engine)
+    for seed, (variant, config) in product(range(seeds), configs):
+        config = replace(config, training=replace(config.training, seed=seed))
+        digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:8]
+        settings = recipes.override(variant.settings, {"seed": seed})
+        folder = f"{_slug(variant.name)}-{seed}-{digest}{apart}"
+        jobs.append(Job(variant.name, seed, settings, folder, engine))
+    return tuple(jobs)
 
 
 def _slug(name: str) -> str:
@@ -168,7 +170,7 @@ def read(name: str, size: str) -> Experiment:
     if "steps" in budget:
         base["training"]["steps"] = budget["steps"]
     variants = [*_variants(content["variants"], base, what)]
-    seeds = budget.get("seeds", _SEEDS[size])
+    seeds = budget.get("seeds", SEEDS[size])
     stem = Path(name).name.removesuffix(".toml")
     return _checked(Experiment(stem, content["question"], variants, seeds, size))
 
@@ -182,7 +184,7 @@ def of_recipes(files: Sequence[str], size: str) -> Experiment:
         for name, file in zip(names, files, strict=True)
     ]
     question = "Which of these recipes is better?"
-    return _checked(Experiment("-".join(stems), question, variants, _SEEDS[size], size))
+    return _checked(Experiment("-".join(stems), question, variants, SEEDS[size], size))
 
 
 def of_values(assignments: Sequence[str], recipe: str, size: str) -> Experiment:
@@ -206,7 +208,7 @@ def of_values(assignments: Sequence[str], recipe: str, size: str) -> Experiment:
         label = " ".join(f"{name}={text}" for name, text in texts.items())
         variants.append(Variant(label, settings, variants[0].name if variants else None))
     question = f"What do {' and '.join(choices)} change?"
-    return _checked(Experiment("-".join(choices), question, variants, _SEEDS[size], size))
+    return _checked(Experiment("-".join(choices), question, variants, SEEDS[size], size))
 
 
 def _value(text: str) -> Any:
