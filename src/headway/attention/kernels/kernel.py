@@ -25,6 +25,11 @@ def _refuse_nothing(queries: Array, keys: Array, values: Array, spec: Spec) -> s
     return None
 
 
+def refuse_no_heads(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
+    """Refuse arrays with 0 heads, which cannot be divided into groups."""
+    return None if queries.shape[-3] else "does not support arrays with 0 heads"
+
+
 def in_function_transform() -> bool:
     """Whether a transform of torch.func (grad, vmap, jvp ...) is active.
 
@@ -38,6 +43,13 @@ def in_forward_mode() -> bool:
     """Whether torch.func.jvp, or a dual level of torch.autograd.forward_ad, is active."""
     torch = sys.modules.get("torch")
     return torch is not None and bool(torch.autograd.forward_ad._current_level >= 0)
+
+
+def records_gradients(*arrays: Array | None) -> bool:
+    """Whether PyTorch records gradients for one of the arrays."""
+    torch = sys.modules.get("torch")
+    is_enabled = torch is not None and torch.is_grad_enabled()
+    return is_enabled and any(getattr(x, "requires_grad", False) for x in arrays)
 
 
 class Kernel(NamedTuple):
