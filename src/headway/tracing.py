@@ -136,7 +136,7 @@ def edit(changes: Mapping[str, Any]) -> AbstractContextManager[object]:
 
 
 @contextmanager
-def _within(prefix: str = "", **changes: bool) -> Iterator[None]:
+def _within(prefix: str = "", **changes: Any) -> Iterator[None]:
     """Change the state of this thread until exit; the prefix is appended to the outer one."""
     outer = _context.get()
     token = _context.set(replace(outer, prefix=outer.prefix + prefix, **changes))
