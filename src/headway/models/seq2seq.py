@@ -71,7 +71,7 @@ class Seq2SeqConfig:
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, KINDS)
-        one_of("cell", self.cell, _GATES)
+        one_of("cell", self.cell, ("gru", "lstm"))
         one_of("score", self.score, ("dot", "general"))
         at_least_one(self, "vocabulary", "context", "width", "layers", "heads", "d_mlp")
         if self.width % 2:
