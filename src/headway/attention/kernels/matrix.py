@@ -59,9 +59,8 @@ def is_causal_from_top_left(queries: Array, keys: Array, spec: Spec) -> bool:
 
     This is what `is_causal` means in PyTorch and JAX.
     """
-    if spec.bias is not None or spec.mask is None:
-        return False
-    if not spec.mask.is_band or spec.mask.band != causal.band:
+    is_causal = spec.mask is not None and spec.mask.is_band and spec.mask.band == causal.band
+    if spec.bias is not None or not is_causal:
         return False
     if spec.offset is None:
         return bool(queries.shape[-2] == keys.shape[-2])
