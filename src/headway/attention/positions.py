@@ -18,7 +18,7 @@ def sinusoidal(
     Vaswani et al. 2017, section 3.5. The encoding is added to the embeddings. It has the dtype of
     `like`, but is computed in float32 or wider.
     """
-    xp = namespace(positions)
+    xp = namespace(like)
     angles = _angles(positions, dim, 10000.0, like)
     pairs = xp.stack([xp.sin(angles), xp.cos(angles)], axis=-1)
     return xp.astype(pairs.reshape((*positions.shape, dim)), like.dtype)
@@ -104,7 +104,8 @@ def _angles(
     """position / theta^(2i/dim) for each i, in float32 or wider; `like` has the dtype to widen."""
     if dim % 2:
         raise ValueError(f"positions need an even number of features (got {dim})")
-    xp = namespace(positions)
+    xp = namespace(like)
     wide = xp.result_type(like.dtype, xp.float32)  # bfloat16 cannot represent position 257
+    positions = xp.astype(positions, wide)[..., None]
     exponents = xp.astype(integers(dim // 2, positions), wide) * (-2 / dim)
-    return xp.astype(positions, wide)[..., None] * theta**exponents
+    return positions * theta**exponents
