@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import sys
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Self, final
 
@@ -72,7 +71,7 @@ def note(name: str, facts: Any) -> None:
 
 def scope(name: str) -> AbstractContextManager[None]:
     """Add the prefix `name` and a dot to the names that are tapped in this context."""
-    return _Entered(prefix=name + ".") if _open else nullcontext()
+    return _within(prefix=name + ".") if _open else nullcontext()
 
 
 def listening() -> bool:
@@ -98,12 +97,12 @@ def wanted(names: Iterable[str]) -> slice | None:
 
 def rows_taken() -> AbstractContextManager[None]:
     """In this context, tap only the steps INSIDE; their values have only the requested rows."""
-    return _Entered(rows_taken=True)
+    return _within(rows_taken=True)
 
 
 def silent() -> AbstractContextManager[None]:
     """Tap nothing in this context, for example while a kernel computes a part of a step."""
-    return _Entered(silent=True) if _open else nullcontext()
+    return _within(silent=True) if _open else nullcontext()
 
 
 def trace(only: str | Iterable[str] | None = None, *, rows: slice | None = None) -> Trace:
@@ -126,7 +125,7 @@ def trace(only: str | Iterable[str] | None = None, *, rows: slice | None = None)
     return Trace(patterns, ALL_ROWS if rows is None else rows)
 
 
-def edit(changes: Mapping[str, Any]) -> AbstractContextManager[None]:
+def edit(changes: Mapping[str, Any]) -> AbstractContextManager[object]:
     """Change the values that are tapped in this context: `{pattern: function or array}`.
 
     A function gets the value and must keep its shape; an array is broadcast to the shape of the
@@ -136,27 +135,15 @@ def edit(changes: Mapping[str, Any]) -> AbstractContextManager[None]:
     return _Edit(changes)
 
 
-@dataclass(frozen=True)
-class _Entered(AbstractContextManager[None]):
-    """A context manager that changes the state of this thread until exit."""
-
-    prefix: str = ""
-    rows_taken: bool = False
-    silent: bool = False
-    _tokens: list[Token[_Context]] = field(default_factory=list)
-
-    def __enter__(self) -> None:
-        outer = _context.get()
-        inner = replace(
-            outer,
-            prefix=outer.prefix + self.prefix,
-            rows_taken=outer.rows_taken or self.rows_taken,
-            silent=outer.silent or self.silent,
-        )
-        self._tokens.append(_context.set(inner))
-
-    def __exit__(self, *error: object) -> None:
-        _context.reset(self._tokens.pop())
+@contextmanager
+def _within(prefix: str = "", **changes: Any) -> Iterator[None]:
+    """Change the state of this thread until exit; the prefix is appended to the outer one."""
+    outer = _context.get()
+    token = _context.set(replace(outer, prefix=outer.prefix + prefix, **changes))
+    try:
+        yield
+    finally:
+        _context.reset(token)
 
 
 def _tapped(name: str, value: Any) -> Any:
@@ -198,7 +185,7 @@ def _eagerly() -> ExitStack:
     return stack
 
 
-class _Listener(ABC):
+class _Listener:
     """A trace or an edit: it records or changes the values whose names match its patterns."""
 
     def __init__(self, patterns: Iterable[str], rows: slice) -> None:
@@ -212,16 +199,16 @@ class _Listener(ABC):
             self._is_match[name] = any(fnmatchcase(name, pattern) for pattern in self.patterns)
         return self._is_match[name]
 
-    @abstractmethod
-    def change(self, name: str, value: Any) -> Any: ...
+    def change(self, name: str, value: Any) -> Any:
+        return value
 
-    @abstractmethod
-    def record(self, name: str, value: Any) -> None: ...
+    def record(self, name: str, value: Any) -> None:
+        pass
 
-    @abstractmethod
-    def add_note(self, name: str, facts: Any) -> None: ...
+    def add_note(self, name: str, facts: Any) -> None:
+        pass
 
-    def _enter(self) -> None:
+    def __enter__(self) -> Self:
         global _open
         eager = _eagerly()
         outer = _context.get()
@@ -229,6 +216,7 @@ class _Listener(ABC):
         self._entered.append((token, eager))
         with _open_lock:
             _open += 1
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         global _open
@@ -264,13 +252,6 @@ class Trace(_Listener, Mapping[str, Any]):
         self.notes: dict[str, Any] = {}
         self._values: dict[str, list[Any]] = {}
 
-    def __enter__(self) -> Self:
-        self._enter()
-        return self
-
-    def change(self, name: str, value: Any) -> Any:
-        return value
-
     def record(self, name: str, value: Any) -> None:
         self._values.setdefault(name, []).append(value)
 
@@ -298,25 +279,16 @@ class Trace(_Listener, Mapping[str, Any]):
 
 
 @final
-class _Edit(_Listener, AbstractContextManager[None]):
+class _Edit(_Listener):
     def __init__(self, changes: Mapping[str, Any]) -> None:
         super().__init__(changes, ALL_ROWS)
         self._changes = dict(changes)
-
-    def __enter__(self) -> None:
-        self._enter()
 
     def change(self, name: str, value: Any) -> Any:
         for pattern, new in self._changes.items():
             if fnmatchcase(name, pattern):
                 value = _changed(name, value, new)
         return value
-
-    def record(self, name: str, value: Any) -> None:
-        pass
-
-    def add_note(self, name: str, facts: Any) -> None:
-        pass
 
 
 def _changed(name: str, value: Any, new: Any) -> Any:

@@ -1,5 +1,7 @@
 """Positions, heads, scores and projections, on three engines against the reference."""
 
+from inspect import unwrap
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,9 @@ def test_interleaved_pairs_rotate_like_halves(engine):
 def test_rotate_needs_one_angle_per_pair():
     with pytest.raises(ValueError, match=r"8 features need half as many angles \(got 1\)"):
         positions.rotate(np.ones((2, 8)), np.ones((2, 1)), np.ones((2, 1)))
+    with pytest.raises(ValueError, match=r"8 features need half as many angles \(got 3\)"):
+        # Unwrapped: in tests the annotations refuse two sizes first.
+        unwrap(positions.rotate)(np.ones((2, 8)), np.ones((2, 4)), np.ones((2, 3)))
 
 
 def test_rotary_in_low_precision_separates_neighboring_positions():

@@ -181,42 +181,33 @@ def test_rungs_refuse_options_of_later_rungs(name):
             LADDER[name](x, parameters, Spec(softcap=2.0))
 
 
-STEPS = {name: rung.step for name, rung in LADDER.items() if rung.step}
-ONE_RUNG_PER_STEP = {step: name for name, step in STEPS.items()}.values()
+CAUSAL = [name for name, rung in LADDER.items() if rung.causal]
 
 
 @pytest.mark.parametrize(
     ("name", "engine"),
-    # JAX compiles for each number of tokens, so there only one of the rungs that share `step`.
-    [*product(STEPS, ["numpy", "torch"]), *product(ONE_RUNG_PER_STEP, ["jax"])],
+    # JAX compiles for each number of tokens, so there only one of the rungs that share `apply`.
+    [*product(CAUSAL, ["numpy", "torch"]), *product(["dropout", *MULTIPLE], ["jax"])],
 )
 def test_decoding_token_by_token_equals_one_call(name, engine):
     rung = LADDER[name]
     x, parameters, _, heads = problem(name, 0)
     array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
     arrays = {n: array(p) for n, p in parameters.items()}
-    options = {"heads": heads} if rung.has_heads else {}
     expected = numpy(rung(array(x), arrays, heads=heads))
     state = None
     for token in range(TOKENS):
-        context, state = rung.step(array(x[:, [token]]), arrays, state, **options)
+        context, state = rung.step(array(x[:, [token]]), arrays, state, heads=heads)
         assert np.allclose(numpy(context)[:, 0], expected[:, token], rtol=0, atol=1e-12)
-        kept = sum(part.size if engine == "numpy" else numpy(part).size for part in leaves(state))
-        assert kept == BATCH * rung.state_size(RungConfig(D_IN, D_OUT, heads), token + 1)
+        kept = sum(numpy(part).size for pair in state for part in pair)
+        assert kept == BATCH * 2 * D_OUT * (token + 1)
 
 
-def leaves(state):
-    return (
-        [part for item in state for part in leaves(item)]
-        if isinstance(state, list | tuple)
-        else [state]
-    )
-
-
-def test_only_causal_rungs_have_a_step():
-    assert {name for name, rung in LADDER.items() if not rung.step} == {
-        name for name, rung in LADDER.items() if not rung.causal
-    }
+@pytest.mark.parametrize("name", [name for name in LADDER if name not in CAUSAL])
+def test_only_causal_rungs_have_a_step(name):
+    x, parameters, *_ = problem(name, 0)
+    with pytest.raises(ValueError, match="has no step; use 'causal' or a later rung"):
+        LADDER[name].step(x[:, :1], parameters)
 
 
 @pytest.mark.parametrize("name", MULTIPLE)

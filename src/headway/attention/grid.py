@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Shaped
 
@@ -59,6 +59,11 @@ class Grid(NamedTuple):
         return array[..., *index]
 
 
+def first_position(queries: Array, keys: Array, spec: Spec) -> Any:
+    """The position of the first query; by default the last query is aligned with the last key."""
+    return keys.shape[-2] - queries.shape[-2] if spec.offset is None else spec.offset
+
+
 def grid_of(
     queries: Shaped[Array, "*batch heads queries d"],
     keys: Shaped[Array, "*batch kv_heads keys d"],
@@ -70,8 +75,7 @@ def grid_of(
     """
     xp = namespace(queries)
     *batch, heads, rows, _ = queries.shape
-    columns = keys.shape[-2]
-    first = columns - rows if spec.offset is None else spec.offset
+    columns, first = keys.shape[-2], first_position(queries, keys, spec)
     if not isinstance(first, int):
         first = xp.asarray(first, dtype=xp.int32, device=device(queries))
         first = first.reshape((*first.shape, 1, 1, 1))

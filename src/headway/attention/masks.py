@@ -38,7 +38,7 @@ class Mask:
     on: evaluates the mask at the cells of a Grid. Kernels use the other attributes to avoid the
     complete matrix. band: no cell outside this band is allowed. is_band: every cell inside the
     band is allowed. by_position: False if the mask contains an array, which cannot be evaluated
-    by position. terms: the masks that `&` joined.
+    by position.
     """
 
     __array_ufunc__ = None  # makes `array & mask` call __rand__
@@ -48,7 +48,6 @@ class Mask:
         self, predicate: Predicate, name: str = "custom", *, band: Band | None = None
     ) -> None:
         self.name = name
-        self.terms: tuple[Mask, ...] = (self,)
         self.band, self.is_band = band or Band(), band is not None
         self.by_position = True
         self.on: Callable[[Grid], Bool[Array, "..."]] = lambda grid: predicate(
@@ -66,7 +65,6 @@ class Mask:
         other = as_mask(other)
         name = f"{self} & {other}"
         both = self._from(lambda grid: self.on(grid) & other.on(grid), name, self, other)
-        both.terms = (*self.terms, *other.terms)
         both.band, both.is_band = self.band & other.band, self.is_band and other.is_band
         return both
 

@@ -2,7 +2,7 @@
 
 from jaxtyping import Float
 
-from headway.attention.arrays import Array, namespace
+from headway.attention.arrays import Array, namespace, widened
 
 
 def rms_norm(
@@ -17,7 +17,7 @@ def rms_norm(
     if x.shape[x.ndim - weight.ndim :] != weight.shape:
         raise ValueError(f"weight {tuple(weight.shape)} must match the end of x {tuple(x.shape)}")
     xp = namespace(x)
-    wide = xp.astype(x, xp.result_type(x.dtype, xp.float32))  # sums in bfloat16 lose precision
+    wide = widened(x)  # sums in bfloat16 lose precision
     axes = tuple(range(-weight.ndim, 0))
     size = xp.sqrt(xp.mean(wide**2, axis=axes, keepdims=True) + eps)
     return xp.astype(wide / size, x.dtype) * weight

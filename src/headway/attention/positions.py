@@ -16,11 +16,10 @@ def sinusoidal(
     """Sinusoidal encoding: column 2i is sin(a) and 2i + 1 is cos(a), a = position / 10000^(2i/dim).
 
     Vaswani et al. 2017, section 3.5. The encoding is added to the embeddings. It has the dtype of
-    `like`, but is computed in float32 or wider, because bfloat16 cannot represent position 257.
+    `like`, but is computed in float32 or wider.
     """
-    xp = namespace(positions)
-    angles = xp.astype(positions, xp.result_type(like.dtype, xp.float32))
-    angles = angles[..., None] * _frequencies(dim, 10000.0, angles)
+    xp = namespace(like)
+    angles = _angles(positions, dim, 10000.0, like)
     pairs = xp.stack([xp.sin(angles), xp.cos(angles)], axis=-1)
     return xp.astype(pairs.reshape((*positions.shape, dim)), like.dtype)
 
@@ -34,9 +33,7 @@ def rotary(
     key depends only on the difference of their positions.
     """
     xp = namespace(x)
-    wide = xp.result_type(x.dtype, xp.float32)  # bfloat16 cannot represent position 257
-    angles = xp.astype(positions, wide)
-    angles = angles[..., None] * _frequencies(x.shape[-1], theta, angles)
+    angles = _angles(positions, x.shape[-1], theta, x)
     cos, sin = xp.astype(xp.cos(angles), x.dtype), xp.astype(xp.sin(angles), x.dtype)
     return rotate(x, cos, sin)
 
@@ -52,8 +49,9 @@ def rotate(
     The pairs are (i, i + dim/2), as in Llama, or (2i, 2i + 1) if interleaved, as in the paper
     (Su et al. 2021, equation 15). Raises ValueError unless there is one angle for each pair.
     """
-    if not 2 * cos.shape[-1] == 2 * sin.shape[-1] == x.shape[-1]:
-        raise ValueError(f"{x.shape[-1]} features need half as many angles (got {cos.shape[-1]})")
+    for angles in (cos.shape[-1], sin.shape[-1]):
+        if 2 * angles != x.shape[-1]:
+            raise ValueError(f"{x.shape[-1]} features need half as many angles (got {angles})")
     xp = namespace(x)
     if interleaved:
         first, second = x[..., ::2], x[..., 1::2]
@@ -100,9 +98,14 @@ def relative(
     return table[:, namespace(table).clip(distance, -reach, reach) + reach]
 
 
-def _frequencies(dim: int, theta: float, like: Array) -> Float[Array, " half"]:
+def _angles(
+    positions: Int[Array, "..."], dim: int, theta: float, like: Array
+) -> Float[Array, "... half"]:
+    """position / theta^(2i/dim) for each i, in float32 or wider; `like` has the dtype to widen."""
     if dim % 2:
         raise ValueError(f"positions need an even number of features (got {dim})")
     xp = namespace(like)
-    exponents = xp.astype(integers(dim // 2, like), like.dtype) * (-2 / dim)
-    return theta**exponents
+    wide = xp.result_type(like.dtype, xp.float32)  # bfloat16 cannot represent position 257
+    positions = xp.astype(positions, wide)[..., None]
+    exponents = xp.astype(integers(dim // 2, positions), wide) * (-2 / dim)
+    return positions * theta**exponents

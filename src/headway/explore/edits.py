@@ -40,7 +40,7 @@ class Edit:
             raise ValueError("an edit must have `what` and `attention`, and may have `head`")
         return cls(**value)
 
-    def opened(self) -> AbstractContextManager[None]:
+    def opened(self) -> AbstractContextManager[object]:
         """Return a context manager in which the edit applies."""
         changes = EDITS[self.what].steps()
         return edit({f"{self.attention}.{step}": self._of_head(f) for step, f in changes.items()})

@@ -36,7 +36,7 @@ from safetensors.numpy import save as serialize
 from headway import cache
 from headway.attention.arrays import as_numpy
 from headway.attention.formula import attention
-from headway.attention.grid import grid_of
+from headway.attention.grid import first_position, grid_of
 from headway.attention.masks import materialize
 from headway.attention.normalizers import softmax
 from headway.attention.scores import dot
@@ -184,7 +184,6 @@ def _finite(number: float) -> float | None:
 def _attention(layer: str, spec: Spec, steps: Trace, tensors: Tensors) -> Manifest:
     """Return the options of a layer; a mask that is not a band, and a bias, become tensors."""
     queries, keys = steps[layer + "queries"], steps[layer + "keys"]
-    rows, columns = queries.shape[-2], keys.shape[-2]
     mask = spec.mask
     if mask is not None and not mask.is_band:
         tensors[layer + "allowed"] = as_numpy(materialize(queries, keys, spec))
@@ -195,7 +194,7 @@ def _attention(layer: str, spec: Spec, steps: Trace, tensors: Tensors) -> Manife
         "softcap": spec.softcap,
         "normalizer": getattr(spec.normalizer, "__name__", "custom"),
         "mask": None if mask is None else [_finite(mask.band.least), _finite(mask.band.most)],
-        "offset": columns - rows if spec.offset is None else as_numpy(spec.offset).tolist(),
+        "offset": as_numpy(first_position(queries, keys, spec)).tolist(),
         "heads": queries.shape[-3],
         "kv_heads": keys.shape[-3],
         "recomputable": _is_softmax(spec),

@@ -26,9 +26,8 @@ class Location(NamedTuple):
     third: int | None = None
 
 
-def _linear(ours: str, theirs: str, *, biases: bool) -> dict[str, Location]:
-    kinds = ("weight", "bias") if biases else ("weight",)
-    return {f"{ours}.{kind}": Location(f"{theirs}.{kind}") for kind in kinds}
+def _linear(ours: str, theirs: str) -> dict[str, Location]:
+    return {f"{ours}.{kind}": Location(f"{theirs}.{kind}") for kind in ("weight", "bias")}
 
 
 def _conv1d(ours: str, theirs: str, third: int | None = None) -> dict[str, Location]:
@@ -43,15 +42,15 @@ GPT2: Table = MappingProxyType(
     {
         "embedding.weight": Location("transformer.wte.weight"),
         "position_embedding.weight": Location("transformer.wpe.weight"),
-        **_linear("blocks.*.attention_norm", "transformer.h.*.ln_1", biases=True),
+        **_linear("blocks.*.attention_norm", "transformer.h.*.ln_1"),
         **_conv1d("blocks.*.attention.q", "transformer.h.*.attn.c_attn", third=0),
         **_conv1d("blocks.*.attention.k", "transformer.h.*.attn.c_attn", third=1),
         **_conv1d("blocks.*.attention.v", "transformer.h.*.attn.c_attn", third=2),
         **_conv1d("blocks.*.attention.output", "transformer.h.*.attn.c_proj"),
-        **_linear("blocks.*.mlp_norm", "transformer.h.*.ln_2", biases=True),
+        **_linear("blocks.*.mlp_norm", "transformer.h.*.ln_2"),
         **_conv1d("blocks.*.mlp.up", "transformer.h.*.mlp.c_fc"),
         **_conv1d("blocks.*.mlp.down", "transformer.h.*.mlp.c_proj"),
-        **_linear("final_norm", "transformer.ln_f", biases=True),
+        **_linear("final_norm", "transformer.ln_f"),
         "head.weight": Location("lm_head.weight"),
     }
 )

@@ -17,7 +17,7 @@ from headway.attention.masks import both, causal, materialize
 from headway.attention.normalizers import divide_by_sum
 from headway.attention.projections import project
 from headway.attention.spec import DEFAULT, Spec
-from headway.ladder.rung import Example, Parameters, Rung, State, extended, keys_and_values
+from headway.ladder.rung import Example, Parameters, Rung
 from headway.ladder.trainable import BOOK, shapes
 
 
@@ -31,15 +31,6 @@ def apply(
     """context[i] is the sum of the values up to i, weighted by how well keys match query i."""
     queries, keys, values = project(x, **parameters)
     return one_head(attend)(queries, keys, values, spec._replace(mask=both(spec.mask, causal)))
-
-
-def step(
-    x: Float[Array, "*batch 1 d_in"], parameters: Parameters, state: State | None = None
-) -> tuple[Float[Array, "*batch 1 d_out"], State]:
-    """Process one more token, with the keys and values of the earlier tokens as the state."""
-    queries, keys, values = project(x, **parameters)
-    state = extended(state, keys, values)
-    return one_head(attention)(queries, *state, DEFAULT), state
 
 
 def mask_then_renormalise(
@@ -63,8 +54,6 @@ RUNG = Rung(
     shapes=shapes,
     example=lambda: Example(BOOK),
     causal=True,
-    step=step,
-    state_size=keys_and_values,
 )
 
 if __name__ == "__main__":

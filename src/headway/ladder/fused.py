@@ -15,17 +15,7 @@ from headway.attention.formula import Attend, attention
 from headway.attention.masks import both, causal
 from headway.attention.spec import DEFAULT, Spec
 from headway.ladder import multihead
-from headway.ladder.rung import (
-    Example,
-    Parameters,
-    Rung,
-    RungConfig,
-    Shapes,
-    State,
-    extended,
-    frozen,
-    keys_and_values,
-)
+from headway.ladder.rung import Example, Parameters, Rung, RungConfig, Shapes, frozen
 from headway.ladder.stacked import TWO_HEADS
 from headway.tracing import tap
 
@@ -45,33 +35,11 @@ def apply(
     attend: Attend = attention,
 ) -> Float[Array, "*batch tokens d_out"]:
     """`multihead` with one matrix for queries, keys and values."""
-    queries, keys, values = _projected(x, parameters, heads)
-    context = attend(queries, keys, values, spec._replace(mask=both(spec.mask, causal)))
-    return tap("output", _output(context, parameters))
-
-
-def step(
-    x: Float[Array, "*batch 1 d_in"],
-    parameters: Parameters,
-    state: State | None = None,
-    *,
-    heads: int = 1,
-) -> tuple[Float[Array, "*batch 1 d_out"], State]:
-    """Process one more token, as in `multihead`."""
-    queries, keys, values = _projected(x, parameters, heads)
-    state = extended(state, keys, values)
-    return _output(attention(queries, *state), parameters), state
-
-
-def _projected(x: Array, parameters: Parameters, heads: int) -> list[Array]:
-    """Queries, keys and values (..., heads, tokens, d_head)."""
     W_qkv = rearrange(parameters["W_qkv"], "d (three h e) -> three h d e", three=3, h=heads)
-    return [einsum(x, W, "... t d, h d e -> ... h t e") for W in W_qkv]
-
-
-def _output(context: Array, parameters: Parameters) -> Array:
-    W_output = rearrange(parameters["W_output"], "(h e) m -> h e m", h=context.shape[-3])
-    return einsum(context, W_output, "... h t e, h e m -> ... t m")
+    queries, keys, values = (einsum(x, W, "... t d, h d e -> ... h t e") for W in W_qkv)
+    context = attend(queries, keys, values, spec._replace(mask=both(spec.mask, causal)))
+    W_output = rearrange(parameters["W_output"], "(h e) m -> h e m", h=heads)
+    return tap("output", einsum(context, W_output, "... h t e, h e m -> ... t m"))
 
 
 def from_multihead(parameters: Parameters) -> Parameters:
@@ -93,8 +61,6 @@ RUNG = Rung(
     has_heads=True,
     has_dropout=True,
     equals="multihead",
-    step=step,
-    state_size=keys_and_values,
 )
 
 if __name__ == "__main__":

@@ -16,17 +16,7 @@ from headway.attention.heads import merge, split
 from headway.attention.masks import both, causal
 from headway.attention.projections import output, project
 from headway.attention.spec import DEFAULT, Spec
-from headway.ladder.rung import (
-    Example,
-    Parameters,
-    Rung,
-    RungConfig,
-    Shapes,
-    State,
-    extended,
-    frozen,
-    keys_and_values,
-)
+from headway.ladder.rung import Example, Parameters, Rung, RungConfig, Shapes, frozen
 from headway.ladder.stacked import TWO_HEADS
 from headway.ladder.trainable import shapes as three_matrices
 from headway.tracing import tap
@@ -47,28 +37,10 @@ def apply(
     attend: Attend = attention,
 ) -> Float[Array, "*batch tokens d_out"]:
     """project -> split -> attend -> merge -> output projection."""
-    queries, keys, values = _projected(x, parameters, heads)
+    matrices = (parameters[name] for name in ("W_query", "W_key", "W_value"))
+    queries, keys, values = (split(part, heads) for part in project(x, *matrices))
     context = attend(queries, keys, values, spec._replace(mask=both(spec.mask, causal)))
     return tap("output", output(merge(context), parameters["W_output"]))
-
-
-def step(
-    x: Float[Array, "*batch 1 d_in"],
-    parameters: Parameters,
-    state: State | None = None,
-    *,
-    heads: int = 1,
-) -> tuple[Float[Array, "*batch 1 d_out"], State]:
-    """Process one more token, with the keys and values of the earlier tokens as the state."""
-    queries, keys, values = _projected(x, parameters, heads)
-    state = extended(state, keys, values)
-    return output(merge(attention(queries, *state)), parameters["W_output"]), state
-
-
-def _projected(x: Array, parameters: Parameters, heads: int) -> list[Array]:
-    """Queries, keys and values (..., heads, tokens, d_head)."""
-    matrices = (parameters[name] for name in ("W_query", "W_key", "W_value"))
-    return [split(part, heads) for part in project(x, *matrices)]
 
 
 def from_stacked(parameters: Parameters) -> Parameters:
@@ -88,8 +60,6 @@ RUNG = Rung(
     causal=True,
     has_heads=True,
     has_dropout=True,
-    step=step,
-    state_size=keys_and_values,
 )
 
 if __name__ == "__main__":

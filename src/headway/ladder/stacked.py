@@ -13,16 +13,7 @@ from headway.attention.arrays import Array, namespace
 from headway.attention.formula import Attend, attention
 from headway.attention.spec import DEFAULT, Spec, fold
 from headway.ladder import causal
-from headway.ladder.rung import (
-    Example,
-    Parameters,
-    Rung,
-    RungConfig,
-    Shapes,
-    State,
-    frozen,
-    keys_and_values,
-)
+from headway.ladder.rung import Example, Parameters, Rung, RungConfig, Shapes, frozen
 from headway.ladder.trainable import BOOK
 from headway.tracing import scope
 
@@ -52,23 +43,6 @@ def apply(
     return namespace(x).concat(contexts, axis=-1)
 
 
-def step(
-    x: Float[Array, "*batch 1 d_in"],
-    parameters: Parameters,
-    state: State | None = None,
-    *,
-    heads: int = 1,
-) -> tuple[Float[Array, "*batch 1 d_out"], State]:
-    """Process one more token; the state has the keys and values of each head."""
-    contexts, states = [], []
-    for head in range(heads):
-        matrices = {name: stack[head] for name, stack in parameters.items()}
-        context, new = causal.step(x, matrices, None if state is None else state[head])
-        contexts.append(context)
-        states.append(new)
-    return namespace(x).concat(contexts, axis=-1), states
-
-
 # The first head has the numbers of the book, the second has random numbers.
 _SECOND = np.random.default_rng(123).random((3, 3, 2)).round(2)
 TWO_HEADS = frozen(
@@ -86,8 +60,6 @@ RUNG = Rung(
     causal=True,
     has_heads=True,
     has_dropout=True,
-    step=step,
-    state_size=keys_and_values,
 )
 
 if __name__ == "__main__":

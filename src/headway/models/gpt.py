@@ -4,11 +4,10 @@ GPT-2 (Radford et al. 2019) and its successors: a decoder with a norm before eac
 differ in positions, norm and MLP. This module is independent of the engine.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_type_hints
-from zlib import crc32
 
 import numpy as np
 from jaxtyping import Float
@@ -17,9 +16,8 @@ from headway.attention.masks import causal
 from headway.attention.normalizers import NORMALIZERS
 from headway.attention.spec import Spec
 from headway.ladder.rung import Rung, RungConfig
+from headway.models.common import Shape, at_least_one, generator, linear, norm, one_of
 from headway.nearest import check_keys
-
-Shape = tuple[int, ...]
 
 # Position encodings: added to the embedding (learned, sinusoidal), none, by rotating queries and
 # keys (rotary), or as a bias of the scores (alibi: a slope per head, relative: a learned table).
@@ -30,18 +28,6 @@ POSITIONS = ("learned", "none", "sinusoidal", "rotary", "alibi", "relative")
 MLP_WIDTHS = {"gelu": 4.0, "relu2": 4.0, "swiglu": 8 / 3}
 
 INITIAL = 0.02  # the standard deviation of the initial values of a parameter
-
-
-def _at_least_one(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1 (got {value})")
-
-
-def _one_of(name: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)} (got {value!r})")
 
 
 @dataclass(frozen=True)
@@ -75,8 +61,8 @@ class AttentionConfig:
     normalizer: str = "softmax"
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "heads", "kv_heads", "d_k")
-        _one_of("normalizer", self.normalizer, NORMALIZERS)
+        at_least_one(self, "heads", "kv_heads", "d_k")
+        one_of("normalizer", self.normalizer, NORMALIZERS)
         if self.heads % self.groups:
             raise ValueError(f"kv_heads must divide heads (got {self.groups} and {self.heads})")
 
@@ -99,7 +85,7 @@ class PositionsConfig:
     kind: str = "learned"
 
     def __post_init__(self) -> None:
-        _one_of("positions", self.kind, POSITIONS)
+        one_of("positions", self.kind, POSITIONS)
 
 
 @dataclass(frozen=True)
@@ -118,7 +104,7 @@ class NormConfig:
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        _one_of("norm", self.kind, ("layer", "rms"))
+        one_of("norm", self.kind, ("layer", "rms"))
 
 
 @dataclass(frozen=True)
@@ -137,8 +123,8 @@ class MLPConfig:
     width: int | None = None
 
     def __post_init__(self) -> None:
-        _one_of("mlp", self.kind, MLP_WIDTHS)
-        _at_least_one(self, "width")
+        one_of("mlp", self.kind, MLP_WIDTHS)
+        at_least_one(self, "width")
 
 
 @dataclass(frozen=True)
@@ -175,7 +161,7 @@ class GPTConfig:
     tied: bool = True
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "vocabulary", "context", "width", "layers")
+        at_least_one(self, "vocabulary", "context", "width", "layers")
         heads = self.attention.heads
         if self.attention.d_k is None and self.width % heads:
             raise ValueError(f"heads must divide the width (got {heads} and {self.width})")
@@ -262,7 +248,7 @@ def preset(name: str, settings: Mapping[str, Any] = MappingProxyType({}), **more
     `preset("modern", vocabulary=65, context=64, width=128, layers=4, attention={"heads": 4})`.
     Raises ValueError for an unknown preset or key.
     """
-    _one_of("preset", name, PRESETS)
+    one_of("preset", name, PRESETS)
     return config_from(GPTConfig, overlaid(PRESETS[name], {**settings, **more}), "model")
 
 
@@ -328,12 +314,13 @@ def shapes(config: GPTConfig, attention: Mapping[str, Shape] | None = None) -> d
         table["position_embedding.weight"] = (config.context, width)
     for layer in range(config.layers):
         block = f"blocks.{layer}"
-        table |= _norm(f"{block}.attention_norm", config)
+        table |= norm(f"{block}.attention_norm", width, config.has_biases)
         table |= {f"{block}.attention.{name}": shape for name, shape in attention.items()}
-        table |= _norm(f"{block}.mlp_norm", config)
-        for name, d_in, d_out in _mlp(config):
-            table |= _linear(f"{block}.mlp.{name}", d_in, d_out, config.has_biases)
-    table |= _norm("final_norm", config)
+        table |= norm(f"{block}.mlp_norm", width, config.has_biases)
+        for name in ("gate", "up") if config.mlp.kind == "swiglu" else ("up",):
+            table |= linear(f"{block}.mlp.{name}", width, config.mlp_width, config.has_biases)
+        table |= linear(f"{block}.mlp.down", config.mlp_width, width, config.has_biases)
+    table |= norm("final_norm", width, config.has_biases)
     if not config.tied:
         table["head.weight"] = (config.vocabulary, width)
     return table
@@ -343,12 +330,12 @@ def attention_shapes(config: GPTConfig) -> dict[str, Shape]:
     """The parameters of the multi-head attention of one layer."""
     width, d_k = config.width, config.d_k
     d_q, d_kv = config.attention.heads * d_k, config.attention.groups * d_k
-    table: dict[str, Shape] = {}
-    for name, d_in, d_out in (
-        *(("q", width, d_q), ("k", width, d_kv), ("v", width, d_kv)),
-        ("output", d_q, width),
-    ):
-        table |= _linear(name, d_in, d_out, config.has_biases)
+    table = {
+        **linear("q", width, d_q, config.has_biases),
+        **linear("k", width, d_kv, config.has_biases),
+        **linear("v", width, d_kv, config.has_biases),
+        **linear("output", d_q, width, config.has_biases),
+    }
     if config.attention.qk_norm:
         table |= {"q_norm.weight": (d_k,), "k_norm.weight": (d_k,)}
     if config.positions.kind == "relative":
@@ -369,21 +356,4 @@ def initial(name: str, shape: Shape, layers: int, seed: int) -> Float[np.ndarray
         return np.ones(shape, dtype=np.float32)
     is_residual = owner.endswith((".attention.output", ".mlp.down")) or kind == "W_output"
     deviation = INITIAL / (2 * layers) ** 0.5 if is_residual else INITIAL
-    generator = np.random.Generator(np.random.Philox(key=[seed, crc32(name.encode())]))
-    return (deviation * generator.standard_normal(shape)).astype(np.float32)
-
-
-def _norm(name: str, config: GPTConfig) -> dict[str, Shape]:
-    biases: dict[str, Shape] = {f"{name}.bias": (config.width,)} if config.has_biases else {}
-    return {f"{name}.weight": (config.width,)} | biases
-
-
-def _linear(name: str, d_in: int, d_out: int, has_bias: bool) -> dict[str, Shape]:
-    biases: dict[str, Shape] = {f"{name}.bias": (d_out,)} if has_bias else {}
-    return {f"{name}.weight": (d_out, d_in)} | biases
-
-
-def _mlp(config: GPTConfig) -> list[tuple[str, int, int]]:
-    width, inside = config.width, config.mlp_width
-    gate = [("gate", width, inside)] if config.mlp.kind == "swiglu" else []
-    return [*gate, ("up", width, inside), ("down", inside, width)]
+    return (deviation * generator(name, seed).standard_normal(shape)).astype(np.float32)

@@ -15,15 +15,13 @@ BERT). This module is independent of the engine.
 import math
 from dataclasses import dataclass
 from typing import Literal
-from zlib import crc32
 
 import numpy as np
 from jaxtyping import Float
 
-Shape = tuple[int, ...]
+from headway.models.common import Shape, at_least_one, generator, linear, norm, one_of
 
 KINDS = ("rnn", "bahdanau", "luong", "transformer", "encoder")
-_CHOICES = {"kind": KINDS, "cell": ("gru", "lstm"), "score": ("dot", "general")}
 _GATES = {"gru": 3, "lstm": 4}
 
 
@@ -72,14 +70,10 @@ class Seq2SeqConfig:
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(allowed)} (got {getattr(self, name)!r})"
-                )
-        for name in ("vocabulary", "context", "width", "layers", "heads", "d_mlp"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1 (got {getattr(self, name)})")
+        one_of("kind", self.kind, KINDS)
+        one_of("cell", self.cell, ("gru", "lstm"))
+        one_of("score", self.score, ("dot", "general"))
+        at_least_one(self, "vocabulary", "context", "width", "layers", "heads", "d_mlp")
         if self.width % 2:
             raise ValueError(f"width must be even (got {self.width})")
         if self.width % self.heads:
@@ -130,13 +124,13 @@ def initial(name: str, shape: Shape, seed: int) -> Float[np.ndarray, "..."]:
         return np.zeros(shape, dtype=np.float32)
     if name.endswith("norm.weight"):
         return np.ones(shape, dtype=np.float32)
-    generator = np.random.Generator(np.random.Philox(key=[seed, crc32(name.encode())]))
+    random = generator(name, seed)
     if "weight_hh" in name:
-        gates = generator.standard_normal((shape[0] // shape[1], shape[1], shape[1]))
+        gates = random.standard_normal((shape[0] // shape[1], shape[1], shape[1]))
         orthogonal = np.asarray(np.linalg.qr(gates).Q, dtype=np.float32)
         return orthogonal.reshape(shape)
     variance = 1 / shape[1] if name == "embedding.weight" else 2 / (shape[0] + shape[-1])
-    values = generator.standard_normal(shape) * math.sqrt(variance)
+    values = random.standard_normal(shape) * math.sqrt(variance)
     return values.astype(np.float32)
 
 
@@ -145,16 +139,10 @@ def _block(name: str, attentions: tuple[str, ...], config: Seq2SeqConfig) -> dic
     table: dict[str, Shape] = {}
     for attention in attentions:
         for part in ("q", "k", "v", "output"):
-            table[f"{name}.{attention}.{part}.weight"] = (width, width)
-            table[f"{name}.{attention}.{part}.bias"] = (width,)
-        table |= _norm(f"{name}.{attention}_norm", config)
-    table |= {f"{name}.mlp.up.weight": (hidden, width), f"{name}.mlp.up.bias": (hidden,)}
-    table |= {f"{name}.mlp.down.weight": (width, hidden), f"{name}.mlp.down.bias": (width,)}
-    return table | _norm(f"{name}.mlp_norm", config)
-
-
-def _norm(name: str, config: Seq2SeqConfig) -> dict[str, Shape]:
-    return {f"{name}.weight": (config.width,), f"{name}.bias": (config.width,)}
+            table |= linear(f"{name}.{attention}.{part}", width, width)
+        table |= norm(f"{name}.{attention}_norm", width)
+    table |= linear(f"{name}.mlp.up", width, hidden) | linear(f"{name}.mlp.down", hidden, width)
+    return table | norm(f"{name}.mlp_norm", width)
 
 
 def _recurrent(config: Seq2SeqConfig) -> dict[str, Shape]:
@@ -165,22 +153,17 @@ def _recurrent(config: Seq2SeqConfig) -> dict[str, Shape]:
     for direction in ("", "_reverse") if attends else ("",):
         table |= _cell("encoder.rnn", f"_l0{direction}", width, last, config)
     for start in ("hidden", "cell") if config.cell == "lstm" else ("hidden",):
-        name = f"decoder.initial.{start}"
-        table |= {f"{name}.weight": (width, last), f"{name}.bias": (width,)}
+        table |= linear(f"decoder.initial.{start}", last, width)
     if config.kind == "bahdanau":
         table |= _cell("decoder.rnn", "", 2 * width, width, config)
         table |= {f"decoder.attention.W_{part}": (width, width) for part in ("query", "key")}
         table["decoder.attention.v"] = (width,)
-        table |= {
-            "decoder.output.weight": (2 * width, 3 * width),
-            "decoder.output.bias": (2 * width,),
-        }
-        return table
+        return table | linear("decoder.output", 3 * width, 2 * width)
     table |= _cell("decoder.rnn", "_l0", width, width, config)
     if config.kind == "luong":
         if config.score == "general":
             table["decoder.attention.W_query"] = (width, width)
-        table |= {"decoder.output.weight": (width, 2 * width), "decoder.output.bias": (width,)}
+        table |= linear("decoder.output", 2 * width, width)
     return table
 
 

@@ -8,13 +8,9 @@ from einops import einsum, rearrange
 
 from headway.attention.arrays import Array, namespace, widened
 from headway.attention.formula import Keys, Queries, Weights, attention
-from headway.attention.kernels.kernel import EVERY_OPTION, Kernel
+from headway.attention.kernels.kernel import EVERY_OPTION, Kernel, refuse_no_heads
 from headway.attention.spec import Spec
 from headway.tracing import silent
-
-
-def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
-    return None if queries.shape[-3] else "does not support arrays with 0 heads"
 
 
 def _scores(queries: Queries, keys: Keys) -> Weights:
@@ -32,4 +28,4 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     return namespace(values).astype(context, values.dtype, copy=False)
 
 
-EINSUM = Kernel(run=_run, supports=EVERY_OPTION - {"score"}, refuse=_refuse)
+EINSUM = Kernel(run=_run, supports=EVERY_OPTION - {"score"}, refuse=refuse_no_heads)

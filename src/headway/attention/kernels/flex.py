@@ -11,8 +11,8 @@ from math import prod
 from typing import Any
 
 from headway.attention.arrays import Array
-from headway.attention.grid import Grid, grid_of
-from headway.attention.kernels.kernel import Kernel, in_function_transform
+from headway.attention.grid import Grid, first_position, grid_of
+from headway.attention.kernels.kernel import Kernel, in_function_transform, records_gradients
 from headway.attention.kernels.matrix import matrix
 from headway.attention.kernels.sdpa import SDPA, SOFTMAX_ONLY
 from headway.attention.masks import Band, Mask
@@ -38,7 +38,7 @@ def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | Non
         return "does not support empty tensors"
     if spec.mask is not None and not spec.mask.by_position:
         return "supports masks of positions only, but the mask contains an array"
-    if device == "cpu" and _wants_gradient(queries, keys, values, spec):
+    if device == "cpu" and records_gradients(queries, keys, values, spec.bias):
         return "has no gradients on a CPU; use torch.no_grad() if you need no gradients"
     if device == "cpu" and keys.shape[-1] in (8, 16) and keys.shape[-2] % 16 == 8:
         # torch 2.13 with AVX2 writes the scores of the last 8 keys as if there were 16 of them.
@@ -46,15 +46,6 @@ def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | Non
     if device == "cuda" and min(keys.shape[-1], values.shape[-1]) < 16:
         return "supports only d_k >= 16 and d_v >= 16 on CUDA"
     return None
-
-
-def _wants_gradient(*inputs: Any) -> bool:
-    import torch
-
-    *arrays, spec = inputs
-    return torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in (*arrays, spec.bias)
-    )
 
 
 def block_mask(queries: Array, keys: Array, spec: Spec) -> Any:
@@ -69,7 +60,7 @@ def block_mask(queries: Array, keys: Array, spec: Spec) -> Any:
 
     *batch, heads, rows, _ = queries.shape
     columns, device = keys.shape[-2], queries.device
-    first = columns - rows if spec.offset is None else spec.offset
+    first = first_position(queries, keys, spec)
     if spec.mask.is_band and isinstance(first, int):  # the same for all batch rows and heads
         return _band_blocks(spec.mask.band, first, rows, columns, device)
     if not isinstance(first, int):
@@ -126,7 +117,9 @@ def _compiled() -> Callable[..., Array]:
 def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     import torch
 
-    if not _wants_gradient(queries, keys, values, spec):  # as flex_attention on a CPU requires
+    if not records_gradients(
+        queries, keys, values, spec.bias
+    ):  # as flex_attention on a CPU requires
         queries, keys, values = (x.detach() for x in (queries, keys, values))
         spec = spec._replace(bias=None if spec.bias is None else spec.bias.detach())
     flat = (x.reshape(-1, *x.shape[-3:]) for x in (queries, keys, values))

@@ -1,28 +1,22 @@
 """The type of kernels: a function of arrays and a Spec, and the options that it supports."""
 
 import sys
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple
 
 from headway.attention.arrays import Array
+from headway.attention.formula import Attend
 from headway.attention.spec import Spec, used
 
 EVERY_OPTION = frozenset(Spec._fields)
 
-
-class Run(Protocol):
-    """A function that computes the context (..., heads, Tq, d_v)."""
-
-    def __call__(self, queries: Array, keys: Array, values: Array, spec: Spec) -> Array: ...
+# queries, keys, values, spec -> why a kernel refuses the call, such as "needs CUDA", or None
+Refuse = Callable[[Array, Array, Array, Spec], str | None]
 
 
-class Refuse(Protocol):
-    """A function that returns why a kernel refuses a call, such as "needs CUDA", or None."""
-
-    def __call__(self, queries: Array, keys: Array, values: Array, spec: Spec) -> str | None: ...
-
-
-def _refuse_nothing(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
-    return None
+def refuse_no_heads(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
+    """Refuse arrays with 0 heads, which cannot be divided into groups."""
+    return None if queries.shape[-3] else "does not support arrays with 0 heads"
 
 
 def in_function_transform() -> bool:
@@ -40,6 +34,13 @@ def in_forward_mode() -> bool:
     return torch is not None and bool(torch.autograd.forward_ad._current_level >= 0)
 
 
+def records_gradients(*arrays: Array | None) -> bool:
+    """Whether PyTorch records gradients for one of the arrays."""
+    torch = sys.modules.get("torch")
+    is_enabled = torch is not None and torch.is_grad_enabled()
+    return is_enabled and any(getattr(x, "requires_grad", False) for x in arrays)
+
+
 class Kernel(NamedTuple):
     """An implementation of attention.
 
@@ -47,9 +48,9 @@ class Kernel(NamedTuple):
     refuse: checks all other limits, such as an engine, a dtype or a kind of mask.
     """
 
-    run: Run
+    run: Attend
     supports: frozenset[str] = EVERY_OPTION
-    refuse: Refuse = _refuse_nothing
+    refuse: Refuse = lambda queries, keys, values, spec: None
 
 
 def refusal(kernel: Kernel, queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from headway.attention.arrays import Array, device, namespace
-from headway.attention.grid import grid_of
+from headway.attention.grid import first_position, grid_of
 from headway.attention.masks import causal
 from headway.attention.spec import Spec
 
@@ -49,7 +49,7 @@ def is_unmasked(queries: Array, keys: Array, spec: Spec) -> bool:
     if not spec.mask.is_band or not (spec.offset is None or isinstance(spec.offset, int)):
         return False
     rows, columns = queries.shape[-2], keys.shape[-2]
-    first = columns - rows if spec.offset is None else spec.offset
+    first = first_position(queries, keys, spec)
     least, most = spec.mask.band
     return bool(least <= first - (columns - 1) and first + rows - 1 <= most)
 
@@ -59,9 +59,8 @@ def is_causal_from_top_left(queries: Array, keys: Array, spec: Spec) -> bool:
 
     This is what `is_causal` means in PyTorch and JAX.
     """
-    if spec.bias is not None or spec.mask is None:
-        return False
-    if not spec.mask.is_band or spec.mask.band != causal.band:
+    is_causal = spec.mask is not None and spec.mask.is_band and spec.mask.band == causal.band
+    if spec.bias is not None or not is_causal:
         return False
     if spec.offset is None:
         return bool(queries.shape[-2] == keys.shape[-2])

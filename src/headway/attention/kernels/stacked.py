@@ -3,13 +3,9 @@
 from headway.attention.arrays import Array, namespace
 from headway.attention.formula import attention
 from headway.attention.grid import grid_of
-from headway.attention.kernels.kernel import Kernel
+from headway.attention.kernels.kernel import Kernel, refuse_no_heads
 from headway.attention.spec import Spec
 from headway.tracing import silent
-
-
-def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
-    return None if queries.shape[-3] else "does not support arrays with 0 heads"
 
 
 def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
@@ -25,4 +21,4 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     return namespace(queries).concat(contexts, axis=-3)
 
 
-STACKED = Kernel(run=_run, refuse=_refuse)
+STACKED = Kernel(run=_run, refuse=refuse_no_heads)

@@ -5,36 +5,37 @@ the exponentials of each row; the backward pass recomputes the tiles. `attention
 same algorithm in a form that is easier to read; it is used for NumPy, which has no gradients.
 """
 
+from types import ModuleType
+
 from headway.attention.arrays import Array, engine
 from headway.attention.kernels.kernel import EVERY_OPTION, Kernel
 from headway.attention.online import online_attention
 from headway.attention.spec import Spec
 
 
-def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
-    if 0 in (*queries.shape[:-1], values.shape[-1]):
-        return "does not support empty arrays; only the number of keys may be 0"
+def _module(queries: Array) -> ModuleType | None:
+    """The module for the engine of the queries; None for NumPy."""
     if engine(queries) == "torch":
         from headway.attention.kernels import tiled_torch
 
-        return tiled_torch.refuse(spec)
+        return tiled_torch
     if engine(queries) == "jax":
         from headway.attention.kernels import tiled_jax
 
-        return tiled_jax.refuse(keys, spec)
+        return tiled_jax
     return None
 
 
+def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
+    if 0 in (*queries.shape[:-1], values.shape[-1]):
+        return "does not support empty arrays; only the number of keys may be 0"
+    module = _module(queries)
+    return None if module is None else module.refuse(keys, spec)
+
+
 def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
-    if engine(queries) == "torch":
-        from headway.attention.kernels import tiled_torch
-
-        return tiled_torch.run(queries, keys, values, spec)
-    if engine(queries) == "jax":
-        from headway.attention.kernels import tiled_jax
-
-        return tiled_jax.run(queries, keys, values, spec)
-    return online_attention(queries, keys, values, spec)
+    module = _module(queries)
+    return (online_attention if module is None else module.run)(queries, keys, values, spec)
 
 
 TILED = Kernel(_run, EVERY_OPTION - {"normalizer", "score"}, _refuse)

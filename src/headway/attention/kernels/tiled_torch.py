@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from headway.attention.dropout import check, hashed, keep_hashed
-from headway.attention.grid import grid_of
+from headway.attention.grid import first_position, grid_of
 from headway.attention.kernels.kernel import in_forward_mode, in_function_transform
 from headway.attention.masks import Band, Mask
 from headway.attention.scores import scale_of
@@ -30,7 +30,7 @@ FEW, MORE_ROWS = 4, 512
 UNIT = math.log2(math.e)
 
 
-def refuse(spec: Spec) -> str | None:
+def refuse(keys: Tensor, spec: Spec) -> str | None:
     """The reason why this call is not supported; None if it is."""
     if torch.compiler.is_compiling():
         if spec.mask is not None and not spec.mask.is_band:
@@ -76,8 +76,8 @@ class _Tiled(torch.autograd.Function):
 
 def _run_compiled(queries: Tensor, keys: Tensor, values: Tensor, spec: Spec) -> Tensor:
     band = Band() if spec.mask is None else spec.mask.band
-    offset = keys.shape[-2] - queries.shape[-2] if spec.offset is None else spec.offset
-    numbers = (band.least, band.most, offset, scale_of(spec.scale, queries), spec.softcap)
+    offset = first_position(queries, keys, spec)
+    numbers = (*band, offset, scale_of(spec.scale, queries), spec.softcap)
     context: Tensor = _forward(queries, keys, values, *numbers)[0]
     return context.to(values.dtype)
 
@@ -128,11 +128,8 @@ def _(queries: Tensor, keys: Tensor, values: Tensor, *numbers: Any) -> tuple[Ten
 
 
 @_backward.register_fake
-def _(
-    gradient: Tensor, context: Tensor, sums: Tensor, *inputs: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    queries, keys, values = (torch.empty_like(x).contiguous() for x in inputs[:3])
-    return queries, keys, values
+def _(gradient: Tensor, context: Tensor, sums: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(x).contiguous() for x in inputs[:3])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -166,7 +163,7 @@ class _Tiles:
         self.values = values.to(self.dtype).reshape(self.count, *values.shape[-2:])
         self.scale = scale_of(spec.scale, queries) * UNIT
         self.grid = grid_of(queries, keys, spec)
-        offset = keys.shape[-2] - queries.shape[-2] if spec.offset is None else spec.offset
+        offset = first_position(queries, keys, spec)
         self.offset = offset if isinstance(offset, int) else None
         if spec.dropout:
             check(spec)
@@ -269,12 +266,9 @@ class _Tiles:
         """A tile as (..., heads, rows, columns), without a copy."""
         return tile.view(*self.shape, -1, tile.shape[-1])
 
-    def _buffer(self, which: int, rows: int, columns: int) -> Tensor:
-        size = self.count * rows * columns
-        return self.buffers[which, :size].view(self.count, rows, columns)
-
     def _product(self, buffer: int, one: Tensor, other: Tensor) -> Tensor:
-        out = self._buffer(buffer, one.shape[1], other.shape[1])
+        shape = (self.count, one.shape[1], other.shape[1])
+        out = self.buffers[buffer, : math.prod(shape)].view(shape)
         return torch.bmm(one, other.mT, out=out)
 
     def _columns(self, rows: slice) -> Iterator[slice]:

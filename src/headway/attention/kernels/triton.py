@@ -12,6 +12,7 @@ from math import ceil, floor, prod
 
 from headway.attention.arrays import Array
 from headway.attention.dropout import check, hashed
+from headway.attention.grid import first_position
 from headway.attention.kernels.kernel import Kernel, in_function_transform
 from headway.attention.masks import Band
 from headway.attention.scores import scale_of
@@ -76,7 +77,7 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
 def _band(queries: Array, keys: Array, spec: Spec) -> list[int]:
     """least, most, offset and batch_offset: a cell is allowed if least <= row - key <= most."""
     rows, columns = queries.shape[-2], keys.shape[-2]
-    offset = columns - rows if spec.offset is None else spec.offset
+    offset = first_position(queries, keys, spec)
     band = Band() if spec.mask is None else spec.mask.band
     # row - key is always between -columns and rows, so finite ints can replace infinite bounds.
     least = ceil(max(-columns, min(rows, band.least - offset)))

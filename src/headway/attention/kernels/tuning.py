@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from headway import cache as files
 from headway.attention.arrays import Array, engine
+from headway.attention.kernels.kernel import records_gradients
 from headway.attention.masks import causal
 from headway.attention.spec import Spec
 
@@ -66,7 +67,7 @@ def ranking(queries: Array, keys: Array, values: Array, spec: Spec) -> tuple[str
     if torch is not None and torch.compiler.is_compiling():
         return RULES["short"]
     threads = 0 if torch is None else torch.get_num_threads()
-    backward = _needs_gradients(torch, queries, keys, values, spec.bias)
+    backward = records_gradients(queries, keys, values, spec.bias)
     options = (_mask(spec), spec.dropout > 0, spec.softcap is None)
     machine = (queries.dtype, getattr(queries, "device", None), backward, threads)
     key = (queries.shape, keys.shape, options, machine)
@@ -97,7 +98,7 @@ def kind_and_size(queries: Array, keys: Array, values: Array, spec: Spec) -> tup
         device=device,
         threads=torch.get_num_threads() if torch and on_cpu else 0,
         dtype=str(queries.dtype).removeprefix("torch."),
-        backward=_needs_gradients(torch, queries, keys, values, spec.bias),
+        backward=records_gradients(queries, keys, values, spec.bias),
         mask=_mask(spec),
         dropout=spec.dropout > 0,
         softcap=spec.softcap is not None,
@@ -142,15 +143,6 @@ def _mask(spec: Spec) -> str:
     if not spec.mask.is_band:
         return "other"
     return "causal" if spec.mask.band == causal.band else "band"
-
-
-def _needs_gradients(torch: Any, *arrays: Array | None) -> bool:
-    """Whether PyTorch records gradients for one of the arrays."""
-    return (
-        torch is not None
-        and torch.is_grad_enabled()
-        and any(getattr(x, "requires_grad", False) for x in arrays)
-    )
 
 
 def path() -> Path:
