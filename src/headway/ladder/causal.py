@@ -17,7 +17,7 @@ from headway.attention.masks import both, causal, materialize
 from headway.attention.normalizers import divide_by_sum
 from headway.attention.projections import project
 from headway.attention.spec import DEFAULT, Spec
-from headway.ladder.rung import Example, Parameters, Rung
+from headway.ladder.rung import Example, Parameters, Rung, keys_and_values, with_cache
 from headway.ladder.trainable import BOOK, shapes
 
 
@@ -54,6 +54,8 @@ RUNG = Rung(
     shapes=shapes,
     example=lambda: Example(BOOK),
     causal=True,
+    step=with_cache(apply),
+    state_size=keys_and_values,
 )
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ weight with probability spec.dropout. Srivastava et al. 2014; for attention, Ras
 
 from headway.attention.spec import Spec
 from headway.ladder.causal import apply
-from headway.ladder.rung import Example, Rung
+from headway.ladder.rung import Example, Rung, keys_and_values, with_cache
 from headway.ladder.trainable import BOOK, shapes
 
 RUNG = Rung(
@@ -22,6 +22,8 @@ RUNG = Rung(
     example=lambda: Example(BOOK, Spec(dropout=0.5, seed=123)),
     causal=True,
     has_dropout=True,
+    step=with_cache(apply),
+    state_size=keys_and_values,
 )
 
 if __name__ == "__main__":

@@ -15,7 +15,16 @@ from headway.attention.formula import Attend, attention
 from headway.attention.masks import both, causal
 from headway.attention.spec import DEFAULT, Spec
 from headway.ladder import multihead
-from headway.ladder.rung import Example, Parameters, Rung, RungConfig, Shapes, frozen
+from headway.ladder.rung import (
+    Example,
+    Parameters,
+    Rung,
+    RungConfig,
+    Shapes,
+    frozen,
+    keys_and_values,
+    with_cache,
+)
 from headway.ladder.stacked import TWO_HEADS
 from headway.tracing import tap
 
@@ -61,6 +70,8 @@ RUNG = Rung(
     has_heads=True,
     has_dropout=True,
     equals="multihead",
+    step=with_cache(apply),
+    state_size=keys_and_values,
 )
 
 if __name__ == "__main__":

@@ -16,7 +16,16 @@ from headway.attention.heads import merge, split
 from headway.attention.masks import both, causal
 from headway.attention.projections import output, project
 from headway.attention.spec import DEFAULT, Spec
-from headway.ladder.rung import Example, Parameters, Rung, RungConfig, Shapes, frozen
+from headway.ladder.rung import (
+    Example,
+    Parameters,
+    Rung,
+    RungConfig,
+    Shapes,
+    frozen,
+    keys_and_values,
+    with_cache,
+)
 from headway.ladder.stacked import TWO_HEADS
 from headway.ladder.trainable import shapes as three_matrices
 from headway.tracing import tap
@@ -60,6 +69,8 @@ RUNG = Rung(
     causal=True,
     has_heads=True,
     has_dropout=True,
+    step=with_cache(apply),
+    state_size=keys_and_values,
 )
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from headway.tracing import Trace, trace
 
 Parameters = Mapping[str, Array]
 Shapes = dict[str, tuple[int, ...]]
-State = list[tuple[Array, Array]]  # the keys and values so far, for each call of `attend`
+Cache = list[tuple[Array, Array]]  # the keys and values so far, for each call of `attend`
 
 SENTENCE = "Your journey starts with one step"
 # One example embedding per word, from Raschka, "Build a Large Language Model (From Scratch)", ch. 3
@@ -56,6 +56,10 @@ class Rung:
     example: parameters, options (a Spec) and heads for the six words of the book.
     causal: no token attends to a later one. has_heads, has_dropout: whether the rung supports them.
     equals: the rung with the same result, whose parameters are stored in another layout.
+    step: decodes one token, `(x (..., 1, d_in), parameters, state) -> (context, state)`; rungs
+        with heads also take `heads=`; the first state is None. state_size: maps a RungConfig and
+        the number of tokens so far to the size of the state. Both are None if the rung must process
+        all earlier tokens again for each new token.
     """
 
     name: str
@@ -69,6 +73,8 @@ class Rung:
     has_heads: bool = False
     has_dropout: bool = False
     equals: str | None = None
+    step: Callable[..., tuple[Array, Any]] | None = None
+    state_size: Callable[[RungConfig, int], int] | None = None
 
     def __call__(
         self,
@@ -99,33 +105,6 @@ class Rung:
             options["attend"] = attend
         return self.apply(x, parameters, spec, **options)
 
-    def step(
-        self,
-        x: Float[Array, "*batch 1 d_in"],
-        parameters: Parameters,
-        state: State | None = None,
-        *,
-        heads: int = 1,
-    ) -> tuple[Float[Array, "*batch 1 d_out"], State]:
-        """Decode one more token: its context, and the state for the next token.
-
-        state: the keys and values of the earlier tokens (a KV cache); None for the first token.
-        Raises ValueError for rungs before `causal`, where a new token changes earlier contexts.
-        """
-        if not self.causal:
-            raise ValueError(f"rung {self.name!r} has no step; use 'causal' or a later rung")
-        extended: State = []
-
-        def attend(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
-            if state is not None:
-                xp, (earlier_keys, earlier_values) = namespace(keys), state[len(extended)]
-                keys = xp.concat([earlier_keys, keys], axis=-2)
-                values = xp.concat([earlier_values, values], axis=-2)
-            extended.append((keys, values))
-            return attention(queries, keys, values, spec)
-
-        return self(x, parameters, heads=heads, attend=attend), extended
-
 
 class Example(NamedTuple):
     """A worked example: parameters, options and heads."""
@@ -141,6 +120,38 @@ def allowed(spec: Spec, x: Float[Array, "*batch tokens d"]) -> Bool[Array, "..."
         return None
     with_head = x[..., None, :, :]
     return materialize(with_head, with_head, spec)[..., 0, :, :]
+
+
+def with_cache(apply: Callable[..., Array]) -> Callable[..., tuple[Array, Cache]]:
+    """Return the `step` of a causal rung, whose state is the keys and values of all tokens so far.
+
+    apply: the function of the rung. It gets an `attend` that appends the new keys and values.
+    """
+
+    def step(
+        x: Float[Array, "*batch 1 d_in"],
+        parameters: Parameters,
+        state: Cache | None = None,
+        **options: Any,
+    ) -> tuple[Float[Array, "*batch 1 d_out"], Cache]:
+        extended: Cache = []
+
+        def attend(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
+            if state is not None:
+                xp, (earlier_keys, earlier_values) = namespace(keys), state[len(extended)]
+                keys = xp.concat([earlier_keys, keys], axis=-2)
+                values = xp.concat([earlier_values, values], axis=-2)
+            extended.append((keys, values))
+            return attention(queries, keys, values, spec)
+
+        return apply(x, parameters, attend=attend, **options), extended
+
+    return step
+
+
+def keys_and_values(config: RungConfig, tokens: int) -> int:
+    """The number of elements in the keys and values of `tokens` tokens."""
+    return 2 * config.d_out * tokens
 
 
 def words_and_inputs(text: str = SENTENCE) -> tuple[list[str], Float[np.ndarray, "tokens 3"]]:

@@ -13,7 +13,7 @@ from headway.ladder import (
     tiled,
     trainable,
 )
-from headway.ladder.rung import Rung
+from headway.ladder.rung import Rung, RungConfig
 from headway.nearest import named
 
 _MODULES = (fixed, simplified, trainable, causal, dropout, stacked, multihead, fused, tiled)
@@ -32,7 +32,9 @@ def markdown() -> str:
     """The ladder as a Markdown table, as in docs/ladder.md."""
     lines = ["| rung | what is new | stored per token during generation |", "|---|---|---|"]
     for name, rung in LADDER.items():
-        stored = "2 d_out numbers" if rung.causal else "the token itself"
+        stored = "the token itself"
+        if rung.state_size is not None:
+            stored = f"{rung.state_size(RungConfig(1, 1), 1)} d_out numbers"
         lines.append(f"| {name} | {rung.idea} | {stored} |")
     return "\n".join(lines)
 

@@ -13,7 +13,16 @@ from headway.attention.arrays import Array, namespace
 from headway.attention.formula import Attend, attention
 from headway.attention.spec import DEFAULT, Spec, fold
 from headway.ladder import causal
-from headway.ladder.rung import Example, Parameters, Rung, RungConfig, Shapes, frozen
+from headway.ladder.rung import (
+    Example,
+    Parameters,
+    Rung,
+    RungConfig,
+    Shapes,
+    frozen,
+    keys_and_values,
+    with_cache,
+)
 from headway.ladder.trainable import BOOK
 from headway.tracing import scope
 
@@ -60,6 +69,8 @@ RUNG = Rung(
     causal=True,
     has_heads=True,
     has_dropout=True,
+    step=with_cache(apply),
+    state_size=keys_and_values,
 )
 
 if __name__ == "__main__":

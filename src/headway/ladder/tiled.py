@@ -17,7 +17,7 @@ from headway.attention.formula import Attend
 from headway.attention.online import online_attention
 from headway.attention.spec import DEFAULT, Spec
 from headway.ladder import fused
-from headway.ladder.rung import Parameters, Rung
+from headway.ladder.rung import Parameters, Rung, keys_and_values, with_cache
 
 
 def apply(
@@ -44,6 +44,8 @@ RUNG = Rung(
     has_heads=True,
     has_dropout=True,
     equals="fused",
+    step=with_cache(apply),
+    state_size=keys_and_values,
 )
 
 if __name__ == "__main__":
