@@ -66,7 +66,7 @@ def loss(
     """
     if bfloat16:
         params = {name: p.astype(jnp.bfloat16) for name, p in params.items()}
-    features = gpt.features(params, inputs, config, attention, spec)
+    features, _ = gpt.features(params, inputs, config, attention, spec)
 
     def mean(features: Array, targets: Array) -> Number:
         logits = gpt.logits(params, features, config)
@@ -204,11 +204,8 @@ class Trainer:
     def device(self) -> str:
         """The kind of device, after the number of devices if there are several: "4 gpu"."""
         devices = self._layout.mesh.devices.ravel()
-        return (
-            str(devices[0].platform)
-            if len(devices) == 1
-            else f"{len(devices)} {devices[0].platform}"
-        )
+        kind = str(devices[0].platform)
+        return kind if len(devices) == 1 else f"{len(devices)} {kind}"
 
     def advance(self) -> Step:
         """Take one step.
@@ -265,9 +262,7 @@ class Trainer:
     def machine(self) -> dict[str, Any]:
         """Return what must be equal on two machines for a resumed run to be equal bit for bit."""
         return {
-            "threads": int(
-                os.environ.get("NPROC", os.cpu_count() or 1)
-            ),  # the number that XLA uses
+            "threads": int(os.environ.get("NPROC", os.cpu_count() or 1)),  # as XLA chooses it
             "device": self.device,
             "engine": "jax",
             "version": jax.__version__,
