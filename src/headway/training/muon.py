@@ -86,8 +86,9 @@ def unpacked(name: str, value: Float[Array, "..."]) -> Matrices:
 
 def packed(name: str, matrices: Matrices, like: Float[Array, "..."]) -> Float[Array, "..."]:
     """Combine matrices into a parameter with the shape of `like`: the inverse of `unpacked`."""
+    field = name.rpartition(".")[2]
     if like.ndim == 3:
         return rearrange(matrices[0], "(heads d_out) d_in -> heads d_in d_out", heads=like.shape[0])
-    if len(matrices) == 3:
+    if field == "W_qkv":
         return namespace(like).concat([matrix.mT for matrix in matrices], axis=1)
-    return matrices[0].mT if name.rpartition(".")[2].startswith("W_") else matrices[0]
+    return matrices[0].mT if field.startswith("W_") else matrices[0]
