@@ -11,6 +11,7 @@ The scale gives the update the size of AdamW's, so that both optimizers share on
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
 from einops import rearrange
 from jaxtyping import Float
@@ -61,13 +62,12 @@ def updates(momenta: Mapping[str, Array]) -> dict[str, Array]:
     """
     pieces = {name: unpacked(name, value) for name, value in momenta.items()}
     by_shape: dict[tuple[int, ...], list[Array]] = {}
-    for matrices in pieces.values():
-        for matrix in matrices:
-            by_shape.setdefault(tuple(matrix.shape), []).append(matrix)
+    for matrix in chain.from_iterable(pieces.values()):
+        by_shape.setdefault(tuple(matrix.shape), []).append(matrix)
     scaled: dict[tuple[int, ...], Iterator[Array]] = {}
     for shape, matrices in by_shape.items():
-        stacked = orthogonal(namespace(matrices[0]).stack(matrices))
-        scaled[shape] = iter([scale(*shape) * matrix for matrix in stacked])
+        stacked = namespace(matrices[0]).stack(matrices)
+        scaled[shape] = iter(scale(*shape) * orthogonal(stacked))
     return {
         name: packed(name, [next(scaled[tuple(m.shape)]) for m in pieces[name]], value)
         for name, value in momenta.items()

@@ -124,10 +124,11 @@ class RunConfig:
 
 @final
 class Run:
-    """A run directory on disk."""
+    """A run directory on disk. checkpoints: the folder of its checkpoints."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.checkpoints = path, path / "checkpoints"
+        self._log = path / "log.jsonl"
 
     @classmethod
     def create(
@@ -183,11 +184,6 @@ class Run:
         """The tokenizer of the run."""
         return Tokenizer.load(self.path / "tokenizer.json")
 
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.path / "checkpoints"
-
     def log(self, record: Mapping[str, Any]) -> None:
         """Add a line to log.jsonl."""
         with self._log.open("a", encoding="utf-8") as file:
@@ -205,10 +201,6 @@ class Run:
         lines = (json.dumps(record) for record in self.logged() if record["step"] <= step)
         with cache.atomic(self._log) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-    @property
-    def _log(self) -> Path:
-        return self.path / "log.jsonl"
 
 
 def new_path(name: str | None, folder: str) -> Path:
