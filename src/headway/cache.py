@@ -1,5 +1,6 @@
 """Headway's cache folder: downloaded texts and prepared tokens."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,12 @@ def folder(name: str) -> Path:
     path = Path(home) / "headway" / name
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 @contextmanager

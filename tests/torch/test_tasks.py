@@ -11,7 +11,7 @@ from headway.data.pairs import END, FIRST, MASK, PADDING
 from headway.models.seq2seq import Seq2SeqConfig
 from headway.torch.gpt import GPT
 from headway.torch.seq2seq import Seq2Seq
-from headway.torch.tasks import MaskedWords, NextToken, Translation, masked
+from headway.torch.tasks import NextToken, Pairs, masked
 from headway.torch.train import Trainer
 from headway.training.loop import NotFinite
 from headway.training.settings import TrainingConfig
@@ -45,7 +45,7 @@ def by_hand(made, some, smoothing=0.0):
 def test_the_loss_is_the_mean_over_all_tokens_of_the_targets(kind, smoothing):
     made = model(kind).eval()
     config = TrainingConfig(batch=1000, label_smoothing=smoothing)
-    task = Translation(made, PAIRS, PAIRS[:2], config)
+    task = Pairs(made, PAIRS, PAIRS[:2], config)
     ((batch, share),) = task.batches(0)
     assert share == 1
     loss = task.loss(made, *batch)
@@ -100,14 +100,11 @@ def test_masks_hide_a_share_of_the_words_and_are_a_function_of_seed_and_step():
 def test_what_is_filled_in_is_learnt_where_it_was_masked_alone():
     made = model("encoder").eval()
     some = [(source, source[:0]) for source, _ in PAIRS]
-    task = MaskedWords(made, PAIRS, PAIRS, TrainingConfig(batch=1000))
+    task = Pairs(made, PAIRS, PAIRS, TrainingConfig(batch=1000), masks=True)
     ((arguments, _),) = task.batches(4)
     loss = task.loss(made, *arguments)
     batch = masked(
-        Translation(made, some, some, TrainingConfig(batch=1000))._batches.batch(0, 4),
-        VOCABULARY,
-        0,
-        4,
+        Pairs(made, some, some, TrainingConfig(batch=1000))._batches.batch(0, 4), VOCABULARY, 0, 4
     )
     source, lengths, _, targets = (torch.from_numpy(one) for one in batch)
     scores = log_softmax(made(source, lengths), -1)
@@ -120,7 +117,7 @@ def test_what_is_filled_in_is_learnt_where_it_was_masked_alone():
 def test_a_translator_overfits_a_few_pairs_and_where_it_breaks_is_named():
     made = model("luong").float()
     config = TrainingConfig(steps=150, batch=1000, learning_rate=0.02, weight_decay=0.0)
-    trainer = Trainer(made, Translation(made, PAIRS, PAIRS, config), config)
+    trainer = Trainer(made, Pairs(made, PAIRS, PAIRS, config), config)
     losses = [trainer.advance().loss for _ in range(150)]
     assert losses[0] > 2
     assert losses[-1] < 0.1

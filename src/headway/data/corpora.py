@@ -86,7 +86,7 @@ def _public(name: str) -> Path:
     local = sorted(Path(folder).rglob("*")) if folder else []
     for file in [cached, *local]:
         same_size = file.is_file() and file.stat().st_size == public.size
-        if same_size and _has_sha256(file, public.sha256):
+        if same_size and cache.sha256(file) == public.sha256:
             return file
     try:
         with urllib.request.urlopen(public.url, timeout=30) as response:
@@ -101,11 +101,6 @@ def _public(name: str) -> Path:
     with cache.atomic(cached) as temporary:
         temporary.write_bytes(content)
     return cached
-
-
-def _has_sha256(file: Path, sha256: str) -> bool:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest() == sha256
 
 
 def read_file(file: Path) -> str:

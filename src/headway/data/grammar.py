@@ -6,7 +6,7 @@ number of nested clauses between its subject and its verb.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from random import Random
 from typing import Any, NamedTuple, final
@@ -139,18 +139,18 @@ NOMINATIVE, ACCUSATIVE, DATIVE = range(3)
 class _Clause:
     """A clause without its subject; the order of the German parts depends on the kind of clause.
 
-    english: the English words. middle: the German words before the last verbs. finite: the verb
-    that agrees with the subject. last: the other verbs at the end of the clause, the innermost
-    first. particle: the particle of a separable finite verb. before: whether the finite verb of a
-    subordinate clause comes before the verbs in `last`.
+    english: the English words. finite: the verb that agrees with the subject. last: the other verbs
+    at the end of the clause, the innermost first. before: whether the finite verb of a subordinate
+    clause comes before the verbs in `last`. particle: the particle of a separable finite verb.
+    middle: the German words before the last verbs.
     """
 
     english: Words
-    middle: Words
     finite: Words
     last: Words
-    particle: Words
     before: bool = False
+    particle: Words = field(default_factory=list)
+    middle: Words = field(default_factory=list)
 
     def german(self, subordinate: bool) -> Words:
         if not subordinate:
@@ -211,18 +211,13 @@ class _Writer:
             der, ending = _DEFINITE[noun.gender][case], _WEAK[noun.gender][case]
         else:
             der, ending = _INDEFINITE[noun.gender][case], _MIXED[noun.gender][case]
-        english, german = [], [(der, article)]
-        kinds = ADJECTIVES if nouns is BEINGS else ADJECTIVES[:2]
-        small = self.one_of(kinds) if self._chance(0.25) else None
-        head = noun.englishes if plural else noun.english
-        next_word = small[0] if small else head
-        a = "the" if definite else "an" if next_word[0] in "aeiou" else "a"
-        english.append((a, article))
-        if small:
-            english.append((small[0], adjective))
-            german.append((small[1] + ending, adjective))
-        english.append((head, name))
-        german.append((noun.germans if plural else noun.german, name))
+        english = [(noun.englishes if plural else noun.english, name)]
+        german = [(noun.germans if plural else noun.german, name)]
+        if self._chance(0.25):
+            old, alt = self.one_of(ADJECTIVES if nouns is BEINGS else ADJECTIVES[:2])
+            english, german = [(old, adjective), *english], [(alt + ending, adjective), *german]
+        a = "the" if definite else "an" if english[0][0][0] in "aeiou" else "a"
+        english, german = [(a, article), *english], [(der, article), *german]
         if depth:
             relative = self._relative(noun, plural, depth - 1)
             english, german = english + relative[0], german + relative[1]
@@ -253,13 +248,12 @@ class _Writer:
             rest = self._verbs(self.one_of(INTRANSITIVE), plural)
             return self._somewhere(rest) if self._chance(0.4) else rest
         (english, german), _ = self._noun_phrase(ACCUSATIVE, depth)
-        if (
-            self._chance(0.2) and depth < 2
-        ):  # in deeper sentences it would be unclear who is running
+        # In deeper sentences it would be unclear who is running.
+        if self._chance(0.2) and depth < 2:
             running, jagen = self.one_of(MOVING)
             number, through = self._number(), self._number()
             place, _ = self._noun_phrase(ACCUSATIVE, 0, PLACES)
-            rest = self._verbs(self.one_of(SEEING), plural, (jagen, number))
+            rest = self._verbs(self.one_of(SEEING), plural, [(jagen, number)])
             english += [(running, number), ("through", through), *place[0]]
             german += [("durch", through), *place[1]]
         else:
@@ -275,45 +269,39 @@ class _Writer:
             middle=[*rest.middle, ("in", number), *german],
         )
 
-    def _verbs(self, verb: Verb, plural: bool, inner: Word | None = None) -> _Clause:
-        """A verb with up to three auxiliaries. inner: the infinitive that it governs."""
+    def _verbs(self, verb: Verb, plural: bool, inner: Sequence[Word] = ()) -> _Clause:
+        """A verb with up to three auxiliaries. inner: the infinitive that it governs, if any."""
         main, first, second, third = (self._number() for _ in range(4))
-        to_see = [*([inner] if inner else []), (verb.particle + verb.german, main)]
+        to_see = [*inner, (verb.particle + verb.german, main)]
         see = _numbered(verb.english, main)
         can = ("can", "kann", "können") if self._chance(0.5) else ("must", "muss", "müssen")
         has = ("have", "haben") if plural else ("has", "hat")
         drawn = self._random()
         stack = sum(drawn >= share for share in accumulate(AUXILIARIES))
         if stack == 0:  # sees
+            sees = _numbered(verb.english if plural else verb.he, main)
             finite = [(verb.german if plural else verb.er, main)]
-            particle = [(verb.particle, main)] if verb.particle else []
-            last = [inner] if inner else []
-            return _Clause(
-                _numbered(verb.english if plural else verb.he, main), [], finite, last, particle
-            )
+            return _Clause(sees, finite, [*inner], particle=_numbered(verb.particle, main))
         if stack == 1:  # can see
             modal = [(can[2] if plural else can[1], first)]
-            return _Clause([(can[0], first), *see], [], modal, to_see, [])
+            return _Clause([(can[0], first), *see], modal, to_see)
         if stack == 2:  # has seen; "sehen" stays an infinitive if it governs one
             sein = ("sind" if plural else "ist") if verb.perfect == "sein" else has[1]
-            done = [(verb.particle + verb.getan, main)]
             english = [(has[0], first), *_numbered(verb.done, main)]
-            last = to_see if inner else done
-            return _Clause(english, [], [(sein, first)], last, [], before=bool(inner))
-        able = [*_numbered("able to", second)]
+            last = to_see if inner else [(verb.particle + verb.getan, main)]
+            return _Clause(english, [(sein, first)], last, before=bool(inner))
+        able_to_see = [*_numbered("able to", second), *see]
+        last = [*to_see, ("können", second)]
         if stack == 3:  # must be able to see
-            muss = [("müssen" if plural else "muss", first)]
-            english = [("must", first), ("be", second), *able, *see]
-            return _Clause(english, [], muss, [*to_see, ("können", second)], [])
+            english = [("must", first), ("be", second), *able_to_see]
+            return _Clause(english, [("müssen" if plural else "muss", first)], last)
         if stack == 4:  # has been able to see
-            english = [(has[0], first), ("been", second), *able, *see]
-            last = [*to_see, ("können", second)]
-            return _Clause(english, [], [(has[1], first)], last, [], before=True)
+            english = [(has[0], first), ("been", second), *able_to_see]
+            return _Clause(english, [(has[1], first)], last, before=True)
         # must have been able to see
-        english = [("must", third), ("have", first), ("been", second), *able, *see]
+        english = [("must", third), ("have", first), ("been", second), *able_to_see]
         hatte = [("hatten" if plural else "hatte", first)]
-        last = [*to_see, ("können", second), ("müssen", third)]
-        return _Clause(english, [], hatte, last, [], before=True)
+        return _Clause(english, hatte, [*last, ("müssen", third)], before=True)
 
     def _number(self) -> int:
         self._count += 1

@@ -36,7 +36,8 @@ class Tokenizer:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         # A word-level model cannot encode other characters; a byte-level one encodes all.
-        self._known = frozenset(backend.get_vocab()) if _is_word_level(backend) else None
+        is_word_level = isinstance(backend.model, models.WordLevel)
+        self._known = frozenset(backend.get_vocab()) if is_word_level else None
 
     @classmethod
     def characters(cls, text: str) -> Tokenizer:
@@ -213,10 +214,6 @@ def _byte_level(model: models.Model) -> Backend:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     return backend
-
-
-def _is_word_level(backend: Backend) -> bool:
-    return isinstance(backend.model, models.WordLevel)
 
 
 def _cut(text: str) -> Iterator[str]:

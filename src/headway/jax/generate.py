@@ -49,29 +49,12 @@ def _read(
     # Each length is compiled separately, so only powers of two are used.
     longest = min(1 << int(lengths.max() - 1).bit_length(), config.context)
     rows = np.array([text + [0] * (longest - len(text)) for text in texts], dtype=np.int32)
-    if not model.can_cache:
-        return _whole(params, rows, lengths, config=config, attention=attention), None
-    return _prefill(params, rows, lengths, config=config, attention=attention)
+    return _prefill(
+        params, rows, lengths, config=config, attention=attention, with_caches=model.can_cache
+    )
 
 
-Static = partial(jax.jit, static_argnames=("config", "attention"))
-
-
-@Static
-def _whole(
-    params: Params,
-    rows: Int[Array, "batch tokens"],
-    lengths: Int[Array, " batch"],
-    *,
-    config: GPTConfig,
-    attention: Attention,
-) -> Scores:
-    """Return the logits after the last token of each row; lengths exclude the padding."""
-    logits = gpt.forward(params, rows, config, attention, Spec(mask=padding(lengths)))
-    return _at(logits, lengths - 1)
-
-
-@Static
+@partial(jax.jit, static_argnames=("config", "attention", "with_caches"))
 def _prefill(
     params: Params,
     rows: Int[Array, "batch tokens"],
@@ -79,14 +62,22 @@ def _prefill(
     *,
     config: GPTConfig,
     attention: Attention,
-) -> tuple[Scores, list[Cache]]:
-    """Return the logits after each row and the caches; decoding overwrites their padding."""
-    caches = gpt.empty_caches(params, config, len(rows))
-    logits, caches = gpt.forward_cached(params, rows, config, attention, caches, first=0)
-    return _at(logits, lengths - 1), caches
+    with_caches: bool,
+) -> tuple[Scores, list[Cache] | None]:
+    """Return the logits after the last token of each row, and the caches, if any.
+
+    lengths: without the padding, which stays in the caches until decoding overwrites it.
+    """
+    caches = None
+    if with_caches:
+        empty = gpt.empty_caches(params, config, len(rows))
+        logits, caches = gpt.forward_cached(params, rows, config, attention, empty, first=0)
+    else:
+        logits = gpt.forward(params, rows, config, attention, Spec(mask=padding(lengths)))
+    return logits[jnp.arange(len(rows)), lengths - 1], caches
 
 
-@partial(Static, donate_argnames="caches")
+@partial(jax.jit, static_argnames=("config", "attention"), donate_argnames="caches")
 def _decode(
     params: Params,
     last: Int[Array, "batch 1"],
@@ -99,7 +90,3 @@ def _decode(
     """Return the logits after one more token per row, each at its own position."""
     logits, caches = gpt.forward_cached(params, last, config, attention, caches, first=position)
     return logits[:, 0], caches
-
-
-def _at(logits: Array, position: Array) -> Scores:
-    return logits[jnp.arange(len(logits)), position]

@@ -86,7 +86,8 @@ def forward(
     documents), the seed of dropout (no dropout without it), the batch offset. Raises ValueError
     when there are more tokens than the context holds.
     """
-    return logits(params, features(params, tokens, config, attention, spec), config)
+    x, _ = features(params, tokens, config, attention, spec)
+    return logits(params, x, config)
 
 
 def features(
@@ -95,10 +96,31 @@ def features(
     config: GPTConfig,
     attention: Attention = multi_head,
     spec: Spec = DEFAULT,
-) -> Float[Array, "batch tokens width"]:
-    """The residual stream after the last norm; arguments as in `forward`."""
-    x, _ = _run(params, tokens, config, attention, spec)
-    return x
+    caches: Sequence[Cache] | None = None,
+    first: Position = 0,
+) -> tuple[Float[Array, "batch tokens width"], list[Cache | None]]:
+    """Return the residual stream after the last norm, and the updated caches; None without caches.
+
+    The arguments are those of `forward` and `forward_cached`.
+    """
+    if tokens.shape[-1] > config.context:
+        raise ValueError(f"{tokens.shape[-1]} tokens do not fit a context of {config.context}")
+    x = params["embedding.weight"][tokens]
+    positions = positions_of(x, first)
+    if config.positions.kind == "learned":
+        x = x + params["position_embedding.weight"][positions]
+    if config.positions.kind == "sinusoidal":  # scaled to the initial embeddings
+        x = x + sinusoidal(positions, config.width, like=x) * (INITIAL * 2**0.5)
+    spec = spec._replace(dropout=0.0 if spec.seed is None else config.dropout)
+    x = tap("embedded", drop(x, fold(spec, 0)))
+    new: list[Cache | None] = []
+    for layer in range(config.layers):
+        cache = None if caches is None else caches[layer]
+        block = part(params, f"blocks.{layer}")
+        with scope(f"blocks.{layer}"):
+            x, cache = _block(x, block, config, attention, fold(spec, 1 + layer), cache, first)
+        new.append(cache)
+    return tap("final_norm", norm(x, part(params, "final_norm"), config)), new
 
 
 def logits(
@@ -122,7 +144,7 @@ def forward_cached(
     first: the position of the first of these tokens: one integer, or an array with one per row.
     Rows may be padded on the right: later calls overwrite the cache entries of the padding.
     """
-    x, new = _run(params, tokens, config, attention, DEFAULT, caches, first)
+    x, new = features(params, tokens, config, attention, DEFAULT, caches, first)
     return logits(params, x, config), [cache for cache in new if cache is not None]
 
 
@@ -131,35 +153,6 @@ def empty_caches(params: Params, config: GPTConfig, batch: int) -> list[Cache]:
     dtype = next(iter(params.values())).dtype
     shape = (batch, config.attention.groups, config.context, config.d_k)
     return [Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.layers)]
-
-
-def _run(
-    params: Params,
-    tokens: Int[Array, "batch tokens"],
-    config: GPTConfig,
-    attention: Attention,
-    spec: Spec,
-    caches: Sequence[Cache] | None = None,
-    first: Position = 0,
-) -> tuple[Float[Array, "batch tokens width"], list[Cache | None]]:
-    if tokens.shape[-1] > config.context:
-        raise ValueError(f"{tokens.shape[-1]} tokens do not fit a context of {config.context}")
-    x = params["embedding.weight"][tokens]
-    positions = positions_of(x, first)
-    if config.positions.kind == "learned":
-        x = x + params["position_embedding.weight"][positions]
-    if config.positions.kind == "sinusoidal":  # scaled to the initial embeddings
-        x = x + sinusoidal(positions, config.width, like=x) * (INITIAL * 2**0.5)
-    spec = spec._replace(dropout=0.0 if spec.seed is None else config.dropout)
-    x = tap("embedded", drop(x, fold(spec, 0)))
-    new: list[Cache | None] = []
-    for layer in range(config.layers):
-        cache = None if caches is None else caches[layer]
-        block = part(params, f"blocks.{layer}")
-        with scope(f"blocks.{layer}"):
-            x, cache = _block(x, block, config, attention, fold(spec, 1 + layer), cache, first)
-        new.append(cache)
-    return tap("final_norm", norm(x, part(params, "final_norm"), config)), new
 
 
 def _block(

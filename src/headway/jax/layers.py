@@ -5,7 +5,7 @@ The attention formula is in `headway.attention`; `models.gpt.shapes` lists the p
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,18 +51,11 @@ def extended(cache: Cache, keys: Array, values: Array, first: Position) -> Cache
     return Cache(write(cache.keys, keys, row), write(cache.values, values, row))
 
 
-class Apply(Protocol):
-    """A function that returns the output of attention for each token, and the extended cache."""
-
-    def __call__(
-        self,
-        x: Sequence_,
-        params: Params,
-        config: GPTConfig,
-        spec: Spec,
-        cache: Cache | None,
-        first: Position,
-    ) -> tuple[Sequence_, Cache | None]: ...
+# A function of (x, params, config, spec, cache, first) that returns the output of attention and the
+# extended cache. first: the position of the first token of x.
+Apply = Callable[
+    [Sequence_, Params, GPTConfig, Spec, Cache | None, Position], tuple[Sequence_, Cache | None]
+]
 
 
 class Attention(NamedTuple):

@@ -32,17 +32,14 @@ class Layout(NamedTuple):
 
     def batch(self, array: Any) -> Array:
         """Split the rows over the devices, or copy them to each if they do not divide evenly."""
-        divides = len(array) % self.mesh.size == 0
-        return jax.device_put(
-            array, NamedSharding(self.mesh, PartitionSpec(AXIS if divides else None))
-        )
+        rows = PartitionSpec(AXIS if len(array) % self.mesh.size == 0 else None)
+        return jax.device_put(array, NamedSharding(self.mesh, rows))
 
     def _sharding(self, shape: tuple[int, ...]) -> NamedSharding:
         divisible = [n for n in shape if n % self.mesh.size == 0] if self.full else []
         axis = shape.index(max(divisible)) if divisible else None
-        return NamedSharding(
-            self.mesh, PartitionSpec(*(AXIS if n == axis else None for n in range(len(shape))))
-        )
+        axes = (AXIS if n == axis else None for n in range(len(shape)))
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
 
 
 def over(devices: Sequence[jax.Device], *, full: bool = False) -> Layout:

@@ -66,7 +66,7 @@ def loss(
     """
     if bfloat16:
         params = {name: p.astype(jnp.bfloat16) for name, p in params.items()}
-    features = gpt.features(params, inputs, config, attention, spec)
+    features, _ = gpt.features(params, inputs, config, attention, spec)
 
     def mean(features: Array, targets: Array) -> Number:
         logits = gpt.logits(params, features, config)
@@ -94,6 +94,7 @@ def step_function(
     """
     config, attention = model.config, model.attention
     bfloat16 = training.precision == "bfloat16"
+    options: Any = {"smoothing": training.label_smoothing, "bfloat16": bfloat16}
 
     def step(
         state: State, inputs: Windows, targets: Windows, number: Array, rate: Array
@@ -105,17 +106,10 @@ def step_function(
                 jax.lax.dynamic_slice_in_dim(array, first, count) for array in (inputs, targets)
             )
 
+            spec = Spec(seed=(training.seed, number), batch_offset=first)
+
             def part(params: Params) -> Number:
-                mean = loss(
-                    params,
-                    tokens,
-                    following,
-                    config,
-                    attention,
-                    Spec(seed=(training.seed, number), batch_offset=first),
-                    smoothing=training.label_smoothing,
-                    bfloat16=bfloat16,
-                )
+                mean = loss(params, tokens, following, config, attention, spec, **options)
                 return mean * (count / rows)
 
             return jax.value_and_grad(part)(state.params)
@@ -204,17 +198,11 @@ class Trainer:
     def device(self) -> str:
         """The kind of device, after the number of devices if there are several: "4 gpu"."""
         devices = self._layout.mesh.devices.ravel()
-        return (
-            str(devices[0].platform)
-            if len(devices) == 1
-            else f"{len(devices)} {devices[0].platform}"
-        )
+        kind = str(devices[0].platform)
+        return kind if len(devices) == 1 else f"{len(devices)} {kind}"
 
     def advance(self) -> Step:
-        """Take one step.
-
-        Raises NotFinite, and keeps the weights, if the loss or the gradient is not finite.
-        """
+        """Take one step, as described in `training.loop.Trainer`."""
         rate, windows = learning_rate(self.step, self.config), self._batch()
         self._state, done = self._advance(
             self._state, *windows, jnp.int32(self.step), jnp.asarray(rate)
@@ -252,10 +240,7 @@ class Trainer:
     def restore(
         self, step: int, state: Mapping[str, Mapping[str, np.ndarray]], machine: Mapping[str, Any]
     ) -> list[str]:
-        """Restore a state; return the differences between the machines.
-
-        Raises KeyError for missing arrays and ValueError for weights of another model.
-        """
+        """Restore a state; see `training.loop.Trainer`."""
         params = weights.filled(self._state.params, state["model"])
         kept = with_named(self._state.optimizer, step, state["optimizer"])
         self._state = self._layout.state(State(params, kept))
@@ -265,9 +250,7 @@ class Trainer:
     def machine(self) -> dict[str, Any]:
         """Return what must be equal on two machines for a resumed run to be equal bit for bit."""
         return {
-            "threads": int(
-                os.environ.get("NPROC", os.cpu_count() or 1)
-            ),  # the number that XLA uses
+            "threads": int(os.environ.get("NPROC", os.cpu_count() or 1)),  # as XLA chooses it
             "device": self.device,
             "engine": "jax",
             "version": jax.__version__,

@@ -20,15 +20,13 @@ def choose(name: str | None = None) -> torch.device:
 
     Raises ValueError if the name is unknown or this machine does not have the device.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    available["cpu"] = True
-    if name is None:
-        name = next(known for known in NAMES if available[known])
+    is_here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = [known for known in NAMES if is_here.get(known, True)]
+    name = available[0] if name is None else name
     if name not in NAMES:
         raise ValueError(f"device must be one of {', '.join(NAMES)} (got {name!r})")
-    if not available[name]:
-        names = ", ".join(known for known in NAMES if available[known])
-        raise ValueError(f"this machine has no {name}; available devices: {names}")
+    if name not in available:
+        raise ValueError(f"this machine has no {name}; available devices: {', '.join(available)}")
     return torch.device(name)
 
 

@@ -19,6 +19,7 @@ from headway.models.gpt import INITIAL, GPTConfig, attention_spec, initial, rung
 from headway.torch.layers import MLP, Cache, MultiHeadAttention, RelativeBias, RungAttention
 from headway.tracing import scope, tap
 
+Stream = Float[Tensor, "batch tokens width"]
 Attention = Callable[[GPTConfig], nn.Module]  # creates the attention of a layer
 
 
@@ -118,7 +119,7 @@ class GPT(nn.Module):
         *,
         caches: Sequence[Cache] | None = None,
         starts: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "batch tokens width"]:
+    ) -> Stream:
         """Return the residual stream after the last norm, which the head turns into logits.
 
         spec: options of this call: an extra mask that is combined with the causal one (padding,
@@ -165,13 +166,7 @@ class Block(nn.Module):
         )
         self.dropout = config.dropout
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch tokens width"],
-        spec: Spec = DEFAULT,
-        *,
-        cache: Cache | None = None,
-    ) -> Float[Tensor, "batch tokens width"]:
+    def forward(self, x: Stream, spec: Spec = DEFAULT, *, cache: Cache | None = None) -> Stream:
         """Return the residual stream after this layer; spec: as in `GPT.forward`."""
         residual = spec._replace(dropout=self.dropout if self.training else 0.0)
         normalized = tap("attention_norm", self.attention_norm(x))

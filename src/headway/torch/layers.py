@@ -26,6 +26,8 @@ from headway.ladder.rung import Rung, RungConfig
 from headway.tracing import tap
 
 CAUSAL = Spec(mask=causal)
+Inputs = Float[Tensor, "batch tokens d_in"]
+Outputs = Float[Tensor, "batch tokens d_out"]
 
 
 @final
@@ -126,13 +128,7 @@ class MultiHeadAttention(nn.Module):
         self.rotary, self.position_bias = rotary, position_bias
         self.spec, self.attend = spec, attend
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch tokens d_in"],
-        spec: Spec = DEFAULT,
-        *,
-        cache: Cache | None = None,
-    ) -> Float[Tensor, "batch tokens d_out"]:
+    def forward(self, x: Inputs, spec: Spec = DEFAULT, *, cache: Cache | None = None) -> Outputs:
         """Return the output of attention for each token.
 
         spec: the options of this call: a mask that is combined with the module's mask, the seed of
@@ -288,13 +284,7 @@ class RungAttention(nn.Module):
             nn.init.normal_(weight, std=shape[-2] ** -0.5)
             self.register_parameter(name, weight)
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch tokens d_in"],
-        spec: Spec = DEFAULT,
-        *,
-        cache: Cache | None = None,
-    ) -> Float[Tensor, "batch tokens d_out"]:
+    def forward(self, x: Inputs, spec: Spec = DEFAULT, *, cache: Cache | None = None) -> Outputs:
         """Return the context of the rung; spec: options of this call, as in `MultiHeadAttention`.
 
         Raises ValueError for a cache, and for heads or dropout that the rung does not support.

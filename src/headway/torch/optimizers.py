@@ -52,7 +52,14 @@ class Optimizer:
         for group in self._library.param_groups:
             group["lr"] = rate
         self._library.step()
-        self._step_muon(rate)
+        ahead = {}
+        for name, parameter in self._muon.items():
+            gradient = parameter.grad
+            assert gradient is not None  # `step` comes after `backward`
+            momentum = self._momentum[name].lerp_(gradient, 1 - muon.MOMENTUM)
+            ahead[name] = torch.lerp(gradient, momentum, muon.MOMENTUM)
+        for name, update in muon.updates(ahead).items():
+            self._muon[name].mul_(1 - rate * self._decay).sub_(update, alpha=rate)
 
     def state(self) -> dict[str, Tensor]:
         """Return the state by name; the tensors are not copied."""
@@ -70,13 +77,3 @@ class Optimizer:
             tensor.copy_(state[name])
         for parameter in self._adamw.values():
             self._library.state[parameter]["step"].fill_(step)
-
-    def _step_muon(self, rate: float) -> None:
-        ahead = {}
-        for name, parameter in self._muon.items():
-            gradient = parameter.grad
-            assert gradient is not None  # `step` comes after `backward`
-            momentum = self._momentum[name].lerp_(gradient, 1 - muon.MOMENTUM)
-            ahead[name] = torch.lerp(gradient, momentum, muon.MOMENTUM)
-        for name, update in muon.updates(ahead).items():
-            self._muon[name].mul_(1 - rate * self._decay).sub_(update, alpha=rate)

@@ -30,6 +30,7 @@ from headway.tracing import scope, tap
 Words = Float[Tensor, "batch tokens width"]
 # The state of a decoder between words: tensors or caches with one row per sentence.
 State = Sequence[Any]
+Caches = tuple[Cache | None, Cache | None]  # of a layer of the decoder
 _CELLS = {"gru": (nn.GRU, nn.GRUCell), "lstm": (nn.LSTM, nn.LSTMCell)}
 
 
@@ -127,7 +128,8 @@ class Seq2Seq(nn.Module):
         state: the state of the decoder after the words that precede the inputs.
         """
         with scope("decoder"):
-            before = 0 if self.config.recurrent else self.decoder.written(state)
+            has_caches = bool(state) and not self.config.recurrent
+            before = state[0].length if has_caches else 0
             spec = spec._replace(dropout=self._rate)
             x = self._embedded(inputs, before, spec)
             features, state = self.decoder(x, memory, state, spec)
@@ -157,10 +159,9 @@ class RecurrentEncoder(nn.Module):
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
-        bidirectional = config.kind != "rnn"
         rnn, _ = _CELLS[config.cell]
-        state = config.width // 2 if bidirectional else config.width
-        self.rnn = rnn(config.width, state, batch_first=True, bidirectional=bidirectional)
+        width, state = config.width, _state_width(config)
+        self.rnn = rnn(width, state, batch_first=True, bidirectional=state < width)
 
     def forward(self, x: Words, lengths: Int[Tensor, " batch"], spec: Spec) -> Memory:
         """Return the memory of the tokens without the padding."""
@@ -178,8 +179,9 @@ class FirstState(nn.Module):
     The hidden state is tanh(W h); the cell state of an LSTM is W c.
     """
 
-    def __init__(self, d_in: int, config: Seq2SeqConfig) -> None:
+    def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
+        d_in = _state_width(config)
         self.hidden = nn.Linear(d_in, config.width)
         if config.cell == "lstm":
             self.cell = nn.Linear(d_in, config.width)
@@ -190,22 +192,28 @@ class FirstState(nn.Module):
         return (hidden,) if len(memory.last) == 1 else (hidden, self.cell(memory.last[1]))
 
 
-@final
 class BottleneckDecoder(nn.Module):
     """A decoder without attention: it depends on the source only through its initial state."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
         rnn, _ = _CELLS[config.cell]
-        self.initial = FirstState(config.width, config)
+        self.initial = FirstState(config)
         self.rnn = rnn(config.width, config.width, batch_first=True)
 
     def begin(self, memory: Memory) -> State:
         return self.initial(memory)
 
     def forward(self, x: Words, memory: Memory, state: State, spec: Spec) -> tuple[Words, State]:
-        states, state = _run(self.rnn, x, state)
+        states, state = self._run(x, state)
         return drop(states, fold(spec, 1)), state
+
+    def _run(self, x: Words, state: State) -> tuple[Words, State]:
+        """Return the states of the network after every word, and the last one."""
+        first = tuple(part[None] for part in state)
+        states, last = self.rnn(x, first if len(first) > 1 else first[0])
+        parts = last if isinstance(last, tuple) else (last,)
+        return tap("states", states), tuple(part[0] for part in parts)
 
 
 @final
@@ -221,7 +229,7 @@ class BahdanauDecoder(nn.Module):
         super().__init__()
         _, cell = _CELLS[config.cell]
         width = config.width
-        self.initial = FirstState(width // 2, config)
+        self.initial = FirstState(config)
         self.attention = AdditiveAttention(width)
         self.rnn = cell(2 * width, width)
         self.output = nn.Linear(3 * width, 2 * width)
@@ -246,7 +254,7 @@ class BahdanauDecoder(nn.Module):
 
 
 @final
-class LuongDecoder(nn.Module):
+class LuongDecoder(BottleneckDecoder):
     """A decoder that attends with the new state after each step: tanh(W [c; s]).
 
     Luong et al. 2015, equation 5, global attention. Without input feeding, the cell does not depend
@@ -254,19 +262,12 @@ class LuongDecoder(nn.Module):
     """
 
     def __init__(self, config: Seq2SeqConfig) -> None:
-        super().__init__()
-        rnn, _ = _CELLS[config.cell]
-        width = config.width
-        self.initial = FirstState(width // 2, config)
-        self.rnn = rnn(width, width, batch_first=True)
-        self.attention = ProductAttention(width, general=config.score == "general")
-        self.output = nn.Linear(2 * width, width)
-
-    def begin(self, memory: Memory) -> State:
-        return self.initial(memory)
+        super().__init__(config)
+        self.attention = ProductAttention(config.width, general=config.score == "general")
+        self.output = nn.Linear(2 * config.width, config.width)
 
     def forward(self, x: Words, memory: Memory, state: State, spec: Spec) -> tuple[Words, State]:
-        states, state = _run(self.rnn, x, state)
+        states, state = self._run(x, state)
         with scope("attention"):
             context = self.attention(states, memory.states, Spec(mask=memory.mask))
         features = torch.tanh(self.output(torch.cat([context, states], dim=-1)))
@@ -300,7 +301,7 @@ class EncoderBlock(nn.Module):
         self.mlp = MLP(config.width, config.hidden, "relu", linear_bias=True)
         self.mlp_norm = nn.LayerNorm(config.width, eps=config.eps)
 
-    def forward(self, x: Words, mask: Mask | None, spec: Spec = DEFAULT) -> Words:
+    def forward(self, x: Words, mask: Mask | None, spec: Spec) -> Words:
         """Return the updated tokens; spec: the rate and seed of the dropout of each update."""
         with scope("self_attention"):
             update = self.self_attention(x, Spec(mask=mask))
@@ -327,17 +328,13 @@ class TransformerDecoder(nn.Module):
         sizes = (self.context, memory.states.shape[1])
         return [Cache(size) for _ in self.blocks for size in sizes]
 
-    def written(self, state: State) -> int:
-        """The number of preceding tokens."""
-        return state[0].length if state else 0
-
     def forward(self, x: Words, memory: Memory, state: State, spec: Spec) -> tuple[Words, State]:
         mask = memory.mask
         caches = list(zip(state[::2], state[1::2], strict=True))
         caches = caches or [(None, None)] * len(self.blocks)
-        for number, (block, (target, source)) in enumerate(zip(self.blocks, caches, strict=True)):
+        for number, (block, pair) in enumerate(zip(self.blocks, caches, strict=True)):
             with scope(f"blocks.{number}"):
-                x = block(x, memory, mask, fold(spec, 1 + number), target, source)
+                x = block(x, memory, mask, fold(spec, 1 + number), pair)
         return x, state
 
 
@@ -356,19 +353,14 @@ class DecoderBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(width, eps=config.eps)
 
     def forward(
-        self,
-        x: Words,
-        memory: Memory,
-        mask: Mask | None,
-        spec: Spec = DEFAULT,
-        target_cache: Cache | None = None,
-        source_cache: Cache | None = None,
+        self, x: Words, memory: Memory, mask: Mask | None, spec: Spec, caches: Caches
     ) -> Words:
         """Return the updated tokens.
 
-        mask: the padding mask of the memory. spec: as in `EncoderBlock`. target_cache: the keys and
-        values of the preceding target tokens. source_cache: those of the memory.
+        mask: the padding mask of the memory. spec: as in `EncoderBlock`. caches: the keys and
+        values of the preceding target tokens, and those of the memory.
         """
+        target_cache, source_cache = caches
         with scope("self_attention"):
             update = self.self_attention(x, cache=target_cache)
         x = tap("after_self_attention", self.self_attention_norm(x + drop(update, fold(spec, 0))))
@@ -381,6 +373,11 @@ class DecoderBlock(nn.Module):
         return tap("after_mlp", self.mlp_norm(x + drop(update, fold(spec, 2))))
 
 
+def _state_width(config: Seq2SeqConfig) -> int:
+    """Return the width of one direction of the encoder, which has two unless the kind is "rnn"."""
+    return config.width if config.kind == "rnn" else config.width // 2
+
+
 def _self_attention(config: Seq2SeqConfig, spec: Spec) -> MultiHeadAttention:
     return MultiHeadAttention(config.width, heads=config.heads, linear_bias=True, spec=spec)
 
@@ -391,11 +388,3 @@ _DECODERS = {
     "luong": LuongDecoder,
     "transformer": TransformerDecoder,
 }
-
-
-def _run(rnn: nn.Module, x: Words, state: State) -> tuple[Words, State]:
-    """Run a recurrent network from a state; return its states after every word, and the last."""
-    first = tuple(part[None] for part in state)
-    states, last = rnn(x, first if len(first) > 1 else first[0])
-    parts = last if isinstance(last, tuple) else (last,)
-    return tap("states", states), tuple(part[0] for part in parts)

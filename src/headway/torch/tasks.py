@@ -4,6 +4,7 @@ A task provides the batches of a step and their loss; `training/task.py` reads t
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, final
 
@@ -111,32 +112,46 @@ class NextToken:
 
 
 @final
-class Translation:
-    """Predict each word of a target from the source and the preceding words of the target."""
+class Pairs:
+    """Predict each word of a target from the source and the preceding words of the target.
+
+    masks: predict the masked words of the sources instead (Devlin et al. 2019, section 3.1).
+    """
 
     def __init__(
-        self, model: Seq2Seq, train: Encoded, validation: Encoded, config: TrainingConfig
+        self,
+        model: Seq2Seq,
+        train: Encoded,
+        validation: Encoded,
+        config: TrainingConfig,
+        masks: bool = False,
     ) -> None:
+        if masks:  # without targets
+            train, validation = (
+                [(source, source[:0]) for source, _ in part] for part in (train, validation)
+            )
         self._batches = Bucketed(train, config.batch)
-        self._config, self._device = config, _device(model)
-        self._validation = [*Bucketed(validation, config.batch).all()]
+        self._config, self._device, self._masks = config, _device(model), masks
+        self._vocabulary = model.config.vocabulary
+        held_out = Bucketed(validation, config.batch).all()
+        self._validation = [self._masked(batch, 0, number) for number, batch in enumerate(held_out)]
 
     def batches(self, step: int) -> Iterator[tuple[tuple[Any, ...], float]]:
         """Yield the batch of a step, which is not split into micro-batches."""
         seed = self._config.seed
-        tensors = placed(self._batches.batch(seed, step), self._device)
-        yield (*tensors, Spec(seed=(seed, step))), 1.0
+        batch = self._masked(self._batches.batch(seed, step), seed, step)
+        yield (*self._arguments(batch), Spec(seed=(seed, step))), 1.0
 
     def loss(
         self,
         model: Seq2Seq,
         source: Tensor,
         lengths: Tensor,
-        inputs: Tensor,
+        inputs: Tensor | None,
         targets: Tensor,
         spec: Spec,
     ) -> Tensor:
-        """The mean loss over the tokens of the targets."""
+        """The mean loss over the tokens of the targets, or over the masked words."""
         logits = model(source, lengths, inputs, spec)
         return _loss(logits, targets, PADDING, self._config.label_smoothing)
 
@@ -145,53 +160,26 @@ class Translation:
         return self._batches.tokens(step)
 
     def evaluate(self, model: Seq2Seq) -> float:
-        """The mean loss over the tokens of the held-out targets."""
-        tensors = (placed(batch, self._device) for batch in self._validation)
-        return _mean_loss((model(*inputs), targets) for *inputs, targets in tensors)
+        """The mean loss over all held-out pairs."""
+        total, count = torch.zeros((), dtype=torch.float64), 0
+        for *inputs, targets in map(self._arguments, self._validation):
+            words = int((targets != PADDING).sum())
+            total += _loss(model(*inputs), targets, PADDING).double().cpu() * words
+            count += words
+        return total.item() / count
 
+    def _masked(self, batch: Batch, seed: int, step: int) -> Batch:
+        return masked(batch, self._vocabulary, seed, step) if self._masks else batch
 
-@final
-class MaskedWords:
-    """Predict the masked words of a source (Devlin et al. 2019, section 3.1)."""
-
-    def __init__(
-        self, model: Seq2Seq, train: Encoded, validation: Encoded, config: TrainingConfig
-    ) -> None:
-        self._batches = Bucketed(_sources(train), config.batch)
-        self._config, self._device = config, _device(model)
-        self._vocabulary = model.config.vocabulary
-        held_out = Bucketed(_sources(validation), config.batch).all()
-        self._validation = [
-            masked(batch, self._vocabulary, 0, number) for number, batch in enumerate(held_out)
-        ]
-
-    def batches(self, step: int) -> Iterator[tuple[tuple[Any, ...], float]]:
-        """Yield the batch of a step, which is not split into micro-batches."""
-        seed = self._config.seed
-        batch = masked(self._batches.batch(seed, step), self._vocabulary, seed, step)
-        source, lengths, _, targets = placed(batch, self._device)
-        yield (source, lengths, targets, Spec(seed=(seed, step))), 1.0
-
-    def loss(
-        self, model: Seq2Seq, source: Tensor, lengths: Tensor, targets: Tensor, spec: Spec
-    ) -> Tensor:
-        """The mean loss over the masked words."""
-        logits = model(source, lengths, spec=spec)
-        return _loss(logits, targets, PADDING, self._config.label_smoothing)
-
-    def tokens(self, step: int) -> int:
-        """Return the number of tokens in the first `step` steps."""
-        return self._batches.tokens(step)
-
-    def evaluate(self, model: Seq2Seq) -> float:
-        """The mean loss over the masked words of the held-out sources."""
-        tensors = (placed(batch, self._device) for batch in self._validation)
-        return _mean_loss((model(source, lengths), t) for source, lengths, _, t in tensors)
+    def _arguments(self, batch: Batch) -> tuple[Any, ...]:
+        """Return the source, its lengths, the inputs of the decoder, if any, and the targets."""
+        source, lengths, inputs, targets = placed(batch, self._device)
+        return source, lengths, None if self._masks else inputs, targets
 
 
 # The keys are those of `training.task.TASKS`.
 TASKS: Mapping[str, Callable[..., Task]] = MappingProxyType(
-    {"next-token": NextToken, "translation": Translation, "masked-words": MaskedWords}
+    {"next-token": NextToken, "translation": Pairs, "masked-words": partial(Pairs, masks=True)}
 )
 
 
@@ -223,11 +211,6 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _sources(pairs: Encoded) -> Encoded:
-    """Pairs without their targets."""
-    return [(source, source[:0]) for source, _ in pairs]
-
-
 def _loss(
     logits: Float[Tensor, "*rows vocabulary"],
     targets: Int[Tensor, "*rows"],
@@ -238,13 +221,3 @@ def _loss(
     wide = torch.promote_types(logits.dtype, torch.float32)
     rows = logits.reshape(-1, logits.shape[-1]).to(wide)
     return cross_entropy(rows, targets.flatten(), ignore_index=padding, label_smoothing=smoothing)
-
-
-def _mean_loss(outputs: Iterator[tuple[Tensor, Tensor]]) -> float:
-    """The mean loss over all targets of several batches, from their logits."""
-    total, count = torch.zeros((), dtype=torch.float64), 0
-    for logits, targets in outputs:
-        words = int((targets != PADDING).sum())
-        total += _loss(logits, targets, PADDING).double().cpu() * words
-        count += words
-    return total.item() / count

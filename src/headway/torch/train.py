@@ -63,10 +63,7 @@ class Trainer:
         return self._device.type
 
     def advance(self) -> Step:
-        """Take one step.
-
-        Raises NotFinite, and keeps the weights, if the loss or the gradient is not finite.
-        """
+        """Take one step, as described in `training.loop.Trainer`."""
         rate = learning_rate(self.step, self.config)
         if not self.model.training:  # `train` visits all modules
             self.model.train()
@@ -109,10 +106,7 @@ class Trainer:
     def restore(
         self, step: int, state: Mapping[str, Mapping[str, np.ndarray]], machine: Mapping[str, Any]
     ) -> list[str]:
-        """Restore a state and the number of threads; return the differences between the machines.
-
-        Raises KeyError for missing tensors and ValueError for weights of another model.
-        """
+        """Restore a state and the number of threads; see `training.loop.Trainer`."""
         if machine["device"] == self.device:  # JAX may have used another device
             torch.set_num_threads(machine["threads"])
         weights.fill(self.model, state["model"])

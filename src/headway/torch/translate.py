@@ -104,11 +104,10 @@ def _search(
             break
         state, memory = tuple(part[flat] for part in state), memory[flat]
     cut = written.reshape(count, beams, -1)[:, 0, 1:].tolist()
+    unfinished = (Translated(tokens, -np.inf, False) for tokens in cut)
     return [
-        max(translations, key=lambda translation: translation.score, default=unfinished)
-        for translations, unfinished in zip(
-            ended, (Translated(tokens, -np.inf, False) for tokens in cut), strict=True
-        )
+        max(complete, key=lambda translation: translation.score, default=first)
+        for complete, first in zip(ended, unfinished, strict=True)
     ]
 
 

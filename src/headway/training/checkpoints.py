@@ -3,7 +3,6 @@
 step-000500/model.safetensors  optimizer.safetensors  SHA256SUMS (for `sha256sum --check`)
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
+
+from headway import cache
 
 Tensors = Mapping[str, np.ndarray]
 _SUMS = "SHA256SUMS"
@@ -35,7 +36,9 @@ def save(folder: Path, step: int, parts: Mapping[str, Tensors], about: Mapping[s
             contiguous = {key: np.ascontiguousarray(array) for key, array in tensors.items()}
             metadata = {"headway": json.dumps(about, sort_keys=True)}
             save_file(contiguous, temporary / f"{part}.safetensors", metadata=metadata)
-        sums = "".join(f"{_digest(file)}  {file.name}\n" for file in sorted(temporary.iterdir()))
+        sums = "".join(
+            f"{cache.sha256(file)}  {file.name}\n" for file in sorted(temporary.iterdir())
+        )
         (temporary / _SUMS).write_text(sums, encoding="utf-8")
         for file in temporary.iterdir():
             _flush(file)
@@ -88,7 +91,7 @@ def load(checkpoint: Path, part: str = "model") -> tuple[dict[str, np.ndarray], 
     file = checkpoint / f"{part}.safetensors"
     try:
         sums = (checkpoint / _SUMS).read_text(encoding="utf-8")
-        if f"{_digest(file)}  {file.name}" not in sums.splitlines():
+        if f"{cache.sha256(file)}  {file.name}" not in sums.splitlines():
             raise ValueError("its SHA-256 differs from SHA256SUMS")
         with safe_open(file, "numpy") as opened:
             about: dict[str, Any] = json.loads(opened.metadata()["headway"])
@@ -108,11 +111,6 @@ def _before(checkpoint: Path) -> str:
 def step_of(checkpoint: Path) -> int:
     """The step after which a checkpoint was written."""
     return int(checkpoint.name.removeprefix("step-"))
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

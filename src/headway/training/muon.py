@@ -11,6 +11,7 @@ The scale gives the update the size of AdamW's, so that both optimizers share on
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
 from einops import rearrange
 from jaxtyping import Float
@@ -61,13 +62,12 @@ def updates(momenta: Mapping[str, Array]) -> dict[str, Array]:
     """
     pieces = {name: unpacked(name, value) for name, value in momenta.items()}
     by_shape: dict[tuple[int, ...], list[Array]] = {}
-    for matrices in pieces.values():
-        for matrix in matrices:
-            by_shape.setdefault(tuple(matrix.shape), []).append(matrix)
+    for matrix in chain.from_iterable(pieces.values()):
+        by_shape.setdefault(tuple(matrix.shape), []).append(matrix)
     scaled: dict[tuple[int, ...], Iterator[Array]] = {}
     for shape, matrices in by_shape.items():
-        stacked = orthogonal(namespace(matrices[0]).stack(matrices))
-        scaled[shape] = iter([scale(*shape) * matrix for matrix in stacked])
+        stacked = namespace(matrices[0]).stack(matrices)
+        scaled[shape] = iter(scale(*shape) * orthogonal(stacked))
     return {
         name: packed(name, [next(scaled[tuple(m.shape)]) for m in pieces[name]], value)
         for name, value in momenta.items()
@@ -86,8 +86,9 @@ def unpacked(name: str, value: Float[Array, "..."]) -> Matrices:
 
 def packed(name: str, matrices: Matrices, like: Float[Array, "..."]) -> Float[Array, "..."]:
     """Combine matrices into a parameter with the shape of `like`: the inverse of `unpacked`."""
+    field = name.rpartition(".")[2]
     if like.ndim == 3:
         return rearrange(matrices[0], "(heads d_out) d_in -> heads d_in d_out", heads=like.shape[0])
-    if len(matrices) == 3:
+    if field == "W_qkv":
         return namespace(like).concat([matrix.mT for matrix in matrices], axis=1)
-    return matrices[0].mT if name.rpartition(".")[2].startswith("W_") else matrices[0]
+    return matrices[0].mT if field.startswith("W_") else matrices[0]

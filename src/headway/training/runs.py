@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self, final
@@ -123,10 +124,11 @@ class RunConfig:
 
 @final
 class Run:
-    """A run directory on disk."""
+    """A run directory on disk. checkpoints: the folder of its checkpoints."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.checkpoints = path, path / "checkpoints"
+        self._log = path / "log.jsonl"
 
     @classmethod
     def create(
@@ -182,11 +184,6 @@ class Run:
         """The tokenizer of the run."""
         return Tokenizer.load(self.path / "tokenizer.json")
 
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.path / "checkpoints"
-
     def log(self, record: Mapping[str, Any]) -> None:
         """Add a line to log.jsonl."""
         with self._log.open("a", encoding="utf-8") as file:
@@ -202,13 +199,8 @@ class Run:
     def forget_after(self, step: int) -> None:
         """Remove the steps after this one from log.jsonl, because they will be repeated."""
         lines = (json.dumps(record) for record in self.logged() if record["step"] <= step)
-        temporary = self._log.with_name(".log.jsonl")
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        temporary.replace(self._log)
-
-    @property
-    def _log(self) -> Path:
-        return self.path / "log.jsonl"
+        with cache.atomic(self._log) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def new_path(name: str | None, folder: str) -> Path:
@@ -216,14 +208,12 @@ def new_path(name: str | None, folder: str) -> Path:
 
     Raises ValueError for an invalid name and if the run exists.
     """
-    if name is not None:
-        path = run_path(name, folder)
-        must_be_free(path)
-        return path
-    number = 1
-    while (Path(folder) / f"run-{number}").exists():
-        number += 1
-    return Path(folder) / f"run-{number}"
+    if name is None:
+        paths = (Path(folder) / f"run-{number}" for number in count(1))
+        return next(path for path in paths if not path.exists())
+    path = run_path(name, folder)
+    must_be_free(path)
+    return path
 
 
 def run_path(name: str, folder: str) -> Path:

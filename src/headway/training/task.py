@@ -22,6 +22,7 @@ from headway.training.runs import RunConfig
 
 # Called with the number of characters processed since the last call, and the total number.
 Progress = Callable[[int, int], object]
+Rows = tuple[pairs.Pair, ...]
 
 
 class Examples(NamedTuple):
@@ -114,11 +115,11 @@ class NextToken:
 class Pairs:
     """Pairs of sentences: the model learns to translate, or to predict masked source words."""
 
-    def read(self, name: str) -> tuple[pairs.Pair, ...]:
+    def read(self, name: str) -> Rows:
         """Read pairs: see `data.pairs.read`."""
         return pairs.read(name)
 
-    def text_of(self, source: tuple[pairs.Pair, ...]) -> str:
+    def text_of(self, source: Rows) -> str:
         """Return all sentences of both languages, one per line."""
         return "\n".join("\n".join(pair) for pair in source)
 
@@ -128,11 +129,7 @@ class Pairs:
         return Seq2SeqConfig(**{**settings, "vocabulary": size + FIRST})
 
     def examples(
-        self,
-        source: tuple[pairs.Pair, ...],
-        tokenizer: Tokenizer,
-        config: RunConfig,
-        show: Progress,
+        self, source: Rows, tokenizer: Tokenizer, config: RunConfig, show: Progress
     ) -> Examples:
         """Split the pairs by `data.pairs.split`, and tokenize those that fit the context."""
         parts, longer = translation.held(source, tokenizer, config.model.context)
