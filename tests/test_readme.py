@@ -97,4 +97,4 @@ def test_the_numbers_of_checks_and_mutants_are_true():
     from mutants import MUTANTS
 
     assert f"{len(CHECKS)} checks" in PAGES["README.md"]
-    assert f"{len(MUTANTS)} attentions" in PAGES["README.md"]
+    assert f"{len(MUTANTS)} implementations" in PAGES["README.md"]

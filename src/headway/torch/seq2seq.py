@@ -192,6 +192,7 @@ class FirstState(nn.Module):
         return (hidden,) if len(memory.last) == 1 else (hidden, self.cell(memory.last[1]))
 
 
+@final
 class BottleneckDecoder(nn.Module):
     """A decoder without attention: it depends on the source only through its initial state."""
 
@@ -205,15 +206,8 @@ class BottleneckDecoder(nn.Module):
         return self.initial(memory)
 
     def forward(self, x: Words, memory: Memory, state: State, spec: Spec) -> tuple[Words, State]:
-        states, state = self._run(x, state)
+        states, state = _run(self.rnn, x, state)
         return drop(states, fold(spec, 1)), state
-
-    def _run(self, x: Words, state: State) -> tuple[Words, State]:
-        """Return the states of the network after every word, and the last one."""
-        first = tuple(part[None] for part in state)
-        states, last = self.rnn(x, first if len(first) > 1 else first[0])
-        parts = last if isinstance(last, tuple) else (last,)
-        return tap("states", states), tuple(part[0] for part in parts)
 
 
 @final
@@ -254,7 +248,7 @@ class BahdanauDecoder(nn.Module):
 
 
 @final
-class LuongDecoder(BottleneckDecoder):
+class LuongDecoder(nn.Module):
     """A decoder that attends with the new state after each step: tanh(W [c; s]).
 
     Luong et al. 2015, equation 5, global attention. Without input feeding, the cell does not depend
@@ -262,12 +256,19 @@ class LuongDecoder(BottleneckDecoder):
     """
 
     def __init__(self, config: Seq2SeqConfig) -> None:
-        super().__init__(config)
-        self.attention = ProductAttention(config.width, general=config.score == "general")
-        self.output = nn.Linear(2 * config.width, config.width)
+        super().__init__()
+        rnn, _ = _CELLS[config.cell]
+        width = config.width
+        self.initial = FirstState(config)
+        self.rnn = rnn(width, width, batch_first=True)
+        self.attention = ProductAttention(width, general=config.score == "general")
+        self.output = nn.Linear(2 * width, width)
+
+    def begin(self, memory: Memory) -> State:
+        return self.initial(memory)
 
     def forward(self, x: Words, memory: Memory, state: State, spec: Spec) -> tuple[Words, State]:
-        states, state = self._run(x, state)
+        states, state = _run(self.rnn, x, state)
         with scope("attention"):
             context = self.attention(states, memory.states, Spec(mask=memory.mask))
         features = torch.tanh(self.output(torch.cat([context, states], dim=-1)))
@@ -376,6 +377,14 @@ class DecoderBlock(nn.Module):
 def _state_width(config: Seq2SeqConfig) -> int:
     """Return the width of one direction of the encoder, which has two unless the kind is "rnn"."""
     return config.width if config.kind == "rnn" else config.width // 2
+
+
+def _run(rnn: nn.Module, x: Words, state: State) -> tuple[Words, State]:
+    """Run a recurrent network from a state; return its states after every word, and the last."""
+    first = tuple(part[None] for part in state)
+    states, last = rnn(x, first if len(first) > 1 else first[0])
+    parts = last if isinstance(last, tuple) else (last,)
+    return tap("states", states), tuple(part[0] for part in parts)
 
 
 def _self_attention(config: Seq2SeqConfig, spec: Spec) -> MultiHeadAttention:
