@@ -76,7 +76,7 @@ def _row(run: Run) -> list[str]:
     done = steps[-1]["step"] if steps else 0
     validation = [step["validation"] for step in steps if step["validation"] is not None]
     model = config.model
-    kind = model.kind if config.translates else config.rung or "multihead"
+    kind = config.seq2seq.kind if config.translates else config.rung or "multihead"
     return [
         Path(config.text).name,
         Path(config.tokenizer).name,

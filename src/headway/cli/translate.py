@@ -152,7 +152,7 @@ def ask(
 
     model, tokenizer = load(opened), opened.tokenizer
     console = Console(highlight=False, soft_wrap=True)
-    if opened.config.model.kind == "encoder":
+    if opened.config.seq2seq.kind == "encoder":
         if not all("_" in sentence for sentence in inputs):
             raise ValueError(f'{opened.path} fills in words: write "_" for each masked word')
         for line in answers(model, tokenizer, inputs, beams):
@@ -161,7 +161,7 @@ def ask(
     from headway.lab.translation import by_word
 
     shows = console.is_terminal if alignment is None else alignment
-    shows &= opened.config.model.kind != "rnn"
+    shows &= opened.config.seq2seq.kind != "rnn"
     outputs = translated(model, tokenizer, inputs, beams, penalty)
     for sentence, output in zip(inputs, outputs, strict=True):
         console.print(output.text, markup=False)
@@ -226,7 +226,7 @@ def eval(
     """
     opened = find(run, runs, translates=True)
     config, tokenizer = opened.config, opened.tokenizer
-    if config.model.kind == "encoder":
+    if config.seq2seq.kind == "encoder":
         raise ValueError(
             f"{opened.path} fills in words and does not translate: see its validation loss"
         )

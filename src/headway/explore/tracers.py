@@ -168,7 +168,7 @@ class TranslationTracer:
         from headway.torch.weights import load  # late: PyTorch takes seconds to load
 
         self.run, self.config, self.tokenizer = run, run.config, run.tokenizer
-        kind = self.config.model.kind
+        kind = self.config.seq2seq.kind
         if kind in ("rnn", "encoder"):
             raise ValueError(f"{run.path} is of kind {kind}, which has no attention to the source")
         checkpoint = checkpoints.latest(run.checkpoints)
@@ -192,7 +192,7 @@ class TranslationTracer:
         with torch.no_grad(), trace() as steps:
             memory = read(self.model, [source])
             self.model.decode(torch.tensor([[START, *target]]), memory, self.model.begin(memory))
-        if self.config.model.kind == "bahdanau":
+        if self.config.seq2seq.kind == "bahdanau":
             tensors, manifest = self._joined(steps)
         else:
             tensors, manifest = trace_file.describe(steps)

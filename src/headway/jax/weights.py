@@ -22,7 +22,7 @@ def build(config: RunConfig) -> Model:
     if config.translates:
         raise ValueError("JAX does not support translation models yet; use --engine torch")
     attention: Attention = multi_head if config.rung is None else of_rung(rung_named(config.rung))
-    return Model(gpt.init(config.model, config.training.seed, attention), config.model, attention)
+    return Model(gpt.init(config.gpt, config.training.seed, attention), config.gpt, attention)
 
 
 def to_arrays(params: Params) -> dict[str, np.ndarray]:

@@ -50,13 +50,17 @@ class Race:
         """The settings by kind: the Transformer has the defaults of `headway translate train`; the
         widths of the others are chosen so that all have the same number of parameters."""
         recipe = translation.recipe_for("transformer", self.source, {})
-        model = recipes.plan(recipe).config.model
+        model = recipes.plan(recipe).config.seq2seq
         target = _parameters(model)
         settings: dict[str, dict[str, Any]] = {}
         for kind in KINDS:
             width = model.width
             if kind != "transformer":
-                sizes = {"kind": kind, "vocabulary": model.vocabulary, "context": model.context}
+                sizes: dict[str, Any] = {
+                    "kind": kind,
+                    "vocabulary": model.vocabulary,
+                    "context": model.context,
+                }
                 width = min(
                     range(2, 4 * model.width, 2),
                     key=lambda width: abs(

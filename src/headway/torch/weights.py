@@ -19,9 +19,9 @@ from headway.training.runs import Run, RunConfig
 def build(config: RunConfig) -> Any:
     """Build the model of a run, a GPT or a Seq2Seq, with initial weights."""
     if config.translates:
-        return Seq2Seq(config.model, seed=config.training.seed)
+        return Seq2Seq(config.seq2seq, seed=config.training.seed)
     attention = multi_head if config.rung is None else of_rung(rung_named(config.rung))
-    return GPT(config.model, attention, seed=config.training.seed)
+    return GPT(config.gpt, attention, seed=config.training.seed)
 
 
 def to_arrays(model: nn.Module) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ def mistakes(config: RunConfig, recipe: Settings) -> Iterator[str]:
 
     recipe: the settings of the recipe, without those of the user.
     """
-    model, training = config.model, config.training
+    model, training = config.gpt, config.training
     usual = {"context": model.context, **asdict(TrainingConfig()), **recipe["model"]}
     usual |= recipe["training"]
     tokens, recipe_tokens = training.batch * model.context, usual["batch"] * usual["context"]

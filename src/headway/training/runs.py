@@ -46,7 +46,7 @@ class RunConfig:
     tokenizer: str
     tokenizer_sha256: str
     rung: str | None
-    model: Any  # GPTConfig for the task next-token, else Seq2SeqConfig
+    model: GPTConfig | Seq2SeqConfig
     training: TrainingConfig
 
     def to_json(self) -> str:
@@ -73,6 +73,18 @@ class RunConfig:
         values["model"] = config_from(kind, values["model"], "model")
         values["training"] = config_from(TrainingConfig, values["training"], "training")
         return cls(**values)
+
+    @property
+    def gpt(self) -> GPTConfig:
+        """The model of the task next-token."""
+        assert isinstance(self.model, GPTConfig)
+        return self.model
+
+    @property
+    def seq2seq(self) -> Seq2SeqConfig:
+        """The model of the other tasks."""
+        assert isinstance(self.model, Seq2SeqConfig)
+        return self.model
 
     @property
     def translates(self) -> bool:

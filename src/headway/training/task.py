@@ -139,7 +139,7 @@ class Pairs:
         summary = (
             f"{config.text}: {len(parts.train):,} training pairs, "
             f"{len(parts.validation) + len(parts.test):,} held out, "
-            f"vocabulary of {config.model.vocabulary:,}; {config.model.kind}"
+            f"vocabulary of {config.model.vocabulary:,}; {config.seq2seq.kind}"
         )
         note = f"{longer:,} pairs are longer than {config.model.context} tokens and are left out"
         return Examples(
