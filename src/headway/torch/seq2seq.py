@@ -302,7 +302,7 @@ class EncoderBlock(nn.Module):
         self.mlp = MLP(config.width, config.hidden, "relu", linear_bias=True)
         self.mlp_norm = nn.LayerNorm(config.width, eps=config.eps)
 
-    def forward(self, x: Words, mask: Mask | None, spec: Spec) -> Words:
+    def forward(self, x: Words, mask: Mask | None, spec: Spec = DEFAULT) -> Words:
         """Return the updated tokens; spec: the rate and seed of the dropout of each update."""
         with scope("self_attention"):
             update = self.self_attention(x, Spec(mask=mask))
