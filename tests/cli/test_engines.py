@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from command import headway
+from headway.engines import engine_named
 from headway.explore import trace_file
 
 # On one worker, because the tests share a fixture that takes seconds.
@@ -98,3 +99,8 @@ def test_without_jax_it_says_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "optax", None)
     message = headway(folder, "generate", "j", "--engine", "jax", rc=1).stderr
     assert message == "headway: the JAX engine needs optax: pip install 'headway[jax]'\n"
+
+
+def test_an_unknown_engine_is_named():
+    with pytest.raises(ValueError, match=r"engine must be torch or jax \(got 'tpu'\)"):
+        engine_named("tpu")
