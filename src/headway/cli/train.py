@@ -118,8 +118,9 @@ def _finish(started: Session, writer: Any) -> None:
     finally:
         if curves is not None:
             curves.close()
-    words = run.tokenizer.decode(started.examples.validation[:40]).split()[1:-1]  # complete ones
-    prompt = next((word for word in words if word.isalpha()), "a")
+    # The longest word of a held-out passage, without its first and last, which may be cut.
+    words = run.tokenizer.decode(started.examples.validation[:200]).split()[1:-1]
+    prompt = max((word for word in words if word.isalpha()), key=len, default="a")
     print(
         f"generate more: headway generate {run.path.name} {shlex.quote(prompt)}\n"
         f"look inside: headway explore {run.path.name}"
