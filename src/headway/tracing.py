@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar, Token
@@ -185,7 +186,7 @@ def _eagerly() -> ExitStack:
     return stack
 
 
-class _Listener:
+class _Listener(ABC):
     """A trace or an edit: it records or changes the values whose names match its patterns."""
 
     def __init__(self, patterns: Iterable[str], rows: slice) -> None:
@@ -199,14 +200,14 @@ class _Listener:
             self._is_match[name] = any(fnmatchcase(name, pattern) for pattern in self.patterns)
         return self._is_match[name]
 
-    def change(self, name: str, value: Any) -> Any:
-        return value
+    @abstractmethod
+    def change(self, name: str, value: Any) -> Any: ...
 
-    def record(self, name: str, value: Any) -> None:
-        pass
+    @abstractmethod
+    def record(self, name: str, value: Any) -> None: ...
 
-    def add_note(self, name: str, facts: Any) -> None:
-        pass
+    @abstractmethod
+    def add_note(self, name: str, facts: Any) -> None: ...
 
     def __enter__(self) -> Self:
         global _open
@@ -252,6 +253,9 @@ class Trace(_Listener, Mapping[str, Any]):
         self.notes: dict[str, Any] = {}
         self._values: dict[str, list[Any]] = {}
 
+    def change(self, name: str, value: Any) -> Any:
+        return value
+
     def record(self, name: str, value: Any) -> None:
         self._values.setdefault(name, []).append(value)
 
@@ -289,6 +293,12 @@ class _Edit(_Listener):
             if fnmatchcase(name, pattern):
                 value = _changed(name, value, new)
         return value
+
+    def record(self, name: str, value: Any) -> None:
+        pass
+
+    def add_note(self, name: str, facts: Any) -> None:
+        pass
 
 
 def _changed(name: str, value: Any, new: Any) -> Any:

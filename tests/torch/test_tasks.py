@@ -100,7 +100,7 @@ def test_masks_hide_a_share_of_the_words_and_are_a_function_of_seed_and_step():
 def test_what_is_filled_in_is_learnt_where_it_was_masked_alone():
     made = model("encoder").eval()
     some = [(source, source[:0]) for source, _ in PAIRS]
-    task = Pairs(made, PAIRS, PAIRS, TrainingConfig(batch=1000), masks=True)
+    task = Pairs(made, PAIRS, PAIRS, TrainingConfig(batch=1000))
     ((arguments, _),) = task.batches(4)
     loss = task.loss(made, *arguments)
     batch = masked(

@@ -101,7 +101,7 @@ def relative(
 def _angles(
     positions: Int[Array, "..."], dim: int, theta: float, like: Array
 ) -> Float[Array, "... half"]:
-    """position / theta^(2i/dim) for each i, in float32 or wider; `like` has the dtype to widen."""
+    """The angles position / theta^(2i/dim), in float32 or, if `like` has a wider dtype, in that."""
     if dim % 2:
         raise ValueError(f"positions need an even number of features (got {dim})")
     xp = namespace(like)

@@ -14,10 +14,7 @@ Function = Callable[..., Any]
 
 
 class Library(Protocol):
-    """An array library. A `function` takes and returns arrays of the library.
-
-    The libraries below inherit the methods that have a body here.
-    """
+    """An array library. A `function` takes and returns arrays of the library."""
 
     name: str
     precisions: tuple[str, ...]  # the supported ones that are lower than float64
@@ -43,11 +40,11 @@ class Library(Protocol):
 
     def strided(self, array: Any) -> Any:
         """Return the same values in an array that is not contiguous."""
-        raise Refused(f"is called with arrays of {self.name}, which have no strides")
+        ...
 
     def expanded(self, array: Any) -> Any:
         """Return a view that repeats the first batch row."""
-        raise Refused(f"is called with arrays of {self.name}, which have no strides")
+        ...
 
     def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
         """Return the gradients of sum(function(*inputs) * weight); `Refused` if it has none."""
@@ -55,15 +52,15 @@ class Library(Protocol):
 
     def compiled(self, call: Function, attention: Any, options: Mapping[str, Any]) -> Function:
         """Return call(attention, *inputs, **options), compiled if that is needed for speed."""
-        return partial(call, attention, **options)
+        ...
 
     def session(self) -> AbstractContextManager[None]:
         """Return a context with the library's settings for the checks, such as float64 in JAX."""
-        return nullcontext()
+        ...
 
 
 @final
-class NumPy(Library):
+class NumPy:
     name = "numpy"
     precisions: tuple[str, ...] = ("float32",)
 
@@ -88,9 +85,15 @@ class NumPy(Library):
     def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
         raise Refused("NumPy has no gradients")
 
+    def compiled(self, call: Function, attention: Any, options: Mapping[str, Any]) -> Function:
+        return partial(call, attention, **options)
+
+    def session(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
 
 @final
-class Torch(Library):
+class Torch:
     name = "torch"
     precisions: tuple[str, ...] = ("float32", "bfloat16")
 
@@ -135,6 +138,9 @@ class Torch(Library):
             weighted = (output * self.array(weight, "float64").to(output.dtype)).sum()
             return list(self.torch.autograd.grad(weighted, leaves, materialize_grads=True))
 
+    def compiled(self, call: Function, attention: Any, options: Mapping[str, Any]) -> Function:
+        return partial(call, attention, **options)
+
     @contextmanager
     def session(self) -> Iterator[None]:
         with self.torch.random.fork_rng(), self.torch.no_grad():
@@ -143,7 +149,7 @@ class Torch(Library):
 
 
 @final
-class Jax(Library):
+class Jax:
     name = "jax"
     precisions: tuple[str, ...] = ("float32", "bfloat16")
 
@@ -166,6 +172,12 @@ class Jax(Library):
 
     def is_array(self, array: Any) -> bool:
         return isinstance(array, self.jax.Array)
+
+    def strided(self, array: Any) -> Any:
+        raise Refused("is called with arrays of JAX, which have no strides")
+
+    def expanded(self, array: Any) -> Any:
+        raise Refused("is called with arrays of JAX, which have no strides")
 
     def gradients(self, function: Function, inputs: Sequence[Any], weight: np.ndarray) -> list[Any]:
         out, backward = self.jax.vjp(function, *inputs)

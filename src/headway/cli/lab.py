@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,15 +13,13 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.live import Live
 
+from headway.cli.experiments import LAB, command_of, finish, size_of
 from headway.cli.parameters import Engine, Switch
 from headway.cli.progress import interrupts
 from headway.extras import require
 
 if TYPE_CHECKING:
-    from headway.lab.comparison import TrainedRun
     from headway.lab.experiments import Experiment
-
-_LAB = Path("lab")
 
 
 def climb(
@@ -32,7 +29,7 @@ def climb(
     quick: Switch = False,
     full: Switch = False,
     engine: Engine = "torch",
-    lab: Path = _LAB,
+    lab: Path = LAB,
 ) -> None:
     """Train the same small GPT with every rung of the ladder, and compare the rungs.
 
@@ -67,7 +64,7 @@ def compare(
     quick: Switch = False,
     full: Switch = False,
     engine: Engine = "torch",
-    lab: Path = _LAB,
+    lab: Path = LAB,
 ) -> None:
     """Train variants of one small GPT and compare them, with several seeds.
 
@@ -124,13 +121,6 @@ def compare(
     _conduct(replace(experiment, engine=engine), lab, [*words, f"--{size}"])
 
 
-def size_of(quick: bool, full: bool) -> str:
-    """Return quick or full. Raises ValueError if both are requested."""
-    if quick and full:
-        raise ValueError("--quick and --full exclude each other; remove one")
-    return "full" if full else "quick"
-
-
 def _conduct(
     experiment: Experiment,
     lab: Path,
@@ -159,30 +149,6 @@ def _conduct(
     folder = page.write(comparison, lab)
     console.print(comparisons.terminal(comparison, console.width))
     finish(console, comparisons.answers(comparison), folder, command, trained, stopped())
-
-
-def command_of(words: Sequence[str], lab: Path) -> str:
-    """Return the command that repeats an experiment. words: without the folder of the lab."""
-    return shlex.join(["headway", *words, *([] if lab == _LAB else ["--lab", str(lab)])])
-
-
-def finish(
-    console: Console,
-    answers: Iterable[str],
-    folder: Path,
-    command: str,
-    runs: Sequence[TrainedRun],
-    stopped: bool,
-) -> None:
-    """Print the results of an experiment; exit with 130 if it was stopped, 1 if a run failed."""
-    for answer in answers:
-        console.print(f"- {answer}", markup=False)
-    console.print(f"report: {folder / 'index.html'}", soft_wrap=True)
-    if stopped:
-        console.print(f"stopped; continue with: {command}", soft_wrap=True)
-        sys.exit(130)
-    if any(run.failed for run in runs):
-        sys.exit(1)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from headway.cli.lab import command_of, finish, size_of
+from headway.cli.experiments import LAB, command_of, finish, size_of
 from headway.cli.options import options
 from headway.cli.parameters import Device, RunName, Runs, Switch
 from headway.cli.progress import interrupts, warn
@@ -275,7 +275,7 @@ def race(
     depth: int | None = None,
     quick: Switch = False,
     full: Switch = False,
-    lab: Path = Path("lab"),
+    lab: Path = LAB,
 ) -> None:
     """Train and compare rnn, bahdanau and transformer with equal parameters and budget.
 

@@ -20,8 +20,8 @@ from headway.attention.options import combine
 from headway.attention.positions import alibi, relative, rotary
 from headway.attention.spec import Spec
 from headway.ladder.rung import Rung
-from headway.models.common import Shape
 from headway.models.gpt import GPTConfig, attention_shapes, attention_spec, rung_config, rung_spec
+from headway.models.parameters import Shape
 from headway.tracing import tap
 
 Params = Mapping[str, Array]

@@ -145,15 +145,15 @@ def rows(report: RaceReport) -> Iterator[list[str]]:
             for kind in KINDS:
                 seeds = [*table.get(kind, {}).get(name, {}).values()]
                 if seeds:
-                    known = [each.aer for each in seeds if each.aer is not None]
+                    known = [scores.aer for scores in seeds if scores.aer is not None]
                     yield [
                         name,
                         kind,
                         str(len(seeds)),
-                        _spread([each.exact for each in seeds]),
-                        f"{mean(each.bleu for each in seeds):.1f}",
-                        f"{mean(each.chrf for each in seeds):.1f}",
-                        f"{mean(each.tokens for each in seeds):.1%}",
+                        _spread([scores.exact for scores in seeds]),
+                        f"{mean(scores.bleu for scores in seeds):.1f}",
+                        f"{mean(scores.chrf for scores in seeds):.1f}",
+                        f"{mean(scores.tokens for scores in seeds):.1%}",
                         f"{mean(known):.1%}" if known else "-",
                     ]
 

@@ -16,7 +16,7 @@ from headway.attention.masks import causal
 from headway.attention.normalizers import NORMALIZERS
 from headway.attention.spec import Spec
 from headway.ladder.rung import Rung, RungConfig
-from headway.models.common import Shape, at_least_one, generator, linear, norm, one_of
+from headway.models.parameters import Shape, at_least_one, generator, linear, norm, one_of
 from headway.nearest import check_keys
 
 # Position encodings: added to the embedding (learned, sinusoidal), none, by rotating queries and

@@ -1,4 +1,4 @@
-"""The config of sequence-to-sequence models, and the names, shapes and initial values.
+"""The config of sequence-to-sequence models, and the names and shapes of their parameters.
 
 There are four kinds of translation models, each of which solves a problem of the previous one:
 
@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from headway.models.common import Shape, at_least_one, generator, linear, norm, one_of
+from headway.models.parameters import Shape, at_least_one, generator, linear, norm, one_of
 
 KINDS = ("rnn", "bahdanau", "luong", "transformer", "encoder")
 _GATES = {"gru": 3, "lstm": 4}

@@ -128,8 +128,7 @@ class Seq2Seq(nn.Module):
         state: the state of the decoder after the words that precede the inputs.
         """
         with scope("decoder"):
-            has_caches = bool(state) and not self.config.recurrent
-            before = state[0].length if has_caches else 0
+            before = 0 if self.config.recurrent else self.decoder.written(state)
             spec = spec._replace(dropout=self._rate)
             x = self._embedded(inputs, before, spec)
             features, state = self.decoder(x, memory, state, spec)
@@ -328,6 +327,10 @@ class TransformerDecoder(nn.Module):
         """
         sizes = (self.context, memory.states.shape[1])
         return [Cache(size) for _ in self.blocks for size in sizes]
+
+    def written(self, state: State) -> int:
+        """The number of preceding tokens."""
+        return state[0].length if state else 0
 
     def forward(self, x: Words, memory: Memory, state: State, spec: Spec) -> tuple[Words, State]:
         mask = memory.mask

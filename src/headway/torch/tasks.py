@@ -4,7 +4,6 @@ A task provides the batches of a step and their loss; `training/task.py` reads t
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Any, final
 
@@ -115,23 +114,20 @@ class NextToken:
 class Pairs:
     """Predict each word of a target from the source and the preceding words of the target.
 
-    masks: predict the masked words of the sources instead (Devlin et al. 2019, section 3.1).
+    A model of the kind `encoder` predicts the masked words of the sources instead (Devlin et al.
+    2019, section 3.1).
     """
 
     def __init__(
-        self,
-        model: Seq2Seq,
-        train: Encoded,
-        validation: Encoded,
-        config: TrainingConfig,
-        masks: bool = False,
+        self, model: Seq2Seq, train: Encoded, validation: Encoded, config: TrainingConfig
     ) -> None:
-        if masks:  # without targets
+        self._masks = model.config.kind == "encoder"
+        if self._masks:  # without targets
             train, validation = (
                 [(source, source[:0]) for source, _ in part] for part in (train, validation)
             )
         self._batches = Bucketed(train, config.batch)
-        self._config, self._device, self._masks = config, _device(model), masks
+        self._config, self._device = config, _device(model)
         self._vocabulary = model.config.vocabulary
         held_out = Bucketed(validation, config.batch).all()
         self._validation = [self._masked(batch, 0, number) for number, batch in enumerate(held_out)]
@@ -179,7 +175,7 @@ class Pairs:
 
 # The keys are those of `training.task.TASKS`.
 TASKS: Mapping[str, Callable[..., Task]] = MappingProxyType(
-    {"next-token": NextToken, "translation": Pairs, "masked-words": partial(Pairs, masks=True)}
+    {"next-token": NextToken, "translation": Pairs, "masked-words": Pairs}
 )
 
 

@@ -117,9 +117,8 @@ def _compiled() -> Callable[..., Array]:
 def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     import torch
 
-    if not records_gradients(
-        queries, keys, values, spec.bias
-    ):  # as flex_attention on a CPU requires
+    # On a CPU flex_attention requires inputs without gradients.
+    if not records_gradients(queries, keys, values, spec.bias):
         queries, keys, values = (x.detach() for x in (queries, keys, values))
         spec = spec._replace(bias=None if spec.bias is None else spec.bias.detach())
     flat = (x.reshape(-1, *x.shape[-3:]) for x in (queries, keys, values))

@@ -1,4 +1,4 @@
-"""What the configs and the tables of parameters of all models share."""
+"""Entries of the tables of parameters, their random numbers, and checks of config fields."""
 
 from collections.abc import Iterable
 from zlib import crc32
