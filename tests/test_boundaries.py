@@ -23,13 +23,13 @@ BELOW = {
     "attention": {"cache", "nearest", "tracing"},
     "ladder": {"attention", "nearest", "tracing"},
     "models": {"attention", "ladder", "nearest", "tracing"},
-    "hf": {"attention"},
     "data": {"cache"},
     "reference": set(),
     "training": {"attention", "cache", "data", "ladder", "models", "nearest"},
 }
 BELOW["torch"] = BELOW["jax"] = set(BELOW) - {"reference"}
 BELOW["engines"] = set(BELOW) - {"reference"}
+BELOW["hf"] = set(BELOW) - {"reference"}
 BELOW["explore"] = set(BELOW) - {"reference"}
 BELOW["check"] = set(BELOW) - {"reference", "explore"}
 BELOW["bench"] = set(BELOW) - {"reference", "explore"}

@@ -26,7 +26,7 @@ def test_cached_logits_equal_those_of_the_complete_text(name):
     expected = jax.jit(gpt.forward, static_argnums=2)(params, TOKENS, of)
     cached = jax.jit(gpt.forward_cached, static_argnums=(2, 3))
     lengths = np.array([3, 5])
-    caches = gpt.empty_caches(params, of, 2)
+    caches = gpt.empty_caches(params, of, 2, of.context)
     logits, caches = cached(params, TOKENS[:, :6], of, multi_head, caches, first=0)
     for row, length in enumerate(lengths):
         assert np.allclose(logits[row, :length], expected[row, :length], rtol=0, atol=1e-10)
@@ -60,7 +60,7 @@ def test_a_rung_raises_for_options_it_lacks_and_for_a_cache():
         gpt.init(config(**MODERN), 0, rung)
     of = config()
     params = params_of(of, rung)
-    caches = gpt.empty_caches(params, of, 2)
+    caches = gpt.empty_caches(params, of, 2, of.context)
     with pytest.raises(ValueError, match="does not support a cache"):
         gpt.forward_cached(params, TOKENS, of, rung, caches, first=0)
 

@@ -8,7 +8,7 @@ import torch
 import headway
 from headway.attention import dispatch
 from headway.attention.masks import causal, padding, window
-from headway.attention.positions import rotary
+from headway.attention.positions import Rotary, rotary
 from headway.attention.spec import Spec
 from headway.ladder.rung import RungConfig
 from headway.ladder.rungs import LADDER
@@ -69,8 +69,14 @@ OPTIONS = {
     "bare": {},
     "with biases": {"linear_bias": True},
     "grouped": {"kv_heads": 2},
-    "rotary": {"rotary": 100.0, "head_dim": 4},
-    "all": {"rotary": 100.0, "kv_heads": 1, "qk_norm": 1e-6, "linear_bias": True, "head_dim": 6},
+    "rotary": {"rotary": Rotary(100.0), "head_dim": 4},
+    "all": {
+        "rotary": Rotary(100.0),
+        "kv_heads": 1,
+        "qk_norm": 1e-6,
+        "linear_bias": True,
+        "head_dim": 6,
+    },
     "window": {"spec": Spec(causal & window(2))},
 }
 
@@ -107,7 +113,7 @@ def test_grouped_heads_share_in_order():
 
 def test_rotary_turns_queries_and_keys_before_the_scores():
     bare = MultiHeadAttention(12, heads=2)
-    turned = MultiHeadAttention(12, heads=2, rotary=50.0)
+    turned = MultiHeadAttention(12, heads=2, rotary=Rotary(50.0))
     turned.load_state_dict(bare.state_dict())
     with headway.trace() as without:
         bare(X)

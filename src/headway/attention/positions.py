@@ -3,7 +3,9 @@
 Learned position embeddings are rows of a parameter, so there is no function for them.
 """
 
-from math import floor, log2
+from dataclasses import dataclass
+from math import ceil, floor, isfinite, log, log2, pi
+from typing import Any, Literal
 
 from jaxtyping import Float, Int
 
@@ -19,9 +21,111 @@ def sinusoidal(
     `like`, but is computed in float32 or wider.
     """
     xp = namespace(like)
-    angles = _angles(positions, dim, 10000.0, like)
+    angles = _spread(positions, like) * _frequencies(10000.0, dim, like)
     pairs = xp.stack([xp.sin(angles), xp.cos(angles)], axis=-1)
     return xp.astype(pairs.reshape((*positions.shape, dim)), like.dtype)
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary positions, with one of the scalings by which a model reads longer texts than before.
+
+    Raises ValueError for an unknown scaling and for numbers that do not fit it.
+
+    Attributes
+    ----------
+    theta
+        Base of the angles: pair i of d features is rotated by position * theta^(-2i/d).
+    scaling
+        none; linear: all angles are divided by the factor (Chen et al. 2023); dynamic: theta grows
+        with the length of the text (NTK-aware); llama3 (Llama 3.1) and yarn (Peng et al. 2023):
+        only the pairs that rotate slowly are divided by the factor.
+    factor
+        Factor of the scaling.
+    original
+        Number of tokens for which the model was trained before the scaling.
+    slow, fast
+        For llama3 and yarn: a pair with fewer than `slow` rotations in the original number of
+        tokens is divided by the factor, one with more than `fast` is not, and between them the
+        scaling changes gradually.
+    amplitude
+        For yarn: the factor of the rotated queries and keys.
+    truncate
+        For yarn: whether the limits between slow and fast pairs are rounded to whole pairs.
+    """
+
+    theta: float = 10000.0
+    scaling: Literal["none", "linear", "dynamic", "llama3", "yarn"] = "none"
+    factor: float = 1.0
+    original: int = 0
+    slow: float = 1.0
+    fast: float = 32.0
+    amplitude: float = 1.0
+    truncate: bool = True
+
+    def __post_init__(self) -> None:
+        if self.scaling not in SCALINGS:
+            raise ValueError(f"scaling must be one of {', '.join(SCALINGS)} (got {self.scaling!r})")
+        positive = {"theta": self.theta, "factor": self.factor, "amplitude": self.amplitude}
+        if self.scaling not in ("none", "linear"):
+            positive["original"] = self.original
+        for name, value in positive.items():
+            if not (value > 0 and isfinite(value)):
+                raise ValueError(f"{name} of rotary positions must be above 0 (got {value})")
+        if self.scaling in ("llama3", "yarn") and not 0 < self.slow < self.fast:
+            raise ValueError(
+                f"slow must be above 0 and below fast (got slow {self.slow}, fast {self.fast})"
+            )
+
+    def rotate(
+        self,
+        x: Float[Array, "... tokens dim"],
+        positions: Int[Array, "... tokens"],
+        length: int | Int[Array, ""] = 0,
+    ) -> Float[Array, "... tokens dim"]:
+        """Rotate queries or keys at these positions.
+
+        length: the number of tokens of the text, on which the scaling `dynamic` depends.
+        """
+        xp = namespace(x)
+        angles = _spread(positions, x) * self._frequencies(x.shape[-1], length, x)
+        cos, sin = (self.amplitude * part(angles) for part in (xp.cos, xp.sin))
+        return rotate(x, xp.astype(cos, x.dtype), xp.astype(sin, x.dtype))
+
+    def _frequencies(
+        self, dim: int, length: int | Int[Array, ""], like: Array
+    ) -> Float[Array, " half"]:
+        """The angle per position of each pair of features."""
+        theta: Any = self.theta
+        if self.scaling == "dynamic":
+            stretch: Any = self.factor * length / self.original - (self.factor - 1)
+            stretch = max(stretch, 1.0) if isinstance(length, int) else stretch.clip(1.0)
+            theta = theta * stretch ** (dim / (dim - 2))
+        frequencies = _frequencies(theta, dim, like)
+        if self.scaling == "linear":
+            return frequencies / self.factor
+        if self.scaling in ("none", "dynamic"):
+            return frequencies
+        xp = namespace(like)
+        if self.scaling == "llama3":  # between slow and fast, linear in the number of rotations
+            rotations = self.original * frequencies / (2 * pi)
+            is_fast = (rotations - self.slow) / (self.fast - self.slow)
+        else:  # linear in the number of the pair
+            first, last = self._pair(self.fast, dim), self._pair(self.slow, dim)
+            if self.truncate:
+                first, last = floor(first), ceil(last)
+            first, last = max(first, 0), min(last, dim - 1)
+            pair = xp.astype(integers(dim // 2, like), frequencies.dtype)
+            is_fast = 1 - (pair - first) / (last - first or 0.001)
+        is_fast = xp.clip(is_fast, 0.0, 1.0)
+        return frequencies * is_fast + frequencies / self.factor * (1 - is_fast)
+
+    def _pair(self, rotations: float, dim: int) -> float:
+        """The number of the pair with so many rotations in the original number of tokens."""
+        return dim * log(self.original / (rotations * 2 * pi)) / (2 * log(self.theta))
+
+
+SCALINGS = ("none", "linear", "dynamic", "llama3", "yarn")
 
 
 def rotary(
@@ -32,10 +136,7 @@ def rotary(
     Su et al. 2021 (RoPE), half-split as in Llama. The dot product of a rotated query and a rotated
     key depends only on the difference of their positions.
     """
-    xp = namespace(x)
-    angles = _angles(positions, x.shape[-1], theta, x)
-    cos, sin = xp.astype(xp.cos(angles), x.dtype), xp.astype(xp.sin(angles), x.dtype)
-    return rotate(x, cos, sin)
+    return Rotary(theta).rotate(x, positions)
 
 
 def rotate(
@@ -98,14 +199,16 @@ def relative(
     return table[:, namespace(table).clip(distance, -reach, reach) + reach]
 
 
-def _angles(
-    positions: Int[Array, "..."], dim: int, theta: float, like: Array
-) -> Float[Array, "... half"]:
-    """The angles position / theta^(2i/dim), in float32 or, if `like` has a wider dtype, in that."""
+def _spread(positions: Int[Array, "..."], like: Array) -> Float[Array, "... 1"]:
+    """The positions in float32 or, if `like` has a wider dtype, in that."""
+    xp = namespace(like)  # bfloat16 cannot represent position 257
+    return xp.astype(positions, xp.result_type(like.dtype, xp.float32))[..., None]
+
+
+def _frequencies(theta: float | Array, dim: int, like: Array) -> Float[Array, " half"]:
+    """theta^(-2i/dim) for every pair i of features, in float32 or wider."""
     if dim % 2:
         raise ValueError(f"positions need an even number of features (got {dim})")
     xp = namespace(like)
-    wide = xp.result_type(like.dtype, xp.float32)  # bfloat16 cannot represent position 257
-    positions = xp.astype(positions, wide)[..., None]
-    exponents = xp.astype(integers(dim // 2, positions), wide) * (-2 / dim)
-    return positions * theta**exponents
+    wide = xp.result_type(like.dtype, xp.float32)
+    return theta ** (xp.astype(integers(dim // 2, like), wide) * (-2 / dim))

@@ -151,7 +151,10 @@ def _jax_gpt(attention: Any) -> Known:
         config, attend = model.config, model.attention
         params = {name: value.astype("float64") for name, value in model.params.items()}
         if "cache" in options:
-            caches, first = options["cache"] or (gpt.empty_caches(params, config, len(tokens)), 0)
+            caches, first = options["cache"] or (
+                gpt.empty_caches(params, config, len(tokens), config.context),
+                0,
+            )
             logits, caches = forward_cached(params, tokens, config, attend, caches, first)
             return logits, (caches, first + tokens.shape[1])
         mask = documents(options["documents"]) if "documents" in options else None

@@ -14,7 +14,7 @@ from headway.attention.kernels.kernel import refusal
 from headway.attention.kernels.table import KERNELS
 from headway.attention.masks import as_mask
 from headway.attention.options import spec_from
-from headway.attention.positions import rotary
+from headway.attention.positions import Rotary, rotary
 from headway.attention.spec import DEFAULT, Spec
 from headway.check.libraries import LIBRARIES
 from headway.ladder.rung import Rung, RungConfig
@@ -124,7 +124,7 @@ def _modules() -> Iterator[Entry]:
         yield Entry(f"RungAttention {rung.name}", module, {})
     plain = MultiHeadAttention(16, heads=4, linear_bias=True, spec=Spec(dropout=0.2))
     yield Entry("MultiHeadAttention without a mask", plain, {})
-    modern = MultiHeadAttention(16, heads=4, kv_heads=2, rotary=10000.0, qk_norm=1e-6)
+    modern = MultiHeadAttention(16, heads=4, kv_heads=2, rotary=Rotary(), qk_norm=1e-6)
     yield Entry("MultiHeadAttention, grouped, rotary, QK-norm", modern, {})
     yield Entry("GPT, gpt2", GPT(preset("gpt2", _SIZES, dropout=0.1)), {})
     yield Entry("GPT, modern", GPT(preset("modern", _SIZES)), {})

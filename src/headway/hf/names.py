@@ -5,7 +5,7 @@ GPT-2's files have (d_in, d_out), and one matrix `c_attn` for queries, keys and 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -25,6 +25,18 @@ class Location(NamedTuple):
     is_transposed: bool = False
     third: int | None = None
 
+    def read(self, value: Array) -> Array:
+        """Return our parameter from their tensor."""
+        if self.third is not None:
+            width = value.shape[-1] // 3
+            value = value[..., self.third * width : (self.third + 1) * width]
+        return value.mT if self.is_transposed else value
+
+    def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of their tensor from the shape of our parameter."""
+        theirs = ours[::-1] if self.is_transposed else ours
+        return theirs if self.third is None else (*theirs[:-1], 3 * theirs[-1])
+
 
 def _linear(ours: str, theirs: str) -> dict[str, Location]:
     return {f"{ours}.{kind}": Location(f"{theirs}.{kind}") for kind in ("weight", "bias")}
@@ -36,6 +48,14 @@ def _conv1d(ours: str, theirs: str, third: int | None = None) -> dict[str, Locat
         f"{ours}.weight": Location(f"{theirs}.weight", is_transposed=True, third=third),
         f"{ours}.bias": Location(f"{theirs}.bias", third=third),
     }
+
+
+def _layers(ours: str, theirs: str, parts: Mapping[str, str]) -> dict[str, Location]:
+    """The linear layers and norms of every block."""
+    table: dict[str, Location] = {}
+    for part, their_part in parts.items():
+        table |= _linear(f"{ours}.{part}", f"{theirs}.{their_part}")
+    return table
 
 
 GPT2: Table = MappingProxyType(
@@ -55,78 +75,98 @@ GPT2: Table = MappingProxyType(
     }
 )
 
-_PARTS = {
-    "attention_norm": "input_layernorm",
-    "attention.q": "self_attn.q_proj",
-    "attention.k": "self_attn.k_proj",
-    "attention.v": "self_attn.v_proj",
-    "attention.output": "self_attn.o_proj",
-    "attention.q_norm": "self_attn.q_norm",
-    "attention.k_norm": "self_attn.k_norm",
-    "mlp_norm": "post_attention_layernorm",
-    "mlp.gate": "mlp.gate_proj",
-    "mlp.up": "mlp.up_proj",
-    "mlp.down": "mlp.down_proj",
-}
-
-# Llama's names; Qwen 3 has them too, with a norm of the queries and keys of each head.
+# Llama, and with the same names Mistral, Qwen 2 and Qwen 3.
 LLAMA: Table = MappingProxyType(
     {
         "embedding.weight": Location("model.embed_tokens.weight"),
-        **{
-            f"blocks.*.{ours}.weight": Location(f"model.layers.*.{theirs}.weight")
-            for ours, theirs in _PARTS.items()
-        },
+        **_layers(
+            "blocks.*",
+            "model.layers.*",
+            {
+                "attention_norm": "input_layernorm",
+                "attention.q": "self_attn.q_proj",
+                "attention.k": "self_attn.k_proj",
+                "attention.v": "self_attn.v_proj",
+                "attention.output": "self_attn.o_proj",
+                "attention.q_norm": "self_attn.q_norm",
+                "attention.k_norm": "self_attn.k_norm",
+                "mlp_norm": "post_attention_layernorm",
+                "mlp.gate": "mlp.gate_proj",
+                "mlp.up": "mlp.up_proj",
+                "mlp.down": "mlp.down_proj",
+            },
+        ),
         "final_norm.weight": Location("model.norm.weight"),
         "head.weight": Location("lm_head.weight"),
     }
 )
 
+BERT: Table = MappingProxyType(
+    {
+        "embedding.weight": Location("bert.embeddings.word_embeddings.weight"),
+        "position_embedding.weight": Location("bert.embeddings.position_embeddings.weight"),
+        "segment_embedding.weight": Location("bert.embeddings.token_type_embeddings.weight"),
+        **_linear("embedding_norm", "bert.embeddings.LayerNorm"),
+        **_layers(
+            "blocks.*",
+            "bert.encoder.layer.*",
+            {
+                "attention.q": "attention.self.query",
+                "attention.k": "attention.self.key",
+                "attention.v": "attention.self.value",
+                "attention.output": "attention.output.dense",
+                "attention_norm": "attention.output.LayerNorm",
+                "mlp.up": "intermediate.dense",
+                "mlp.down": "output.dense",
+                "mlp_norm": "output.LayerNorm",
+            },
+        ),
+        **_linear("transform.linear", "cls.predictions.transform.dense"),
+        **_linear("transform.norm", "cls.predictions.transform.LayerNorm"),
+        "head.bias": Location("cls.predictions.bias"),
+        "head.weight": Location("cls.predictions.decoder.weight"),
+    }
+)
+
+
+def location(table: Table, name: str) -> Location:
+    """Return the location of our parameter with this name.
+
+    Raises ValueError for a parameter that the table does not have.
+    """
+    match = re.search(r"\.(\d+)\.", name)
+    number = "" if match is None else match[1]
+    pattern = name if match is None else f"{name[: match.start()]}.*.{name[match.end() :]}"
+    if pattern not in table:
+        raise ValueError(f"parameter {name!r} has no equivalent in Hugging Face's format")
+    found = table[pattern]
+    return found._replace(name=found.name.replace("*", number))
+
+
+def from_hf(table: Table, theirs: Mapping[str, Array], names: Iterable[str]) -> dict[str, Array]:
+    """Convert to our parameters with these names. Raises KeyError for a missing tensor."""
+    ours = {}
+    for name in names:
+        place = location(table, name)
+        ours[name] = place.read(theirs[place.name])
+    return ours
+
 
 def to_hf(table: Table, ours: Mapping[str, Array]) -> dict[str, Array]:
-    """Convert parameters to Hugging Face's names and orientation.
+    """Convert our parameters to Hugging Face's names and orientation.
 
     Raises ValueError for a parameter that the table does not have.
     """
     packed: dict[str, dict[int, Array]] = {}
     theirs: dict[str, Array] = {}
     for name, value in ours.items():
-        pattern, number = _pattern(name)
-        if pattern not in table:
-            raise ValueError(f"parameter {name!r} has no equivalent in Hugging Face's format")
-        location = table[pattern]
-        their_name = location.name.replace("*", number)
-        value = value.mT if location.is_transposed else value
-        if location.third is None:
-            theirs[their_name] = value
+        place = location(table, name)
+        value = value.mT if place.is_transposed else value
+        if place.third is None:
+            theirs[place.name] = value
         else:
-            packed.setdefault(their_name, {})[location.third] = value
-    for their_name, thirds in packed.items():
+            packed.setdefault(place.name, {})[place.third] = value
+    for name, thirds in packed.items():
         parts = [thirds[n] for n in range(3)]
-        theirs[their_name] = namespace(parts[0]).concat(parts, axis=-1)
+        theirs[name] = namespace(parts[0]).concat(parts, axis=-1)
     return theirs
-
-
-def from_hf(table: Table, theirs: Mapping[str, Array]) -> dict[str, Array]:
-    """Convert parameters to our names and orientation; those not in the table are ignored."""
-    ours: dict[str, Array] = {}
-    locations: dict[str, list[tuple[str, Location]]] = {}
-    for pattern, location in table.items():
-        locations.setdefault(location.name, []).append((pattern, location))
-    for name, value in theirs.items():
-        pattern, number = _pattern(name)
-        for our_name, location in locations.get(pattern, []):
-            part = value
-            if location.third is not None:
-                width = value.shape[-1] // 3
-                part = value[..., location.third * width : (location.third + 1) * width]
-            ours[our_name.replace("*", number)] = part.mT if location.is_transposed else part
-    return ours
-
-
-def _pattern(name: str) -> tuple[str, str]:
-    """Replace the number of the layer in a name by *; return the pattern and the number."""
-    match = re.search(r"\.(\d+)\.", name)
-    if match is None:
-        return name, ""
-    return name[: match.start(1)] + "*" + name[match.end(1) :], match[1]

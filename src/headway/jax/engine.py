@@ -1,7 +1,9 @@
 """The JAX implementation of `training.session.Engine`."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from math import gcd
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,15 +12,19 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from headway.attention.arrays import Array
-from headway.jax import gpt, sharding
+from headway.jax import gpt, sharding, weights
 from headway.jax.generate import generate
 from headway.jax.gpt import Model
 from headway.jax.train import Trainer, loss
-from headway.jax.weights import build, load
+from headway.jax.weights import build
+from headway.models.gpt import GPTConfig
 from headway.training import memory
-from headway.training.runs import RunConfig
+from headway.training.runs import Run, RunConfig
 
-__all__ = ["generate", "gradients", "keep_memory", "load", "logits", "trainer"]
+__all__ = ["FRAMEWORK", "assemble", "generate", "gradients", "keep_memory", "load", "logits"]
+__all__ += ["trainer"]
+
+FRAMEWORK = "flax"  # the name of JAX in the library safetensors
 
 
 def trainer(config: RunConfig, data: tuple[Any, Any], device: str | None = None) -> Trainer:
@@ -57,6 +63,35 @@ def devices(kind: str | None) -> list[jax.Device]:
         raise ValueError(
             f"JAX has no {kind} here; remove --device to use the default, {default}"
         ) from None
+
+
+def load(
+    run: Run, checkpoint: Path | None = None, device: str | None = None, dtype: str | None = None
+) -> Model:
+    """Load the model of a run with the weights of a checkpoint, by default the last one."""
+    model = weights.load(run, checkpoint)
+    return replace(model, params=_placed(model.params.items(), device, dtype))
+
+
+def assemble(
+    config: GPTConfig,
+    parameters: Iterable[tuple[str, Array]],
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Model:
+    """Build a GPT from its parameters; see `training.session.Engine`."""
+    return Model(_placed(parameters, device, dtype), config)
+
+
+def _placed(
+    parameters: Iterable[tuple[str, Array]], device: str | None, dtype: str | None
+) -> dict[str, Array]:
+    """Return the parameters on a device and in a dtype."""
+    chosen = devices(device)[0]
+    return {
+        name: jax.device_put(value.astype(dtype or value.dtype), chosen)
+        for name, value in parameters
+    }
 
 
 def logits(

@@ -31,13 +31,19 @@ def generate(
     alone. With a cache, each step processes only the last token; a rung of the ladder has no cache
     and processes the complete text again for every token.
     """
-    return write(partial(_read, model), prompts, context=model.config.context, **options)
+    context = model.config.context
+    longest = max((len(prompt) for prompt in prompts), default=1) + options["tokens"]
+    capacity = min(_power_of_two(longest), context)
+    return write(partial(_read, model, capacity), prompts, context=context, **options)
 
 
 def _read(
-    model: Model, texts: list[list[int]], caches: list[Cache] | None
+    model: Model, capacity: int, texts: list[list[int]], caches: list[Cache] | None
 ) -> tuple[Scores, list[Cache] | None]:
-    """Return the logits after each text; the caches hold all tokens except the last one."""
+    """Return the logits after each text; the caches hold all tokens except the last one.
+
+    capacity: the number of tokens for which new caches have room.
+    """
     params, config, attention = model.params, model.config, model.attention
     if tracing.listening():  # traces and edits must not see the padding
         unpadded = [gpt.forward(params, jnp.asarray([text]), config, attention) for text in texts]
@@ -46,15 +52,21 @@ def _read(
     if caches is not None:
         last = np.array([[text[-1]] for text in texts], dtype=np.int32)
         return _decode(params, last, lengths - 1, caches, config=config, attention=attention)
-    # Each length is compiled separately, so only powers of two are used.
-    longest = min(1 << int(lengths.max() - 1).bit_length(), config.context)
+    longest = int(lengths.max())
+    if config.positions.rotary.scaling != "dynamic":  # its angles depend on the length
+        # Each length is compiled separately, so only powers of two are used.
+        longest = min(_power_of_two(longest), capacity)
     rows = np.array([text + [0] * (longest - len(text)) for text in texts], dtype=np.int32)
-    return _prefill(
-        params, rows, lengths, config=config, attention=attention, with_caches=model.can_cache
-    )
+    room = capacity if model.can_cache else None
+    return _prefill(params, rows, lengths, config=config, attention=attention, capacity=room)
 
 
-@partial(jax.jit, static_argnames=("config", "attention", "with_caches"))
+def _power_of_two(number: int) -> int:
+    """The smallest power of two that is at least this number."""
+    return 1 << (number - 1).bit_length()
+
+
+@partial(jax.jit, static_argnames=("config", "attention", "capacity"))
 def _prefill(
     params: Params,
     rows: Int[Array, "batch tokens"],
@@ -62,15 +74,16 @@ def _prefill(
     *,
     config: GPTConfig,
     attention: Attention,
-    with_caches: bool,
+    capacity: int | None,
 ) -> tuple[Scores, list[Cache] | None]:
     """Return the logits after the last token of each row, and the caches, if any.
 
     lengths: without the padding, which stays in the caches until decoding overwrites it.
+    capacity: of the caches; None if there are none.
     """
     caches = None
-    if with_caches:
-        empty = gpt.empty_caches(params, config, len(rows))
+    if capacity is not None:
+        empty = gpt.empty_caches(params, config, len(rows), capacity)
         logits, caches = gpt.forward_cached(params, rows, config, attention, empty, first=0)
     else:
         logits = gpt.forward(params, rows, config, attention, Spec(mask=padding(lengths)))

@@ -20,10 +20,12 @@ from headway.attention.dropout import drop
 from headway.attention.positions import sinusoidal
 from headway.attention.spec import DEFAULT, Spec, fold
 from headway.jax.layers import (
+    ACTIVATIONS,
     Attention,
     Cache,
     Params,
     Position,
+    linear,
     mlp,
     multi_head,
     norm,
@@ -111,6 +113,11 @@ def features(
         x = x + params["position_embedding.weight"][positions]
     if config.positions.kind == "sinusoidal":  # scaled to the initial embeddings
         x = x + sinusoidal(positions, config.width, like=x) * (INITIAL * 2**0.5)
+    if config.segments:
+        x = x + params["segment_embedding.weight"][0]
+    is_before = config.norm.placement == "before"
+    if not is_before:
+        x = norm(x, part(params, "embedding_norm"), config)
     spec = spec._replace(dropout=0.0 if spec.seed is None else config.dropout)
     x = tap("embedded", drop(x, fold(spec, 0)))
     new: list[Cache | None] = []
@@ -120,15 +127,21 @@ def features(
         with scope(f"blocks.{layer}"):
             x, cache = _block(x, block, config, attention, fold(spec, 1 + layer), cache, first)
         new.append(cache)
-    return tap("final_norm", norm(x, part(params, "final_norm"), config)), new
+    if is_before:
+        x = tap("final_norm", norm(x, part(params, "final_norm"), config))
+    return x, new
 
 
 def logits(
     params: Params, features: Float[Array, "*rows width"], config: GPTConfig
 ) -> Float[Array, "*rows vocabulary"]:
     """The logits of these features."""
-    head = params["embedding.weight" if config.tied else "head.weight"]
-    return tap("logits", features @ head.mT)
+    if config.head == "transform":
+        hidden = linear(features, part(params, "transform.linear"))
+        hidden = ACTIVATIONS[config.mlp.activation](hidden)
+        features = norm(hidden, part(params, "transform.norm"), config)
+    weight = params["embedding.weight" if config.tied else "head.weight"]
+    return tap("logits", linear(features, {**part(params, "head"), "weight": weight}))
 
 
 def forward_cached(
@@ -148,10 +161,10 @@ def forward_cached(
     return logits(params, x, config), [cache for cache in new if cache is not None]
 
 
-def empty_caches(params: Params, config: GPTConfig, batch: int) -> list[Cache]:
-    """One empty cache per layer, with room for the context, in the dtype of the parameters."""
+def empty_caches(params: Params, config: GPTConfig, batch: int, capacity: int) -> list[Cache]:
+    """One empty cache per layer for `capacity` tokens, in the dtype of the parameters."""
     dtype = next(iter(params.values())).dtype
-    shape = (batch, config.attention.groups, config.context, config.d_k)
+    shape = (batch, config.attention.groups, capacity, config.d_k)
     return [Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.layers)]
 
 
@@ -164,17 +177,24 @@ def _block(
     cache: Cache | None,
     first: Position,
 ) -> tuple[Array, Cache | None]:
-    """x + attention(norm(x)), then x + mlp(norm(x)): pre-norm, as in GPT-2."""
-    normalized = tap("attention_norm", norm(x, part(params, "attention_norm"), config))
+    """A layer: see `headway.torch.gpt.Block`."""
+    is_before = config.norm.placement == "before"
+
+    def normalized(x: Array, name: str) -> Array:
+        return norm(x, part(params, name), config)
+
+    inputs = tap("attention_norm", normalized(x, "attention_norm")) if is_before else x
     with scope("attention"):
         update, cache = attention.apply(
-            normalized, part(params, "attention"), config, fold(spec, 0), cache, first
+            inputs, part(params, "attention"), config, fold(spec, 0), cache, first
         )
-    x = tap("after_attention", x + drop(update, fold(spec, 1)))
-    normalized = tap("mlp_norm", norm(x, part(params, "mlp_norm"), config))
+    x = x + drop(update, fold(spec, 1))
+    x = tap("after_attention", x if is_before else normalized(x, "attention_norm"))
+    inputs = tap("mlp_norm", normalized(x, "mlp_norm")) if is_before else x
     with scope("mlp"):
-        update = mlp(normalized, part(params, "mlp"), config)
-    return tap("after_mlp", x + drop(update, fold(spec, 2))), cache
+        update = mlp(inputs, part(params, "mlp"), config)
+    x = x + drop(update, fold(spec, 2))
+    return tap("after_mlp", x if is_before else normalized(x, "mlp_norm")), cache
 
 
 def _seed_of(key: Array) -> int:

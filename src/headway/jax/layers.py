@@ -5,6 +5,7 @@ The attention formula is in `headway.attention`; `models.gpt.shapes` lists the p
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from headway.attention.formula import Attend
 from headway.attention.heads import merge, split
 from headway.attention.norms import rms_norm
 from headway.attention.options import combine
-from headway.attention.positions import alibi, relative, rotary
+from headway.attention.positions import alibi, relative
 from headway.attention.spec import Spec
 from headway.ladder.rung import Rung
 from headway.models.gpt import GPTConfig, attention_shapes, attention_spec, rung_config, rung_spec
@@ -110,7 +111,8 @@ def _multi_head(
     positions = positions_of(x, first)
     if config.positions.kind == "rotary":
         per_head = positions if positions.ndim == 1 else positions[:, None]  # equal in all heads
-        queries, keys = rotary(queries, per_head), rotary(keys, per_head)
+        rotary, length = config.positions.rotary, positions.max() + 1
+        queries, keys = (rotary.rotate(x, per_head, length) for x in (queries, keys))
     spec = combine(attention_spec(config), spec, training=spec.seed is not None)
     if cache is not None:
         cache = extended(cache, keys, values, first)
@@ -177,15 +179,27 @@ def norm(x: Sequence_, params: Params, config: GPTConfig) -> Sequence_:
 
 
 def mlp(x: Sequence_, params: Params, config: GPTConfig) -> Sequence_:
-    """The MLP of a layer: activation(x up) down; for SwiGLU (silu(x gate) * x up) down."""
-    up = linear(x, part(params, "up"))
-    if config.mlp.kind == "gelu":
-        hidden = jax.nn.gelu(up, approximate=True)
-    elif config.mlp.kind == "relu2":
-        hidden = jax.nn.relu(up) ** 2
+    """The MLP of a layer: activation(x up) down; with a gate (activation(x gate) * x up) down."""
+    up, activation = linear(x, part(params, "up")), ACTIVATIONS[config.mlp.activation]
+    if config.mlp.is_gated:
+        hidden = activation(linear(x, part(params, "gate"))) * up
     else:
-        hidden = jax.nn.silu(linear(x, part(params, "gate"))) * up
+        hidden = activation(up)
     return tap("output", linear(tap("hidden", hidden), part(params, "down")))
+
+
+# The keys are those of `headway.models.gpt.ACTIVATIONS`.
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
+    {
+        "gelu": partial(jax.nn.gelu, approximate=True),
+        "gelu-exact": partial(jax.nn.gelu, approximate=False),
+        "quick-gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+        "relu": jax.nn.relu,
+        "relu2": lambda x: jax.nn.relu(x) ** 2,
+        "silu": jax.nn.silu,
+        "tanh": jnp.tanh,
+    }
+)
 
 
 def part(params: Params, name: str) -> Params:

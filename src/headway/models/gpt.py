@@ -1,19 +1,21 @@
 """The config of a GPT, and the names, shapes and initial values of its parameters.
 
 GPT-2 (Radford et al. 2019) and its successors: a decoder with a norm before each layer. The presets
-differ in positions, norm and MLP. This module is independent of the engine.
+differ in positions, norm and MLP. With a norm after each layer and without the causal mask it is
+BERT (Devlin et al. 2019). This module is independent of the engine.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_type_hints
 
 import numpy as np
 from jaxtyping import Float
 
-from headway.attention.masks import causal
+from headway.attention.masks import causal, window
 from headway.attention.normalizers import NORMALIZERS
+from headway.attention.positions import Rotary
 from headway.attention.spec import Spec
 from headway.ladder.rung import Rung, RungConfig
 from headway.models.parameters import Shape, at_least_one, generator, linear, norm, one_of
@@ -23,9 +25,16 @@ from headway.nearest import check_keys
 # keys (rotary), or as a bias of the scores (alibi: a slope per head, relative: a learned table).
 POSITIONS = ("learned", "none", "sinusoidal", "rotary", "alibi", "relative")
 
-# The width inside the MLP divided by the width of the model. swiglu has three matrices, the others
-# have two, so 8/3 for swiglu gives as many parameters as 4 for the others.
-MLP_WIDTHS = {"gelu": 4.0, "relu2": 4.0, "swiglu": 8 / 3}
+ROTARY = Rotary()
+
+# The activation of each kind of MLP without a gate, and of each kind with one. The first has two
+# matrices and the second three, so widths of 4 and 8/3 times that of the model give the same number
+# of parameters.
+ACTIVATIONS = ("gelu", "gelu-exact", "quick-gelu", "relu", "relu2", "silu", "tanh")
+GATED: Mapping[str, str] = MappingProxyType(
+    {"swiglu": "silu", "geglu": "gelu", "geglu-exact": "gelu-exact", "reglu": "relu"}
+)
+MLP_KINDS = (*ACTIVATIONS, *GATED)
 
 INITIAL = 0.02  # the standard deviation of the initial values of a parameter
 
@@ -45,7 +54,15 @@ class AttentionConfig:
     qk_norm
         Whether the queries and keys of each head are normalized by RMSNorm (Henry et al. 2020).
     causal
-        Whether no token attends to a later one. The lab uses False to show the effect of a leak.
+        Whether no token attends to a later one. False for BERT; the lab uses it to show a leak.
+    window
+        Number of tokens that a token attends to, itself included; by default all (Mistral 7B,
+        Jiang et al. 2023).
+    qkv_bias
+        Whether the projections to queries, keys and values have biases; by default only with
+        LayerNorm.
+    output_bias
+        Whether the output projection has a bias; by default only with LayerNorm.
     scale
         Scale of the scores; by default 1 / sqrt(d_k).
     normalizer
@@ -57,14 +74,19 @@ class AttentionConfig:
     d_k: int | None = None
     qk_norm: bool = False
     causal: bool = True
+    window: int | None = None
+    qkv_bias: bool | None = None
+    output_bias: bool | None = None
     scale: float | None = None
     normalizer: str = "softmax"
 
     def __post_init__(self) -> None:
-        at_least_one(self, "heads", "kv_heads", "d_k")
+        at_least_one(self, "heads", "kv_heads", "d_k", "window")
         one_of("normalizer", self.normalizer, NORMALIZERS)
         if self.heads % self.groups:
             raise ValueError(f"kv_heads must divide heads (got {self.groups} and {self.heads})")
+        if self.window is not None and not self.causal:
+            raise ValueError("a window needs causal attention; remove window or causal=False")
 
     @property
     def groups(self) -> int:
@@ -80,9 +102,12 @@ class PositionsConfig:
     ----------
     kind
         learned, none, sinusoidal, rotary, alibi or relative.
+    rotary
+        Base and scaling of rotary positions.
     """
 
     kind: str = "learned"
+    rotary: Rotary = ROTARY
 
     def __post_init__(self) -> None:
         one_of("positions", self.kind, POSITIONS)
@@ -95,16 +120,21 @@ class NormConfig:
     Attributes
     ----------
     kind
-        layer: LayerNorm, and biases in all matrices; rms: RMSNorm, without biases.
+        layer: LayerNorm, with a bias; rms: RMSNorm, without one.
     eps
         Number that is added to the variance.
+    placement
+        before: each layer reads the normalized residual stream; after: the sum of stream and update
+        is normalized, and so is the embedding (BERT).
     """
 
     kind: Literal["layer", "rms"] = "layer"
     eps: float = 1e-5
+    placement: Literal["before", "after"] = "before"
 
     def __post_init__(self) -> None:
         one_of("norm", self.kind, ("layer", "rms"))
+        one_of("placement", self.placement, ("before", "after"))
 
 
 @dataclass(frozen=True)
@@ -114,17 +144,32 @@ class MLPConfig:
     Attributes
     ----------
     kind
-        gelu (tanh approximation), relu2 (squared ReLU, So et al. 2021) or swiglu (Shazeer 2020).
+        An activation: gelu (tanh approximation), gelu-exact, quick-gelu, relu, relu2 (squared ReLU,
+        So et al. 2021), silu or tanh. Or a gated one (Shazeer 2020): swiglu, geglu, geglu-exact or
+        reglu.
     width
-        Features inside the MLP; by default 4 times the width, 8/3 times for swiglu.
+        Features inside the MLP; by default 4 times the width, 8/3 times if gated.
+    bias
+        Whether its linear layers have biases; by default only with LayerNorm.
     """
 
-    kind: Literal["gelu", "relu2", "swiglu"] = "gelu"
+    kind: str = "gelu"
     width: int | None = None
+    bias: bool | None = None
 
     def __post_init__(self) -> None:
-        one_of("mlp", self.kind, MLP_WIDTHS)
+        one_of("mlp", self.kind, MLP_KINDS)
         at_least_one(self, "width")
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the MLP has a gate."""
+        return self.kind in GATED
+
+    @property
+    def activation(self) -> str:
+        """The activation, one of ACTIVATIONS."""
+        return GATED.get(self.kind, self.kind)
 
 
 @dataclass(frozen=True)
@@ -147,6 +192,11 @@ class GPTConfig:
         Probability that an attention weight or a feature is dropped in training.
     tied
         Whether the output layer uses the matrix of the embedding.
+    segments
+        Number of kinds of segments, each with an embedding (BERT). All tokens are of the first.
+    head
+        linear: the output layer is a matrix; transform: a linear layer, the activation of the MLP
+        and a norm come before it, and it has a bias (BERT).
     """
 
     vocabulary: int
@@ -159,9 +209,12 @@ class GPTConfig:
     mlp: MLPConfig = MLPConfig()
     dropout: float = 0.0
     tied: bool = True
+    segments: int = 0
+    head: Literal["linear", "transform"] = "linear"
 
     def __post_init__(self) -> None:
         at_least_one(self, "vocabulary", "context", "width", "layers")
+        one_of("head", self.head, ("linear", "transform"))
         heads = self.attention.heads
         if self.attention.d_k is None and self.width % heads:
             raise ValueError(f"heads must divide the width (got {heads} and {self.width})")
@@ -181,13 +234,17 @@ class GPTConfig:
     @property
     def mlp_width(self) -> int:
         """The width inside the MLP."""
-        mlp = self.mlp
-        return round(self.width * MLP_WIDTHS[mlp.kind]) if mlp.width is None else mlp.width
+        ratio = 8 / 3 if self.mlp.is_gated else 4
+        return round(self.width * ratio) if self.mlp.width is None else self.mlp.width
 
     @property
-    def has_biases(self) -> bool:
-        """Whether linear layers have biases: only in models with LayerNorm."""
-        return self.norm.kind == "layer"
+    def is_masked(self) -> bool:
+        """Whether the model predicts masked tokens, not the next one."""
+        return self.head == "transform"
+
+    def has_bias(self, choice: bool | None) -> bool:
+        """Whether a linear layer has a bias: as chosen, by default only with LayerNorm."""
+        return self.norm.kind == "layer" if choice is None else choice
 
 
 # The settings of each preset, nested as in a recipe; the caller adds the sizes.
@@ -252,6 +309,38 @@ def preset(name: str, settings: Mapping[str, Any] = MappingProxyType({}), **more
     return config_from(GPTConfig, overlaid(PRESETS[name], {**settings, **more}), "model")
 
 
+def flat(config: Any, table: str = "") -> dict[str, Any]:
+    """The settings of a config by name; nested ones have names such as "attention.heads"."""
+    settings: dict[str, Any] = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        name = table + field.name
+        settings |= flat(value, f"{name}.") if is_dataclass(value) else {name: value}
+    return settings
+
+
+def unequal(config: GPTConfig, other: GPTConfig) -> list[str]:
+    """The names of the settings in which two models differ; None and the default are equal."""
+    one, two = flat(_resolved(config)), flat(_resolved(other))
+    return [name for name in one if one[name] != two[name]]
+
+
+def _resolved(config: GPTConfig) -> GPTConfig:
+    """The config with the values that None stands for."""
+    attention, mlp = config.attention, config.mlp
+    return replace(
+        config,
+        attention=replace(
+            attention,
+            kv_heads=attention.groups,
+            d_k=config.d_k,
+            qkv_bias=config.has_bias(attention.qkv_bias),
+            output_bias=config.has_bias(attention.output_bias),
+        ),
+        mlp=replace(mlp, width=config.mlp_width, bias=config.has_bias(mlp.bias)),
+    )
+
+
 def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Update nested tables with the values of other ones, recursively."""
     merged = dict(below)
@@ -263,10 +352,13 @@ def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
 
 def attention_spec(config: GPTConfig) -> Spec:
     """The options of the attention of every layer."""
+    attention, mask = config.attention, None
+    if attention.causal:
+        mask = causal if attention.window is None else window(attention.window)
     return Spec(
-        mask=causal if config.attention.causal else None,
-        scale=config.attention.scale,
-        normalizer=NORMALIZERS[config.attention.normalizer],
+        mask=mask,
+        scale=attention.scale,
+        normalizer=NORMALIZERS[attention.normalizer],
         dropout=config.dropout,
     )
 
@@ -284,6 +376,7 @@ def rung_spec(rung: Rung, config: GPTConfig) -> Spec:
         "scale": attention.scale is not None,
         "normalizer": attention.normalizer != "softmax",
         "d_k": attention.d_k is not None,
+        "window": attention.window is not None,
         "causal=False": not attention.causal and rung.causal,
     }
     for name, is_set in unsupported.items():
@@ -308,19 +401,29 @@ def shapes(config: GPTConfig, attention: Mapping[str, Shape] | None = None) -> d
     attention: the parameters of the attention of one layer, by default `attention_shapes(config)`.
     """
     attention = attention_shapes(config) if attention is None else attention
-    width = config.width
+    width, has_norm_bias = config.width, config.norm.kind == "layer"
+    is_before, has_mlp_bias = config.norm.placement == "before", config.has_bias(config.mlp.bias)
     table: dict[str, Shape] = {"embedding.weight": (config.vocabulary, width)}
     if config.positions.kind == "learned":
         table["position_embedding.weight"] = (config.context, width)
+    if config.segments:
+        table["segment_embedding.weight"] = (config.segments, width)
+    if not is_before:
+        table |= norm("embedding_norm", width, has_norm_bias)
     for layer in range(config.layers):
         block = f"blocks.{layer}"
-        table |= norm(f"{block}.attention_norm", width, config.has_biases)
+        table |= norm(f"{block}.attention_norm", width, has_norm_bias)
         table |= {f"{block}.attention.{name}": shape for name, shape in attention.items()}
-        table |= norm(f"{block}.mlp_norm", width, config.has_biases)
-        for name in ("gate", "up") if config.mlp.kind == "swiglu" else ("up",):
-            table |= linear(f"{block}.mlp.{name}", width, config.mlp_width, config.has_biases)
-        table |= linear(f"{block}.mlp.down", config.mlp_width, width, config.has_biases)
-    table |= norm("final_norm", width, config.has_biases)
+        table |= norm(f"{block}.mlp_norm", width, has_norm_bias)
+        for name in ("gate", "up") if config.mlp.is_gated else ("up",):
+            table |= linear(f"{block}.mlp.{name}", width, config.mlp_width, has_mlp_bias)
+        table |= linear(f"{block}.mlp.down", config.mlp_width, width, has_mlp_bias)
+    if is_before:
+        table |= norm("final_norm", width, has_norm_bias)
+    if config.head == "transform":
+        table |= linear("transform.linear", width, width)
+        table |= norm("transform.norm", width, has_norm_bias)
+        table["head.bias"] = (config.vocabulary,)
     if not config.tied:
         table["head.weight"] = (config.vocabulary, width)
     return table
@@ -330,11 +433,12 @@ def attention_shapes(config: GPTConfig) -> dict[str, Shape]:
     """The parameters of the multi-head attention of one layer."""
     width, d_k = config.width, config.d_k
     d_q, d_kv = config.attention.heads * d_k, config.attention.groups * d_k
+    has_bias = config.has_bias(config.attention.qkv_bias)
     table = {
-        **linear("q", width, d_q, config.has_biases),
-        **linear("k", width, d_kv, config.has_biases),
-        **linear("v", width, d_kv, config.has_biases),
-        **linear("output", d_q, width, config.has_biases),
+        **linear("q", width, d_q, has_bias),
+        **linear("k", width, d_kv, has_bias),
+        **linear("v", width, d_kv, has_bias),
+        **linear("output", d_q, width, config.has_bias(config.attention.output_bias)),
     }
     if config.attention.qk_norm:
         table |= {"q_norm.weight": (d_k,), "k_norm.weight": (d_k,)}

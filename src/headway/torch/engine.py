@@ -1,5 +1,6 @@
 """The PyTorch implementation of `training.session.Engine`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from headway.models.gpt import GPTConfig
 from headway.torch import devices, weights
 from headway.torch.generate import generate
 from headway.torch.gpt import GPT
@@ -18,7 +20,10 @@ from headway.torch.translate import answers
 from headway.training import memory
 from headway.training.runs import Run, RunConfig
 
-__all__ = ["answers", "generate", "gradients", "keep_memory", "load", "logits", "trainer"]
+__all__ = ["FRAMEWORK", "answers", "assemble", "generate", "gradients", "keep_memory", "load"]
+__all__ += ["logits", "trainer"]
+
+FRAMEWORK = "pt"  # the name of PyTorch in the library safetensors
 
 
 def trainer(config: RunConfig, data: tuple[Any, Any], device: str | None = None) -> Trainer:
@@ -37,10 +42,23 @@ def keep_memory() -> None:
     memory.keep()
 
 
-def load(run: Run, checkpoint: Path | None = None) -> GPT:
+def load(
+    run: Run, checkpoint: Path | None = None, device: str | None = None, dtype: str | None = None
+) -> GPT:
     """Load the model of a run with the weights of a checkpoint, by default the last one."""
     model: GPT = weights.load(run, checkpoint).eval()
-    return model
+    return model.to(devices.choose(device), None if dtype is None else getattr(torch, dtype))
+
+
+def assemble(
+    config: GPTConfig,
+    parameters: Iterable[tuple[str, Tensor]],
+    device: str | None = None,
+    dtype: str | None = None,
+) -> GPT:
+    """Build a GPT from its parameters; see `training.session.Engine`."""
+    kind = None if dtype is None else getattr(torch, dtype)
+    return weights.assemble(config, parameters, devices.choose(device), kind).eval()
 
 
 def logits(

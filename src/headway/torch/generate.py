@@ -24,7 +24,9 @@ def generate(
     and processes the complete text again for every token.
     """
     model.eval()
-    return write(partial(_read, model), prompts, context=model.config.context, **options)
+    context = model.config.context
+    longest = max((len(prompt) for prompt in prompts), default=1) + options["tokens"]
+    return write(partial(_read, model, min(longest, context)), prompts, context=context, **options)
 
 
 class _Caches(NamedTuple):
@@ -35,9 +37,12 @@ class _Caches(NamedTuple):
 
 
 def _read(
-    model: GPT, texts: list[list[int]], caches: _Caches | None
+    model: GPT, capacity: int, texts: list[list[int]], caches: _Caches | None
 ) -> tuple[Float[Tensor, "batch vocabulary"], _Caches | None]:
-    """Return the logits after each text; the caches hold all tokens except the last one."""
+    """Return the logits after each text; the caches hold all tokens except the last one.
+
+    capacity: the number of tokens for which new caches have room.
+    """
     device = next(model.parameters()).device
     if caches is not None:
         rows, starts = [text[-1:] for text in texts], caches.starts
@@ -46,7 +51,7 @@ def _read(
         gaps = [longest - len(text) for text in texts]
         rows = [[0] * gap + text for gap, text in zip(gaps, texts, strict=True)]
         starts = torch.tensor(gaps, device=device) if any(gaps) else None
-        caches = _Caches(model.caches(), starts) if model.can_cache else None
+        caches = _Caches(model.caches(capacity), starts) if model.can_cache else None
     layers = None if caches is None else caches.layers
     with torch.no_grad():
         logits = model(torch.tensor(rows, device=device), caches=layers, starts=starts)

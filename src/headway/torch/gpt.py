@@ -16,7 +16,14 @@ from headway.attention.positions import alibi, sinusoidal
 from headway.attention.spec import DEFAULT, Spec, fold
 from headway.ladder.rung import Rung
 from headway.models.gpt import INITIAL, GPTConfig, attention_spec, initial, rung_config, rung_spec
-from headway.torch.layers import MLP, Cache, MultiHeadAttention, RelativeBias, RungAttention
+from headway.torch.layers import (
+    ACTIVATIONS,
+    MLP,
+    Cache,
+    MultiHeadAttention,
+    RelativeBias,
+    RungAttention,
+)
 from headway.tracing import scope, tap
 
 Stream = Float[Tensor, "batch tokens width"]
@@ -36,8 +43,9 @@ def multi_head(config: GPTConfig, attend: Attend = dispatch.run) -> MultiHeadAtt
         heads=heads,
         kv_heads=config.attention.kv_heads,
         head_dim=config.d_k,
-        linear_bias=config.has_biases,
-        rotary=10000.0 if kind == "rotary" else None,
+        linear_bias=config.has_bias(config.attention.qkv_bias),
+        output_bias=config.has_bias(config.attention.output_bias),
+        rotary=config.positions.rotary if kind == "rotary" else None,
         qk_norm=config.norm.eps if config.attention.qk_norm else None,
         position_bias=position_bias,
         spec=attention_spec(config),
@@ -61,11 +69,12 @@ class GPT(nn.Module):
 
     attention: creates the attention of a layer: `multi_head` or `of_rung(...)`.
     seed: the initial values depend only on it and on the parameters' names, and are the same in
-        both engines; PyTorch's global random state is not changed.
+        both engines; PyTorch's global random state is not changed. None: the values are arbitrary,
+        because they will be replaced.
     """
 
     def __init__(
-        self, config: GPTConfig, attention: Attention = multi_head, *, seed: int = 0
+        self, config: GPTConfig, attention: Attention = multi_head, *, seed: int | None = 0
     ) -> None:
         super().__init__()
         self.config = config
@@ -74,11 +83,20 @@ class GPT(nn.Module):
             self.position_embedding = None
             if config.positions.kind == "learned":
                 self.position_embedding = nn.Embedding(config.context, config.width)
+            self.segment_embedding = None
+            if config.segments:
+                self.segment_embedding = nn.Embedding(config.segments, config.width)
+            is_before = config.norm.placement == "before"
+            self.embedding_norm = None if is_before else _norm(config)
             self.blocks = nn.ModuleList(Block(config, attention) for _ in range(config.layers))
-            self.final_norm = _norm(config)
-            self.head = nn.Linear(config.width, config.vocabulary, bias=False)
+            self.final_norm = _norm(config) if is_before else None
+            self.transform = Transform(config) if config.head == "transform" else None
+            has_bias = self.transform is not None
+            self.head = nn.Linear(config.width, config.vocabulary, bias=has_bias)
         if config.tied:
             self.head.weight = self.embedding.weight
+        if seed is None:
+            return
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 value = initial(name, tuple(parameter.shape), config.layers, seed)
@@ -92,9 +110,9 @@ class GPT(nn.Module):
             isinstance(block.attention, MultiHeadAttention) for block in self.blocks
         )
 
-    def caches(self) -> list[Cache]:
-        """One empty cache per layer."""
-        return [Cache(self.config.context) for _ in self.blocks]
+    def caches(self, capacity: int | None = None) -> list[Cache]:
+        """One empty cache per layer, for this number of tokens; by default the context."""
+        return [Cache(capacity or self.config.context) for _ in self.blocks]
 
     def forward(
         self,
@@ -109,6 +127,8 @@ class GPT(nn.Module):
 
     def logits(self, features: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows vocabulary"]:
         """Return the logits of these features."""
+        if self.transform is not None:
+            features = self.transform(features)
         logits: Tensor = tap("logits", self.head(features))
         return logits
 
@@ -143,18 +163,26 @@ class GPT(nn.Module):
             x = x + self.position_embedding(positions)
         if self.config.positions.kind == "sinusoidal":  # scaled to the initial embeddings
             x = x + sinusoidal(positions, self.config.width, like=x) * (INITIAL * 2**0.5)
+        if self.segment_embedding is not None:
+            x = x + self.segment_embedding.weight[0]
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
         dropout = self.config.dropout if self.training else 0.0
         x = tap("embedded", drop(x, fold(spec._replace(dropout=dropout), 0)))
         for layer, block in enumerate(self.blocks):
             with scope(f"blocks.{layer}"):
                 cache = None if caches is None else caches[layer]
                 x = block(x, fold(spec, 1 + layer), cache=cache)
-        return tap("final_norm", self.final_norm(x))
+        return x if self.final_norm is None else tap("final_norm", self.final_norm(x))
 
 
 @final
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): pre-norm, as in GPT-2."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), as in GPT-2.
+
+    If the config places the norm after the layer: norm(x + attention(x)), then norm(x + mlp(x)), as
+    in BERT and Vaswani et al. 2017.
+    """
 
     def __init__(self, config: GPTConfig, attention: Attention) -> None:
         super().__init__()
@@ -162,21 +190,43 @@ class Block(nn.Module):
         self.attention = attention(config)
         self.mlp_norm = _norm(config)
         self.mlp = MLP(
-            config.width, config.mlp_width, config.mlp.kind, linear_bias=config.has_biases
+            config.width,
+            config.mlp_width,
+            config.mlp.activation,
+            is_gated=config.mlp.is_gated,
+            linear_bias=config.has_bias(config.mlp.bias),
         )
         self.dropout = config.dropout
+        self.is_before = config.norm.placement == "before"
 
     def forward(self, x: Stream, spec: Spec = DEFAULT, *, cache: Cache | None = None) -> Stream:
         """Return the residual stream after this layer; spec: as in `GPT.forward`."""
         residual = spec._replace(dropout=self.dropout if self.training else 0.0)
-        normalized = tap("attention_norm", self.attention_norm(x))
+        inputs = tap("attention_norm", self.attention_norm(x)) if self.is_before else x
         with scope("attention"):
-            update = self.attention(normalized, fold(spec, 0), cache=cache)
-        x = tap("after_attention", x + drop(update, fold(residual, 1)))
-        normalized = tap("mlp_norm", self.mlp_norm(x))
+            update = self.attention(inputs, fold(spec, 0), cache=cache)
+        x = x + drop(update, fold(residual, 1))
+        x = tap("after_attention", x if self.is_before else self.attention_norm(x))
+        inputs = tap("mlp_norm", self.mlp_norm(x)) if self.is_before else x
         with scope("mlp"):
-            update = self.mlp(normalized)
-        return tap("after_mlp", x + drop(update, fold(residual, 2)))
+            update = self.mlp(inputs)
+        x = x + drop(update, fold(residual, 2))
+        return tap("after_mlp", x if self.is_before else self.mlp_norm(x))
+
+
+@final
+class Transform(nn.Module):
+    """norm(activation(linear(x))), before the output layer of BERT (Devlin et al. 2019)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.linear = nn.Linear(config.width, config.width)
+        self.activation = ACTIVATIONS[config.mlp.activation]
+        self.norm = _norm(config)
+
+    def forward(self, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
+        """Return the transformed features."""
+        return self.norm(self.activation(self.linear(x)))
 
 
 def _norm(config: GPTConfig) -> nn.Module:

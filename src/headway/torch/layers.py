@@ -19,7 +19,7 @@ from headway.attention.formula import Attend, attention
 from headway.attention.heads import merge, split
 from headway.attention.masks import causal
 from headway.attention.options import combine
-from headway.attention.positions import relative, rotary
+from headway.attention.positions import Rotary, relative
 from headway.attention.scores import tanh_sum
 from headway.attention.spec import DEFAULT, Spec
 from headway.ladder.rung import Rung, RungConfig
@@ -83,8 +83,9 @@ class MultiHeadAttention(nn.Module):
 
     d_in, d_out: features of the input and of the output. kv_heads: the number of heads of keys and
     values, by default `heads` (fewer: grouped-query attention). head_dim: features of one head, by
-    default d_out // heads. linear_bias: whether q, k, v and output have biases.
-    rotary: the base of rotary positions (10,000 in Llama), or None.
+    default d_out // heads. linear_bias: whether q, k, v and output have biases. output_bias:
+    whether output has one, by default as linear_bias.
+    rotary: rotary positions, such as `Rotary()`, or None.
     qk_norm: the eps of an RMSNorm of each head's queries and keys, or None.
     position_bias: a function from positions of queries and keys to a bias (heads, Tq, Tk) that is
         added to the scores, such as ALiBi or a learned `RelativeBias`; or None.
@@ -105,7 +106,8 @@ class MultiHeadAttention(nn.Module):
         kv_heads: int | None = None,
         head_dim: int | None = None,
         linear_bias: bool = False,
-        rotary: float | None = None,
+        output_bias: bool | None = None,
+        rotary: Rotary | None = None,
         qk_norm: float | None = None,
         position_bias: Callable[[Tensor, Tensor], Tensor] | None = None,
         spec: Spec = CAUSAL,
@@ -122,7 +124,8 @@ class MultiHeadAttention(nn.Module):
         self.q = nn.Linear(d_in, heads * head_dim, linear_bias)
         self.k = nn.Linear(d_in, self.kv_heads * head_dim, linear_bias)
         self.v = nn.Linear(d_in, self.kv_heads * head_dim, linear_bias)
-        self.output = nn.Linear(heads * head_dim, d_out, linear_bias)
+        output_bias = linear_bias if output_bias is None else output_bias
+        self.output = nn.Linear(heads * head_dim, d_out, output_bias)
         self.q_norm = None if qk_norm is None else nn.RMSNorm(head_dim, eps=qk_norm)
         self.k_norm = None if qk_norm is None else nn.RMSNorm(head_dim, eps=qk_norm)
         self.rotary, self.position_bias = rotary, position_bias
@@ -140,10 +143,11 @@ class MultiHeadAttention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         first = 0 if cache is None else cache.length
-        positions = torch.arange(first, first + x.shape[-2], device=x.device)
+        end = first + x.shape[-2]
+        positions = torch.arange(first, end, device=x.device)
         if self.rotary is not None:
-            queries = rotary(queries, positions, self.rotary)
-            keys = rotary(keys, positions, self.rotary)
+            queries = self.rotary.rotate(queries, positions, end)
+            keys = self.rotary.rotate(keys, positions, end)
         if cache is not None:
             keys, values = cache.extend(keys, values)
         spec = combine(self.spec, spec, training=self.training)
@@ -304,14 +308,15 @@ class RungAttention(nn.Module):
 class MLP(nn.Module):
     """The MLP of a layer: activation(x up) down; with a gate (activation(x gate) * x up) down.
 
-    kind: "gelu", approximated with tanh (Hendrycks and Gimpel 2016), "relu", "relu2" (squared; So
-    et al. 2021) or "swiglu", which has a gate (Shazeer 2020).
+    activation: a key of ACTIVATIONS. is_gated: whether it has a gate (Shazeer 2020).
     """
 
-    def __init__(self, width: int, inside: int, kind: str, *, linear_bias: bool) -> None:
+    def __init__(
+        self, width: int, inside: int, activation: str, *, is_gated: bool = False, linear_bias: bool
+    ) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[kind]
-        self.gate = nn.Linear(width, inside, linear_bias) if kind == "swiglu" else None
+        self.activation = ACTIVATIONS[activation]
+        self.gate = nn.Linear(width, inside, linear_bias) if is_gated else None
         self.up = nn.Linear(width, inside, linear_bias)
         self.down = nn.Linear(inside, width, linear_bias)
 
@@ -324,11 +329,16 @@ class MLP(nn.Module):
         return tap("output", self.down(tap("hidden", hidden)))
 
 
+# The keys are those of `headway.models.gpt.ACTIVATIONS`. gelu is the approximation with tanh
+# (Hendrycks and Gimpel 2016).
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {
         "gelu": partial(nn.functional.gelu, approximate="tanh"),
+        "gelu-exact": nn.functional.gelu,
+        "quick-gelu": lambda x: x * torch.sigmoid(1.702 * x),
         "relu": nn.functional.relu,
         "relu2": lambda x: nn.functional.relu(x).square(),
-        "swiglu": nn.functional.silu,
+        "silu": nn.functional.silu,
+        "tanh": torch.tanh,
     }
 )

@@ -1,14 +1,15 @@
 """Build a model and load its weights from a run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from headway.ladder.rungs import rung_named
+from headway.models.gpt import GPTConfig
 from headway.torch.gpt import GPT, multi_head, of_rung
 from headway.torch.seq2seq import Seq2Seq
 from headway.training import loop
@@ -22,6 +23,26 @@ def build(config: RunConfig) -> Any:
         return Seq2Seq(config.seq2seq, seed=config.training.seed)
     attention = multi_head if config.rung is None else of_rung(rung_named(config.rung))
     return GPT(config.gpt, attention, seed=config.training.seed)
+
+
+def assemble(
+    config: GPTConfig,
+    parameters: Iterable[tuple[str, Tensor]],
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> GPT:
+    """Build a GPT from all its parameters, by name; by default in their own dtype.
+
+    A parameter that already has the device and the dtype is not copied.
+    """
+    with torch.device("meta"):  # no memory for the values that are replaced
+        model = GPT(config, seed=None)
+    for name, value in parameters:
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(value.to(device, dtype)))
+    if config.tied:
+        model.head.weight = model.embedding.weight
+    return model
 
 
 def to_arrays(model: nn.Module) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from typing import Any, Self, final
 
 from headway import cache
 from headway.data.tokenizers import Tokenizer
-from headway.models.gpt import GPTConfig, config_from
+from headway.models.gpt import GPTConfig, config_from, flat
 from headway.models.seq2seq import Seq2SeqConfig
 from headway.nearest import check_keys
 from headway.training.settings import TrainingConfig
@@ -93,13 +93,8 @@ class RunConfig:
 
     def flat(self) -> dict[str, Any]:
         """Return all settings by name; nested ones have names such as "attention.heads"."""
-        settings = asdict(self)
-        model = {
-            f"{table}.{name}" if isinstance(value, dict) else table: inner
-            for table, value in settings.pop("model").items()
-            for name, inner in (value.items() if isinstance(value, dict) else [("", value)])
-        }
-        return {**model, **settings.pop("training"), **settings}
+        settings = {name: value for name, value in vars(self).items() if not is_dataclass(value)}
+        return {**flat(self.model), **flat(self.training), **settings}
 
     def require_unchanged(self, given: Mapping[str, Any]) -> None:
         """Raise ValueError for a setting that differs from the run's."""

@@ -1,6 +1,6 @@
 """Start, resume and complete the training of a run, for every task and engine."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from headway.data.tokenizers import digest
+from headway.models.gpt import GPTConfig
 from headway.training import loop
 from headway.training.loop import Trainer
 from headway.training.recipes import Plan
@@ -32,8 +33,31 @@ class Engine(Protocol):
         """Let this process keep freed memory for the next step, where that makes it faster."""
         ...
 
-    def load(self, run: Run, checkpoint: Path | None = None) -> Any:
-        """Load the model of a run with the weights of a checkpoint, by default the last one."""
+    @property
+    def FRAMEWORK(self) -> str:  # noqa: N802 - a constant of a module
+        """The name of the engine's library in the library safetensors."""
+
+    def load(
+        self,
+        run: Run,
+        checkpoint: Path | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+    ) -> Any:
+        """Load the model of a run with the weights of a checkpoint, by default the last one.
+
+        device: by default the fastest. dtype: by default that of the checkpoint.
+        """
+        ...
+
+    def assemble(
+        self,
+        config: GPTConfig,
+        parameters: Iterable[tuple[str, Any]],
+        device: str | None = None,
+        dtype: str | None = None,
+    ) -> Any:
+        """Build a GPT from all its parameters, by name; device and dtype as in `load`."""
         ...
 
     def logits(self, model: Any, tokens: np.ndarray) -> Any:

@@ -1,0 +1,182 @@
+"""Models on disk: find one by name or path, and load it with either engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self, final
+
+from headway import engines
+from headway.data.tokenizers import Tokenizer
+from headway.engines import Name
+from headway.hf.folders import Folder
+from headway.models.gpt import GPTConfig
+from headway.models.seq2seq import Seq2SeqConfig
+from headway.training import checkpoints
+from headway.training.runs import Run, run_path, runs_in
+
+DType = Literal["float32", "bfloat16", "float16", "float64"]
+
+
+class Loaded(NamedTuple):
+    """A model that is ready to use.
+
+    model: in PyTorch a module, in JAX a callable; `model(tokens)` with integers (batch, tokens)
+    returns logits (batch, tokens, vocabulary). tokenizer: None if the folder has none.
+    """
+
+    model: Any
+    tokenizer: Tokenizer | None
+    config: GPTConfig | Seq2SeqConfig
+
+
+@final
+@dataclass(frozen=True)
+class StoredModel:
+    """A model on disk: the last checkpoint of a run, or a Hugging Face folder.
+
+    run: None for a folder. folder: None for a run. rung: the rung of the ladder that is its
+    attention, if any.
+    """
+
+    path: Path
+    config: GPTConfig | Seq2SeqConfig
+    rung: str | None = None
+    run: Run | None = None
+    folder: Folder | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a run or a folder. Raises ValueError if it is neither, or damaged."""
+        if _is_run(path):
+            run = Run(path)
+            return cls(path, run.config.model, run.config.rung, run=run)
+        folder = Folder.open(path)
+        return cls(path, folder.config, folder=folder)
+
+    @property
+    def name(self) -> str:
+        """The name of its directory."""
+        return self.path.resolve().name
+
+    @property
+    def gpt(self) -> GPTConfig:
+        """The config of a GPT. Raises ValueError for a translation model."""
+        if not isinstance(self.config, GPTConfig):
+            raise ValueError(f"{self.path} is a translation run; see `headway translate --help`")
+        return self.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises ValueError if there is none, or it belongs to another model."""
+        source: Any = self.run or self.folder
+        tokenizer: Tokenizer = source.tokenizer
+        return tokenizer
+
+    @property
+    def step(self) -> int | None:
+        """The step of the last checkpoint of a run. Raises ValueError if there is none."""
+        if self.run is None:
+            return None
+        return checkpoints.step_of(checkpoints.latest(self.run.checkpoints))
+
+    @property
+    def validation(self) -> float | None:
+        """The last validation loss of a run, in nats per token."""
+        records = [] if self.run is None else self.run.logged()
+        losses = [record["validation"] for record in records if record["validation"] is not None]
+        return losses[-1] if losses else None
+
+    def load(
+        self, engine: Name = "torch", device: str | None = None, dtype: DType | None = None
+    ) -> Any:
+        """Load the model; device: by default the fastest; dtype: by default that of the files.
+
+        Raises ValueError for weights that are damaged, and what the engine does not support.
+        """
+        chosen = engines.engine_named(engine)
+        if self.folder is None:
+            assert self.run is not None
+            return chosen.load(self.run, None, device, dtype)
+        parameters = self.folder.parameters(chosen.FRAMEWORK)
+        return chosen.assemble(self.folder.config, parameters, device, dtype)
+
+
+def load(
+    path: str | Path, engine: Name = "torch", device: str | None = None, dtype: DType | None = None
+) -> Loaded:
+    """Load a model, its tokenizer and its config, for inference.
+
+    path: a run directory, a Hugging Face folder (config.json, model.safetensors or shards with an
+        index, tokenizer.json), or the name of a model in the local Hugging Face cache. GPT-2,
+        Llama, Mistral, Qwen 2, Qwen 3 and BERT (masked words) are supported.
+    engine: torch or jax. device: by default the fastest one.
+    dtype: float32, bfloat16, float16 or float64; by default that of the files.
+
+    `transformers` is not needed. Raises ValueError for a folder that is damaged or not supported.
+    """
+    stored = StoredModel.open(_existing(str(path)))
+    has_tokenizer = (stored.path / "tokenizer.json").is_file()
+    tokenizer = stored.tokenizer if has_tokenizer else None
+    return Loaded(stored.load(engine, device, dtype), tokenizer, stored.config)
+
+
+def find(name: str, runs: str) -> StoredModel:
+    """Open a model by the name of a run in the folder `runs`, by its path, or by its name in the
+    local Hugging Face cache.
+
+    A name that is both a run and a folder is the run, with a warning. Raises ValueError if there
+    is no such model.
+    """
+    if Path(name).name != name:
+        return StoredModel.open(_existing(name))
+    path = run_path(name, runs)
+    if _is_run(path):
+        if _is_folder(Path(name)):
+            warnings.warn(
+                f"{name!r} is the run {path}; for the folder of this name, use ./{name}",
+                stacklevel=2,
+            )
+        return StoredModel.open(path)
+    if (Path(name) / "config.json").is_file():
+        return StoredModel.open(Path(name))
+    available = [run.path.name for run in runs_in(Path(runs))]
+    known = f"available runs: {', '.join(available)}" if available else "`headway train` makes one"
+    raise ValueError(f"run {name!r} not found in {runs}; {known}")
+
+
+def _existing(name: str) -> Path:
+    """The directory with this path, or of the model with this name in the Hugging Face cache."""
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ValueError(f"{name} not found; give a run directory or a Hugging Face folder")
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    model = hub / f"models--{name.replace('/', '--')}"
+    try:
+        return model / "snapshots" / (model / "refs" / "main").read_text(encoding="utf-8").strip()
+    except OSError:
+        raise ValueError(
+            f"{name} is neither a directory nor in the Hugging Face cache {hub}; download it with "
+            f"`hf download {name}` on a machine with a network"
+        ) from None
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a directory has the config.json of a run, which names no `model_type`."""
+    return (path / "config.json").is_file() and not _is_folder(path)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a directory has the config.json of a Hugging Face folder."""
+    try:
+        values = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and "model_type" in values
