@@ -271,7 +271,7 @@ def test_too_many_tokens_are_refused():
         ({"heads": 8, "positions": "rotary"}, r"an even width of a head \(got 3\)"),
         ({"dropout": 1.0}, "at least 0 and below 1"),
         ({"layers": 0}, r"layers must be at least 1 \(got 0\)"),
-        ({"mlp": "relu"}, "one of gelu, relu2, swiglu"),
+        ({"mlp": "swish"}, "one of gelu, gelu-exact"),
         ({"norm": "batch"}, "one of layer, rms"),
         ({"positions": "polar"}, "one of learned, none, sinusoidal, rotary, alibi, relative"),
         ({"normalizer": "hardmax"}, "one of softmax, sparsemax, entmax15"),

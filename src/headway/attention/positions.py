@@ -44,10 +44,12 @@ class Rotary:
         Factor of the scaling.
     original
         Number of tokens for which the model was trained before the scaling.
-    slow, fast
-        For llama3 and yarn: a pair with fewer than `slow` rotations in the original number of
-        tokens is divided by the factor, one with more than `fast` is not, and between them the
-        scaling changes gradually.
+    slow
+        For llama3 and yarn: the factor divides the angles of a pair with fewer rotations than this
+        in the original number of tokens.
+    fast
+        For llama3 and yarn: the factor does not apply to a pair with more rotations than this;
+        between slow and fast, the scaling changes gradually.
     amplitude
         For yarn: the factor of the rotated queries and keys.
     truncate

@@ -40,7 +40,7 @@ def _options(config: type, without: Collection[str], table: str = "") -> dict[st
         if field.name in without:
             continue
         if is_dataclass(hints[field.name]):
-            types |= _options(hints[field.name], without, f"{field.name}.")
+            types |= _options(hints[field.name], without, f"{table}{field.name}.")
         else:
             types[table + field.name] = (hints[field.name], described[field.name])
     return types

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     Model: TypeAlias = dict[str, Any] | None
     Training: TypeAlias = dict[str, Any] | None
 else:
-    Model = options(GPTConfig, without=("vocabulary",))
+    # Left out: what is learned from the text, and settings for models that others have trained.
+    _HIDDEN = {"vocabulary", "rotary", "placement", "qkv_bias", "output_bias", "bias", "segments"}
+    Model = options(GPTConfig, without={*_HIDDEN, "output"})
     Training = options(TrainingConfig)
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from headway.attention.positions import Rotary
 from headway.hf import names
-from headway.hf.names import Table
+from headway.hf.names import Location, Table
 from headway.models.gpt import (
     AttentionConfig,
     GPTConfig,
@@ -337,7 +337,7 @@ def _bert(keys: Keys) -> GPTConfig:
         dropout=keys.number("hidden_dropout_prob"),
         tied=keys.flag("tie_word_embeddings"),
         segments=keys.count("type_vocab_size"),
-        head="transform",
+        output="transform",
     )
 
 
@@ -450,12 +450,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             architecture="BertForMaskedLM",
             table=names.BERT,
             prefix="bert.",
-            ignored=(
-                "bert.embeddings.position_ids",
-                "bert.pooler.*",
-                "cls.seq_relationship.*",
-                "cls.predictions.decoder.bias",  # the same as cls.predictions.bias
-            ),
+            ignored=("bert.embeddings.position_ids", "bert.pooler.*", "cls.seq_relationship.*"),
             defaults=_BERT_BASE,
             read=_bert,
             write=_write_bert,
@@ -489,6 +484,11 @@ def read(values: Values) -> tuple[Family, GPTConfig]:
     keys = Keys({**family.defaults, **values})
     config = family.read(keys)
     keys.check_rest()
+    if "head.bias" in family.table and not config.tied:  # the decoder then has its own bias
+        bias = family.table["head.bias"]
+        decoder = Location("cls.predictions.decoder.bias")
+        ignored = (*family.ignored, bias.name)
+        family = family._replace(table={**family.table, "head.bias": decoder}, ignored=ignored)
     return family, config
 
 

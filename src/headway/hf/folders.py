@@ -103,15 +103,17 @@ def _located(path: Path, family: Family, config: GPTConfig) -> dict[Path, dict[s
         place = location(family.table, ours)
         expected[place.name] = place.shape(shape)
         parameters.setdefault(place.name, []).append((ours, place))
+    ignored = [*family.ignored]
+    if config.tied:  # files may have the same matrix, and BERT's bias, a second time
+        ignored.append(family.table["head.weight"].name.replace(".weight", ".*"))
     located: dict[Path, dict[str, Location]] = {}
     found: dict[str, Path] = {}
     for file in _files(path):
         for theirs, (shape, kind) in _header(file).items():
             name = _name(theirs, family.prefix)
-            is_tied_head = config.tied and name == family.table["head.weight"].name
-            if is_tied_head or any(fnmatchcase(name, pattern) for pattern in family.ignored):
-                continue
             if name not in expected:
+                if any(fnmatchcase(name, pattern) for pattern in ignored):
+                    continue
                 raise ValueError(f"{file}: {theirs} is not a tensor of {family.architecture}")
             if name in found:
                 raise ValueError(

@@ -21,6 +21,8 @@ from headway.models.sampling import write
 
 Scores = Float[Array, "batch vocabulary"]
 
+CAPACITY = 256  # minimum tokens of a cache; each capacity is compiled separately
+
 
 def generate(
     model: Model, prompts: Sequence[Integer[np.ndarray, " _"]], **options: Any
@@ -33,7 +35,7 @@ def generate(
     """
     context = model.config.context
     longest = max((len(prompt) for prompt in prompts), default=1) + options["tokens"]
-    capacity = min(_power_of_two(longest), context)
+    capacity = min(max(_power_of_two(longest), CAPACITY), context)
     return write(partial(_read, model, capacity), prompts, context=context, **options)
 
 

@@ -136,7 +136,7 @@ def logits(
     params: Params, features: Float[Array, "*rows width"], config: GPTConfig
 ) -> Float[Array, "*rows vocabulary"]:
     """The logits of these features."""
-    if config.head == "transform":
+    if config.output == "transform":
         hidden = linear(features, part(params, "transform.linear"))
         hidden = ACTIVATIONS[config.mlp.activation](hidden)
         features = norm(hidden, part(params, "transform.norm"), config)

@@ -194,7 +194,7 @@ class GPTConfig:
         Whether the output layer uses the matrix of the embedding.
     segments
         Number of kinds of segments, each with an embedding (BERT). All tokens are of the first.
-    head
+    output
         linear: the output layer is a matrix; transform: a linear layer, the activation of the MLP
         and a norm come before it, and it has a bias (BERT).
     """
@@ -210,11 +210,11 @@ class GPTConfig:
     dropout: float = 0.0
     tied: bool = True
     segments: int = 0
-    head: Literal["linear", "transform"] = "linear"
+    output: Literal["linear", "transform"] = "linear"
 
     def __post_init__(self) -> None:
         at_least_one(self, "vocabulary", "context", "width", "layers")
-        one_of("head", self.head, ("linear", "transform"))
+        one_of("output", self.output, ("linear", "transform"))
         heads = self.attention.heads
         if self.attention.d_k is None and self.width % heads:
             raise ValueError(f"heads must divide the width (got {heads} and {self.width})")
@@ -240,7 +240,7 @@ class GPTConfig:
     @property
     def is_masked(self) -> bool:
         """Whether the model predicts masked tokens, not the next one."""
-        return self.head == "transform"
+        return self.output == "transform"
 
     def has_bias(self, choice: bool | None) -> bool:
         """Whether a linear layer has a bias: as chosen, by default only with LayerNorm."""
@@ -420,7 +420,7 @@ def shapes(config: GPTConfig, attention: Mapping[str, Shape] | None = None) -> d
         table |= linear(f"{block}.mlp.down", config.mlp_width, width, has_mlp_bias)
     if is_before:
         table |= norm("final_norm", width, has_norm_bias)
-    if config.head == "transform":
+    if config.output == "transform":
         table |= linear("transform.linear", width, width)
         table |= norm("transform.norm", width, has_norm_bias)
         table["head.bias"] = (config.vocabulary,)

@@ -90,7 +90,7 @@ class GPT(nn.Module):
             self.embedding_norm = None if is_before else _norm(config)
             self.blocks = nn.ModuleList(Block(config, attention) for _ in range(config.layers))
             self.final_norm = _norm(config) if is_before else None
-            self.transform = Transform(config) if config.head == "transform" else None
+            self.transform = Transform(config) if config.output == "transform" else None
             has_bias = self.transform is not None
             self.head = nn.Linear(config.width, config.vocabulary, bias=has_bias)
         if config.tied:
@@ -172,7 +172,7 @@ class GPT(nn.Module):
         for layer, block in enumerate(self.blocks):
             with scope(f"blocks.{layer}"):
                 cache = None if caches is None else caches[layer]
-                x = block(x, fold(spec, 1 + layer), cache=cache)
+                x = block(x, fold(spec, 1 + layer), cache=cache, starts=starts)
         return x if self.final_norm is None else tap("final_norm", self.final_norm(x))
 
 
@@ -199,12 +199,19 @@ class Block(nn.Module):
         self.dropout = config.dropout
         self.is_before = config.norm.placement == "before"
 
-    def forward(self, x: Stream, spec: Spec = DEFAULT, *, cache: Cache | None = None) -> Stream:
-        """Return the residual stream after this layer; spec: as in `GPT.forward`."""
+    def forward(
+        self,
+        x: Stream,
+        spec: Spec = DEFAULT,
+        *,
+        cache: Cache | None = None,
+        starts: Int[Tensor, " batch"] | None = None,
+    ) -> Stream:
+        """Return the residual stream after this layer; the arguments are those of the attention."""
         residual = spec._replace(dropout=self.dropout if self.training else 0.0)
         inputs = tap("attention_norm", self.attention_norm(x)) if self.is_before else x
         with scope("attention"):
-            update = self.attention(inputs, fold(spec, 0), cache=cache)
+            update = self.attention(inputs, fold(spec, 0), cache=cache, starts=starts)
         x = x + drop(update, fold(residual, 1))
         x = tap("after_attention", x if self.is_before else self.attention_norm(x))
         inputs = tap("mlp_norm", self.mlp_norm(x)) if self.is_before else x

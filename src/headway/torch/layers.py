@@ -131,12 +131,20 @@ class MultiHeadAttention(nn.Module):
         self.rotary, self.position_bias = rotary, position_bias
         self.spec, self.attend = spec, attend
 
-    def forward(self, x: Inputs, spec: Spec = DEFAULT, *, cache: Cache | None = None) -> Outputs:
+    def forward(
+        self,
+        x: Inputs,
+        spec: Spec = DEFAULT,
+        *,
+        cache: Cache | None = None,
+        starts: Int[Tensor, " batch"] | None = None,
+    ) -> Outputs:
         """Return the output of attention for each token.
 
         spec: the options of this call: a mask that is combined with the module's mask, the seed of
         dropout, the batch offset. cache: the keys and values of the preceding tokens; those of x
-        are added to it. Raises ValueError for dropout without a seed, and when the cache is full.
+        are added to it. starts: the columns at position 0 of each row, for rotary positions; by
+        default 0. Raises ValueError for dropout without a seed, and when the cache is full.
         """
         queries = split(self.q(x), self.heads)
         keys, values = split(self.k(x), self.kv_heads), split(self.v(x), self.kv_heads)
@@ -146,8 +154,9 @@ class MultiHeadAttention(nn.Module):
         end = first + x.shape[-2]
         positions = torch.arange(first, end, device=x.device)
         if self.rotary is not None:
-            queries = self.rotary.rotate(queries, positions, end)
-            keys = self.rotary.rotate(keys, positions, end)
+            places = positions if starts is None else (positions - starts[:, None])[:, None]
+            queries = self.rotary.rotate(queries, places, end)
+            keys = self.rotary.rotate(keys, places, end)
         if cache is not None:
             keys, values = cache.extend(keys, values)
         spec = combine(self.spec, spec, training=self.training)
@@ -288,10 +297,18 @@ class RungAttention(nn.Module):
             nn.init.normal_(weight, std=shape[-2] ** -0.5)
             self.register_parameter(name, weight)
 
-    def forward(self, x: Inputs, spec: Spec = DEFAULT, *, cache: Cache | None = None) -> Outputs:
+    def forward(
+        self,
+        x: Inputs,
+        spec: Spec = DEFAULT,
+        *,
+        cache: Cache | None = None,
+        starts: Int[Tensor, " batch"] | None = None,
+    ) -> Outputs:
         """Return the context of the rung; spec: options of this call, as in `MultiHeadAttention`.
 
-        Raises ValueError for a cache, and for heads or dropout that the rung does not support.
+        starts: not used, because no rung has rotary positions. Raises ValueError for a cache, and
+        for heads or dropout that the rung does not support.
         """
         if cache is not None:
             raise ValueError(f"the rung {self.rung.name!r} does not support a cache")

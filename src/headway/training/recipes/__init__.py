@@ -78,11 +78,14 @@ def setting_names() -> list[str]:
     """Return the names that `override` accepts for a GPT."""
     names = [name for name in TOP if name not in ("task", "model", "training")]
     names += [field.name for field in fields(TrainingConfig)]
-    hints = get_type_hints(GPTConfig)
-    for name in ("preset", "heads", *hints):
-        kind = hints.get(name)
-        inner = fields(kind) if kind is not None and is_dataclass(kind) else ()
-        names += [f"{name}.{field.name}" for field in inner] or [name]
+    return [*names, "preset", "heads", *_names(GPTConfig)]
+
+
+def _names(config: Any, table: str = "") -> list[str]:
+    """The names of the settings of a config class; nested ones contain dots."""
+    names = []
+    for name, kind in get_type_hints(config).items():
+        names += _names(kind, f"{table}{name}.") if is_dataclass(kind) else [table + name]
     return names
 
 
