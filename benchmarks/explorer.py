@@ -26,7 +26,8 @@ from playwright.sync_api import Browser, sync_playwright
 
 from headway.data.tokenizers import Tokenizer
 from headway.explore import export, server, trace_file
-from headway.explore.tracers import RunTracer, TraceRequest, WithLadder
+from headway.explore.tracers import ModelTracer, TraceRequest, WithLadder
+from headway.hf.stored import StoredModel
 from headway.models.gpt import preset
 from headway.torch.weights import build, to_arrays
 from headway.training import checkpoints
@@ -92,7 +93,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
-        subject = WithLadder(RunTracer(made_run(folder)))
+        subject = WithLadder(ModelTracer(StoredModel.open(made_run(folder).path)))
         for number, length in enumerate(LENGTHS):
             ask = TraceRequest("".join(random.Random(length).choices("abcdefgh ", k=length)))
             began = time.perf_counter()

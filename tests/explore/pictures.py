@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 from headway.explore import export
-from headway.explore.tracers import RunTracer, TraceRequest, WithLadder
-from headway.training.runs import Run
+from headway.explore.tracers import ModelTracer, TraceRequest, WithLadder
+from headway.hf.stored import StoredModel
 from pages import CHROMIUM
 
 STATES = {
@@ -44,7 +44,9 @@ def main(run):
     with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
         file = Path(temporary) / "page.html"
         file.write_text(
-            export.page(*WithLadder(RunTracer(Run.open(run))).trace(TraceRequest(TEXT, write=24)))
+            export.page(
+                *WithLadder(ModelTracer(StoredModel.open(run))).trace(TraceRequest(TEXT, write=24))
+            )
         )
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         take(browser, file.as_uri(), folder)

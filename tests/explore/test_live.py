@@ -13,7 +13,8 @@ from playwright.sync_api import expect
 import headway
 from headway.explore import server
 from headway.explore.trace_file import token_records
-from headway.explore.tracers import LadderTracer, RunTracer, TraceRequest, WithLadder
+from headway.explore.tracers import LadderTracer, ModelTracer, TraceRequest, WithLadder
+from headway.hf.stored import StoredModel
 from headway.torch.generate import generate
 from headway.torch.weights import load
 from pages import opened, settled, table
@@ -37,7 +38,7 @@ def served(tracer, ask, folder):
 
 @pytest.fixture(scope="module")
 def address(run, tmp_path_factory):
-    tracer = WithLadder(RunTracer(run))
+    tracer = WithLadder(ModelTracer(StoredModel.open(run.path)))
     folder = tmp_path_factory.mktemp("traces")
     running, thread, at = served(tracer, TraceRequest(TEXT, write=24), folder)
     yield at

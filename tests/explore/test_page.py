@@ -19,12 +19,12 @@ from headway.attention.masks import Mask
 from headway.attention.spec import Spec
 from headway.explore import export, trace_file
 from headway.explore.notebook import show
-from headway.explore.tracers import LadderTracer, RunTracer, TraceRequest, WithLadder
+from headway.explore.tracers import LadderTracer, ModelTracer, TraceRequest, WithLadder
+from headway.hf.stored import StoredModel, find
 from headway.ladder.rungs import LADDER
 from headway.torch import GPT
 from headway.torch.gpt import multi_head
 from headway.tracing import INSIDE
-from headway.training.runs import find
 from pages import opened, settled, table
 
 pytestmark = pytest.mark.xdist_group("browser")
@@ -33,7 +33,7 @@ TEXT = "it was the age"
 
 @pytest.fixture(scope="module")
 def traced(run):
-    return WithLadder(RunTracer(run)).trace(TraceRequest(TEXT, write=8))
+    return WithLadder(ModelTracer(StoredModel.open(run.path))).trace(TraceRequest(TEXT, write=8))
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def pixels(page, selector):
 def test_thumbnails_show_their_own_heads(page, run, traced, exported, large, tmp_path):
     tensors, at = traced[0], exported
     if large:
-        trace = WithLadder(RunTracer(run)).trace(
+        trace = WithLadder(ModelTracer(StoredModel.open(run.path))).trace(
             TraceRequest("it was the best of times, it was the worst of times, it")
         )
         (tmp_path / "large.html").write_text(export.page(*trace))
@@ -307,7 +307,9 @@ LONG = "it was the best of times, it was the worst of times, it was"
 
 @pytest.fixture(scope="module")
 def long(run, tmp_path_factory):
-    tensors, manifest = WithLadder(RunTracer(run)).trace(TraceRequest(LONG))
+    tensors, manifest = WithLadder(ModelTracer(StoredModel.open(run.path))).trace(
+        TraceRequest(LONG)
+    )
     file = tmp_path_factory.mktemp("long") / "page.html"
     file.write_text(export.page(tensors, manifest))
     return file.as_uri(), tensors
@@ -587,7 +589,7 @@ def test_a_run_with_a_rung_in_the_attentions_place(page, rung, tmp_path):
         tokenizer="char",
         **sizes,
     )
-    tracer = RunTracer(find(rung, str(tmp_path)))
+    tracer = ModelTracer(find(rung, str(tmp_path)))
     tensors, manifest = WithLadder(tracer).trace(TraceRequest("one and two", write=3))
     (tmp_path / "page.html").write_text(export.page(tensors, manifest))
     at, size = (tmp_path / "page.html").as_uri(), len(manifest["tokens"])
@@ -628,7 +630,9 @@ def test_no_token_or_name_becomes_a_script(page, run, tmp_path):
     named.symlink_to(run.path)
     pages = [
         LadderTracer().trace(TraceRequest(" ".join(NASTY))),
-        WithLadder(RunTracer(type(run)(named))).trace(TraceRequest("".join(NASTY[:4]), write=2)),
+        WithLadder(ModelTracer(StoredModel.open(named))).trace(
+            TraceRequest("".join(NASTY[:4]), write=2)
+        ),
     ]
     for at, (tensors, manifest) in enumerate(pages):
         file = tmp_path / f"{at}.html"

@@ -9,7 +9,8 @@ import torch
 import headway
 from headway.explore import trace_file, tracers
 from headway.explore.edits import EDITS, Edit
-from headway.explore.tracers import LadderTracer, RunTracer, TraceRequest, WithLadder
+from headway.explore.tracers import LadderTracer, ModelTracer, TraceRequest, WithLadder
+from headway.hf.stored import StoredModel
 from headway.torch.generate import generate
 from headway.torch.weights import load
 from headway.training.runs import Run
@@ -20,7 +21,7 @@ LAYER = "blocks.0.attention"
 
 @pytest.fixture(scope="module")
 def tracer(run):
-    return RunTracer(run)
+    return ModelTracer(StoredModel.open(run.path))
 
 
 def test_the_manifest_says_what_ran(tracer, run, monkeypatch):

@@ -16,9 +16,8 @@ from rich.console import Console
 from headway.check import Declaration, Diagnosis, diagnose, render, targets
 from headway.check.catalog import entries
 from headway.cli.options import options
-from headway.cli.parameters import Runs
-from headway.engines import engine_named
-from headway.training.runs import find
+from headway.cli.parameters import Device, DType, Runs
+from headway.hf.stored import find
 
 if TYPE_CHECKING:
     Declared: TypeAlias = dict[str, Any] | None
@@ -37,6 +36,8 @@ def check(
     headway: Annotated[bool, Parameter(name="--self", negative=())] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     html: Path | None = None,
+    device: Device = None,
+    dtype: DType = None,
     runs: Runs = "runs",
 ) -> None:
     """Check an attention implementation: leaks, reversed masks, a softmax over the wrong axis.
@@ -47,7 +48,8 @@ def check(
     Parameters
     ----------
     target
-        package.module:Name or file.py:Name (a function, a class or a module), or a run.
+        package.module:Name or file.py:Name (a function, a class or a module), a run, or a Hugging
+        Face folder.
     settings
         name=value: an argument of the class or the function; may be repeated.
     features
@@ -63,7 +65,7 @@ def check(
         Also write the diagnosis to this file, as an HTML page.
     """
     if (target is None) == (not headway):
-        raise ValueError("give one target: module:Name, file.py:Name, a run, or --self")
+        raise ValueError("give one target: module:Name, file.py:Name, a model, or --self")
     given = dict(declared or {})
     lists = {"features": features, "only": only}
     given |= {name: value.split(",") for name, value in lists.items() if value is not None}
@@ -71,9 +73,11 @@ def check(
     diagnoses = []
     # With --json the output of the checked code goes to stderr.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        for diagnosis in (
-            _catalog() if target is None else [_one(target, settings or [], given, runs)]
-        ):
+        if target is None:
+            examined = _catalog()
+        else:
+            examined = iter([_one(target, settings or [], given, runs, device, dtype)])
+        for diagnosis in examined:
             diagnoses.append(diagnosis)
             if target is None:
                 style = "green" if diagnosis.ok else "bold red"
@@ -88,7 +92,9 @@ def check(
         sys.exit(1)
 
 
-def _one(target: str, settings: list[str], given: dict[str, Any], runs: str) -> Diagnosis:
+def _one(
+    target: str, settings: list[str], given: dict[str, Any], runs: str, device: Device, dtype: DType
+) -> Diagnosis:
     if target.endswith(".py"):
         raise ValueError(
             f"the target must name a class or function, for example {target}:MyAttention "
@@ -97,13 +103,15 @@ def _one(target: str, settings: list[str], given: dict[str, Any], runs: str) -> 
     if ":" in target:
         return diagnose(targets.load(target, settings), name=target, **given)
     try:
-        run = find(target, runs)
+        stored = find(target, runs)
     except ValueError as error:
         raise ValueError(f"{error}; to check code, give module:Name or file.py:Name") from None
     engine = given.pop("engine", "torch")
     if engine == "numpy":
-        raise ValueError("the engine of a run must be torch or jax (got numpy)")
-    return diagnose(engine_named(engine).load(run), name=str(run.path), **given)
+        raise ValueError("the engine of a model must be torch or jax (got numpy)")
+    if stored.gpt.is_masked:
+        given.setdefault("causal", False)
+    return diagnose(stored.load(engine, device, dtype), name=str(stored.path), **given)
 
 
 def _catalog() -> Iterator[Diagnosis]:

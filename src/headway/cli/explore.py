@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headway.cli.parameters import Engine, Runs, Switch
+from headway.cli.parameters import Device, DType, Engine, Runs, Switch
 from headway.extras import require
 
 
 def explore(
-    run: str | None = None,
+    model: str | None = None,
     text: str | None = None,
     /,
     *,
@@ -18,6 +18,8 @@ def explore(
     port: int = 8420,
     open: bool = True,
     engine: Engine = "torch",
+    device: Device = None,
+    dtype: DType = None,
     runs: Runs = "runs",
 ) -> None:
     """Explore a trained model, or the ladder, in the browser.
@@ -26,8 +28,9 @@ def explore(
 
     Parameters
     ----------
-    run
-        Name of a run in the folder `runs`, or the path of a run. With --ladder: the text.
+    model
+        Name of a run in the folder `runs`, path of a run or of a Hugging Face folder, or name of a
+        model in the local Hugging Face cache. With --ladder: the text.
     text
         The input of the model; by default a text that it generates.
     ladder
@@ -40,33 +43,34 @@ def explore(
         Whether to open the browser.
     """
     if ladder and text is not None:
-        raise ValueError("--ladder takes one text in quotes, and no run")
+        raise ValueError("--ladder takes one text in quotes, and no model")
     if ladder and engine != "torch":
         raise ValueError("the ladder runs on NumPy; remove --engine")
-    if run is None and not ladder:
-        raise ValueError("nothing to explore; give a run (`headway runs` lists them) or --ladder")
+    if model is None and not ladder:
+        raise ValueError(
+            "nothing to explore; give a run (`headway runs` lists them), a folder, or --ladder"
+        )
 
     from headway import cache  # late: `headway --help` is fast
     from headway.explore import tracers
+    from headway.hf.stored import find
     from headway.ladder.rung import SENTENCE
-    from headway.training.runs import find
 
     tracer: tracers.Tracer
-    if run is None or ladder:
+    if model is None or ladder:
         tracer = tracers.LadderTracer()
-        request = tracers.TraceRequest(SENTENCE if run is None else run)
-    elif (opened := find(run, runs, translates=None)).config.translates:
+        request = tracers.TraceRequest(SENTENCE if model is None else model)
+    elif (stored := find(model, runs, translates=None)).run and stored.run.config.translates:
         if engine != "torch":
             raise ValueError("translation models run in PyTorch only; remove --engine")
         if text is None:
             raise ValueError('no sentence to translate; give one: headway explore RUN "The dog"')
-        tracer, request = tracers.TranslationTracer(opened), tracers.TraceRequest(text)
+        tracer, request = tracers.TranslationTracer(stored.run), tracers.TraceRequest(text)
     else:
-        of_run = tracers.RunTracer(opened, engine)
-        tracer = tracers.WithLadder(of_run)
-        request = tracers.TraceRequest(
-            of_run.default_text() if text is None else text, write=tracers.WRITE
-        )
+        of_model = tracers.ModelTracer(stored, engine, device, dtype)
+        tracer = tracers.WithLadder(of_model)
+        text = of_model.default_text() if text is None else text
+        request = tracers.TraceRequest(text, write=tracers.WRITE)
     if html is None:
         require("explore", "the explorer")
         from headway.explore.server import serve

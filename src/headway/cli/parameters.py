@@ -5,10 +5,21 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 RunName = Annotated[str, Parameter(help="Name of a run in the folder `runs`, or its path.")]
+ModelName = Annotated[
+    str,
+    Parameter(
+        help="Name of a run in the folder `runs`, path of a run or of a Hugging Face folder, or "
+        "name of a model in the local Hugging Face cache."
+    ),
+]
 Runs = Annotated[str, Parameter(help="Folder of the runs.")]
 Engine = Annotated[Literal["torch", "jax"], Parameter(help="PyTorch or JAX.")]
 Device = Annotated[
     Literal["cuda", "mps", "cpu"] | None,
     Parameter(help="By default the fastest device of this machine."),
+]
+DType = Annotated[
+    Literal["float32", "bfloat16", "float16", "float64"] | None,
+    Parameter(help="Number format of the model; by default that of its files."),
 ]
 Switch = Annotated[bool, Parameter(negative=())]

@@ -12,38 +12,41 @@ from headway.explore import export, trace_file
 from headway.explore.trace_file import Manifest, Tensors
 from headway.explore.tracers import (
     WRITE,
-    RunTracer,
+    ModelTracer,
     Stop,
     TraceRequest,
     WithLadder,
     changes,
     never_stop,
 )
+from headway.hf.stored import StoredModel, find
 from headway.tracing import Trace
-from headway.training.runs import Run, find
+from headway.training.runs import Run
 
 _HEIGHT = 860  # pixels
 _SIDES = ("queries", "keys", "weights")
 
 
 def show(what: Trace | Run | str, text: str | Sequence[str] | None = None) -> Shown:
-    """Return the explorer's page of a trace or of a run; a notebook shows it inline.
+    """Return the explorer's page of a trace or of a model; a notebook shows it inline.
 
-    what: a trace of `headway.trace`, a Run, or the name of a run in the folder `runs`.
-    text: for a run, the text to trace, by default generated; for a trace, the names of its tokens,
-        as a list or separated by spaces, by default numbers; two texts if the numbers of queries
-        and keys differ.
+    what: a trace of `headway.trace`, a Run, the name of a run in the folder `runs`, or the path of
+        a run or of a Hugging Face folder.
+    text: for a model, the text to trace, by default generated; for a trace, the names of its
+        tokens, as a list or separated by spaces, by default numbers; two texts if the numbers of
+        queries and keys differ.
 
-    Raises ValueError if the run does not exist, the text does not fit, or the trace is empty.
+    Raises ValueError if the model does not exist, the text does not fit, or the trace is empty.
     """
     if not isinstance(what, Trace | Run | str):
         raise ValueError(f"expected a trace or a run, got {type(what).__name__}")
     if isinstance(what, Trace):
         tensors, manifest = WithLadder(_RecordedTrace(what, text)).trace(TraceRequest(""))
     else:
-        tracer = RunTracer(find(what, "runs") if isinstance(what, str) else what)
+        stored = find(what, "runs") if isinstance(what, str) else StoredModel.open(what.path)
+        tracer = ModelTracer(stored)
         if not isinstance(text, str | None):
-            raise ValueError("the text for a run must be one string")
+            raise ValueError("the text for a model must be one string")
         request = TraceRequest(tracer.default_text() if text is None else text, write=WRITE)
         tensors, manifest = WithLadder(tracer).trace(request)
     return Shown(export.page(tensors, manifest))

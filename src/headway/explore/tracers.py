@@ -16,6 +16,7 @@ from headway.engines import Name
 from headway.explore import trace_file
 from headway.explore.edits import EDITS, Edit, apply_all
 from headway.explore.trace_file import Manifest, Tensors
+from headway.hf.stored import DType, StoredModel
 from headway.ladder.rung import SENTENCE, run_example, words_and_inputs
 from headway.ladder.rungs import LADDER
 from headway.tracing import edit, trace
@@ -69,33 +70,43 @@ class Tracer(Protocol):
 
 
 @final
-class RunTracer:
-    """The last checkpoint of a run. Raises ValueError if there is none."""
+class ModelTracer:
+    """The last checkpoint of a run, or the model of a Hugging Face folder.
 
-    def __init__(self, run: Run, engine: Name = "torch") -> None:
-        self.run, self.config, self.tokenizer = run, run.config, run.tokenizer
-        checkpoint = checkpoints.latest(run.checkpoints)
-        self.step = checkpoints.step_of(checkpoint)
+    device, dtype: as in `StoredModel.load`. Raises ValueError if the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        stored: StoredModel,
+        engine: Name = "torch",
+        device: str | None = None,
+        dtype: DType | None = None,
+    ) -> None:
+        self.stored, self.config, self.tokenizer = stored, stored.gpt, stored.tokenizer
+        self.step = stored.step
         self.engine = engines.engine_named(engine)
-        self.model = self.engine.load(run, checkpoint)
-        vocabulary = min(self.config.model.vocabulary, self.tokenizer.vocabulary)
+        self.model = stored.load(engine, device, dtype)
+        vocabulary = min(self.config.vocabulary, self.tokenizer.vocabulary)
         tokens = trace_file.token_records(range(vocabulary), self.tokenizer)
         self._vocabulary = [token["display"] for token in tokens]
 
     def default_text(self) -> str:
-        """Generate a text. Raises ValueError if the run generates nothing readable."""
+        """Generate a text. Raises ValueError if the model generates nothing readable."""
+        if self.config.is_masked:
+            raise ValueError("the model predicts masked words and generates no text: give a text")
         written = self._written(self.tokenizer.encode("\n"), TraceRequest("", write=16), never_stop)
         text = self.tokenizer.decode(written).replace("\ufffd", "")
         text = text.strip() or text
-        while len(self.tokenizer.encode(text)) > self.config.model.context:
+        while len(self.tokenizer.encode(text)) > self.config.context:
             text = text[:-1]
         if not text:
-            raise ValueError("the run generates no readable text: give a text")
+            raise ValueError("the model generates no readable text: give a text")
         return text
 
     def trace(self, request: TraceRequest, stop: Stop = never_stop) -> tuple[Tensors, Manifest]:
         """Trace the text through the edited model, and generate a continuation."""
-        config = self.config.model
+        config = self.config
         tokens = self.tokenizer.encode(request.text)
         if not 1 <= len(tokens) <= config.context:
             raise ValueError(
@@ -120,14 +131,13 @@ class RunTracer:
             raise ValueError(f"this edit does not apply to this model: {error}") from None
         most = max(1, LOGITS // tensors["logits"][0, 0].nbytes)
         tensors["logits"] = tensors["logits"][:, -most:]
-        logged = [line["validation"] for line in self.run.logged() if line["validation"]]
         manifest |= {
             "kind": "model",
-            "title": trace_file.display(self.run.path.name.encode(errors="surrogateescape")),
+            "title": trace_file.display(self.stored.name.encode(errors="surrogateescape")),
             "model": asdict(config),
-            "rung": self.config.rung,
+            "rung": self.stored.rung,
             "step": self.step,
-            "validation": logged[-1] if logged else None,
+            "validation": self.stored.validation,
             "text": request.text,
             "tokens": trace_file.token_records(tokens, self.tokenizer),
             "vocabulary": self._vocabulary,
@@ -142,8 +152,10 @@ class RunTracer:
         return tensors, manifest
 
     def _written(self, tokens: np.ndarray, request: TraceRequest, stop: Stop) -> list[int]:
-        """Return the generated tokens after these tokens."""
-        written = []
+        """Return the generated tokens after these tokens; none if the model cannot generate."""
+        written: list[int] = []
+        if self.config.is_masked:
+            return written
         for (token,) in self.engine.generate(
             self.model,
             [tokens],

@@ -60,14 +60,15 @@ class StoredModel:
 
     @property
     def name(self) -> str:
-        """The name of its directory."""
-        return self.path.resolve().name
+        """The name of its directory, or the name in the Hugging Face cache."""
+        if self.path.parent.name == "snapshots":  # models--ORGANIZATION--NAME/snapshots/COMMIT
+            return self.path.parent.parent.name.removeprefix("models--").replace("--", "/")
+        return self.path.name or self.path.resolve().name
 
     @property
     def gpt(self) -> GPTConfig:
-        """The config of a GPT. Raises ValueError for a translation model."""
-        if not isinstance(self.config, GPTConfig):
-            raise ValueError(f"{self.path} is a translation run; see `headway translate --help`")
+        """The config of a model that is not a translation model."""
+        assert isinstance(self.config, GPTConfig)
         return self.config
 
     @property
@@ -125,15 +126,23 @@ def load(
     return Loaded(stored.load(engine, device, dtype), tokenizer, stored.config)
 
 
-def find(name: str, runs: str) -> StoredModel:
+def find(name: str, runs: str, *, translates: bool | None = False) -> StoredModel:
     """Open a model by the name of a run in the folder `runs`, by its path, or by its name in the
     local Hugging Face cache.
 
-    A name that is both a run and a folder is the run, with a warning. Raises ValueError if there
-    is no such model.
+    translates: False if it must not be a translation run, None for any model. A name that is both
+    a run and a folder is the run, with a warning. Raises ValueError if there is no such model.
     """
+    stored = StoredModel.open(_found(name, runs))
+    if translates is False and not isinstance(stored.config, GPTConfig):
+        raise ValueError(f"{stored.path} is a translation run; see `headway translate --help`")
+    return stored
+
+
+def _found(name: str, runs: str) -> Path:
+    """The directory of a model; see `find`."""
     if Path(name).name != name:
-        return StoredModel.open(_existing(name))
+        return _existing(name)
     path = run_path(name, runs)
     if _is_run(path):
         if _is_folder(Path(name)):
@@ -141,9 +150,9 @@ def find(name: str, runs: str) -> StoredModel:
                 f"{name!r} is the run {path}; for the folder of this name, use ./{name}",
                 stacklevel=2,
             )
-        return StoredModel.open(path)
+        return path
     if (Path(name) / "config.json").is_file():
-        return StoredModel.open(Path(name))
+        return Path(name)
     available = [run.path.name for run in runs_in(Path(runs))]
     known = f"available runs: {', '.join(available)}" if available else "`headway train` makes one"
     raise ValueError(f"run {name!r} not found in {runs}; {known}")
