@@ -71,7 +71,7 @@ def test_what_the_page_is_opened_on(headway):
     code, served = headway("tiny", "It was")
     assert code == 0
     assert isinstance(served.tracer, WithLadder)  # the page refers to it
-    assert served.tracer.tracer.run.path.name == "tiny"
+    assert served.tracer.tracer.stored.name == "tiny"
     assert served.first == TraceRequest("It was", write=24)
     assert (served.port, served.show) == (8420, True)
     _, served = headway("runs/tiny", "--port", "9000", "--no-open")
@@ -93,10 +93,11 @@ def test_a_file_instead_of_a_server(headway, export, place, capsys):
 
 
 BAD = {
-    "nothing": ([], "give a run (`headway runs` lists them) or --ladder"),
+    "nothing": ([], "give a model (`headway runs` lists the runs) or --ladder"),
     "a port alone": (["--port", "9000"], "or --ladder"),
     "no such run": (["tinny", "It"], "available runs: tiny"),
-    "no run there": (["nowhere/tiny", "It"], "run 'tiny' not found in nowhere"),
+    "no run there": (["nowhere/tiny", "It"], "nor in the Hugging Face cache"),
+    "no folder there": (["./nowhere/tiny", "It"], "run 'tiny' not found in nowhere"),
     "no runs": (["tiny", "--runs", "nowhere"], "`headway train` creates one"),
     "run and ladder": (["tiny", "It", "--ladder"], "--ladder takes one text"),
     "three": (["tiny", "It", "was"], "was"),

@@ -136,7 +136,8 @@ def _gpt(attention: Any) -> Known:
     config = attention.config
     features = ["mask", "documents", *(["cache"] if attention.can_cache else [])]
     features += [name for name in ("dropout", "tied") if getattr(config, name)]
-    return {"kind": "model", "vocabulary": config.vocabulary, "features": features}, call
+    declared = {"kind": "model", "vocabulary": config.vocabulary, "features": features}
+    return {**declared, "causal": not config.is_masked}, call
 
 
 def _jax_gpt(attention: Any) -> Known:
@@ -151,17 +152,17 @@ def _jax_gpt(attention: Any) -> Known:
         config, attend = model.config, model.attention
         params = {name: value.astype("float64") for name, value in model.params.items()}
         if "cache" in options:
-            caches, first = options["cache"] or (
-                gpt.empty_caches(params, config, len(tokens), config.context),
-                0,
-            )
+            empty = gpt.empty_caches(params, config, len(tokens), config.context)
+            caches, first = options["cache"] or (empty, 0)
             logits, caches = forward_cached(params, tokens, config, attend, caches, first)
             return logits, (caches, first + tokens.shape[1])
         mask = documents(options["documents"]) if "documents" in options else None
         return gpt.forward(params, tokens, config, attend, Spec(mask=mask))
 
     features = ["documents", *(["cache"] if attention.can_cache else [])]
-    declared = {"kind": "model", "vocabulary": attention.config.vocabulary, "engine": "jax"}
+    config = attention.config
+    declared = {"kind": "model", "vocabulary": config.vocabulary, "engine": "jax"}
+    declared["causal"] = not config.is_masked
     return {**declared, "features": features}, call
 
 

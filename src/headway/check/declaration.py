@@ -46,7 +46,7 @@ class Declaration:
     vocabulary
         model: the number of different tokens; by default detected.
     causal
-        It is causal in every call.
+        It is causal in every call; by default only a model is, unless "causal" is a feature.
     positions
         self: it has position information, such as rotary or learned positions.
     block
@@ -74,7 +74,7 @@ class Declaration:
     head_dim: int = 8
     width: int | None = None
     vocabulary: int | None = None
-    causal: bool = False
+    causal: bool | None = None
     positions: bool = False
     block: bool = False
     mask_true: Literal["attend", "masked"] = "attend"
@@ -108,8 +108,10 @@ class Declaration:
 
     @property
     def always_causal(self) -> bool:
-        """Whether it is causal in every call; models are, unless "causal" is a feature."""
-        return self.causal or (self.kind == "model" and "causal" not in self.features)
+        """Whether it is causal in every call."""
+        if self.causal is None:
+            return self.kind == "model" and "causal" not in self.features
+        return self.causal
 
     @property
     def order_free(self) -> bool:

@@ -109,8 +109,6 @@ def _one(
     engine = given.pop("engine", "torch")
     if engine == "numpy":
         raise ValueError("the engine of a model must be torch or jax (got numpy)")
-    if stored.gpt.is_masked:
-        given.setdefault("causal", False)
     return diagnose(stored.load(engine, device, dtype), name=str(stored.path), **given)
 
 

@@ -48,7 +48,7 @@ def explore(
         raise ValueError("the ladder runs on NumPy; remove --engine")
     if model is None and not ladder:
         raise ValueError(
-            "nothing to explore; give a run (`headway runs` lists them), a folder, or --ladder"
+            "nothing to explore; give a model (`headway runs` lists the runs) or --ladder"
         )
 
     from headway import cache  # late: `headway --help` is fast

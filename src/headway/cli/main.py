@@ -7,7 +7,9 @@ from cyclopts import App, CycloptsError
 from rich.console import Console
 
 from headway.cli.bench import bench
+from headway.cli.eval import evaluate
 from headway.cli.explore import explore
+from headway.cli.export import export
 from headway.cli.generate import generate
 from headway.cli.lab import climb, compare
 from headway.cli.ladder import ladder
@@ -30,8 +32,9 @@ LAZY = {
     "check": "Check an attention implementation: leaks, reversed masks, a wrong softmax axis.",
     "translate": "Train, use, measure and compare models that translate.",
 }
-for command in (ladder, generate, explore, trace, bench, climb, compare, runs, info):
+for command in (ladder, generate, explore, trace, bench, climb, compare, runs, info, export):
     app.command(command)
+app.command(evaluate, name="eval")
 for name, description in LAZY.items():
     app.command(f"headway.cli.{name}:{name}", name=name, help=description)
 

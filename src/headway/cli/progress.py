@@ -41,12 +41,12 @@ def progress(console: Console, steps: int) -> Iterator[Show]:
 
 
 @contextmanager
-def preparing() -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar while a text is tokenized.
+def preparing(what: str = "preparing the tokens") -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar, by default while a text is tokenized.
 
-    `show(new characters, total characters)` updates it.
+    `show(new units, total units)` updates it.
     """
-    columns = (TextColumn("preparing the tokens"), BarColumn(bar_width=24), TimeRemainingColumn())
+    columns = (TextColumn(what), BarColumn(bar_width=24), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(
         *columns, console=console, disable=not console.is_terminal, transient=True

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from cyclopts import Parameter
 
 from headway.cli.options import options
 from headway.cli.parameters import Device, Runs
@@ -11,6 +14,7 @@ from headway.cli.progress import preparing, warn
 from headway.cli.training import follow, resumed
 from headway.engines import engine_named
 from headway.extras import require
+from headway.hf.stored import find as find_model
 from headway.models.gpt import GPTConfig
 from headway.training import advice, recipes, session
 from headway.training.loop import Step
@@ -33,6 +37,7 @@ def train(
     /,
     *,
     recipe: str | None = None,
+    start: Annotated[str | None, Parameter(name="--from")] = None,
     name: str | None = None,
     resume: str | None = None,
     rung: str | None = None,
@@ -56,7 +61,10 @@ def train(
         A file, a folder of text files, manual (the Python manual, part of every installation), or
         shakespeare or verdict (downloaded once).
     recipe
-        small (the default), char-cpu, shakespeare-char, gpt2-small, or the path of a .toml.
+        small (the default), char-cpu, shakespeare-char, gpt2-small, finetune (the default with
+        --from), or the path of a .toml.
+    start
+        A Hugging Face folder or a run whose weights and tokenizer to start from.
     name
         Name of the run; by default the next free number.
     resume
@@ -80,16 +88,27 @@ def train(
     given = {k: v for k, v in named.items() if v is not None} | (model or {}) | (training or {})
     writer = _curves() if tensorboard else None
     if resume is not None:
-        if name is not None or recipe is not None:
-            raise ValueError("--resume continues a run as it is: remove --name and --recipe")
+        if name is not None or recipe is not None or start is not None:
+            raise ValueError(
+                "--resume continues a run as it is: remove --name, --recipe and --from"
+            )
         _finish(resumed(find(resume, runs), given, engine, device), writer)
         return
     if engine == "jax" and "compile" in given:
         raise ValueError("remove --compile: JAX always compiles; it is an option of PyTorch only")
-    usual = recipes.read(recipe or "small")
     path = new_path(name, runs)
-    plan = recipes.plan(recipes.override(usual, given))
-    mistakes = [*advice.mistakes(plan.config, usual)]
+    if start is None:
+        usual = recipes.read(recipe or "small")
+        plan = recipes.plan(recipes.override(usual, given))
+        mistakes = [*advice.mistakes(plan.config, usual)]
+    else:
+        fixed = [key for key in given if key not in ("text", "dropout", *_TRAINING)]
+        if fixed:
+            raise ValueError(
+                f"the model and the tokenizer come from {start}; remove --{fixed[0]}, or --from"
+            )
+        settings = recipes.override(recipes.read(recipe or "finetune"), given)
+        plan, mistakes = recipes.plan(settings, find_model(start, runs).pretrained()), []
     chosen = engine_named(engine or "torch")
     chosen.keep_memory()
     with preparing() as show:
@@ -97,6 +116,9 @@ def train(
     for mistake in mistakes:
         warn(mistake)
     _finish(started, writer)
+
+
+_TRAINING = {field.name for field in fields(TrainingConfig)}
 
 
 def _finish(started: Session, writer: Any) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, final
 
@@ -17,7 +18,9 @@ from headway.hf.folders import Folder
 from headway.models.gpt import GPTConfig
 from headway.models.seq2seq import Seq2SeqConfig
 from headway.training import checkpoints
-from headway.training.runs import Run, run_path, runs_in
+from headway.training.recipes import Pretrained
+from headway.training.runs import Run, run_path
+from headway.training.session import Engine
 
 DType = Literal["float32", "bfloat16", "float16", "float64"]
 
@@ -92,6 +95,20 @@ class StoredModel:
         losses = [record["validation"] for record in records if record["validation"] is not None]
         return losses[-1] if losses else None
 
+    def pretrained(self) -> Pretrained:
+        """The model as the start of a new run. Raises ValueError if it cannot be trained so."""
+        config, tokenizer = self.gpt, self.tokenizer
+        if config.is_masked or self.rung is not None:
+            what = "predicts masked words" if config.is_masked else f"is of the rung {self.rung!r}"
+            raise ValueError(f"{self.path} {what}; only multi-head GPTs can be trained further")
+        ids = {"bos_token_id": tokenizer.bos, "eos_token_id": sorted(tokenizer.eos) or None}
+        files = {"generation_config.json": json.dumps(ids) + "\n"}
+        if (names := self.path / "tokenizer_config.json").is_file():
+            files[names.name] = names.read_text(encoding="utf-8")
+
+        load = partial(self._load, dtype="float32")
+        return Pretrained(str(self.path), config, tokenizer, load, files)
+
     def load(
         self, engine: Name = "torch", device: str | None = None, dtype: DType | None = None
     ) -> Any:
@@ -99,12 +116,14 @@ class StoredModel:
 
         Raises ValueError for weights that are damaged, and what the engine does not support.
         """
-        chosen = engines.engine_named(engine)
+        return self._load(engines.engine_named(engine), device, dtype)
+
+    def _load(self, engine: Engine, device: str | None, dtype: DType | None) -> Any:
         if self.folder is None:
             assert self.run is not None
-            return chosen.load(self.run, None, device, dtype)
-        parameters = self.folder.parameters(chosen.FRAMEWORK)
-        return chosen.assemble(self.folder.config, parameters, device, dtype)
+            return engine.load(self.run, None, device, dtype)
+        parameters = self.folder.parameters(engine.FRAMEWORK)
+        return engine.assemble(self.folder.config, parameters, device, dtype)
 
 
 def load(
@@ -153,9 +172,7 @@ def _found(name: str, runs: str) -> Path:
         return path
     if (Path(name) / "config.json").is_file():
         return Path(name)
-    available = [run.path.name for run in runs_in(Path(runs))]
-    known = f"available runs: {', '.join(available)}" if available else "`headway train` makes one"
-    raise ValueError(f"run {name!r} not found in {runs}; {known}")
+    return Run.open(path).path  # raises ValueError with the names of the runs
 
 
 def _existing(name: str) -> Path:
@@ -163,8 +180,8 @@ def _existing(name: str) -> Path:
     path = Path(name)
     if path.is_dir():
         return path
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ValueError(f"{name} not found; give a run directory or a Hugging Face folder")
+    if path.parent.is_dir() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        return Run.open(path).path  # raises ValueError with the names of the runs in the folder
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     model = hub / f"models--{name.replace('/', '--')}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from math import gcd
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Integer
+import optax
+from jaxtyping import Float, Int, Integer
 
-from headway.attention.arrays import Array
+from headway.attention.arrays import Array, widened
 from headway.jax import gpt, sharding, weights
 from headway.jax.generate import generate
 from headway.jax.gpt import Model
+from headway.jax.layers import Attention, Params
 from headway.jax.train import Trainer, loss
 from headway.jax.weights import build
 from headway.models.gpt import GPTConfig
@@ -22,12 +25,14 @@ from headway.training import memory
 from headway.training.runs import Run, RunConfig
 
 __all__ = ["FRAMEWORK", "assemble", "generate", "gradients", "keep_memory", "load", "logits"]
-__all__ += ["trainer"]
+__all__ += ["losses", "trainer"]
 
 FRAMEWORK = "flax"  # the name of JAX in the library safetensors
 
 
-def trainer(config: RunConfig, data: tuple[Any, Any], device: str | None = None) -> Trainer:
+def trainer(
+    config: RunConfig, data: tuple[Any, Any], device: str | None = None, model: Model | None = None
+) -> Trainer:
     """Create the trainer of a new run, and choose the settings that depend on the machine.
 
     The number of devices is the largest one that divides both the batch and the number of available
@@ -42,7 +47,7 @@ def trainer(config: RunConfig, data: tuple[Any, Any], device: str | None = None)
         compile=config.training.compile or False,  # only used if the run is resumed in PyTorch
     )
     layout = sharding.over(available[: gcd(len(available), training.batch)])
-    return Trainer(build(config), *data, training, layout)
+    return Trainer(build(config) if model is None else model, *data, training, layout)
 
 
 def keep_memory() -> None:
@@ -101,12 +106,34 @@ def logits(
     return _forward(model.params, jnp.asarray(tokens), model.config, model.attention)
 
 
+def losses(
+    model: Model, tokens: Integer[np.ndarray, "batch tokens"]
+) -> Float[np.ndarray, "batch targets"]:
+    """Return the loss of every token after the first; see `training.session.Engine`."""
+    computed = _losses(model.params, jnp.asarray(tokens), model.config, model.attention)
+    return np.asarray(computed, dtype=np.float64)
+
+
 def gradients(
     model: Model, inputs: Integer[np.ndarray, "batch tokens"], targets: Integer[np.ndarray, "b t"]
 ) -> dict[str, Array]:
     """Return the gradient of the mean loss, without dropout, by parameter name."""
     tokens = jnp.asarray(inputs), jnp.asarray(targets)
     return dict(_gradients(model.params, *tokens, model.config, model.attention))
+
+
+@partial(jax.jit, static_argnames=("config", "attention"))
+def _losses(
+    params: Params, tokens: Int[Array, "batch tokens"], config: GPTConfig, attention: Attention
+) -> Float[Array, "batch targets"]:
+    features, _ = gpt.features(params, tokens[:, :-1], config, attention)
+
+    def row(features_and_targets: tuple[Array, Array]) -> Array:  # of the batch, to save memory
+        features, targets = features_and_targets
+        logits = widened(gpt.logits(params, features, config))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+    return jax.lax.map(row, (features, tokens[:, 1:]))
 
 
 _forward = jax.jit(gpt.forward, static_argnames=("config", "attention"))

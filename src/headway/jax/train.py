@@ -177,7 +177,8 @@ class Trainer:
             out_shardings=(shardings, None),
         )
         self._loss = jax.jit(loss, static_argnames=("config", "attention", "bfloat16"))
-        windows = batches.evaluation(held_out, model.config.context, config.evaluation_windows)
+        self._window = config.length or model.config.context
+        windows = batches.evaluation(held_out, self._window, config.evaluation_windows)
         at_once = config.micro_batch or config.batch
         self._validation = [
             tuple(self._placed(tokens[first : first + at_once]) for tokens in windows)
@@ -213,7 +214,7 @@ class Trainer:
         self.step += 1
         return Step(
             step=self.step,
-            tokens=self.step * self.config.batch * self._model.config.context,
+            tokens=self.step * self.config.batch * self._window,
             loss=mean,
             learning_rate=rate,
             gradient_norm=norm,
@@ -261,11 +262,7 @@ class Trainer:
     def _batch(self) -> tuple[Array, Array]:
         config = self.config
         inputs, targets = batches.batch(
-            self._text,
-            seed=config.seed,
-            step=self.step,
-            size=config.batch,
-            context=self._model.config.context,
+            self._text, seed=config.seed, step=self.step, size=config.batch, context=self._window
         )
         return self._placed(inputs), self._placed(targets)
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from headway.attention.arrays import widened
 from headway.models.gpt import GPTConfig
 from headway.torch import devices, weights
 from headway.torch.generate import generate
@@ -21,17 +22,20 @@ from headway.training import memory
 from headway.training.runs import Run, RunConfig
 
 __all__ = ["FRAMEWORK", "answers", "assemble", "generate", "gradients", "keep_memory", "load"]
-__all__ += ["logits", "trainer"]
+__all__ += ["logits", "losses", "trainer"]
 
 FRAMEWORK = "pt"  # the name of PyTorch in the library safetensors
+_ROWS = 1024  # tokens whose logits are computed at once
 
 
-def trainer(config: RunConfig, data: tuple[Any, Any], device: str | None = None) -> Trainer:
+def trainer(
+    config: RunConfig, data: tuple[Any, Any], device: str | None = None, model: GPT | None = None
+) -> Trainer:
     """Create the trainer of a new run, and choose the settings that depend on the machine."""
     chosen = devices.choose(device)
-    model = weights.build(config).to(chosen)
+    model = (weights.build(config) if model is None else model).to(chosen)
     windows = config.training.steps * config.training.batch
-    tokens = windows * config.model.context if config.task == "next-token" else windows
+    tokens = windows * config.window if config.task == "next-token" else windows
     parameters = sum(p.numel() for p in model.parameters())
     training = devices.suited(parameters, tokens, config.training, chosen)
     return Trainer(model, TASKS[config.task](model, *data, training), training)
@@ -72,6 +76,22 @@ def logits(
         return output
     finally:
         model.train(training)
+
+
+def losses(
+    model: GPT, tokens: Integer[np.ndarray, "batch tokens"]
+) -> Float[np.ndarray, "batch targets"]:
+    """Return the loss of every token after the first; see `training.session.Engine`."""
+    device = next(model.parameters()).device
+    inputs, targets = (torch.from_numpy(x).to(device) for x in (tokens[:, :-1], tokens[:, 1:]))
+    with torch.no_grad():
+        rows = model.eval().features(inputs).flatten(0, 1)
+        parts = zip(rows.split(_ROWS), targets.flatten().split(_ROWS), strict=True)
+        losses = [
+            cross_entropy(widened(model.logits(part)), target, reduction="none")
+            for part, target in parts
+        ]
+    return torch.cat(losses).reshape(targets.shape).double().numpy(force=True)
 
 
 def gradients(

@@ -44,7 +44,7 @@ class NextToken:
     ) -> None:
         self._text, self._config, self._device = train, config, _device(model)
         self._logits_at_once = logits_at_once
-        self._context = model.config.context
+        self._context = config.length or model.config.context
         windows = batches.evaluation(validation, self._context, config.evaluation_windows)
         self._validation = self._placed(windows)
 

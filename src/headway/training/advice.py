@@ -28,7 +28,7 @@ def mistakes(config: RunConfig, recipe: Settings) -> Iterator[str]:
     model, training = config.gpt, config.training
     usual = {"context": model.context, **asdict(TrainingConfig()), **recipe["model"]}
     usual |= recipe["training"]
-    tokens, recipe_tokens = training.batch * model.context, usual["batch"] * usual["context"]
+    tokens, recipe_tokens = training.batch * config.window, usual["batch"] * usual["context"]
     if not 1 / FAR <= tokens / recipe_tokens <= FAR:
         yield (
             f"a step has {tokens:,} tokens, in the recipe {recipe_tokens:,}; such a different "

@@ -37,7 +37,8 @@ class RunConfig:
 
     task: a name in `training.task.TASKS`. text, text_sha256: the name and the SHA-256 of the data
     (a text, or pairs). tokenizer, tokenizer_sha256: likewise. rung: the rung of the ladder that the
-    GPT uses as its attention; None for multi-head attention.
+    GPT uses as its attention; None for multi-head attention. pretrained: the Hugging Face folder or
+    the run whose weights the run started from, if any.
     """
 
     task: str
@@ -48,6 +49,7 @@ class RunConfig:
     rung: str | None
     model: GPTConfig | Seq2SeqConfig
     training: TrainingConfig
+    pretrained: str | None = None
 
     def to_json(self) -> str:
         """Return the config as JSON, with sorted keys and the number of the format."""
@@ -90,6 +92,11 @@ class RunConfig:
     def translates(self) -> bool:
         """Whether the model is for pairs of sentences, not for a text."""
         return self.task != "next-token"
+
+    @property
+    def window(self) -> int:
+        """The number of tokens in a window of text."""
+        return self.training.length or self.model.context
 
     def flat(self) -> dict[str, Any]:
         """Return all settings by name; nested ones have names such as "attention.heads"."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from headway.data.tokenizers import digest
 from headway.models.gpt import GPTConfig
-from headway.training import loop
+from headway.training import checkpoints, loop
 from headway.training.loop import Trainer
 from headway.training.recipes import Plan
 from headway.training.runs import Run, RunConfig
@@ -20,12 +20,12 @@ class Engine(Protocol):
     """A module that trains and runs models."""
 
     def trainer(
-        self, config: RunConfig, data: tuple[Any, Any], device: str | None = None
+        self, config: RunConfig, data: tuple[Any, Any], device: str | None = None, model: Any = None
     ) -> Trainer:
         """Create the trainer of a new run, and choose the settings that depend on the machine.
 
-        data: the training and the validation data. Raises ValueError for a device that this machine
-        does not have.
+        data: the training and the validation data. model: by default one with initial values.
+        Raises ValueError for a device that this machine does not have.
         """
         ...
 
@@ -62,6 +62,13 @@ class Engine(Protocol):
 
     def logits(self, model: Any, tokens: np.ndarray) -> Any:
         """The logits for tokens (batch, tokens), without gradients and dropout."""
+        ...
+
+    def losses(self, model: Any, tokens: np.ndarray) -> np.ndarray:
+        """The loss of each token (batch, tokens - 1) after the first, in nats, as float64.
+
+        tokens: (batch, tokens). Without gradients and dropout.
+        """
         ...
 
     def gradients(self, model: Any, inputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
@@ -123,11 +130,13 @@ def begin(
     show: called while the data are tokenized. Raises ValueError for invalid settings and if the
     directory exists.
     """
-    task = task_named(plan.config.task)
+    task, start = task_named(plan.config.task), plan.pretrained
     examples = task.examples(plan.source, plan.tokenizer, plan.config, show)
-    trainer = engine.trainer(plan.config, (examples.train, examples.validation), device)
+    model = None if start is None else start.load(engine, device)
+    trainer = engine.trainer(plan.config, (examples.train, examples.validation), device, model)
     config = replace(plan.config, training=trainer.config)
-    run = Run.create(path, config, plan.tokenizer, examples.files)
+    files = examples.files if start is None else {**examples.files, **start.files}
+    run = Run.create(path, config, plan.tokenizer, files)
     return Session(run, config, engine, trainer, examples)
 
 
@@ -153,6 +162,11 @@ def resume(
     now = replace(config, text_sha256=text_sha256, tokenizer_sha256=tokenizer.fingerprint)
     config.require_same(now, "now")
     examples = task.examples(source, tokenizer, config, show)
+    if config.pretrained is not None and not checkpoints.complete(run.checkpoints):
+        raise ValueError(
+            f"run {run.path.name!r} stopped before its first checkpoint, so the weights of "
+            f"{config.pretrained} are not in it; remove the run and start it again"
+        )
     trainer = engine.trainer(config, (examples.train, examples.validation), device)
     differences = loop.resume(trainer, run, config)
     run.rewrite(config, examples.files)

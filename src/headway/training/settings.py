@@ -13,6 +13,8 @@ class TrainingConfig:
     ----------
     steps
         Number of training steps, each on one batch.
+    length
+        Number of tokens in a window of text; by default the context of the model.
     batch
         Number of windows of text in a batch; for pairs of sentences, the maximum number of tokens,
         counting both languages and the padding.
@@ -47,6 +49,7 @@ class TrainingConfig:
     """
 
     steps: int = 1000
+    length: int | None = None
     batch: int = 16
     micro_batch: int | None = None
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -64,8 +67,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch", "evaluate_every", "evaluation_windows", "save_every")
-        for name in counts if self.micro_batch is None else (*counts, "micro_batch"):
-            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        for name in (*counts, "micro_batch", "length"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, "at least 1", value)
         for name in ("learning_rate", "clip"):
             value = getattr(self, name)
             _require(value > 0 and math.isfinite(value), name, "above 0", value)

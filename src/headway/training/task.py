@@ -94,7 +94,7 @@ class NextToken:
     ) -> Examples:
         """Tokenize the text, and hold out the last tenth."""
         tokens = prepared(source, tokenizer, lambda more: show(more, len(source)))
-        train, validation = split(tokens, config.model.context)
+        train, validation = split(tokens, config.window)
         summary = (
             f"{config.text}: {len(train):,} training tokens, {len(validation):,} held out, "
             f"vocabulary of {config.model.vocabulary:,}"

@@ -1,8 +1,8 @@
 """Recipes: TOML files with the settings of a run, which the user's options override."""
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -108,18 +108,36 @@ def override(settings: Settings, given: Mapping[str, Any]) -> Settings:
 
 
 @dataclass(frozen=True)
+class Pretrained:
+    """A trained model that a run starts from.
+
+    name: where it comes from. load: a function of the engine and the device that loads the model in
+    float32. files: texts for the run directory, by file name.
+    """
+
+    name: str
+    config: GPTConfig
+    tokenizer: Tokenizer
+    load: Callable[[Any, str | None], Any]
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that a new run needs. source: the data, as returned by `Task.read`."""
 
     config: RunConfig
     tokenizer: Tokenizer
     source: Any
+    pretrained: Pretrained | None = None
 
 
-def plan(settings: Settings) -> Plan:
+def plan(settings: Settings, pretrained: Pretrained | None = None) -> Plan:
     """Read the data, train the tokenizer and resolve every setting.
 
-    Raises ValueError for invalid settings, before anything slow is done.
+    pretrained: the model to start from, which decides the model and the tokenizer; of the settings
+    of the model, only dropout applies. Raises ValueError for invalid settings, before anything slow
+    is done.
     """
     name = settings.get("task", TASK)
     task = task_named(name)
@@ -128,11 +146,23 @@ def plan(settings: Settings) -> Plan:
     rung = settings.get("rung")
     if rung is not None:
         rung_named(rung)
-    task.model(settings["model"], None)  # checks the settings
+    if pretrained is None:
+        task.model(settings["model"], None)  # checks the settings
     text, kind = settings.get("text", TEXT), settings.get("tokenizer", TOKENIZER)
     source = task.read(text)
     complete = task.text_of(source)
-    tokenizer = tokenizer_for(complete, kind, settings["model"].get("vocabulary"))
+    if pretrained is None:
+        tokenizer = tokenizer_for(complete, kind, settings["model"].get("vocabulary"))
+        model = task.model(settings["model"], tokenizer)
+    else:
+        kind, tokenizer = pretrained.name, pretrained.tokenizer
+        dropout = settings["model"].get("dropout", pretrained.config.dropout)
+        model = replace(pretrained.config, dropout=dropout)
+    if (training.length or 0) > model.context:
+        raise ValueError(
+            f"length must be at most the context of the model, {model.context:,} "
+            f"(got {training.length:,})"
+        )
     config = RunConfig(
         task=name,
         text=text,
@@ -140,7 +170,8 @@ def plan(settings: Settings) -> Plan:
         tokenizer=kind,
         tokenizer_sha256=tokenizer.fingerprint,
         rung=rung,
-        model=task.model(settings["model"], tokenizer),
+        model=model,
         training=training,
+        pretrained=None if pretrained is None else pretrained.name,
     )
-    return Plan(config, tokenizer, source)
+    return Plan(config, tokenizer, source, pretrained)
