@@ -1,6 +1,7 @@
 """The commands as a person would use and misuse them, most of them in this process."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -8,9 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from command import run
+from headway.cli.train import suggestion
+from headway.data.tokenizers import Tokenizer
 from headway.ladder.rungs import LADDER
+from headway.training.runs import Run
 
 # On one worker, because the tests share a fixture that takes seconds.
 pytestmark = pytest.mark.xdist_group("commands")
@@ -303,11 +309,88 @@ def test_trace_writes_a_file_that_is_the_models_own(place):
 
 def test_any_tokenizer_json_will_do(place):
     more = ["--tokenizer", "runs/tiny/tokenizer.json", "--name", "own"]
-    tiny = [word for word in TINY if word not in ("--tokenizer", "char")]
-    done = headway("train", "text.txt", *tiny, *more, cwd=place)
+    done = headway("train", "text.txt", *TINY[:-2], *more, cwd=place)
     assert done.returncode == 0, done.stderr
     one, other = ((place / f"runs/{run}/tokenizer.json").read_text() for run in ("tiny", "own"))
     assert one == other
+
+
+@pytest.fixture(scope="module")
+def words(place):
+    """A run whose tokens are words with a space before them; the post-processor adds one."""
+    names = [f"\u2581{word}" for word in sorted(set(TEXT.split()))]
+    backend = Backend(models.WordLevel({name: i for i, name in enumerate(names)}))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
+    backend.decoder = decoders.Metaspace()
+    backend.post_processor = processors.TemplateProcessing("It $A", None, [("It", 0)])
+    backend.save(str(place / "words.json"))
+    tiny = [*TINY[:-2], "--tokenizer", "words.json", "--name", "words"]
+    done = headway("train", "text.txt", *tiny, cwd=place)
+    assert done.returncode == 0, done.stderr
+    return Run.open(place / "runs" / "words")
+
+
+def test_the_first_generated_word_keeps_its_space(place, words):
+    text = headway("generate", "words", "It was", "--tokens", "5", cwd=place).stdout
+    written = text.removeprefix("It was")
+    assert written != text
+    assert re.fullmatch(r"(?: [A-Za-z]+[.,]?){5}\n", written)
+
+
+def test_the_prompt_of_a_run_has_no_special_tokens(words):
+    tokenizer = words.tokenizer
+    assert tokenizer.prompt("It was").tolist() == tokenizer.encode("It was").tolist()
+    assert len(tokenizer.prompt("It was")) == 2
+    assert tokenizer.bos is None
+
+
+def test_generation_ends_at_the_end_of_a_text(place, monkeypatch):
+    def ending(self):
+        made = Tokenizer.characters(TEXT)
+        made.bos, made.eos = int(made.encode("I")[0]), ends
+        return made
+
+    monkeypatch.setattr(Run, "tokenizer", property(ending))
+    ends = frozenset(range(99))
+    assert headway("generate", "tiny", "It", cwd=place).stdout == "It\n"
+    assert headway("generate", "tiny", cwd=place).stdout == "\n"
+    assert headway("generate", "tiny", "It", "was", cwd=place).stdout.split() == [
+        *("──", "1", "──", "It", "──", "2", "──", "was")
+    ]
+    ends = frozenset()
+    after_bos = headway("generate", "tiny", cwd=place).stdout
+    assert "I" + after_bos == headway("generate", "tiny", "I", cwd=place).stdout
+
+
+def test_another_tokenizer_in_a_run_is_named(place):
+    file = place / "runs" / "tiny" / "tokenizer.json"
+    before = file.read_text()
+    Tokenizer.characters(TEXT.replace("b", "c")).save(file)
+    refused(place, "tokenizer_sha256 has changed", "generate", "tiny", "It was")
+    file.write_text(before)
+    assert headway("generate", "tiny", "It", "--tokens", "1", cwd=place).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("今天天气很好，我们去散步。\n" * 9, "今天天气很好"),
+        ("今天天气很好我们去散步" * 9, "今天天气很好我们去散步今天天气很好我们去"),
+        ("-7 12 34\n" * 9, "12"),
+        ("בְּרֵאשִׁית בָּרָא\n" * 9, "אש"),
+        ("It was the best-known of times, " * 3, "known"),
+        ("\n \n", "\n \n"),
+    ],
+)
+def test_the_suggested_prompt_can_be_encoded(text, expected):
+    for tokenizer in (Tokenizer.characters(text), Tokenizer.utf8_bytes()):
+        prompt = suggestion(tokenizer, tokenizer.encode(text))
+        assert len(tokenizer.encode(prompt)) > 0
+    assert suggestion(Tokenizer.characters(text), Tokenizer.characters(text).encode(text)) == (
+        expected
+    )
 
 
 def test_curves_for_tensorboard(place):

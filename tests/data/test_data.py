@@ -24,6 +24,13 @@ def test_files_and_folders(tmp_path):
     assert corpora.read(str(tmp_path / "b.txt")) == "second"
 
 
+def test_a_byte_order_mark_is_not_text(tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_bytes("\ufeffa\ufeff cat\n".encode())
+    assert corpora.read(str(tmp_path / "a.txt")) == "a\ufeff cat\n"
+    assert corpora.read(str(tmp_path)) == "a\ufeff cat\n\n\na\ufeff cat\n"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

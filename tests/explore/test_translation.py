@@ -35,7 +35,9 @@ def tracer_of(tmp_path_factory):
         sizes = {"layers": 2, "heads": 2} if kind == "transformer" else {}
         model = Seq2SeqConfig(kind, tokenizer.vocabulary + FIRST, context=20, width=16, **sizes)
         config = RunConfig(
-            "translation", "grammar", "1", "bpe", "2", None, model, TrainingConfig(steps=1)
+            *("translation", "grammar", "1", "bpe", tokenizer.fingerprint, None),
+            model,
+            TrainingConfig(steps=1),
         )
         run = Run.create(folder / kind, config, tokenizer)
         arrays = weights.to_arrays(Seq2Seq(model, seed=3))

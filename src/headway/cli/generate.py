@@ -42,15 +42,20 @@ def generate(
     seed
         The same seed gives the same text.
     """
-    from headway.engines import engine_named  # late: `headway --help` is fast
+    import numpy as np  # late: `headway --help` is fast
+
+    from headway.engines import engine_named
     from headway.training.runs import find
 
     opened = find(run, runs)
     if tokens < 1:
         raise ValueError(f"--tokens must be >= 1 (got {tokens})")
     tokenizer, context = opened.tokenizer, opened.config.model.context
-    starts = [tokenizer.encode(prompt) for prompt in prompts or ("\n",)]
-    streams = [tokenizer.stream(stop or ()) for _ in starts]
+    starts = [tokenizer.prompt(prompt) for prompt in prompts]
+    streams = [tokenizer.stream(stop or (), after=start) for start in starts]
+    if not prompts:
+        starts = [tokenizer.encode("\n") if tokenizer.bos is None else np.array([tokenizer.bos])]
+        streams = [tokenizer.stream(stop or ())]
     for prompt, start in zip(prompts, starts, strict=False):
         if len(start) > context:
             short = prompt if len(prompt) <= 20 else prompt[:19] + "…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -12,6 +13,8 @@ from headway.cli.options import options
 from headway.cli.parameters import Device, Runs
 from headway.cli.progress import preparing, warn
 from headway.cli.training import follow, resumed
+from headway.data.batches import Tokens
+from headway.data.tokenizers import Tokenizer
 from headway.engines import engine_named
 from headway.extras import require
 from headway.hf.stored import find as find_model
@@ -142,13 +145,29 @@ def _finish(started: Session, writer: Any) -> None:
     finally:
         if curves is not None:
             curves.close()
-    # The longest word of a held-out passage, without its first and last, which may be cut.
-    words = run.tokenizer.decode(started.examples.validation[:200]).split()[1:-1]
-    prompt = max((word for word in words if word.isalpha()), key=len, default="a")
+    prompt = suggestion(run.tokenizer, started.examples.validation[:200])
     print(
         f"generate more: headway generate {run.path.name} {shlex.quote(prompt)}\n"
         f"look inside: headway explore {run.path.name}"
     )
+
+
+def suggestion(tokenizer: Tokenizer, passage: Tokens) -> str:
+    """Return a prompt that the tokenizer can encode: the longest word of a passage.
+
+    A sequence of letters is a word, of which 20 are enough: some scripts have no spaces. Without
+    such a word, the prompt is the first part between spaces, or the passage.
+    """
+    text: str = tokenizer.decode(passage).replace("\ufffd", "")  # incomplete characters
+    # The first and the last word may be incomplete.
+    words: list[str] = sorted(re.findall(r"[^\W\d_]+", text)[1:-1], key=len, reverse=True)
+    for word in [*words, *text.split()]:
+        try:
+            if len(tokenizer.encode(word[:20])) and not word.startswith("-"):  # not an option
+                return word[:20]
+        except ValueError:  # the vocabulary has this word with other characters around it
+            continue
+    return text
 
 
 def _curves() -> Any:

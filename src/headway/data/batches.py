@@ -11,6 +11,9 @@ from headway.data.tokenizers import Tokenizer, digest
 Tokens = Integer[np.ndarray, " _"]
 Windows = Int[np.ndarray, "windows context"]
 
+# Increase it when a tokenizer's tokens of a text change, so that cached tokens are not used.
+_VERSION = 2
+
 
 def prepared(
     text: str, tokenizer: Tokenizer, show: Callable[[int], object] = lambda characters: None
@@ -21,7 +24,7 @@ def prepared(
     Raises ValueError for a text that the tokenizer cannot encode.
     """
     kind = np.uint16 if tokenizer.vocabulary <= 2**16 else np.uint32
-    name = digest(digest(text) + tokenizer.fingerprint)
+    name = digest(f"{_VERSION} {digest(text)} {tokenizer.fingerprint}")
     file = cache.folder("tokens") / f"{name}.npy"
     if not file.exists():
         with cache.atomic(file) as temporary, temporary.open("wb") as out:

@@ -104,9 +104,9 @@ def _public(name: str) -> Path:
 
 
 def read_file(file: Path) -> str:
-    """Return the text of a file. Raises ValueError if it is not UTF-8."""
+    """Return the text of a file without a byte order mark. Raises ValueError if it is not UTF-8."""
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{file} is not UTF-8 (at byte {error.start}): convert it to UTF-8"

@@ -195,8 +195,15 @@ class Run:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the run."""
-        return Tokenizer.load(self.path / "tokenizer.json")
+        """The tokenizer of the run. Raises ValueError if the file is not the one of the config."""
+        file = self.path / "tokenizer.json"
+        tokenizer = Tokenizer.load(file, special=False)
+        if tokenizer.fingerprint != self.config.tokenizer_sha256:
+            raise ValueError(
+                f"tokenizer_sha256 has changed: {file} is not the tokenizer that the run was "
+                "trained with; restore the original file, or start a new run"
+            )
+        return tokenizer
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Add a line to log.jsonl."""
