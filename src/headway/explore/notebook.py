@@ -19,7 +19,7 @@ from headway.explore.tracers import (
     changes,
     never_stop,
 )
-from headway.tracing import Trace
+from headway.tracing import EVERYTHING, Trace
 from headway.training.runs import Run, find
 
 _HEIGHT = 860  # pixels
@@ -75,8 +75,10 @@ class _RecordedTrace:
         self.steps, self.text = steps, text
 
     def trace(self, request: TraceRequest, stop: Stop = never_stop) -> tuple[Tensors, Manifest]:
-        if self.steps.rows != slice(None):
-            raise ValueError("this trace has only some rows: trace without `rows` to show it")
+        if self.steps.part != EVERYTHING:
+            raise ValueError(
+                "this trace has only some rows or heads: trace without `rows` and `heads`"
+            )
         tensors, manifest = trace_file.describe(self.steps)
         shapes = dict(manifest["steps"])
         sizes = {
