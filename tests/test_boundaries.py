@@ -23,12 +23,12 @@ BELOW = {
     "attention": {"cache", "nearest", "tracing"},
     "ladder": {"attention", "nearest", "tracing"},
     "models": {"attention", "ladder", "nearest", "tracing"},
-    "hf": {"attention"},
     "data": {"cache"},
     "reference": set(),
     "training": {"attention", "cache", "data", "ladder", "models", "nearest"},
 }
 BELOW["torch"] = BELOW["jax"] = set(BELOW) - {"reference"}
+BELOW["hf"] = set(BELOW) - {"reference"}
 BELOW["engines"] = set(BELOW) - {"reference"}
 BELOW["explore"] = set(BELOW) - {"reference"}
 BELOW["check"] = set(BELOW) - {"reference", "explore"}
@@ -37,6 +37,9 @@ BELOW["lab"] = set(BELOW) - {"reference", "explore", "check"}
 BELOW["cli"] = set(BELOW) - {"reference"}
 ENGINE_FREE = ("tracing", "cache", "attention", "ladder", "models", "data")
 ENGINE_FREE += ("training", "reference", "hf", "nearest")
+# Models of transformers are PyTorch modules.
+HF_WITH_TORCH = {f"hf/{name}.py" for name in ("watch", "hooks", "structure", "families")}
+HF_WITH_TORCH.add("hf/transformers_masks.py")
 
 
 def package(name):
@@ -68,7 +71,7 @@ def test_every_package_has_a_rule():
 
 def engine_free(name):
     # Kernels use one engine, and in the explorer only the file `tracers` runs models.
-    if name.startswith("attention/kernels/"):
+    if name.startswith("attention/kernels/") or name in HF_WITH_TORCH:
         return False
     return package(name) in ENGINE_FREE or (package(name) == "explore" and "tracers" not in name)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from headway.check.doctor import diagnose
     from headway.engines import train
     from headway.explore.notebook import show
+    from headway.hf.watch import watch
     from headway.ladder.rungs import LADDER
     from headway.models.gpt import preset
     from headway.tracing import edit, scope, tap, trace
@@ -25,6 +26,7 @@ _NAMES_BY_MODULE = {
     "headway.check.doctor": ("diagnose",),
     "headway.engines": ("train",),
     "headway.explore.notebook": ("show",),
+    "headway.hf.watch": ("watch",),
     "headway.ladder.rungs": ("LADDER",),
     "headway.models.gpt": ("preset",),
     "headway.tracing": ("edit", "scope", "tap", "trace"),
@@ -49,6 +51,7 @@ __all__ = [
     "tap",
     "trace",
     "train",
+    "watch",
     "window",
 ]
 
