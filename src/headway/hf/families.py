@@ -69,6 +69,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
 )
 LARGEST = 20_000_000  # parameters of a model that counts as tiny
 TOKENS = 12
+BOUND = 1e-5  # the largest relative difference from eager in float32
 
 
 class Family(NamedTuple):
@@ -123,8 +124,26 @@ def tiny_model(family: Family, seed: int = 0) -> nn.Module:
                 model(**inputs(family))
             return model
         except Exception as error:  # whatever the code of a family raises
-            reasons.append(f"{type(error).__name__}: {error}".splitlines()[0][:120])
-    raise ValueError("no tiny model runs with eager: " + " | ".join(dict.fromkeys(reasons)))
+            reasons.append(f"{type(error).__name__}: {error}".splitlines()[0])
+    raise ValueError(f"no tiny model was made: {reasons[0]}")
+
+
+def examine(family: Family) -> Measurement | str:
+    """`measure` for a tiny model of a family; a reason if the family cannot be watched."""
+    import transformers
+
+    if not getattr(transformers, family.model)._can_set_attn_implementation():
+        return "does not call attention through the interface"
+    try:
+        with quietly():
+            measurement = measure(tiny_model(family), family)
+    except ValueError as error:
+        return str(error).splitlines()[0]
+    if not any(name.endswith(".weights") for name in measurement.steps):
+        return "has no attention, or does not call it through the interface"
+    if not measurement.whole < BOUND:
+        return f"the logits differ by {measurement.whole:.0e}"
+    return measurement
 
 
 def inputs(family: Family) -> dict[str, Tensor]:
