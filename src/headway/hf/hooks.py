@@ -163,13 +163,14 @@ class _BlockHooks:
         is_returned = any(value is other for other in self.seen)
         if child in self.attentions:
             self.is_pre_norm = is_returned
-        elif self.waiting is not None and not is_returned:
+        elif self.waiting is not None and not is_returned and value is not self.stream:
             # OPT merges the axes of the batch and of the tokens here.
             stream = value.reshape(self.stream.shape) if _fits(value, self.stream) else value
             if _is_sum(stream, self.stream, self.seen[-1]):
-                self.stream = tap(f"{self.name}.{self.waiting}", stream)
-                self.waiting = None
-                return value if self.stream is stream else self.stream.reshape(value.shape)
+                new = tap(f"{self.name}.{self.waiting}", stream)
+                if new is not stream:  # in place, because the block adds the MLP to this tensor
+                    stream.copy_(new)
+                self.stream, self.waiting = stream, None
         return value
 
     def after(self, child: nn.Module, output: Any) -> Any:
@@ -187,7 +188,7 @@ def _fits(value: Tensor, stream: Tensor) -> bool:
 
 def _is_sum(value: Tensor, stream: Tensor, update: Tensor) -> bool:
     """Whether value = stream + c * update, for some number c and up to rounding."""
-    if value is stream or not value.shape == stream.shape == update.shape:
+    if not value.shape == stream.shape == update.shape:
         return False
     with torch.no_grad():
         value, stream, update = (x.detach().double() for x in (value, stream, update))
