@@ -26,12 +26,13 @@ test: $(READY) lint chromium
 test-all: $(READY) lint chromium
 	$(BIN)/pytest -n 2 --dist loadgroup
 
-# Measure the tables of docs/conventions.md, docs/check.md and docs/parity.md again, and take the
+# Measure the tables of docs/conventions.md, docs/check.md, docs/parity.md and docs/models.md again, and take the
 # explorer's pictures of runs/demo.
 docs: $(READY) | runs/demo
 	PYTHONPATH=tests $(BIN)/python -W ignore::UserWarning -m conventions
 	PYTHONPATH=tests/check $(BIN)/python -m kill_table
 	PYTHONPATH=tests:tests/jax $(BIN)/python -m parity_table
+	PYTHONPATH=tests/hf $(BIN)/python -m families_table
 	PYTHONPATH=tests/explore $(BIN)/python -m pictures runs/demo
 
 lint: $(READY) types

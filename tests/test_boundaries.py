@@ -28,6 +28,7 @@ BELOW = {
     "training": {"attention", "cache", "data", "ladder", "models", "nearest"},
 }
 BELOW["torch"] = BELOW["jax"] = set(BELOW) - {"reference"}
+BELOW["hf"] = set(BELOW) - {"reference"}
 BELOW["engines"] = set(BELOW) - {"reference"}
 BELOW["hf"] = set(BELOW) - {"reference"}
 BELOW["explore"] = set(BELOW) - {"reference"}
@@ -37,6 +38,9 @@ BELOW["lab"] = set(BELOW) - {"reference", "explore", "check"}
 BELOW["cli"] = set(BELOW) - {"reference"}
 ENGINE_FREE = ("tracing", "cache", "attention", "ladder", "models", "data")
 ENGINE_FREE += ("training", "reference", "hf", "nearest")
+# Models of transformers are PyTorch modules.
+HF_WITH_TORCH = {f"hf/{name}.py" for name in ("watch", "hooks", "structure", "families")}
+HF_WITH_TORCH.add("hf/transformers_masks.py")
 
 
 def package(name):
@@ -68,7 +72,7 @@ def test_every_package_has_a_rule():
 
 def engine_free(name):
     # Kernels use one engine, and in the explorer only the file `tracers` runs models.
-    if name.startswith("attention/kernels/"):
+    if name.startswith("attention/kernels/") or name in HF_WITH_TORCH:
         return False
     return package(name) in ENGINE_FREE or (package(name) == "explore" and "tracers" not in name)
 

@@ -35,7 +35,7 @@ def test_trace_records_every_step_in_order(engine):
 
 
 def test_nothing_is_recorded_outside():
-    with headway.trace() as steps:
+    with pytest.warns(UserWarning, match="nothing was recorded"), headway.trace() as steps:
         pass
     headway.attend(*qkv())
     assert len(steps) == 0
@@ -163,10 +163,63 @@ def test_rows_on_the_plain_kernel_are_slices_of_the_complete_trace():
     assert np.array_equal(selected["weights"], full["weights"][..., 1:3, :])
 
 
-def test_rows_must_be_a_plain_slice():
-    for rows in (3, slice(0, 8, 2)):
-        with pytest.raises(ValueError, match="slice without a step"):
-            headway.trace(rows=rows)
+def test_rows_and_heads_must_be_plain_slices():
+    for part in (3, slice(0, 8, 2)):
+        for what in ("rows", "heads"):
+            with pytest.raises(ValueError, match=f"{what} must be a slice without a step"):
+                headway.trace(**{what: part})
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("rows", [None, slice(2, 5)], ids=["all rows", "some rows"])
+@pytest.mark.parametrize("kernel", ["plain", "tiled"])
+def test_heads_equal_those_of_the_complete_trace(engine, rows, kernel):
+    """Query heads 1, 2 and 3 read kv heads 0 and 1, in groups of 2."""
+    r = np.random.default_rng(1)
+    sizes = ((2, 6, 9, 4), (2, 3, 9, 4), (2, 3, 9, 5))
+    queries, keys, values = (ENGINES[engine].array(r.normal(size=size)) for size in sizes)
+    numbers = ENGINES[engine].array(r.normal(size=6))
+    mask = headway.causal & headway.Mask(lambda b, h, q, k: (k + h) % 3 > 0)
+    options = {"mask": mask, "sink_logits": numbers, "softcap": 3.0}
+    with headway.trace() as full:
+        headway.attend(queries, keys, values, **options)
+    with headway.trace(rows=rows, heads=slice(1, 4)) as chosen:
+        headway.attend(queries, keys, values, **options, kernel=kernel)
+    assert list(chosen) == list(full)
+    numpy = ENGINES[engine].numpy
+    for name in full:
+        heads = slice(0, 2) if name in ("keys", "values") else slice(1, 4)
+        cut = slice(None) if rows is None or name in ("keys", "values") else rows
+        expected = numpy(full[name])[:, heads, cut]
+        np.testing.assert_allclose(numpy(chosen[name]), expected, rtol=0, atol=1e-13)
+
+
+def test_only_the_traced_heads_are_computed():
+    queries, keys, values = qkv(torch.tensor, tokens=9)
+    with headway.trace(heads=slice(1, 2)) as chosen:
+        headway.attend(queries, keys, values, causal=True)
+    for name in ("scores", "scaled", "masked", "weights"):
+        assert chosen[name].untyped_storage().nbytes() == 2 * 1 * 9 * 9 * 8
+
+
+def test_two_traces_of_different_parts_get_their_parts():
+    queries, keys, values = qkv(torch.tensor, tokens=9)
+    with headway.trace(heads=slice(1, 2)) as head, headway.trace(rows=slice(3, 4)) as row:
+        headway.attend(queries, keys, values, causal=True)
+    assert head["weights"].shape == (2, 1, 9, 9)
+    assert row["weights"].shape == (2, 3, 1, 9)
+    assert torch.equal(head["weights"][:, :, 3:4], row["weights"][:, 1:2])
+
+
+def test_a_trace_that_recorded_nothing_warns():
+    for listener in (headway.trace(), headway.edit({"*": 0.0})):
+        with pytest.warns(UserWarning, match=r"no step was tapped.*headway\.watch\(mod"), listener:
+            pass
+    with (
+        pytest.raises(LookupError, match=r"no step matches 'x'.*headway\.watch\(model\)"),
+        headway.trace(only="x"),
+    ):
+        pass
 
 
 def test_threads_do_not_see_each_other():
@@ -175,11 +228,12 @@ def test_threads_do_not_see_each_other():
     def elsewhere():
         seen["context"] = headway.attend(*qkv())
 
+    thread = threading.Thread(target=elsewhere)
     with headway.trace() as steps:
-        thread = threading.Thread(target=elsewhere)
+        tap("here", np.ones(1))
         thread.start()
         thread.join()
-    assert len(steps) == 0
+    assert list(steps) == ["here"]
     assert "context" in seen
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headway.engines import train
     from headway.explore.notebook import show
     from headway.hf.stored import load
+    from headway.hf.watch import watch
     from headway.ladder.rungs import LADDER
     from headway.models.gpt import preset
     from headway.tracing import edit, scope, tap, trace
@@ -27,6 +28,7 @@ _NAMES_BY_MODULE = {
     "headway.engines": ("train",),
     "headway.explore.notebook": ("show",),
     "headway.hf.stored": ("load",),
+    "headway.hf.watch": ("watch",),
     "headway.ladder.rungs": ("LADDER",),
     "headway.models.gpt": ("preset",),
     "headway.tracing": ("edit", "scope", "tap", "trace"),
@@ -52,6 +54,7 @@ __all__ = [
     "tap",
     "trace",
     "train",
+    "watch",
     "window",
 ]
 

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 # The extras of pyproject.toml, and the modules that must be importable if an extra is installed.
 EXTRAS = {
     "explore": ("starlette", "uvicorn", "anyio"),
+    "hf": ("transformers",),
     "jax": ("jax", "optax"),
     "lab": ("scipy", "matplotlib"),
     "plots": ("matplotlib",),

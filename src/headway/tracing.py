@@ -15,20 +15,22 @@ from __future__ import annotations
 
 import sys
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Self, final
+from typing import Any, NamedTuple, Self, final
 
 from array_api_compat import array_namespace
 
 from headway.nearest import suggestion
 
 # The names of the steps of one attention, in order. Only the formula computes the steps INSIDE;
-# fast kernels do not. The steps BY_QUERY have the query positions on their second-to-last axis.
+# fast kernels do not. The steps BY_QUERY have the query positions on their second-to-last axis,
+# the steps BY_HEAD the heads on their third-to-last axis.
 STEPS = (
     *("queries", "keys", "values"),
     *("scores", "scaled", "capped", "masked", "weights", "dropped"),
@@ -36,7 +38,24 @@ STEPS = (
 )
 INSIDE = STEPS[3:9]
 BY_QUERY = frozenset(("queries", *INSIDE, "context"))
-ALL_ROWS = slice(None)
+BY_HEAD = BY_QUERY | {"keys", "values"}
+
+
+class Part(NamedTuple):
+    """The part of a matrix of weights that a trace requests: rows (queries) and heads."""
+
+    rows: slice = slice(None)
+    heads: slice = slice(None)
+
+    def of(self, name: str, value: Any, group: int) -> Any:
+        """This part of a step; group: the number of query heads per head of keys and values."""
+        if name in BY_HEAD and self.heads != slice(None) and value.ndim > 2:
+            first, end, _ = self.heads.indices(value.shape[-3] * group)
+            value = value[..., first // group : -(-end // group), :, :]
+        return value[..., self.rows, :] if name in BY_QUERY and self.rows != slice(None) else value
+
+
+EVERYTHING = Part()
 
 
 @dataclass(frozen=True)
@@ -45,7 +64,7 @@ class _Context:
 
     prefix: str = ""
     listeners: tuple[_Listener, ...] = ()
-    rows_taken: bool = False
+    part_taken: bool = False
     silent: bool = False
 
 
@@ -57,9 +76,12 @@ _open = 0
 _open_lock = threading.Lock()
 
 
-def tap(name: str, value: Any) -> Any:
-    """Return `value`, after open edits changed it and open traces recorded it under `name`."""
-    return _tapped(name, value) if _open else value
+def tap(name: str, value: Any, group: int = 1) -> Any:
+    """Return `value`, after open edits changed it and open traces recorded it under `name`.
+
+    group: for keys and values, the number of query heads that share one of their heads.
+    """
+    return _tapped(name, value, group) if _open else value
 
 
 def note(name: str, facts: Any) -> None:
@@ -80,25 +102,25 @@ def listening() -> bool:
     return _open > 0
 
 
-def wanted(names: Iterable[str]) -> slice | None:
-    """The query rows that open traces and edits request of the steps `names`; None if none do.
+def wanted(names: Iterable[str]) -> Part | None:
+    """The part that open traces and edits request of the steps `names`; None if none do.
 
-    An edit requests all rows. If two traces request different rows, the result is all rows.
+    An edit requests everything. If two traces request different parts, the result is everything.
     """
     if not _open:
         return None
     context = _context.get()
     names = [context.prefix + name for name in names]
     # A set, not any(...), which would stop early: `fits` records the names for error messages.
-    rows = [x.rows for x in context.listeners if True in {x.fits(name) for name in names}]
-    if not rows:
+    parts = [x.part for x in context.listeners if True in {x.fits(name) for name in names}]
+    if not parts:
         return None
-    return rows[0] if all(other == rows[0] for other in rows) else ALL_ROWS
+    return parts[0] if all(other == parts[0] for other in parts) else EVERYTHING
 
 
-def rows_taken() -> AbstractContextManager[None]:
-    """In this context, tap only the steps INSIDE; their values have only the requested rows."""
-    return _within(rows_taken=True)
+def part_taken() -> AbstractContextManager[None]:
+    """In this context, tap only the steps INSIDE; their values have only the requested part."""
+    return _within(part_taken=True)
 
 
 def silent() -> AbstractContextManager[None]:
@@ -106,24 +128,32 @@ def silent() -> AbstractContextManager[None]:
     return _within(silent=True) if _open else nullcontext()
 
 
-def trace(only: str | Iterable[str] | None = None, *, rows: slice | None = None) -> Trace:
+def trace(
+    only: str | Iterable[str] | None = None,
+    *,
+    rows: slice | None = None,
+    heads: slice | None = None,
+) -> Trace:
     """Record the values that are tapped in this context: a mapping from names to values.
 
     only: a pattern such as `"blocks.*.attention.weights"`, or several (default: everything).
     rows: a slice of query positions. The steps with a query axis (queries, scores ... context)
         are recorded for these rows only. A fast kernel still computes the output; in addition,
         the formula computes the steps inside of the attention for these rows.
+    heads: a slice of heads, in the same way, for the steps with a heads axis (queries ... context).
+        Of the keys and values, the heads that these query heads read are recorded.
 
     Values are arrays of the engine; they are neither copied nor detached from the autograd graph.
     While a trace is open, PyTorch and JAX run eagerly, including functions that are already
     compiled. If a name is tapped several times, as in decoding, its values are stacked along a new
     first axis, or are a list if their shapes differ. Raises LookupError on exit if a pattern
-    matched no name.
+    matched no name; a trace of everything that recorded nothing warns.
     """
     patterns = ("*",) if only is None else (only,) if isinstance(only, str) else tuple(only)
-    if rows is not None and (not isinstance(rows, slice) or rows.step not in (None, 1)):
-        raise ValueError(f"rows must be a slice without a step: slice(0, 32) (got {rows!r})")
-    return Trace(patterns, ALL_ROWS if rows is None else rows)
+    for what, part in (("rows", rows), ("heads", heads)):
+        if part is not None and (not isinstance(part, slice) or part.step not in (None, 1)):
+            raise ValueError(f"{what} must be a slice without a step: slice(0, 32) (got {part!r})")
+    return Trace(patterns, Part(rows or slice(None), heads or slice(None)))
 
 
 def edit(changes: Mapping[str, Any]) -> AbstractContextManager[object]:
@@ -147,10 +177,10 @@ def _within(prefix: str = "", **changes: Any) -> Iterator[None]:
         _context.reset(token)
 
 
-def _tapped(name: str, value: Any) -> Any:
+def _tapped(name: str, value: Any, group: int) -> Any:
     context = _context.get()
     full_name = context.prefix + name
-    if context.silent or (context.rows_taken and name not in INSIDE):
+    if context.silent or (context.part_taken and name not in INSIDE):
         return value
     listeners = [listener for listener in context.listeners if listener.fits(full_name)]
     if listeners:
@@ -158,8 +188,8 @@ def _tapped(name: str, value: Any) -> Any:
     for listener in listeners:
         value = listener.change(full_name, value)
     for listener in listeners:
-        is_cut = name in BY_QUERY and not context.rows_taken and listener.rows != ALL_ROWS
-        listener.record(full_name, value[..., listener.rows, :] if is_cut else value)
+        part = EVERYTHING if context.part_taken else listener.part
+        listener.record(full_name, part.of(name, value, group))
     return value
 
 
@@ -189,9 +219,9 @@ def _eagerly() -> ExitStack:
 class _Listener(ABC):
     """A trace or an edit: it records or changes the values whose names match its patterns."""
 
-    def __init__(self, patterns: Iterable[str], rows: slice) -> None:
+    def __init__(self, patterns: Iterable[str], part: Part) -> None:
         self.patterns = tuple(patterns)
-        self.rows = rows
+        self.part = part
         self._is_match: dict[str, bool] = {}  # for every name tapped so far, whether it matched
         self._entered: list[tuple[Token[_Context], ExitStack]] = []
 
@@ -231,13 +261,21 @@ class _Listener(ABC):
 
     def _check_patterns(self) -> None:
         names = self._is_match
+        if not names and set(self.patterns) <= {"*"}:
+            warnings.warn(f"nothing was recorded or edited: {_NOTHING}", stacklevel=3)
         for pattern in self.patterns:
             if pattern != "*" and not any(fnmatchcase(name, pattern) for name in names):
                 raise LookupError(f"no step matches {pattern!r}; {_nearest(pattern, names)}")
 
 
 def _nearest(name: str, names: Collection[str]) -> str:
-    return suggestion(name, names) if names else "no step was tapped"
+    return suggestion(name, names) if names else _NOTHING
+
+
+_NOTHING = (
+    "no step was tapped; call a model of Headway or headway.attend inside, or open "
+    "headway.watch(model) for a model of transformers"
+)
 
 
 @final
@@ -248,8 +286,8 @@ class Trace(_Listener, Mapping[str, Any]):
     noted several times, the last facts are kept.
     """
 
-    def __init__(self, patterns: Iterable[str], rows: slice) -> None:
-        super().__init__(patterns, rows)
+    def __init__(self, patterns: Iterable[str], part: Part) -> None:
+        super().__init__(patterns, part)
         self.notes: dict[str, Any] = {}
         self._values: dict[str, list[Any]] = {}
 
@@ -285,7 +323,7 @@ class Trace(_Listener, Mapping[str, Any]):
 @final
 class _Edit(_Listener):
     def __init__(self, changes: Mapping[str, Any]) -> None:
-        super().__init__(changes, ALL_ROWS)
+        super().__init__(changes, EVERYTHING)
         self._changes = dict(changes)
 
     def change(self, name: str, value: Any) -> Any:

@@ -31,7 +31,7 @@ ONE_WIDTH = {f"{name}, one width": CASES[name]._replace(d_v=CASES[name].d_k) for
 
 # The engines on which each kernel runs on a CPU, and what it refuses there: cases, cases with
 # d_v = d_k ("one width"), dtypes, options. Kernels that are not listed refuse everything.
-BEYOND_SOFTMAX = {"softcap", "normalizer", "dropout"}
+BEYOND_SOFTMAX = {"softcap", "normalizer", "dropout", "sink_logits"}
 REFUSED = {
     ("sdpa", "torch"): BEYOND_SOFTMAX,
     ("plain", "numpy"): set(),
@@ -50,7 +50,7 @@ REFUSED = {
     ("sdpa-flash", "torch"): BEYOND_SOFTMAX
     | WIDE
     | {"no batch, one width", "two batch axes, one width", "gradient of the bias"},
-    ("flex", "torch"): {"normalizer", "dropout", "an array for a mask", "float64"}
+    ("flex", "torch"): {"normalizer", "dropout", "sink_logits", "an array for a mask", "float64"}
     | {"gradient", "gradient of the bias", "24 keys of 16"},
     ("jax", "jax"): BEYOND_SOFTMAX | WIDE | {"float64"},
 }
@@ -223,6 +223,7 @@ def trials(engine):
     yield "softcap", leaves, {"softcap": 2.0}
     yield "normalizer", leaves, {"normalizer": sparsemax}
     yield "dropout", leaves, {"dropout": 0.5, "seed": 1}
+    yield "sink_logits", leaves, {"sink_logits": array(np.ones(3, np.float32))}
     wrong_on_flex = CASES["self"]._replace(keys=24, d_k=16, d_v=16)
     yield "24 keys of 16", arrays(wrong_on_flex, engine, "float32"), {}
     if engine == "torch":
@@ -277,6 +278,7 @@ def test_kernels_drop_the_same_cells_and_take_every_option_at_once(kernel, engin
         "offset": array([2, 1]),
         "softcap": 1.5,
         "normalizer": sparsemax,
+        "sink_logits": array(r.normal(size=6)),
         "dropout": 0.4,
         "seed": (1, 2),
     }
@@ -436,6 +438,7 @@ def test_attend_runs_the_kernel_that_explain_names(engine):
     [
         ({"softcap": 2.0}, "the option softcap"),
         ({"normalizer": sparsemax}, "the option normalizer"),
+        ({"sink_logits": torch.ones(3)}, "the option sink_logits"),
         ({"dropout": 0.5, "seed": 1}, "the option dropout"),
     ],
 )

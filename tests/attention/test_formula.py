@@ -179,3 +179,30 @@ def test_errors_list_the_shapes(broken, message):
     with pytest.raises(ValueError, match=message) as error:
         aligned(*(np.zeros(shape) for shape in shapes.values()))
     assert all(str(shape) in str(error.value) for shape in shapes.values())
+
+
+SINKS = np.array([0.5, -2.0, 3.0])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["softmax", "sparsemax"])
+def test_a_sink_takes_weight_and_has_no_value(engine, name):
+    case = CASES["more queries"]  # its first queries may attend to no key
+    q, k, v = arrays(case)
+    ours, theirs = NORMALIZERS[name]
+    weights, context = expected(case, q, k, v, normalizer=theirs, sink_logits=SINKS)
+    array, numpy = ENGINES[engine].array, ENGINES[engine].numpy
+    options = {**case.options, "normalizer": ours, "sink_logits": array(SINKS)}
+    inputs = [array(x) for x in (q, k, v)]
+    output = numpy(headway.attention_weights(*inputs[:2], **options))
+    assert np.allclose(output, weights, rtol=0, atol=1e-12)
+    assert np.allclose(numpy(headway.attend(*inputs, **options)), context, rtol=0, atol=1e-12)
+    assert (output.sum(-1) < 1).any()
+    assert (output[..., :3, :] == 0).all()
+
+
+def test_sink_logits_are_one_number_per_head():
+    q, k, v = arrays(CASES["self"])
+    for kernel in ("plain", "tiled"):
+        with pytest.raises(ValueError, match=r"one number per head, shape \(3,\); got \(4,\)"):
+            headway.attend(q, k, v, sink_logits=np.zeros(4), kernel=kernel)

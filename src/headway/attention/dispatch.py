@@ -8,6 +8,7 @@ from headway import tracing
 from headway.attention.arrays import Array
 from headway.attention.formula import Context, Keys, Queries, Values, attention, inputs
 from headway.attention.grid import grid_of
+from headway.attention.heads import group_of, of_heads
 from headway.attention.kernels import tuning
 from headway.attention.kernels.kernel import refusal
 from headway.attention.kernels.table import KERNELS, kernel_named
@@ -38,6 +39,8 @@ def attend(
     scale: the factor of the scores, by default 1 / sqrt(d_k).
     softcap: a number c that limits the scores to c * tanh(scores / c), before the mask.
     normalizer, score: functions that replace the softmax and the dot product.
+    sink_logits: one number per head (heads,), a score without a key and a value that takes part in
+        the normalization, so that the weights of a query sum to less than 1 (gpt-oss).
     dropout: the probability that a weight is dropped, for training; needs a seed, which is one
         int or several, such as (seed, step).
     offset: the position of the first query, one int or one per batch row; by default Tk - Tq.
@@ -58,7 +61,8 @@ def attend(
 def attention_weights(queries: Array, keys: Array, **options: Unpack[Options]) -> Array:
     """The weights (..., heads, Tq, Tk) of attention; the options are those of `attend`.
 
-    Each row sums to 1 (before dropout), or is 0 if the query may attend to no key.
+    Each row sums to 1 (before dropout), to less than 1 with sink_logits, and to 0 if the query may
+    attend to no key.
     """
     spec = spec_from(options)
     is_one_head = queries.ndim == keys.ndim == 2
@@ -109,14 +113,15 @@ def run(
             raise Unsupported(f"kernel {kernel!r} cannot run this call: it {reason}")
     if not tracing.listening():
         return _run(name, kernel is None, queries, keys, values, spec)
-    rows = tracing.wanted(tracing.INSIDE)
-    if name == "plain" or rows == tracing.ALL_ROWS:
+    part = tracing.wanted(tracing.INSIDE)
+    if name == "plain" or part == tracing.EVERYTHING:
         return attention(queries, keys, values, spec)
     queries, keys, values = inputs(queries, keys, values, spec)
-    if rows is not None:
-        with tracing.rows_taken():
-            grid = grid_of(queries, keys, spec).select(rows=rows)
-            attention(queries[..., rows, :], keys, None, spec, grid)
+    if part is not None:
+        with tracing.part_taken():
+            grid = grid_of(queries, keys, spec).select(rows=part.rows, heads=part.heads)
+            chosen = queries[..., part.heads, part.rows, :]
+            attention(chosen, of_heads(keys, part.heads, group_of(queries, keys)), None, spec, grid)
     with tracing.silent():  # values inside a kernel are not steps of the attention
         context = _run(name, kernel is None, queries, keys, values, spec)
     return tap("context", context)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from headway.attention.arrays import Array, namespace, widened
 from headway.attention.dropout import drop_cells
 from headway.attention.grid import Grid, grid_of
-from headway.attention.heads import repeat
+from headway.attention.heads import group_of, repeat
 from headway.attention.normalizers import normalize
 from headway.attention.scores import scale_of
 from headway.attention.spec import DEFAULT, Spec
@@ -56,7 +56,8 @@ def attention(
         scores = xp.where(spec.mask.on(grid), scores, -xp.inf)
     if is_masked := spec.mask is not None or spec.bias is not None:
         scores = tap("masked", scores)
-    weights = tap("weights", normalize(scores, spec.normalizer, is_masked))
+    sinks = None if spec.sink_logits is None else grid.of_heads(spec.sink_logits, "sink_logits")
+    weights = tap("weights", normalize(scores, spec.normalizer, is_masked, sinks))
     if spec.dropout:
         weights = tap("dropped", drop_cells(weights, spec, grid))
     if values is None:
@@ -72,6 +73,7 @@ def inputs(
 
     Called once at the start of every attention, whichever kernel computes it.
     """
-    queries, keys = tap("queries", queries), tap("keys", keys)
+    group = group_of(queries, keys)
+    queries, keys = tap("queries", queries), tap("keys", keys, group)
     note("spec", spec._replace(scale=scale_of(spec.scale, queries)))
-    return queries, keys, None if values is None else tap("values", values)
+    return queries, keys, None if values is None else tap("values", values, group)

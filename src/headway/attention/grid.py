@@ -58,6 +58,18 @@ class Grid(NamedTuple):
         index = [part if size > 1 else slice(None) for part, size in zip(parts, sizes, strict=True)]
         return array[..., *index]
 
+    def of_heads(self, array: Shaped[Array, " heads"], what: str) -> Shaped[Array, "chosen 1 1"]:
+        """Select the numbers of these heads from an array with one number per head.
+
+        what: the name of the array in error messages. Raises ValueError for another shape.
+        """
+        if tuple(array.shape) != self.shape[-3:-2]:
+            raise ValueError(
+                f"{what} must have one number per head, shape {self.shape[-3:-2]}; "
+                f"got {tuple(array.shape)}"
+            )
+        return array[self.heads].reshape((-1, 1, 1))
+
 
 def first_position(queries: Array, keys: Array, spec: Spec) -> Any:
     """The position of the first query; by default the last query is aligned with the last key."""

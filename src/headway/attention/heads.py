@@ -6,7 +6,7 @@ from typing import Any
 from einops import rearrange
 from jaxtyping import Shaped
 
-from headway.attention.arrays import Array, namespace
+from headway.attention.arrays import Array, integers, namespace
 
 
 def split(
@@ -43,6 +43,24 @@ def repeat(
     if kv_heads == 0 or heads % kv_heads:
         raise ValueError(f"{kv_heads} kv_heads do not divide {heads} heads")
     return namespace(x).repeat(x, heads // kv_heads, axis=-3)
+
+
+def group_of(queries: Shaped[Array, "... queries d_q"], keys: Shaped[Array, "... keys d_k"]) -> int:
+    """The number of heads of queries that share one head of keys; 1 without a heads axis."""
+    if queries.ndim < 3 or keys.ndim < 3:
+        return 1
+    return max(1, int(queries.shape[-3] // max(1, keys.shape[-3])))
+
+
+def of_heads(
+    x: Shaped[Array, "... kv_heads tokens dim"], heads: slice, group: int
+) -> Shaped[Array, "... chosen tokens dim"]:
+    """The head of x that each of these query heads reads; `group` query heads share one."""
+    if x.ndim < 3:
+        return x
+    xp = namespace(x)
+    index = integers(x.shape[-3] * group, x)[heads] // group
+    return xp.take(x, index, axis=-3)
 
 
 def one_head(attend: Callable[..., Array]) -> Callable[..., Array]:

@@ -82,11 +82,21 @@ NORMALIZERS: Mapping[str, Normalizer] = MappingProxyType(
 )
 
 
-def normalize(scores: Scores, normalizer: Normalizer, is_masked: bool) -> Weights:
-    """Apply the normalizer to scores; if is_masked, a score of -inf means not allowed."""
+def normalize(
+    scores: Scores, normalizer: Normalizer, is_masked: bool, sinks: Array | None = None
+) -> Weights:
+    """Apply the normalizer to scores; if is_masked, a score of -inf means not allowed.
+
+    sinks: one more score for each row, whose weight is removed afterwards.
+    """
+    xp = namespace(scores)
     if scores.shape[-1] == 0:  # no keys: their maximum would raise an error
         return scores
-    return normalizer(scores, scores != -namespace(scores).inf if is_masked else None)
+    if sinks is not None:
+        column = xp.broadcast_to(sinks, (*scores.shape[:-1], 1))
+        scores = xp.concat([scores, xp.astype(column, scores.dtype, copy=False)], axis=-1)
+    weights = normalizer(scores, scores != -xp.inf if is_masked else None)
+    return weights if sinks is None else weights[..., :-1]
 
 
 def _masked_rows_to_zero(weights: Weights, allowed: Allowed) -> Weights:

@@ -33,7 +33,7 @@ def online_attention(
     """Compute `formula.attention` with the softmax, `block` keys at a time."""
     queries, keys, values = inputs(queries, keys, values, spec)
     grid = grid_of(queries, keys, spec)
-    state = start(queries, values)
+    state = start(queries, values, spec, grid)
     for first in range(0, keys.shape[-2], block):
         columns = slice(first, first + block)
         part = keys[..., columns, :], values[..., columns, :]
@@ -41,13 +41,16 @@ def online_attention(
     return tap("context", namespace(values).astype(context_of(state), values.dtype, copy=False))
 
 
-def start(queries: Queries, values: Values) -> State:
-    """The state before the first block."""
+def start(queries: Queries, values: Values, spec: Spec, grid: Grid) -> State:
+    """The state before the first block; a sink is in the sum, but has no value."""
     xp = namespace(queries)
     dtype = widened(queries).dtype
     zeros = xp.zeros((*queries.shape[:-1], values.shape[-1]), dtype=dtype, device=device(queries))
     total = xp.zeros((*queries.shape[:-1], 1), dtype=dtype, device=device(queries))
-    return State(total - xp.inf, total, zeros)
+    if spec.sink_logits is None:
+        return State(total - xp.inf, total, zeros)
+    sinks = xp.astype(grid.of_heads(spec.sink_logits, "sink_logits"), dtype, copy=False)
+    return State(total + sinks, xp.where(total + sinks == -xp.inf, 0.0, 1.0), zeros)
 
 
 def with_block(
@@ -69,10 +72,9 @@ def with_block(
     def shrink() -> Array:
         return xp.exp(state.largest - xp.where(largest == -xp.inf, 0.0, largest))
 
+    spec = spec._replace(normalizer=exponentials, sink_logits=None)  # the sink is in the state
     with silent():  # the steps of a block are not the steps of the attention
-        part = attention(
-            queries, keys, widened(values), spec._replace(normalizer=exponentials), grid
-        )
+        part = attention(queries, keys, widened(values), spec, grid)
     return State(largest, total, state.context * shrink() + part)
 
 

@@ -26,6 +26,7 @@ class Options(TypedDict, total=False):
     softcap: float | None
     normalizer: Normalizer
     score: Score
+    sink_logits: Float[Array, " heads"] | None
     dropout: float
     seed: Seed | None
     offset: Offset

@@ -28,6 +28,9 @@ class Spec(NamedTuple):
     softcap: a number c that limits the scores to c * tanh(scores / c), before the mask (Gemma 2).
     normalizer: the function from scores to weights, see `normalizers`.
     score: the function from queries and keys to scores, see `scores`.
+    sink_logits: one number per head (heads,), a score without a key and a value that takes part in
+        the normalization, so that the weights of a row sum to less than 1 (gpt-oss; the idea:
+        Xiao et al. 2024, StreamingLLM).
     dropout: the probability that a weight is dropped, for training. seed: the seed of dropout.
     offset: the position of the first query, one int or one per batch row; None for Tk - Tq, which
         aligns the last query with the last key.
@@ -41,6 +44,7 @@ class Spec(NamedTuple):
     softcap: float | None = None
     normalizer: Normalizer = softmax
     score: Score = dot
+    sink_logits: Float[Array, " heads"] | None = None
     dropout: float = 0.0
     seed: Seed | None = None
     offset: Offset = None

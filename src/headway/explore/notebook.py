@@ -20,7 +20,7 @@ from headway.explore.tracers import (
     never_stop,
 )
 from headway.hf.stored import StoredModel, find
-from headway.tracing import Trace
+from headway.tracing import EVERYTHING, Trace
 from headway.training.runs import Run
 
 _HEIGHT = 860  # pixels
@@ -34,7 +34,7 @@ def show(what: Trace | Run | str, text: str | Sequence[str] | None = None) -> Sh
         a run or of a Hugging Face folder.
     text: for a model, the text to trace, by default generated; for a trace, the names of its
         tokens, as a list or separated by spaces, by default numbers; two texts if the numbers of
-        queries and keys differ.
+        queries and keys differ, and for an encoder-decoder: of the decoder and of the encoder.
 
     Raises ValueError if the model does not exist, the text does not fit, or the trace is empty.
     """
@@ -78,12 +78,20 @@ class _RecordedTrace:
         self.steps, self.text = steps, text
 
     def trace(self, request: TraceRequest, stop: Stop = never_stop) -> tuple[Tensors, Manifest]:
-        if self.steps.rows != slice(None):
-            raise ValueError("this trace has only some rows: trace without `rows` to show it")
+        if self.steps.part != EVERYTHING:
+            raise ValueError(
+                "this trace has only some rows or heads: trace without `rows` and `heads`"
+            )
         tensors, manifest = trace_file.describe(self.steps)
         shapes = dict(manifest["steps"])
+        has_encoder = any(name.startswith("encoder.") for name in shapes)
         sizes = {
-            side: {shapes[n][-2] for n in shapes if n.rpartition(".")[2] == side} for side in _SIDES
+            side: {
+                shape[-2]
+                for name, shape in shapes.items()
+                if name.rpartition(".")[2] == side and not name.startswith("encoder.")
+            }
+            for side in _SIDES
         }
         queries = max(sizes["queries"] or sizes["weights"], default=0)
         keys = max(sizes["keys"], default=queries)
@@ -92,11 +100,14 @@ class _RecordedTrace:
                 "the trace has no attention of one shape: trace a single call, with queries and "
                 "keys, or weights"
             )
-        texts = (self.text, self.text) if queries == keys else self.text or (None, None)
+        is_one = queries == keys and not has_encoder
+        texts = (self.text, self.text) if is_one else self.text or (None, None)
         if len(texts) != 2:
             raise ValueError(f"for {queries} queries and {keys} keys, give two texts")
         manifest |= {"kind": "trace", "title": "a trace", "text": "", "changes": changes(tensors)}
         manifest["tokens"], manifest["key_tokens"] = map(_tokens, texts, (queries, keys))
+        if has_encoder:
+            manifest["inputs"] = manifest["tokens"]
         return tensors, manifest
 
 

@@ -149,7 +149,8 @@ def _layer(name: str) -> str:
 
 
 def _is_softmax(spec: Spec) -> bool:
-    return spec.score is dot and spec.normalizer is softmax
+    """Whether the explorer's page can recompute the weights."""
+    return spec.score is dot and spec.normalizer is softmax and spec.sink_logits is None
 
 
 def _overview(layer: str, steps: Trace) -> Tensors:

@@ -307,12 +307,15 @@ def _ladder(text: str, stop: Stop) -> tuple[Tensors, Manifest]:
 
 def changes(tensors: Tensors) -> dict[str, list[float]]:
     """Return how much the attention and the MLP of each layer change the residual stream: the norm
-    of the update relative to the norm of the stream, the mean over the tokens."""
-    names = [name for name in tensors if name == "embedded" or ".after_" in name]
+    of the update relative to the norm of the stream, the mean over the tokens. Layers without the
+    stream after both of them are left out."""
+    names = [name for name in tensors if name.endswith("embedded") or ".after_" in name]
     result: dict[str, list[float]] = {}
     for before, after in pairwise(names):
+        if after.endswith("embedded"):  # another stack of layers
+            continue
         old, new = tensors[before].astype(np.float64), tensors[after].astype(np.float64)
         share = np.linalg.norm(new - old, axis=-1) / np.maximum(np.linalg.norm(old, axis=-1), 1e-30)
         if np.isfinite(share).all():  # JSON knows no NaN
             result.setdefault(after.rpartition(".")[0], []).append(float(share.mean()))
-    return result
+    return {layer: shares for layer, shares in result.items() if len(shares) == 2}

@@ -22,6 +22,7 @@ def attention(
     scale: float | None = None,
     softcap: float | None = None,
     normalizer: Normalizer = softmax,
+    sink_logits: Sequence[float] | None = None,
     dropout: float = 0.0,
     seed: tuple[int, ...] = (),
     offset: int | Sequence[int] | None = None,
@@ -59,6 +60,7 @@ def attention(
                 allowed[b, h],
                 values[b, group],
                 normalizer=normalizer,
+                sink_logit=None if sink_logits is None else sink_logits[h],
                 dropout=dropout,
                 parts=(*seed, b, h),
                 offset=first,
@@ -72,20 +74,26 @@ def weigh(
     values: Array,
     *,
     normalizer: Normalizer = softmax,
+    sink_logit: float | None = None,
     dropout: float = 0.0,
     parts: tuple[int, ...] = (),
     offset: int = 0,
 ) -> tuple[Array, Array]:
     """The weights (Tq, Tk) and the context (Tq, d_v) of one head, from its scores (Tq, Tk).
 
-    The value of a key that is not allowed is never read, so that a NaN in it has no effect.
+    The value of a key that is not allowed is never read, so that a NaN in it has no effect. A sink
+    (gpt-oss) is one more score of each row, without a value; its weight is left out.
     Dropout (Srivastava et al. 2014): the hash of (*parts, query_position, key_position) decides
     whether a cell is dropped; the other weights are divided by 1 - dropout.
     """
     weights, context = np.zeros(scores.shape), np.zeros((len(scores), values.shape[1]))
     for row in range(len(scores)):
         if allowed[row].any():
-            weights[row] = normalizer(scores[row], allowed[row])
+            if sink_logit is None:
+                weights[row] = normalizer(scores[row], allowed[row])
+            else:
+                with_sink = np.append(scores[row], sink_logit), np.append(allowed[row], True)
+                weights[row] = normalizer(*with_sink)[:-1]
             for k in range(len(values)):
                 if allowed[row, k] and (dropout == 0.0 or keep((*parts, offset + row, k), dropout)):
                     context[row] += weights[row, k] / (1.0 - dropout) * values[k]

@@ -85,11 +85,11 @@ def losses(
     device = next(model.parameters()).device
     inputs, targets = (torch.from_numpy(x).to(device) for x in (tokens[:, :-1], tokens[:, 1:]))
     with torch.no_grad():
-        rows = model.eval().features(inputs).flatten(0, 1)
-        parts = zip(rows.split(_ROWS), targets.flatten().split(_ROWS), strict=True)
+        rows = torch.split(model.eval().features(inputs).flatten(0, 1), _ROWS)
+        words = torch.split(targets.flatten(), _ROWS)
         losses = [
-            cross_entropy(widened(model.logits(part)), target, reduction="none")
-            for part, target in parts
+            cross_entropy(widened(model.logits(row)), word, reduction="none")
+            for row, word in zip(rows, words, strict=True)
         ]
     return torch.cat(losses).reshape(targets.shape).double().numpy(force=True)
 

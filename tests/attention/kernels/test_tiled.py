@@ -15,6 +15,7 @@ from headway.attention.kernels.cases import Case
 from headway.attention.masks import Mask, causal, documents, padding, window
 
 SHAPE = Case((2,), 6, 3, 11, 13, 4, 5, {})
+SINKS = np.array([0.5, -2.0, 3.0, 1.0, -np.inf, 8.0])
 IDS = np.array([[0] * 4 + [1] * 9, [0] * 12 + [1]])
 OPTIONS = {
     "whole": lambda array: {},
@@ -26,6 +27,7 @@ OPTIONS = {
     "window and padding": lambda array: {"mask": window(5) & padding(array(np.array([9, 0])))},
     "documents": lambda array: {"mask": causal & documents(array(IDS)), "scale": 0.3},
     "a head alone": lambda array: {"mask": Mask(lambda b, h, q, k: (h != 1) | (k == 0))},
+    "sinks": lambda array: {"window": 4, "offset": -2, "sink_logits": array(SINKS)},
     "softcap": lambda array: {"causal": True, "softcap": 1.5},
     "dropout": lambda array: {"causal": True, "dropout": 0.3, "seed": (4, 2)},
 }
@@ -95,6 +97,20 @@ def test_gradient_of_a_bias_of_any_shape(shape):
     assert output[0].shape == shape
     assert output[1].abs().max() > 1e-3
     assert torch.allclose(*output, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ["torch", pytest.param("jax", marks=pytest.mark.slow)])
+def test_gradient_of_the_sinks(engine):
+    output = []
+    for kernel in ("tiled", "plain"):
+
+        def attend(q, k, v, sinks, kernel=kernel):
+            return headway.attend(q, k, v, mask=window(4), sink_logits=sinks, kernel=kernel)
+
+        output.append(ENGINES[engine].gradients(attend, *arrays(), SINKS)[3])
+    assert output[1].shape == (6,)
+    assert np.count_nonzero(output[1]) == 5  # one sink is -inf
+    assert np.allclose(*output, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
 
         starts = integers(len(keys), keys) * keys.shape[-2]
         blocks = (starts, keys, values)
-        state, _ = lax.scan(jax.checkpoint(update), start(queries, values[0]), blocks)
+        state, _ = lax.scan(jax.checkpoint(update), start(queries, values[0], spec, grid), blocks)
         return context_of(state)
 
     starts = integers(len(blocks[0]), queries) * blocks[0].shape[-2]

@@ -35,8 +35,10 @@ def refuse(keys: Tensor, spec: Spec) -> str | None:
     if torch.compiler.is_compiling():
         if spec.mask is not None and not spec.mask.is_band:
             return "supports only causal and window as a mask under torch.compile"
-        if spec.bias is not None or spec.dropout or isinstance(spec.offset, Tensor):
-            return "supports no bias, no dropout and no offset per row under torch.compile"
+        if spec.bias is not None or spec.sink_logits is not None:
+            return "supports no bias and no sink_logits under torch.compile"
+        if spec.dropout or isinstance(spec.offset, Tensor):
+            return "supports no dropout and no offset per row under torch.compile"
     elif in_function_transform() or in_forward_mode():
         return "does not support torch.func transforms"
     return None
@@ -46,7 +48,9 @@ def run(queries: Tensor, keys: Tensor, values: Tensor, spec: Spec) -> Tensor:
     """The context (..., heads, Tq, d_v)."""
     if torch.compiler.is_compiling():
         return _run_compiled(queries, keys, values, spec)
-    context: Tensor = _Tiled.apply(queries, keys, values, spec.bias, spec)  # type: ignore[no-untyped-call]
+    context: Tensor = _Tiled.apply(  # type: ignore[no-untyped-call]
+        queries, keys, values, spec.bias, spec.sink_logits, spec
+    )
     return context
 
 
@@ -54,19 +58,27 @@ def run(queries: Tensor, keys: Tensor, values: Tensor, spec: Spec) -> Tensor:
 class _Tiled(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, spec: Spec
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        bias: Tensor | None,
+        sinks: Tensor | None,
+        spec: Spec,
     ) -> Tensor:
-        context, sums = _Tiles(queries, keys, values, spec._replace(bias=bias)).forward()
-        ctx.save_for_backward(queries, keys, values, bias, context, sums)
-        ctx.spec = spec._replace(bias=None)
+        spec = spec._replace(bias=bias, sink_logits=sinks)
+        context, sums = _Tiles(queries, keys, values, spec).forward()
+        ctx.save_for_backward(queries, keys, values, bias, sinks, context, sums)
+        ctx.spec = spec._replace(bias=None, sink_logits=None)
         return context.to(values.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("kernel 'tiled' has no second derivative; use kernel='plain'")
-        queries, keys, values, bias, context, sums = ctx.saved_tensors
-        tiles = _Tiles(queries, keys, values, ctx.spec._replace(bias=bias))
+        queries, keys, values, bias, sinks, context, sums = ctx.saved_tensors
+        spec = ctx.spec._replace(bias=bias, sink_logits=sinks)
+        tiles = _Tiles(queries, keys, values, spec)
         return (*tiles.backward(gradient, context, sums, of_bias=ctx.needs_input_grad[3]), None)
 
 
@@ -153,7 +165,7 @@ class _Tiles:
     """
 
     def __init__(self, queries: Tensor, keys: Tensor, values: Tensor, spec: Spec) -> None:
-        self.inputs, self.spec = (queries, keys, values, spec.bias), spec
+        self.inputs, self.spec = (queries, keys, values, spec.bias, spec.sink_logits), spec
         self.dtype = torch.promote_types(queries.dtype, torch.float32)
         self.shape = queries.shape[:-2]  # (..., heads)
         self.count = math.prod(keys.shape[:-2])
@@ -163,6 +175,10 @@ class _Tiles:
         self.values = values.to(self.dtype).reshape(self.count, *values.shape[-2:])
         self.scale = scale_of(spec.scale, queries) * UNIT
         self.grid = grid_of(queries, keys, spec)
+        self.sinks: Tensor | None = None  # (n, group, 1, 1), in units of log 2
+        if spec.sink_logits is not None:
+            sinks = self.grid.of_heads(spec.sink_logits, "sink_logits").to(self.dtype) * UNIT
+            self.sinks = sinks.expand(*self.shape, 1, 1).reshape(self.count, self.group, 1, 1)
         offset = first_position(queries, keys, spec)
         self.offset = offset if isinstance(offset, int) else None
         if spec.dropout:
@@ -188,9 +204,11 @@ class _Tiles:
         for rows in _blocks(0, self.queries.shape[-2], self.rows):
             queries = self._tile(self.queries, rows) * self.scale
             weighted = queries.new_zeros((*queries.shape[:-1], d_v))
-            total = queries.new_zeros((*queries.shape[:-1], 1))
-            largest = torch.full_like(total, -torch.inf)
-            anchor = torch.zeros_like(total)
+            largest = queries.new_full((*queries.shape[:-1], 1), -torch.inf)
+            if self.sinks is not None:  # the sum starts with the sink, which has no value
+                largest.view(self.count, self.group, -1, 1).copy_(self.sinks)
+            anchor = torch.where(largest == -torch.inf, 0.0, largest)
+            total = (largest - anchor).exp2_()
             for columns in self._columns(rows):
                 weights, _ = self._scores(queries, rows, columns)
                 before, largest = largest, torch.maximum(largest, weights.amax(-1, keepdim=True))
@@ -213,12 +231,13 @@ class _Tiles:
     def backward(
         self, gradient: Tensor, context: Tensor, sums: Tensor, of_bias: bool
     ) -> tuple[Any, ...]:
-        """The gradients of queries, keys, values and bias (None unless of_bias)."""
+        """The gradients of queries, keys, values, bias (None unless of_bias) and sink_logits."""
         gradient, context = self._folded(gradient), self._folded(context)
         d_queries = torch.empty_like(self.queries)
         d_keys, d_values = torch.zeros_like(self.keys), torch.zeros_like(self.values)
         bias = self.spec.bias
         d_bias = None if bias is None or not of_bias else torch.zeros_like(bias, dtype=self.dtype)
+        d_sinks = None if self.sinks is None else torch.zeros_like(self.sinks)
         for rows in _blocks(0, self.queries.shape[-2], self.rows):
             queries = self._tile(self.queries, rows) * self.scale
             largest, total = self._tile(sums, rows).tensor_split(2, dim=-1)
@@ -226,6 +245,11 @@ class _Tiles:
             of_context = self._tile(gradient, rows) / total
             # For each row the sum of weight * gradient of weight.
             common = (of_context * self._tile(context, rows)).sum(-1, keepdim=True)
+            if self.sinks is not None and d_sinks is not None:
+                anchors, commons = (
+                    x.view(self.count, self.group, -1, 1) for x in (largest, common)
+                )
+                d_sinks -= ((self.sinks - anchors).exp2() * commons).sum(-2, keepdim=True)
             of_queries = torch.zeros_like(queries)
             for columns in self._columns(rows):
                 keys, values = self.keys[:, columns], self.values[:, columns]
@@ -248,7 +272,9 @@ class _Tiles:
             d_queries[:, :, rows] = of_queries.view_as(d_queries[:, :, rows])
         d_queries.mul_(self.scale / UNIT)
         d_keys.div_(UNIT)
-        gradients = (d_queries, d_keys, d_values, d_bias)
+        if d_sinks is not None:
+            d_sinks = d_sinks.view(-1, self.shape[-1]).sum(0)
+        gradients = (d_queries, d_keys, d_values, d_bias, d_sinks)
         return tuple(
             None if d is None or x is None else d.reshape(x.shape).to(x.dtype)
             for x, d in zip(self.inputs, gradients, strict=True)

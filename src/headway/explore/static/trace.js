@@ -70,9 +70,9 @@ export class Trace {
 
   /** The tokens of the queries and of the keys of an attention. @param {string} attention */
   tokens(attention) {
-    const { kind, key_tokens: source = [], inputs = [] } = this.manifest;
-    if (kind === "translation" && attention.startsWith("encoder.")) return [source, source];
-    if (kind === "translation" && attention.endsWith("self_attention")) return [inputs, inputs];
+    const { key_tokens: source = [], inputs } = this.manifest; // inputs: of a decoder, if there is one
+    if (inputs && attention.startsWith("encoder.")) return [source, source];
+    if (inputs && attention.endsWith("self_attention")) return [inputs, inputs];
     const own = attention.startsWith("ladder.") ? this.manifest.ladder : this.manifest;
     const tokens = own?.tokens ?? [];
     return [tokens, own?.key_tokens ?? tokens];
@@ -119,13 +119,13 @@ export class Trace {
     const groups = new Map();
     for (const name of names) {
       // In a translation the attentions of a block belong to different sentences.
-      const separate = this.manifest.kind === "translation";
+      const separate = Boolean(this.manifest.inputs);
       const layer = (!separate && /^(.*blocks\.\d+)\./.exec(name)?.[1]) || name;
       groups.set(layer, [...(groups.get(layer) ?? []), name]);
     }
     return [...groups].map(([name, attentions], i) => ({
       name,
-      title: this.manifest.kind === "translation" ? displayName(name) : name.includes("blocks.") ? `Layer ${i}` : name || "attention",
+      title: this.manifest.inputs ? displayName(name) : name.includes("blocks.") ? `Layer ${i}` : name || "attention",
       heads: this._heads(attentions),
     }));
   }
