@@ -1,16 +1,22 @@
 """`headway generate`: text from a trained model."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from itertools import chain
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from headway.cli.parameters import Engine, RunName, Runs
+from headway.cli.parameters import Device, DType, Engine, ModelName, Runs
 from headway.cli.progress import warn
+
+if TYPE_CHECKING:
+    from headway.data.tokenizers import Tokenizer
 
 
 def generate(
-    run: RunName,
+    model: ModelName,
     /,
     *prompts: str,
     tokens: int = 200,
@@ -20,9 +26,13 @@ def generate(
     stop: Annotated[list[str] | None, Parameter(negative=())] = None,
     seed: int = 0,
     engine: Engine = "torch",
+    device: Device = None,
+    dtype: DType = None,
     runs: Runs = "runs",
 ) -> None:
     """Generate text from one or more prompts.
+
+    A model that predicts masked words, such as BERT, predicts those of each prompt instead.
 
     Parameters
     ----------
@@ -45,12 +55,17 @@ def generate(
     import numpy as np  # late: `headway --help` is fast
 
     from headway.engines import engine_named
-    from headway.training.runs import find
+    from headway.hf.stored import find
 
-    opened = find(run, runs)
+    stored = find(model, runs)
     if tokens < 1:
         raise ValueError(f"--tokens must be >= 1 (got {tokens})")
-    tokenizer, context = opened.tokenizer, opened.config.model.context
+    tokenizer, context, chosen = stored.tokenizer, stored.gpt.context, engine_named(engine)
+    if stored.gpt.is_masked:
+        loaded = stored.load(engine, device, dtype)
+        for prompt in prompts:
+            _predict(prompt, tokenizer, lambda rows: chosen.logits(loaded, rows))
+        return
     starts = [tokenizer.prompt(prompt) for prompt in prompts]
     streams = [tokenizer.stream(stop or (), after=start) for start in starts]
     if not prompts:
@@ -64,9 +79,8 @@ def generate(
                 f"it reads the last {context:,} only"
             )
 
-    chosen = engine_named(engine)
     steps = chosen.generate(
-        chosen.load(opened),
+        stored.load(engine, device, dtype),
         starts,
         tokens=tokens,
         temperature=temperature,
@@ -93,3 +107,26 @@ def generate(
             print(rest)
         else:
             print(f"── {number + 1} ──\n{texts[number]}{rest}")
+
+
+def _predict(prompt: str, tokenizer: Tokenizer, logits: Callable[[Any], Any]) -> None:
+    """Print a prompt with its masked words predicted, and the most likely tokens of each."""
+    from headway.attention.arrays import as_numpy  # late: `headway --help` is fast
+    from headway.attention.normalizers import softmax
+
+    tokens = tokenizer.with_special_tokens(prompt)
+    name = "[MASK]" if tokenizer.mask is None else tokenizer.name(tokenizer.mask)
+    masked = [place for place, token in enumerate(tokens) if token == tokenizer.mask]
+    if not masked:
+        raise ValueError(
+            f"the model predicts masked words; write {name} in the prompt for each of them"
+        )
+    weights = softmax(as_numpy(logits(tokens[None]))[0])
+    before, *parts = prompt.split(name)
+    text, lines = before, list[str]()
+    for place, part in zip(masked, parts, strict=True):
+        best = (-weights[place]).argsort()[:5].tolist()
+        text += tokenizer.decode(best[:1]) + part
+        names = (f"{tokenizer.name(token)} {weights[place, token]:.1%}" for token in best)
+        lines.append(f"{name} {len(lines) + 1}: {', '.join(names)}")
+    print(text, *lines, sep="\n")

@@ -95,10 +95,12 @@ class ModelTracer:
         """Generate a text. Raises ValueError if the model generates nothing readable."""
         if self.config.is_masked:
             raise ValueError("the model predicts masked words and generates no text: give a text")
-        written = self._written(self.tokenizer.encode("\n"), TraceRequest("", write=16), never_stop)
+        bos = self.tokenizer.bos
+        start = self.tokenizer.encode("\n") if bos is None else np.array([bos])
+        written = self._written(start, TraceRequest("", write=16), never_stop)
         text = self.tokenizer.decode(written).replace("\ufffd", "")
         text = text.strip() or text
-        while len(self.tokenizer.encode(text)) > self.config.context:
+        while len(self.tokenizer.prompt(text)) > self.config.context:
             text = text[:-1]
         if not text:
             raise ValueError("the model generates no readable text: give a text")
@@ -107,7 +109,10 @@ class ModelTracer:
     def trace(self, request: TraceRequest, stop: Stop = never_stop) -> tuple[Tensors, Manifest]:
         """Trace the text through the edited model, and generate a continuation."""
         config = self.config
-        tokens = self.tokenizer.encode(request.text)
+        encode = self.tokenizer.prompt
+        if config.is_masked:
+            encode = self.tokenizer.with_special_tokens
+        tokens = encode(request.text)
         if not 1 <= len(tokens) <= config.context:
             raise ValueError(
                 f"the text must have 1 to {config.context:,} tokens (it has {len(tokens):,})"

@@ -25,8 +25,8 @@ def export(stored: StoredModel, folder: Path) -> str:
         raise ValueError(f"{folder} exists and is not empty; give another folder")
     if stored.rung is not None:
         raise ValueError(
-            f"{stored.path} has the rung {stored.rung!r} as its attention, which no architecture of "
-            "Hugging Face's format has; train without --rung"
+            f"{stored.path} has the rung {stored.rung!r} as its attention, which has no equivalent "
+            "in Hugging Face's format; train without --rung"
         )
     family, values = configs.write(stored.gpt)
     tokenizer = stored.tokenizer

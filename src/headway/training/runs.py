@@ -197,7 +197,7 @@ class Run:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the run. Raises ValueError if the file is not the one of the config."""
         file = self.path / "tokenizer.json"
-        tokenizer = Tokenizer.load(file, special=False)
+        tokenizer = Tokenizer.load(file, special=self.config.pretrained is not None)
         if tokenizer.fingerprint != self.config.tokenizer_sha256:
             raise ValueError(
                 f"tokenizer_sha256 has changed: {file} is not the tokenizer that the run was "
