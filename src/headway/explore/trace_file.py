@@ -3,7 +3,8 @@
 The manifest is the metadata key `headway`, sorted JSON:
 
     kind                     model, translation, ladder, or trace (of anything else)
-    title, model, rung, step the traced model
+    title, model, rung, step the traced model; of a Hugging Face folder also its path, and of a
+                             masked model the token `mask`
     tokens                   id, bytes (hexadecimal) and display form of each; for a translation
                              those of the output, with `inputs` (shifted by one) and `key_tokens`
                              (of the source)

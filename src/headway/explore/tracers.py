@@ -139,7 +139,9 @@ class ModelTracer:
         manifest |= {
             "kind": "model",
             "title": trace_file.display(self.stored.name.encode(errors="surrogateescape")),
+            "path": None if self.stored.run else str(self.stored.path),
             "model": asdict(config),
+            "mask": self.tokenizer.mask if config.is_masked else None,
             "rung": self.stored.rung,
             "step": self.step,
             "validation": self.stored.validation,

@@ -179,7 +179,7 @@ function frame(app, view) {
   };
   input.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey) ask(event); });
   const facts = [
-    manifest.kind === "model" ? `run: ${manifest.title}` : manifest.title,
+    manifest.kind === "model" ? `${manifest.step == null ? "model" : "run"}: ${manifest.title}` : manifest.title,
     manifest.step != null && `step ${manifest.step.toLocaleString("en")}`,
     manifest.validation != null && `val ${short(manifest.validation)}`,
   ];

@@ -12,6 +12,7 @@ import { step } from "./attention.js";
 
 const TRACED = { sentence: "All traced attentions: one band per attention, one picture of the weights per head. Click a picture to see its steps.", equation: "context = weights values", rung: null };
 const TRANSLATED = { sentence: "The encoder reads the sentence, and the decoder writes the translation; for each word it attends to the source. Rows are queries, columns are keys. Click a picture to see its steps.", equation: "context = weights values", rung: null };
+const MASKED = { sentence: "Each token becomes a vector. Every layer adds two updates to it: from all tokens, by attention, and from the token itself, by the MLP. The last vector gives the probabilities of the word that belongs there.", equation: "logits = head(x),  x = norm(x + update) in every layer", rung: null };
 const BARS = 10;
 const THICK = 46; // pixels for an update as large as the stream
 
@@ -20,7 +21,8 @@ export async function modelView(app) {
   const { trace, base } = app;
   const { changes = {} } = trace.manifest;
   const last = trace.manifest.tokens.length - 1;
-  const position = Math.min(app.state.query ?? last, last);
+  const masked = trace.manifest.tokens.findIndex((token) => token.id === trace.manifest.mask);
+  const position = Math.min(app.state.query ?? (masked < 0 ? last : masked), last);
   const bands = await Promise.all(trace.layers.map(async (layer, i) => {
     const [attention = 0, mlp = 0] = changes[layer.name] ?? [];
     const moved = base && (await distance(trace, base, layer.name, position));
@@ -37,7 +39,8 @@ export async function modelView(app) {
     trace.shapes.has(name) && h("div", { class: "end" }, h("h3", {}, title), h("span", { class: "shape" }, (trace.shapes.get(name) ?? []).slice(1).join(" × ")), h("div", { class: "stream" }), base && h("span", { class: "moved" }, "\u00a0"));
   return {
     picture: [
-      h("div", { class: "model" }, stream(trace.manifest.model?.positions?.kind === "learned" ? "token + position" : "embedded", "embedded"), bands, stream("norm", "final_norm"),
+      h("div", { class: "model" },
+        h("div", { class: "layers" }, stream(trace.manifest.model?.positions?.kind === "learned" ? "token + position" : "embedded", "embedded"), bands, stream("norm", "final_norm")),
         h("div", { class: "next" }, await next(app, position))),
       Object.keys(changes).length
         ? note(`The line through the layers is the residual stream. Bar height: the norm of the update by attention (purple) and MLP (grey), relative to the norm of the stream.${base ? " Δ: how far your changes move the stream of the token chosen at the right." : ""}`)
@@ -46,7 +49,7 @@ export async function modelView(app) {
       continuation(app),
     ],
     panel: [
-      words(app, trace.manifest.kind === "trace" ? TRACED : trace.manifest.kind === "translation" ? TRANSLATED : {
+      words(app, trace.manifest.kind === "trace" ? TRACED : trace.manifest.kind === "translation" ? TRANSLATED : isMasked(trace) ? MASKED : {
         sentence: "Each token becomes a vector. Every layer adds two updates to it: from the earlier tokens, by attention, and from the token itself, by the MLP. The last vector gives the probabilities of the next token.",
         equation: "logits = head(norm(x)),  x = embedded + Σ layers", rung: null,
       }),
@@ -54,6 +57,11 @@ export async function modelView(app) {
       edits(app),
     ],
   };
+}
+
+/** Whether the model predicts masked words, not the next token. @param {Trace} trace */
+function isMasked(trace) {
+  return trace.manifest.model?.output === "transform";
 }
 
 /** The probabilities of the token after a position. @param {App} app @param {number} position */
@@ -67,11 +75,11 @@ async function next(app, position) {
   const before = base && (await logits(base, position));
   const old = before && probabilities(app, before);
   const best = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, BARS).filter((id) => shares[id] > 0);
-  const followed = tokens[position + 1] ?? written[0];
+  const followed = isMasked(trace) ? null : (tokens[position + 1] ?? written[0]);
   if (followed?.id != null && !best.includes(followed.id)) best.push(followed.id);
   const after = tokens[position + 1] ? "the next token of the text" : "the sampled token";
   return [
-    h("h3", {}, "after ", h("span", { class: "token" }, tokens[position].display)),
+    h("h3", {}, isMasked(trace) ? "in place of " : "after ", h("span", { class: "token" }, tokens[position].display)),
     h("div", { class: "bars" }, best.map((id) =>
       h("div", { class: "bar", "aria-current": id === followed?.id ? "true" : false, title: `${vocabulary[id] ?? id}: ${shares[id]}${id === followed?.id ? `, ${after}` : ""}` },
         h("span", { class: "token" }, vocabulary[id] ?? `(${id})`),
@@ -139,9 +147,9 @@ function samplingControls(app, position) {
       onchange: (/** @type {any} */ event) => event.target.reportValidity() && app.go(change(event.target.value === "" ? null : Number(event.target.value))),
     }));
   return h("section", { class: "controls" },
-    h("h2", {}, "The next token"),
-    h("label", {}, "after ", picker("position", trace.manifest.tokens.map((token, i) => `${i} ${token.display}`), position, (to) => app.go({ query: to }))),
+    h("h2", {}, isMasked(trace) ? "The predicted word" : "The next token"),
+    h("label", {}, isMasked(trace) ? "in place of " : "after ", picker("position", trace.manifest.tokens.map((token, i) => `${i} ${token.display}`), position, (to) => app.go({ query: to }))),
     number("temperature", temperature, { min: 0, max: 10, step: 0.1, required: true }, (n) => ({ temperature: n })),
     number("top k", top_k, { min: 1, step: 1, placeholder: "all" }, (n) => ({ top_k: n })),
-    live.canAsk && button("generate again", () => app.go({ seed: state.seed + 1 })));
+    live.canAsk && !isMasked(trace) && button("generate again", () => app.go({ seed: state.seed + 1 })));
 }

@@ -48,7 +48,7 @@ export function edits(app, heads) {
   if (!app.live.canAsk) {
     return h("section", { class: "controls" }, h("h2", {}, "Change the model"), list,
       note("This file has one text through the model. To change the text, the mask or heads, start the explorer:"),
-      h("code", {}, `headway explore ${manifest.title}`));
+      h("code", {}, `headway explore ${manifest.path ?? manifest.title}`));
   }
   return h("section", { class: "controls" }, h("h2", {}, "Change the model"),
     heads ? choices(app, heads) : note("Select a layer or a head to change its scale, mask or weights."), list);

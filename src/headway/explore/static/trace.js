@@ -18,7 +18,7 @@ import { Head, step } from "./attention.js";
 /**
  * @typedef {{
  *   kind: string, title: string, text: string, tokens: Token[], key_tokens?: Token[], steps: [string, number[]][],
- *   attentions: Record<string, Facts>, step?: number, validation?: number | null, rung?: string | null,
+ *   attentions: Record<string, Facts>, step?: number | null, path?: string | null, mask?: number | null, validation?: number | null, rung?: string | null,
  *   model?: Record<string, any>, vocabulary?: string[], changes?: Record<string, number[]>,
  *   overview: number, edits?: Edit[], edit_kinds?: [string, string, string][], written?: Token[], left_out?: string[],
  *   sampling?: {write: number, temperature: number, top_k: number | null, seed: number},
