@@ -21,7 +21,6 @@ from headway.models.gpt import (
     MLPConfig,
     NormConfig,
     PositionsConfig,
-    flat,
     unequal,
 )
 
@@ -501,9 +500,9 @@ def write(config: GPTConfig) -> tuple[Family, dict[str, Any]]:
     for kind, family in FAMILIES.items():
         values = {"model_type": kind, **family.write(config)}
         try:
-            _, again = read(values)
+            family, again = read(values)
         except ValueError as error:
-            reasons[str(error)] = [kind] * len(flat(config))  # far away
+            reasons[f"{kind}: {error}"] = [kind]
             continue
         differences = unequal(config, again)
         if not differences:

@@ -63,6 +63,8 @@ class RunConfig:
         TypeError or KeyError for a missing key; `OtherFormat` for the format of another version.
         """
         values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("it must contain a JSON object")
         number = values.pop("format", 1)
         if number != FORMAT:
             writer = "Headway 0.1" if number == 1 else f"a later version (format {number})"
