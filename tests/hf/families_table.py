@@ -60,7 +60,7 @@ def main():
     examined = {}
     for family in families():
         examined[family] = examine(family)
-        print(family.name, examined[family], file=sys.stderr)
+        print(family.name, file=sys.stderr)
     before, _, after = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
     after = after.partition(MARKS[1])[2]
     text = "\n".join([before + MARKS[0], table(examined), MARKS[1] + after])
