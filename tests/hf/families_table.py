@@ -46,7 +46,7 @@ def table(examined):
     for family, reason in examined.items():
         if isinstance(reason, str):
             reason = re.sub(r"[|`]", "", reason)
-            reason = re.sub(r"has [\d,]+ parameters", "is too large (other modalities)", reason)
+            reason = re.sub(r"has [\d,]+ parameters", "is too large with these sizes", reason)
             reason = reason if len(reason) <= 140 else reason[:137] + "..."
             reasons.setdefault(reason, []).append(family.name)
     lines += ["", "Not watched, or not tried:", "", "| reason | families |", "|---|---|"]
