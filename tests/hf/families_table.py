@@ -46,7 +46,7 @@ def table(examined):
     for family, reason in examined.items():
         if isinstance(reason, str):
             reason = re.sub(r"[|`]", "", reason)
-            reason = re.sub(r"has [\d,]+ parameters", "is too large (other modalities)", reason)
+            reason = re.sub(r"has [\d,]+ parameters", "is too large with these sizes", reason)
             reason = reason if len(reason) <= 140 else reason[:137] + "..."
             reasons.setdefault(reason, []).append(family.name)
     lines += ["", "Not watched, or not tried:", "", "| reason | families |", "|---|---|"]
@@ -60,7 +60,7 @@ def main():
     examined = {}
     for family in families():
         examined[family] = examine(family)
-        print(family.name, examined[family], file=sys.stderr)
+        print(family.name, file=sys.stderr)
     before, _, after = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
     after = after.partition(MARKS[1])[2]
     text = "\n".join([before + MARKS[0], table(examined), MARKS[1] + after])

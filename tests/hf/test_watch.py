@@ -1,10 +1,12 @@
 """Tests of headway.watch: models of transformers against their own eager attention."""
 
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 import torch
 import transformers
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import masking_utils
@@ -17,6 +19,7 @@ from headway.explore import notebook
 from headway.explore.tracers import TraceRequest
 from headway.hf import watch as watching
 from headway.hf.families import BOUND, Measurement, examine, families, inputs, measure, tiny_model
+from headway.hf.structure import structure
 from headway.hf.transformers_masks import StructuredMask
 
 FAMILIES = {family.name: family for family in families()}
@@ -118,6 +121,85 @@ def test_weights_with_sinks_sum_to_less_than_one():
     assert torch.allclose(weights, expected, atol=1e-6)
     assert (weights.sum(-1) < 1).all()
     assert steps.notes["blocks.1.attention.spec"].sink_logits.shape == (4,)
+
+
+def test_the_output_of_bert_is_that_of_the_projection_outside_of_the_attention():
+    model = tiny_model(FAMILIES["bert"])
+    steps = traced(model, TOKENS)
+    context = steps["blocks.1.attention.context"].transpose(1, 2).flatten(2)
+    projection = model.bert.encoder.layer[1].attention.output.dense
+    assert torch.allclose(steps["blocks.1.attention.output"], projection(context), atol=1e-6)
+
+
+def test_a_block_that_is_shared_runs_several_times():
+    steps = traced(tiny_model(FAMILIES["albert"]), TOKENS)
+    assert steps["embedded"].shape == (2, 9, 32)
+    assert steps["blocks.0.attention.weights"].shape == (2, 2, 4, 9, 9)  # two layers
+
+
+@pytest.mark.parametrize("name", ["git", "pegasus_x"])
+def test_models_without_sdpa_get_the_masks_of_eager(name):
+    """A part of their attention does not call the interface."""
+    measurement = measure(tiny_model(FAMILIES[name]), FAMILIES[name])
+    assert max(measurement.whole, measurement.padded, measurement.cached) < BOUND
+
+
+@pytest.mark.parametrize("argument", [None, True, False])
+@pytest.mark.parametrize("attribute", [True, False])
+def test_without_a_mask_is_causal_decides(argument, attribute):
+    model = llama()
+    module = model.model.layers[0].self_attn
+    module.is_causal = attribute
+    options = {} if argument is None else {"is_causal": argument}
+    for rows in (1, 3, 5):
+        queries, keys = torch.randn(2, 4, rows, 8), torch.randn(2, 2, 5, 8)
+        call = partial(watching._attention, module, queries, keys, keys, None, **options)
+        with headway.watch(model):
+            expected = call()[0]  # of transformers
+            with headway.trace() as steps:
+                output = call()[0]
+        assert torch.allclose(output, expected, atol=1e-6)
+        is_causal = (attribute if argument is None else argument) and rows > 1
+        assert ("blocks.0.attention.masked" in steps) == is_causal
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.output = nn.Linear(2, 2)
+
+
+class MoE(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(2, 3), nn.Linear(3, 2)
+
+
+class WithNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mlp, self.norm = MoE(), nn.LayerNorm(2)
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({"mlp": MoE}, "mlp"),
+        ({"up": lambda: nn.Linear(2, 3), "down": lambda: nn.Linear(3, 2)}, "down"),
+        ({"up": lambda: nn.Linear(2, 3), "output": WithNorm}, "output.mlp"),
+        ({"experts": MoE, "shared": MoE}, None),  # their sum is the update
+        ({"up": lambda: nn.Linear(2, 3), "gate": MoE, "down": MoE}, None),
+    ],
+)
+def test_the_mlp_of_a_block_is_found_or_left_out(parts, expected):
+    block = nn.Module()
+    block.attention, block.norm = Attention(), nn.LayerNorm(2)
+    for name, part in parts.items():
+        block.add_module(name, part())
+    model = nn.Module()
+    model.layers, model.config = nn.ModuleList([block]), transformers.PreTrainedConfig()
+    (stack,) = structure(model).stacks
+    assert stack.blocks[0].mlp is (block.get_submodule(expected) if expected else None)
 
 
 def test_the_residual_stream_is_the_sum_of_its_parts():
@@ -280,6 +362,7 @@ def test_a_trace_of_a_part_never_makes_a_whole_matrix(monkeypatch, window, padde
 
 
 PACKED = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 2, 2, 2, 2, 2]])
+SHORT = torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6]).bool()  # the rest is padding
 KEPT = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1, 1], [1] * 9]).bool()
 PREDICATES = {
     "causal": (masking_utils.causal_mask_function, Band(0)),
@@ -305,7 +388,7 @@ PLACES = {"whole": (9, 0, 0), "cached": (3, 6, 0), "cut": (3, 6, 2)}  # queries,
 
 @pytest.mark.parametrize("name", PREDICATES)
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kept", [None, KEPT], ids=["", "padded"])
+@pytest.mark.parametrize("kept", [None, KEPT, SHORT], ids=["", "padded", "short"])
 def test_the_structure_of_a_mask_is_its_matrix(name, place, kept):
     predicate, band = PREDICATES[name]
     rows, first, first_key = PLACES[place]

@@ -50,7 +50,7 @@ def start(queries: Queries, values: Values, spec: Spec, grid: Grid) -> State:
     if spec.sink_logits is None:
         return State(total - xp.inf, total, zeros)
     sinks = xp.astype(grid.of_heads(spec.sink_logits, "sink_logits"), dtype, copy=False)
-    return State(total + sinks, xp.where(total + sinks == -xp.inf, 0.0, 1.0), zeros)
+    return State(total + sinks, total + 1, zeros)
 
 
 def with_block(

@@ -190,12 +190,13 @@ def _is_sum(value: Tensor, stream: Tensor, update: Tensor) -> bool:
     """Whether value = stream + c * update, for some number c and up to rounding."""
     if not value.shape == stream.shape == update.shape:
         return False
+    eps = torch.finfo(value.dtype).eps
     with torch.no_grad():
         value, stream, update = (x.detach().double() for x in (value, stream, update))
         change = value - stream
         factor = (change * update).sum() / (update * update).sum().clamp(min=1e-300)
         rest = (change - factor * update).norm()
-    return not rest > 1e-2 * change.norm() + 1e-6 * value.norm()  # True for NaN
+    return not rest > 1e-2 * change.norm() + 2 * eps * value.norm()  # True for NaN
 
 
 def _logits(output: Any) -> Any:
