@@ -52,9 +52,10 @@ def test_the_bytes_of_tokens_together_are_the_text(text):
         assert result == text.encode()
 
 
-def test_a_number_that_is_no_token_is_named():
-    with pytest.raises(ValueError, match="token 999 is not in the vocabulary"):
-        PAIRS.token_bytes(999)
+def test_a_number_without_a_token_has_itself_as_its_name():
+    tokenizer = Tokenizer.utf8_bytes()
+    assert (tokenizer.name(999), tokenizer.token_bytes(999)) == ("(999)", b"(999)")
+    assert tokenizer.decode([65, 999, 66]) == "AB"
 
 
 @given(TEXTS)

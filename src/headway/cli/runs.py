@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import is_dataclass
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from headway.hf.folders import Folder
     from headway.training.runs import Run
 
-from headway.cli.parameters import RunName, Runs
+from headway.cli.parameters import ModelName, Runs
 
 
 def runs(folder: Runs = "runs", /) -> None:
@@ -33,12 +36,18 @@ def runs(folder: Runs = "runs", /) -> None:
     Console(highlight=False).print(table)
 
 
-def info(run: RunName, /, *, runs: Runs = "runs") -> None:
-    """Show the details of a run: its settings, its size, and whether its checkpoints are intact."""
-    from headway.training import checkpoints  # late: `headway --help` is fast
-    from headway.training.runs import find
+def info(model: ModelName, /, *, runs: Runs = "runs") -> None:
+    """Show the details of a model: its settings, its size, and whether its files are intact."""
+    from headway.hf.stored import find  # late: `headway --help` is fast
+    from headway.models.gpt import flat
+    from headway.training import checkpoints
 
-    opened = find(run, runs, translates=None)
+    stored = find(model, runs, translates=None)
+    if stored.folder is not None:
+        _folder_info(stored.folder)
+        return
+    assert stored.run is not None
+    opened = stored.run
     config = opened.config
     console = Console(highlight=False, soft_wrap=True)
     text, tokenizer, model, steps, validation, seconds = _row(opened)
@@ -47,17 +56,9 @@ def info(run: RunName, /, *, runs: Runs = "runs") -> None:
         f"validation {validation} nats per token, {seconds} s\n"
     )
     run_only = {name: value for name, value in vars(config).items() if not is_dataclass(value)}
-    for title, settings in (
-        ("run", run_only),
-        ("model", vars(config.model)),
-        ("training", vars(config.training)),
-    ):
-        table = Table(title, "", box=None, header_style="bold", padding=(0, 2, 0, 0))
-        for name, value in settings.items():
-            nested = vars(value).items() if is_dataclass(value) else [("", value)]
-            for inner, number in nested:
-                table.add_row(f"{name}.{inner}" if inner else name, str(number)[:40])
-        console.print(table, "")
+    tables = {"run": run_only, "model": flat(config.model), "training": flat(config.training)}
+    for title, settings in tables.items():
+        console.print(_table(title, settings), "")
     for checkpoint in checkpoints.complete(opened.checkpoints):
         try:
             tensors, about = checkpoints.load(checkpoint)
@@ -68,6 +69,30 @@ def info(run: RunName, /, *, runs: Runs = "runs") -> None:
             count = sum(tensor.size for tensor in tensors.values())
             machine = ", ".join(f"{name} {value}" for name, value in about["machine"].items())
             console.print(f"{checkpoint.name} verified: {count:,} parameters; {machine}")
+
+
+def _folder_info(folder: Folder) -> None:
+    """Show the details of a Hugging Face folder, whose headers have been checked."""
+    from headway.models.gpt import flat, shapes  # late: `headway --help` is fast
+
+    console = Console(highlight=False, soft_wrap=True)
+    sizes = [prod(shape) for shape in shapes(folder.config).values()]
+    files = sum(file.stat().st_size for file in folder.files)
+    tokenizer = folder.path / "tokenizer.json"
+    tokens = f"{folder.tokenizer.vocabulary:,} tokens" if tokenizer.is_file() else "none"
+    console.print(
+        f"[bold]{folder.path}[/]: {folder.family.architecture}, {sum(sizes):,} parameters in "
+        f"{len(folder.files)} file{'s' * (len(folder.files) != 1)} of {files / 1e6:,.1f} MB; "
+        f"tokenizer: {tokens}\n"
+    )
+    console.print(_table("model", flat(folder.config)))
+
+
+def _table(title: str, settings: Mapping[str, Any]) -> Table:
+    table = Table(title, "", box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name, value in settings.items():
+        table.add_row(name, str(value)[:40])
+    return table
 
 
 def _row(run: Run) -> list[str]:

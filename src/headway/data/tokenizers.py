@@ -193,19 +193,23 @@ class Tokenizer:
         return self._backend.decode(list(map(int, tokens)), skip_special_tokens=False)
 
     def name(self, token: int) -> str:
-        """Return the name of a token in the vocabulary. Raises ValueError for an unknown token."""
+        """Return the name of a token in the vocabulary.
+
+        The name of an unknown token is its number in parentheses, because the vocabulary of a model
+        may be larger than that of its tokenizer.
+        """
         name: str | None = self._backend.id_to_token(token)
-        if name is None:
-            raise ValueError(f"token {token} is not in the vocabulary")
-        return name
+        return f"({token})" if name is None else name
 
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes of a token; if the tokenizer is not byte-level, its text in UTF-8.
 
-        The text is that of the token within a text: the space of "▁the" is part of it. Raises
-        ValueError for an unknown token.
+        The text is that of the token within a text: the space of "▁the" is part of it. An unknown
+        token has its name.
         """
         name = self.name(token)
+        if self._backend.id_to_token(token) is None:
+            return name.encode()
         if isinstance(self._backend.decoder, decoders.ByteLevel) and set(name) <= set(BYTES):
             return bytes(BYTES[character] for character in name)
         first, two = self.decode([token]), self.decode([token, token])

@@ -47,7 +47,8 @@ def trainer(
         compile=config.training.compile or False,  # only used if the run is resumed in PyTorch
     )
     layout = sharding.over(available[: gcd(len(available), training.batch)])
-    return Trainer(build(config) if model is None else model, *data, training, layout)
+    model = build(config) if model is None else replace(model, config=config.gpt)
+    return Trainer(model, *data, training, layout)
 
 
 def keep_memory() -> None:

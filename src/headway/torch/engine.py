@@ -33,12 +33,19 @@ def trainer(
 ) -> Trainer:
     """Create the trainer of a new run, and choose the settings that depend on the machine."""
     chosen = devices.choose(device)
-    model = (weights.build(config) if model is None else model).to(chosen)
+    if model is None:
+        trained: Any = weights.build(config)
+    else:
+        # A copy: results depend on how parameters are aligned, and a memory-mapped file is aligned
+        # differently than the parameters of a resumed run.
+        trained = GPT(config.gpt, seed=None)
+        trained.load_state_dict(model.state_dict())
+    trained = trained.to(chosen)
     windows = config.training.steps * config.training.batch
     tokens = windows * config.window if config.task == "next-token" else windows
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in trained.parameters())
     training = devices.suited(parameters, tokens, config.training, chosen)
-    return Trainer(model, TASKS[config.task](model, *data, training), training)
+    return Trainer(trained, TASKS[config.task](trained, *data, training), training)
 
 
 def keep_memory() -> None:

@@ -24,8 +24,8 @@ class Engine(Protocol):
     ) -> Trainer:
         """Create the trainer of a new run, and choose the settings that depend on the machine.
 
-        data: the training and the validation data. model: by default one with initial values.
-        Raises ValueError for a device that this machine does not have.
+        data: the training and the validation data. model: the one whose weights to start from; by
+        default the initial values. Raises ValueError for a device that this machine does not have.
         """
         ...
 
