@@ -62,7 +62,8 @@ class Declaration:
     engine
         The library of a function, by default detected; torch or jax for a run.
     device
-        The device of PyTorch.
+        The device of PyTorch; by default that of the parameters. A run and a Hugging Face folder
+        are loaded on the fastest device.
     precision
         The highest precision that it supports.
     """

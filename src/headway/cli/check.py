@@ -16,7 +16,7 @@ from rich.console import Console
 from headway.check import Declaration, Diagnosis, diagnose, render, targets
 from headway.check.catalog import entries
 from headway.cli.options import options
-from headway.cli.parameters import Device, DType, Runs
+from headway.cli.parameters import DType, Runs
 from headway.hf.stored import find
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ def check(
     headway: Annotated[bool, Parameter(name="--self", negative=())] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     html: Path | None = None,
-    device: Device = None,
     dtype: DType = None,
     runs: Runs = "runs",
 ) -> None:
@@ -76,7 +75,7 @@ def check(
         if target is None:
             examined = _catalog()
         else:
-            examined = iter([_one(target, settings or [], given, runs, device, dtype)])
+            examined = iter([_one(target, settings or [], given, runs, dtype)])
         for diagnosis in examined:
             diagnoses.append(diagnosis)
             if target is None:
@@ -93,7 +92,7 @@ def check(
 
 
 def _one(
-    target: str, settings: list[str], given: dict[str, Any], runs: str, device: Device, dtype: DType
+    target: str, settings: list[str], given: dict[str, Any], runs: str, dtype: DType
 ) -> Diagnosis:
     if target.endswith(".py"):
         raise ValueError(
@@ -109,7 +108,8 @@ def _one(
     engine = given.pop("engine", "torch")
     if engine == "numpy":
         raise ValueError("the engine of a model must be torch or jax (got numpy)")
-    return diagnose(stored.load(engine, device, dtype), name=str(stored.path), **given)
+    model = stored.load(engine, given.pop("device", None), dtype)
+    return diagnose(model, name=str(stored.path), **given)
 
 
 def _catalog() -> Iterator[Diagnosis]:
