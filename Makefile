@@ -32,6 +32,7 @@ docs: $(READY) | runs/demo
 	PYTHONPATH=tests $(BIN)/python -W ignore::UserWarning -m conventions
 	PYTHONPATH=tests/check $(BIN)/python -m kill_table
 	PYTHONPATH=tests:tests/jax $(BIN)/python -m parity_table
+	PYTHONPATH=tests/hf $(BIN)/python -m equal_table
 	PYTHONPATH=tests/hf $(BIN)/python -m families_table
 	PYTHONPATH=tests/explore $(BIN)/python -m pictures runs/demo
 
