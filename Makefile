@@ -26,8 +26,8 @@ test: $(READY) lint chromium
 test-all: $(READY) lint chromium
 	$(BIN)/pytest -n 2 --dist loadgroup
 
-# Measure the tables of docs/conventions.md, docs/check.md, docs/parity.md and docs/models.md again, and take the
-# explorer's pictures of runs/demo.
+# Measure the tables of docs/conventions.md, docs/check.md, docs/parity.md and docs/models.md again,
+# and take the explorer's pictures of runs/demo.
 docs: $(READY) | runs/demo
 	PYTHONPATH=tests $(BIN)/python -W ignore::UserWarning -m conventions
 	PYTHONPATH=tests/check $(BIN)/python -m kill_table
