@@ -74,6 +74,7 @@ _context: ContextVar[_Context] = ContextVar("headway.tracing", default=_Context(
 # module's integer but not a ContextVar, so the ContextVar (one per thread) is read only if needed.
 _open = 0
 _open_lock = threading.Lock()
+_observers: list[Callable[[bool], object]] = []
 
 
 def tap(name: str, value: Any, group: int = 1) -> Any:
@@ -100,6 +101,28 @@ def scope(name: str) -> AbstractContextManager[None]:
 def listening() -> bool:
     """Whether a trace or an edit is open in any thread."""
     return _open > 0
+
+
+def observe(observer: Callable[[bool], object]) -> None:
+    """Call `observer(True)` when the first trace or edit of any thread opens (now, if one is open),
+    and `observer(False)` when the last one closes."""
+    with _open_lock:
+        _observers.append(observer)
+        if _open:
+            observer(True)
+
+
+def stop_observing(observer: Callable[[bool], object]) -> None:
+    """End `observe`; call `observer(False)` if a trace or an edit is open."""
+    with _open_lock:
+        _observers.remove(observer)
+        if _open:
+            observer(False)
+
+
+def _tell_observers(has_changed: bool) -> None:
+    for observer in _observers if has_changed else ():
+        observer(listening())
 
 
 def wanted(names: Iterable[str]) -> Part | None:
@@ -247,12 +270,14 @@ class _Listener(ABC):
         self._entered.append((token, eager))
         with _open_lock:
             _open += 1
+            _tell_observers(_open == 1)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         global _open
         with _open_lock:
             _open -= 1
+            _tell_observers(_open == 0)
         token, eager = self._entered.pop()
         _context.reset(token)
         eager.close()

@@ -36,7 +36,9 @@ def row(name):
 if __name__ == "__main__":
     transformers.utils.logging.disable_progress_bar()
     table = TITLE + "".join(map(row, VARIANTS))
-    versions = f"transformers {transformers.__version__}, torch {torch.__version__}, in float32.\n\n"
+    versions = (
+        f"transformers {transformers.__version__}, torch {torch.__version__}, in float32.\n\n"
+    )
     mark = "<!-- equal: {} -->\n"
     new = mark.format("begin") + versions + table + mark.format("end")
     pattern = re.escape(mark.format("begin")) + ".*?" + re.escape(mark.format("end"))

@@ -9,7 +9,7 @@ from headway.hf import names
 from headway.torch import GPT
 
 SIZES = {"vocab_size": 30, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
-LLAMA = {**MODERN, "mlp": "swiglu", "eps": 1e-6, "tied": False, "d_mlp": 40}
+LLAMA = {**MODERN, "eps": 1e-6, "tied": False, "d_mlp": 40}
 GROUPED = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 40, "head_dim": 6}
 SHORT = {"max_position_embeddings": 16}
 

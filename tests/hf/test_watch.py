@@ -264,7 +264,13 @@ def test_the_model_is_restored_also_after_an_error():
         before = implementations(model)
         with headway.watch(model):
             assert set(implementations(model)) == {"headway"}
+            assert hooks(model) == 0  # hooks take time: they exist only while a trace is open
+            with headway.trace(only="*") as steps:
+                assert hooks(model)
+            assert (hooks(model), len(steps)) == (0, 0)
+        with pytest.warns(UserWarning), headway.trace(), headway.watch(model):
             assert hooks(model)
+        assert hooks(model) == 0
         with pytest.raises(ZeroDivisionError), headway.watch(model):
             raise ZeroDivisionError
         assert implementations(model) == before

@@ -21,12 +21,12 @@ from headway.torch.gpt import multi_head, of_rung
 PRESETS = {
     "gpt2": GPT2,
     "modern": MODERN,
-    "llama": {**MODERN, "mlp": "swiglu", "tied": False, "kv_heads": 2, "qk_norm": False},
+    "llama": {**MODERN, "tied": False, "kv_heads": 2, "qk_norm": False},
     "untied grouped gpt2": {"tied": False, "kv_heads": 1},
     "no positions": {"positions": "none"},
     "sinusoidal": {"positions": "sinusoidal"},
     "alibi": {"positions": "alibi"},
-    "relative": {**MODERN, "positions": "relative", "kv_heads": 2},
+    "relative": {**MODERN, "positions": "relative", "mlp": "relu2", "kv_heads": 2},
     "wide heads": {**MODERN, "d_k": 10, "d_mlp": 7, "kv_heads": 2},
     "entmax": {"normalizer": "entmax15", "scale": 0.7},
 }

@@ -103,7 +103,7 @@ def test_a_loss_outside_the_bands_is_said(recorded):
     assert "1.200 after step 200 is below the range 1.500 to 1.700" in bands.leaves(200, 1.2)
 
 
-def test_the_bands_that_come_with_headway_can_be_read():
+def test_the_bands_that_come_with_headway_are_those_of_the_recipe_today(text):
     from importlib import resources
 
     result = [*(resources.files("headway.training") / "bands").iterdir()]
@@ -115,3 +115,7 @@ def test_the_bands_that_come_with_headway_can_be_read():
         assert {"processor", "torch", "headway"} <= set(bands.machine)
         assert all(low < high for low, high in zip(bands.low, bands.high, strict=True))
         assert bands.steps[-1] == recipes.read(bands.recipe)["training"]["steps"]
+        config = recipes.plan(recipes.override(recipes.read(bands.recipe), {"text": text})).config
+        known = {key: bands.config[key] for key in ("text_sha256", "tokenizer_sha256")}
+        model = replace(config.model, vocabulary=bands.config["model"]["vocabulary"])
+        assert advice.bands(replace(config, **known, model=model)) == bands

@@ -75,8 +75,8 @@ def train(
     rung
         Rung of the ladder to use as the attention (see `headway ladder`).
     preset
-        gpt2: learned positions, LayerNorm, GELU. modern: rotary positions, RMSNorm, squared ReLU,
-        QK-norm.
+        gpt2: learned positions, LayerNorm, GELU. modern: rotary positions, RMSNorm, SwiGLU,
+        QK-norm, as in Qwen 3.
     tokenizer
         bpe (byte pairs learned from the text), char, byte, or the path of a tokenizer.json.
     vocabulary

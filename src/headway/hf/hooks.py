@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from headway import tracing
 from headway.hf.structure import Attention, Block, Stack, is_norm, structure
 from headway.tracing import tap
 
 
 @final
 class Hooks:
-    """The hooks of one model.
+    """The hooks of one model. They exist only while `attach(True)`, because each takes time.
 
     names: the name of each module that calls attention; the path of any other module.
     contexts: while a trace or an edit is open, what attention returned to a module that has not
@@ -32,6 +31,7 @@ class Hooks:
         self.names.update({part.module: part.name for part in found.attentions})
         self.contexts: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
         self._without_projection: WeakSet[nn.Module] = WeakSet()
+        self._registrations: list[Callable[[], RemovableHandle]] = []
         self._handles: list[RemovableHandle] = []
         for attention in found.attentions:
             self._after(attention.module, partial(self._output, attention))
@@ -41,17 +41,16 @@ class Hooks:
             _StackHooks(stack, self._before, self._after)
         self._after(model, _logits)
 
-    def remove(self) -> None:
-        """Remove all hooks."""
+    def attach(self, is_open: bool) -> None:
+        """Add all hooks, or remove them; is_open: whether a trace or an edit is open."""
         for handle in self._handles:
             handle.remove()
+        self._handles = [register() for register in self._registrations] if is_open else []
 
     def _before(self, module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
         """Let `change` see and replace the first input of a module."""
 
         def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            if not tracing.listening():
-                return None
             name = None if args else _first_tensor(kwargs)
             value = args[0] if args else kwargs.get(name)
             if not isinstance(value, Tensor):
@@ -61,18 +60,18 @@ class Hooks:
                 return None
             return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, name: new})
 
-        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        self._registrations.append(
+            partial(module.register_forward_pre_hook, hook, with_kwargs=True)
+        )
 
     def _after(self, module: nn.Module, change: Callable[[Any], Any]) -> None:
         """Let `change` see and replace the output of a module."""
 
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            if not tracing.listening():
-                return None
             new = change(output)
             return None if new is output else new
 
-        self._handles.append(module.register_forward_hook(hook))
+        self._registrations.append(partial(module.register_forward_hook, hook))
 
     def _output(self, attention: Attention, output: Any) -> Any:
         """Tap the output of an attention, unless it is the context itself."""

@@ -92,13 +92,14 @@ def watch(model: nn.Module) -> Iterator[None]:
         _entered[model] = _entered.get(model, 0) + 1
         if model not in _hooks:
             _hooks[model] = Hooks(model)
+            tracing.observe(_hooks[model].attach)
     try:
         yield
     finally:
         with _lock:
             _entered[model] -= 1
             if _entered[model] == 0:
-                _hooks.pop(model).remove()
+                tracing.stop_observing(_hooks.pop(model).attach)
             for key, (config, _) in configs.items():
                 _, before, count = _switched.pop(key)
                 if count > 1:

@@ -247,7 +247,8 @@ class GPTConfig:
         return self.norm.kind == "layer" if choice is None else choice
 
 
-# The settings of each preset, nested as in a recipe; the caller adds the sizes.
+# The settings of each preset, nested as in a recipe; the caller adds the sizes. modern is the
+# architecture of Qwen 3 (Yang et al. 2025); docs/training.md compares it with two others.
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "gpt2": {},
@@ -255,7 +256,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "attention": {"qk_norm": True},
             "positions": {"kind": "rotary"},
             "norm": {"kind": "rms"},
-            "mlp": {"kind": "relu2"},
+            "mlp": {"kind": "swiglu"},
         },
     }
 )

@@ -18,7 +18,8 @@ from jaxtyping import Float
 
 from headway.attention.arrays import Array, namespace
 
-# In a test on char-cpu (350 steps, one seed) the loss was 1.815 nats with 0.9 and 1.850 with 0.95.
+# In a test on char-cpu with squared ReLU in the MLP (350 steps, one seed) the loss was 1.815 nats
+# with 0.9 and 1.850 with 0.95.
 MOMENTUM = 0.9
 
 Matrices = list[Array]  # all of shape (d_out, d_in)
