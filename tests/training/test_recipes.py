@@ -19,7 +19,12 @@ def of(tmp_path, content):
     return str(tmp_path / "own.toml")
 
 
-@pytest.mark.parametrize("name", recipes.names())
+def test_finetune_has_no_model_of_its_own():
+    with pytest.raises(ValueError, match=r"have no \[model\]; add one, or start from .* --from"):
+        recipes.plan(recipes.read("finetune"))
+
+
+@pytest.mark.parametrize("name", sorted({*recipes.names()} - {"finetune"}))
 def test_every_recipe_is_a_plan(name, text):
     settings = recipes.read(name)
     assert settings["text"] in ("manual", *corpora.PUBLIC)

@@ -80,7 +80,7 @@ def test_an_existing_run_is_refused_and_left_alone(tmp_path):
         Run.create(tmp_path / "one", CONFIG, Tokenizer.characters("xyz"))
     assert {f.name: f.read_bytes() for f in run.path.iterdir()} == before
     assert Run.open(run.path).config == CONFIG
-    assert Run.open(run.path).tokenizer.decode([0, 1, 2]) == "abc"
+    assert Tokenizer.load(run.path / "tokenizer.json").decode([0, 1, 2]) == "abc"
     with pytest.raises(ValueError, match="available runs: one"):
         Run.open(tmp_path / "two")
     (run.path / "config.json").write_text('{"mod')

@@ -146,6 +146,8 @@ def plan(settings: Settings, pretrained: Pretrained | None = None) -> Plan:
     rung = settings.get("rung")
     if rung is not None:
         rung_named(rung)
+    if pretrained is None and not settings["model"]:
+        raise ValueError("the settings have no [model]; add one, or start from a model with --from")
     if pretrained is None:
         task.model(settings["model"], None)  # checks the settings
     text, kind = settings.get("text", TEXT), settings.get("tokenizer", TOKENIZER)
