@@ -83,7 +83,7 @@ BAD = {
     "resume nothing": ("train --resume tinny", "available runs: tiny"),
     "resume another text": ("train --resume tiny other.txt", "text cannot change"),
     "resume another batch": ("train --resume tiny --batch 3", "batch cannot change"),
-    "resume under a name": ("train --resume tiny --name x", "remove --name and --recipe"),
+    "resume under a name": ("train --resume tiny --name x", "remove --name, --recipe and --from"),
     "number": ("train text.txt --steps many", "many"),
     "rung": ("train text.txt --rung casual", "did you mean 'causal'"),
     "rung and preset": ("train text.txt --rung causal --preset modern", "remove one of the two"),

@@ -89,7 +89,10 @@ def test_every_preset_has_an_architecture(name):
         ({"causal": False}, "gpt2, which differs in attention.causal"),
         ({"kv_heads": 2}, "gpt2, which differs in attention.kv_heads"),
         ({"scale": 0.3}, "gpt2, which differs in attention.scale"),
-        (MODERN, "nearest is llama: config.json: hidden_act 'relu2' is not supported"),
+        (
+            {**MODERN, "mlp": "relu2"},
+            "nearest is llama: config.json: hidden_act 'relu2' is not supported",
+        ),
     ],
 )
 def test_models_without_architecture_name_what_differs(changes, message):

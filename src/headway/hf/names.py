@@ -5,7 +5,7 @@ GPT-2's files have (d_in, d_out), and one matrix `c_attn` for queries, keys and 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -141,15 +141,6 @@ def location(table: Table, name: str) -> Location:
         raise ValueError(f"parameter {name!r} has no equivalent in Hugging Face's format")
     found = table[pattern]
     return found._replace(name=found.name.replace("*", number))
-
-
-def from_hf(table: Table, theirs: Mapping[str, Array], names: Iterable[str]) -> dict[str, Array]:
-    """Convert to our parameters with these names. Raises KeyError for a missing tensor."""
-    ours = {}
-    for name in names:
-        place = location(table, name)
-        ours[name] = place.read(theirs[place.name])
-    return ours
 
 
 def to_hf(table: Table, ours: Mapping[str, Array]) -> dict[str, Array]:
