@@ -128,6 +128,13 @@ BAD = {
         config(rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5}),
         "partial_rotary_factor 0.5 is not supported",
     ),
+    "no heads": (config(num_attention_heads=0), r"config\.json is damaged: "),
+    "rope as text": (config(rope_parameters="yarn"), r"config\.json is damaged: "),
+    "rope factor as text": (
+        config(rope_parameters={"rope_type": "llama3", "factor": "8", "low_freq_factor": 1.0}),
+        "must be a number|is damaged: ",
+    ),
+    "layers as a list": (config(num_hidden_layers=[2]), "num_hidden_layers must be an integer"),
     "heads": (config(num_key_value_heads=3), "kv_heads must divide heads"),
     "tokenizer": (
         lambda f: Tokenizer.utf8_bytes().save(f / "tokenizer.json"),

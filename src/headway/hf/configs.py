@@ -135,16 +135,19 @@ class Keys:
 def _gpt2(keys: Keys) -> GPTConfig:
     for name in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
         keys.must_be(name, False)
+    width = keys.count("n_embd")
     return GPTConfig(
         vocabulary=keys.count("vocab_size"),
         context=keys.count("n_positions"),
-        width=keys.count("n_embd"),
+        width=width,
         layers=keys.count("n_layer"),
         attention=AttentionConfig(
             heads=keys.count("n_head"), scale=None if keys.flag("scale_attn_weights", True) else 1.0
         ),
         norm=NormConfig("layer", keys.number("layer_norm_epsilon")),
-        mlp=MLPConfig(keys.choice("activation_function", _ACTIVATIONS), keys.take("n_inner")),
+        mlp=MLPConfig(
+            keys.choice("activation_function", _ACTIVATIONS), keys.count("n_inner", 4 * width)
+        ),
         dropout=keys.number("resid_pdrop"),
         tied=keys.flag("tie_word_embeddings"),
     )
@@ -198,7 +201,7 @@ def _llama(
             keys.count("intermediate_size"),
             keys.flag("mlp_bias"),
         ),
-        dropout=keys.take("attention_dropout", 0.0),
+        dropout=keys.number("attention_dropout"),
         tied=keys.flag("tie_word_embeddings"),
     )
 
@@ -298,9 +301,10 @@ def _write_llama(config: GPTConfig) -> dict[str, Any]:
     if rotary.scaling == "yarn":
         parameters |= {"beta_slow": rotary.slow, "beta_fast": rotary.fast}
         parameters |= {"attention_factor": rotary.amplitude, "truncate": rotary.truncate}
-    window: dict[str, Any] = {"sliding_window": attention.window}
+    window: dict[str, Any] = {}
     if attention.window is not None:
-        window |= {"use_sliding_window": True, "max_window_layers": 0}
+        window = {"sliding_window": attention.window, "use_sliding_window": True}
+        window["max_window_layers"] = 0
     return {
         "vocab_size": config.vocabulary,
         "max_position_embeddings": tokens,
@@ -373,6 +377,7 @@ _LLAMA_7B: Values = MappingProxyType(
         "hidden_act": "silu",
         "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-6,
+        "attention_dropout": 0.0,
         "tie_word_embeddings": False,
     }
 )
@@ -481,7 +486,10 @@ def read(values: Values) -> tuple[Family, GPTConfig]:
         )
     family = FAMILIES[kind]
     keys = Keys({**family.defaults, **values})
-    config = family.read(keys)
+    try:
+        config = family.read(keys)
+    except (ArithmeticError, AttributeError, TypeError) as error:  # a value of a wrong type
+        raise ValueError(f"config.json is damaged: {error}") from None
     keys.check_rest()
     if "head.bias" in family.table and not config.tied:  # the decoder then has its own bias
         bias = family.table["head.bias"]
