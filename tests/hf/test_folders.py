@@ -128,6 +128,7 @@ BAD = {
         config(rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5}),
         "partial_rotary_factor 0.5 is not supported",
     ),
+    "layers": (config(num_hidden_layers=10**12), "num_hidden_layers must be from 1 to 10,000"),
     "no heads": (config(num_attention_heads=0), r"config\.json is damaged: "),
     "rope as text": (config(rope_parameters="yarn"), r"config\.json is damaged: "),
     "rope factor as text": (

@@ -25,6 +25,7 @@ from headway.models.gpt import (
 )
 
 Values = Mapping[str, Any]
+_LAYERS = 10_000  # maximum number of layers
 
 # Keys that do not change the logits: descriptions, settings of training and of generation.
 _HARMLESS = (
@@ -99,6 +100,14 @@ class Keys:
             raise ValueError(f"config.json: {name} must be an integer >= 0 (got {value!r})")
         return value
 
+    def layers(self, name: str) -> int:
+        """Return the number of layers. Raises ValueError if it is absurd, because a list of so many
+        layers would fill the memory."""
+        value = self.count(name)
+        if not 1 <= value <= _LAYERS:
+            raise ValueError(f"config.json: {name} must be from 1 to {_LAYERS:,} (got {value:,})")
+        return value
+
     def flag(self, name: str, otherwise: bool = False) -> bool:
         """Return true or false. Raises ValueError for anything else."""
         value = self.take(name, otherwise)
@@ -140,7 +149,7 @@ def _gpt2(keys: Keys) -> GPTConfig:
         vocabulary=keys.count("vocab_size"),
         context=keys.count("n_positions"),
         width=width,
-        layers=keys.count("n_layer"),
+        layers=keys.layers("n_layer"),
         attention=AttentionConfig(
             heads=keys.count("n_head"), scale=None if keys.flag("scale_attn_weights", True) else 1.0
         ),
@@ -178,7 +187,7 @@ def _llama(
     be a sliding window.
     """
     width, heads = keys.count("hidden_size"), keys.count("num_attention_heads")
-    layers, bias = keys.count("num_hidden_layers"), keys.flag("attention_bias")
+    layers, bias = keys.layers("num_hidden_layers"), keys.flag("attention_bias")
     rotary, context = _rotary(keys, keys.count("max_position_embeddings"))
     return GPTConfig(
         vocabulary=keys.count("vocab_size"),
@@ -333,7 +342,7 @@ def _bert(keys: Keys) -> GPTConfig:
         vocabulary=keys.count("vocab_size"),
         context=keys.count("max_position_embeddings"),
         width=keys.count("hidden_size"),
-        layers=keys.count("num_hidden_layers"),
+        layers=keys.layers("num_hidden_layers"),
         attention=AttentionConfig(heads=keys.count("num_attention_heads"), causal=False),
         norm=NormConfig("layer", keys.number("layer_norm_eps"), "after"),
         mlp=MLPConfig(keys.choice("hidden_act", _ACTIVATIONS), keys.count("intermediate_size")),
@@ -488,7 +497,12 @@ def read(values: Values) -> tuple[Family, GPTConfig]:
     keys = Keys({**family.defaults, **values})
     try:
         config = family.read(keys)
-    except (ArithmeticError, AttributeError, TypeError) as error:  # a value of a wrong type
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+    ) as error:  # a value of a wrong type
         raise ValueError(f"config.json is damaged: {error}") from None
     keys.check_rest()
     if "head.bias" in family.table and not config.tied:  # the decoder then has its own bias
