@@ -139,8 +139,9 @@ def test_training_from_a_folder_is_resumed_bit_for_bit(place, engine):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--from", "llama", "--width", "8"], "remove --width, or --from"),
-        (["--from", "llama", "--tokenizer", "bpe"], "remove --tokenizer, or --from"),
+        (["--from", "llama", "--width", "8"], "remove the setting model.width, or --from"),
+        (["--from", "llama", "--tokenizer", "bpe"], "remove the setting tokenizer, or --from"),
+        (["--from", "llama", "--recipe", "small"], "remove the setting tokenizer"),
         (["--from", "bert"], "predicts masked words; only multi-head GPTs"),
         (["--from", "llama", "--length", "65"], "length must be at most the context of the model"),
         (["--from", "nowhere"], "run 'nowhere' not found in runs; available runs: "),

@@ -1,6 +1,7 @@
 """Models as Hugging Face folders: transformers computes the same, and we read back the same."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,26 @@ def test_every_preset_has_an_architecture(name):
 def test_models_without_architecture_name_what_differs(changes, message):
     with pytest.raises(ValueError, match=message):
         configs.write(config(**changes))
+
+
+def test_biases_and_windows_that_no_family_has_together():
+    changes = {"mlp": "swiglu", "positions": "rotary", "norm": "rms"}
+    plain = config(**changes)
+    attention = replace(plain.attention, window=5)
+    for fields, expected in (
+        ({}, "MistralForCausalLM"),
+        ({"qkv_bias": True}, "Qwen2ForCausalLM"),
+        ({"qk_norm": True}, "Qwen3ForCausalLM"),
+        ({"qkv_bias": True, "output_bias": True}, None),
+    ):
+        model = replace(plain, attention=replace(attention, **fields))
+        if expected is None:
+            with pytest.raises(
+                ValueError, match=r"qwen2, which differs in attention\.output_bias$"
+            ):
+                configs.write(model)
+        else:
+            assert configs.write(model)[0].architecture == expected
 
 
 def test_bad_exports(tmp_path):

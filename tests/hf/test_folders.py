@@ -3,6 +3,7 @@
 import json
 import struct
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -109,8 +110,12 @@ BAD = {
     "100 MB header": (header(10**8), "its header would have 100,000,000 bytes"),
     "broken header": (header(100), "is damaged: "),
     "empty file": (lambda f: shard(f).write_bytes(b""), "is damaged: "),
-    "config": (lambda f: (f / "config.json").write_text("{"), r"config\.json is damaged: "),
+    "config": (lambda f: (f / "config.json").write_text("{"), "is not valid JSON"),
     "config list": (lambda f: (f / "config.json").write_text("[]"), "must contain a JSON object"),
+    "no family": (
+        lambda f: (f / "config.json").write_text('{"hidden_size": 4}'),
+        "has no model_type",
+    ),
     "family": (config(model_type="mamba"), "model_type 'mamba' is not supported; supported: gpt2"),
     "remote code": (config(auto_map={"AutoModel": "m.M"}), "asks to run the code of its folder"),
     "quantized": (config(quantization_config={"bits": 4}), "quantized weights"),
@@ -169,8 +174,21 @@ def test_a_bad_folder_is_one_line(folder, damage, message):
             {"use_sliding_window": True, "num_hidden_layers": 3, "max_window_layers": 1},
             "a sliding window in some layers only",
         ),
-        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "in some layers only"),
-        ("mistral", {"attention_bias": "yes"}, "attention_bias must be true or false"),
+        (
+            "qwen3",
+            {"layer_types": ["full_attention", "sliding_attention"], "num_hidden_layers": 2},
+            "in some layers only",
+        ),
+        (
+            "qwen3",
+            {"layer_types": ["linear_attention"], "num_hidden_layers": 1},
+            "layer_types must be 1 of",
+        ),
+        ("qwen3", {"layer_types": ["full_attention"]}, "layer_types must be 32 of"),
+        ("mistral", {"max_window_layers": 3}, "the key 'max_window_layers'"),
+        ("qwen2", {"attention_bias": True}, "the key 'attention_bias'"),
+        ("qwen3", {"mlp_bias": True}, "the key 'mlp_bias'"),
+        ("llama", {"attention_bias": "yes"}, "attention_bias must be true or false"),
     ],
 )
 def test_a_key_that_changes_the_numbers_is_named(kind, keys, message):
@@ -184,6 +202,18 @@ def test_keys_of_training_and_generation_are_ignored():
     _, config = configs.read({"model_type": "llama", **values})
     assert config.dropout == 0.5
     assert not unequal(config, configs.read({"model_type": "llama", "attention_dropout": 0.5})[1])
+
+
+def test_null_and_the_windows():
+    def window(kind, **values):
+        return configs.read({"model_type": kind, **values})[1].attention.window
+
+    assert window("mistral") == 4096
+    assert window("mistral", sliding_window=None) is None
+    assert window("qwen2", use_sliding_window=None) is None
+    assert window("qwen2", use_sliding_window=True, max_window_layers=0) == 4096
+    types = ["sliding_attention"] * 32
+    assert window("qwen3", use_sliding_window=True, layer_types=types, sliding_window=9) == 9
 
 
 def test_old_and_new_keys_of_rotary_positions():
@@ -225,15 +255,62 @@ def test_old_names_of_tensors(tmp_path):
         assert torch.equal(headway.load(tmp_path / name, device="cpu").model(tokens), expected)
 
 
-def test_the_type_of_the_files_or_another(folder):
+def test_the_type_of_the_config_or_another(folder):
     assert headway.load(folder).model.embedding.weight.dtype == torch.float32
     rewrite(folder, lambda tensors: tensors.update({k: v.bfloat16() for k, v in tensors.items()}))
-    dtypes = {p.dtype for p in headway.load(folder).model.parameters()}
-    assert dtypes == {torch.bfloat16, torch.float32}  # only one shard was changed
+    change(folder / "config.json", dtype="float16", torch_dtype="float32")
+    assert {p.dtype for p in headway.load(folder).model.parameters()} == {torch.float16}
+    change(folder / "config.json", dtype=None, torch_dtype="torch.float64")
+    assert {p.dtype for p in headway.load(folder).model.parameters()} == {torch.float64}
+    change(folder / "config.json", dtype=None, torch_dtype=None)  # that of the embedding
+    assert {p.dtype for p in headway.load(folder).model.parameters()} == {torch.bfloat16}
     for name in ("torch", "jax"):
         model = headway.load(folder, name, dtype="float64").model
         logits = model(torch.tensor([[3, 4]]) if name == "torch" else np.array([[3, 4]]))
         assert str(logits.dtype).endswith("float64")
+
+
+def test_float64_needs_64_bits_in_jax(folder, monkeypatch):
+    monkeypatch.setattr(type(jax.config), "read", lambda self, name: False)
+    with pytest.raises(ValueError, match="needs the environment variable JAX_ENABLE_X64=1"):
+        headway.load(folder, "jax", dtype="float64")
+
+
+def test_a_second_copy_of_a_tied_matrix(tmp_path):
+    kind, keys = VARIANTS["llama grouped, wide heads, theta, eps, tied"]
+    their_model(kind, keys).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    head = tensors["model.embed_tokens.weight"].clone()
+    save_file({**tensors, "lm_head.weight": head}, file)
+    headway.load(tmp_path)
+    head[1, 2] += 1
+    save_file({**tensors, "lm_head.weight": head}, file)
+    for name in ("torch", "jax"):
+        with pytest.raises(ValueError, match="although tie_word_embeddings is true; set it"):
+            headway.load(tmp_path, name)
+    change(tmp_path / "config.json", tie_word_embeddings=False)
+    assert headway.load(tmp_path, device="cpu").model.head.weight[1, 2] == head[1, 2]
+
+
+def test_special_tokens_that_the_model_does_not_have(folder):
+    (folder / "generation_config.json").unlink()
+    change(folder / "config.json", bos_token_id=999)
+    assert headway.load(folder).tokenizer.bos is None
+    (folder / "tokenizer_config.json").write_text('{"add_bos_token": true}')
+    with pytest.raises(ValueError, match=r"special tokens \[999\] are not among the 41 tokens"):
+        headway.load(folder)
+    (folder / "tokenizer_config.json").write_text('{"bos_token": 3}')
+    with pytest.raises(ValueError, match=r"the special tokens of .* are invalid"):
+        headway.load(folder)
+
+
+def test_a_folder_with_a_space_in_its_name(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder.rename("my model")
+    assert find("my model", "runs").name == "my model"
+    with pytest.raises(ValueError, match="invalid run name 'your model'"):
+        find("your model", "runs")
 
 
 def test_a_folder_without_tokenizer(folder):

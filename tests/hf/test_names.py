@@ -13,7 +13,7 @@ def test_a_parameter_without_equivalent_is_named():
     with pytest.raises(
         ValueError, match=r"blocks\.0\.attention\.position_bias\.table' has no equivalent"
     ):
-        names.to_hf(names.GPT2, model.state_dict())
+        names.to_hf(names.GPT2.table, model.state_dict())
 
 
 def test_a_matrix_of_queries_keys_and_values_in_any_order():
@@ -21,9 +21,11 @@ def test_a_matrix_of_queries_keys_and_values_in_any_order():
     ours = {}
     for name in ("v", "q", "k"):
         parameter = f"blocks.7.attention.{name}.weight"
-        place = names.location(names.GPT2, parameter)
+        place = names.location(names.GPT2.table, parameter)
         assert place.name == "transformer.h.7.attn.c_attn.weight"
         assert place.shape((4, 2)) == (2, 12)
         ours[parameter] = place.read(whole)
     assert ours["blocks.7.attention.k.weight"].tolist() == whole[:, 4:8].T.tolist()
-    assert torch.equal(names.to_hf(names.GPT2, ours)["transformer.h.7.attn.c_attn.weight"], whole)
+    assert torch.equal(
+        names.to_hf(names.GPT2.table, ours)["transformer.h.7.attn.c_attn.weight"], whole
+    )

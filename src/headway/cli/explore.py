@@ -44,8 +44,8 @@ def explore(
     """
     if ladder and text is not None:
         raise ValueError("--ladder takes one text in quotes, and no model")
-    if ladder and engine != "torch":
-        raise ValueError("the ladder runs on NumPy; remove --engine")
+    if ladder and (engine != "torch" or device or dtype):
+        raise ValueError("the ladder runs on NumPy; remove --engine, --device and --dtype")
     if model is None and not ladder:
         raise ValueError(
             "nothing to explore; give a model (`headway runs` lists the runs) or --ladder"
@@ -63,6 +63,8 @@ def explore(
     elif (stored := find(model, runs, translates=None)).run and stored.run.config.translates:
         if engine != "torch":
             raise ValueError("translation models run in PyTorch only; remove --engine")
+        if device or dtype:
+            raise ValueError("translation models run on the CPU; remove --device and --dtype")
         if text is None:
             raise ValueError('no sentence to translate; give one: headway explore RUN "The dog"')
         tracer, request = tracers.TranslationTracer(stored.run), tracers.TraceRequest(text)

@@ -62,6 +62,8 @@ def generate(
         raise ValueError(f"--tokens must be >= 1 (got {tokens})")
     tokenizer, context, chosen = stored.tokenizer, stored.gpt.context, engine_named(engine)
     if stored.gpt.is_masked:
+        if not prompts:
+            raise ValueError(f"{stored.path} predicts masked words; give a prompt with some")
         loaded = stored.load(engine, device, dtype)
         for prompt in prompts:
             _predict(prompt, tokenizer, lambda rows: chosen.logits(loaded, rows))

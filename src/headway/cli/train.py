@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
@@ -105,11 +104,6 @@ def train(
         plan = recipes.plan(recipes.override(usual, given))
         mistakes = [*advice.mistakes(plan.config, usual)]
     else:
-        fixed = [key for key in given if key not in ("text", "dropout", *_TRAINING)]
-        if fixed:
-            raise ValueError(
-                f"the model and the tokenizer come from {start}; remove --{fixed[0]}, or --from"
-            )
         settings = recipes.override(recipes.read(recipe or "finetune"), given)
         plan, mistakes = recipes.plan(settings, find_model(start, runs).pretrained()), []
     chosen = engine_named(engine or "torch")
@@ -119,9 +113,6 @@ def train(
     for mistake in mistakes:
         warn(mistake)
     _finish(started, writer)
-
-
-_TRAINING = {field.name for field in fields(TrainingConfig)}
 
 
 def _finish(started: Session, writer: Any) -> None:

@@ -110,7 +110,10 @@ class Tokenizer:
             raise ValueError(f"{path} is not a valid tokenizer: {error}") from error
         backend.no_truncation()
         backend.no_padding()
-        tokens = _special_tokens(backend, path.parent) if special else {}
+        try:
+            tokens = _special_tokens(backend, path.parent) if special else {}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the special tokens of {path.parent} are invalid: {error}") from error
         tokenizer = cls(backend, **tokens)
         tokenizer._json = text  # the library rounds numbers each time it reads and writes a file
         return tokenizer

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
-from math import log
+from math import isfinite, log
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from headway.attention.positions import Rotary
 from headway.hf import names
-from headway.hf.names import Location, Table
+from headway.hf.names import Names
 from headway.models.gpt import (
     AttentionConfig,
     GPTConfig,
@@ -26,6 +26,7 @@ from headway.models.gpt import (
 
 Values = Mapping[str, Any]
 _LAYERS = 10_000  # maximum number of layers
+_REFUSED = 3  # a setting that a family refuses counts as so many differences
 
 # Keys that do not change the logits: descriptions, settings of training and of generation.
 _HARMLESS = (
@@ -37,6 +38,7 @@ _HARMLESS = (
     *("typical_p", "num_beam*", "*_penalty", "*no_repeat_ngram_size", "early_stopping"),
     *("num_return_sequences", "bad_words_ids", "*suppress_tokens", "chunk_size_feed_forward"),
     *("finetuning_task", "prefix", "tokenizer_class", "reorder_and_upcast_attn", "unsloth_*"),
+    *("is_llama_config", "max_sequence_length", "directionality", "pooler_*"),
 )
 
 _ACTIVATIONS = {
@@ -59,17 +61,14 @@ _GATED |= {"gelu": "geglu-exact", "relu": "reglu"}
 class Family(NamedTuple):
     """A family of models in Hugging Face's format.
 
-    architecture: the class of `transformers`. table: the names of the parameters. prefix: of the
-    parameters without the head; some files leave it out. ignored: patterns of tensors that are not
-    parameters of the model. defaults: the values of keys that a config.json may leave out.
-    read: from their values to our config. write: from our config to their values; what the family
-    does not have is lost, so that reading the values gives another config.
+    architecture: the class of `transformers`. names: those of its parameters. defaults: the values
+    of keys that a config.json may leave out. read: from their values to our config. write: from our
+    config to their values; what the family does not have is lost, so that reading the values gives
+    another config.
     """
 
     architecture: str
-    table: Table
-    prefix: str
-    ignored: tuple[str, ...]
+    names: Names
     defaults: Values
     read: Callable[[Keys], GPTConfig]
     write: Callable[[GPTConfig], dict[str, Any]]
@@ -86,10 +85,10 @@ class Keys:
         value = self._values.pop(name, None)
         return otherwise if value is None else value
 
-    def number(self, name: str) -> float:
-        """Return a number. Raises ValueError if it is missing or anything else."""
-        value = self.take(name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+    def number(self, name: str, otherwise: float | None = None) -> float:
+        """Return a finite number; `otherwise`, if given, if it is missing or null."""
+        value = self.take(name, otherwise)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
             raise ValueError(f"config.json: {name} must be a number (got {value!r})")
         return value
 
@@ -118,7 +117,7 @@ class Keys:
     def choice(self, name: str, known: Mapping[str, str]) -> str:
         """Return our name of a choice. Raises ValueError for an unknown one."""
         value = self.take(name)
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise ValueError(
                 f"config.json: {name} {value!r} is not supported; supported: {', '.join(known)}"
             )
@@ -179,16 +178,23 @@ def _write_gpt2(config: GPTConfig) -> dict[str, Any]:
 
 
 def _llama(
-    keys: Keys, *, qk_norm: bool = False, qkv_bias: bool | None = None, windows: bool = False
+    keys: Keys,
+    *,
+    qk_norm: bool = False,
+    qkv_bias: bool = False,
+    biases: tuple[str, ...] = (),
+    window: Callable[[Keys, int], int | None] = lambda keys, layers: None,
 ) -> GPTConfig:
     """Llama, Mistral, Qwen 2 and Qwen 3.
 
-    qkv_bias: whether q, k and v have biases; None if config.json tells. windows: whether there can
-    be a sliding window.
+    qkv_bias: whether q, k and v always have biases. biases: the keys by which config.json can add
+    others: attention_bias (also to q, k and v), mlp_bias. window: reads the sliding window.
     """
     width, heads = keys.count("hidden_size"), keys.count("num_attention_heads")
-    layers, bias = keys.layers("num_hidden_layers"), keys.flag("attention_bias")
+    layers = keys.layers("num_hidden_layers")
     rotary, context = _rotary(keys, keys.count("max_position_embeddings"))
+    has_bias = {name: keys.flag(name) for name in biases}
+    bias = has_bias.get("attention_bias", False)
     return GPTConfig(
         vocabulary=keys.count("vocab_size"),
         context=context,
@@ -199,8 +205,8 @@ def _llama(
             kv_heads=keys.count("num_key_value_heads", heads),
             d_k=keys.count("head_dim", width // heads),
             qk_norm=qk_norm,
-            window=_window(keys, layers) if windows else None,
-            qkv_bias=bias if qkv_bias is None else qkv_bias,
+            window=window(keys, layers),
+            qkv_bias=qkv_bias or bias,
             output_bias=bias,
         ),
         positions=PositionsConfig("rotary", rotary),
@@ -208,29 +214,34 @@ def _llama(
         mlp=MLPConfig(
             keys.choice("hidden_act", _GATED),
             keys.count("intermediate_size"),
-            keys.flag("mlp_bias"),
+            has_bias.get("mlp_bias", False),
         ),
         dropout=keys.number("attention_dropout"),
         tied=keys.flag("tie_word_embeddings"),
     )
 
 
-def _window(keys: Keys, layers: int) -> int | None:
+def _window_of_mistral(keys: Keys, layers: int) -> int | None:
+    return keys.count("sliding_window", 0) or None
+
+
+def _window_of_qwen(keys: Keys, layers: int) -> int | None:
     """The sliding window of all layers. Raises ValueError if only some layers have one."""
-    window = keys.take("sliding_window")
-    first = keys.count("max_window_layers", 0)
-    types = keys.take("layer_types")
-    if not keys.flag("use_sliding_window", True):
+    window, first = keys.count("sliding_window", 0) or None, keys.count("max_window_layers", 0)
+    if not keys.flag("use_sliding_window"):
         window = None
-    if types is None:
-        slides = window is not None
-        types = ["sliding" if slides and i >= first else "full" for i in range(layers)]
+    names = ("full_attention", "sliding_attention")
+    slides = window is not None
+    types = [names[slides and layer >= first] for layer in range(layers)]
+    types = keys.take("layer_types", types)
+    if not isinstance(types, list) or len(types) != layers or not set(types) <= set(names):
+        raise ValueError(f"config.json: layer_types must be {layers} of {names} (got {types!r})")
     if len({*types}) > 1:
         raise ValueError(
             "config.json: a sliding window in some layers only (layer_types, max_window_layers) "
             "is not supported; use headway.watch with the model of transformers instead"
         )
-    return window if types[0].startswith("sliding") else None
+    return window if types[0] == "sliding_attention" else None
 
 
 def _rotary(keys: Keys, tokens: int) -> tuple[Rotary, int]:
@@ -238,13 +249,12 @@ def _rotary(keys: Keys, tokens: int) -> tuple[Rotary, int]:
 
     tokens: the number in config.json, which is the one before the scaling for some scalings.
     """
-    parameters = {**keys.take("rope_scaling", {}), **keys.take("rope_parameters", {})}
-    theta = keys.take("rope_theta", 10000.0)
-    scaling = Keys(parameters)
-    theta = scaling.take("rope_theta", theta)
-    old = scaling.take("type")
-    kind = scaling.take("rope_type", old or "default")
-    given: dict[str, Any] = {"theta": float(theta)}
+    scaling = Keys({**keys.take("rope_scaling", {}), **keys.take("rope_parameters", {})})
+    theta = keys.number("rope_theta", 10000.0)
+    before = keys.count("original_max_position_embeddings", tokens)
+    given: dict[str, Any] = {"theta": float(scaling.number("rope_theta", theta))}
+    old = scaling.take("type", "default")
+    kind = scaling.take("rope_type", old)
     scaling.must_be("partial_rotary_factor", 1.0)
     if kind in ("linear", "dynamic"):
         factor = scaling.number("factor")
@@ -253,8 +263,8 @@ def _rotary(keys: Keys, tokens: int) -> tuple[Rotary, int]:
         rotary = Rotary(**given, scaling=kind, factor=factor, original=original)
         tokens = round(tokens * factor)
     elif kind in ("llama3", "yarn"):
-        original = scaling.take("original_max_position_embeddings", tokens)
-        factor = scaling.take("factor", tokens / original)
+        original = scaling.count("original_max_position_embeddings", before)
+        factor = scaling.number("factor", tokens / original)
         if kind == "llama3":
             slow, fast = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
             given |= {"slow": slow, "fast": fast}
@@ -265,8 +275,8 @@ def _rotary(keys: Keys, tokens: int) -> tuple[Rotary, int]:
                 scaling="yarn",
                 factor=factor,
                 original=original,
-                slow=scaling.take("beta_slow") or 1.0,
-                fast=scaling.take("beta_fast") or 32.0,
+                slow=scaling.number("beta_slow", 1.0) or 1.0,
+                fast=scaling.number("beta_fast", 32.0) or 32.0,
                 amplitude=_amplitude(scaling, factor),
                 truncate=scaling.flag("truncate", True),
             )
@@ -288,14 +298,12 @@ def _amplitude(scaling: Keys, factor: float) -> float:
     def amplitude(strength: float = 1.0) -> float:
         return 1.0 if factor <= 1 else 0.1 * strength * log(factor) + 1.0
 
-    given = scaling.take("attention_factor")
-    top, bottom = scaling.take("mscale"), scaling.take("mscale_all_dim")
-    if given is not None:
-        return float(given)
-    return amplitude(top) / amplitude(bottom) if top and bottom else amplitude()
+    top, bottom = scaling.number("mscale", 0.0), scaling.number("mscale_all_dim", 0.0)
+    usual = amplitude(top) / amplitude(bottom) if top and bottom else amplitude()
+    return float(scaling.number("attention_factor", usual))
 
 
-def _write_llama(config: GPTConfig) -> dict[str, Any]:
+def _write_llama(config: GPTConfig, *, is_qwen: bool = False) -> dict[str, Any]:
     attention, rotary = config.attention, config.positions.rotary
     parameters: dict[str, Any] = {"rope_theta": rotary.theta, "rope_type": "default"}
     tokens = config.context
@@ -312,8 +320,8 @@ def _write_llama(config: GPTConfig) -> dict[str, Any]:
         parameters |= {"attention_factor": rotary.amplitude, "truncate": rotary.truncate}
     window: dict[str, Any] = {}
     if attention.window is not None:
-        window = {"sliding_window": attention.window, "use_sliding_window": True}
-        window["max_window_layers"] = 0
+        window = {"sliding_window": attention.window}
+        window |= {"use_sliding_window": True, "max_window_layers": 0} if is_qwen else {}
     return {
         "vocab_size": config.vocabulary,
         "max_position_embeddings": tokens,
@@ -434,12 +442,10 @@ _BERT_BASE: Values = {
 def _llama_family(name: str, defaults: Values, **options: Any) -> Family:
     return Family(
         architecture=f"{name}ForCausalLM",
-        table=names.LLAMA,
-        prefix="model.",
-        ignored=("*.rotary_emb.inv_freq",),
+        names=names.LLAMA,
         defaults={**_LLAMA_7B, **defaults},
         read=partial(_llama, **options),
-        write=_write_llama,
+        write=partial(_write_llama, is_qwen=name.startswith("Qwen")),
     )
 
 
@@ -448,22 +454,24 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "gpt2": Family(
             architecture="GPT2LMHeadModel",
-            table=names.GPT2,
-            prefix="transformer.",
-            ignored=("*.attn.bias", "*.attn.masked_bias"),  # the causal mask
+            names=names.GPT2,
             defaults=_GPT2_SMALL,
             read=_gpt2,
             write=_write_gpt2,
         ),
-        "llama": _llama_family("Llama", {}),
-        "mistral": _llama_family("Mistral", _MISTRAL_7B, windows=True),
-        "qwen2": _llama_family("Qwen2", _QWEN, qkv_bias=True, windows=True),
-        "qwen3": _llama_family("Qwen3", {**_QWEN, "head_dim": 128}, qk_norm=True, windows=True),
+        "llama": _llama_family("Llama", {}, biases=("attention_bias", "mlp_bias")),
+        "mistral": _llama_family("Mistral", _MISTRAL_7B, window=_window_of_mistral),
+        "qwen2": _llama_family("Qwen2", _QWEN, qkv_bias=True, window=_window_of_qwen),
+        "qwen3": _llama_family(
+            "Qwen3",
+            {**_QWEN, "head_dim": 128},
+            qk_norm=True,
+            biases=("attention_bias",),
+            window=_window_of_qwen,
+        ),
         "bert": Family(
             architecture="BertForMaskedLM",
-            table=names.BERT,
-            prefix="bert.",
-            ignored=("bert.embeddings.position_ids", "bert.pooler.*", "cls.seq_relationship.*"),
+            names=names.BERT,
             defaults=_BERT_BASE,
             read=_bert,
             write=_write_bert,
@@ -487,7 +495,9 @@ def read(values: Values) -> tuple[Family, GPTConfig]:
             "config.json: quantized weights (quantization_config) are not supported; use the "
             "folder of the model before the quantization"
         )
-    kind = str(values.get("model_type"))
+    if "model_type" not in values:
+        raise ValueError("config.json has no model_type; it is not that of a model")
+    kind = str(values["model_type"])
     if kind not in FAMILIES:
         raise ValueError(
             f"config.json: model_type {kind!r} is not supported; supported: {', '.join(FAMILIES)}. "
@@ -505,11 +515,8 @@ def read(values: Values) -> tuple[Family, GPTConfig]:
     ) as error:  # a value of a wrong type
         raise ValueError(f"config.json is damaged: {error}") from None
     keys.check_rest()
-    if "head.bias" in family.table and not config.tied:  # the decoder then has its own bias
-        bias = family.table["head.bias"]
-        decoder = Location("cls.predictions.decoder.bias")
-        ignored = (*family.ignored, bias.name)
-        family = family._replace(table={**family.table, "head.bias": decoder}, ignored=ignored)
+    if family.names is names.BERT and not config.tied:
+        family = family._replace(names=names.UNTIED_BERT)
     return family, config
 
 
@@ -518,19 +525,20 @@ def write(config: GPTConfig) -> tuple[Family, dict[str, Any]]:
 
     Raises ValueError if there is none; the message names what the nearest family does not have.
     """
-    reasons: dict[str, list[str]] = {}
+    reasons: list[tuple[int, str]] = []  # the number of differences, and the text
     for kind, family in FAMILIES.items():
         values = {"model_type": kind, **family.write(config)}
         try:
-            family, again = read(values)
+            family, reread = read(values)
         except ValueError as error:
-            reasons[f"{kind}: {error}"] = [kind]
+            reasons.append((_REFUSED, f"{kind}: {error}"))
             continue
-        differences = unequal(config, again)
+        differences = unequal(config, reread)
         if not differences:
             return family, values
-        reasons[f"{kind}, which differs in {', '.join(differences)}"] = differences
-    nearest = min(reasons, key=lambda reason: len(reasons[reason]))
+        text = f"{kind}, which differs in {', '.join(differences)}"
+        reasons.append((len(differences), text))
+    _, nearest = min(reasons, key=lambda reason: reason[0])
     raise ValueError(
         f"no family of Hugging Face's format computes this model; the nearest is {nearest}"
     )

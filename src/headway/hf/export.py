@@ -21,6 +21,7 @@ def export(stored: StoredModel, folder: Path) -> str:
     """
     from safetensors.torch import save_file  # late: PyTorch takes seconds to load
 
+    folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty; give another folder")
     if stored.rung is not None:
@@ -31,7 +32,7 @@ def export(stored: StoredModel, folder: Path) -> str:
     family, values = configs.write(stored.gpt)
     tokenizer = stored.tokenizer
     model = stored.load("torch", device="cpu")
-    tensors = names.to_hf(family.table, dict(model.named_parameters()))
+    tensors = names.to_hf(family.names.table, dict(model.named_parameters()))
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     eos = sorted(tokenizer.eos)
     values |= {
@@ -53,7 +54,7 @@ def export(stored: StoredModel, folder: Path) -> str:
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
-    except OSError:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return family.architecture
@@ -64,7 +65,7 @@ def _tokenizer_config(stored: StoredModel, tokenizer: Tokenizer) -> dict[str, An
     original = stored.path / "tokenizer_config.json"
     if original.is_file():
         values: dict[str, Any] = json.loads(original.read_text(encoding="utf-8"))
-        return values
+        return {name: value for name, value in values.items() if name != "auto_map"}  # code
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": stored.gpt.context,

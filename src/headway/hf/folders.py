@@ -24,25 +24,35 @@ from headway.models.gpt import GPTConfig, shapes
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_HEADER = 2**24  # maximum bytes of the header of a file; a model of 1,000 layers has about 2 MB
-_FLOATS = ("F64", "F32", "F16", "BF16")
+_HEADER = 2**24  # maximum bytes of the header of a file, enough for 100,000 tensors
+_FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @final
 @dataclass(frozen=True)
 class Folder:
-    """A checked folder. files: for each file, the parameters in it: our name and its location."""
+    """A checked folder.
+
+    dtype: the number format of config.json; if it names none, that of the embedding. files: for
+    each file, the parameters in it: our name and its location. head: for a model whose output layer
+    is tied to the embedding, the file and the name of a second copy of the matrix, if there is one.
+    """
 
     path: Path
     family: Family
     config: GPTConfig
+    dtype: str
     files: Mapping[Path, Mapping[str, Location]]
+    head: tuple[Path, str] | None
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """Check a folder. Raises ValueError if it is damaged, incomplete or not supported."""
-        family, config = configs.read(_json(path / "config.json"))
-        return cls(path, family, config, _located(path, family, config))
+        values = _json(path / "config.json")
+        family, config = configs.read(values)
+        dtype, files, head = _located(path, family, config)
+        named = str(values.get("dtype") or values.get("torch_dtype")).removeprefix("torch.")
+        return cls(path, family, config, named if named in _FLOATS.values() else dtype, files, head)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -59,6 +69,14 @@ class Folder:
                 f"{file} has {tokenizer.vocabulary:,} tokens, but the model knows only "
                 f"{self.config.vocabulary:,}; use the tokenizer of this model"
             )
+        special = tokenizer.with_special_tokens("")
+        if special.size and not 0 <= special.min() <= special.max() < self.config.vocabulary:
+            raise ValueError(
+                f"{self.path}: the special tokens {special.tolist()} are not among the "
+                f"{self.config.vocabulary:,} tokens of the model"
+            )
+        if tokenizer.bos is not None and not 0 <= tokenizer.bos < self.config.vocabulary:
+            tokenizer.bos = None  # the default of a family, and not a token of this model
         return tokenizer
 
     def parameters(self, framework: str) -> Iterator[tuple[str, Array]]:
@@ -67,19 +85,36 @@ class Folder:
         framework: "pt" for PyTorch, whose tensors are views of the memory-mapped file, or "flax"
         for JAX. Raises ValueError for a value that is NaN or infinite.
         """
-        copies = any(place.is_transposed for place in self.family.table.values())
-        for file, places in self.files.items():
+        names = self.family.names
+        # A view would keep the complete file in memory, next to the transposed parameters.
+        copies = any(location.is_transposed for location in names.table.values())
+        for file, locations in self.files.items():
             with safe_open(file, framework) as opened:
-                names = {_name(name, self.family.prefix): name for name in [*opened.keys()]}
-                for name, place in places.items():
-                    theirs = names[place.name]
-                    value = place.read(opened.get_tensor(theirs))
+                stored = {names.usual(name): name for name in [*opened.keys()]}
+                for name, where in locations.items():
+                    value = where.read(opened.get_tensor(stored[where.name]))
                     xp = namespace(value)
                     # Two numbers, because an array of booleans would take more memory.
                     if not xp.isfinite(value.min()) or not xp.isfinite(value.max()):
-                        raise ValueError(f"{file}: {theirs} contains NaN or infinite numbers")
-                    # A view would keep the complete file in memory, next to the other parameters.
+                        raise ValueError(
+                            f"{file}: {stored[where.name]} contains NaN or infinite numbers"
+                        )
+                    if name == "embedding.weight":
+                        self._check_head(value, framework)
                     yield name, xp.asarray(value, copy=True) if copies else value
+
+    def _check_head(self, embedding: Array, framework: str) -> None:
+        """Raise ValueError if a second copy of a tied matrix is different."""
+        if self.head is None:
+            return
+        file, name = self.head
+        with safe_open(file, framework) as opened:
+            head = opened.get_tensor(name)
+        if head.shape != embedding.shape or (head != embedding).any():
+            raise ValueError(
+                f"{file}: {name} is not the embedding, although tie_word_embeddings is true; set "
+                "it to false in config.json"
+            )
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -88,37 +123,45 @@ def _json(file: Path) -> dict[str, Any]:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{file.parent} has no {file.name}; it is not a model folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file} must contain a JSON object (got {type(values).__name__})")
     return values
 
 
-def _located(path: Path, family: Family, config: GPTConfig) -> dict[Path, dict[str, Location]]:
-    """Find every parameter in the files. Raises ValueError unless each is there exactly once."""
+def _located(
+    path: Path, family: Family, config: GPTConfig
+) -> tuple[str, dict[Path, dict[str, Location]], tuple[Path, str] | None]:
+    """Find every parameter in the files; return the `dtype`, `files` and `head` of a `Folder`.
+
+    Raises ValueError unless each is there exactly once.
+    """
+    names = family.names
     expected: dict[str, tuple[int, ...]] = {}
     parameters: dict[str, list[tuple[str, Location]]] = {}
     for ours, shape in shapes(config).items():
-        place = location(family.table, ours)
-        expected[place.name] = place.shape(shape)
-        parameters.setdefault(place.name, []).append((ours, place))
-    ignored = [*family.ignored]
-    if config.tied:  # files may have the same matrix, and BERT's bias, a second time
-        ignored.append(family.table["head.weight"].name.replace(".weight", ".*"))
-    located: dict[Path, dict[str, Location]] = {}
-    found: dict[str, Path] = {}
+        where = location(names.table, ours)
+        expected[where.name] = where.shape(shape)
+        parameters.setdefault(where.name, []).append((ours, where))
+    files: dict[Path, dict[str, Location]] = {}
+    file_of: dict[str, Path] = {}
+    dtype, head = "float32", None
+    tied_head = names.table["head.weight"].name if config.tied else ""
     for file in _files(path):
         for theirs, (shape, kind) in _header(file).items():
-            name = _name(theirs, family.prefix)
+            name = names.usual(theirs)
             if name not in expected:
-                if any(fnmatchcase(name, pattern) for pattern in ignored):
+                if name == tied_head:
+                    head = (file, theirs)
+                    continue
+                is_head_bias = config.tied and name == tied_head.replace(".weight", ".bias")
+                if is_head_bias or any(fnmatchcase(name, pattern) for pattern in names.ignored):
                     continue
                 raise ValueError(f"{file}: {theirs} is not a tensor of {family.architecture}")
-            if name in found:
-                raise ValueError(
-                    f"{path} has {theirs} twice: in {found[name].name} and in {file.name}"
-                )
+            if name in file_of:
+                both = f"in {file_of[name].name} and in {file.name}"
+                raise ValueError(f"{path} has {theirs} twice: {both}")
             if shape != expected[name]:
                 raise ValueError(
                     f"{file}: {theirs} has the shape {shape}, but config.json gives "
@@ -128,15 +171,17 @@ def _located(path: Path, family: Family, config: GPTConfig) -> dict[Path, dict[s
                 raise ValueError(
                     f"{file}: {theirs} has the type {kind}; supported: {', '.join(_FLOATS)}"
                 )
-            found[name] = file
-            located.setdefault(file, {}).update(parameters[name])
-    missing = [name for name in expected if name not in found]
+            if name == names.table["embedding.weight"].name:
+                dtype = _FLOATS[kind]
+            file_of[name] = file
+            files.setdefault(file, {}).update(parameters[name])
+    missing = [name for name in expected if name not in file_of]
     if missing:
         raise ValueError(
             f"{path} has no tensor {missing[0]} ({len(missing)} of {len(expected)} tensors of "
             f"{family.architecture} are missing); download the folder again"
         )
-    return located
+    return dtype, files, head
 
 
 def _files(path: Path) -> list[Path]:
@@ -180,13 +225,3 @@ def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
             return {name: (tuple(x.get_shape()), x.get_dtype()) for name, x in slices.items()}
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged: {error}") from None
-
-
-def _name(theirs: str, prefix: str) -> str:
-    """The usual name of a tensor: some files leave out the prefix, and BERT's first ones say gamma
-    and beta."""
-    if not theirs.startswith((prefix, "lm_head.", "cls.")):
-        theirs = prefix + theirs
-    return theirs.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-        "LayerNorm.beta", "LayerNorm.bias"
-    )

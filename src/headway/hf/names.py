@@ -14,6 +14,26 @@ from headway.attention.arrays import Array, namespace
 Table = Mapping[str, "Location"]  # our name, with * for the layer -> its location in their file
 
 
+class Names(NamedTuple):
+    """The names of a family.
+
+    prefix: of all tensors but those of the head; some files leave it out. ignored: patterns of
+    tensors that are not parameters of the model, such as masks.
+    """
+
+    table: Table
+    prefix: str
+    ignored: tuple[str, ...]
+
+    def usual(self, theirs: str) -> str:
+        """The usual name of a tensor. The first files of BERT say gamma and beta."""
+        if not theirs.startswith((self.prefix, "lm_head.", "cls.")):
+            theirs = self.prefix + theirs
+        for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("Norm.beta", "Norm.bias")):
+            theirs = theirs.replace(old, new)
+        return theirs
+
+
 class Location(NamedTuple):
     """The location of a parameter in a file.
 
@@ -58,7 +78,7 @@ def _layers(ours: str, theirs: str, parts: Mapping[str, str]) -> dict[str, Locat
     return table
 
 
-GPT2: Table = MappingProxyType(
+_GPT2: Table = MappingProxyType(
     {
         "embedding.weight": Location("transformer.wte.weight"),
         "position_embedding.weight": Location("transformer.wpe.weight"),
@@ -76,7 +96,7 @@ GPT2: Table = MappingProxyType(
 )
 
 # Llama, and with the same names Mistral, Qwen 2 and Qwen 3.
-LLAMA: Table = MappingProxyType(
+_LLAMA: Table = MappingProxyType(
     {
         "embedding.weight": Location("model.embed_tokens.weight"),
         **_layers(
@@ -101,7 +121,7 @@ LLAMA: Table = MappingProxyType(
     }
 )
 
-BERT: Table = MappingProxyType(
+_BERT: Table = MappingProxyType(
     {
         "embedding.weight": Location("bert.embeddings.word_embeddings.weight"),
         "position_embedding.weight": Location("bert.embeddings.position_embeddings.weight"),
@@ -129,6 +149,19 @@ BERT: Table = MappingProxyType(
 )
 
 
+GPT2 = Names(_GPT2, "transformer.", ("*.attn.bias", "*.attn.masked_bias"))  # the causal mask
+LLAMA = Names(_LLAMA, "model.", ("*.rotary_emb.inv_freq",))
+BERT = Names(
+    _BERT, "bert.", ("bert.embeddings.position_ids", "bert.pooler.*", "cls.seq_relationship.*")
+)
+# If the output layer is not tied to the embedding, it has its own bias.
+UNTIED_BERT = Names(
+    {**_BERT, "head.bias": Location("cls.predictions.decoder.bias")},
+    BERT.prefix,
+    (*BERT.ignored, "cls.predictions.bias"),
+)
+
+
 def location(table: Table, name: str) -> Location:
     """Return the location of our parameter with this name.
 
@@ -139,8 +172,8 @@ def location(table: Table, name: str) -> Location:
     pattern = name if match is None else f"{name[: match.start()]}.*.{name[match.end() :]}"
     if pattern not in table:
         raise ValueError(f"parameter {name!r} has no equivalent in Hugging Face's format")
-    found = table[pattern]
-    return found._replace(name=found.name.replace("*", number))
+    with_star = table[pattern]
+    return with_star._replace(name=with_star.name.replace("*", number))
 
 
 def to_hf(table: Table, ours: Mapping[str, Array]) -> dict[str, Array]:
@@ -151,12 +184,12 @@ def to_hf(table: Table, ours: Mapping[str, Array]) -> dict[str, Array]:
     packed: dict[str, dict[int, Array]] = {}
     theirs: dict[str, Array] = {}
     for name, value in ours.items():
-        place = location(table, name)
-        value = value.mT if place.is_transposed else value
-        if place.third is None:
-            theirs[place.name] = value
+        where = location(table, name)
+        value = value.mT if where.is_transposed else value
+        if where.third is None:
+            theirs[where.name] = value
         else:
-            packed.setdefault(place.name, {})[place.third] = value
+            packed.setdefault(where.name, {})[where.third] = value
     for name, thirds in packed.items():
         parts = [thirds[n] for n in range(3)]
         theirs[name] = namespace(parts[0]).concat(parts, axis=-1)

@@ -99,7 +99,7 @@ class StoredModel:
         """The model as the start of a new run. Raises ValueError if it cannot be trained so."""
         config, tokenizer = self.gpt, self.tokenizer
         if config.is_masked or self.rung is not None:
-            what = "predicts masked words" if config.is_masked else f"is of the rung {self.rung!r}"
+            what = "predicts masked words" if config.is_masked else f"uses the rung {self.rung!r}"
             raise ValueError(f"{self.path} {what}; only multi-head GPTs can be trained further")
         ids = {"bos_token_id": tokenizer.bos, "eos_token_id": sorted(tokenizer.eos) or None}
         files = {"generation_config.json": json.dumps(ids) + "\n"}
@@ -112,7 +112,7 @@ class StoredModel:
     def load(
         self, engine: Name = "torch", device: str | None = None, dtype: DType | None = None
     ) -> Any:
-        """Load the model; device: by default the fastest; dtype: by default that of the files.
+        """Load the model; device: by default the fastest; dtype: by default that of config.json.
 
         Raises ValueError for weights that are damaged, and what the engine does not support.
         """
@@ -123,7 +123,7 @@ class StoredModel:
             assert self.run is not None
             return engine.load(self.run, None, device, dtype)
         parameters = self.folder.parameters(engine.FRAMEWORK)
-        return engine.assemble(self.folder.config, parameters, device, dtype)
+        return engine.assemble(self.folder.config, parameters, device, dtype or self.folder.dtype)
 
 
 def load(
@@ -135,7 +135,7 @@ def load(
         index, tokenizer.json), or the name of a model in the local Hugging Face cache. GPT-2,
         Llama, Mistral, Qwen 2, Qwen 3 and BERT (masked words) are supported.
     engine: torch or jax. device: by default the fastest one.
-    dtype: float32, bfloat16, float16 or float64; by default that of the files.
+    dtype: float32, bfloat16, float16 or float64; by default that of config.json.
 
     `transformers` is not needed. Raises ValueError for a folder that is damaged or not supported.
     """
@@ -162,12 +162,18 @@ def _found(name: str, runs: str) -> Path:
     """The directory of a model; see `find`."""
     if Path(name).name != name:
         return _existing(name)
-    path = run_path(name, runs)
+    is_folder = _is_folder(Path(name))
+    try:
+        path = run_path(name, runs)
+    except ValueError:  # not the name of a run
+        if is_folder:
+            return Path(name)
+        raise
     if _is_run(path):
-        if _is_folder(Path(name)):
+        if is_folder:
             warnings.warn(
                 f"{name!r} is the run {path}; for the folder of this name, use ./{name}",
-                stacklevel=2,
+                stacklevel=3,
             )
         return path
     if (Path(name) / "config.json").is_file():
@@ -182,8 +188,8 @@ def _existing(name: str) -> Path:
         return path
     if path.parent.is_dir() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         return Run.open(path).path  # raises ValueError with the names of the runs in the folder
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
     model = hub / f"models--{name.replace('/', '--')}"
     try:
         return model / "snapshots" / (model / "refs" / "main").read_text(encoding="utf-8").strip()
@@ -195,14 +201,21 @@ def _existing(name: str) -> Path:
 
 
 def _is_run(path: Path) -> bool:
-    """Whether a directory has the config.json of a run, which names no `model_type`."""
-    return (path / "config.json").is_file() and not _is_folder(path)
+    """Whether a directory is a run: it has checkpoints, or the config.json of a run."""
+    if not (path / "config.json").is_file():
+        return False
+    return (path / "checkpoints").is_dir() or bool({"task", "training"} & _keys(path))
 
 
 def _is_folder(path: Path) -> bool:
     """Whether a directory has the config.json of a Hugging Face folder."""
+    return "model_type" in _keys(path)
+
+
+def _keys(path: Path) -> set[str]:
+    """The keys of config.json; none if it is damaged."""
     try:
         values = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and "model_type" in values
+    except (OSError, ValueError, RecursionError):
+        return set()
+    return set(values) if isinstance(values, dict) else set()

@@ -27,7 +27,7 @@ from headway.training.runs import Run, RunConfig
 __all__ = ["FRAMEWORK", "assemble", "generate", "gradients", "keep_memory", "load", "logits"]
 __all__ += ["losses", "trainer"]
 
-FRAMEWORK = "flax"  # the name of JAX in the library safetensors
+FRAMEWORK = "flax"  # see `training.session.Engine`
 
 
 def trainer(
@@ -94,6 +94,8 @@ def _placed(
 ) -> dict[str, Array]:
     """Return the parameters on a device and in a dtype."""
     chosen = devices(device)[0]
+    if dtype == "float64" and not jax.config.read("jax_enable_x64"):  # JAX would compute in float32
+        raise ValueError("float64 in JAX needs the environment variable JAX_ENABLE_X64=1")
     return {
         name: jax.device_put(value.astype(dtype or value.dtype), chosen)
         for name, value in parameters

@@ -30,8 +30,9 @@ def generate(
     """Generate new tokens after each prompt; options: those of `models.sampling.write`.
 
     Prompts of different lengths form one batch, and each gets the same continuation as it would
-    alone. With a cache, each step processes only the last token; a rung of the ladder has no cache
-    and processes the complete text again for every token.
+    alone, except with the scaling `dynamic`, whose angles depend on the longest prompt. With a
+    cache, each step processes only the last token; a rung of the ladder has no cache and processes
+    the complete text again for every token.
     """
     context = model.config.context
     longest = max((len(prompt) for prompt in prompts), default=1) + options["tokens"]

@@ -378,6 +378,8 @@ def rung_spec(rung: Rung, config: GPTConfig) -> Spec:
         "normalizer": attention.normalizer != "softmax",
         "d_k": attention.d_k is not None,
         "window": attention.window is not None,
+        "qkv_bias": attention.qkv_bias is not None,
+        "output_bias": attention.output_bias is not None,
         "causal=False": not attention.causal and rung.causal,
     }
     for name, is_set in unsupported.items():

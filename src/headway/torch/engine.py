@@ -24,7 +24,7 @@ from headway.training.runs import Run, RunConfig
 __all__ = ["FRAMEWORK", "answers", "assemble", "generate", "gradients", "keep_memory", "load"]
 __all__ += ["logits", "losses", "trainer"]
 
-FRAMEWORK = "pt"  # the name of PyTorch in the library safetensors
+FRAMEWORK = "pt"  # see `training.session.Engine`
 _ROWS = 1024  # tokens whose logits are computed at once
 
 
@@ -91,6 +91,7 @@ def losses(
     """Return the loss of every token after the first; see `training.session.Engine`."""
     device = next(model.parameters()).device
     inputs, targets = (torch.from_numpy(x).to(device) for x in (tokens[:, :-1], tokens[:, 1:]))
+    training = model.training
     with torch.no_grad():
         rows = torch.split(model.eval().features(inputs).flatten(0, 1), _ROWS)
         words = torch.split(targets.flatten(), _ROWS)
@@ -98,6 +99,7 @@ def losses(
             cross_entropy(widened(model.logits(row)), word, reduction="none")
             for row, word in zip(rows, words, strict=True)
         ]
+    model.train(training)
     return torch.cat(losses).reshape(targets.shape).double().numpy(force=True)
 
 

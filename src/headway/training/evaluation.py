@@ -68,12 +68,12 @@ def evaluate(
         raise ValueError("the text is too short; it must have at least 2 tokens")
     context = min(context, total)
     # The last window ends at the end of the text, so that all windows have the same length.
-    starts = [*range(0, total - context, stride), total - context]
-    windows = np.stack([tokens[start : start + context + 1] for start in starts])
+    starts = np.array([*range(0, total - context, stride), total - context])
+    windows = np.lib.stride_tricks.sliding_window_view(tokens, context + 1)
     nats, predicted = 0.0, 0
     for first in range(0, len(starts), _BATCH):
         batch = slice(first, first + _BATCH)
-        losses = engine.losses(model, windows[batch])
+        losses = engine.losses(model, windows[starts[batch]])
         before = predicted
         for start, row in zip(starts[batch], losses, strict=True):
             nats += float(row[predicted - start :].sum())
@@ -85,6 +85,6 @@ def evaluate(
 def _tokens(tokenizer: Tokenizer, text: str) -> tuple[Integer[np.ndarray, " _"], int]:
     """The tokens of a text, and the number of bytes of those that are predicted."""
     tokens, size = tokenizer.prompt(text), len(text.encode("utf-8", "surrogatepass"))
-    if len(tokens) and len(tokens) == len(tokenizer.encode(text)):  # there is no BOS
+    if len(tokens) and not len(tokenizer.prompt("")):  # nothing precedes the first token
         size -= len(tokenizer.token_bytes(int(tokens[0])))
     return tokens, size

@@ -35,7 +35,7 @@ class Engine(Protocol):
 
     @property
     def FRAMEWORK(self) -> str:  # noqa: N802 - a constant of a module
-        """The name of the engine's library in the library safetensors."""
+        """The argument `framework` of `safetensors.safe_open` for this engine."""
 
     def load(
         self,

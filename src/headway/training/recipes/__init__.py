@@ -20,6 +20,7 @@ Settings = dict[str, Any]
 
 _FOLDER = resources.files("headway.training.recipes")
 
+LENGTH = 256  # default number of tokens in a window of a run that starts from a trained model
 TASK, TEXT, TOKENIZER = "next-token", "manual", "bpe"  # the defaults of a recipe
 TOP = ("task", "text", "tokenizer", "rung", "model", "training")
 _OF_MODEL = {"preset", *(field.name for field in fields(GPTConfig))}
@@ -132,6 +133,18 @@ class Plan:
     pretrained: Pretrained | None = None
 
 
+def _check_start(settings: Settings, pretrained: Pretrained) -> None:
+    """Raise ValueError for settings that the pretrained model decides."""
+    fixed = [name for name in ("rung", "tokenizer") if settings.get(name) is not None]
+    fixed += [f"model.{name}" for name in settings["model"] if name != "dropout"]
+    fixed += ["task"] if settings.get("task", TASK) != TASK else []
+    if fixed:
+        raise ValueError(
+            f"the model and the tokenizer come from {pretrained.name}; remove the setting "
+            f"{fixed[0]}, or --from"
+        )
+
+
 def plan(settings: Settings, pretrained: Pretrained | None = None) -> Plan:
     """Read the data, train the tokenizer and resolve every setting.
 
@@ -146,6 +159,10 @@ def plan(settings: Settings, pretrained: Pretrained | None = None) -> Plan:
     rung = settings.get("rung")
     if rung is not None:
         rung_named(rung)
+    if pretrained is not None:
+        _check_start(settings, pretrained)
+        length = min(training.length or LENGTH, pretrained.config.context)
+        training = replace(training, length=training.length or length)
     if pretrained is None and not settings["model"]:
         raise ValueError("the settings have no [model]; add one, or start from a model with --from")
     if pretrained is None:
