@@ -20,6 +20,6 @@ Device = Annotated[
 ]
 DType = Annotated[
     Literal["float32", "bfloat16", "float16", "float64"] | None,
-    Parameter(help="Number format of the model; by default that of its files."),
+    Parameter(help="Number format of the model; by default that of its config.json."),
 ]
 Switch = Annotated[bool, Parameter(negative=())]
