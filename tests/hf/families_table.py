@@ -39,7 +39,7 @@ def table(examined):
         "|---|---|---|---|---|---|",
     ]
     for family, m in watched.items():
-        numbers = " | ".join(map(number, (m.whole, m.cached, m.padded)))
+        numbers = " | ".join(map(number, (m.complete_text, m.cached, m.padded)))
         steps = ", ".join(short(m.steps))
         lines.append(f"| {family.name} | `{family.model}` | {numbers} | {steps} |")
     reasons = {}

@@ -118,7 +118,7 @@ def _predict(prompt: str, tokenizer: Tokenizer, logits: Callable[[Any], Any]) ->
 
     tokens = tokenizer.with_special_tokens(prompt)
     name = "[MASK]" if tokenizer.mask is None else tokenizer.name(tokenizer.mask)
-    masked = [place for place, token in enumerate(tokens) if token == tokenizer.mask]
+    masked = [position for position, token in enumerate(tokens) if token == tokenizer.mask]
     if not masked:
         raise ValueError(
             f"the model predicts masked words; write {name} in the prompt for each of them"
@@ -126,9 +126,9 @@ def _predict(prompt: str, tokenizer: Tokenizer, logits: Callable[[Any], Any]) ->
     weights = softmax(as_numpy(logits(tokens[None]))[0])
     before, *parts = prompt.split(name)
     text, lines = before, list[str]()
-    for place, part in zip(masked, parts, strict=True):
-        best = (-weights[place]).argsort()[:5].tolist()
+    for position, part in zip(masked, parts, strict=True):
+        best = (-weights[position]).argsort()[:5].tolist()
         text += tokenizer.decode(best[:1]) + part
-        names = (f"{tokenizer.name(token)} {weights[place, token]:.1%}" for token in best)
+        names = (f"{tokenizer.name(token)} {weights[position, token]:.1%}" for token in best)
         lines.append(f"{name} {len(lines) + 1}: {', '.join(names)}")
     print(text, *lines, sep="\n")

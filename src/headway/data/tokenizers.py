@@ -318,10 +318,10 @@ def _byte_level(model: models.Model) -> Backend:
 def _special_tokens(backend: Backend, folder: Path) -> dict[str, Any]:
     """Return the special tokens of a Hugging Face folder, as keyword arguments of `Tokenizer`."""
     names = ("tokenizer_config.json", "generation_config.json", "config.json")
-    own, *configs = (_json_of(folder / name) for name in names)
+    tokenizer_config, *configs = (_json_of(folder / name) for name in names)
 
     def token(kind: str) -> int | None:
-        name = own.get(f"{kind}_token")  # a string, or the fields of an AddedToken
+        name = tokenizer_config.get(f"{kind}_token")  # a string, or the fields of an AddedToken
         name = name["content"] if isinstance(name, dict) else name
         return None if name is None else backend.token_to_id(name)
 
@@ -339,7 +339,7 @@ def _special_tokens(backend: Backend, folder: Path) -> dict[str, Any]:
         masks = map(backend.token_to_id, ("[MASK]", "<mask>"))
         mask = next((token for token in masks if token is not None), None)
     before, after = _around(backend)
-    if own.get("add_bos_token") and bos is not None and bos not in before:
+    if tokenizer_config.get("add_bos_token") and bos is not None and bos not in before:
         before = [bos, *before]
     ends = frozenset(ids("eos") or ([] if eos is None else [eos]))
     return {"bos": bos, "eos": ends, "mask": mask, "before": before, "after": after}

@@ -87,7 +87,7 @@ class Measurement(NamedTuple):
     padding, at the tokens. steps: the names of one trace.
     """
 
-    whole: float
+    complete_text: float
     cached: float | None
     padded: float | None
     steps: list[str]
@@ -141,8 +141,8 @@ def examine(family: Family) -> Measurement | str:
         return str(error).splitlines()[0]
     if not any(name.endswith(".weights") for name in measurement.steps):
         return "has no attention, or does not call it through the interface"
-    if not measurement.whole < BOUND:
-        return f"the logits differ by {measurement.whole:.0e}"
+    if not measurement.complete_text < BOUND:
+        return f"the logits differ by {measurement.complete_text:.0e}"
     return measurement
 
 
@@ -177,7 +177,7 @@ def measure(model: nn.Module, family: Family) -> Measurement:
                 of_padded = model(**padded).logits
                 cached = None if eager_cached is None else _cached(model, given)
     return Measurement(
-        whole=difference,
+        complete_text=difference,
         cached=None if eager_cached is None else _difference(eager_cached, cached),
         padded=_difference(eager_padded[kept], of_padded[kept]),
         steps=list(steps),

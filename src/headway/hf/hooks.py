@@ -26,18 +26,18 @@ class Hooks:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        found = structure(model)
+        parts = structure(model)
         self.names = WeakKeyDictionary({module: path for path, module in model.named_modules()})
-        self.names.update({part.module: part.name for part in found.attentions})
+        self.names.update({part.module: part.name for part in parts.attentions})
         self.contexts: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
         self._without_projection: WeakSet[nn.Module] = WeakSet()
         self._registrations: list[Callable[[], RemovableHandle]] = []
         self._handles: list[RemovableHandle] = []
-        for attention in found.attentions:
+        for attention in parts.attentions:
             self._after(attention.module, partial(self._output, attention))
             if attention.projection is not None:
                 self._after(attention.projection, partial(self._projected, attention))
-        for stack in found.stacks:
+        for stack in parts.stacks:
             _StackHooks(stack, self._before, self._after)
         self._after(model, _logits)
 

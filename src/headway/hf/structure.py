@@ -130,8 +130,8 @@ def _outside_projection(path: str, modules: dict[str, nn.Module]) -> nn.Module |
     outer = modules[path.rpartition(".")[0]]
     if not _is_attention(outer):
         return None
-    own = set(modules[path].modules())
-    matrices = [module for module in outer.modules() if _matrices(module, own) == 1]
+    inside = set(modules[path].modules())
+    matrices = [module for module in outer.modules() if _matrices(module, inside) == 1]
     leaves = [module for module in matrices if not any(True for _ in module.children())]
     return leaves[0] if len(leaves) == 1 else None
 
@@ -163,12 +163,12 @@ def _called(module: nn.Module) -> list[nn.Module]:
 
 def _block(name: str, module: nn.Module, has_two_sequences: bool) -> Block:
     children = _called(module)
-    found = [child for child in children if _contains_attention(child)]
+    attending = [child for child in children if _contains_attention(child)]
     labels = {1: ["after_attention"]}
     if has_two_sequences:
         labels[2] = ["after_self_attention", "after_cross_attention"]
-    attentions = dict(zip(found, labels.get(len(found), []), strict=False))
-    mlp = _mlp(module) if found else None
+    attentions = dict(zip(attending, labels.get(len(attending), []), strict=False))
+    mlp = _mlp(module) if attending else None
     return Block(name, module, children, attentions, mlp)
 
 
