@@ -72,7 +72,7 @@ TOKENS = 12
 BOUND = 1e-5  # the largest relative difference from eager in float32
 
 
-class Family(NamedTuple):
+class WatchedFamily(NamedTuple):
     """A family of transformers: its name (`model_type`), its task and the name of its class."""
 
     name: str
@@ -93,7 +93,7 @@ class Measurement(NamedTuple):
     steps: list[str]
 
 
-def families() -> list[Family]:
+def families() -> list[WatchedFamily]:
     """The text families of the installed transformers, with one model class each."""
     require("hf", "the table of families")
     from transformers.models.auto import modeling_auto as auto
@@ -103,15 +103,15 @@ def families() -> list[Family]:
         "masked": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
         "causal": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     }
-    output: dict[str, Family] = {}
+    output: dict[str, WatchedFamily] = {}
     for task, table in tables.items():
         for name, model in table.items():
             model = model if isinstance(model, str) else model[0]
-            output.setdefault(name, Family(name, task, model))
+            output.setdefault(name, WatchedFamily(name, task, model))
     return sorted(output.values())
 
 
-def tiny_model(family: Family, seed: int = 0) -> nn.Module:
+def tiny_model(family: WatchedFamily, seed: int = 0) -> nn.Module:
     """A random model with a few thousand parameters that runs with eager attention.
 
     Raises ValueError, with the reason, if there is none.
@@ -128,7 +128,7 @@ def tiny_model(family: Family, seed: int = 0) -> nn.Module:
     raise ValueError(f"no tiny model was made: {reasons[0]}")
 
 
-def examine(family: Family) -> Measurement | str:
+def examine(family: WatchedFamily) -> Measurement | str:
     """`measure` for a tiny model of a family; a reason if the family cannot be watched."""
     import transformers
 
@@ -146,7 +146,7 @@ def examine(family: Family) -> Measurement | str:
     return measurement
 
 
-def inputs(family: Family) -> dict[str, Tensor]:
+def inputs(family: WatchedFamily) -> dict[str, Tensor]:
     """Token numbers for a model of this family: two rows."""
     tokens = torch.randint(3, 99, (2, TOKENS), generator=torch.Generator().manual_seed(1))
     if family.task == "seq2seq":
@@ -154,7 +154,7 @@ def inputs(family: Family) -> dict[str, Tensor]:
     return {"input_ids": tokens}
 
 
-def measure(model: nn.Module, family: Family) -> Measurement:
+def measure(model: nn.Module, family: WatchedFamily) -> Measurement:
     """Compare a watched and traced model with the same model with eager attention."""
     given = inputs(family)
     mask = torch.ones(2, TOKENS, dtype=torch.long)
@@ -213,7 +213,7 @@ def _difference(expected: Tensor, output: Tensor | None) -> float:
     return float((output - expected).abs().max() / expected.abs().max())
 
 
-def _made(family: Family, changes: dict[str, Any], seed: int) -> nn.Module:
+def _made(family: WatchedFamily, changes: dict[str, Any], seed: int) -> nn.Module:
     import transformers
 
     kind = getattr(transformers, family.model)
