@@ -49,7 +49,10 @@ class Folder:
     def open(cls, path: Path) -> Self:
         """Check a folder. Raises ValueError if it is damaged, incomplete or not supported."""
         values = _json(path / "config.json")
-        family, config = configs.read(values)
+        try:
+            family, config = configs.read(values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
         dtype, files, head = _located(path, family, config)
         named = str(values.get("dtype") or values.get("torch_dtype")).removeprefix("torch.")
         return cls(path, family, config, named if named in _FLOATS.values() else dtype, files, head)
