@@ -47,6 +47,13 @@ def test_float32(saved):
         output = headway.load(folder, device="cpu").model(torch.tensor(TEXT))
     assert output.dtype == FLOAT32
     assert closeness(output, expected) < 1e-5
+
+
+@pytest.mark.parametrize("saved", ["gpt2", "llama dynamic", "bert"], indirect=True)
+def test_float32_in_jax(saved):
+    theirs, folder = saved
+    with torch.no_grad():
+        expected = theirs(torch.tensor(TEXT)).logits
     assert closeness(headway.load(folder, "jax").model(TEXT), expected) < 1e-5
 
 
@@ -62,7 +69,14 @@ def test_float64(name, exact, tmp_path):
     assert closeness(headway.load(tmp_path, "jax").model(TEXT), expected) < 1e-10
 
 
-CAUSAL = [name for name, (kind, _) in VARIANTS.items() if kind != "bert"]
+# Of the variants that read a text in the same way, `make test` generates with one.
+QUICK = ("gpt2", "llama grouped, wide heads, theta, eps, tied", "llama dynamic", "llama yarn")
+QUICK += ("mistral with a window", "qwen2 with windows", "qwen3")
+CAUSAL = [
+    pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+    for name, (kind, _) in VARIANTS.items()
+    if kind != "bert"
+]
 LENGTHS = (25, 18)  # of two prompts, which form one batch
 
 

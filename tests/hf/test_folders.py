@@ -1,7 +1,9 @@
 """Folders that are damaged, incomplete or not supported: one line that says what is wrong."""
 
 import json
+import shutil
 import struct
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,14 +22,21 @@ from headway.models.gpt import unequal
 LLAMA = VARIANTS["llama"]
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A folder with two shards, an index and a tokenizer."""
-    path = tmp_path / "folder"
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A folder with several shards, an index and a tokenizer."""
+    path = tmp_path_factory.mktemp("original")
     their_model(*LLAMA).save_pretrained(path, max_shard_size="10KB")
     assert len([*path.glob("model-*.safetensors")]) > 1
     Tokenizer.characters("".join(map(chr, range(65, 106)))).save(path / "tokenizer.json")
+    headway.load(path)
     return path
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    """A copy of the folder, to damage."""
+    return Path(shutil.copytree(original, tmp_path / "folder"))
 
 
 def shard(folder, number=0):
@@ -155,7 +164,6 @@ BAD = {
 
 @pytest.mark.parametrize(("damage", "message"), BAD.values(), ids=BAD)
 def test_a_bad_folder_is_one_line(folder, damage, message):
-    headway.load(folder)
     damage(folder)
     with pytest.raises(ValueError, match=message) as error:
         headway.load(folder)
