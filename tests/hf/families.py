@@ -62,6 +62,14 @@ VARIANTS = {
             **rope("yarn", **YARN, beta_fast=5.0, beta_slow=0.5, truncate=False) | {},
         },
     ),
+    "llama yarn, all pairs fast": (  # the limit of the slow pairs is beyond the last pair
+        "llama",
+        {
+            **LLAMA,
+            "head_dim": 12,
+            **rope("yarn", factor=4.0, original_max_position_embeddings=64, rope_theta=3.0),
+        },
+    ),
     "llama yarn mscale": (
         "llama",
         {**LLAMA, **rope("yarn", **YARN, mscale=0.7, mscale_all_dim=0.3)},

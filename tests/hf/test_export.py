@@ -140,6 +140,7 @@ def test_special_tokens_survive_training_and_export(tmp_path):
     their_model(*VARIANTS["llama"]).save_pretrained(tmp_path / "folder")
     Tokenizer.characters("".join(sorted(set(TEXT)))).save(tmp_path / "folder" / "tokenizer.json")
     names = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "T", "add_bos_token": True}
+    names["auto_map"] = {"AutoTokenizer": ["code.py", None]}  # an export never asks to run code
     (tmp_path / "folder" / "tokenizer_config.json").write_text(json.dumps(names))
     given = StoredModel.open(tmp_path / "folder")
     assert given.tokenizer.bos is not None
@@ -156,6 +157,7 @@ def test_special_tokens_survive_training_and_export(tmp_path):
     run = StoredModel.open(tmp_path / "run")
     assert run.run.config.pretrained == str(tmp_path / "folder")
     export(run, tmp_path / "out")
+    assert "auto_map" not in json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     for stored in (run, StoredModel.open(tmp_path / "out")):
         tokenizer = stored.tokenizer
         assert (tokenizer.bos, tokenizer.eos) == (given.tokenizer.bos, given.tokenizer.eos)
