@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from headway.training.session import Engine
 
 Name = Literal["torch", "jax"]
+DType = Literal["float32", "bfloat16", "float16", "float64"]
 
 
 def engine_named(name: str = "torch") -> Engine:

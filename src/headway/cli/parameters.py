@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from headway import engines
+
 RunName = Annotated[str, Parameter(help="Name of a run in the folder `runs`, or its path.")]
 ModelName = Annotated[
     str,
@@ -13,13 +15,13 @@ ModelName = Annotated[
     ),
 ]
 Runs = Annotated[str, Parameter(help="Folder of the runs.")]
-Engine = Annotated[Literal["torch", "jax"], Parameter(help="PyTorch or JAX.")]
+Engine = Annotated[engines.Name, Parameter(help="PyTorch or JAX.")]
 Device = Annotated[
     Literal["cuda", "mps", "cpu"] | None,
     Parameter(help="By default the fastest device of this machine."),
 ]
 DType = Annotated[
-    Literal["float32", "bfloat16", "float16", "float64"] | None,
+    engines.DType | None,
     Parameter(help="Number format of the model; by default that of its config.json."),
 ]
 Switch = Annotated[bool, Parameter(negative=())]

@@ -12,11 +12,11 @@ import numpy as np
 from headway import engines
 from headway.attention.arrays import Array, as_numpy
 from headway.data.pairs import FIRST, START, encoded
-from headway.engines import Name
+from headway.engines import DType, Name
 from headway.explore import trace_file
 from headway.explore.edits import EDITS, Edit, apply_all
 from headway.explore.trace_file import Manifest, Tensors
-from headway.hf.stored import DType, StoredModel
+from headway.hf.stored import StoredModel
 from headway.ladder.rung import SENTENCE, run_example, words_and_inputs
 from headway.ladder.rungs import LADDER
 from headway.tracing import edit, trace

@@ -507,12 +507,8 @@ def read(values: Values) -> tuple[Family, GPTConfig]:
     keys = Keys({**family.defaults, **values})
     try:
         config = family.read(keys)
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        TypeError,
-    ) as error:  # a value of a wrong type
+    # What a value of a wrong type, or 0 heads, can cause.
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
         raise ValueError(f"config.json is damaged: {error}") from None
     keys.check_rest()
     if family.names is names.BERT and not config.tied:

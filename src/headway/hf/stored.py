@@ -7,13 +7,13 @@ import os
 import re
 import warnings
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, final
+from typing import Any, NamedTuple, Self, final
 
 from headway import engines
 from headway.data.tokenizers import Tokenizer
-from headway.engines import Name
+from headway.engines import DType, Name
 from headway.hf.folders import Folder
 from headway.models.gpt import GPTConfig
 from headway.models.seq2seq import Seq2SeqConfig
@@ -21,8 +21,6 @@ from headway.training import checkpoints
 from headway.training.recipes import Pretrained
 from headway.training.runs import Run, run_path
 from headway.training.session import Engine
-
-DType = Literal["float32", "bfloat16", "float16", "float64"]
 
 
 class Loaded(NamedTuple):
@@ -70,8 +68,9 @@ class StoredModel:
 
     @property
     def gpt(self) -> GPTConfig:
-        """The config of a model that is not a translation model."""
-        assert isinstance(self.config, GPTConfig)
+        """The config. Raises ValueError for a translation model."""
+        if not isinstance(self.config, GPTConfig):
+            raise ValueError(f"{self.path} is a translation run; see `headway translate --help`")
         return self.config
 
     @property
@@ -81,12 +80,15 @@ class StoredModel:
         tokenizer: Tokenizer = source.tokenizer
         return tokenizer
 
+    @cached_property  # the run may be in training: all parts are of one checkpoint
+    def checkpoint(self) -> Path | None:
+        """The last checkpoint of a run. Raises ValueError if there is none."""
+        return None if self.run is None else checkpoints.latest(self.run.checkpoints)
+
     @property
     def step(self) -> int | None:
         """The step of the last checkpoint of a run. Raises ValueError if there is none."""
-        if self.run is None:
-            return None
-        return checkpoints.step_of(checkpoints.latest(self.run.checkpoints))
+        return None if self.checkpoint is None else checkpoints.step_of(self.checkpoint)
 
     @property
     def validation(self) -> float | None:
@@ -121,7 +123,7 @@ class StoredModel:
     def _load(self, engine: Engine, device: str | None, dtype: DType | None) -> Any:
         if self.folder is None:
             assert self.run is not None
-            return engine.load(self.run, None, device, dtype)
+            return engine.load(self.run, self.checkpoint, device, dtype)
         parameters = self.folder.parameters(engine.FRAMEWORK)
         return engine.assemble(self.folder.config, parameters, device, dtype or self.folder.dtype)
 
@@ -153,8 +155,8 @@ def find(name: str, runs: str, *, translates: bool | None = False) -> StoredMode
     a run and a folder is the run, with a warning. Raises ValueError if there is no such model.
     """
     stored = StoredModel.open(_found(name, runs))
-    if translates is False and not isinstance(stored.config, GPTConfig):
-        raise ValueError(f"{stored.path} is a translation run; see `headway translate --help`")
+    if translates is False:
+        _ = stored.gpt  # raises ValueError for a translation run
     return stored
 
 

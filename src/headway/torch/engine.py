@@ -31,13 +31,15 @@ _ROWS = 1024  # tokens whose logits are computed at once
 def trainer(
     config: RunConfig, data: tuple[Any, Any], device: str | None = None, model: GPT | None = None
 ) -> Trainer:
-    """Create the trainer of a new run, and choose the settings that depend on the machine."""
+    """Create the trainer of a new run, and choose the settings that depend on the machine.
+
+    The weights of `model` are copied to a model with the config of the run, whose dropout may be
+    another one.
+    """
     chosen = devices.choose(device)
     if model is None:
         trained: Any = weights.build(config)
     else:
-        # A copy: results depend on how parameters are aligned, and a memory-mapped file is aligned
-        # differently than the parameters of a resumed run.
         trained = GPT(config.gpt, seed=None)
         trained.load_state_dict(model.state_dict())
     trained = trained.to(chosen)

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from headway.models.sampling import write
@@ -30,30 +30,22 @@ def generate(
     return write(partial(_read, model, min(longest, context)), prompts, context=context, **options)
 
 
-class _Caches(NamedTuple):
-    """One cache per layer; starts: the column where each row begins, or None if all begin at 0."""
-
-    layers: list[Cache]
-    starts: Int[Tensor, " batch"] | None
-
-
 def _read(
-    model: GPT, capacity: int, texts: list[list[int]], caches: _Caches | None
-) -> tuple[Float[Tensor, "batch vocabulary"], _Caches | None]:
+    model: GPT, capacity: int, texts: list[list[int]], caches: list[Cache] | None
+) -> tuple[Float[Tensor, "batch vocabulary"], list[Cache] | None]:
     """Return the logits after each text; the caches hold all tokens except the last one.
 
     capacity: the number of tokens for which new caches have room.
     """
-    device = next(model.parameters()).device
+    device, starts = next(model.parameters()).device, None
     if caches is not None:
-        rows, starts = [text[-1:] for text in texts], caches.starts
+        rows = [text[-1:] for text in texts]
     else:  # pad on the left to one length
         longest = max(map(len, texts))
         gaps = [longest - len(text) for text in texts]
         rows = [[0] * gap + text for gap, text in zip(gaps, texts, strict=True)]
         starts = torch.tensor(gaps, device=device) if any(gaps) else None
-        caches = _Caches(model.caches(capacity), starts) if model.can_cache else None
-    layers = None if caches is None else caches.layers
+        caches = model.caches(capacity, starts) if model.can_cache else None
     with torch.no_grad():
-        logits = model(torch.tensor(rows, device=device), caches=layers, starts=starts)
+        logits = model(torch.tensor(rows, device=device), caches=caches, starts=starts)
     return logits[:, -1], caches

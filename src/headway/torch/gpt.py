@@ -110,9 +110,15 @@ class GPT(nn.Module):
             isinstance(block.attention, MultiHeadAttention) for block in self.blocks
         )
 
-    def caches(self, capacity: int | None = None) -> list[Cache]:
-        """One empty cache per layer, for this number of tokens; by default the context."""
-        return [Cache(capacity or self.config.context) for _ in self.blocks]
+    def caches(
+        self, capacity: int | None = None, starts: Int[Tensor, " batch"] | None = None
+    ) -> list[Cache]:
+        """One empty cache per layer, for this number of tokens, by default the context.
+
+        starts: as in `features`.
+        """
+        capacity = self.config.context if capacity is None else capacity
+        return [Cache(capacity, starts) for _ in self.blocks]
 
     def forward(
         self,
@@ -147,7 +153,7 @@ class GPT(nn.Module):
         caches: one per layer, with the keys and values of the preceding tokens; those of `tokens`
             are added to them.
         starts: for rows that are padded on the left, the column where the text of each row begins;
-            by default 0.
+            by default 0. With caches, those of the caches apply.
         Raises ValueError when there are more tokens than the context holds.
         """
         first = 0 if caches is None else caches[0].length
@@ -155,6 +161,7 @@ class GPT(nn.Module):
         if end > self.config.context:
             raise ValueError(f"{end} tokens do not fit a context of {self.config.context}")
         positions = torch.arange(first, end, device=tokens.device)
+        starts = starts if caches is None else caches[0].starts
         if starts is not None:
             spec = spec._replace(mask=both(spec.mask, ~padding(starts)))
             positions = (positions - starts[:, None]).clamp(min=0)
@@ -172,7 +179,7 @@ class GPT(nn.Module):
         for layer, block in enumerate(self.blocks):
             with scope(f"blocks.{layer}"):
                 cache = None if caches is None else caches[layer]
-                x = block(x, fold(spec, 1 + layer), cache=cache, starts=starts)
+                x = block(x, fold(spec, 1 + layer), cache=cache)
         return x if self.final_norm is None else tap("final_norm", self.final_norm(x))
 
 
@@ -199,19 +206,12 @@ class Block(nn.Module):
         self.dropout = config.dropout
         self.is_before = config.norm.placement == "before"
 
-    def forward(
-        self,
-        x: Stream,
-        spec: Spec = DEFAULT,
-        *,
-        cache: Cache | None = None,
-        starts: Int[Tensor, " batch"] | None = None,
-    ) -> Stream:
-        """Return the residual stream after this layer; the arguments are those of the attention."""
+    def forward(self, x: Stream, spec: Spec = DEFAULT, *, cache: Cache | None = None) -> Stream:
+        """Return the residual stream after this layer; spec: as in `GPT.forward`."""
         residual = spec._replace(dropout=self.dropout if self.training else 0.0)
         inputs = tap("attention_norm", self.attention_norm(x)) if self.is_before else x
         with scope("attention"):
-            update = self.attention(inputs, fold(spec, 0), cache=cache, starts=starts)
+            update = self.attention(inputs, fold(spec, 0), cache=cache)
         x = x + drop(update, fold(residual, 1))
         x = tap("after_attention", x if self.is_before else self.attention_norm(x))
         inputs = tap("mlp_norm", self.mlp_norm(x)) if self.is_before else x

@@ -35,11 +35,12 @@ class Cache:
     """The keys and values of all tokens so far, for one layer.
 
     capacity: the maximum number of tokens. The first `extend` allocates the memory for all of them;
-    later calls copy only the new keys and values.
+    later calls copy only the new keys and values. starts: for rows that are padded on the left, the
+    column where the text of each row begins; by default 0.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int, starts: Int[Tensor, " batch"] | None = None) -> None:
+        self.capacity, self.starts = capacity, starts
         self.length = 0
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
@@ -70,7 +71,7 @@ class Cache:
 
     def __getitem__(self, rows: Int[Tensor, " rows"]) -> Cache:
         """Return a copy with these rows of the batch, in this order; rows may be repeated."""
-        chosen = Cache(self.capacity)
+        chosen = Cache(self.capacity, None if self.starts is None else self.starts[rows])
         if self.length:
             keys, values = self.held
             chosen.extend(keys[rows], values[rows])
@@ -131,20 +132,12 @@ class MultiHeadAttention(nn.Module):
         self.rotary, self.position_bias = rotary, position_bias
         self.spec, self.attend = spec, attend
 
-    def forward(
-        self,
-        x: Inputs,
-        spec: Spec = DEFAULT,
-        *,
-        cache: Cache | None = None,
-        starts: Int[Tensor, " batch"] | None = None,
-    ) -> Outputs:
+    def forward(self, x: Inputs, spec: Spec = DEFAULT, *, cache: Cache | None = None) -> Outputs:
         """Return the output of attention for each token.
 
         spec: the options of this call: a mask that is combined with the module's mask, the seed of
         dropout, the batch offset. cache: the keys and values of the preceding tokens; those of x
-        are added to it. starts: the columns at position 0 of each row, for rotary positions; by
-        default 0. Raises ValueError for dropout without a seed, and when the cache is full.
+        are added to it. Raises ValueError for dropout without a seed, and when the cache is full.
         """
         queries = split(self.q(x), self.heads)
         keys, values = split(self.k(x), self.kv_heads), split(self.v(x), self.kv_heads)
@@ -154,9 +147,12 @@ class MultiHeadAttention(nn.Module):
         end = first + x.shape[-2]
         positions = torch.arange(first, end, device=x.device)
         if self.rotary is not None:
-            places = positions if starts is None else (positions - starts[:, None])[:, None]
-            queries = self.rotary.rotate(queries, places, end)
-            keys = self.rotary.rotate(keys, places, end)
+            # Only the scaling `dynamic` needs the positions of the text: its angles change between
+            # calls, so that a rotation depends on more than the difference of two columns.
+            starts = None if cache is None else cache.starts
+            of_text = positions if starts is None else (positions - starts[:, None])[:, None]
+            queries = self.rotary.rotate(queries, of_text, end)
+            keys = self.rotary.rotate(keys, of_text, end)
         if cache is not None:
             keys, values = cache.extend(keys, values)
         spec = combine(self.spec, spec, training=self.training)
@@ -297,18 +293,10 @@ class RungAttention(nn.Module):
             nn.init.normal_(weight, std=shape[-2] ** -0.5)
             self.register_parameter(name, weight)
 
-    def forward(
-        self,
-        x: Inputs,
-        spec: Spec = DEFAULT,
-        *,
-        cache: Cache | None = None,
-        starts: Int[Tensor, " batch"] | None = None,
-    ) -> Outputs:
+    def forward(self, x: Inputs, spec: Spec = DEFAULT, *, cache: Cache | None = None) -> Outputs:
         """Return the context of the rung; spec: options of this call, as in `MultiHeadAttention`.
 
-        starts: not used, because no rung has rotary positions. Raises ValueError for a cache, and
-        for heads or dropout that the rung does not support.
+        Raises ValueError for a cache, and for heads or dropout that the rung does not support.
         """
         if cache is not None:
             raise ValueError(f"the rung {self.rung.name!r} does not support a cache")
