@@ -99,7 +99,7 @@ def optimizer_difference(name, dtype, optimizer):
         gradients = {n: random.normal(size=p.shape).astype(dtype) for n, p in params.items()}
         for n, p in torch_model.named_parameters():
             p.grad = torch.from_numpy(gradients[n])
-        torch_optimizer.step(0.01)
+        torch_optimizer.step(0.01, torch.tensor(True))
         updates, state = update(gradients, state, params)
         params = {n: p - 0.01 * updates[n] for n, p in params.items()}
     expected = {n: p.detach() for n, p in torch_model.named_parameters()} | torch_optimizer.state()

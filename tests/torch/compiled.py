@@ -5,17 +5,24 @@ The argument is the backend: "inductor" also generates and compiles C++, which t
 
 import os
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 import torch
 
 import headway
+from headway.attention.dropout import drop
 from headway.attention.heads import split
 from headway.attention.masks import padding
 from headway.attention.normalizers import entmax15, sparsemax
+from headway.attention.spec import Spec
 from headway.models.gpt import preset
 from headway.torch import GPT
+from headway.torch.tasks import NextToken
+from headway.torch.train import Trainer
+from headway.training.settings import TrainingConfig
 
 BACKEND = sys.argv[1]
 if not torch.cuda.is_available():
@@ -41,6 +48,51 @@ def model_compiles_without_a_graph_break_and_tracing_does_not_recompile() -> Non
     assert torch.allclose(traced, before, atol=1e-12)
     assert torch.equal(compiled(tokens), before)
     assert graphs() == made, "compiled again"
+
+
+def steps_of_training_compile_to_one_graph_with_the_same_losses() -> None:
+    sizes = {"vocabulary": 11, "context": 8, "width": 12, "layers": 2, "attention": {"heads": 3}}
+    tokens = np.random.default_rng(0).integers(0, 11, 200)
+    for precision in ("float32", "bfloat16"):
+        config = TrainingConfig(
+            batch=4, label_smoothing=0.1, precision=precision, optimizer="muon", compile=False
+        )
+        losses = []
+        for is_compiled in (False, True):
+            model = GPT(preset("modern", sizes, dropout=0.2))
+            task = NextToken(model, tokens, tokens, replace(config, compile=is_compiled), 5 * 11)
+            trainer = Trainer(model, task, config)
+            made = graphs()
+            if is_compiled:
+                trainer._loss.compile(backend=BACKEND, fullgraph=True)
+            losses.append([trainer.advance().loss for _ in range(3)])
+        assert graphs() == made + 1, "compiled again"
+        assert np.allclose(*losses, rtol=1e-5 if precision == "float32" else 2e-2)
+
+
+def the_same_cells_are_dropped() -> None:
+    x = torch.ones(4, 6, 16)
+    for step in (torch.tensor(3), torch.tensor(4)):
+
+        def dropped(x: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+            return drop(x, Spec(dropout=0.3, seed=(1, step, 2), batch_offset=5))
+
+        compiled = torch.compile(dropped, fullgraph=True, backend=BACKEND)(x, step)
+        assert torch.equal(compiled, dropped(x, step))
+
+
+def rotary_positions_are_computed_once() -> None:
+    """Once per model, not once per layer: the backend gets two sines for any number of layers."""
+    sizes = {"vocabulary": 11, "context": 8, "width": 12, "layers": 3, "attention": {"heads": 3}}
+    model, called = GPT(preset("modern", sizes)), []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        called.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    torch.compile(model, fullgraph=True, backend=backend)(torch.arange(16).reshape(2, 8) % 11)
+    assert sum("sin" in name for name in called) == 1
+    assert sum("headway.stored" in name for name in called) == 2
 
 
 def normalizers_compile() -> None:
@@ -125,6 +177,9 @@ def triton_compiles_as_one_operation() -> None:
 
 
 model_compiles_without_a_graph_break_and_tracing_does_not_recompile()
+steps_of_training_compile_to_one_graph_with_the_same_losses()
+the_same_cells_are_dropped()
+rotary_positions_are_computed_once()
 tiles_compile_as_one_operation()
 tiles_of_a_transposed_view_compile()
 tiles_raise_for_options_that_they_do_not_support_compiled()

@@ -47,7 +47,7 @@ def test_three_steps_follow_the_equations(optimizer, preset):
     for step, rate in enumerate(RATES):
         for name, p in model.named_parameters():
             p.grad = torch.from_numpy(gradients[name][step])
-        own.step(rate)
+        own.step(rate, torch.tensor(True))
     for name, p in model.named_parameters():
         if optimizer == "muon" and muon.is_matrix(name, p.ndim):
             cut = muon.unpacked(name, before[name])
@@ -65,7 +65,7 @@ def test_state_has_a_name_for_every_parameter_and_comes_back():
     own = Optimizer(model, config)
     for p in model.parameters():
         p.grad = torch.randn_like(p)
-    own.step(0.1)
+    own.step(0.1, torch.tensor(True))
     state = {name: tensor.clone() for name, tensor in own.state().items()}
     layer = "blocks.0.attention.q.weight"
     assert f"muon.momentum.{layer}" in state
@@ -85,5 +85,5 @@ def test_a_module_of_another_kind_can_be_trained_too():
     own = Optimizer(layer, TrainingConfig(weight_decay=0.0))
     layer.weight.grad, layer.bias.grad = torch.ones(2, 3), torch.ones(2)
     before = layer.weight.detach().clone()
-    own.step(0.1)
+    own.step(0.1, torch.tensor(True))
     torch.testing.assert_close(before - layer.weight, torch.full((2, 3), 0.1))

@@ -33,6 +33,23 @@ def integers(count: int, like: Array) -> Array:
     return xp.arange(count, dtype=xp.int32, device=device(like))
 
 
+def wrapping_product(x: Array, factor: int) -> Array:
+    """Multiply an array of int32 by an int32, modulo 2^32.
+
+    PyTorch compiles for a CPU as if products could not exceed 32 bits, so it gets 64 bits there.
+    """
+    if compiles_for_torch():
+        xp = namespace(x)
+        return xp.astype(xp.astype(x, xp.int64) * factor, xp.int32)
+    return x * factor
+
+
+def compiles_for_torch() -> bool:
+    """Whether the caller is being compiled by torch.compile."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.compiler.is_compiling())
+
+
 def engine(array: Array) -> str:
     """The library of an array: "numpy", "torch" or "jax"."""
     for name, kind in (("torch", "Tensor"), ("jax", "Array")):
@@ -44,8 +61,12 @@ def engine(array: Array) -> str:
 
 def widened(array: Array) -> Array:
     """Convert an array of 16-bit numbers to float32; return any other array unchanged."""
-    xp = namespace(array)
-    return xp.astype(array, xp.result_type(array.dtype, xp.float32), copy=False)
+    return namespace(array).astype(array, wide(array), copy=False)
+
+
+def wide(array: Array) -> Any:
+    """The dtype of an array of floating-point numbers; float32 for 16 bits."""
+    return namespace(array).float32 if array.dtype.itemsize == 2 else array.dtype
 
 
 def as_numpy(value: Array) -> np.ndarray:

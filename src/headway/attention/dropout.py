@@ -10,7 +10,7 @@ from math import floor
 
 from jaxtyping import Bool, Float, Int
 
-from headway.attention.arrays import Array, device, integers, namespace
+from headway.attention.arrays import Array, device, integers, namespace, wrapping_product
 from headway.attention.grid import Grid
 from headway.attention.spec import Seed, Spec, fold_seed
 
@@ -105,7 +105,8 @@ def _mixed(state: int | Array, part: int | Array) -> int | Array:
 def _mix(x: int | Array) -> int | Array:
     for shift, factor in ROUNDS:
         # >> copies the sign bit, but the hash needs zeros on the left; & sets them.
-        x = _wrapped((x ^ ((x >> shift) & (2 ** (32 - shift) - 1))) * factor)
+        x = x ^ ((x >> shift) & (2 ** (32 - shift) - 1))
+        x = _wrapped(x * factor) if isinstance(x, int) else wrapping_product(x, factor)
     return x
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from jaxtyping import Float, Int
 
-from headway.attention.arrays import Array, device, integers, namespace
+from headway.attention.arrays import Array, device, integers, namespace, wide
 
 
 def sinusoidal(
@@ -85,14 +85,24 @@ class Rotary:
         positions: Int[Array, "... tokens"],
         length: int | Int[Array, ""] = 0,
     ) -> Float[Array, "... tokens dim"]:
-        """Rotate queries or keys at these positions.
+        """Rotate queries or keys at these positions; length: as in `rotation`."""
+        return rotate(x, *self.rotation(positions, x.shape[-1], length, x))
+
+    def rotation(
+        self,
+        positions: Int[Array, "... tokens"],
+        dim: int,
+        length: int | Int[Array, ""],
+        like: Float[Array, "..."],
+    ) -> tuple[Float[Array, "... tokens half"], Float[Array, "... tokens half"]]:
+        """The cosines and sines with which to `rotate` dim features, in the dtype of `like`.
 
         length: the number of tokens of the text, on which the scaling `dynamic` depends.
         """
-        xp = namespace(x)
-        angles = _spread(positions, x) * self._frequencies(x.shape[-1], length, x)
+        xp = namespace(like)
+        angles = _spread(positions, like) * self._frequencies(dim, length, like)
         cos, sin = (self.amplitude * part(angles) for part in (xp.cos, xp.sin))
-        return rotate(x, xp.astype(cos, x.dtype), xp.astype(sin, x.dtype))
+        return xp.astype(cos, like.dtype), xp.astype(sin, like.dtype)
 
     def _frequencies(
         self, dim: int, length: int | Int[Array, ""], like: Array
@@ -160,6 +170,7 @@ def rotate(
         first, second = x[..., ::2], x[..., 1::2]
     else:
         first, second = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    cos, sin = (xp.astype(angles, x.dtype, copy=False) for angles in (cos, sin))
     halves = [first * cos - second * sin, second * cos + first * sin]
     return xp.stack(halves, axis=-1).reshape(x.shape) if interleaved else xp.concat(halves, axis=-1)
 
@@ -204,7 +215,7 @@ def relative(
 def _spread(positions: Int[Array, "..."], like: Array) -> Float[Array, "... 1"]:
     """The positions in float32 or, if `like` has a wider dtype, in that."""
     xp = namespace(like)  # bfloat16 cannot represent position 257
-    return xp.astype(positions, xp.result_type(like.dtype, xp.float32))[..., None]
+    return xp.astype(positions, wide(like))[..., None]
 
 
 def _frequencies(theta: float | Array, dim: int, like: Array) -> Float[Array, " half"]:
@@ -212,5 +223,4 @@ def _frequencies(theta: float | Array, dim: int, like: Array) -> Float[Array, " 
     if dim % 2:
         raise ValueError(f"positions need an even number of features (got {dim})")
     xp = namespace(like)
-    wide = xp.result_type(like.dtype, xp.float32)
-    return theta ** (xp.astype(integers(dim // 2, like), wide) * (-2 / dim))
+    return theta ** (xp.astype(integers(dim // 2, like), wide(like)) * (-2 / dim))

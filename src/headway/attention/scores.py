@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from jaxtyping import Float
 
-from headway.attention.arrays import Array, namespace
+from headway.attention.arrays import Array, namespace, widened
 from headway.attention.heads import repeat
 from headway.tracing import tap
 
@@ -62,4 +62,4 @@ def tanh_sum(
     For a decoder that adds one query per step: its keys are projected only once.
     """
     hidden = namespace(queries).tanh(queries[..., :, None, :] + keys[..., None, :, :])
-    return tap("hidden", hidden) @ v
+    return tap("hidden", hidden) @ widened(v)

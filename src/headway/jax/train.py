@@ -1,5 +1,7 @@
 """Training steps in JAX, compiled, each a function of (seed, step)."""
 
+from __future__ import annotations
+
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -10,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer
 
 from headway.attention.arrays import Array
 from headway.attention.kernels import tuning
@@ -19,16 +21,15 @@ from headway.data import batches
 from headway.jax import gpt, sharding, weights
 from headway.jax.gpt import Model
 from headway.jax.layers import Attention, Params, multi_head
+from headway.jax.loss import LOGITS, linear_cross_entropy
 from headway.jax.optimizers import named, optimizer, with_named
 from headway.models.gpt import GPTConfig
 from headway.tracing import trace
-from headway.training.loop import NotFinite, Step, differences
+from headway.training.loop import NotFinite, Pending, Step, differences
 from headway.training.settings import TrainingConfig, learning_rate
 
 Windows = Int[Array, "batch tokens"]
 Number = Float[Array, ""]
-
-LOGITS = 2**26  # maximum number of logits in memory at once during training
 
 
 class State(NamedTuple):
@@ -39,10 +40,14 @@ class State(NamedTuple):
 
 
 class Done(NamedTuple):
-    """The loss of a step, and the norm of all gradients before clipping."""
+    """The loss of a step, and the norm of all gradients before clipping.
+
+    is_finite: whether both are finite, in this step and all before.
+    """
 
     loss: Number
     norm: Number
+    is_finite: Bool[Array, ""]
 
 
 def loss(
@@ -61,43 +66,41 @@ def loss(
 
     smoothing: the fraction of a target's probability that is spread over all tokens.
     bfloat16: run the model in bfloat16; the parameters and their gradients keep their dtype.
-    If there are more than `logits_at_once` logits, they are computed for one row of the batch at a
-    time, and computed again for the gradient (Chen et al. 2016).
+    logits_at_once: as in `linear_cross_entropy`.
     """
     if bfloat16:
         params = {name: p.astype(jnp.bfloat16) for name, p in params.items()}
     features, _ = gpt.features(params, inputs, config, attention, spec)
-
-    def mean(features: Array, targets: Array) -> Number:
-        logits = gpt.logits(params, features, config)
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        if smoothing:
-            uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(-1)
-            losses = (1 - smoothing) * losses + smoothing * uniform
-        return losses.mean()
-
-    if targets.size * config.vocabulary <= logits_at_once:
-        return mean(features, targets)
-    return jax.lax.map(lambda row: jax.checkpoint(mean)(*row), (features, targets)).mean()
+    return linear_cross_entropy(
+        features.reshape(-1, config.width),
+        params["embedding.weight" if config.tied else "head.weight"],
+        targets.reshape(-1),
+        smoothing=smoothing,
+        logits_at_once=logits_at_once,
+    )
 
 
 def step_function(
     model: Model, training: TrainingConfig, transform: optax.GradientTransformation
-) -> Callable[[State, Windows, Windows, Int[Array, ""], Number], tuple[State, Done]]:
+) -> Callable[..., tuple[State, Done]]:
     """Return the function of one training step, to be compiled with `jax.jit`.
 
-    It maps (state, inputs, targets, number of the step, learning rate) to (state, Done). The
-    gradient is that of the mean loss over all tokens, even if the batch is split into
-    micro-batches, and is clipped. If the loss or the gradient is not finite, the state is returned
-    unchanged.
+    It maps (state, inputs, targets, number of the step, learning rate, whether all steps so far
+    were finite) to (state, Done). The gradient is that of the mean loss over all tokens, even if
+    the batch is split into micro-batches, and is clipped. If the loss or the gradient of this step
+    or of one before is not finite, the state is returned unchanged.
     """
     config, attention = model.config, model.attention
     bfloat16 = training.precision == "bfloat16"
     options: Any = {"smoothing": training.label_smoothing, "bfloat16": bfloat16}
 
     def step(
-        state: State, inputs: Windows, targets: Windows, number: Array, rate: Array
+        state: State,
+        inputs: Windows,
+        targets: Windows,
+        number: Int[Array, ""],
+        rate: Number,
+        is_finite: Bool[Array, ""],
     ) -> tuple[State, Done]:
         rows = len(inputs)
 
@@ -119,11 +122,11 @@ def step_function(
         clipped = optax.tree.scale(jnp.minimum(1.0, training.clip / (norm + 1e-6)), grads)
         updates, optimizer = transform.update(clipped, state.optimizer, state.params)
         params = optax.apply_updates(state.params, optax.tree.scale(-rate, updates))
-        is_finite = jnp.isfinite(total + norm)
+        is_finite = is_finite & jnp.isfinite(total + norm)
         state = jax.tree.map(
             lambda new, old: jnp.where(is_finite, new, old), State(params, optimizer), state
         )
-        return state, Done(total, norm)
+        return state, Done(total, norm, is_finite)
 
     return step
 
@@ -153,7 +156,7 @@ class Trainer:
     The given parameters are copied, because each step reuses the memory of the previous parameters.
     layout: the distribution over devices; by default everything is on the first device. The
     validation loss is computed every `evaluate_every` steps and after the last step.
-    step: the number of completed steps.
+    step: the number of started steps.
     """
 
     def __init__(
@@ -166,6 +169,7 @@ class Trainer:
     ) -> None:
         self.config, self.step = config, 0
         self._layout = sharding.over(jax.devices()[:1]) if layout is None else layout
+        self._is_finite = self._layout.state(jnp.array(True))  # of all steps so far
         self._model, self._text = replace(model, params={}), tokens
         transform = optimizer(model.params, config)
         params = self._layout.state({n: jnp.array(p, copy=True) for n, p in model.params.items()})
@@ -202,24 +206,24 @@ class Trainer:
         kind = str(devices[0].platform)
         return kind if len(devices) == 1 else f"{len(devices)} {kind}"
 
-    def advance(self) -> Step:
-        """Take one step, as described in `training.loop.Trainer`."""
+    def start(self) -> Pending:
+        """Start the next step, as described in `training.loop.Trainer`."""
         rate, windows = learning_rate(self.step, self.config), self._batch()
         self._state, done = self._advance(
-            self._state, *windows, jnp.int32(self.step), jnp.asarray(rate)
+            self._state, *windows, jnp.int32(self.step), jnp.asarray(rate), self._is_finite
         )
-        mean, norm = float(done.loss), float(done.norm)
-        if not np.isfinite(mean + norm):
-            raise NotFinite.at(self.step + 1, mean, self._diagnosis(windows))
+        self._is_finite = done.is_finite
         self.step += 1
-        return Step(
-            step=self.step,
-            tokens=self.step * self.config.batch * self._window,
-            loss=mean,
-            learning_rate=rate,
-            gradient_norm=norm,
-            validation=self.evaluate() if self.config.is_evaluated(self.step) else None,
-        )
+        validation = self.evaluate() if self.config.is_evaluated(self.step) else None
+        return _Pending(self, self.step, rate, validation, done)
+
+    def advance(self) -> Step:
+        """Take one step and wait for it; see `training.loop.Trainer`."""
+        return self.start().result()
+
+    def tokens(self, step: int) -> int:
+        """Return the number of tokens in the first `step` steps."""
+        return step * self.config.batch * self._window
 
     def evaluate(self) -> float:
         """The mean loss over the held-out data, in nats per token."""
@@ -269,9 +273,14 @@ class Trainer:
     def _placed(self, windows: np.ndarray) -> Array:
         return self._layout.batch(windows.astype(np.int32))
 
-    def _diagnosis(self, windows: tuple[Array, Array]) -> str:
+    def failed(self, step: int, loss: float) -> NotFinite:
+        """Return the error of a step; the next one that is started has this number again."""
+        self.step, self._is_finite = step - 1, self._layout.state(jnp.array(True))
+        return NotFinite.at(step, loss, self._diagnosis())
+
+    def _diagnosis(self) -> str:
         """Describe the first traced value that is not finite, or else the first such gradient."""
-        model = self.model
+        model, windows = self.model, self._batch()
         spec = Spec(seed=(self.config.seed, self.step))
         with trace() as steps:
             loss(model.params, *windows, model.config, model.attention, spec)
@@ -285,3 +294,24 @@ class Trainer:
             if not np.isfinite(np.asarray(gradient)).all():
                 return f"every value is finite, but the gradient of {name} is not"
         return "every value and every gradient is finite, but not their norm"
+
+
+@final
+class _Pending(NamedTuple):
+    """A started step; see `training.loop.Pending`."""
+
+    trainer: Trainer
+    step: int
+    learning_rate: float
+    validation: float | None
+    done: Done
+
+    def is_ready(self) -> bool:
+        return bool(self.done.norm.is_ready())
+
+    def result(self) -> Step:
+        loss, norm = float(self.done.loss), float(self.done.norm)
+        if not np.isfinite(loss + norm):
+            raise self.trainer.failed(self.step, loss)
+        tokens = self.trainer.tokens(self.step)
+        return Step(self.step, tokens, loss, self.learning_rate, norm, self.validation)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +23,7 @@ from headway.torch.layers import (
     MultiHeadAttention,
     RelativeBias,
     RungAttention,
+    rotation_of,
 )
 from headway.tracing import scope, tap
 
@@ -160,12 +161,16 @@ class GPT(nn.Module):
         end = first + tokens.shape[-1]
         if end > self.config.context:
             raise ValueError(f"{end} tokens do not fit a context of {self.config.context}")
-        positions = torch.arange(first, end, device=tokens.device)
+        positions = columns = torch.arange(first, end, device=tokens.device)
         starts = starts if caches is None else caches[0].starts
         if starts is not None:
             spec = spec._replace(mask=both(spec.mask, ~padding(starts)))
             positions = (positions - starts[:, None]).clamp(min=0)
         x = self.embedding(tokens)
+        shared: dict[str, Any] = {}  # arguments of every layer
+        if self.config.positions.kind == "rotary":
+            rotary, head = self.config.positions.rotary, x[..., : self.config.d_k]
+            shared["rotation"] = rotation_of(rotary, columns, starts, end, like=head)
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
         if self.config.positions.kind == "sinusoidal":  # scaled to the initial embeddings
@@ -179,7 +184,7 @@ class GPT(nn.Module):
         for layer, block in enumerate(self.blocks):
             with scope(f"blocks.{layer}"):
                 cache = None if caches is None else caches[layer]
-                x = block(x, fold(spec, 1 + layer), cache=cache)
+                x = block(x, fold(spec, 1 + layer), cache=cache, **shared)
         return x if self.final_norm is None else tap("final_norm", self.final_norm(x))
 
 
@@ -206,12 +211,15 @@ class Block(nn.Module):
         self.dropout = config.dropout
         self.is_before = config.norm.placement == "before"
 
-    def forward(self, x: Stream, spec: Spec = DEFAULT, *, cache: Cache | None = None) -> Stream:
-        """Return the residual stream after this layer; spec: as in `GPT.forward`."""
+    def forward(self, x: Stream, spec: Spec = DEFAULT, **arguments: Any) -> Stream:
+        """Return the residual stream after this layer.
+
+        spec: as in `GPT.features`. arguments: those of the attention, such as a cache.
+        """
         residual = spec._replace(dropout=self.dropout if self.training else 0.0)
         inputs = tap("attention_norm", self.attention_norm(x)) if self.is_before else x
         with scope("attention"):
-            update = self.attention(inputs, fold(spec, 0), cache=cache)
+            update = self.attention(inputs, fold(spec, 0), **arguments)
         x = x + drop(update, fold(residual, 1))
         x = tap("after_attention", x if self.is_before else self.attention_norm(x))
         inputs = tap("mlp_norm", self.mlp_norm(x)) if self.is_before else x

@@ -19,7 +19,7 @@ from headway.attention.formula import Attend, attention
 from headway.attention.heads import merge, split
 from headway.attention.masks import causal
 from headway.attention.options import combine
-from headway.attention.positions import Rotary, relative
+from headway.attention.positions import Rotary, relative, rotate
 from headway.attention.scores import tanh_sum
 from headway.attention.spec import DEFAULT, Spec
 from headway.ladder.rung import Rung, RungConfig
@@ -28,6 +28,7 @@ from headway.tracing import tap
 CAUSAL = Spec(mask=causal)
 Inputs = Float[Tensor, "batch tokens d_in"]
 Outputs = Float[Tensor, "batch tokens d_out"]
+Rotation = tuple[Float[Tensor, "*heads tokens half"], Float[Tensor, "*heads tokens half"]]
 
 
 @final
@@ -132,12 +133,20 @@ class MultiHeadAttention(nn.Module):
         self.rotary, self.position_bias = rotary, position_bias
         self.spec, self.attend = spec, attend
 
-    def forward(self, x: Inputs, spec: Spec = DEFAULT, *, cache: Cache | None = None) -> Outputs:
+    def forward(
+        self,
+        x: Inputs,
+        spec: Spec = DEFAULT,
+        *,
+        cache: Cache | None = None,
+        rotation: Rotation | None = None,
+    ) -> Outputs:
         """Return the output of attention for each token.
 
         spec: the options of this call: a mask that is combined with the module's mask, the seed of
         dropout, the batch offset. cache: the keys and values of the preceding tokens; those of x
-        are added to it. Raises ValueError for dropout without a seed, and when the cache is full.
+        are added to it. rotation: of the rotary positions of x, which are computed by default.
+        Raises ValueError for dropout without a seed, and when the cache is full.
         """
         queries = split(self.q(x), self.heads)
         keys, values = split(self.k(x), self.kv_heads), split(self.v(x), self.kv_heads)
@@ -147,12 +156,10 @@ class MultiHeadAttention(nn.Module):
         end = first + x.shape[-2]
         positions = torch.arange(first, end, device=x.device)
         if self.rotary is not None:
-            # Only the scaling `dynamic` needs the positions of the text: its angles change between
-            # calls, so that a rotation depends on more than the difference of two columns.
-            starts = None if cache is None else cache.starts
-            of_text = positions if starts is None else (positions - starts[:, None])[:, None]
-            queries = self.rotary.rotate(queries, of_text, end)
-            keys = self.rotary.rotate(keys, of_text, end)
+            if rotation is None:
+                starts = None if cache is None else cache.starts
+                rotation = rotation_of(self.rotary, positions, starts, end, like=queries)
+            queries, keys = rotate(queries, *rotation), rotate(keys, *rotation)
         if cache is not None:
             keys, values = cache.extend(keys, values)
         spec = combine(self.spec, spec, training=self.training)
@@ -161,6 +168,38 @@ class MultiHeadAttention(nn.Module):
             spec = spec._replace(bias=self.position_bias(positions, key_positions).to(x.dtype))
         context = self.attend(queries, keys, values, spec)
         return tap("output", self.output(merge(context)))
+
+
+def rotation_of(
+    rotary: Rotary,
+    positions: Int[Tensor, " tokens"],
+    starts: Int[Tensor, " batch"] | None,
+    length: int,
+    like: Float[Tensor, "*batch tokens dim"],
+) -> Rotation:
+    """Return the cosines and sines of the rotary positions of these columns.
+
+    starts: as in `Cache`. Only the scaling `dynamic` needs the positions in the text instead of the
+    columns: its angles change between calls, so that a rotation depends on more than the difference
+    of two columns. like: queries or keys of one head.
+    """
+    if starts is not None:
+        positions = (positions - starts[:, None])[:, None]
+    cos, sin = rotary.rotation(positions, like.shape[-1], length, like)
+    return (_stored(cos), _stored(sin)) if torch.compiler.is_compiling() else (cos, sin)
+
+
+@torch.library.custom_op("headway::stored", mutates_args=(), schema="(Tensor x) -> Tensor")
+def _stored(x: Tensor) -> Tensor:
+    """Return a copy.
+
+    A compiled function keeps the results of operators that it does not know; others it may compute
+    again wherever they are used, which takes as long as all other work on rotary positions.
+    """
+    return x.clone()
+
+
+_stored.register_fake(torch.empty_like)
 
 
 @final

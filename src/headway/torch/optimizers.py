@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import final
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from headway.training import muon
@@ -31,6 +32,10 @@ class Optimizer:
         self._momentum = {name: torch.zeros_like(p) for name, p in self._muon.items()}
         matrices = [p for p in self._adamw.values() if p.ndim >= 2]
         others = [p for p in self._adamw.values() if p.ndim < 2]
+        # The authors of Muon iterate in bfloat16 on a GPU, which multiplies it many times as fast.
+        is_cuda = any(p.is_cuda for p in self._muon.values())
+        self._muon_dtype = torch.bfloat16 if is_cuda else None
+        self._updates = torch.compile(muon.updates) if config.compile else muon.updates
         self._library = torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": config.weight_decay},
@@ -47,19 +52,30 @@ class Optimizer:
             }
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """Update every parameter with this learning rate."""
+    def step(self, rate: float, is_finite: Bool[Tensor, ""]) -> None:
+        """Update every parameter with this learning rate; keep it if is_finite is False."""
         for group in self._library.param_groups:
             group["lr"] = rate
+        # The fused implementation reads this attribute.
+        setattr(self._library, "found_inf", (~is_finite).float())  # noqa: B010
         self._library.step()
-        ahead = {}
-        for name, parameter in self._muon.items():
-            gradient = parameter.grad
-            assert gradient is not None  # `step` comes after `backward`
-            momentum = self._momentum[name].lerp_(gradient, 1 - muon.MOMENTUM)
-            ahead[name] = torch.lerp(gradient, momentum, muon.MOMENTUM)
-        for name, update in muon.updates(ahead).items():
-            self._muon[name].mul_(1 - rate * self._decay).sub_(update, alpha=rate)
+        if not self._muon:
+            return
+        parameters: list[Tensor] = [*self._muon.values()]
+        momenta = [*self._momentum.values()]
+        # If the step is not finite, the momentum takes the place of the gradient, so that it keeps
+        # its value, and the learning rate is 0.
+        gradients = [
+            torch.where(is_finite, parameter.grad, momentum)  # type: ignore[arg-type]
+            for parameter, momentum in zip(parameters, momenta, strict=True)
+        ]
+        rates = is_finite.to(momenta[0].dtype) * rate
+        torch._foreach_lerp_(momenta, gradients, 1 - muon.MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, muon.MOMENTUM)
+        updates = self._updates(dict(zip(self._muon, ahead, strict=True)), self._muon_dtype)
+        torch._foreach_mul_(parameters, 1 - rates * self._decay)
+        steps = [*torch._foreach_mul([*updates.values()], rates)]
+        torch._foreach_sub_(parameters, steps)
 
     def state(self) -> dict[str, Tensor]:
         """Return the state by name; the tensors are not copied."""

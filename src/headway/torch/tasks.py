@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.checkpoint import checkpoint
 
 from headway.attention.spec import DEFAULT, Spec
 from headway.data import batches
 from headway.data.pairs import FIRST, MASK, PADDING, Batch, Bucketed
 from headway.torch.gpt import GPT
+from headway.torch.loss import LOGITS, linear_cross_entropy
 from headway.torch.seq2seq import Seq2Seq
 from headway.torch.train import Task
 from headway.training.settings import TrainingConfig
@@ -27,7 +27,6 @@ Encoded = Sequence[tuple[np.ndarray, np.ndarray]]  # pairs of sentences, with th
 # Fraction of the words that are masked, as in BERT: 80% of them become MASK, 10% become a random
 # word, 10% stay as they are.
 MASKED = 0.15
-LOGITS = 2**26  # maximum number of logits in memory at once during training
 
 
 @final
@@ -42,6 +41,8 @@ class NextToken:
         config: TrainingConfig,
         logits_at_once: int = LOGITS,
     ) -> None:
+        if model.config.is_masked:
+            raise ValueError("a model that predicts masked words cannot learn the next token")
         self._text, self._config, self._device = train, config, _device(model)
         self._logits_at_once = logits_at_once
         self._context = config.length or model.config.context
@@ -53,10 +54,10 @@ class NextToken:
         seed = self._config.seed
         sizes = {"size": self._config.batch, "context": self._context}
         inputs, targets = self._placed(batches.batch(self._text, seed=seed, step=step, **sizes))
-        # torch.compile treats an int as a constant, so it gets tensors; otherwise ints are faster.
-        as_number = torch.tensor if self._config.compile else int
+        # torch.compile treats an int as a constant, and compiles again for another one.
+        number = _placed(np.array(step), self._device) if self._config.compile else step
         for rows in self._micro_batches(inputs):
-            spec = Spec(seed=(seed, as_number(step)), batch_offset=as_number(rows.start))
+            spec = Spec(seed=(seed, number), batch_offset=rows.start)
             yield (inputs[rows], targets[rows], spec), len(inputs[rows]) / len(inputs)
 
     def loss(
@@ -66,27 +67,14 @@ class NextToken:
         targets: Int[Tensor, "batch tokens"],
         spec: Spec = DEFAULT,
     ) -> Tensor:
-        """Return the mean loss.
-
-        If there are more than `logits_at_once` logits, they are computed in chunks of tokens, and
-        computed again for the gradient (Chen et al. 2016).
-        """
-        features = model.features(inputs, spec)
-        smoothing = self._config.label_smoothing if model.training else 0.0
-
-        def mean(features: Tensor, targets: Tensor) -> Tensor:
-            return _loss(model.logits(features), targets, smoothing=smoothing)
-
-        at_once = max(1, self._logits_at_once // model.config.vocabulary)
-        if targets.numel() <= at_once:
-            return mean(features, targets)
-        rows = torch.split(features.flatten(0, 1), at_once)
-        words = torch.split(targets.flatten(), at_once)
-        parts = [
-            checkpoint(mean, row, word, use_reentrant=False) * len(word)
-            for row, word in zip(rows, words, strict=True)
-        ]
-        return torch.stack(parts).sum() / targets.numel()
+        """Return the mean loss; see `linear_cross_entropy`."""
+        return linear_cross_entropy(
+            model.features(inputs, spec).flatten(0, 1),
+            model.head.weight,
+            targets.flatten(),
+            smoothing=self._config.label_smoothing if model.training else 0.0,
+            logits_at_once=self._logits_at_once,
+        )
 
     def tokens(self, step: int) -> int:
         """Return the number of tokens in the first `step` steps."""
@@ -95,11 +83,11 @@ class NextToken:
     def evaluate(self, model: GPT) -> float:
         """The mean loss over the held-out windows."""
         inputs, targets = self._validation
-        total = torch.zeros((), dtype=torch.float64)
-        for rows in self._micro_batches(inputs):
-            mean = self.loss(model, inputs[rows], targets[rows])
-            total += mean.double().cpu() * len(inputs[rows])
-        return total.item() / len(inputs)
+        sums = [
+            self.loss(model, inputs[rows], targets[rows]) * len(inputs[rows])
+            for rows in self._micro_batches(inputs)
+        ]
+        return torch.stack(sums).cpu().double().sum().item() / len(inputs)
 
     def _micro_batches(self, rows: Tensor) -> Iterator[slice]:
         at_once = self._config.micro_batch or self._config.batch
@@ -107,7 +95,7 @@ class NextToken:
             yield slice(first, first + at_once)
 
     def _placed(self, windows: Sequence[np.ndarray]) -> list[Tensor]:
-        return [torch.from_numpy(window).to(self._device) for window in windows]
+        return [_placed(window, self._device) for window in windows]
 
 
 @final
@@ -157,12 +145,13 @@ class Pairs:
 
     def evaluate(self, model: Seq2Seq) -> float:
         """The mean loss over all held-out pairs."""
-        total, count = torch.zeros((), dtype=torch.float64), 0
-        for *inputs, targets in map(self._arguments, self._validation):
-            words = int((targets != PADDING).sum())
-            total += _loss(model(*inputs), targets, PADDING).double().cpu() * words
+        sums, count = [], 0
+        for batch in self._validation:
+            *inputs, targets = self._arguments(batch)
+            words = int((batch.targets != PADDING).sum())
+            sums.append(_loss(model(*inputs), targets, PADDING) * words)
             count += words
-        return total.item() / count
+        return torch.stack(sums).cpu().double().sum().item() / count
 
     def _masked(self, batch: Batch, seed: int, step: int) -> Batch:
         return masked(batch, self._vocabulary, seed, step) if self._masks else batch
@@ -200,7 +189,15 @@ def masked(batch: Batch, vocabulary: int, seed: int, step: int) -> Batch:
 
 def placed(batch: Batch, device: torch.device) -> list[Tensor]:
     """A batch as tensors on a device."""
-    return [torch.from_numpy(array).to(device) for array in batch]
+    return [_placed(array, device) for array in batch]
+
+
+def _placed(array: np.ndarray, device: torch.device) -> Tensor:
+    """Copy an array to a device; the copy to a GPU does not wait for the steps before it."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def _device(model: nn.Module) -> torch.device:

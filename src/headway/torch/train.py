@@ -1,18 +1,23 @@
 """Training steps in PyTorch, each a function of (seed, step)."""
 
+from __future__ import annotations
+
 import platform
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from headway.attention.kernels import tuning
 from headway.torch import weights
 from headway.torch.optimizers import Optimizer
-from headway.training.loop import NotFinite, Step, differences
+from headway.training.loop import NotFinite, Pending, Step, differences
 from headway.training.settings import TrainingConfig, learning_rate
 
 
@@ -41,8 +46,10 @@ class Trainer:
     """A trainer that updates a model in place, on the model's device, one step at a time.
 
     The gradient is that of the mean loss over all tokens of a batch, even if the batch is split
-    into micro-batches; it is clipped to the norm `config.clip`. The validation loss is computed
-    every `evaluate_every` steps and after the last step. step: the number of completed steps.
+    into micro-batches; it is clipped to the norm `config.clip`. In bfloat16 each step computes with
+    rounded copies of the parameters, which keep their dtype and so do their gradients (Micikevicius
+    et al. 2018). The validation loss is computed every `evaluate_every` steps and after the last
+    step. step: the number of started steps.
     """
 
     def __init__(self, model: Any, task: Task, config: TrainingConfig) -> None:
@@ -50,7 +57,11 @@ class Trainer:
         self._device = next(model.parameters()).device
         self._parameters = list(model.parameters())
         self._optimizer = Optimizer(model, config)
-        self._loss = torch.compile(task.loss) if config.compile else task.loss
+        self._loss, self._evaluate = (_Call(model, f) for f in (task.loss, task.evaluate))
+        if config.compile:
+            self._loss.compile()
+        # Whether the results of all steps so far are finite, on the device.
+        self._is_finite = torch.ones((), dtype=torch.bool, device=self._device)
 
     @property
     def parameters(self) -> int:
@@ -62,38 +73,31 @@ class Trainer:
         """The kind of device that the model is on."""
         return self._device.type
 
-    def advance(self) -> Step:
-        """Take one step, as described in `training.loop.Trainer`."""
+    def start(self) -> Pending:
+        """Start the next step, as described in `training.loop.Trainer`."""
         rate = learning_rate(self.step, self.config)
         if not self.model.training:  # `train` visits all modules
             self.model.train()
-        for parameter in self._parameters:
-            parameter.grad = None
-        loss = torch.zeros((), device=self._device)
-        for batch, share in self.task.batches(self.step):
-            with self._autocast():
-                part = self._loss(self.model, *batch) * share
-            part.backward()  # type: ignore[no-untyped-call]
-            loss += part.detach()
+        loss = self._backward(self._loss)
         norm = nn.utils.clip_grad_norm_(self._parameters, self.config.clip)
-        if not torch.isfinite(loss + norm):
-            raise NotFinite.at(self.step + 1, loss.item(), self._diagnosis())
-        self._optimizer.step(rate)
+        self._is_finite &= torch.isfinite(loss + norm)
+        self._optimizer.step(rate, self._is_finite)
         self.step += 1
-        return Step(
-            step=self.step,
-            tokens=self.task.tokens(self.step),
-            loss=loss.item(),
-            learning_rate=rate,
-            gradient_norm=norm.item(),
-            validation=self.evaluate() if self.config.is_evaluated(self.step) else None,
-        )
+        is_cuda = self._device.type == "cuda"
+        numbers = torch.stack([loss, norm]).to("cpu", non_blocking=is_cuda)
+        done = torch.cuda.current_stream().record_event() if is_cuda else None
+        validation = self.evaluate() if self.config.is_evaluated(self.step) else None
+        return _Pending(self, self.step, rate, validation, numbers, done)
+
+    def advance(self) -> Step:
+        """Take one step and wait for it; see `training.loop.Trainer`."""
+        return self.start().result()
 
     def evaluate(self) -> float:
         """The mean loss over the held-out data, in nats per token."""
         self.model.eval()
-        with torch.no_grad(), self._autocast():
-            return self.task.evaluate(self.model)
+        with torch.no_grad():
+            return float(functional_call(self._evaluate, self._weights()))
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
         """The weights and the state of the optimizer, by name."""
@@ -126,10 +130,35 @@ class Trainer:
             "kernels": tuning.digest(),
         }
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.config.precision == "bfloat16":
-            return torch.autocast(self.device, torch.bfloat16)
-        return nullcontext()
+    def _backward(self, loss_of: _Call) -> Tensor:
+        """Set the gradient of every parameter, and return the loss of the step."""
+        weights = self._weights()
+        for parameter in self._parameters:
+            parameter.grad = None
+        loss = torch.zeros((), device=self._device)
+        for batch, share in self.task.batches(self.step):
+            part = functional_call(loss_of, weights, batch) * share
+            parts = torch.autograd.grad(part, [*weights.values()], allow_unused=True)
+            for parameter, gradient in zip(self._parameters, parts, strict=True):
+                if parameter.grad is not None and gradient is not None:
+                    parameter.grad += gradient
+                elif gradient is not None:
+                    parameter.grad = gradient.to(parameter.dtype)
+            loss += part.detach()
+        return loss
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The parameters of a `_Call`, in the precision of the config."""
+        named = {f"model.{name}": p for name, p in self.model.named_parameters()}
+        if self.config.precision != "bfloat16":
+            return named
+        return {name: p.detach().bfloat16().requires_grad_() for name, p in named.items()}
+
+    def failed(self, step: int, loss: float) -> NotFinite:
+        """Return the error of a step; the next one that is started has this number again."""
+        self.step = step - 1
+        self._is_finite.fill_(True)
+        return NotFinite.at(step, loss, self._diagnosis())
 
     def _diagnosis(self) -> str:
         """Describe the first module whose output is not finite, or else the first such gradient."""
@@ -144,9 +173,7 @@ class Trainer:
             return hook
 
         hooks = [m.register_forward_hook(look(n)) for n, m in self.model.named_modules() if n]
-        with torch.no_grad(), self._autocast():
-            for batch, _ in self.task.batches(self.step):
-                self.task.loss(self.model, *batch)
+        self._backward(_Call(self.model, self.task.loss))  # not compiled
         for hook in hooks:
             hook.remove()
         if modules:
@@ -155,3 +182,44 @@ class Trainer:
             if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                 return f"every output is finite, but the gradient of {name} is not"
         return "every output and every gradient is finite, but not their norm"
+
+
+@final
+@dataclass(frozen=True)
+class _Pending:
+    """A started step; see `training.loop.Pending`.
+
+    numbers: the loss and the norm of the gradient, on the CPU. done: the event after which they
+    have their values; None if they have them.
+    """
+
+    trainer: Trainer
+    step: int
+    learning_rate: float
+    validation: float | None
+    numbers: Float[Tensor, "2"]
+    done: torch.cuda.Event | None
+
+    def is_ready(self) -> bool:
+        return self.done is None or bool(self.done.query())  # type: ignore[no-untyped-call]
+
+    def result(self) -> Step:
+        if self.done is not None:
+            self.done.synchronize()
+        loss, norm = self.numbers.tolist()
+        if not isfinite(loss + norm):
+            raise self.trainer.failed(self.step, loss)
+        tokens = self.trainer.task.tokens(self.step)
+        return Step(self.step, tokens, loss, self.learning_rate, norm, self.validation)
+
+
+@final
+class _Call(nn.Module):
+    """A function of a model as a module, whose parameters `functional_call` can replace."""
+
+    def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model, self.function = model, function
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.function(self.model, *arguments)

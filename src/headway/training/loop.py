@@ -2,10 +2,11 @@
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from headway.training import checkpoints
 from headway.training.runs import Run, RunConfig
 from headway.training.settings import TrainingConfig
 
+_AHEAD = 2  # steps that the device has not finished when the next one is started
 _KEPT = 2  # checkpoints: the last one, and the one before in case the last is damaged
 
 
@@ -38,10 +40,21 @@ class NotFinite(ValueError):  # noqa: N818 - clear without the suffix Error
         return cls(f"the loss of step {step} is {loss}: {where}; {advice}")
 
 
+@runtime_checkable
+class Pending(Protocol):
+    """A step that the device may still compute."""
+
+    def is_ready(self) -> bool:
+        """Whether `result` would not wait."""
+
+    def result(self) -> Step:
+        """Wait for the step. Raises NotFinite if the loss or the gradient is not finite."""
+
+
 class Trainer(Protocol):
     """A model in training, in either engine.
 
-    step: the number of completed steps. device: the kind of device that it uses. parameters: the
+    step: the number of started steps. device: the kind of device that it uses. parameters: the
     number of trained parameters.
     """
 
@@ -59,11 +72,16 @@ class Trainer(Protocol):
     @property
     def parameters(self) -> int: ...
 
-    def advance(self) -> Step:
-        """Take one step.
+    def start(self) -> Pending:
+        """Start the next step, without waiting for the one before.
 
-        Raises NotFinite, and keeps the weights, if the loss or the gradient is not finite.
+        If the loss or the gradient is not finite, neither this step nor any after it changes the
+        weights, until its `result` is read.
         """
+
+    def advance(self) -> Step:
+        """Take one step and wait for it. Raises NotFinite, and keeps the weights before it."""
+        return self.start().result()
 
     def state(self) -> Mapping[str, Mapping[str, np.ndarray]]:
         """Return all that the next step depends on, except config and data: arrays by part."""
@@ -100,18 +118,28 @@ def fit(
         save(trainer, run, config)
     seconds_before = max((record["seconds"] for record in run.logged()), default=0.0)
     began = time.perf_counter() - seconds_before
+    pending: deque[Pending] = deque()
+
+    def report(until: int) -> None:
+        """Report the steps that are ready, and wait for the oldest until so many are left."""
+        while pending and (len(pending) > until or pending[0].is_ready()):
+            try:
+                step = pending.popleft().result()
+            except NotFinite as error:
+                good = checkpoints.latest(run.checkpoints)
+                raise NotFinite(f"{error}; the last good checkpoint is {good}") from None
+            seconds = time.perf_counter() - began
+            run.log({**asdict(step), "seconds": round(seconds, 3)})
+            on_step(step, seconds)
+
     while trainer.step < steps and not interrupted():
-        try:
-            step = trainer.advance()
-        except NotFinite as error:
-            good = checkpoints.latest(run.checkpoints)
-            raise NotFinite(f"{error}; the last good checkpoint is {good}") from None
-        seconds = time.perf_counter() - began
-        run.log({**asdict(step), "seconds": round(seconds, 3)})
-        on_step(step, seconds)
+        pending.append(trainer.start())
+        report(until=_AHEAD)
         if trainer.step % save_every == 0 or trainer.step == steps:
+            report(until=0)
             save(trainer, run, config)
             on_checkpoint()
+    report(until=0)
     if not _is_saved(run, trainer.step):
         save(trainer, run, config)
 

@@ -12,6 +12,7 @@ The scale gives the update the size of AdamW's, so that both optimizers share on
 
 from collections.abc import Iterator, Mapping
 from itertools import chain
+from typing import Any
 
 from einops import rearrange
 from jaxtyping import Float
@@ -55,11 +56,12 @@ def scale(d_out: int, d_in: int) -> float:
     return float(0.2 * max(d_out, d_in) ** 0.5)
 
 
-def updates(momenta: Mapping[str, Array]) -> dict[str, Array]:
+def updates(momenta: Mapping[str, Array], dtype: Any = None) -> dict[str, Array]:
     """Return the scaled orthogonal update of each parameter, by name.
 
     momenta: the Nesterov momentum of each parameter. All matrices of the same shape are
-    orthogonalized in one call.
+    orthogonalized in one call. dtype: the number format of the iteration, by default that of the
+    momenta.
     """
     pieces = {name: unpacked(name, value) for name, value in momenta.items()}
     by_shape: dict[tuple[int, ...], list[Array]] = {}
@@ -67,8 +69,10 @@ def updates(momenta: Mapping[str, Array]) -> dict[str, Array]:
         by_shape.setdefault(tuple(matrix.shape), []).append(matrix)
     scaled: dict[tuple[int, ...], Iterator[Array]] = {}
     for shape, matrices in by_shape.items():
-        stacked = namespace(matrices[0]).stack(matrices)
-        scaled[shape] = iter(scale(*shape) * orthogonal(stacked))
+        xp = namespace(matrices[0])
+        stacked = xp.stack(matrices)
+        iterated = orthogonal(xp.astype(stacked, dtype or stacked.dtype, copy=False))
+        scaled[shape] = iter(scale(*shape) * xp.astype(iterated, stacked.dtype, copy=False))
     return {
         name: packed(name, [next(scaled[tuple(m.shape)]) for m in pieces[name]], value)
         for name, value in momenta.items()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from headway import cache as files
-from headway.attention.arrays import Array, engine
+from headway.attention.arrays import Array, compiles_for_torch, engine
 from headway.attention.kernels.kernel import records_gradients
 from headway.attention.masks import causal
 from headway.attention.spec import Spec
@@ -63,9 +63,9 @@ Table = Mapping[Kind, Mapping[Size, Seconds]]
 
 def ranking(queries: Array, keys: Array, values: Array, spec: Spec) -> tuple[str, ...]:
     """The kernels for a call, the fastest first. Some may refuse it; `plain` is always included."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.compiler.is_compiling():
+    if compiles_for_torch():
         return RULES["short"]
+    torch = sys.modules.get("torch")
     threads = 0 if torch is None else torch.get_num_threads()
     backward = records_gradients(queries, keys, values, spec.bias)
     options = (_mask(spec), spec.dropout > 0, spec.softcap is None)
