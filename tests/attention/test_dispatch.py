@@ -359,7 +359,7 @@ def test_the_bias_of_a_head_keeps_sdpa_on_its_fast_backend():
     assert "FlashAttention" in context.grad_fn.next_functions[0][0].name()
 
 
-def test_flex_makes_the_blocks_of_a_band_once_and_for_all_heads():
+def test_flex_makes_the_blocks_of_a_mask_once():
     def blocks(mask, offset=None):  # of 128 x 128, three by four of them
         queries, keys = torch.zeros(2, 3, 384, 4), torch.zeros(2, 3, 512, 4)
         return block_mask(queries, keys, spec_from({"mask": mask, "offset": offset}))
@@ -376,10 +376,26 @@ def test_flex_makes_the_blocks_of_a_band_once_and_for_all_heads():
         assert full(blocks(causal)) == [[1, 2, 3]]
         assert full(blocks(causal, offset=0)) == [[0, 1, 2]]
         assert full(blocks(causal, offset=torch.tensor([0, 128]))) == [[0, 1, 2], [1, 2, 3]]
-        kept = padding(torch.tensor([128, 512]))
-        assert blocks(kept) is not blocks(kept)
+        lengths = torch.tensor([512, 512])
+        kept = padding(lengths)
+        assert full(blocks(kept)) == [[4, 4, 4], [4, 4, 4]]
+        lengths[0] = 128  # the blocks are made again
+        assert blocks(kept) is blocks(kept)
         assert blocks(kept).shape == (2, 3, 384, 512)
         assert full(blocks(kept)) == [[1, 1, 1], [4, 4, 4]]
+
+
+@pytest.mark.slow
+def test_flex_does_not_compile_again_for_the_same_kind_of_mask():
+    x, graphs = torch.randn(2, 3, 41, 16), []
+    for seed in range(3):
+        ids = torch.randint(0, 3, (2, 41), generator=torch.Generator().manual_seed(seed))
+        mask = causal & documents(ids)
+        with shapes_unchecked(True):
+            output = headway.attend(x, x, x, mask=mask, kernel="flex")
+        assert torch.allclose(output, headway.attend(x, x, x, mask=mask), atol=1e-6)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[-1]
 
 
 @pytest.mark.slow

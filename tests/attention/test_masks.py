@@ -179,9 +179,9 @@ def test_no_cell_outside_the_band_is_allowed(mask, band, is_band):
 
 def test_only_masks_without_arrays_are_functions_of_positions():
     array = np.ones((QUERIES, KEYS), dtype=bool)
-    assert (causal & ~(padding(LENGTHS) | documents(IDS))).by_position
+    assert (causal & ~(padding(LENGTHS) | documents(IDS))).predicate is not None
     for mask in (as_mask(array), causal & array, array | causal, ~(causal & array)):
-        assert not mask.by_position
+        assert mask.predicate is None
 
 
 def test_parts_of_the_heads():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
+from operator import and_, or_
 from typing import NamedTuple, final
 
 from jaxtyping import Bool, Float, Int, Shaped
@@ -35,10 +36,9 @@ class Mask:
     True means that the query may attend to the key. The predicate gets index arrays that
     broadcast. Masks compose with `&`, `|` and `~`, also with arrays (..., heads, queries, keys).
 
-    on: evaluates the mask at the cells of a Grid. Kernels use the other attributes to avoid the
-    complete matrix. band: no cell outside this band is allowed. is_band: every cell inside the
-    band is allowed. by_position: False if the mask contains an array, which cannot be evaluated
-    by position.
+    predicate: the function; None if the mask contains an array, which cannot be evaluated by
+    position. band: no cell outside this band is allowed. is_band: every cell inside the band is
+    allowed. Kernels use these attributes to avoid the complete matrix.
     """
 
     __array_ufunc__ = None  # makes `array & mask` call __rand__
@@ -49,29 +49,38 @@ class Mask:
     ) -> None:
         self.name = name
         self.band, self.is_band = band or Band(), band is not None
-        self.by_position = True
-        self.on: Callable[[Grid], Bool[Array, "..."]] = lambda grid: predicate(
+        self.predicate: Predicate | None = predicate
+        self._on: Callable[[Grid], Bool[Array, "..."]] = lambda grid: predicate(
             grid.batch, grid.head, grid.query, grid.key
         )
 
     @classmethod
-    def _from(cls, on: Callable[[Grid], Array], name: str, *parts: Mask) -> Mask:
+    def _of_grid(cls, on: Callable[[Grid], Array], name: str) -> Mask:
+        """A mask that contains an array."""
         mask = cls(lambda *_: True, name)
-        mask.on = on
-        mask.by_position = bool(parts) and all(part.by_position for part in parts)
+        mask.predicate, mask._on = None, on
         return mask
+
+    def on(self, grid: Grid) -> Bool[Array, "..."]:
+        """Evaluate the mask at the cells of a grid."""
+        return self._on(grid)
+
+    def _combined(self, operation: Callable[[Array, Array], Array], other: Mask, name: str) -> Mask:
+        one, two = self.predicate, other.predicate
+        if one is None or two is None:
+            return self._of_grid(lambda grid: operation(self.on(grid), other.on(grid)), name)
+        # This function refers to no Mask, because compilers of kernels do not know this class.
+        return Mask(lambda *indices: operation(one(*indices), two(*indices)), name)
 
     def __and__(self, other: Mask | Bool[Array, "..."]) -> Mask:
         other = as_mask(other)
-        name = f"{self} & {other}"
-        both = self._from(lambda grid: self.on(grid) & other.on(grid), name, self, other)
+        both = self._combined(and_, other, f"{self} & {other}")
         both.band, both.is_band = self.band & other.band, self.is_band and other.is_band
         return both
 
     def __or__(self, other: Mask | Bool[Array, "..."]) -> Mask:
         other = as_mask(other)
-        name = f"({self} | {other})"
-        return self._from(lambda grid: self.on(grid) | other.on(grid), name, self, other)
+        return self._combined(or_, other, f"({self} | {other})")
 
     def __rand__(self, other: Bool[Array, "..."]) -> Mask:
         return as_mask(other) & self
@@ -80,7 +89,10 @@ class Mask:
         return as_mask(other) | self
 
     def __invert__(self) -> Mask:
-        return self._from(lambda grid: ~self.on(grid), f"~({self})", self)
+        predicate, name = self.predicate, f"~({self})"
+        if predicate is None:
+            return self._of_grid(lambda grid: ~self.on(grid), name)
+        return Mask(lambda *indices: ~predicate(*indices), name)
 
     def __repr__(self) -> str:
         return self.name
@@ -96,7 +108,7 @@ def as_mask(mask: Mask | Shaped[Array, "..."]) -> Mask:
             f"mask must be a Mask or a boolean array (True = may attend), got {kind}; "
             "numbers to add to the scores must be passed as bias"
         )
-    return Mask._from(lambda grid: grid.cells_of(mask, "mask"), f"array{tuple(mask.shape)}")
+    return Mask._of_grid(lambda grid: grid.cells_of(mask, "mask"), f"array{tuple(mask.shape)}")
 
 
 def both(mask: Mask | None, other: Mask) -> Mask:

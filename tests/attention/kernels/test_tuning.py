@@ -1,19 +1,26 @@
 """Tests of the choice of a kernel: by measured times, or by a fixed rule without them."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import headway
+from headway.attention.dispatch import fastest
 from headway.attention.kernels import tuning
 from headway.attention.kernels.table import KERNELS
 from headway.attention.kernels.tuning import Kind, Size
+from headway.attention.masks import causal, documents
 from headway.attention.options import spec_from
 from headway.attention.spec import DEFAULT
 
 CAUSAL = Kind("torch", "cpu", torch.get_num_threads(), "float32", False, "causal", False, False)
+
+
+DOCUMENTS = causal & documents(torch.zeros(2, 1024, dtype=torch.int64))
 
 
 def call(heads=4, tokens=16, features=8, **options):
@@ -118,6 +125,41 @@ def test_a_kind_without_times_uses_the_fixed_rule(tuned):
     assert tuning.ranking(*call(tokens=300, dropout=0.1, seed=1)) == tuning.RULES["long"]
     with torch.no_grad():
         assert tuning.ranking(*call()) == ("plain", "sdpa", "tiled", "plain")
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize("compiling", [False, True])
+@pytest.mark.parametrize(
+    ("tokens", "options", "kernel"),
+    [
+        (1024, {}, "sdpa"),
+        (1024, {"causal": True}, "sdpa"),
+        (1024, {"causal": True, "dropout": 0.1, "seed": 1}, "triton"),
+        (1024, {"causal": True, "softcap": 30.0}, "triton"),
+        (1024, {"window": 511}, "triton"),
+        (1024, {"window": 512}, "sdpa"),
+        (1024, {"causal": True, "bias": torch.zeros(1, 1, 1024, 1024)}, "sdpa"),
+        (1024, {"mask": DOCUMENTS}, "flex"),
+        (512, {"mask": DOCUMENTS}, "sdpa"),  # the matrix of the mask is small
+        (1024, {"mask": DOCUMENTS, "softcap": 30.0}, "flex"),
+        (1024, {"mask": DOCUMENTS, "dropout": 0.1, "seed": 1}, "tiled"),
+        (1024, {"mask": torch.ones(1024, 1024, dtype=torch.bool)}, "sdpa"),
+    ],
+)
+def test_the_rule_on_cuda(tokens, options, kernel, compiling, monkeypatch):
+    """PyTorch pretends to have CUDA tensors, which suffices to choose a kernel."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty(2, 3, tokens, 64, device="cuda", dtype=torch.bfloat16)
+        if compiling and kernel == "tiled":  # compiled, it supports no mask but a band
+            kernel = "plain"
+        assert fastest(x, x, x, spec_from(options)) == kernel
+
+
+def test_one_query_on_cuda_does_not_use_triton():
+    with FakeTensorMode():
+        q, k = (torch.empty(2, 3, n, 64, device="cuda", dtype=torch.bfloat16) for n in (1, 1024))
+        assert fastest(q, k, k, spec_from({"window": 100})) == "sdpa"
 
 
 def test_numpy_and_jax_have_kinds_too():

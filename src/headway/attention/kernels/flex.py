@@ -9,9 +9,10 @@ from collections.abc import Callable
 from functools import cache, lru_cache
 from math import prod
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from headway.attention.arrays import Array
-from headway.attention.grid import Grid, first_position, grid_of
+from headway.attention.arrays import Array, compiles_for_torch
+from headway.attention.grid import first_position, grid_of
 from headway.attention.kernels.kernel import Kernel, in_function_transform, records_gradients
 from headway.attention.kernels.matrix import matrix
 from headway.attention.kernels.sdpa import SDPA, SOFTMAX_ONLY
@@ -27,16 +28,16 @@ def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | Non
         return reason
     import torch
 
-    if torch.compiler.is_compiling():
-        return "does not support calls in a compiled function, because it compiles itself"
     if in_function_transform():
         return "does not support torch.func transforms"
     device = queries.device.type
+    if device == "cpu" and compiles_for_torch():
+        return "does not support calls in a function that is compiled for a CPU"
     if queries.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return "supports float32, bfloat16 and float16 only"
     if 0 in (*queries.shape, *keys.shape, *values.shape):
         return "does not support empty tensors"
-    if spec.mask is not None and not spec.mask.by_position:
+    if spec.mask is not None and spec.mask.predicate is None:
         return "supports masks of positions only, but the mask contains an array"
     if device == "cpu" and records_gradients(queries, keys, values, spec.bias):
         return "has no gradients on a CPU; use torch.no_grad() if you need no gradients"
@@ -51,44 +52,72 @@ def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | Non
 def block_mask(queries: Array, keys: Array, spec: Spec) -> Any:
     """The `BlockMask`: which blocks of the mask are empty, full or mixed; None without a mask.
 
-    Making it takes time, because the complete matrix is evaluated. For a band (causal, window) the
-    result is cached.
+    Making it takes time, because the complete matrix is evaluated. So it is kept as long as the
+    mask exists, and made again if a tensor in the mask has changed.
     """
     if spec.mask is None:
         return None
-    import torch
-
     *batch, heads, rows, _ = queries.shape
     columns, device = keys.shape[-2], queries.device
     first = first_position(queries, keys, spec)
+    if compiles_for_torch():
+        return _blocks(spec, first, prod(batch), heads, rows, columns, device)
     if spec.mask.is_band and isinstance(first, int):  # the same for all batch rows and heads
         return _band_blocks(spec.mask.band, first, rows, columns, device)
-    if not isinstance(first, int):
-        first = torch.as_tensor(first, dtype=torch.int32, device=device).expand(batch).reshape(-1)
-    return _blocks(spec, first, prod(batch), heads, rows, columns, device)
+    kept = _kept.setdefault(spec.mask, {})
+    sizes = (prod(batch), heads, rows, columns, device)
+    key = (*sizes, *map(_version, (first, spec.batch_offset, spec.mask.predicate)))
+    if key not in kept:
+        if len(kept) >= 16:
+            kept.clear()
+        kept[key] = _blocks(spec, first, *sizes)
+    return kept[key]
 
 
-def _blocks(spec: Spec, first: Any, *sizes_and_device: Any) -> Any:
+_kept: WeakKeyDictionary[Mask, dict[Any, Any]] = WeakKeyDictionary()
+
+
+def _version(value: Any) -> Any:
+    """A value that changes when a number, a tensor, or a tensor in a function changes."""
+    if hasattr(value, "is_inference"):  # a tensor
+        return id(value), None if value.is_inference() else value._version
+    cells = getattr(value, "__closure__", None)
+    if cells:
+        return tuple(_version(cell.cell_contents) for cell in cells)
+    return value if isinstance(value, int | float) else id(value)
+
+
+def _blocks(spec: Spec, first: Any, batch: int, *sizes_and_device: Any) -> Any:
+    import torch
     from torch.nn.attention.flex_attention import create_block_mask
 
-    def query(batch: Array, row: Array) -> Array:
-        return row + (first if isinstance(first, int) else first[batch])
-
-    # A lambda: PyTorch counts the arguments of this function, and a decorator would hide them.
+    predicate, offset = spec.mask.predicate, spec.batch_offset  # type: ignore[union-attr]
+    assert predicate is not None  # `_refuse` ensures this
+    # Functions of four index tensors and nothing else: PyTorch's compiler knows no Mask and no
+    # Spec, and counts the arguments.
+    if isinstance(first, int):
+        return create_block_mask(
+            lambda batch, head, row, key: predicate(batch + offset, head, row + first, key),
+            *(batch, *sizes_and_device),
+        )
+    device = sizes_and_device[-1]
+    firsts = torch.as_tensor(first, dtype=torch.int32, device=device).reshape(-1).expand(batch)
     return create_block_mask(
-        lambda batch, head, row, key: spec.mask.on(  # type: ignore[union-attr]
-            Grid((), batch + spec.batch_offset, head, query(batch, row), key)
-        ),
-        *sizes_and_device,
+        lambda batch, head, row, key: predicate(batch + offset, head, row + firsts[batch], key),
+        *(batch, *sizes_and_device),
     )
 
 
 @lru_cache(maxsize=16)
 def _band_blocks(band: Band, first: int, rows: int, columns: int, device: Any) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
     least = max(band.least, first - columns)  # finite bounds that include all distances
     most = min(band.most, first + rows)
-    mask = Mask(lambda batch, head, query, key: (least <= query - key) & (query - key <= most))
-    return _blocks(Spec(mask), first, None, None, rows, columns, device)
+    return create_block_mask(
+        lambda batch, head, row, key: (least <= row + first - key) & (row + first - key <= most),
+        *(None, None, rows, columns, device),
+    )
 
 
 def _score_mod(queries: Array, keys: Array, spec: Spec) -> Callable[..., Array] | None:
@@ -114,6 +143,24 @@ def _compiled() -> Callable[..., Array]:
     return torch.compile(flex_attention, fullgraph=True, dynamic=False)
 
 
+def _flex(*arrays: Array, **options: Any) -> Array:
+    """flex_attention, compiled; in a function that is compiled anyway it becomes a part of it."""
+    import torch
+    from torch.nn.attention.flex_attention import flex_attention
+
+    if compiles_for_torch():
+        return flex_attention(*arrays, **options)
+    limits = {"recompile_limit": COMPILATIONS, "accumulated_recompile_limit": COMPILATIONS}
+    try:
+        with torch._dynamo.config.patch(limits):
+            return _compiled()(*arrays, **options)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason = str(error).strip().split("\n")[0]
+        raise Unsupported(
+            f"PyTorch cannot compile flex_attention for this call: {reason}"
+        ) from error
+
+
 def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     import torch
 
@@ -128,15 +175,7 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
         "scale": spec.scale,
         "enable_gqa": queries.shape[-3] != keys.shape[-3],
     }
-    limits = {"recompile_limit": COMPILATIONS, "accumulated_recompile_limit": COMPILATIONS}
-    try:
-        with torch._dynamo.config.patch(limits):
-            context = _compiled()(*flat, **options)
-    except torch._dynamo.exc.TorchDynamoException as error:
-        reason = str(error).strip().split("\n")[0]
-        raise Unsupported(
-            f"PyTorch cannot compile flex_attention for this call: {reason}"
-        ) from error
+    context = _flex(*flat, **options)
     context = context.reshape(*queries.shape[:-1], values.shape[-1])
     if queries.shape[-2] == 1 and (spec.mask is not None or spec.bias is not None):
         # For one query and many keys PyTorch runs another kernel, which returns NaN for a query

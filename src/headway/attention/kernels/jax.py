@@ -1,4 +1,4 @@
-"""JAX's dot_product_attention, with the implementation that it chooses.
+"""JAX's dot_product_attention: cuDNN's implementation where it accepts the call, else XLA's.
 
 This module corrects three conventions that differ from ours: the heads axis is after the tokens,
 `is_causal` counts positions from the top left, and a query that may attend to no key gets the mean
@@ -6,6 +6,7 @@ of the values or NaN. (JAX's windows count from the top left too, so a window is
 """
 
 import sys
+import warnings
 from math import prod
 from typing import Any
 
@@ -35,8 +36,11 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     import jax
 
     def attend(**mask: Any) -> Array:
-        inputs = (_tokens_first(x) for x in (queries, keys, values))
-        context = jax.nn.dot_product_attention(*inputs, scale=spec.scale, **mask)
+        inputs = [_tokens_first(x) for x in (queries, keys, values)]
+        options = {"scale": spec.scale, **mask}
+        context = _by_cudnn(inputs, options) if jax.default_backend() == "gpu" else None
+        if context is None:
+            context = jax.nn.dot_product_attention(*inputs, **options, implementation="xla")
         return context.swapaxes(1, 2).reshape(queries.shape)
 
     def complete(x: Array) -> Array:
@@ -50,6 +54,20 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     allowed, bias, any_allowed = matrix(queries, keys, spec)
     context = attend(mask=complete(allowed), bias=None if bias is None else complete(bias))
     return jax.numpy.where(any_allowed, context, 0.0)
+
+
+def _by_cudnn(inputs: list[Array], options: dict[str, Any]) -> Array | None:
+    """The context, or None if cuDNN is missing or does not support the call."""
+    import jax
+
+    if inputs[0].dtype not in ("bfloat16", "float16"):
+        return None
+    try:
+        return jax.nn.dot_product_attention(*inputs, **options, implementation="cudnn")
+    except (NotImplementedError, RuntimeError, ValueError) as error:  # JAX checks it while tracing
+        # The default filter shows a warning once.
+        warnings.warn(f"JAX runs attention without cuDNN: {error}", stacklevel=2)
+        return None
 
 
 def _tokens_first(x: Array) -> Array:

@@ -24,7 +24,7 @@ def refuse(keys: Array, spec: Spec) -> str | None:
         return "does not support the option bias on JAX"
     if 0 in keys.shape:
         return "does not support empty arrays on JAX"
-    if spec.mask is not None and not spec.mask.by_position:
+    if spec.mask is not None and spec.mask.predicate is None:
         return "does not support an array as a mask on JAX; use a mask such as padding(lengths)"
     return None
 

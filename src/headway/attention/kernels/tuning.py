@@ -23,15 +23,22 @@ from headway.attention.masks import causal
 from headway.attention.spec import Spec
 
 # The order of the kernels if there is no table. PyTorch's kernel is the fastest, or nearly the
-# fastest, for all calls that it supports. For other calls (dropout with a seed, softcap) `tiled` is
-# faster than `plain` if there is more than one tile; with NumPy and JAX only for long texts, where
-# `plain` needs much memory. JAX's kernel takes two thirds of the time of `plain`, for the forward
-# and backward passes together.
+# fastest, for all calls that it supports. On a CPU `tiled` is faster than `plain` for other calls
+# (dropout with a seed, softcap) if there is more than one tile; with NumPy and JAX only for long
+# texts, where `plain` needs much memory. JAX's kernel takes two thirds of the time of `plain`, for
+# the forward and backward passes together. On a GPU (H200, 1,024 tokens) `triton` takes a 13th to a
+# 24th of the time of `tiled`, and JAX's kernel a 20th of that of our own; in a narrow window and in
+# other masks of positions `triton` and `flex` skip what is masked.
 RULES: Mapping[str, tuple[str, ...]] = {
     "short": ("sdpa", "jax", "plain"),
     "long": ("sdpa", "tiled", "plain"),
+    "cuda": ("sdpa", "triton", "flex", "tiled", "plain"),
+    "cuda, narrow window": ("triton", "sdpa", "flex", "tiled", "plain"),
+    "cuda, other mask": ("flex", "sdpa", "tiled", "plain"),
+    "gpu": ("jax", "tiled", "plain"),  # with JAX
 }
 SHORT = {"torch": 128**2, "numpy": 2048**2, "jax": 512**2}  # the largest queries * keys of "short"
+SHORT_ON_CUDA = 512**2  # up to here, a matrix of the mask costs less than what `flex` skips
 NEAREST = 4  # the number of measured shapes that are averaged
 
 
@@ -64,11 +71,12 @@ Table = Mapping[Kind, Mapping[Size, Seconds]]
 def ranking(queries: Array, keys: Array, values: Array, spec: Spec) -> tuple[str, ...]:
     """The kernels for a call, the fastest first. Some may refuse it; `plain` is always included."""
     if compiles_for_torch():
-        return RULES["short"]
-    torch = sys.modules.get("torch")
+        return RULES[_rule(queries, keys, spec)]
+    torch, mask = sys.modules.get("torch"), spec.mask
     threads = 0 if torch is None else torch.get_num_threads()
     backward = records_gradients(queries, keys, values, spec.bias)
-    options = (_mask(spec), spec.dropout > 0, spec.softcap is None)
+    masked = mask and (mask.band, mask.is_band, mask.predicate is None)
+    options = (masked, spec.bias is None, spec.dropout > 0, spec.softcap is None)
     machine = (queries.dtype, getattr(queries, "device", None), backward, threads)
     key = (queries.shape, keys.shape, options, machine)
     ranked = _rankings.get(key)
@@ -76,16 +84,29 @@ def ranking(queries: Array, keys: Array, values: Array, spec: Spec) -> tuple[str
         if len(_rankings) > 10_000:  # limits the memory of a server that gets many lengths
             _rankings.clear()
         ranked = measured(table(), *kind_and_size(queries, keys, values, spec))
-        ranked = _rankings[key] = ranked or _by_rule(queries, keys)
+        ranked = _rankings[key] = ranked or RULES[_rule(queries, keys, spec)]
     return ranked
 
 
 _rankings: dict[Any, tuple[str, ...]] = {}
 
 
-def _by_rule(queries: Array, keys: Array) -> tuple[str, ...]:
-    cells = queries.shape[-2] * keys.shape[-2]
-    return RULES["short" if cells <= SHORT[engine(queries)] else "long"]
+def _rule(queries: Array, keys: Array, spec: Spec) -> str:
+    """The key of RULES for a call."""
+    library, mask = engine(queries), spec.mask
+    rows, columns = queries.shape[-2], keys.shape[-2]
+    if library == "jax" and sys.modules["jax"].default_backend() == "gpu":
+        return "gpu"
+    if library == "torch" and queries.is_cuda:
+        if mask is None or spec.bias is not None or rows == 1:
+            return "cuda"
+        if mask.is_band:
+            width = mask.band.most - mask.band.least + 1
+            return "cuda, narrow window" if 2 * width < columns else "cuda"
+        is_long = rows * columns > SHORT_ON_CUDA
+        return "cuda, other mask" if mask.predicate is not None and is_long else "cuda"
+    is_long = rows * columns > SHORT[library] and not compiles_for_torch()
+    return "long" if is_long else "short"
 
 
 def kind_and_size(queries: Array, keys: Array, values: Array, spec: Spec) -> tuple[Kind, Size]:
