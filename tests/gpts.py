@@ -17,6 +17,7 @@ _PLACES = {
     },
     "positions": ("positions", "kind"),
     "norm": ("norm", "kind"),
+    "window": ("attention", "window"),
     "eps": ("norm", "eps"),
     "mlp": ("mlp", "kind"),
     "d_mlp": ("mlp", "width"),

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+import headway
 from gpts import MODERN, gpt_config
 from headway.ladder.rungs import LADDER
 from headway.torch import GPT
+from headway.torch import generate as module
+from headway.torch.decode import Decoder
 from headway.torch.generate import generate
 from headway.torch.gpt import multi_head, of_rung
 from headway.torch.layers import Cache
@@ -65,6 +68,52 @@ def test_the_cache_never_copies_itself_as_it_grows(monkeypatch):
     monkeypatch.setattr(Cache, "extend", watched)
     list(generate(random_model(), PROMPTS[:1], tokens=11))
     assert [len(seen) for seen in places.values()] == [1, 1]  # two layers
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"kv_heads": 2, **MODERN},
+        {"positions": "alibi"},
+        {"positions": "relative"},
+        {"window": 5, **MODERN},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"top_p": 0.9, "seed": 3}])
+def test_steps_of_fixed_shapes_generate_the_same(choices, options, monkeypatch):
+    """What a GPU runs as one graph, here without a graph; also past the context."""
+    model = random_model(**choices)
+    expected = [*generate(model, PROMPTS, tokens=40, **options)]
+    monkeypatch.setattr(module, "FIXED", {"cpu"})
+    steps = []
+    compute = Decoder._compute
+    monkeypatch.setattr(Decoder, "_compute", lambda self: steps.append(self) or compute(self))
+    assert [*generate(model, PROMPTS, tokens=40, **options)] == expected
+    assert len(steps) >= 20  # the other steps read the texts again
+    assert model.blocks[0].attention.attend is not steps[0]._model.blocks[0].attention.attend
+    assert model.embedding.weight is steps[0]._model.embedding.weight
+
+
+def test_a_trace_sees_steps_that_a_graph_would_hide(monkeypatch):
+    model = random_model()
+    expected = [*generate(model, PROMPTS, tokens=6, temperature=0)]
+    monkeypatch.setattr(module, "FIXED", {"cpu"})
+    steps = generate(model, PROMPTS, tokens=6, temperature=0)
+    first = [next(steps) for _ in range(3)]
+    with headway.trace("blocks.0.attention.weights") as traced:
+        first.append(next(steps))
+    assert traced["blocks.0.attention.weights"].shape[0] == len(PROMPTS)
+    assert [*first, *steps] == expected
+
+
+def test_weights_that_are_not_finite_are_an_error():
+    model = random_model()
+    with torch.no_grad():
+        model.blocks[1].mlp.up.weight[0] = float("nan")
+    with pytest.raises(ValueError, match="logits are not finite"):
+        next(generate(model, PROMPTS, tokens=1))
 
 
 def test_an_empty_prompt_among_others_is_refused():

@@ -1,10 +1,12 @@
 """Functions that work on arrays of NumPy, PyTorch and JAX alike."""
 
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
+from jaxtyping import Float
 
 Array = Any  # an array of any engine; jaxtyping's strings give its shape
 
@@ -42,6 +44,15 @@ def wrapping_product(x: Array, factor: int) -> Array:
         xp = namespace(x)
         return xp.astype(xp.astype(x, xp.int64) * factor, xp.int32)
     return x * factor
+
+
+def largest(x: Float[Array, "... n"], count: int) -> Float[Array, "... count"]:
+    """The largest numbers along the last axis, the largest first, without sorting all of them."""
+    library = engine(x)
+    if library == "numpy":
+        return -np.sort(np.partition(-x, count - 1)[..., :count])
+    top = x.topk if library == "torch" else partial(sys.modules["jax"].lax.top_k, x)
+    return top(count)[0]
 
 
 def compiles_for_torch() -> bool:

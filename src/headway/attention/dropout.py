@@ -33,9 +33,14 @@ def keep_hashed(
     rate: float, state: Int[Array, "1"], *coordinates: Int[Array, "..."]
 ) -> Bool[Array, "..."]:
     """`keep` for a seed that is already hashed."""
+    return hashes(state, *coordinates) >= threshold(rate)
+
+
+def hashes(state: Int[Array, "1"], *coordinates: Int[Array, "..."]) -> Int[Array, "..."]:
+    """The hash of each cell, all 32 bits of which are random, for a seed that is already hashed."""
     for coordinate in coordinates:  # the state grows by broadcasting; the last has all cells
         state = _mixed(state, coordinate)
-    return state >= threshold(rate)
+    return state
 
 
 def hashed(seed: Seed, like: Array) -> Int[Array, "1"]:

@@ -16,8 +16,9 @@ from headway.attention.spec import Spec
 from headway.jax import gpt
 from headway.jax.gpt import Model
 from headway.jax.layers import Attention, Cache, Params
+from headway.models import sampling
 from headway.models.gpt import GPTConfig
-from headway.models.sampling import write
+from headway.models.sampling import Sampling, own_seeds, tokens_of, write
 
 Scores = Float[Array, "batch vocabulary"]
 
@@ -25,9 +26,9 @@ CAPACITY = 256  # minimum tokens of a cache; each capacity is compiled separatel
 
 
 def generate(
-    model: Model, prompts: Sequence[Integer[np.ndarray, " _"]], **options: Any
+    model: Model, prompts: Sequence[Integer[np.ndarray, " _"]], *, tokens: int, **options: Any
 ) -> Iterator[list[int]]:
-    """Generate new tokens after each prompt; options: those of `models.sampling.write`.
+    """Generate new tokens after each prompt; options: those of `models.sampling.Sampling`.
 
     Prompts of different lengths form one batch, and each gets the same continuation as it would
     alone, except with the scaling `dynamic`, whose angles depend on the longest prompt. With a
@@ -35,18 +36,41 @@ def generate(
     the complete text again for every token.
     """
     context = model.config.context
-    longest = max((len(prompt) for prompt in prompts), default=1) + options["tokens"]
+    longest = max((len(prompt) for prompt in prompts), default=1) + tokens
     capacity = min(max(_power_of_two(longest), CAPACITY), context)
-    return write(partial(_read, model, capacity), prompts, context=context, **options)
+    own = own_seeds([sampling.cut(prompt, context) for prompt in prompts])
+    next_tokens = partial(_next_tokens, model, Sampling(**options), own, capacity)
+    return write(next_tokens, prompts, context=context, tokens=tokens)
+
+
+def _next_tokens(
+    model: Model,
+    how: Sampling,
+    own: Int[np.ndarray, " batch"],
+    capacity: int,
+    texts: list[list[int]],
+    caches: list[Cache] | None,
+    step: int,
+) -> tuple[list[int], list[Cache] | None]:
+    """Sample the next token of each text; the caches hold all tokens except the last one.
+
+    capacity: the number of tokens for which new caches have room.
+    """
+    logits, caches = _read(model, capacity, texts, caches)
+
+    def sample(candidates: int) -> tuple[Array, Array]:
+        return _sampled(logits, own, np.int32(step), sampling=how, candidates=candidates)
+
+    return tokens_of(sample, logits.shape[-1]), caches
+
+
+_sampled = jax.jit(sampling.sampled, static_argnames=("sampling", "candidates"))
 
 
 def _read(
     model: Model, capacity: int, texts: list[list[int]], caches: list[Cache] | None
 ) -> tuple[Scores, list[Cache] | None]:
-    """Return the logits after each text; the caches hold all tokens except the last one.
-
-    capacity: the number of tokens for which new caches have room.
-    """
+    """Return the logits after each text; the caches hold all tokens except the last one."""
     params, config, attention = model.params, model.config, model.attention
     if tracing.listening():  # traces and edits must not see the padding
         unpadded = [gpt.forward(params, jnp.asarray([text]), config, attention) for text in texts]

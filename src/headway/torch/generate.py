@@ -6,18 +6,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Int, Integer
 from torch import Tensor
 
-from headway.models.sampling import write
+from headway import tracing
+from headway.models import sampling
+from headway.models.sampling import Sampling, own_seeds, sampled, tokens_of, write
+from headway.torch.decode import Decoder, is_supported
 from headway.torch.gpt import GPT
 from headway.torch.layers import Cache
 
+FIXED = {"cuda"}  # devices on which every step has the same shapes
+
 
 def generate(
-    model: GPT, prompts: Sequence[Integer[np.ndarray, " _"]], **options: Any
+    model: GPT, prompts: Sequence[Integer[np.ndarray, " _"]], *, tokens: int, **options: Any
 ) -> Iterator[list[int]]:
-    """Generate new tokens after each prompt; options: those of `models.sampling.write`.
+    """Generate new tokens after each prompt; options: those of `models.sampling.Sampling`.
 
     Prompts of different lengths form one batch, and each gets the same continuation as it would
     alone, except with the scaling `dynamic`, whose angles depend on the longest prompt. With a
@@ -25,19 +30,39 @@ def generate(
     the complete text again for every token.
     """
     model.eval()
-    context = model.config.context
-    longest = max((len(prompt) for prompt in prompts), default=1) + options["tokens"]
-    return write(partial(_read, model, min(longest, context)), prompts, context=context, **options)
+    context, device = model.config.context, next(model.parameters()).device
+    longest = max((len(prompt) for prompt in prompts), default=1) + tokens
+    own = own_seeds([sampling.cut(prompt, context) for prompt in prompts])
+    next_tokens = partial(
+        _next_tokens,
+        model,
+        Sampling(**options),
+        torch.from_numpy(own).to(device),
+        min(longest, context),
+    )
+    return write(next_tokens, prompts, context=context, tokens=tokens)
 
 
-def _read(
-    model: GPT, capacity: int, texts: list[list[int]], caches: list[Cache] | None
-) -> tuple[Float[Tensor, "batch vocabulary"], list[Cache] | None]:
-    """Return the logits after each text; the caches hold all tokens except the last one.
+@torch.no_grad()
+def _next_tokens(
+    model: GPT,
+    how: Sampling,
+    own: Int[Tensor, " batch"],
+    capacity: int,
+    texts: list[list[int]],
+    caches: list[Cache] | Decoder | None,
+    step: int,
+) -> tuple[list[int], list[Cache] | Decoder | None]:
+    """Sample the next token of each text; the caches hold all tokens except the last one.
 
-    capacity: the number of tokens for which new caches have room.
+    On CUDA, the caches of all steps after the first are those of a `Decoder`. capacity: the number
+    of tokens for which new caches have room.
     """
-    device, starts = next(model.parameters()).device, None
+    device, starts = own.device, None
+    if isinstance(caches, Decoder) and tracing.listening():
+        caches = None  # a graph has no steps to trace: read the text again
+    if isinstance(caches, Decoder):
+        return caches.next_tokens(step, [text[-1] for text in texts]), caches
     if caches is not None:
         rows = [text[-1:] for text in texts]
     else:  # pad on the left to one length
@@ -46,6 +71,8 @@ def _read(
         rows = [[0] * gap + text for gap, text in zip(gaps, texts, strict=True)]
         starts = torch.tensor(gaps, device=device) if any(gaps) else None
         caches = model.caches(capacity, starts) if model.can_cache else None
-    with torch.no_grad():
-        logits = model(torch.tensor(rows, device=device), caches=caches, starts=starts)
-    return logits[:, -1], caches
+    logits = model(torch.tensor(rows, device=device), caches=caches, starts=starts)[:, -1]
+    tokens = tokens_of(partial(sampled, logits, own, step, how), logits.shape[-1])
+    if caches is None or device.type not in FIXED or tracing.listening() or not is_supported(model):
+        return tokens, caches
+    return tokens, Decoder(model, caches, own, how)

@@ -159,9 +159,11 @@ class GPT(nn.Module):
         """
         first = 0 if caches is None else caches[0].length
         end = first + tokens.shape[-1]
-        if end > self.config.context:
+        if isinstance(first, Tensor):  # a fixed cache, whose arrays are longer than the text
+            spec = spec._replace(offset=first)
+        elif end > self.config.context:
             raise ValueError(f"{end} tokens do not fit a context of {self.config.context}")
-        positions = columns = torch.arange(first, end, device=tokens.device)
+        positions = columns = torch.arange(tokens.shape[-1], device=tokens.device) + first
         starts = starts if caches is None else caches[0].starts
         if starts is not None:
             spec = spec._replace(mask=both(spec.mask, ~padding(starts)))

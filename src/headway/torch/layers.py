@@ -42,33 +42,48 @@ class Cache:
 
     def __init__(self, capacity: int, starts: Int[Tensor, " batch"] | None = None) -> None:
         self.capacity, self.starts = capacity, starts
-        self.length = 0
-        self._keys: Tensor | None = None
-        self._values: Tensor | None = None
+        self.length: int | Tensor = 0
+        self._arrays: tuple[Tensor, ...] = ()  # keys and values
 
     def extend(
         self,
         keys: Float[Tensor, "batch heads tokens d_k"],
         values: Float[Tensor, "batch heads tokens d_v"],
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Add tokens and return all keys and values. Raises ValueError beyond the capacity."""
+        if isinstance(self.length, Tensor):
+            column = self.length.reshape(1)
+            for array, new in zip(self._arrays, (keys, values), strict=True):
+                array.index_copy_(-2, column, new)
+            return self._arrays
         end = self.length + keys.shape[-2]
         if end > self.capacity:
             raise ValueError(f"the cache holds at most {self.capacity} tokens (got {end})")
-        if self._keys is None or self._values is None:
-            self._keys = keys.new_empty((*keys.shape[:-2], self.capacity, keys.shape[-1]))
-            self._values = values.new_empty((*values.shape[:-2], self.capacity, values.shape[-1]))
-        self._keys[..., self.length : end, :] = keys
-        self._values[..., self.length : end, :] = values
+        if not self._arrays:  # zeros, because a masked value must be finite
+            self._arrays = tuple(
+                x.new_zeros((*x.shape[:-2], self.capacity, x.shape[-1])) for x in (keys, values)
+            )
+        for array, new in zip(self._arrays, (keys, values), strict=True):
+            array[..., self.length : end, :] = new
         self.length = end
         return self.held
 
     @property
-    def held(self) -> tuple[Tensor, Tensor]:
+    def held(self) -> tuple[Tensor, ...]:
         """All keys and values so far. Raises ValueError if the cache is empty."""
-        if self._keys is None or self._values is None:
+        if not self._arrays:
             raise ValueError("the cache is empty")
-        return self._keys[..., : self.length, :], self._values[..., : self.length, :]
+        return tuple(array[..., : self.length, :] for array in self._arrays)
+
+    def fixed(self, length: Int[Tensor, ""]) -> Cache:
+        """Return a cache with the same memory, whose results have the same shape in every call.
+
+        length: a tensor that is set before each call of `extend`, which adds one token in this
+        column and returns the keys and values of all columns; those after it must be masked.
+        """
+        cache = Cache(self.capacity, self.starts)
+        cache.length, cache._arrays = length, self._arrays
+        return cache
 
     def __getitem__(self, rows: Int[Tensor, " rows"]) -> Cache:
         """Return a copy with these rows of the batch, in this order; rows may be repeated."""
@@ -154,7 +169,7 @@ class MultiHeadAttention(nn.Module):
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         first = 0 if cache is None else cache.length
         end = first + x.shape[-2]
-        positions = torch.arange(first, end, device=x.device)
+        positions = torch.arange(x.shape[-2], device=x.device) + first
         if self.rotary is not None:
             if rotation is None:
                 starts = None if cache is None else cache.starts
@@ -174,7 +189,7 @@ def rotation_of(
     rotary: Rotary,
     positions: Int[Tensor, " tokens"],
     starts: Int[Tensor, " batch"] | None,
-    length: int,
+    length: int | Int[Tensor, ""],
     like: Float[Tensor, "*batch tokens dim"],
 ) -> Rotation:
     """Return the cosines and sines of the rotary positions of these columns.
