@@ -38,12 +38,38 @@ def test_compiling_is_for_long_runs(monkeypatch):
     assert suited(steps=ten_minutes * 2, compile=False).compile is False
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert suited(steps=ten_minutes * 2).compile is False  # no compiler
+    with pytest.warns(UserWarning, match=r"torch.compile needs a C\+\+ compiler; the run is not"):
+        assert suited(compile=True).compile is False
 
 
 def test_precision_follows_the_hardware(monkeypatch):
     assert suited().precision == "float32"
     assert suited(precision="bfloat16").precision == "bfloat16"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert suited("cuda").precision == "bfloat16"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    assert suited("cuda").precision == "float32"
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation
+    )
+    with pytest.warns(UserWarning, match="this GPU does not support bfloat16; float32 is used"):
+        assert suited("cuda").precision == "float32"
+
+
+def test_mps_is_float32_without_compiling():
+    with pytest.warns(UserWarning, match="training on MPS is little tested"):
+        training = suited("mps", steps=10**9)
+    assert (training.precision, training.compile) == ("float32", False)
+    with pytest.warns(UserWarning, match="needs another device than MPS"):
+        assert suited("mps", compile=True).compile is False
+
+
+def test_a_compiler_that_fails_is_reported_once_and_the_function_runs():
+    def backend(graph, inputs):
+        raise RuntimeError("no such compiler")
+
+    with pytest.MonkeyPatch.context() as patch:
+        compile_ = torch.compile
+        patch.setattr(torch, "compile", lambda f: compile_(f, backend=backend))
+        double = devices.compiled(lambda x: x * 2)
+    with pytest.warns(UserWarning, match="the run is not compiled: .*no such compiler") as caught:
+        assert [double(torch.ones(())).item() for _ in range(3)] == [2, 2, 2]
+    assert len(caught) == 1

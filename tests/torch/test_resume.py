@@ -257,3 +257,55 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights(optimizer):
     assert sick.step == 1
     assert np.isfinite(sick.advance().loss)
     assert not same(state(sick), before)
+
+
+def test_a_step_that_needs_too_much_memory_is_one_line_and_keeps_the_checkpoint(tmp_path):
+    of = config(micro_batch=2)
+    run = Run.create(tmp_path / "run", of, TOKENIZER)
+    large = trainer(of)
+
+    def fill(done, seconds):
+        if done.step == 3:
+            large.model.blocks[0].mlp.register_forward_hook(
+                lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
+            )
+
+    message = "out of memory at step 4, on cpu, with 2 of the .* --micro-batch .*step-000002"
+    with pytest.raises(ValueError, match=message):
+        fit(large, run, of, on_step=fill)
+    assert checkpoints.latest(run.checkpoints).name == "step-000002"
+    other = trainer(of)
+    other.model.blocks[0].mlp.register_forward_hook(
+        lambda *_: (_ for _ in ()).throw(RuntimeError("another error"))
+    )
+    with pytest.raises(RuntimeError, match="another error"):
+        fit(other, Run.create(tmp_path / "other", of, TOKENIZER), of)
+
+
+def test_the_loop_starts_steps_ahead_and_logs_every_one_of_them(tmp_path):
+    """On a GPU a step is not ready when it is started; here the trainer pretends."""
+    of = config(save_every=100)
+    usual, ahead = (Run.create(tmp_path / name, of, TOKENIZER) for name in ("usual", "ahead"))
+    fit(trainer(of), usual, of)
+    late = trainer(of)
+    start, waiting = late.start, []
+
+    class Late:
+        def __init__(self, pending):
+            self.pending = pending
+            waiting.append(self)
+
+        def is_ready(self):
+            return False
+
+        def result(self):
+            waiting.remove(self)
+            return self.pending.result()
+
+    most = []
+    late.start = lambda: most.append(len(waiting)) or Late(start())
+    fit(late, ahead, of)
+    assert max(most) == 2  # steps in flight when another one is started
+    assert not waiting
+    logs = [[{**r, "seconds": 0} for r in run.logged()] for run in (usual, ahead)]
+    assert logs[0] == logs[1]

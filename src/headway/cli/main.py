@@ -1,6 +1,7 @@
 """`headway`: the commands, and how they report errors."""
 
 import sys
+import warnings
 from importlib import metadata
 
 from cyclopts import App, CycloptsError
@@ -15,6 +16,7 @@ from headway.cli.lab import climb, compare
 from headway.cli.ladder import ladder
 from headway.cli.runs import info, runs
 from headway.cli.trace import trace
+from headway.training.memory import is_exhausted
 
 app = App(
     name="headway",
@@ -41,6 +43,7 @@ for name, description in LAZY.items():
 
 def main() -> None:
     """Run the command line. An error is one line on stderr and a non-zero exit status."""
+    warnings.showwarning = _show  # type: ignore[assignment]
     try:
         app()
     except CycloptsError as error:
@@ -50,8 +53,18 @@ def main() -> None:
         _stop(where if error.filename else str(error), code=1)
     except ValueError as error:
         _stop(str(error), code=1)
+    except (RuntimeError, MemoryError) as error:
+        if not is_exhausted(error):
+            raise
+        advice = "try fewer or shorter texts, --dtype bfloat16 or --device cpu"
+        _stop(f"out of memory; {advice} ({str(error).strip().splitlines()[0]})", code=1)
     except KeyboardInterrupt:
         _stop("stopped", code=130)
+
+
+def _show(message: Warning | str, *_: object) -> None:
+    """Print a warning as one line, without the line of code that gave it."""
+    print(f"headway: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _stop(message: str, code: int) -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from headway.cli.progress import interrupts, preparing, progress, warn
 from headway.engines import engine_named
-from headway.training import loop, session
+from headway.training import loop, session, speed
 from headway.training.loop import Step
 from headway.training.runs import Run
 from headway.training.session import Session
@@ -65,7 +65,7 @@ def follow(
     )
     console.print(
         f"{started.examples.summary}; {trainer.parameters:,} parameters\n"
-        f"{training.optimizer} on {trainer.device}, {training.precision}{how}"
+        f"{training.optimizer} on {trainer.device_name}, {training.precision}{how}"
     )
     with progress(console, training.steps) as show, interrupts() as interrupted:
 
@@ -94,4 +94,21 @@ def follow(
     console.print(
         f"validation loss {last['validation']:.3f} nats per token after {last['seconds']:,.0f} s; "
         f"the run is in {run.path}"
+    )
+    console.print(_speed(started), end="")
+
+
+def _speed(started: Session) -> str:
+    """A line about the speed and the MFU of a finished run; empty if it cannot be computed."""
+    log, config = started.run.logged(), started.config
+    seconds = speed.step_time([record["seconds"] for record in log])
+    if not seconds or config.translates:
+        return ""
+    rate = (log[-1]["tokens"] - log[-2]["tokens"]) / seconds
+    trainer = started.trainer
+    peak = speed.peak(trainer.product, trainer.machine()["device"])
+    operations = speed.operations(config.gpt, trainer.parameters, config.window)
+    return (
+        f"{rate:,.0f} tokens/s, {operations * rate / peak:.0%} of the speed of matrix products on "
+        f"this device, {peak / 1e12:,.3g} TFLOP/s (MFU)\n"
     )

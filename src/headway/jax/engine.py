@@ -1,6 +1,7 @@
 """The JAX implementation of `training.session.Engine`."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import gcd
@@ -13,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int, Integer
 
+from headway import cache
 from headway.attention.arrays import Array, widened
 from headway.jax import gpt, sharding, weights
 from headway.jax.generate import generate
@@ -28,6 +30,14 @@ __all__ = ["FRAMEWORK", "assemble", "generate", "gradients", "keep_memory", "loa
 __all__ += ["losses", "trainer"]
 
 FRAMEWORK = "flax"  # see `training.session.Engine`
+
+# Programs that take longer to compile than this are kept between processes, unless the user has
+# chosen another folder for them.
+_WORTH_KEEPING = 0.3  # seconds
+if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+    with suppress(OSError):  # a home that is not writable
+        jax.config.update("jax_compilation_cache_dir", str(cache.folder("jax")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
 
 
 def trainer(

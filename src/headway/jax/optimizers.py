@@ -58,7 +58,9 @@ def by_muon() -> optax.GradientTransformation:
 
         momentum = interpolated(state.momentum, gradients)
         ahead = {n: m for n, m in interpolated(momentum, gradients).items() if _is_array(m)}
-        return {**gradients, **muon.updates(ahead)}, MuonState(momentum)
+        # The authors of Muon iterate in bfloat16 on a GPU, which multiplies it many times as fast.
+        dtype = jnp.bfloat16 if jax.default_backend() == "gpu" else None
+        return {**gradients, **muon.updates(ahead, dtype)}, MuonState(momentum)
 
     return optax.GradientTransformation(init, update)
 

@@ -206,6 +206,18 @@ class Trainer:
         kind = str(devices[0].platform)
         return kind if len(devices) == 1 else f"{len(devices)} {kind}"
 
+    @property
+    def device_name(self) -> str:
+        """The devices with the name of their model, for messages."""
+        model = str(self._layout.mesh.devices.ravel()[0].device_kind)
+        return self.device if model == "cpu" else f"{self.device} ({model})"
+
+    def product(self, size: int) -> Callable[[], object]:
+        """Return a function that multiplies matrices; see `training.loop.Trainer`."""
+        dtype = jnp.bfloat16 if self.config.precision == "bfloat16" else jnp.float32
+        one, other = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
+        return lambda: (one @ other).block_until_ready()
+
     def start(self) -> Pending:
         """Start the next step, as described in `training.loop.Trainer`."""
         rate, windows = learning_rate(self.step, self.config), self._batch()

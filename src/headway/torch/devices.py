@@ -1,7 +1,12 @@
 """Choose the device, the precision and whether to compile, from what the machine supports."""
 
+import os
 import shutil
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -10,9 +15,10 @@ from headway.training.settings import TrainingConfig
 NAMES = ("cuda", "mps", "cpu")  # fastest first
 
 # Floating-point operations per second that a small model reaches (order of magnitude). Compiling
-# takes up to a minute and saves a tenth of the time or more, so it pays off after ten minutes.
-_SPEED = {"cuda": 1e14, "mps": 3e12, "cpu": 1e11}
-_LONG = 600.0  # seconds
+# takes up to a minute. It saves a fifth of the time or more on a GPU, a tenth on a CPU, so it pays
+# off after so many seconds.
+_SPEED = {"cuda": 1e14, "cpu": 1e11}
+_LONG = {"cuda": 300.0, "cpu": 600.0}
 
 
 def choose(name: str | None = None) -> torch.device:
@@ -36,15 +42,63 @@ def suited(
     """Return the settings with defaults for precision and compilation chosen for this machine.
 
     parameters: the number of parameters of the model. tokens: the number of tokens in all steps.
-    The precision is bfloat16 if the hardware multiplies it faster than float32. torch.compile is
-    used if the run is long enough and a compiler is installed. A token costs 6 operations per
-    parameter, forward and backward (Kaplan et al. 2020).
+    The precision is bfloat16 on a GPU that has it. torch.compile is used if the run is long enough
+    and a compiler is installed, and never on MPS. A token costs 6 operations per parameter, forward
+    and backward (Kaplan et al. 2020). Warns if the device lacks something or is little tested.
     """
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    is_long = 6.0 * parameters * tokens > _SPEED[device.type] * _LONG
-    has_compiler = device.type != "cpu" or shutil.which("g++") is not None
+    kind = device.type
+    if kind == "mps":
+        warnings.warn(
+            "training on MPS is little tested; it uses float32 and no torch.compile", stacklevel=2
+        )
+    has_bfloat16 = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind == "cuda" and not has_bfloat16 and training.precision is None:
+        warnings.warn("this GPU does not support bfloat16; float32 is used", stacklevel=2)
+    compiles = training.compile
+    if compiles is None:
+        compiles = kind != "mps" and 6.0 * parameters * tokens > _SPEED[kind] * _LONG[kind]
+    if compiles and (missing := _missing_for_compiling(kind)):
+        if training.compile or kind == "cuda":
+            warnings.warn(f"torch.compile needs {missing}; the run is not compiled", stacklevel=2)
+        compiles = False
     return replace(
         training,
-        precision=training.precision or ("bfloat16" if fast else "float32"),
-        compile=is_long and has_compiler if training.compile is None else training.compile,
+        precision=training.precision or ("bfloat16" if has_bfloat16 else "float32"),
+        compile=compiles,
     )
+
+
+def _missing_for_compiling(kind: str) -> str | None:
+    """What torch.compile needs on this kind of device and does not find."""
+    if kind == "mps":
+        return "another device than MPS"
+    if kind == "cuda" and find_spec("triton") is None:
+        return "the package triton"
+    compilers = ("g++", "clang++") if kind == "cpu" else ("gcc", "cc", "clang")
+    if not any(map(shutil.which, compilers)) and "CXX" not in os.environ:
+        return "a C++ compiler"
+    return None
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function compiled by torch.compile; if that fails, it warns, and runs as it is."""
+    fast, is_broken = torch.compile(function), False
+
+    def run(*arguments: Any) -> Any:
+        nonlocal is_broken
+        if not is_broken:
+            try:
+                return fast(*arguments)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                is_broken = True
+                reason = " ".join(str(error).strip().split("\n")[:2])
+                note = f"torch.compile failed, so the run is not compiled: {reason}"
+                warnings.warn(note, stacklevel=2)
+        return function(*arguments)
+
+    return run
+
+
+def name(device: torch.device) -> str:
+    """The device with the name of its model, for messages."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type

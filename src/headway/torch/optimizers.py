@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from headway.torch import devices
 from headway.training import muon
 from headway.training.settings import TrainingConfig
 
@@ -35,7 +36,7 @@ class Optimizer:
         # The authors of Muon iterate in bfloat16 on a GPU, which multiplies it many times as fast.
         is_cuda = any(p.is_cuda for p in self._muon.values())
         self._muon_dtype = torch.bfloat16 if is_cuda else None
-        self._updates = torch.compile(muon.updates) if config.compile else muon.updates
+        self._updates = devices.compiled(muon.updates) if config.compile else muon.updates
         self._library = torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": config.weight_decay},

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from headway.attention.kernels import tuning
-from headway.torch import weights
+from headway.torch import devices, weights
 from headway.torch.optimizers import Optimizer
 from headway.training.loop import NotFinite, Pending, Step, differences
 from headway.training.settings import TrainingConfig, learning_rate
@@ -57,9 +57,8 @@ class Trainer:
         self._device = next(model.parameters()).device
         self._parameters = list(model.parameters())
         self._optimizer = Optimizer(model, config)
-        self._loss, self._evaluate = (_Call(model, f) for f in (task.loss, task.evaluate))
-        if config.compile:
-            self._loss.compile()
+        loss = devices.compiled(task.loss) if config.compile else task.loss
+        self._loss, self._evaluate = _Call(model, loss), _Call(model, task.evaluate)
         # Whether the results of all steps so far are finite, on the device.
         self._is_finite = torch.ones((), dtype=torch.bool, device=self._device)
 
@@ -72,6 +71,17 @@ class Trainer:
     def device(self) -> str:
         """The kind of device that the model is on."""
         return self._device.type
+
+    @property
+    def device_name(self) -> str:
+        """The device with the name of its model, for messages."""
+        return devices.name(self._device)
+
+    def product(self, size: int) -> Callable[[], object]:
+        """Return a function that multiplies matrices; see `training.loop.Trainer`."""
+        dtype = torch.bfloat16 if self.config.precision == "bfloat16" else torch.float32
+        one, other = torch.randn(2, size, size, device=self._device).to(dtype).unbind()
+        return lambda: (one @ other)[0, 0].item()
 
     def start(self) -> Pending:
         """Start the next step, as described in `training.loop.Trainer`."""

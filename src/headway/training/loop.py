@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
-from headway.training import checkpoints
+from headway.training import checkpoints, memory
 from headway.training.runs import Run, RunConfig
 from headway.training.settings import TrainingConfig
 
@@ -70,7 +70,17 @@ class Trainer(Protocol):
     def device(self) -> str: ...
 
     @property
+    def device_name(self) -> str:
+        """The device with the name of its model, for messages."""
+
+    @property
     def parameters(self) -> int: ...
+
+    def product(self, size: int) -> Callable[[], object]:
+        """Return a function that multiplies two square matrices, in the precision of the steps.
+
+        It waits for the result.
+        """
 
     def start(self) -> Pending:
         """Start the next step, without waiting for the one before.
@@ -110,9 +120,32 @@ def fit(
     """Train to the last step, or until `interrupted()` is true after a step.
 
     on_step: called after every step, with the seconds of training so far. on_checkpoint: called
-    after every checkpoint. Raises NotFinite, whose message names the last good checkpoint, and
-    OSError if the disk is full or the folder is not writable. Earlier checkpoints are kept.
+    after every checkpoint. Raises NotFinite, whose message names the last good checkpoint,
+    ValueError if a step needs more memory than there is, and OSError if the disk is full or the
+    folder is not writable. Earlier checkpoints are kept.
     """
+    try:
+        _fit(trainer, run, config, on_step, on_checkpoint, interrupted)
+    except (RuntimeError, MemoryError) as error:
+        if not memory.is_exhausted(error):
+            raise
+        training = config.training
+        raise ValueError(
+            f"out of memory at step {trainer.step + 1}, on {trainer.device_name}, with "
+            f"{training.micro_batch or training.batch} of the {training.batch} windows of a batch "
+            "at a time; a smaller --micro-batch gives the same result in less memory, a smaller "
+            f"model or --context too; the last checkpoint is {checkpoints.latest(run.checkpoints)}"
+        ) from error
+
+
+def _fit(
+    trainer: Trainer,
+    run: Run,
+    config: RunConfig,
+    on_step: Callable[[Step, float], object],
+    on_checkpoint: Callable[[], object],
+    interrupted: Callable[[], bool],
+) -> None:
     steps, save_every = config.training.steps, config.training.save_every
     if not _is_saved(run, trainer.step):
         save(trainer, run, config)

@@ -1,4 +1,4 @@
-"""The settings of the C library's memory allocator, for the whole process."""
+"""Memory: the settings of the C library's allocator, and errors of any allocator."""
 
 import ctypes
 
@@ -23,3 +23,12 @@ def keep(of_any_size: bool = False) -> None:
         return
     mallopt(_MMAP_THRESHOLD, 1 << 30) or mallopt(_MMAP_THRESHOLD, 1 << 25)  # the old limit
     mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether an error means that PyTorch, JAX or Python could not allocate memory."""
+    text = str(error)
+    signs = ("out of memory", "can't allocate memory", "RESOURCE_EXHAUSTED", "not enough memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in text for sign in signs)
+    )
