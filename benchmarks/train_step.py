@@ -4,8 +4,7 @@
 
 The GPT-2-like model, batch 12, 64 tokens, 4 layers, 4 heads, width 128, float32, two threads.
 Both sides begin with the same weights, which is checked; they run in turns, five steps at a time.
-Ratios are of medians. Operations: 6 a parameter and token, and the attention's 12 * context *
-width a layer and token (Kaplan et al. 2020; the causal half is not subtracted).
+Ratios are of medians. Operations: as in `headway.training.speed`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.plain import BATCH, CONTEXT, HEADS, LAYERS, WIDTH, PlainTrainer
+from benchmarks.plain import SMALL, PlainGPT, PlainTrainer
 from benchmarks.sides import Side, machine
 
 from headway.models.gpt import preset
@@ -26,6 +25,7 @@ from headway.torch import GPT
 from headway.torch.tasks import NextToken
 from headway.torch.train import Trainer
 from headway.training.settings import TrainingConfig
+from headway.training.speed import operations
 
 VOCABULARY, AT_ONCE = 65, 5
 TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, 100_000)
@@ -33,18 +33,14 @@ TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, 100_000)
 
 def plain() -> Callable[[int], list[float]]:
     trainer = PlainTrainer(torch.from_numpy(TOKENS[:-1000]), VOCABULARY)
-    ours = _model().named_parameters()  # the same layers in the same order
-    with torch.no_grad():
-        for plain, (name, own) in zip(trainer.model.parameters(), ours, strict=True):
-            turned = own.ndim == 2 and ".c_" in name  # (d_in, d_out), as in GPT-2's files
-            plain.copy_(own.mT if turned else own)
+    trainer.model.copy_from(dict(_model().named_parameters()))
     return lambda count: [trainer.advance() for _ in range(count)]
 
 
 def headway(**settings: Any) -> Callable[[int], list[float]]:
     config = TrainingConfig(
         steps=2000,
-        batch=BATCH,
+        batch=SMALL.batch,
         learning_rate=1e-3,
         evaluate_every=10**6,
         evaluation_windows=1,
@@ -67,9 +63,18 @@ def multiplication() -> Callable[[int], None]:
     return lambda count: [torch.mm(one, other) for _ in range(count)] and None
 
 
+def check_same() -> None:
+    """Check that both sides compute the same function."""
+    model, other = _model(), PlainGPT(VOCABULARY)
+    other.copy_from(dict(model.named_parameters()))
+    tokens = torch.from_numpy(TOKENS[None, : SMALL.context])
+    torch.testing.assert_close(other(tokens), model(tokens), rtol=1e-4, atol=1e-5)
+
+
 def _model() -> GPT:
-    sizes = {"vocabulary": VOCABULARY, "context": CONTEXT, "width": WIDTH, "layers": LAYERS}
-    return GPT(preset("gpt2", sizes, attention={"heads": HEADS}))
+    layers, heads, width, context, _ = SMALL
+    sizes = {"vocabulary": VOCABULARY, "context": context, "width": width, "layers": layers}
+    return GPT(preset("gpt2", sizes, attention={"heads": heads}))
 
 
 def main() -> None:
@@ -78,11 +83,10 @@ def main() -> None:
     parser.add_argument("--output", help="also write JSON to this file")
     options = parser.parse_args()
     makers = {"plain": plain, "headway": headway, "headway, compiled": compiled}
+    check_same()
     sides = {name: Side(make) for name, make in makers.items()}
     peak = Side(multiplication)
     first = {name: side.run(1) for name, side in sides.items()}
-    losses = [round(loss, 2) for _, (loss,) in first.values()]
-    assert len(set(losses)) == 1, f"these are not the same model: {losses}"
     for side in (*sides.values(), peak):
         side.run(10)
     spent: dict[str, list[float]] = {name: [] for name in sides}
@@ -92,8 +96,10 @@ def main() -> None:
             spent[name].append(side.run(AT_ONCE)[0] / AT_ONCE)
         products.append(peak.run(10)[0] / 10)
     speed = 2 * 1024**3 / statistics.median(products) / 1e9
-    tokens, parameters = BATCH * CONTEXT, sum(p.numel() for p in _model().parameters())
-    operations = tokens * (6 * parameters + 12 * LAYERS * CONTEXT * WIDTH) / 1e9
+    model = _model()
+    parameters = sum(p.numel() for p in model.parameters())
+    per_token = operations(model.config, parameters, SMALL.context)
+    work = SMALL.batch * SMALL.context * per_token / 1e9
     rows = {}
     for name, seconds in spent.items():
         median = statistics.median(seconds)
@@ -102,8 +108,8 @@ def main() -> None:
             "milliseconds": round(1000 * median, 2),
             "spread": [round(1000 * q, 2) for q in statistics.quantiles(seconds, n=4)[::2]],
             "speed against plain": round(statistics.median(ratios), 3),
-            "GFLOP/s": round(operations / median, 1),
-            "share of the peak": round(operations / median / speed, 3),
+            "GFLOP/s": round(work / median, 1),
+            "share of the peak": round(work / median / speed, 3),
             "first step, seconds": round(first[name][0], 1),
             "first loss": round(first[name][1][0], 4),
         }

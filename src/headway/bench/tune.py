@@ -130,7 +130,8 @@ def prepared(question: Question, device: str) -> tuple[Call, dict[str, Workload]
     size = question.size
     random = torch.Generator().manual_seed(0)
     shapes = [(size.heads, n, size.features) for n in (size.queries, size.keys, size.keys)]
-    inputs = [torch.randn(1, *shape, generator=random).to(device) for shape in shapes]
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32  # as models are trained there
+    inputs = [torch.randn(1, *shape, generator=random).to(device, dtype) for shape in shapes]
     for x in inputs:
         x.requires_grad_(question.backward)
     options = OPTIONS[question.options](size)
