@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 import headway
 from gpts import MODERN, gpt_config
 from headway.ladder.rungs import LADDER
+from headway.models.sampling import Sampling
 from headway.torch import GPT
 from headway.torch import generate as module
-from headway.torch.decode import Decoder
+from headway.torch.decode import Decoder, is_supported
 from headway.torch.generate import generate
 from headway.torch.gpt import multi_head, of_rung
 from headway.torch.layers import Cache
@@ -72,13 +74,7 @@ def test_the_cache_never_copies_itself_as_it_grows(monkeypatch):
 
 @pytest.mark.parametrize(
     "choices",
-    [
-        {},
-        {"kv_heads": 2, **MODERN},
-        {"positions": "alibi"},
-        {"positions": "relative"},
-        {"window": 5, **MODERN},
-    ],
+    [{}, {"kv_heads": 2, **MODERN}, {"positions": "relative"}, {"window": 5, **MODERN}],
     ids=str,
 )
 @pytest.mark.parametrize("options", [{"temperature": 0}, {"top_p": 0.9, "seed": 3}])
@@ -94,6 +90,48 @@ def test_steps_of_fixed_shapes_generate_the_same(choices, options, monkeypatch):
     assert len(steps) >= 20  # the other steps read the texts again
     assert model.blocks[0].attention.attend is not steps[0]._model.blocks[0].attention.attend
     assert model.embedding.weight is steps[0]._model.embedding.weight
+
+
+class Copies(TorchFunctionMode):
+    """Records the functions that copy numbers of Python to a device."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        creates = function in (torch.asarray, torch.as_tensor, torch.tensor, torch.from_numpy)
+        if creates and not isinstance(arguments[0], torch.Tensor):
+            self.calls.append((function.__name__, arguments))
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("how", [Sampling(0.0), Sampling(top_k=9), Sampling(top_p=0.9)])
+@pytest.mark.parametrize(
+    "choices",
+    [{}, {"kv_heads": 2, **MODERN}, {"positions": "relative"}, {"window": 5, **MODERN}],
+    ids=str,
+)
+def test_a_step_of_fixed_shapes_can_be_captured(choices, how):
+    """A CUDA graph must not wait for the GPU, nor copy from the CPU.
+
+    The device `meta` takes the place of the GPU: it computes shapes only, so that reading a number
+    is an error.
+    """
+    model = random_model(**choices).to("meta")
+    caches = model.caches(12, torch.zeros(3, dtype=torch.int64, device="meta"))
+    kv_heads = model.config.attention.groups
+    for cache in caches:
+        cache.extend(*torch.zeros(2, 3, kv_heads, 5, 4, dtype=torch.float64, device="meta"))
+    assert is_supported(model)
+    decoder = Decoder(model, caches, torch.zeros(3, dtype=torch.int32, device="meta"), how)
+    with torch.no_grad(), Copies() as copies:
+        decoder._compute()
+    assert decoder._outputs.shape == (4,)
+    assert not copies.calls
+
+
+def test_a_model_whose_steps_copy_numbers_is_not_captured():
+    assert not is_supported(random_model(positions="alibi"))
 
 
 def test_a_trace_sees_steps_that_a_graph_would_hide(monkeypatch):

@@ -100,6 +100,8 @@ def _dropped(x: Array, spec: Spec, *coordinates: Int[Array, "..."]) -> Array:
 def _as_int32(part: int | Array, like: Array) -> Int[Array, "1"]:
     xp = namespace(like)
     # One element, because NumPy warns if a scalar overflows, which is intended here.
+    if isinstance(part, int):  # to copy a number to a GPU would wait for the GPU
+        return xp.full((1,), part, dtype=xp.int32, device=device(like))
     return xp.asarray(part, dtype=xp.int32, device=device(like)).reshape((1,))
 
 

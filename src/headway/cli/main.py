@@ -45,7 +45,7 @@ def main() -> None:
     """Run the command line. An error is one line on stderr and a non-zero exit status."""
     warnings.showwarning = _show  # type: ignore[assignment]
     try:
-        app()
+        app(sys.argv[1:])
     except CycloptsError as error:
         _stop(str(error), code=2)
     except OSError as error:

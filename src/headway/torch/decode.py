@@ -25,9 +25,12 @@ SUPPORTED = {"mask", "bias", "scale", "offset"}  # options of attention
 
 
 def is_supported(model: GPT) -> bool:
-    """Whether a `Decoder` computes what the model computes."""
+    """Whether a `Decoder` computes what the model computes, with nothing but the GPU's kernels."""
     layers: list[Any] = [block.attention for block in model.blocks]
-    return all(x.attend is dispatch.run and {*used(x.spec)} <= SUPPORTED for x in layers)
+    has_slopes = model.config.positions.kind == "alibi"  # which are copied to the GPU
+    return not has_slopes and all(
+        x.attend is dispatch.run and {*used(x.spec)} <= SUPPORTED for x in layers
+    )
 
 
 @final
