@@ -15,6 +15,7 @@ import headway
 from bound import close_enough
 from engines import ENGINES
 from headway.attention.arrays import namespace
+from headway.attention.kernels import tuning
 from headway.attention.kernels.cases import CASES
 from headway.attention.kernels.flex import block_mask
 from headway.attention.kernels.kernel import refusal
@@ -420,6 +421,28 @@ def test_a_failed_compilation_of_flex_is_unsupported():
         pytest.raises(headway.Unsupported, match="PyTorch cannot compile flex_attention"),
     ):
         headway.attend(*leaves, kernel="flex", scale=0.123)
+
+
+def test_jax_on_a_gpu_uses_cudnn_and_without_it_the_next_best(monkeypatch):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 16, 8)), jnp.bfloat16)
+    expected = headway.attend(x, x, x, causal=True, kernel="jax")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    tuning.forget()
+    assert headway.explain(x, x, x, causal=True).chosen == "jax"
+    with pytest.warns(UserWarning, match="JAX runs attention without cuDNN: "):
+        assert (headway.attend(x, x, x, causal=True) == expected).all()
+    asked, library = [], jax.nn.dot_product_attention
+
+    def attention(*arrays, implementation, **options):
+        asked.append(implementation)
+        return library(*arrays, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
+    headway.attend(x, x, x, causal=True)
+    headway.attend(*(x.astype("float32") for _ in range(3)), causal=True)
+    assert asked == ["cudnn", "xla"]
+    monkeypatch.undo()
+    tuning.forget()
 
 
 def test_kernel_jax_runs_without_jit():
