@@ -399,6 +399,22 @@ def test_flex_does_not_compile_again_for_the_same_kind_of_mask():
     assert graphs[0] == graphs[-1]
 
 
+def test_flex_makes_blocks_anew_for_offsets_that_are_tensors():
+    """A freed tensor and a new one may have the same address."""
+    mask = Mask(lambda batch, head, query, key: key <= query)
+    with shapes_unchecked(True):
+        for offsets in ([0, 0], [384, 384], [128, 256], [64, 200]):
+            queries, keys = torch.zeros(2, 3, 128, 4), torch.zeros(2, 3, 512, 4)
+            spec = spec_from({"mask": mask, "offset": torch.tensor(offsets)})
+            blocks = block_mask(queries, keys, spec)
+            assert [row[0].item() for row in blocks.full_kv_num_blocks[:, 0]] == [
+                (offset + 1) // 128 for offset in offsets
+            ]
+        queries, keys = torch.zeros(2, 3, 2, 16, 16), torch.zeros(2, 3, 2, 16, 16)
+        spec = spec_from({"mask": mask, "offset": torch.tensor([0, 1, 2])})
+        assert block_mask(queries, keys, spec).shape == (6, 2, 16, 16)
+
+
 @pytest.mark.slow
 def test_flex_with_one_query_and_many_keys():
     """PyTorch uses another kernel for it, which gives NaN if all rows are dead."""

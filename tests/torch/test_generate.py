@@ -1,5 +1,8 @@
 """Writing side by side is writing alone, and the cache never copies itself."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,9 @@ from torch.overrides import TorchFunctionMode
 
 import headway
 from gpts import MODERN, gpt_config
+from headway.attention.masks import window
+from headway.attention.positions import Rotary
+from headway.attention.spec import Spec
 from headway.ladder.rungs import LADDER
 from headway.models.sampling import Sampling
 from headway.torch import GPT
@@ -132,6 +138,42 @@ def test_a_step_of_fixed_shapes_can_be_captured(choices, how):
 
 def test_a_model_whose_steps_copy_numbers_is_not_captured():
     assert not is_supported(random_model(positions="alibi"))
+
+
+def test_layers_with_masks_of_their_own_are_not_captured():
+    model = random_model()
+    assert is_supported(model)
+    model.blocks[1].attention.spec = Spec(mask=window(2))
+    assert not is_supported(model)
+
+
+def test_starts_belong_to_the_caches():
+    model = random_model()
+    with pytest.raises(ValueError, match=r"pass starts to model.caches\(...\)"):
+        model(torch.ones(1, 3).long(), caches=model.caches(), starts=torch.tensor([1]))
+
+
+def test_a_decoder_is_freed_without_the_garbage_collector(monkeypatch):
+    monkeypatch.setattr(module, "FIXED", {"cpu"})
+    decoders = weakref.WeakSet()
+    create = Decoder.__init__
+    monkeypatch.setattr(
+        Decoder, "__init__", lambda self, *a: decoders.add(self) or create(self, *a)
+    )
+    gc.disable()
+    try:
+        list(generate(random_model(), PROMPTS, tokens=3))
+        assert not decoders
+    finally:
+        gc.enable()
+
+
+def test_wide_heads_and_a_rotary_of_one_layer():
+    model = random_model(d_k=20, **MODERN)
+    tokens = torch.arange(7)[None]
+    usual = model(tokens)
+    model.blocks[1].attention.rotary = Rotary(theta=10.0)
+    assert not torch.allclose(model(tokens), usual)
 
 
 def test_a_trace_sees_steps_that_a_graph_would_hide(monkeypatch):

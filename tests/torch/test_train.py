@@ -113,6 +113,30 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         weights.load(run)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_frozen_parameters_do_not_change(precision):
+    tokens = np.random.default_rng(0).integers(0, 27, 200)
+    training = TrainingConfig(batch=4, precision=precision, optimizer="muon", compile=False)
+    model = GPT(small())
+    frozen = [model.embedding.weight, model.blocks[0].attention.q.weight]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    Trainer(model, NextToken(model, tokens, tokens, training), training).advance()
+    for name, parameter in model.named_parameters():
+        is_same = torch.equal(parameter, before[name])
+        assert is_same == any(parameter is p for p in frozen) or parameter.ndim == 1, name
+
+
+def test_bfloat16_computes_in_it_and_keeps_float32():
+    _, usual = trained(small(**MODERN), steps=6, precision="float32")
+    model, steps = trained(small(**MODERN), steps=6, precision="bfloat16")
+    assert steps[-1].loss != usual[-1].loss
+    assert steps[-1].loss == pytest.approx(usual[-1].loss, rel=0.02)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
+
+
 PROMPT = np.array([3, 1, 4, 1, 5])
 
 

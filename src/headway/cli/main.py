@@ -57,7 +57,7 @@ def main() -> None:
         if not is_exhausted(error):
             raise
         advice = "try fewer or shorter texts, --dtype bfloat16 or --device cpu"
-        _stop(f"out of memory; {advice} ({str(error).strip().splitlines()[0]})", code=1)
+        _stop(f"out of memory; {advice} ({str(error).partition(chr(10))[0]})", code=1)
     except KeyboardInterrupt:
         _stop("stopped", code=130)
 

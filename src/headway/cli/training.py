@@ -106,7 +106,8 @@ def _speed(started: Session) -> str:
         return ""
     rate = (log[-1]["tokens"] - log[-2]["tokens"]) / seconds
     trainer = started.trainer
-    peak = speed.peak(trainer.product, trainer.machine()["device"])
+    count, kind = ["1", *trainer.device.split()][-2:]  # such as "4 gpu"
+    peak = int(count) * speed.peak(trainer.product, kind)
     operations = speed.operations(config.gpt, trainer.parameters, config.window)
     return (
         f"{rate:,.0f} tokens/s, {operations * rate / peak:.0%} of the speed of matrix products on "

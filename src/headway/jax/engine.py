@@ -35,7 +35,7 @@ FRAMEWORK = "flax"  # see `training.session.Engine`
 # chosen another folder for them.
 _WORTH_KEEPING = 0.3  # seconds
 if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-    with suppress(OSError):  # a home that is not writable
+    with suppress(OSError, RuntimeError):  # no home, or it is not writable
         jax.config.update("jax_compilation_cache_dir", str(cache.folder("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
 

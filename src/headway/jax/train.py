@@ -261,6 +261,7 @@ class Trainer:
         params = weights.filled(self._state.params, state["model"])
         kept = with_named(self._state.optimizer, step, state["optimizer"])
         self._state = self._layout.state(State(params, kept))
+        self._is_finite = self._layout.state(jnp.array(True))
         self.step = step
         return differences(machine, self.machine())
 

@@ -5,7 +5,6 @@ launches all of them at once.
 """
 
 import warnings
-from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, final
 
@@ -26,9 +25,14 @@ SUPPORTED = {"mask", "bias", "scale", "offset"}  # options of attention
 
 def is_supported(model: GPT) -> bool:
     """Whether a `Decoder` computes what the model computes, with nothing but the GPU's kernels."""
+    if model.config.positions.kind == "alibi":
+        return False  # the slopes are copied to the GPU
     layers: list[Any] = [block.attention for block in model.blocks]
-    has_slopes = model.config.positions.kind == "alibi"  # which are copied to the GPU
-    return not has_slopes and all(
+    masks = [layer.spec.mask for layer in layers]
+    bands = {mask.band if mask is not None and mask.is_band else None for mask in masks}
+    # One causal band in all layers, which hides the columns after the text.
+    has_band = len(bands) == 1 and all(band is not None and band.least >= 0 for band in bands)
+    return has_band and all(
         x.attend is dispatch.run and {*used(x.spec)} <= SUPPORTED for x in layers
     )
 
@@ -49,21 +53,27 @@ class Decoder:
         # device takes time.
         self._inputs = torch.zeros(2 + len(own), dtype=torch.int64, device=own.device)
         self._caches = [cache.fixed(self._inputs[1]) for cache in caches]
-        # Modules of its own with the same parameters: in all layers, attention has the same mask.
+        # Modules of its own with the same parameters, whose attention is `_SharedMask`.
         self._model = deepcopy(model, {id(p): p for p in model.parameters()})
+        self._attention = _SharedMask()
         layers: list[Any] = [block.attention for block in self._model.blocks]
         for layer in layers:
-            layer.attend = self._attend
-        self._allowed: Tensor | None = None
+            layer.attend = self._attention
         self._logits, self._outputs = own, own  # replaced by the first step
-        self._run: Callable[[], None] = self._capture if own.is_cuda else self._compute
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._captures = own.is_cuda
 
     @torch.no_grad()
     def next_tokens(self, step: int, last: list[int]) -> list[int]:
         """Add the last tokens to the caches and return the next ones."""
         self._inputs.copy_(torch.tensor([step, self._length, *last]))
         self._length += 1
-        self._run()
+        if self._captures and self._graph is None:
+            self._capture()
+        elif self._graph is not None:
+            self._graph.replay()
+        else:
+            self._compute()
 
         def sample(candidates: int) -> tuple[Tensor, Tensor]:
             if candidates == CANDIDATES:
@@ -75,7 +85,7 @@ class Decoder:
 
     def _compute(self) -> None:
         """Compute the logits and the next tokens from `_inputs`; the CPU does not wait for it."""
-        self._allowed = None
+        self._attention.allowed = None
         tokens = self._inputs[2:, None]
         self._logits = self._model(tokens, caches=self._caches)[:, -1]
         chosen, status = sampled(self._logits, self._own, self._inputs[0], self._how)
@@ -83,36 +93,55 @@ class Decoder:
 
     def _capture(self) -> None:
         """Compute it, and capture it as a CUDA graph, which computes it from now on."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # libraries allocate memory in their first calls
-            self._compute()
-        torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph):
-                self._compute()
-            self._run = graph.replay
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            warnings.warn(f"text is generated without a CUDA graph: {error}", stacklevel=2)
-            self._run = self._compute
-        self._run()
+        # Another thread may use the GPU meanwhile. The outer context restores the stream, which a
+        # failure does not.
+        with torch.cuda.device(self._own.device), torch.cuda.stream(torch.cuda.current_stream()):
+            capture = torch.cuda.graph(graph, capture_error_mode="thread_local")
+            stream: Any = capture.capture_stream
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                self._compute()  # libraries allocate memory in their first calls
+            torch.cuda.current_stream().wait_stream(stream)
+            try:
+                with capture:
+                    self._compute()
+                self._graph = graph
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                warnings.warn(f"text is generated without a CUDA graph: {error}", stacklevel=2)
+                self._captures = False
+        if self._graph is None:
+            self._compute()
+        else:
+            self._graph.replay()
 
-    def _attend(
+
+@final
+class _SharedMask:
+    """Attention of the last token of each text, with one mask for all layers.
+
+    allowed: the mask of this step, (batch, 1, 1, capacity); None before the first layer.
+    """
+
+    def __init__(self) -> None:
+        self.allowed: Tensor | None = None
+
+    def __call__(
         self,
         queries: Float[Tensor, "batch heads 1 d_k"],
         keys: Float[Tensor, "batch kv_heads capacity d_k"],
         values: Float[Tensor, "batch kv_heads capacity d_v"],
         spec: Spec,
     ) -> Float[Tensor, "batch heads 1 d_v"]:
-        """Attention of the last token of each text, which may always attend to itself."""
-        if self._allowed is None and spec.mask is not None:
-            self._allowed = spec.mask.on(grid_of(queries, keys, spec))
-        mask = self._allowed
+        """Compute the context; the last token may always attend to itself."""
+        if self.allowed is None:
+            assert spec.mask is not None  # `is_supported` ensures this
+            self.allowed = spec.mask.on(grid_of(queries, keys, spec))
+        mask = self.allowed
         if spec.bias is not None:
-            mask = spec.bias if mask is None else torch.where(mask, spec.bias, -torch.inf)
+            mask = torch.where(mask, spec.bias, -torch.inf)
         grouped = queries.shape[-3] != keys.shape[-3]
         return scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, scale=spec.scale, enable_gqa=grouped

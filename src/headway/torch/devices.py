@@ -88,7 +88,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         nonlocal is_broken
         if not is_broken:
             try:
-                return fast(*arguments)
+                # By default an error in compiling the backward pass would appear only later.
+                with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
+                    return fast(*arguments)
             except torch._dynamo.exc.TorchDynamoException as error:
                 is_broken = True
                 reason = " ".join(str(error).strip().split("\n")[:2])

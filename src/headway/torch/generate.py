@@ -71,6 +71,8 @@ def _next_tokens(
         rows = [[0] * gap + text for gap, text in zip(gaps, texts, strict=True)]
         starts = torch.tensor(gaps, device=device) if any(gaps) else None
         caches = model.caches(capacity, starts) if model.can_cache else None
+        if caches is not None:
+            starts = None  # the caches have it
     logits = model(torch.tensor(rows, device=device), caches=caches, starts=starts)[:, -1]
     tokens = tokens_of(partial(sampled, logits, own, step, how), logits.shape[-1])
     if caches is None or device.type not in FIXED or tracing.listening() or not is_supported(model):

@@ -154,9 +154,11 @@ class GPT(nn.Module):
         caches: one per layer, with the keys and values of the preceding tokens; those of `tokens`
             are added to them.
         starts: for rows that are padded on the left, the column where the text of each row begins;
-            by default 0. With caches, those of the caches apply.
+            by default 0. With caches, it is an argument of `caches`.
         Raises ValueError when there are more tokens than the context holds.
         """
+        if caches is not None and starts is not None:
+            raise ValueError("pass starts to model.caches(...), not together with caches")
         first = 0 if caches is None else caches[0].length
         end = first + tokens.shape[-1]
         if isinstance(first, Tensor):  # a fixed cache, whose arrays are longer than the text
@@ -169,10 +171,6 @@ class GPT(nn.Module):
             spec = spec._replace(mask=both(spec.mask, ~padding(starts)))
             positions = (positions - starts[:, None]).clamp(min=0)
         x = self.embedding(tokens)
-        shared: dict[str, Any] = {}  # arguments of every layer
-        if self.config.positions.kind == "rotary":
-            rotary, head = self.config.positions.rotary, x[..., : self.config.d_k]
-            shared["rotation"] = rotation_of(rotary, columns, starts, end, like=head)
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
         if self.config.positions.kind == "sinusoidal":  # scaled to the initial embeddings
@@ -183,10 +181,16 @@ class GPT(nn.Module):
             x = self.embedding_norm(x)
         dropout = self.config.dropout if self.training else 0.0
         x = tap("embedded", drop(x, fold(spec._replace(dropout=dropout), 0)))
+        rotary, rotation = None, {}  # computed once, if it is the same in all layers
         for layer, block in enumerate(self.blocks):
+            own = getattr(block.attention, "rotary", None)
+            if own is not None and own is not rotary:
+                rotary = own
+                cos_sin = rotation_of(own, self.config.d_k, columns, starts, end, like=x)
+                rotation = {"rotation": cos_sin}
             with scope(f"blocks.{layer}"):
                 cache = None if caches is None else caches[layer]
-                x = block(x, fold(spec, 1 + layer), cache=cache, **shared)
+                x = block(x, fold(spec, 1 + layer), cache=cache, **rotation)
         return x if self.final_norm is None else tap("final_norm", self.final_norm(x))
 
 

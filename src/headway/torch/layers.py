@@ -173,7 +173,8 @@ class MultiHeadAttention(nn.Module):
         if self.rotary is not None:
             if rotation is None:
                 starts = None if cache is None else cache.starts
-                rotation = rotation_of(self.rotary, positions, starts, end, like=queries)
+                dim = queries.shape[-1]
+                rotation = rotation_of(self.rotary, dim, positions, starts, end, like=queries)
             queries, keys = rotate(queries, *rotation), rotate(keys, *rotation)
         if cache is not None:
             keys, values = cache.extend(keys, values)
@@ -187,20 +188,21 @@ class MultiHeadAttention(nn.Module):
 
 def rotation_of(
     rotary: Rotary,
+    dim: int,
     positions: Int[Tensor, " tokens"],
     starts: Int[Tensor, " batch"] | None,
     length: int | Int[Tensor, ""],
-    like: Float[Tensor, "*batch tokens dim"],
+    like: Float[Tensor, "..."],
 ) -> Rotation:
-    """Return the cosines and sines of the rotary positions of these columns.
+    """Return the cosines and sines that rotate dim features, for the positions of these columns.
 
     starts: as in `Cache`. Only the scaling `dynamic` needs the positions in the text instead of the
     columns: its angles change between calls, so that a rotation depends on more than the difference
-    of two columns. like: queries or keys of one head.
+    of two columns. length: of the texts so far. like: a tensor with the dtype of the result.
     """
     if starts is not None:
         positions = (positions - starts[:, None])[:, None]
-    cos, sin = rotary.rotation(positions, like.shape[-1], length, like)
+    cos, sin = rotary.rotation(positions, dim, length, like)
     return (_stored(cos), _stored(sin)) if torch.compiler.is_compiling() else (cos, sin)
 
 

@@ -60,10 +60,11 @@ class Optimizer:
         # The fused implementation reads this attribute.
         setattr(self._library, "found_inf", (~is_finite).float())  # noqa: B010
         self._library.step()
-        if not self._muon:
+        trained = {name: p for name, p in self._muon.items() if p.grad is not None}
+        if not trained:
             return
-        parameters: list[Tensor] = [*self._muon.values()]
-        momenta = [*self._momentum.values()]
+        parameters: list[Tensor] = [*trained.values()]
+        momenta = [self._momentum[name] for name in trained]
         # If the step is not finite, the momentum takes the place of the gradient, so that it keeps
         # its value, and the learning rate is 0.
         gradients = [
@@ -73,7 +74,7 @@ class Optimizer:
         rates = is_finite.to(momenta[0].dtype) * rate
         torch._foreach_lerp_(momenta, gradients, 1 - muon.MOMENTUM)
         ahead = torch._foreach_lerp(gradients, momenta, muon.MOMENTUM)
-        updates = self._updates(dict(zip(self._muon, ahead, strict=True)), self._muon_dtype)
+        updates = self._updates(dict(zip(trained, ahead, strict=True)), self._muon_dtype)
         torch._foreach_mul_(parameters, 1 - rates * self._decay)
         steps = [*torch._foreach_mul([*updates.values()], rates)]
         torch._foreach_sub_(parameters, steps)

@@ -95,7 +95,7 @@ class Trainer:
         self.step += 1
         is_cuda = self._device.type == "cuda"
         numbers = torch.stack([loss, norm]).to("cpu", non_blocking=is_cuda)
-        done = torch.cuda.current_stream().record_event() if is_cuda else None
+        done = torch.cuda.current_stream(self._device).record_event() if is_cuda else None
         validation = self.evaluate() if self.config.is_evaluated(self.step) else None
         return _Pending(self, self.step, rate, validation, numbers, done)
 
@@ -126,6 +126,7 @@ class Trainer:
         weights.fill(self.model, state["model"])
         tensors = {name: torch.from_numpy(array) for name, array in state["optimizer"].items()}
         self._optimizer.restore(step, tensors)
+        self._is_finite.fill_(True)
         self.step = step
         return differences(machine, self.machine())
 
@@ -143,13 +144,18 @@ class Trainer:
     def _backward(self, loss_of: _Call) -> Tensor:
         """Set the gradient of every parameter, and return the loss of the step."""
         weights = self._weights()
+        trained = [
+            (p, w)
+            for p, w in zip(self._parameters, weights.values(), strict=True)
+            if p.requires_grad
+        ]
         for parameter in self._parameters:
             parameter.grad = None
         loss = torch.zeros((), device=self._device)
         for batch, share in self.task.batches(self.step):
             part = functional_call(loss_of, weights, batch) * share
-            parts = torch.autograd.grad(part, [*weights.values()], allow_unused=True)
-            for parameter, gradient in zip(self._parameters, parts, strict=True):
+            parts = torch.autograd.grad(part, [w for _, w in trained], allow_unused=True)
+            for (parameter, _), gradient in zip(trained, parts, strict=True):
                 if parameter.grad is not None and gradient is not None:
                     parameter.grad += gradient
                 elif gradient is not None:
@@ -162,7 +168,9 @@ class Trainer:
         named = {f"model.{name}": p for name, p in self.model.named_parameters()}
         if self.config.precision != "bfloat16":
             return named
-        return {name: p.detach().bfloat16().requires_grad_() for name, p in named.items()}
+        return {
+            name: p.detach().bfloat16().requires_grad_(p.requires_grad) for name, p in named.items()
+        }
 
     def failed(self, step: int, loss: float) -> NotFinite:
         """Return the error of a step; the next one that is started has this number again."""
@@ -183,6 +191,7 @@ class Trainer:
             return hook
 
         hooks = [m.register_forward_hook(look(n)) for n, m in self.model.named_modules() if n]
+        self.model.train()
         self._backward(_Call(self.model, self.task.loss))  # not compiled
         for hook in hooks:
             hook.remove()

@@ -57,16 +57,22 @@ def block_mask(queries: Array, keys: Array, spec: Spec) -> Any:
     """
     if spec.mask is None:
         return None
+    import torch
+
     *batch, heads, rows, _ = queries.shape
     columns, device = keys.shape[-2], queries.device
     first = first_position(queries, keys, spec)
-    if compiles_for_torch():
-        return _blocks(spec, first, prod(batch), heads, rows, columns, device)
-    if spec.mask.is_band and isinstance(first, int):  # the same for all batch rows and heads
+    if not isinstance(first, int):
+        first = torch.as_tensor(first, dtype=torch.int32, device=device).expand(batch).reshape(-1)
+    sizes = (prod(batch), heads, rows, columns, device)
+    # A tensor of one call cannot be told from that of another call by its address.
+    is_once = not (isinstance(first, int) and isinstance(spec.batch_offset, int))
+    if is_once or compiles_for_torch():
+        return _blocks(spec, first, *sizes)
+    if spec.mask.is_band:  # the same for all batch rows and heads
         return _band_blocks(spec.mask.band, first, rows, columns, device)
     kept = _kept.setdefault(spec.mask, {})
-    sizes = (prod(batch), heads, rows, columns, device)
-    key = (*sizes, *map(_version, (first, spec.batch_offset, spec.mask.predicate)))
+    key = (*sizes, first, spec.batch_offset, _version(spec.mask.predicate))
     if key not in kept:
         if len(kept) >= 16:
             kept.clear()
@@ -87,8 +93,7 @@ def _version(value: Any) -> Any:
     return value if isinstance(value, int | float) else id(value)
 
 
-def _blocks(spec: Spec, first: Any, batch: int, *sizes_and_device: Any) -> Any:
-    import torch
+def _blocks(spec: Spec, first: Any, *sizes_and_device: Any) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     predicate, offset = spec.mask.predicate, spec.batch_offset  # type: ignore[union-attr]
@@ -98,13 +103,11 @@ def _blocks(spec: Spec, first: Any, batch: int, *sizes_and_device: Any) -> Any:
     if isinstance(first, int):
         return create_block_mask(
             lambda batch, head, row, key: predicate(batch + offset, head, row + first, key),
-            *(batch, *sizes_and_device),
+            *sizes_and_device,
         )
-    device = sizes_and_device[-1]
-    firsts = torch.as_tensor(first, dtype=torch.int32, device=device).reshape(-1).expand(batch)
     return create_block_mask(
-        lambda batch, head, row, key: predicate(batch + offset, head, row + firsts[batch], key),
-        *(batch, *sizes_and_device),
+        lambda batch, head, row, key: predicate(batch + offset, head, row + first[batch], key),
+        *sizes_and_device,
     )
 
 
