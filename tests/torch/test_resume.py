@@ -180,6 +180,19 @@ def test_the_number_of_threads_is_applied_again_and_a_difference_told(tmp_path, 
     assert told.endswith("is 9.9")
 
 
+def test_the_micro_batch_may_change(tmp_path):
+    of = config()
+    run = Run.create(tmp_path / "run", of, TOKENIZER)
+    first = trainer(of)
+    fit(first, run, of, interrupted=lambda: first.step == 2)
+    smaller = config(micro_batch=2)
+    second = trainer(smaller)
+    resume(second, run, smaller)
+    assert second.step == 2
+    fit(second, run, smaller)
+    assert second.step == of.training.steps
+
+
 @pytest.mark.parametrize(("field", "value"), [("batch", 6), ("seed", 1), ("learning_rate", 0.5)])
 def test_another_config_is_refused_and_the_field_named(tmp_path, field, value):
     of = config()
@@ -270,7 +283,7 @@ def test_a_step_that_needs_too_much_memory_is_one_line_and_keeps_the_checkpoint(
                 lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
             )
 
-    message = "out of memory at step 4, on cpu, with 2 of the .* --micro-batch .*step-000002"
+    message = "out of memory on cpu, with 2 of the .* --micro-batch.*step-000002"
     with pytest.raises(ValueError, match=message):
         fit(large, run, of, on_step=fill)
     assert checkpoints.latest(run.checkpoints).name == "step-000002"

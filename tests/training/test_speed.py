@@ -31,11 +31,15 @@ def test_the_peak_is_the_fastest_of_several_products():
         sizes.append(size)
         return lambda: time.sleep(0.01)
 
-    assert speed.peak(product, "cpu") == pytest.approx(2 * 512**3 / 0.01, rel=0.3)
+    assert speed.peak(product, "cpu") == pytest.approx(2 * 1024**3 / 0.01, rel=0.3)
     assert speed.peak(product, "cuda") > 0
-    assert sizes == [512, 8192]
+    assert sizes == [1024, 8192]
 
 
 def test_the_time_of_a_step_is_the_median():
-    assert speed.step_time([1.0, 5.0, 5.5, 6.0, 16.0]) == pytest.approx(2.25)
+    ends = [float(n) for n in range(20)]
+    assert speed.step_time(ends) == 1
+    assert speed.step_time([*ends, *(n + 500 for n in ends)]) == 1  # an evaluation between them
+    assert speed.step_time([float(n // 4 * 4) for n in range(40)]) == 1  # four steps at once
+    assert speed.step_time([1.0, 4.0]) == 3
     assert speed.step_time([1.0]) is None

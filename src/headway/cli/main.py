@@ -56,7 +56,7 @@ def main() -> None:
     except (RuntimeError, MemoryError) as error:
         if not is_exhausted(error):
             raise
-        advice = "try fewer or shorter texts, --dtype bfloat16 or --device cpu"
+        advice = "a smaller model, fewer or shorter texts or a shorter number format need less"
         _stop(f"out of memory; {advice} ({str(error).partition(chr(10))[0]})", code=1)
     except KeyboardInterrupt:
         _stop("stopped", code=130)

@@ -22,7 +22,7 @@ def resumed(run: Run, given: dict[str, Any], engine: str | None, device: str | N
     Exits if the run is finished. Raises ValueError for an option that cannot change.
     """
     config = run.config
-    steps = given.pop("steps", None)
+    steps, micro_batch = given.pop("steps", None), given.pop("micro_batch", None)
     config.require_unchanged(given)
     done = loop.last_step(run)
     if done == config.training.steps and (steps or done) <= done:
@@ -39,7 +39,9 @@ def resumed(run: Run, given: dict[str, Any], engine: str | None, device: str | N
     with preparing() as show:
         chosen = engine_named(engine or loop.engine_of(run))
         chosen.keep_memory()
-        started = session.resume(run, chosen, device, steps=steps, show=show)
+        started = session.resume(
+            run, chosen, device, steps=steps, micro_batch=micro_batch, show=show
+        )
     for difference in started.differences:
         warn(f"{difference}; the last bits of the results may differ")
     return started
@@ -67,9 +69,11 @@ def follow(
         f"{started.examples.summary}; {trainer.parameters:,} parameters\n"
         f"{training.optimizer} on {trainer.device_name}, {training.precision}{how}"
     )
+    ends: list[tuple[float, int]] = []  # of the steps of this process
     with progress(console, training.steps) as show, interrupts() as interrupted:
 
         def moved(step: Step, seconds: float) -> None:
+            ends.append((seconds, step.tokens))
             show(step.step, step.loss, step.validation, step.tokens / seconds)
             message = on_step(step)
             if message:
@@ -95,21 +99,23 @@ def follow(
         f"validation loss {last['validation']:.3f} nats per token after {last['seconds']:,.0f} s; "
         f"the run is in {run.path}"
     )
-    console.print(_speed(started), end="")
+    console.print(_speed(started, ends), end="")
 
 
-def _speed(started: Session) -> str:
-    """A line about the speed and the MFU of a finished run; empty if it cannot be computed."""
-    log, config = started.run.logged(), started.config
-    seconds = speed.step_time([record["seconds"] for record in log])
+def _speed(started: Session, ends: list[tuple[float, int]]) -> str:
+    """A line about the speed and the MFU; empty if it cannot be computed.
+
+    ends: for each step, the time at which it ended, and the number of tokens so far.
+    """
+    config, seconds = started.config, speed.step_time([second for second, _ in ends])
     if not seconds or config.translates:
         return ""
-    rate = (log[-1]["tokens"] - log[-2]["tokens"]) / seconds
+    rate = (ends[-1][1] - ends[-2][1]) / seconds
     trainer = started.trainer
     count, kind = ["1", *trainer.device.split()][-2:]  # such as "4 gpu"
     peak = int(count) * speed.peak(trainer.product, kind)
     operations = speed.operations(config.gpt, trainer.parameters, config.window)
     return (
-        f"{rate:,.0f} tokens/s, {operations * rate / peak:.0%} of the speed of matrix products on "
-        f"this device, {peak / 1e12:,.3g} TFLOP/s (MFU)\n"
+        f"{rate:,.0f} tokens/s in a step without evaluation; MFU {operations * rate / peak:.0%}: "
+        f"{operations * rate / 1e12:,.3g} of the {peak / 1e12:,.3g} TFLOP/s of a matrix product\n"
     )

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -37,7 +38,10 @@ class NotFinite(ValueError):  # noqa: N818 - clear without the suffix Error
     def at(cls, step: int, loss: float, where: str) -> Self:
         """The error of a step. where: the first value that is not finite."""
         advice = "a lower --learning-rate or --clip may help"
-        return cls(f"the loss of step {step} is {loss}: {where}; {advice}")
+        what = f"loss of step {step} is {loss}"
+        if isfinite(loss):
+            what = f"gradient of step {step} is not finite"
+        return cls(f"the {what}: {where}; {advice}")
 
 
 @runtime_checkable
@@ -131,10 +135,11 @@ def fit(
             raise
         training = config.training
         raise ValueError(
-            f"out of memory at step {trainer.step + 1}, on {trainer.device_name}, with "
+            f"out of memory on {trainer.device_name}, with "
             f"{training.micro_batch or training.batch} of the {training.batch} windows of a batch "
-            "at a time; a smaller --micro-batch gives the same result in less memory, a smaller "
-            f"model or --context too; the last checkpoint is {checkpoints.latest(run.checkpoints)}"
+            "at a time; resume with a smaller --micro-batch, which gives the same result in less "
+            "memory, or start again with a smaller model or --context; the last checkpoint is "
+            f"{checkpoints.latest(run.checkpoints)}"
         ) from error
 
 
@@ -200,8 +205,9 @@ def resume(trainer: Trainer, run: Run, config: RunConfig) -> list[str]:
         state[part], about = checkpoints.load(checkpoint, part)
     try:
         saved = RunConfig.from_json(json.dumps(about["config"]))
-        # The number of steps may differ: it may have been increased.
-        current = replace(config, training=replace(config.training, steps=saved.training.steps))
+        # These may differ: the number of steps may have been increased, the micro-batch changed.
+        free = {name: getattr(saved.training, name) for name in ("steps", "micro_batch")}
+        current = replace(config, training=replace(config.training, **free))
         saved.require_same(current, f"in {run.path}/config.json")
         differences = trainer.restore(about["step"], state, about["machine"])
     except KeyError as error:

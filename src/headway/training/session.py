@@ -146,16 +146,20 @@ def resume(
     device: str | None = None,
     *,
     steps: int | None = None,
+    micro_batch: int | None = None,
     show: Progress = lambda more, total: None,
 ) -> Session:
     """Resume a run from its last checkpoint, with its original settings and data.
 
-    steps: a new number of steps, not smaller than before. Raises ValueError if the data have
+    steps: a new number of steps, not smaller than before. micro_batch: a new number of windows at a
+    time, which changes the results by rounding only. Raises ValueError if the data have
     changed, if the checkpoint is damaged, and for fewer steps than before.
     """
     config = run.config
     if steps is not None:
         config = config.extended(steps)
+    if micro_batch is not None:
+        config = replace(config, training=replace(config.training, micro_batch=micro_batch))
     task = task_named(config.task)
     source, tokenizer = task.read(config.text), run.tokenizer
     text_sha256 = digest(task.text_of(source))

@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from statistics import median
 
 from headway.models.gpt import GPTConfig
 
-SIZE = {"cpu": 512}  # rows of the matrices whose product gives the peak
+SIZE = {"cpu": 1024}  # rows of the matrices whose product gives the peak
 LARGE = 8192  # on all other devices
 
 
@@ -40,6 +39,12 @@ def peak(product: Callable[[int], Callable[[], object]], device: str) -> float:
 
 
 def step_time(seconds: Sequence[float]) -> float | None:
-    """The median time of a step, from the times at which steps ended; None for fewer than two."""
-    differences = [later - earlier for earlier, later in pairwise(seconds)]
-    return median(differences) if differences else None
+    """The median time of a step, from the times at which steps ended; None for fewer than two.
+
+    Over several steps at a time, because a device may report several steps at once.
+    """
+    apart = min(8, len(seconds) - 1)
+    if apart < 1:
+        return None
+    pairs = zip(seconds, seconds[apart:], strict=False)
+    return median(later - earlier for earlier, later in pairs) / apart
