@@ -41,6 +41,8 @@ def place(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert "a sample" in done.stdout
     assert "step 4/4" in done.stdout
+    assert "adamw on cpu, float32" in done.stdout or "muon on cpu, float32" in done.stdout
+    assert re.search(r"\d tokens/s in a step without evaluation; MFU \d+%: ", done.stdout)
     return folder
 
 
@@ -100,6 +102,7 @@ BAD = {
     "no runs": ("runs nowhere", "no runs in nowhere"),
     "no such run": ("info tinny", "available runs: tiny"),
     "temperature": ("generate tiny It --temperature -1", "temperature must be >= 0"),
+    "seed": ("generate tiny It --seed -1", "seed must be >= 0 and < 2^32 (got -1)"),
     "ladder": ("ladder multi-head", "did you mean 'multihead'"),
     "no words": ("ladder causal --text ''", "at least one word"),
 }
@@ -198,6 +201,28 @@ def test_kill_9_and_resume_is_the_run_that_nobody_killed(place):
     end = "checkpoints/step-000200"
     assert content(run / end) == content(place / "runs" / "unkilled" / end)
     assert told(run) == told(place / "runs" / "unkilled")
+
+
+def test_the_micro_batch_of_a_resumed_run_may_change(place):
+    headway("train", "text.txt", "--name", "large", *TINY, cwd=place)
+    done = headway(*["train", "--resume", "large", "--micro-batch", "3", "--steps", "6"], cwd=place)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((place / "runs" / "large" / "config.json").read_text())
+    assert config["training"]["micro_batch"] == 3
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate\nmore lines")]
+)
+def test_out_of_memory_is_one_line(place, error, monkeypatch):
+    def no_memory(*_, **__):
+        raise error
+
+    monkeypatch.setattr("headway.torch.engine.generate", no_memory)
+    refused(place, "out of memory; a smaller model", "generate", "tiny", "It")
+    monkeypatch.setattr("headway.cli.main.is_exhausted", lambda error: False)
+    with pytest.raises(type(error)):
+        headway("generate", "tiny", "It", cwd=place)
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from headway.models import sampling
-from headway.models.sampling import Sampling, own_seeds, sampled, tokens_of
+from headway.models.sampling import Sampling, sampled, seeds_of, tokens_of
 
 LOGITS = np.array([0.5, 2.0, -1.0, 1.5, 0.0], dtype=np.float32)
 
 
 def drawn(seed=4, **options):
-    how, own = Sampling(seed=seed, **options), own_seeds([[7]])
-    return [int(sampled(LOGITS[None], own, step, how)[0][0]) for step in range(3000)]
+    how, prompt_seeds = Sampling(seed=seed, **options), seeds_of([[7]])
+    return [int(sampled(LOGITS[None], prompt_seeds, step, how)[0][0]) for step in range(3000)]
 
 
 def test_temperature_zero_and_top_one_take_the_most_likely_token():
@@ -69,13 +69,13 @@ def test_top_k_and_top_p_need_no_sorted_vocabulary_and_choose_as_if_it_were():
         logits = generator.normal(size=(3, 500)).astype(np.float32) * generator.choice([0.1, 1, 5])
         top_k, top_p = generator.choice([None, 1, 7, 300]), generator.choice([None, 0.3, 0.99])
         how = Sampling(0.7, None if top_k is None else int(top_k), top_p, seed=trial)
-        own = np.arange(3, dtype=np.int32)
+        prompt_seeds = np.arange(3, dtype=np.int32)
 
-        def sample(candidates, logits=logits, how=how, own=own):
-            return sampled(logits, own, 5, how, candidates)
+        def sample(candidates, logits=logits, how=how, prompt_seeds=prompt_seeds):
+            return sampled(logits, prompt_seeds, 5, how, candidates)
 
         chosen = tokens_of(sample, 500, candidates=16)
-        noise = sampling.gumbel((trial, 5), own[:, None], np.arange(500, dtype=np.int32))
+        noise = sampling.gumbel((trial, 5), prompt_seeds[:, None], np.arange(500, dtype=np.int32))
         for row in range(3):
             order = np.argsort(-logits[row], kind="stable")[: top_k or 500]
             probabilities = np.exp(logits[row, order].astype(np.float64) / 0.7)
@@ -89,12 +89,12 @@ def test_top_k_and_top_p_need_no_sorted_vocabulary_and_choose_as_if_it_were():
 @pytest.mark.parametrize("options", [{}, {"top_k": 9}, {"top_p": 0.9}, {"temperature": 0.0}])
 def test_the_engines_sample_the_same_tokens(options):
     logits = np.random.default_rng(1).normal(size=(4, 300)).astype(np.float32) * 2
-    how, own = Sampling(seed=3, **options), own_seeds([[1], [2, 3], [2], [1]])
+    how, prompt_seeds = Sampling(seed=3, **options), seeds_of([[1], [2, 3], [2], [1]])
     jitted = jax.jit(sampled, static_argnames=("sampling",))
     for step in range(50):
-        tokens, _ = sampled(logits, own, step, how)
-        other, _ = sampled(torch.from_numpy(logits), torch.from_numpy(own), step, how)
-        third, _ = jitted(logits, own, np.int32(step), sampling=how)
+        tokens, _ = sampled(logits, prompt_seeds, step, how)
+        other, _ = sampled(torch.from_numpy(logits), torch.from_numpy(prompt_seeds), step, how)
+        third, _ = jitted(logits, prompt_seeds, np.int32(step), sampling=how)
         assert tokens.tolist() == other.tolist() == third.tolist()
 
 
@@ -106,7 +106,7 @@ def test_noise_has_a_gumbel_distribution_and_rows_have_their_own():
     expected = -np.log(-np.log(np.array([0.01, 0.25, 0.5, 0.75, 0.99])))
     np.testing.assert_allclose(quantiles, expected, atol=0.05)
     assert abs(np.corrcoef(noise[:2])[0, 1]) < 0.15
-    one, other, again, reversed_ = own_seeds([[1, 2], [3], [1, 2], [2, 1]])
+    one, other, again, reversed_ = seeds_of([[1, 2], [3], [1, 2], [2, 1]])
     assert one == again
     assert len({one, other, reversed_}) == 3
 

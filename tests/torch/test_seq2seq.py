@@ -9,7 +9,7 @@ from headway.attention.scores import additive
 from headway.attention.spec import Spec
 from headway.data.pairs import END, FIRST, MASK, PADDING, START, batch
 from headway.models.seq2seq import KINDS, Seq2SeqConfig, initial, shapes
-from headway.torch.seq2seq import Seq2Seq
+from headway.torch.seq2seq import Memory, Seq2Seq
 from headway.torch.translate import alignment, read, translate
 
 WRITING = [kind for kind in KINDS if kind != "encoder"]
@@ -302,3 +302,14 @@ def test_the_length_penalty_prefers_longer_translations():
         for kind in WRITING
     ]
     assert sum(result[:4]) < sum(result[4:])
+
+
+def test_lengths_on_the_cpu_need_no_value_of_the_device():
+    """The device `meta` takes the place of a GPU: reading a value from it is an error."""
+    states = torch.zeros(2, 3, 4, device="meta")
+    memory = Memory(states, torch.tensor([3, 2]))
+    assert memory.mask is not None
+    assert Memory(states, torch.tensor([3, 3])).mask is None
+    row = torch.zeros(2, 1, 1, 1, dtype=torch.int32, device="meta")
+    key = torch.zeros(3, dtype=torch.int32, device="meta")
+    assert memory.mask.predicate(row, row, row, key).device.type == "meta"

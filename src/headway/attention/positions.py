@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from jaxtyping import Float, Int
 
-from headway.attention.arrays import Array, device, integers, namespace, wide
+from headway.attention.arrays import Array, integers, namespace, wide
 
 
 def sinusoidal(
@@ -175,16 +175,16 @@ def rotate(
     return xp.stack(halves, axis=-1).reshape(x.shape) if interleaved else xp.concat(halves, axis=-1)
 
 
-def alibi_slopes(heads: int) -> list[float]:
+def alibi_slopes(heads: int, like: Int[Array, "..."]) -> Float[Array, "{heads}"]:
     """The slope of each head: 2^(-8/heads), 2^(-16/heads) ...  (Press et al. 2022, section 3).
 
     If heads is not a power of two, let p be the power of two below it. As in the authors' code, the
-    first p heads get the slopes for p heads, the others every second slope for 2p heads.
+    first p heads get the slopes for p heads, the others every second slope for 2p heads. They are
+    computed on the device of `like`.
     """
-    power = 2 ** floor(log2(heads))
-    slopes = [2 ** (-8 * (h + 1) / power) for h in range(power)]
-    between = [2 ** (-4 * (h + 1) / power) for h in range(0, 2 * (heads - power), 2)]
-    return slopes + between
+    head, power = integers(heads, like), 2 ** floor(log2(heads))
+    between = (2 * (head - power) + 1) * (4 / power)
+    return 2.0 ** -namespace(like).where(head < power, (head + 1) * (8 / power), between)
 
 
 def alibi(
@@ -192,7 +192,7 @@ def alibi(
 ) -> Float[Array, "{heads} queries keys"]:
     """A bias for the scores: -slope * |query - key|  (Press et al. 2022)."""
     xp = namespace(query_positions)
-    slopes = xp.asarray(alibi_slopes(heads), device=device(query_positions))
+    slopes = alibi_slopes(heads, query_positions)
     distance = xp.abs(query_positions[:, None] - key_positions)
     return -slopes[:, None, None] * distance
 

@@ -16,9 +16,8 @@ from headway.attention.spec import Spec
 from headway.jax import gpt
 from headway.jax.gpt import Model
 from headway.jax.layers import Attention, Cache, Params
-from headway.models import sampling
 from headway.models.gpt import GPTConfig
-from headway.models.sampling import Sampling, own_seeds, tokens_of, write
+from headway.models.sampling import Sampling, sampled, seeds_of, tokens_of, truncated, write
 
 Scores = Float[Array, "batch vocabulary"]
 
@@ -38,15 +37,15 @@ def generate(
     context = model.config.context
     longest = max((len(prompt) for prompt in prompts), default=1) + tokens
     capacity = min(max(_power_of_two(longest), CAPACITY), context)
-    own = own_seeds([sampling.cut(prompt, context) for prompt in prompts])
-    next_tokens = partial(_next_tokens, model, Sampling(**options), own, capacity)
+    prompt_seeds = seeds_of([truncated(prompt, context) for prompt in prompts])
+    next_tokens = partial(_next_tokens, model, Sampling(**options), prompt_seeds, capacity)
     return write(next_tokens, prompts, context=context, tokens=tokens)
 
 
 def _next_tokens(
     model: Model,
-    how: Sampling,
-    own: Int[np.ndarray, " batch"],
+    sampling: Sampling,
+    prompt_seeds: Int[np.ndarray, " batch"],
     capacity: int,
     texts: list[list[int]],
     caches: list[Cache] | None,
@@ -54,17 +53,19 @@ def _next_tokens(
 ) -> tuple[list[int], list[Cache] | None]:
     """Sample the next token of each text; the caches hold all tokens except the last one.
 
-    capacity: the number of tokens for which new caches have room.
+    capacity: the maximum number of tokens of new caches.
     """
     logits, caches = _read(model, capacity, texts, caches)
 
     def sample(candidates: int) -> tuple[Array, Array]:
-        return _sampled(logits, own, np.int32(step), sampling=how, candidates=candidates)
+        return _sampled(
+            logits, prompt_seeds, np.int32(step), sampling=sampling, candidates=candidates
+        )
 
     return tokens_of(sample, logits.shape[-1]), caches
 
 
-_sampled = jax.jit(sampling.sampled, static_argnames=("sampling", "candidates"))
+_sampled = jax.jit(sampled, static_argnums=(3, 4))
 
 
 def _read(

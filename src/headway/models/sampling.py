@@ -21,8 +21,8 @@ from headway.attention.dropout import hashed, hashes
 Caches = TypeVar("Caches")
 
 # A function (texts, caches, step) -> (tokens, caches) that samples the next token of each text. The
-# given caches contain all tokens of the texts except the last one; None if there are no caches. The
-# returned caches contain all tokens.
+# given caches contain all tokens of the texts except the last one; the returned caches contain all
+# tokens. None: the function has no caches, or the texts must be read again.
 NextTokens = Callable[[list[list[int]], Caches | None, int], tuple[list[int], Caches | None]]
 
 CANDIDATES = 256  # tokens that top_p considers at first
@@ -33,7 +33,8 @@ OK, MORE_CANDIDATES, NOT_FINITE = range(3)
 class Sampling:
     """How the next token is sampled.
 
-    Raises ValueError for a temperature below 0, a top_k below 1 and a top_p outside (0, 1].
+    Raises ValueError for a temperature below 0, a top_k below 1, a top_p outside (0, 1] and
+    a seed outside [0, 2^32).
 
     Attributes
     ----------
@@ -61,18 +62,20 @@ class Sampling:
             raise ValueError(f"top_k must be >= 1 (got {self.top_k})")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be > 0 and <= 1 (got {self.top_p})")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be >= 0 and < 2^32 (got {self.seed})")
 
 
 def sampled(
     logits: Float[Array, "batch vocabulary"],
-    own: Int[Array, " batch"],
+    prompt_seeds: Int[Array, " batch"],
     step: int | Int[Array, ""],
     sampling: Sampling,
     candidates: int = CANDIDATES,
 ) -> tuple[Int[Array, " batch"], Int[Array, ""]]:
     """Return the next token of each row, and OK, MORE_CANDIDATES or NOT_FINITE for all rows.
 
-    own: a number of each row that its noise depends on. candidates: the number of most likely
+    prompt_seeds: those of `seeds_of`. candidates: the number of most likely
     tokens that top_p considers. If they are too few, the status is MORE_CANDIDATES.
     """
     xp = namespace(logits)
@@ -84,9 +87,9 @@ def sampled(
         return xp.argmax(logits, axis=-1), status
     with np.errstate(over="ignore"):  # -inf is right
         scaled = widened(logits - top) / sampling.temperature
-    count = sampling.top_k or scaled.shape[-1]
+    count = min(sampling.top_k or scaled.shape[-1], scaled.shape[-1])
     if sampling.top_p is not None and sampling.top_p < 1:
-        best = largest(scaled, min(count, max(candidates, sampling.top_k or 0), scaled.shape[-1]))
+        best = largest(scaled, count if sampling.top_k else min(count, candidates))
         total = xp.sum(xp.exp(best if sampling.top_k else scaled), axis=-1, keepdims=True)
         after = xp.cumulative_sum(xp.exp(best) / total, axis=-1)
         before = xp.concat([xp.zeros_like(after[:, :1]), after[:, :-1]], axis=-1)
@@ -96,7 +99,7 @@ def sampled(
         status = xp.where(is_short & (status == OK), MORE_CANDIDATES, status)
     elif count < scaled.shape[-1]:
         scaled = xp.where(scaled < largest(scaled, count)[:, -1:], -inf, scaled)
-    noise = gumbel((sampling.seed, step), own[:, None], integers(scaled.shape[-1], scaled))
+    noise = gumbel((sampling.seed, step), prompt_seeds[:, None], integers(scaled.shape[-1], scaled))
     return xp.argmax(scaled + xp.astype(noise, scaled.dtype), axis=-1), status
 
 
@@ -131,13 +134,13 @@ def tokens_of(
     return numbers
 
 
-def own_seeds(texts: Sequence[Sequence[int]]) -> Int[np.ndarray, " batch"]:
+def seeds_of(texts: Sequence[Sequence[int]]) -> Int[np.ndarray, " batch"]:
     """Return a number for each prompt that depends on its tokens only."""
     hashed_texts = [zlib.crc32(np.asarray(text, "<i8").tobytes()) for text in texts]
     return np.array(hashed_texts, dtype=np.uint32).view(np.int32)
 
 
-def cut(prompt: Integer[np.ndarray, " _"], context: int) -> list[int]:
+def truncated(prompt: Integer[np.ndarray, " _"], context: int) -> list[int]:
     """Return the last tokens of a prompt, as many as the context holds."""
     return [int(token) for token in prompt[-context:]]
 
@@ -156,7 +159,7 @@ def write(
     """
     if not all(len(prompt) for prompt in prompts):
         raise ValueError("the prompt is empty; it must have at least one character")
-    texts = [cut(prompt, context) for prompt in prompts]
+    texts = [truncated(prompt, context) for prompt in prompts]
     caches: Caches | None = None
     for step in range(tokens):
         if max(map(len, texts)) > context:

@@ -25,8 +25,6 @@ SUPPORTED = {"mask", "bias", "scale", "offset"}  # options of attention
 
 def is_supported(model: GPT) -> bool:
     """Whether a `Decoder` computes what the model computes, with nothing but the GPU's kernels."""
-    if model.config.positions.kind == "alibi":
-        return False  # the slopes are copied to the GPU
     layers: list[Any] = [block.attention for block in model.blocks]
     masks = [layer.spec.mask for layer in layers]
     bands = {mask.band if mask is not None and mask.is_band else None for mask in masks}
@@ -41,27 +39,34 @@ def is_supported(model: GPT) -> bool:
 class Decoder:
     """The state of generating: a model, and caches that hold all tokens but the last one.
 
-    own, how: as in `models.sampling.sampled`. On other devices than CUDA, it computes the same
-    without a graph.
+    prompt_seeds, sampling: as in `models.sampling.sampled`. On other devices than CUDA, it computes
+    the same without a graph.
     """
 
     def __init__(
-        self, model: GPT, caches: list[Cache], own: Int[Tensor, " batch"], how: Sampling
+        self,
+        model: GPT,
+        caches: list[Cache],
+        prompt_seeds: Int[Tensor, " batch"],
+        sampling: Sampling,
     ) -> None:
-        self._own, self._how, self._length = own, how, int(caches[0].length)
+        self._prompt_seeds, self._sampling = prompt_seeds, sampling
+        self._length = int(caches[0].length)
         # The step, the column of the last tokens, and these, in one array, because each copy to the
         # device takes time.
-        self._inputs = torch.zeros(2 + len(own), dtype=torch.int64, device=own.device)
+        self._inputs = torch.zeros(
+            2 + len(prompt_seeds), dtype=torch.int64, device=prompt_seeds.device
+        )
         self._caches = [cache.fixed(self._inputs[1]) for cache in caches]
-        # Modules of its own with the same parameters, whose attention is `_SharedMask`.
+        # Copies of the modules with the same parameters, whose attention is `_SharedMask`.
         self._model = deepcopy(model, {id(p): p for p in model.parameters()})
         self._attention = _SharedMask()
         layers: list[Any] = [block.attention for block in self._model.blocks]
         for layer in layers:
             layer.attend = self._attention
-        self._logits, self._outputs = own, own  # replaced by the first step
+        self._logits, self._outputs = prompt_seeds, prompt_seeds  # replaced by the first step
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._captures = own.is_cuda
+        self._captures = prompt_seeds.is_cuda
 
     @torch.no_grad()
     def next_tokens(self, step: int, last: list[int]) -> list[int]:
@@ -79,7 +84,7 @@ class Decoder:
             if candidates == CANDIDATES:
                 outputs = self._outputs.cpu()  # waits for the step
                 return outputs[1:], outputs[0]
-            return sampled(self._logits, self._own, step, self._how, candidates)
+            return sampled(self._logits, self._prompt_seeds, step, self._sampling, candidates)
 
         return tokens_of(sample, self._logits.shape[-1])
 
@@ -88,7 +93,7 @@ class Decoder:
         self._attention.allowed = None
         tokens = self._inputs[2:, None]
         self._logits = self._model(tokens, caches=self._caches)[:, -1]
-        chosen, status = sampled(self._logits, self._own, self._inputs[0], self._how)
+        chosen, status = sampled(self._logits, self._prompt_seeds, self._inputs[0], self._sampling)
         self._outputs = torch.cat([status.reshape(1), chosen])
 
     def _capture(self) -> None:
@@ -96,7 +101,10 @@ class Decoder:
         graph = torch.cuda.CUDAGraph()
         # Another thread may use the GPU meanwhile. The outer context restores the stream, which a
         # failure does not.
-        with torch.cuda.device(self._own.device), torch.cuda.stream(torch.cuda.current_stream()):
+        with (
+            torch.cuda.device(self._prompt_seeds.device),
+            torch.cuda.stream(torch.cuda.current_stream()),
+        ):
             capture = torch.cuda.graph(graph, capture_error_mode="thread_local")
             stream: Any = capture.capture_stream
             stream.wait_stream(torch.cuda.current_stream())

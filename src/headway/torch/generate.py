@@ -10,8 +10,7 @@ from jaxtyping import Int, Integer
 from torch import Tensor
 
 from headway import tracing
-from headway.models import sampling
-from headway.models.sampling import Sampling, own_seeds, sampled, tokens_of, write
+from headway.models.sampling import Sampling, sampled, seeds_of, tokens_of, truncated, write
 from headway.torch.decode import Decoder, is_supported
 from headway.torch.gpt import GPT
 from headway.torch.layers import Cache
@@ -32,12 +31,12 @@ def generate(
     model.eval()
     context, device = model.config.context, next(model.parameters()).device
     longest = max((len(prompt) for prompt in prompts), default=1) + tokens
-    own = own_seeds([sampling.cut(prompt, context) for prompt in prompts])
+    prompt_seeds = seeds_of([truncated(prompt, context) for prompt in prompts])
     next_tokens = partial(
         _next_tokens,
         model,
         Sampling(**options),
-        torch.from_numpy(own).to(device),
+        torch.from_numpy(prompt_seeds).to(device),
         min(longest, context),
     )
     return write(next_tokens, prompts, context=context, tokens=tokens)
@@ -46,8 +45,8 @@ def generate(
 @torch.no_grad()
 def _next_tokens(
     model: GPT,
-    how: Sampling,
-    own: Int[Tensor, " batch"],
+    sampling: Sampling,
+    prompt_seeds: Int[Tensor, " batch"],
     capacity: int,
     texts: list[list[int]],
     caches: list[Cache] | Decoder | None,
@@ -55,10 +54,10 @@ def _next_tokens(
 ) -> tuple[list[int], list[Cache] | Decoder | None]:
     """Sample the next token of each text; the caches hold all tokens except the last one.
 
-    On CUDA, the caches of all steps after the first are those of a `Decoder`. capacity: the number
-    of tokens for which new caches have room.
+    On CUDA, the caches of all steps after the first are those of a `Decoder`. capacity: the maximum
+    number of tokens of new caches.
     """
-    device, starts = own.device, None
+    device, starts = prompt_seeds.device, None
     if isinstance(caches, Decoder) and tracing.listening():
         caches = None  # a graph has no steps to trace: read the text again
     if isinstance(caches, Decoder):
@@ -74,7 +73,7 @@ def _next_tokens(
         if caches is not None:
             starts = None  # the caches have it
     logits = model(torch.tensor(rows, device=device), caches=caches, starts=starts)[:, -1]
-    tokens = tokens_of(partial(sampled, logits, own, step, how), logits.shape[-1])
+    tokens = tokens_of(partial(sampled, logits, prompt_seeds, step, sampling), logits.shape[-1])
     if caches is None or device.type not in FIXED or tracing.listening() or not is_supported(model):
         return tokens, caches
-    return tokens, Decoder(model, caches, own, how)
+    return tokens, Decoder(model, caches, prompt_seeds, sampling)

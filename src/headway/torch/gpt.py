@@ -183,10 +183,10 @@ class GPT(nn.Module):
         x = tap("embedded", drop(x, fold(spec._replace(dropout=dropout), 0)))
         rotary, rotation = None, {}  # computed once, if it is the same in all layers
         for layer, block in enumerate(self.blocks):
-            own = getattr(block.attention, "rotary", None)
-            if own is not None and own is not rotary:
-                rotary = own
-                cos_sin = rotation_of(own, self.config.d_k, columns, starts, end, like=x)
+            of_layer = getattr(block.attention, "rotary", None)
+            if of_layer is not None and of_layer is not rotary:
+                rotary = of_layer
+                cos_sin = rotation_of(rotary, self.config.d_k, columns, starts, end, like=x)
                 rotation = {"rotation": cos_sin}
             with scope(f"blocks.{layer}"):
                 cache = None if caches is None else caches[layer]

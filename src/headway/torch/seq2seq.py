@@ -38,7 +38,8 @@ _CELLS = {"gru": (nn.GRU, nn.GRUCell), "lstm": (nn.LSTM, nn.LSTMCell)}
 class Memory:
     """The output of the encoder.
 
-    states: one per token. lengths: the number of tokens of each source, without padding.
+    states: one per token. lengths: the number of tokens of each source, without padding; on the
+    CPU they need no wait for the device.
     last: the last hidden state of a recurrent encoder and, for an LSTM, its last cell state; those
     of the backward direction if the encoder is bidirectional.
     """
@@ -51,12 +52,12 @@ class Memory:
     def mask(self) -> Mask | None:
         """The mask of the padding; None if there is no padding."""
         is_full = bool((self.lengths == self.states.shape[1]).all())
-        return None if is_full else padding(self.lengths)
+        return None if is_full else padding(self.lengths.to(self.states.device, non_blocking=True))
 
     def __getitem__(self, rows: Int[Tensor, " rows"]) -> Memory:
         """Return the memory of these rows."""
         last = tuple(state[rows] for state in self.last)
-        return Memory(self.states[rows], self.lengths[rows], last)
+        return Memory(self.states[rows], self.lengths[rows.to(self.lengths.device)], last)
 
 
 @final

@@ -188,8 +188,10 @@ def masked(batch: Batch, vocabulary: int, seed: int, step: int) -> Batch:
 
 
 def placed(batch: Batch, device: torch.device) -> list[Tensor]:
-    """A batch as tensors on a device."""
-    return [_placed(array, device) for array in batch]
+    """A batch as tensors on a device; the lengths stay on the CPU, where the model reads them."""
+    tensors = [_placed(array, device) for array in batch]
+    tensors[batch._fields.index("lengths")] = torch.from_numpy(batch.lengths)
+    return tensors
 
 
 def _placed(array: np.ndarray, device: torch.device) -> Tensor:

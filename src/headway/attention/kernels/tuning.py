@@ -27,8 +27,8 @@ from headway.attention.spec import Spec
 # (dropout with a seed, softcap) if there is more than one tile; with NumPy and JAX only for long
 # texts, where `plain` needs much memory. JAX's kernel takes two thirds of the time of `plain`, for
 # the forward and backward passes together. On a GPU (H200, 1,024 tokens) `triton` takes a 13th to a
-# 24th of the time of `tiled`, and JAX's kernel a 20th of that of our own; in a narrow window and in
-# other masks of positions `triton` and `flex` skip what is masked.
+# 24th of the time of `tiled`, and JAX's kernel with cuDNN a 20th. In a narrow window and in other
+# masks of positions, `triton` and `flex` skip what is masked.
 RULES: Mapping[str, tuple[str, ...]] = {
     "short": ("sdpa", "jax", "plain"),
     "long": ("sdpa", "tiled", "plain"),
