@@ -30,7 +30,7 @@ test-all: $(READY) lint chromium
 # and take the explorer's pictures of runs/demo.
 docs: $(READY) | runs/demo
 	PYTHONPATH=tests $(BIN)/python -W ignore::UserWarning -m conventions
-	PYTHONPATH=tests/check $(BIN)/python -m kill_table
+	PYTHONPATH=tests/check $(BIN)/python -m trial
 	PYTHONPATH=tests:tests/jax $(BIN)/python -m parity_table
 	PYTHONPATH=tests/hf $(BIN)/python -m equal_table
 	PYTHONPATH=tests/hf $(BIN)/python -m families_table

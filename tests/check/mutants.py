@@ -272,8 +272,8 @@ def view_merge(x: Tensor) -> Tensor:
 
 
 packed("split by a view", "no transpose: tokens and features are mixed", "order", view_split, merge)
-packed("merged by a view", "no transpose back", "heads", split, view_merge)
-qkv("output heads reversed", "out[h] is head H - 1 - h", "heads", mix=lambda w, v: (w @ v).flip(1))
+packed("merged by a view", "no transpose back", "groups", split, view_merge)
+qkv("output heads reversed", "out[h] is head H - 1 - h", "groups", mix=lambda w, v: (w @ v).flip(1))
 qkv(
     "kv heads tiled",
     "repeat instead of repeat_interleave",
@@ -457,6 +457,7 @@ qkv(
     "theta 500,000",
     "rotary",
     "positions",
+    declared={**QKV, "rotary_base": 10000.0},
     turn=lambda x, positions: turn(x, positions, theta=500000.0),
 )
 qkv(
@@ -635,7 +636,7 @@ qkv(
 qkv(
     "a little of another head",
     "3e-8 of another head",
-    "heads",
+    "groups",
     mix=lambda w, v: w @ v + 3e-8 * (w @ v).flip(1),
 )
 qkv(
@@ -783,6 +784,7 @@ qkv(
     "theta 10,100",
     "rotary",
     "positions",
+    declared={**QKV, "rotary_base": 10000.0},
     turn=lambda x, at: turn(x, at, theta=10100.0),
 )
 qkv(
@@ -1347,3 +1349,31 @@ model(
 )
 model("labels smoothed", "label smoothing of 0.001", "labels", SmoothsLabels(), "labels")
 model("incomplete state", "a bias is not saved", "tied", LosesBias(), "tied")
+
+
+def window_without_mask(queries: int, keys: int, mask: Any, causal: bool, window: Any) -> Tensor:
+    return allowed(queries, keys, mask, causal, window if mask is None else None)
+
+
+class FirstHead(SelfAttention):
+    """The context of the first head for all heads."""
+
+    def __init__(self) -> None:
+        first = wrong(mix=lambda w, v: (w @ v)[:, :1].expand(-1, 4, -1, -1))
+        super().__init__(causal=True, steps=first)
+
+
+qkv(
+    "window lost with a mask",
+    "a mask replaces the window",
+    "formula",
+    *("mask", "causal", "window"),
+    allowed=window_without_mask,
+)
+module("first head for all", "the others have no influence", "formula", FirstHead())
+module(
+    "module not scaled",
+    "no 1/sqrt(d_k)",
+    "scale",
+    SelfAttention(steps=wrong(scale=lambda scores, q, k: scores)),
+)

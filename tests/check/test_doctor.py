@@ -72,7 +72,7 @@ def test_modules_and_random_states_are_restored(make):
 def test_a_module_that_cannot_be_copied_is_run_itself():
     diagnosis = diagnose(Unseeded(), kind="self", width=16, causal=True)
     assert diagnosis.ok
-    assert by_check(diagnosis)["precise"].verdict == "unsupported"
+    assert by_check(diagnosis)["precise"].verdict == "not tested"
 
 
 def test_a_diagnosis_is_repeatable():
@@ -97,7 +97,7 @@ def test_an_error_of_the_attention_is_reported():
     diagnosis = diagnose(lambda q, k, v: q @ "no", kind="qkv", engine="torch")
     assert [finding.check for finding in diagnosis.failed] == ["runs"]
     assert "TypeError" in by_check(diagnosis)["runs"].measured
-    assert by_check(diagnosis)["scale"].verdict == "unsupported"
+    assert by_check(diagnosis)["scale"].verdict == "not tested"
 
 
 def test_a_wrong_layout_is_reported():

@@ -31,7 +31,7 @@ def test_there_is_one_test_per_check(tmp_path):
     assert "the scale is applied twice" in result.stdout
     assert "look at  test_attention.py:9: return" in result.stdout
     assert "not applicable: the feature 'window' is not declared" in result.stdout
-    assert "2 failed" in result.stdout  # scale and sharp, of `wrong`
+    assert "3 failed" in result.stdout  # formula, scale and sharp, of `wrong`
     assert "test_right[" not in "".join(
         line for line in result.stdout.split("\n") if "FAILED" in line
     )

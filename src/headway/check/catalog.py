@@ -156,7 +156,7 @@ def _translators() -> Iterator[Entry]:
 
     def decode(model: Seq2Seq, tokens: Tensor, cache: Any = None) -> Any:
         source = torch.arange(5, 9).repeat(len(tokens), 1)
-        lengths = torch.tensor([4, *[3] * (len(tokens) - 1)])
+        lengths = torch.full((len(tokens),), 3)
         memory = model.encode(source, lengths)
         return model.decode(tokens, memory, model.begin(memory) if cache is None else cache)
 

@@ -75,6 +75,21 @@ def unused_parameters(subject: Subject) -> tuple[int, list[str]]:
     return len(parameters), names
 
 
+def has_influence(subject: Subject, names: Sequence[str]) -> bool:
+    """Whether the output of a module changes with one of these parameters."""
+    parameters = dict(subject.attention_in(subject.dtype).named_parameters())
+    inputs = subject.inputs(4)
+    before = subject.run(inputs, **subject.causal_options)
+    for name in names:
+        saved = parameters[name].detach().clone()
+        parameters[name].data.mul_(1.5).add_(0.1)
+        after = subject.run(inputs, **subject.causal_options)
+        parameters[name].data.copy_(saved)
+        if not np.array_equal(before, after):
+            return True
+    return False
+
+
 def _function(
     subject: Subject, inputs: Sequence[np.ndarray], dtype: str, options: dict[str, Any]
 ) -> Callable[..., Any]:

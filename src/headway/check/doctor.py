@@ -1,28 +1,24 @@
 """`diagnose` runs all checks on one attention."""
 
-import ast
-import inspect
-import re
-import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from headway.check import source
 from headway.check.adapters import known
+from headway.check.causes import cause_of
 from headway.check.declaration import Declaration
 from headway.check.errors import Refused
-from headway.check.findings import Diagnosis, Finding, Outcome, not_applicable, unsupported
+from headway.check.findings import Diagnosis, Finding, Outcome, not_applicable, not_tested
 from headway.check.libraries import undisturbed
-from headway.check.modules import is_module, unchanged
-from headway.check.probe import subject_of
+from headway.check.modules import unchanged
+from headway.check.probe import NOT_FINITE, subject_of
 from headway.check.properties import CHECKS
 from headway.check.properties.check import Check
-from headway.check.properties.order import UNDECLARED
+from headway.check.properties.order import TRAINING, UNDECLARED
 from headway.check.subject import Subject, call_directly
 
 
@@ -54,32 +50,74 @@ def diagnose(
         declared, call = {**adapter[0], **declared}, adapter[1]
     if "kind" not in declared:
         raise ValueError(
-            f"declare the kind of {_name(attention)}: kind='qkv' (queries, keys, values), "
+            f"declare the kind of {source.name_of(attention)}: kind='qkv' (queries, keys, values), "
             "'self' (x) or 'model' (tokens)"
         )
     declaration = Declaration.of(**declared)
+    checks = {key: check for key, check in checks.items() if key not in declaration.skip}
     # The checks provoke warnings, overflow and NaN on purpose.
     with unchanged(attention), warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
         subject = subject_of(attention, declaration, call or call_directly)
         with undisturbed(subject.library):
             findings = [_finding(subject, key, check) for key, check in checks.items()]
-    name, library = name or _name(attention), subject.library.name
-    return Diagnosis(name, declaration.kind, library, tuple(_one_cause(findings)))
+            findings = _one_cause(subject, findings)
+    name, library = name or source.name_of(attention), subject.library.name
+    return Diagnosis(name, declaration.kind, library, tuple(findings))
 
 
-def _one_cause(findings: list[Finding]) -> list[Finding]:
-    """If one failure explains the others, copy its diagnosis to all failures."""
-    for cause in findings:
-        if cause.verdict == "fail" and (
-            cause.check == "repeatable" or cause.diagnosis == UNDECLARED
-        ):
-            return [
-                replace(finding, diagnosis=cause.diagnosis, fix=cause.fix, look=cause.look)
-                if finding.verdict == "fail"
-                else finding
-                for finding in findings
-            ]
-    return findings
+# Checks whose failures have causes of their own.
+SEPARATE = {"used", "untouched", "strided", "precise", "derivative", "dropout", "labels", "tied"}
+OF_MASKS = {"masked", "deleted", "mask-and-causal", "documents"}
+# If no cause is proven, a failure of the first group says most, in this order, and one of the
+# second group follows from it.
+LEADING = (
+    *("batch", "groups", "rows", "order", "future", "masked", "cache", "prefix"),
+    *("duplicated", "past"),
+)
+FOLLOWING = {"constant", "shifted", "scale", "sharp", "gradient", "derivative", "precise", *LEADING}
+
+
+def _one_cause(subject: Subject, findings: list[Finding]) -> list[Finding]:
+    """Give failures with one cause the same diagnosis; the cause itself is proven if possible."""
+    by_check = {finding.check: finding for finding in findings if finding.verdict == "fail"}
+    for cause in by_check.values():
+        is_rounding = cause.check == "precise" and subject.rounding > 1e-5
+        is_fact = cause.diagnosis in (UNDECLARED, TRAINING)
+        if cause.check == "repeatable" or is_fact or is_rounding:
+            return _explained(findings, {*by_check}, cause, proven=True)
+    explained = {*by_check} - SEPARATE
+    if not explained & OF_MASKS:
+        explained -= {"dead-rows"}
+    if subject.problem and NOT_FINITE not in subject.problem:
+        return findings
+    suspect = cause_of(subject, explained) if explained else None
+    if suspect is not None:
+        if "mask" in suspect.diagnosis:
+            explained |= {*by_check} & {"dead-rows"}
+        first = next(finding for finding in findings if finding.check in explained)
+        look = _look(subject, suspect.look) or first.look
+        cause = replace(
+            first, diagnosis=suspect.diagnosis, fix=suspect.fix, look=look, declare=suspect.declare
+        )
+        return _explained(findings, explained, cause, proven=True)
+    if "runs" in by_check and "NaN" in by_check["runs"].diagnosis:
+        masks = OF_MASKS | {"dead-rows"}
+        return _explained(findings, {*by_check} & masks, by_check["runs"], proven=False)
+    leading = next((by_check[name] for name in LEADING if name in by_check), None)
+    if leading is None:
+        return findings
+    return _explained(findings, {*by_check} & FOLLOWING, leading, proven=False)
+
+
+def _explained(
+    findings: list[Finding], checks: set[str], cause: Finding, *, proven: bool
+) -> list[Finding]:
+    """Copy the diagnosis of a cause to the findings of some checks."""
+    same = {name: getattr(cause, name) for name in ("diagnosis", "fix", "look", "declare")}
+    return [
+        replace(finding, **same, proven=proven) if finding.check in checks else finding
+        for finding in findings
+    ]
 
 
 def _named(name: str) -> Check:
@@ -93,7 +131,7 @@ def _finding(subject: Subject, name: str, check: Check) -> Finding:
     return Finding(
         check=name,
         promise=check.promise,
-        look=tuple(_lines(check.look, subject.attention)) if outcome.verdict == "fail" else (),
+        look=_look(subject, check.look) if outcome.verdict == "fail" and not outcome.trace else (),
         **vars(outcome),
     )
 
@@ -109,53 +147,18 @@ def _outcome(subject: Subject, name: str, check: Check) -> Outcome:
     if reason is not None:
         return not_applicable(reason)
     if subject.problem and name != "runs":
-        return unsupported("it does not run")
+        return not_tested("it does not run")
     try:
         return check.run(subject)
     except Refused as error:
-        return unsupported(f"it {error}")
+        return not_tested(f"it {error}")
     except Exception as error:  # unexpected outputs must not stop the other checks
         message = " ".join(str(error).split())
-        return unsupported(f"the check raised {type(error).__name__} for the outputs: {message}")
+        return not_tested(f"the check raised {type(error).__name__} for the outputs: {message}")
 
 
-def _function(attention: Any) -> Any:
-    """Return the function of a `partial`; anything else as it is."""
-    while isinstance(attention, partial):
-        attention = attention.func
-    return attention
-
-
-def _name(attention: Any) -> str:
-    attention = _function(attention)
-    return getattr(attention, "__qualname__", None) or type(attention).__qualname__
-
-
-def _lines(pattern: str, attention: Any, most: int = 3) -> list[str]:
-    """Return the statements in the source of an attention that match, as `file:line: code`."""
-    matches = []
-    for source in _sources(attention):
-        try:
-            text, first = inspect.getsourcelines(source)
-            file = Path(inspect.getsourcefile(source) or "?").name
-            tree = ast.parse(textwrap.dedent("".join(text)))
-        except (OSError, TypeError, SyntaxError):  # no source: built in, interactive, or a lambda
-            continue
-        for node in ast.walk(tree):
-            is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-            statements = (ast.Assign, ast.AugAssign, ast.Return, ast.Expr)
-            if isinstance(node, statements) and not is_docstring:
-                code = ast.unparse(node)
-                if re.search(pattern, code):
-                    matches.append((file, max(first, 1) + node.lineno - 1, code[:100]))
-    return [f"{file}:{line}: {code}" for file, line, code in sorted(matches)[:most]]
-
-
-def _sources(attention: Any) -> Iterator[Any]:
-    """Yield the function, or the classes of a module and its submodules outside PyTorch."""
-    attention = _function(attention)
-    if not is_module(attention):
-        yield attention if inspect.isroutine(attention) else type(attention)
-        return
-    classes = dict.fromkeys(type(module) for module in attention.modules())
-    yield from (cls for cls in classes if not cls.__module__.startswith("torch."))
+def _look(subject: Subject, pattern: str) -> tuple[str, ...]:
+    """Return source lines of the attention that match."""
+    if "statements" not in subject.memory:
+        subject.memory["statements"] = source.statements(subject.attention)
+    return source.matching(pattern, subject.memory["statements"])

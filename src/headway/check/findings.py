@@ -3,18 +3,24 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Verdict = Literal["pass", "fail", "not applicable", "unsupported"]
+Verdict = Literal["pass", "fail", "not applicable", "not tested"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check measured and expected; after a failure also the likely bug and its fix."""
+    """What a check measured and expected; after a failure also the likely bug and its fix.
+
+    trace: where an error was raised, as `file:line, in function: code`. proven: the diagnosis is a
+    fact; otherwise it lists possible causes.
+    """
 
     verdict: Verdict
     measured: str = ""
     expected: str = ""
     diagnosis: str = ""
     fix: str = ""
+    trace: tuple[str, ...] = ()
+    proven: bool = False
 
 
 def verdict(good: bool, measured: str, expected: str, diagnosis: str, fix: str) -> Outcome:
@@ -29,14 +35,18 @@ def not_applicable(reason: str) -> Outcome:
     return Outcome("not applicable", diagnosis=reason)
 
 
-def unsupported(reason: str) -> Outcome:
+def not_tested(reason: str) -> Outcome:
     """Return the outcome of a check that this attention or its library cannot run."""
-    return Outcome("unsupported", diagnosis=reason)
+    return Outcome("not tested", diagnosis=reason)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one check. look: suspicious source lines, as `file:line: text`."""
+    """The outcome of one check.
+
+    declare: what to declare if this is no fault but intended, or "". look: suspicious source
+    lines, as `file:line: text`.
+    """
 
     check: str
     promise: str
@@ -45,17 +55,24 @@ class Finding:
     expected: str
     diagnosis: str
     fix: str
+    trace: tuple[str, ...] = ()
+    proven: bool = False
     look: tuple[str, ...] = ()
+    declare: str = ""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All findings about one attention, in the order of the checks."""
+    """All findings about one attention, in the order of the checks.
+
+    notes: what else was noticed, for example that it prints.
+    """
 
     name: str
     kind: str
     engine: str
     findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

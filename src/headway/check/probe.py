@@ -36,7 +36,8 @@ def subject_of(
     if declared.kind == "model" and sizes[1] < 2:
         raise ValueError("vocabulary must be >= 2, because the checks change tokens (got 1)")
     named = "torch" if is_module(attention) else declared.engine
-    problems = []
+    problems: list[str] = []
+    first: Subject | None = None  # with the right shape, but not finite
     for name in [named] if named else [name for name in LIBRARIES if name in sys.modules]:
         device = _device(attention, declared)
         library = Torch(device) if name == "torch" else LIBRARIES[name]()
@@ -47,11 +48,17 @@ def subject_of(
                 try:
                     _try(subject, must_belong=named is None)
                 except Refused as error:
-                    problem = str(error)
+                    problem, trace = str(error), error.trace
+                    if error.is_slow:
+                        return replace(subject, problem=problem, trace=trace)
+                    if NOT_FINITE in problem and first is None:
+                        first = replace(subject, problem=problem)
                 else:
                     return _with_rounding(subject)
-        problems.append(f"{problem} (with {name})")
-    return replace(subject, problem="; ".join(dict.fromkeys(problems)))
+        problems.append(problem if named else f"{problem} (with {name})")
+    if first is not None:
+        return first
+    return replace(subject, problem="; ".join(dict.fromkeys(problems)), trace=trace)
 
 
 def width_of(attention: Any) -> int | None:

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from headway.check.findings import Diagnosis, Finding, Verdict
 
-MARKS: dict[Verdict, str] = {"pass": "✓", "fail": "✗", "not applicable": "-", "unsupported": "?"}
-COLOURS = {"pass": "green", "fail": "bold red", "not applicable": "dim", "unsupported": "yellow"}
+MARKS: dict[Verdict, str] = {"pass": "✓", "fail": "✗", "not applicable": "-", "not tested": "?"}
+COLOURS = {"pass": "green", "fail": "bold red", "not applicable": "dim", "not tested": "yellow"}
 
 
 def summary(diagnosis: Diagnosis) -> str:
@@ -27,7 +27,7 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
             marked = Text(f"{MARKS[finding.verdict]} {finding.check}", COLOURS[finding.verdict])
             table.add_row(marked, finding.promise)
     console.print(table)
-    for verdict in ("not applicable", "unsupported"):
+    for verdict in ("not applicable", "not tested"):
         for reason, findings in _by_reason(diagnosis, verdict):
             line = f"{MARKS[verdict]} {verdict}, {reason}: {_names(findings)}"
             console.print(Text(line, COLOURS[verdict]))
@@ -74,7 +74,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem; ma
 dt, .reason { color: var(--soft) } dd { margin: 0 }
 code { font-size: .9em; overflow-wrap: anywhere }
 .pass { color: light-dark(#17742f, #5fd37f) } .fail { color: light-dark(#b3141d, #ff7b80) }
-.unsupported { color: light-dark(#8a5a00, #e8b04a) }
+.not-tested { color: light-dark(#8a5a00, #e8b04a) }
 """
 
 
@@ -110,6 +110,6 @@ def _row(finding: Finding) -> str:
     verdict = finding.verdict
     reason = finding.measured or f"{verdict}: {finding.diagnosis}"
     return (
-        f'<tr><td class="{verdict.split()[0]}">{MARKS[verdict]}</td><td>{finding.check}</td>'
+        f'<tr><td class="{verdict.replace(" ", "-")}">{MARKS[verdict]}</td><td>{finding.check}</td>'
         f"<td>{escape(finding.promise)}<br><span class=reason>{escape(reason)}</span></td></tr>"
     )

@@ -17,6 +17,7 @@ from headway.check.errors import Refused, errors_as_refused
 from headway.check.layouts import from_layout, to_layout, to_mask
 from headway.check.libraries import Library
 from headway.check.modules import converted, is_module
+from headway.check.signature import required
 
 
 def call_directly(attention: Any, *inputs: Any, **options: Any) -> Any:
@@ -34,9 +35,9 @@ class Subject:
     have the tokens on axis -2. Every method raises `Refused` if the attention raises an error.
 
     dtype: the data type of floating-point inputs. longest: the largest number of tokens to use.
-    problem: the errors, if no call succeeded, else "". rounding: the relative error of its internal
-    arithmetic, if that is less precise than float64. influences: results of `check.influence`, by
-    number of tokens.
+    problem: the errors, if no call succeeded, else "". trace: where they were raised. rounding: the
+    relative error of its internal arithmetic, if that is less precise than float64. influences:
+    results of `check.influence`, by number of tokens. memory: other results, by name.
     """
 
     attention: Any
@@ -48,8 +49,10 @@ class Subject:
     dtype: str
     longest: int
     problem: str = ""
+    trace: tuple[str, ...] = ()
     rounding: float = 0.0
     influences: dict[int, np.ndarray] = field(default_factory=dict, init=False)
+    memory: dict[str, Any] = field(default_factory=dict, init=False)
     _copies: dict[str, Any] = field(default_factory=dict, init=False)
 
     @property
@@ -141,8 +144,25 @@ class Subject:
         """
         dtype = dtype or self.dtype
         native = [arranged(array) for array in self.native(inputs, dtype)]
+        options = {**self.required_options(inputs), **options}
         output = self.output(native, self.native_options(options), dtype, train, compiled)
         return self.canonical(output)
+
+    def required_options(self, inputs: Sequence[np.ndarray]) -> dict[str, Any]:
+        """Return values without effect for declared options that have no default value."""
+        if self.call is not call_directly:
+            return {}
+        if "required" not in self.memory:
+            self.memory["required"] = required(self.attention, self.declared.features)
+        batch, tokens = len(inputs[0]), inputs[-1].shape[1 if self.kind == "model" else -2]
+        values = {
+            "mask": np.ones((batch, tokens), bool),
+            "causal": False,
+            "positions": np.zeros(tokens, np.int64),
+            "documents": np.zeros((batch, tokens), np.int64),
+            "dropout": 0.0,
+        }
+        return {name: value for name, value in values.items() if name in self.memory["required"]}
 
     def weights(self, inputs: Sequence[np.ndarray], **options: Any) -> np.ndarray:
         """Return the weights (batch, heads, queries, keys) of kind "qkv".

@@ -11,6 +11,7 @@ from headway.check.findings import Outcome
 from headway.check.subject import Subject
 
 ALL = ("qkv", "self", "model")
+Applies = Callable[[Subject], str | None]
 BLOCK = "there is a residual connection or an MLP around the attention"
 
 
@@ -27,7 +28,7 @@ class Check:
     promise: str
     kinds: tuple[str, ...] = ALL
     needs: tuple[str, ...] = ()
-    applies: Callable[[Subject], str | None] = lambda subject: None
+    applies: Applies = lambda subject: None
     look: str = r"attn|attention|softmax|matmul|@|einsum"
 
     @property
@@ -48,7 +49,23 @@ def order_free(subject: Subject) -> str | None:
     """Return the reason why a check that permutes tokens does not apply, or None."""
     if subject.declared.order_free:
         return None
-    return "it is causal or has positions, so the order of its tokens matters"
+    return "it has a mask or positions, so the order of its tokens matters"
+
+
+def unless(*names: str, also: Applies = lambda subject: None) -> Applies:
+    """Return a function for `Check.applies`: the check is meaningless if one of these is declared.
+
+    also: another function for `Check.applies`.
+    """
+
+    def applies(subject: Subject) -> str | None:
+        for name in names:
+            value = getattr(subject.declared, name)
+            if value not in (None, False, "softmax"):
+                return f"{name}={value} is declared"
+        return also(subject)
+
+    return applies
 
 
 def weights_alone(subject: Subject) -> str | None:
@@ -60,9 +77,26 @@ def weights_alone(subject: Subject) -> str | None:
 
 def can_be_causal(subject: Subject) -> str | None:
     """Return the reason why a check of the causal mask does not apply, or None."""
-    if subject.declared.always_causal or subject.causal_options:
+    declared = subject.declared
+    if declared.always_causal or subject.causal_options or declared.pattern or declared.prefix:
         return None
     return "neither causal=True nor the feature 'causal' is declared"
+
+
+def visible(subject: Subject, tokens: int) -> np.ndarray:
+    """Return which token may influence which output, (tokens, tokens), in causal calls.
+
+    In a model with a window, a token also has an influence through tokens between them.
+    """
+    heads = subject.declared.heads if subject.kind == "qkv" else 64
+    options = subject.causal_options
+    allowed = subject.declared.allowed(tokens, tokens, heads=heads, **options)
+    if allowed.ndim == 3:  # one pattern for each head
+        allowed = np.asarray(allowed.any(axis=0))
+    if subject.kind == "model" or subject.declared.block:
+        for _ in range(tokens):
+            allowed = allowed | (allowed.astype(int) @ allowed.astype(int) > 0)
+    return allowed
 
 
 def gap(output: np.ndarray, expected: np.ndarray) -> float:
@@ -90,44 +124,6 @@ def influence(subject: Subject, tokens: int, **options: Any) -> np.ndarray:
     if options == subject.causal_options:
         subject.influences[tokens] = changes
     return changes
-
-
-def wrong_sums(subject: Subject) -> str | None:
-    """Return a diagnosis if the sums of the weights show a wrong normalization, else None."""
-    over_queries = "the softmax runs over the query axis: columns, not rows, sum to 1"
-    if subject.kind == "qkv":
-        tokens = min(6, subject.declared.head_dim, subject.longest)
-        weights = subject.weights(subject.inputs(tokens))
-        if gap(weights.sum(axis=-1), np.ones(weights.shape[:-1])) < subject.tolerance:
-            return None
-        for axis, description in (
-            (-2, over_queries),
-            (1, "the softmax runs over the heads: heads, not rows, sum to 1"),
-            (0, "the softmax runs over the batch: batch rows, not rows, sum to 1"),
-        ):
-            sums = weights.sum(axis=axis)
-            if gap(sums, np.ones_like(sums)) < subject.tolerance:
-                return description
-    elif subject.kind == "self" and subject.declared.always_causal and not subject.declared.block:
-        # Equal tokens have equal scores. With a causal softmax over the queries each weight of a
-        # column is 1 / (tokens - key), so row q sums to 1/tokens + ... + 1/(tokens - q). With a
-        # mask after a softmax over the keys, row q sums to (q + 1) / tokens.
-        tokens = subject.few_tokens
-        (x,) = subject.inputs(1, batch=1)
-        steps = np.diff(subject.run([np.repeat(x, tokens, axis=1)])[0], axis=0)
-        if np.abs(steps).max() <= subject.noise:
-            return None
-        for description, sums in (
-            (over_queries, np.cumsum(1 / (tokens - np.arange(tokens)))),
-            (
-                "the mask comes after the softmax, and the rows are not normalized again",
-                np.arange(tokens) / tokens,
-            ),
-        ):
-            expected = np.diff(sums)[:, None]
-            if gap(steps, expected / expected[0] * steps[0]) < subject.tolerance:
-                return description
-    return None
 
 
 def digits(number: float) -> str:

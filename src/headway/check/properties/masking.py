@@ -3,12 +3,15 @@
 softcap: Gemma 2.
 """
 
+from typing import Any
+
 import numpy as np
 
 from headway.check.derivatives import gradients
 from headway.check.errors import Refused
 from headway.check.findings import Outcome, verdict
 from headway.check.properties.check import digits, gap, influence, promises
+from headway.check.properties.formula import factor
 from headway.check.properties.order import MASKING
 from headway.check.subject import Subject
 
@@ -45,8 +48,8 @@ def masked(subject: Subject) -> Outcome:
         diagnosis += "means 'attend' in scaled_dot_product_attention, but 'masked' in "
         diagnosis += "nn.MultiheadAttention)"
     else:
-        diagnosis = "masked keys have an influence: the mask is not applied, belongs to another "
-        diagnosis += "batch row, comes after the softmax, or uses a number that is not low enough"
+        diagnosis = "masked keys have an influence: the mask is not applied to them or not to all, "
+        diagnosis += "comes after the softmax, or uses a number that is not low enough"
     return verdict(
         hides <= subject.tolerance and shows > subject.noise,
         f"masked keys change the outputs by {digits(hides)}, others by {digits(shows)}",
@@ -75,8 +78,8 @@ def deleted(subject: Subject) -> Outcome:
         worst <= subject.tolerance,
         f"the outputs with keys masked and with keys removed differ by {digits(worst)}",
         "0: masking a key is like removing it",
-        "masked keys have an influence: their scores are 0 instead of -inf, or their weights are "
-        "removed after the softmax, so that the others do not sum to 1",
+        "masked keys still have an influence on the sum of the weights: their scores are not -inf, "
+        "or their weights are removed after the softmax, so that the others do not sum to 1",
         "scores.masked_fill(~attend, -inf) before the softmax",
     )
 
@@ -159,6 +162,19 @@ def dead_rows(subject: Subject) -> Outcome:
 @promises("a window of W has W keys", "qkv", needs=("window",), look="window")
 def window(subject: Subject) -> Outcome:
     tokens, width = subject.few_tokens, 3
+    if "cache" in subject.declared.features:
+        lost = _keys_of_a_step(subject, width)
+        if lost != width:
+            return verdict(
+                False,
+                f"with window={width} a step of one token after a cache depends on {lost} keys",
+                f"{width} keys, including its own position",
+                "the window is lost in a step of one token after a cache (decode)"
+                if lost > width
+                else "the window is too narrow in a step of one token after a cache (decode)",
+                "allowed = (key <= query) & (query - key < window), with query_position = keys - "
+                "queries + row",
+            )
     sees = influence(subject, tokens, window=width, **subject.causal_options) > subject.noise
     rows, columns = np.indices(sees.shape)
     expected = (columns <= rows) & (rows - columns < width)
@@ -174,6 +190,18 @@ def window(subject: Subject) -> Outcome:
         if future
         else "the window is not the same for every query",
         "allowed = (key <= query) & (query - key < window)",
+    )
+
+
+def _keys_of_a_step(subject: Subject, width: int) -> int:
+    """Return on how many keys a single query at the end of more keys depends."""
+    queries, keys, values = subject.inputs(subject.few_tokens)
+    inputs = [queries[..., -1:, :], keys, values]
+    options: dict[str, Any] = {"window": width, **subject.causal_options}
+    base = subject.run(inputs, **options)
+    return sum(
+        gap(subject.run(subject.changed(inputs, [token]), **options), base) > subject.noise
+        for token in range(subject.few_tokens)
     )
 
 
@@ -197,7 +225,7 @@ def softcap(subject: Subject) -> Outcome:
     raw = np.log(subject.weights(inputs, softcap=1e6)[..., -1, :])
     capped = np.log(subject.weights(inputs, softcap=2.0)[..., -1, :])
     repeated = np.repeat(keys, subject.declared.heads // subject.kv_heads, axis=1)
-    scores = (inputs[0] @ repeated.swapaxes(-1, -2) / subject.declared.head_dim**0.5)[..., -1, :]
+    scores = (inputs[0] @ repeated.swapaxes(-1, -2) * factor(subject))[..., -1, :]
     wrong = gap(_centred(capped), _centred(2.0 * np.tanh(scores / 2.0)))
     off = gap(_centred(raw), _centred(scores))
     return verdict(
@@ -249,7 +277,9 @@ def documents(subject: Subject) -> Outcome:
         worst <= subject.tolerance,
         f"packing two documents into a row changes the outputs by {digits(worst)}",
         "0: a document gives the same outputs alone",
-        "documents in one row attend to each other",
+        "documents in one row attend to each other"
+        if subject.kind == "model"
+        else "a mask of pairs of tokens is not applied as it is given",
         "allowed = documents[:, :, None] == documents[:, None, :]",
     )
 
@@ -266,12 +296,17 @@ def padding(subject: Subject) -> Outcome:
     alone = subject.run([inputs[0][:1, 2:]])
     mask = np.ones((2, tokens), bool)
     mask[0, :2] = False
-    worst = gap(subject.run(inputs, mask=mask)[:1, 2:], alone)
+    padded = subject.run(inputs, mask=mask)[:1, 2:]
+    other = subject.run(subject.changed(inputs, slice(2), rows=[0]), mask=mask)[:1, 2:]
+    worst, seen = gap(padded, alone), gap(other, padded)
     return verdict(
         worst <= subject.tolerance,
-        f"two tokens of padding on the left change the logits by {digits(worst)}",
+        f"two tokens of padding on the left change the logits by {digits(worst)}; their contents "
+        f"change them by {digits(seen)}",
         "0: a padded text gives the same logits alone",
-        "tokens attend to padding, or padding has positions, so that the text begins at position 2",
+        "tokens attend to padding: the padding mask is ignored, or does not hide all of it"
+        if seen > subject.noise
+        else "padding is not seen, but it has positions, so that the text begins at position 2",
         "positions = (mask.cumsum(-1) - 1).clamp(min=0), and the mask in every layer",
     )
 

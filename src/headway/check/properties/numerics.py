@@ -10,29 +10,35 @@ import numpy as np
 from headway.attention.formula import attention
 from headway.attention.masks import causal
 from headway.attention.spec import Spec
+from headway.check.core import Core, core_of
 from headway.check.declaration import Declaration
-from headway.check.derivatives import gradients, output_at, unit, unused_parameters, variables
+from headway.check.derivatives import (
+    gradients,
+    has_influence,
+    output_at,
+    unit,
+    unused_parameters,
+    variables,
+)
 from headway.check.errors import Refused
-from headway.check.findings import Outcome, not_applicable, unsupported, verdict
+from headway.check.findings import Outcome, not_applicable, not_tested, verdict
+from headway.check.libraries import undisturbed
 from headway.check.modules import converted
 from headway.check.probe import NOT_FINITE, subject_of
-from headway.check.properties.check import digits, gap, promises
+from headway.check.properties.check import digits, gap, promises, unless
 from headway.check.subject import Subject
 
 
 @promises("it runs as declared")
 def runs(subject: Subject) -> Outcome:
     if subject.problem:
-        return verdict(
-            False,
+        return Outcome(
+            "fail",
             f"it {subject.problem}",
             "an output for random inputs",
-            "parameters are not finite, or a query has all its keys masked: a reversed mask, tril "
-            "instead of triu, or diagonal=0 instead of 1"
-            if NOT_FINITE in subject.problem
-            else "it does not run as declared: check kind, layout, heads, width, vocabulary and "
-            "engine; a text of 4 tokens must fit",
+            _why_not(subject.problem),
             "call it with the declared shapes; see `headway check --help`",
+            subject.trace,
         )
     tokens = subject.few_tokens
     inputs = subject.inputs(tokens)
@@ -57,14 +63,34 @@ def runs(subject: Subject) -> Outcome:
         if out.shape != shape:
             problems.append(f"with {name} its shape is {out.shape}")
         elif not np.isfinite(out).all():
-            problems.append(f"with {name} its output is not finite")
+            problems.append(f"with {name} its output is NaN or infinite")
     names = ", ".join(features)
     return verdict(
         not problems,
         "; ".join(problems) or "runs" + (f", also with {names}" if names else ""),
         f"finite numbers of shape {shape}",
-        "it does not run as declared",
+        "the output becomes NaN or infinite: a row of the softmax with all keys hidden, or +inf "
+        "instead of -inf (a wrong sign)"
+        if all("NaN" in problem for problem in problems)
+        else "it does not run as declared",
         "declare only the features that it has; wrap it if their names differ",
+    )
+
+
+def _why_not(problem: str) -> str:
+    """Return the likely reason why the attention does not run."""
+    if NOT_FINITE in problem:
+        return (
+            "parameters are not finite, or a query has all its keys masked: a reversed mask, tril "
+            "instead of triu, or diagonal=0 instead of 1"
+        )
+    if "CUDA" in problem or "NVIDIA" in problem or "HIP" in problem:
+        return "it needs a GPU, which this machine does not have, or another --device"
+    if "did not return" in problem:
+        return "it hangs, or is too slow for texts of 33 tokens"
+    return (
+        "it does not run as declared: check kind, layout, heads, width, vocabulary and engine; a "
+        "text of 4 tokens must fit"
     )
 
 
@@ -76,12 +102,20 @@ def repeatable(subject: Subject) -> Outcome:
     subject.run(subject.inputs(subject.few_tokens, seed=1), compiled=False)  # may leave a state
     second, third = (subject.run(inputs, compiled=False) for _ in range(2))
     same = np.array_equal(first, second) and np.array_equal(first, third)
+    seeded = []
+    for seed in (0, 1):  # after another call
+        with undisturbed(subject.library):
+            subject.run(subject.inputs(subject.few_tokens, seed=seed), compiled=False)
+        with undisturbed(subject.library):
+            seeded.append(subject.run(inputs, compiled=False))
     worst = max(gap(second, first), gap(third, first))
     return verdict(
         same,
         "three calls give identical outputs" if same else f"three calls differ by {digits(worst)}",
         "identical outputs in evaluation mode",
-        "dropout is active in evaluation mode, or a state survives the call",
+        "dropout is active in evaluation mode, or other random numbers are drawn"
+        if np.array_equal(seeded[0], seeded[1])
+        else "a state survives the call: the output depends on earlier calls",
         "F.dropout(weights, p, training=self.training); keep no tensors between calls",
     )
 
@@ -89,15 +123,18 @@ def repeatable(subject: Subject) -> Outcome:
 @promises("every parameter has a gradient", "self", "model", look=r"self\.\w+\(|detach|no_grad")
 def used(subject: Subject) -> Outcome:
     if subject.module is None:
-        return unsupported("only modules of PyTorch have parameters")
+        return not_tested("only modules of PyTorch have parameters")
     count, unused = unused_parameters(subject)
+    names = ", ".join(unused[:4])
     return verdict(
         not unused,
-        f"{len(unused)} of {count} parameters have no gradient"
-        + f" ({', '.join(unused[:4])})" * bool(unused),
+        f"{len(unused)} of {count} parameters have no gradient" + f" ({names})" * bool(unused),
         "all have a gradient",
-        "a layer is unused, or its result is lost: not called, not assigned, replaced by another, "
-        "or detached",
+        f"no gradient reaches {names}, although the output depends on it: a tensor is detached, or "
+        "computed with no_grad"
+        if unused and has_influence(subject, unused)
+        else f"{names} is never used, it has no influence on the output: the layer is not called, "
+        "another one is called in its place, or its result is thrown away",
         "x = self.out(x), not self.out(x); each of query, key and value from its own matrix",
     )
 
@@ -163,9 +200,9 @@ def precise(subject: Subject) -> Outcome:
         )
     inputs = subject.inputs(subject.few_tokens)
     worst, at, errors = 0.0, "", []
-    formula = _formula(subject) if subject.kind == "qkv" else subject
+    formula = _formula(subject) if _has_formula(subject) else subject
     for dtype in subject.library.precisions:
-        if dtype == subject.dtype and subject.kind != "qkv":
+        if dtype == subject.dtype and not _has_formula(subject):
             continue  # there is no more precise result to compare with
         try:
             ratios = _errors(subject, formula, inputs, dtype)
@@ -176,8 +213,8 @@ def precise(subject: Subject) -> Outcome:
             name = f"gradient {i}" if i else "output"
             worst, at = max((worst, at), (ratio, f"{dtype}, {name}"))
     if not at:
-        return unsupported("; ".join(errors))
-    rule = "twice the error of the plain formula + 4 eps" if subject.kind == "qkv" else "32 eps"
+        return not_tested("; ".join(errors))
+    rule = "twice the error of the plain formula + 4 eps" if _has_formula(subject) else "32 eps"
     return verdict(
         worst <= 1,
         f"the largest error is {digits(worst)} times the bound ({at})"
@@ -198,8 +235,9 @@ def _errors(
     reference = _rounded(subject, dtype) if subject.dtype == "float64" else formula
     exact_results = _results(reference, inputs, reference.dtype)
     results = _results(subject, inputs, dtype)
-    plain_results = _results(formula, inputs, dtype) if subject.kind == "qkv" else exact_results
-    slack = 4 if subject.kind == "qkv" else 32
+    has_formula = _has_formula(subject)
+    plain_results = _results(formula, inputs, dtype) if has_formula else exact_results
+    slack = 4 if has_formula else 32
     ratios = []
     for result, plain, exact in zip(results, plain_results, exact_results, strict=False):
         bound = 2 * np.abs(plain - exact).max() + slack * eps * np.abs(exact).max()
@@ -227,6 +265,15 @@ def _results(subject: Subject, inputs: list[np.ndarray], dtype: str) -> list[np.
         return [out, *gradients(subject, inputs, weight, dtype=dtype, **subject.causal_options)]
     except Refused:
         return [out]
+
+
+def _has_formula(subject: Subject) -> bool:
+    """Whether the plain formula computes the same as the attention, if that is right."""
+    declared = subject.declared
+    return subject.kind == "qkv" and unless(*UNUSUAL)(subject) is None and not declared.positions
+
+
+UNUSUAL = ("window", "prefix", "pattern", "sinks", "scale", "softcap", "qk_norm", "normalizer")
 
 
 def _formula(subject: Subject) -> Subject:
@@ -286,45 +333,111 @@ def derivative(subject: Subject) -> Outcome:
     look="dropout|bernoulli|rand",
 )
 def dropout(subject: Subject) -> Outcome:
-    return _dropout_of_weights(subject) if subject.kind == "qkv" else _dropout_of_module(subject)
+    if subject.kind == "qkv":
+        tokens = min(subject.declared.head_dim, subject.longest)
+        inputs = subject.inputs(tokens)
+        options: dict[str, Any] = {"dropout": RATE, "compiled": False}
+        samples = np.array([subject.weights(inputs, **options) for _ in range(DRAWS)])
+        outputs = subject.run(inputs, **options)
+        return _dropout(subject.weights(inputs), samples, RATE, float((outputs == 0).mean()))
+    core = core_of(subject)
+    if core is not None:
+        weights, samples = _weights_of_module(core, subject)
+        if np.isfinite(samples).all() and np.ptp(samples, axis=0).any():
+            return _dropout(weights, samples, None, 0.0)
+    return _dropout_of_module(subject)
 
 
-def _dropout_of_weights(subject: Subject) -> Outcome:
-    rate, draws = 0.25, 60
-    tokens = min(subject.declared.head_dim, subject.longest)
-    inputs = subject.inputs(tokens)
-    weights = subject.weights(inputs)
-    calls = (subject.weights(inputs, dropout=rate, compiled=False) for _ in range(draws))
-    samples = np.array([*calls])
+RATE, DRAWS = 0.25, 60
+
+
+def _weights_of_module(core: Core, subject: Subject) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights of evaluation and samples of training.
+
+    Feature f of the values is 1 at token f modulo 4, so that it shows the weight of this token.
+    """
+    random = np.random.default_rng(13)
+    queries, keys, values = (random.normal(size=(2, 4, width)) for width in core.widths)
+    values[:] = np.arange(core.widths[2]) % 4 == np.arange(4)[:, None]
+    inputs = (queries, keys, values)
+    samples = [core.run(*inputs, train=True) for _ in range(DRAWS)]
+    return core.run(*inputs), np.array(samples)
+
+
+def _dropout(weights: np.ndarray, samples: np.ndarray, rate: float | None, zeros: float) -> Outcome:
+    """Judge samples of weights with dropout.
+
+    weights: those without dropout. rate: the requested one; None if it is unknown, as in a module.
+    zeros: the share of the outputs that are 0 for random values.
+    """
     cells = weights > 1e-6
     dropped = (np.abs(samples) < 1e-12)[:, cells]
-    dropped_share, deviation = float(dropped.mean()), (rate * (1 - rate) / dropped.size) ** 0.5
+    share = float(dropped.mean())
+    expected = share if rate is None else rate
+    deviation = (expected * (1 - expected) / dropped.size) ** 0.5
     kept = (samples / np.where(cells, weights, 1))[:, cells][~dropped]
     factor = float(np.median(kept)) if kept.size else float("nan")
     uniform = kept.size > 0 and gap(kept, np.full_like(kept, factor)) < 1e-6
     # One random number for several cells increases the variance of the share.
     pattern = dropped.astype(float)
-    spread_of_calls = pattern.mean(axis=1).std() / (rate * (1 - rate) / pattern.shape[1]) ** 0.5
-    spread_of_cells = pattern.mean(axis=0).std() / (rate * (1 - rate) / draws) ** 0.5
-    right_rate = abs(dropped_share - rate) < 6 * deviation
-    rescaled = uniform and abs(factor * (1 - rate) - 1) < 1e-6
-    independent = spread_of_calls < 1.5 and spread_of_cells < 1.5
-    if not right_rate:
+    spread_of_calls = pattern.mean(axis=1).std() * (pattern.shape[1] / max(share, 1e-9)) ** 0.5
+    spread_of_calls /= max(1 - expected, 1e-9) ** 0.5
+    spread_of_cells = pattern.mean(axis=0).std() * (len(pattern) / max(share, 1e-9)) ** 0.5
+    spread_of_cells /= max(1 - expected, 1e-9) ** 0.5
+    right_rate = rate is None or abs(share - rate) < 6 * deviation
+    # In a module the rate is known by the dropped share only.
+    slack = 1e-6 if rate is not None else 8 * deviation / max(1 - expected, 1e-9) + 1e-6
+    rescaled = uniform and abs(factor * (1 - expected) - 1) < slack
+    # In a module several features show the same cell.
+    axes = {1: "batch rows", 2: "heads", 3: "queries (rows)", 0: "calls"}
+    zero = np.abs(samples) < 1e-12
+    shared = [
+        name
+        for axis, name in axes.items()
+        if samples.shape[axis] > 1 and (zero == zero.take([0], axis)).all()
+    ]
+    independent = rate is None or not (shared or spread_of_calls >= 1.5 or spread_of_cells >= 1.5)
+    sums_to_one = gap(samples.sum(axis=-1), np.ones(samples.shape[:-1])) < 1e-6
+    if share == 0 and not np.ptp(samples, axis=0).any():
+        diagnosis = "dropout does nothing"
+    elif share < 0.5 * expected or share == 0:
         diagnosis = (
-            f"the dropped share is {dropped_share:.3f}: the rate is used as the share to keep, or "
-            "dropout does nothing"
+            "weights vary, but none is 0: dropout comes before the softmax, on the scores, or "
         )
+        diagnosis += "on queries and keys, not on the weights"
+    elif rate is not None and abs(share - (1 - rate)) < 6 * deviation:
+        diagnosis = f"the dropped share is {share:.3f}: the rate is used as the share to keep"
+    elif rate is not None and abs(share - 1 + (1 - rate) ** 2) < 6 * deviation:
+        diagnosis = f"the dropped share is {share:.3f}: dropout is applied twice"
+    elif not right_rate:
+        diagnosis = f"the dropped share is {share:.3f}, another one than requested"
     elif not independent:
         diagnosis = "cells are not independent: several rows, heads or calls share random numbers"
+        if shared:
+            diagnosis = (
+                f"one draw is shared by all {' and '.join(shared)}: their weights are dropped "
+            )
+            diagnosis += "in the same cells"
+    elif not uniform and rate is not None and sums_to_one:
+        diagnosis = (
+            "the weights that are kept are normalized to 1 again, so that their mean is not "
+        )
+        diagnosis += "that of evaluation"
     elif not uniform:
-        diagnosis = "kept weights have different factors: perhaps dropout before the softmax"
+        diagnosis = "kept weights have different factors: dropout comes before the softmax, or the "
+        diagnosis += "kept weights are normalized again"
+    elif abs(factor - 1) < 1e-6:
+        diagnosis = "survivors are not rescaled by 1/(1-p)"
     else:
         diagnosis = f"survivors are multiplied by {factor:.4g} instead of 1/(1-p)"
+    if zeros > 0.5 * expected > 0 and right_rate:
+        diagnosis = "dropout is applied to the output instead of the weights"
+        independent = False
     return verdict(
         right_rate and rescaled and independent,
-        f"at p={rate}, {dropped_share:.3f} of the weights are 0 and the rest are multiplied by "
-        f"{factor:.4g}",
-        f"{rate}, and 1/(1-p) = {1 / (1 - rate):.4g}, independently for each cell",
+        f"{share:.3f} of the weights are 0 and the rest are multiplied by {factor:.4g}"
+        + (f" (p={rate})" if rate is not None else ""),
+        f"the share p, independently for each cell, and 1/(1-p) = {1 / (1 - expected):.4g}",
         diagnosis,
         "F.dropout(weights, p, training=self.training) after the softmax",
     )
@@ -395,7 +508,7 @@ def labels(subject: Subject) -> Outcome:
 @promises("tied weights stay tied", "model", needs=("tied",), look=r"\.weight|load_state|tie")
 def tied(subject: Subject) -> Outcome:
     if subject.module is None:
-        return unsupported("only modules of PyTorch have parameters")
+        return not_tested("only modules of PyTorch have parameters")
 
     def shared(module: Any) -> list[str]:
         names: dict[int, list[str]] = {}

@@ -8,6 +8,7 @@ import numpy as np
 from headway.check.derivatives import gradients
 from headway.check.errors import Refused
 from headway.check.findings import Outcome, not_applicable, verdict
+from headway.check.libraries import undisturbed
 from headway.check.properties.check import (
     can_be_causal,
     digits,
@@ -15,12 +16,17 @@ from headway.check.properties.check import (
     influence,
     order_free,
     promises,
+    unless,
+    visible,
     weights_alone,
-    wrong_sums,
 )
 from headway.check.subject import Subject
 
 UNDECLARED = "it is causal, but was not declared causal"
+TRAINING = (
+    "while training (after model.train()) tokens depend on later ones, in evaluation they do "
+)
+TRAINING += "not: the causal mask is left out in training"
 LONG = 193  # neither 193 nor 193 // 2 is a multiple of a usual tile size (a power of 2)
 MASKING = r"mask|tril|triu|causal|-inf|infinity"
 
@@ -29,7 +35,7 @@ MASKING = r"mask|tril|triu|causal|-inf|infinity"
 def future(subject: Subject) -> Outcome:
     tokens = subject.few_tokens
     changes = influence(subject, tokens, **subject.causal_options)
-    ahead = np.triu(changes, 1)
+    ahead = np.where(visible(subject, tokens), 0, np.triu(changes, 1))
     row, column = np.unravel_index(ahead.argmax(), ahead.shape)
     worst = float(ahead.max())
     measured = f"none of {tokens} tokens changes an earlier output"
@@ -38,15 +44,27 @@ def future(subject: Subject) -> Outcome:
     else:  # masks that are computed by tiles, or cached for one length, leak in longer texts only
         inputs = subject.inputs(subject.longest)
         base = subject.run(inputs, **subject.causal_options)
-        for token in range(tokens, subject.longest, 5):
+        start = max(tokens, subject.declared.prefix or 0)
+        for token in range(start, subject.longest, 5) if subject.declared.pattern is None else ():
             other = subject.run(subject.changed(inputs, [token]), **subject.causal_options)
             leak = gap(other[..., :token, :], base[..., :token, :])
             if leak > worst:
                 worst = leak
                 measured = f"earlier outputs change by {digits(worst)} with token {token}"
-        worst = max(worst, long := _in_long_texts(subject))
+        long = 0.0 if subject.declared.pattern else _in_long_texts(subject)
+        worst = max(worst, long)
         if long > subject.noise:
             measured = f"in a text of {LONG} tokens earlier outputs change by {digits(long)}"
+    while_training = 0.0 if worst > subject.noise else _while_training(subject)
+    if while_training > subject.noise:
+        return Outcome(
+            "fail",
+            f"while training earlier outputs change by {digits(while_training)}",
+            "no output changes with a later token",
+            TRAINING,
+            "the same mask in training and in evaluation",
+            proven=True,
+        )
     return verdict(
         worst <= subject.noise,
         measured,
@@ -55,6 +73,24 @@ def future(subject: Subject) -> Outcome:
         "set scores with key > query to -inf before the softmax: "
         "scores.masked_fill(torch.triu(ones, diagonal=1).bool(), -inf)",
     )
+
+
+def _while_training(subject: Subject) -> float:
+    """Return how much earlier outputs change with the last token while a module is training.
+
+    The same random numbers are drawn in both calls.
+    """
+    if subject.module is None or subject.declared.prefix or subject.declared.pattern:
+        return 0.0
+    inputs = subject.inputs(subject.few_tokens)
+    outputs = []
+    for arrays in (inputs, inputs, subject.changed(inputs, [-1])):
+        with undisturbed(subject.library):
+            outputs.append(subject.run(arrays, train=True, **subject.causal_options))
+    first, again, other = outputs
+    if not np.array_equal(first, again):  # it has random numbers of its own
+        return 0.0
+    return gap(other[..., :-1, :], first[..., :-1, :])
 
 
 def _in_long_texts(subject: Subject) -> float:
@@ -73,28 +109,32 @@ def _in_long_texts(subject: Subject) -> float:
 
 
 def _leak(subject: Subject, changes: np.ndarray) -> str:
-    """Describe the kind of leak."""
-    visible, above = changes > subject.noise, np.triu(np.ones_like(changes, bool), 1)
-    ahead, behind = visible & above, np.tril(visible, -1)
-    sums = wrong_sums(subject)
-    if sums is not None:
-        return sums
+    """Describe the kind of leak by what is seen from outside; several causes are possible."""
+    seen, above = changes > subject.noise, np.triu(np.ones_like(changes, bool), 1)
+    ahead, behind = seen & above, np.tril(seen, -1)
     if not ahead.any():
         return "only long texts leak: check masks that are computed by tiles or for one length"
     if not behind.any():
-        return "the mask's meaning is reversed: tokens attend to later tokens, not to earlier ones"
+        return (
+            "tokens depend on later tokens, not on earlier ones: the meaning of the causal mask "
+            "is reversed"
+        )
     if np.array_equal(ahead, above & ~np.triu(above, 2)):
-        return "the mask is shifted by one: tokens attend to the next one (see diagonal= of triu)"
+        return (
+            "each token depends on the next one: the causal mask is shifted by one (see "
+            "diagonal=), tokens are shifted in the wrong direction, or a convolution is padded on "
+            "both sides"
+        )
     if not np.array_equal(ahead, above):
         return (
-            "tokens and features are mixed: heads are split by a view or reshape without a "
-            "transpose, or the mask has the wrong shape"
+            "some tokens depend on some later ones: a mask of the wrong shape, or axes that are "
+            "mixed by a view or reshape"
         )
     if changes[above].max() < 1e-2 * np.median(np.diag(changes)):
         return "later tokens have a small influence: masked scores are not low enough"
     return (
-        "there is no causal mask, or it comes after the softmax, so that later tokens are part of "
-        "the sum"
+        "every token depends on all later ones: there is no causal mask, it comes after the "
+        "softmax, the softmax runs over another axis, or a norm or mean runs over the tokens"
     )
 
 
@@ -131,9 +171,11 @@ def past(subject: Subject) -> Outcome:
     tokens = subject.few_tokens
     changes = influence(subject, tokens, **subject.causal_options)
     causal = subject.declared.always_causal or bool(subject.causal_options)
-    expected = np.tri(tokens, k=-1, dtype=bool) if causal else ~np.eye(tokens, dtype=bool)
-    missing = expected & (changes <= subject.noise)
-    if not causal and np.array_equal(changes > subject.noise, np.tri(tokens, dtype=bool)):
+    seen, may = changes > subject.noise, visible(subject, tokens)
+    itself = np.eye(tokens, dtype=bool)
+    missing = may & ~seen & ~itself
+    extra = seen & ~may & ~itself & (np.tri(tokens, dtype=bool) if causal else True)
+    if not causal and may.all() and np.array_equal(seen | itself, np.tri(tokens, dtype=bool)):
         return verdict(
             False,
             "no token attends to a later one",
@@ -141,18 +183,21 @@ def past(subject: Subject) -> Outcome:
             UNDECLARED,
             "declare causal=True (--causal)",
         )
-    near = int((changes[-1] > subject.noise).sum())
+    near = int(seen[-1].sum())
     as_window = np.tri(tokens, dtype=bool) & ~np.tri(tokens, k=-near, dtype=bool)
-    row, column = np.unravel_index(missing.argmax(), missing.shape)
+    row, column = np.unravel_index((missing | extra).argmax(), missing.shape)
     return verdict(
-        not missing.any(),
-        f"{int(missing.sum())} of {int(expected.sum())} pairs of tokens have no influence"
-        + (f"; token {row} does not depend on token {column}" if missing.any() else ""),
-        "every token depends on all tokens that it may attend to",
-        f"the last token depends on the last {near} only: a window that was not declared"
-        if np.array_equal(changes > subject.noise, as_window)
-        else "tokens are missing: a mask or a slice hides too much, or heads are split by a view "
-        "or reshape without a transpose",
+        not (missing | extra).any(),
+        f"{int(missing.sum())} of {int((may & ~itself).sum())} pairs of tokens have no influence"
+        + (f"; token {row} does not depend on token {column}" if missing.any() else "")
+        + (f"; token {row} depends on token {column}, which is hidden" if extra.any() else ""),
+        "every token depends on all tokens that it may attend to, and on no others",
+        f"the last token depends on the last {near} only: a window that was not declared (if it is "
+        f"intended: window={near})"
+        if np.array_equal(seen, as_window)
+        else "tokens are missing: a mask or a slice hides too much"
+        if missing.any()
+        else "the declared window, prefix or pattern is another one",
         "check the mask's diagonal and shape, and slices of keys and values",
     )
 
@@ -174,16 +219,17 @@ def gradient(subject: Subject) -> Outcome:
         slopes = gradients(subject, inputs, weight, **subject.causal_options)
         sizes.append([np.abs(s).max(axis=-1).reshape((-1, tokens)).max(axis=0) for s in slopes])
     by_input = np.array(sizes).swapaxes(0, 1)
-    visible = np.ones((tokens, tokens), bool)
-    if subject.declared.always_causal or subject.causal_options:
-        visible = np.tril(visible)
-    may = must = visible[None]
+    allowed = visible(subject, tokens)
+    may = must = allowed[None]
     if subject.kind == "qkv":
         itself = np.eye(tokens, dtype=bool)
-        may = np.array([itself, visible, visible])
+        may = np.array([itself, allowed, allowed])
         # A query with only one key has the weight 1, which does not depend on query or key.
-        must = may & (visible.sum(axis=-1) > 1)[:, None] | np.array([~visible, ~visible, visible])
+        several = (allowed.sum(axis=-1) > 1)[:, None]
+        must = may & several | np.array([~allowed, ~allowed, allowed])
         must &= may
+    if subject.declared.normalizer == "other":  # for example sparsemax: weights may be 0
+        must = np.zeros_like(may)
     largest = by_input.max(axis=(1, 2), keepdims=True) + 1e-300
     small = subject.noise * largest
     leak = float((np.where(may, 0, by_input) / largest).max())
@@ -195,7 +241,7 @@ def gradient(subject: Subject) -> Outcome:
         "gradient 0 of tokens without influence, and not 0 of the others",
         "the gradient is lost: something is detached, masked, or computed without gradients"
         if missing
-        else (None if visible.all() else _leak_if_any(subject))
+        else (None if allowed.all() else _leak_if_any(subject))
         or "the gradient reaches masked tokens, although they do not change the output",
         "mask before the softmax, not by replacing the output; remove detach(), .data, no_grad",
     )
@@ -205,7 +251,7 @@ def gradient(subject: Subject) -> Outcome:
     "queries do not depend on each other",
     "qkv",
     "self",
-    applies=weights_alone,
+    applies=unless("sinks", "gate", "normalizer", also=weights_alone),
     look=r"softmax|max\(|amax|sum\(|mean\(",
 )
 def rows(subject: Subject) -> Outcome:
@@ -224,7 +270,7 @@ def rows(subject: Subject) -> Outcome:
         worst <= subject.tolerance,
         f"changing the last query or removing queries changes other outputs by {digits(worst)}",
         "the output of a query does not depend on other queries",
-        wrong_sums(subject) or "queries share a maximum, a mean or a sum over the query axis",
+        "queries share a maximum, a mean or a sum over the query axis, such as a softmax over it",
         "reduce over the keys only: softmax(dim=-1), amax(dim=-1, keepdim=True)",
     )
 
@@ -264,9 +310,9 @@ def _among_copies(subject: Subject) -> Outcome:
         f"from {few_copies} to {many} copies of another token, the distance to the output of the "
         f"copies alone is multiplied by {digits(ratio)}",
         "below 0.5 (the distance is proportional to 1 / copies)",
-        "the softmax runs over the query axis: columns, not rows, sum to 1"
-        if ratio > 0.8
-        else "the weights of a query depend on other queries",
+        "the weights of a query depend on other queries (a softmax over another axis, axes that "
+        "are mixed), or its output depends on more than the weights (if it has a gate, declare "
+        "gate=True)",
         "softmax(dim=-1): over the keys of one query",
     )
 
@@ -296,19 +342,25 @@ def batch(subject: Subject) -> Outcome:
             for array in other:
                 array[row] *= 30.0
         worst = max(worst, gap(subject.run(other)[1 - row], base[1 - row]))
+    moved = gap(subject.run([array[::-1] for array in inputs]), base[::-1])
     return verdict(
-        worst <= subject.tolerance,
-        f"changing a batch row changes the other one by {digits(worst)}",
-        "batch rows do not depend on each other",
-        "batch rows are mixed: the axes are not (batch, tokens, ...), a reshape mixes the batch "
-        "with heads or tokens, or a maximum, a mean or a softmax runs over the batch",
+        max(worst, moved) <= subject.tolerance,
+        f"changing a batch row changes the other one by {digits(worst)}; exchanging the rows "
+        f"changes their outputs by {digits(moved)}",
+        "batch rows do not depend on each other, nor on their order",
+        "the output of a row depends on its place in the batch: for example positions that are "
+        "counted along the batch axis"
+        if worst <= subject.tolerance
+        else "batch rows are mixed: the axes are not (batch, tokens, ...), a reshape mixes the "
+        "batch with heads or tokens, or a maximum, a mean or another statistic is taken over the "
+        "batch",
         "reduce over the keys only; keep the batch axis first in every reshape",
     )
 
 
 @promises(
     "outputs do not depend on the length of the text",
-    applies=can_be_causal,
+    applies=unless("prefix", "pattern", also=can_be_causal),
     look=r"sqrt|\*\*|shape|size\(|log",
 )
 def prefix(subject: Subject) -> Outcome:
@@ -324,7 +376,9 @@ def prefix(subject: Subject) -> Outcome:
         worst <= subject.tolerance,
         f"without later tokens the first {at} of {length} outputs change by {digits(worst)}",
         "0: outputs do not depend on the length of the text",
-        _leak_if_any(subject) or "the scale or a sum depends on the number of tokens",
+        _leak_if_any(subject)
+        or "something depends on the length of the text: positions that do not count from the "
+        "first token, the scale, or a sum over the tokens",
         "mask before the softmax; scale by the width of a head, not by the number of tokens",
     )
 
@@ -348,8 +402,10 @@ def order(subject: Subject) -> Outcome:
         output = subject.run([queries, keys[..., shuffle, :], values[..., shuffle, :]])
         expected = out
     worst = gap(output, expected)
-    mixed = "tokens and features are mixed: heads are split by a view or reshape without a "
-    mixed += "transpose (or merged without transposing back)"
+    mixed = (
+        "the position of a token matters: positions that were not declared (positions=True), or "
+    )
+    mixed += "axes that are mixed by a view or reshape"
     return verdict(
         worst <= subject.tolerance,
         f"permuting {tokens} tokens changes the outputs by {digits(worst)}",
@@ -365,6 +421,7 @@ def order(subject: Subject) -> Outcome:
 @promises(
     "chunks with a cache give the outputs of the complete text",
     needs=("cache",),
+    applies=unless("prefix", "pattern"),
     look=r"cache|past|offset|position|arange|" + MASKING,
 )
 def cache(subject: Subject) -> Outcome:
@@ -380,67 +437,107 @@ def cache(subject: Subject) -> Outcome:
         worst <= subject.tolerance,
         f"chunks with a cache change the outputs by {digits(worst)} {at}".strip(),
         "0: chunks with a cache give the outputs of the complete text",
-        "the causal mask counts from the top left: with more keys than queries it must align the "
-        "last query with the last key"
-        if subject.kind == "qkv"
-        else "positions or the mask do not continue after the cache, or the cache is wrong",
+        _fault_of_cache(subject),
         "query_position = keys - queries + row; positions start at the cache's length",
     )
 
 
-@promises(
-    "heads do not depend on their order",
-    "qkv",
-    look=r"view|reshape|transpose|permute|rearrange|head",
-)
-def heads(subject: Subject) -> Outcome:
-    inputs = subject.inputs(subject.few_tokens)
-    count = subject.declared.heads
-    if count == 1:
-        return not_applicable("it has one head")
-    # Grouped heads are reversed, because that keeps the groups together for any kind of grouping.
-    order = np.roll(np.arange(count), 1) if subject.kv_heads == count else np.arange(count)[::-1]
-    grouped = order if subject.kv_heads == count else np.arange(subject.kv_heads)[::-1]
-    queries, keys, values = inputs
-    moved = [queries[:, order], keys[:, grouped], values[:, grouped]]
-    worst = gap(subject.run(moved), subject.run(inputs)[:, order])
-    return verdict(
-        worst <= subject.tolerance,
-        f"permuting heads changes the outputs by {digits(worst)}",
-        "0: heads do not depend on their order",
-        "heads are mixed or reordered: merged without transposing back, or something differs "
-        "between heads",
-        "context.transpose(1, 2).reshape(batch, tokens, heads * dim)",
+def _fault_of_cache(subject: Subject) -> str:
+    """Describe which tokens have a wrong influence if they come in chunks."""
+    tokens = subject.few_tokens
+    expected = visible(subject, tokens)
+    earlier = np.tri(tokens, k=-1, dtype=bool) & expected
+    steps = _influence_in_chunks(subject, [*range(1, tokens)])
+    chunk = _influence_in_chunks(subject, [2])
+    if not (steps & earlier).any():
+        return (
+            "the tokens in the cache have no influence: the cache is replaced instead of "
+            "appended to, or is not used"
+        )
+    if (chunk & ~expected & ~np.tri(tokens, dtype=bool)).any():
+        return (
+            "tokens of a chunk depend on later ones: the causal mask is left out, or is wrong, if "
+            "there is a cache"
+        )
+    if not (steps & earlier)[:, 1:].any():
+        return (
+            "a step after a cache depends on the first token only: the causal mask counts from the "
+            "top left; with more keys than queries it must align the last query with the last key"
+        )
+    if (steps & ~expected).any():
+        return (
+            "a step after a cache depends on tokens that are hidden: the window or mask is lost "
+            "in a step of one token (decode)"
+        )
+    lost = [int(token) for token in np.flatnonzero((earlier & ~(steps & chunk)).any(axis=0))]
+    if lost:
+        return (
+            f"after a cache some tokens have no influence (for example token {lost[0]}): the mask "
+            "is not aligned with the cache (the last query has the position of the last key), or "
+            "keys or values in the cache are lost"
+        )
+    return (
+        "the right tokens have an influence, but with other numbers: positions do not continue "
+        "after the cache (they start at 0 again), keys or values in the cache are wrong or belong "
+        "to another batch row, or the scale or a norm depends on the length"
     )
 
 
-@promises("each query head reads the right kv head", "qkv", look=r"repeat|expand|tile|head")
+def _influence_in_chunks(subject: Subject, cuts: list[int]) -> np.ndarray:
+    """Return whether each token's output (row) depends on each token (column), in chunks."""
+    tokens = subject.few_tokens
+    inputs = subject.inputs(tokens)
+    base = subject.chunks(inputs, cuts)
+    columns = []
+    for token in range(tokens):
+        change = np.abs(subject.chunks(subject.changed(inputs, [token]), cuts) - base)
+        columns.append((change.max(axis=-1).reshape((-1, tokens)) > subject.noise).any(axis=0))
+    return np.stack(columns, axis=-1)
+
+
+@promises(
+    "each head reads its own queries, keys and values, or those of its group",
+    "qkv",
+    look=r"view|reshape|transpose|permute|rearrange|repeat|expand|tile|head",
+)
 def groups(subject: Subject) -> Outcome:
     count, kv_heads = subject.declared.heads, subject.kv_heads
-    if kv_heads == count:
-        return not_applicable("kv_heads equals heads")
+    if count == 1:
+        return not_applicable("it has one head")
     inputs = subject.inputs(subject.few_tokens)
     base = subject.run(inputs)
-    reads = {kind: np.zeros((count, kv_heads), bool) for kind in ("keys", "values")}
-    for head in range(kv_heads):
-        for which, kind in ((1, "keys"), (2, "values")):
+    reads = {}
+    for which, (name, heads) in enumerate(
+        (("queries", count), ("keys", kv_heads), ("values", kv_heads))
+    ):
+        reads[name] = np.zeros((count, heads), bool)
+        for head in range(heads):
             other = [array.copy() for array in inputs]
             other[which][:, head] = other[which][:, head, ::-1]
             change = np.abs(subject.run(other) - base).max(axis=(0, 2, 3))
-            reads[kind][:, head] = change > subject.noise * np.abs(base).max()
-    expected = np.arange(count)[:, None] // (count // kv_heads) == np.arange(kv_heads)
-    tiled = np.arange(count)[:, None] % kv_heads == np.arange(kv_heads)
-    wrong = next((k for k, r in reads.items() if not np.array_equal(r, expected)), "values")
+            reads[name][:, head] = change > subject.noise * np.abs(base).max()
+    expected = {
+        name: np.arange(count)[:, None] // (count // matrix.shape[1]) == np.arange(matrix.shape[1])
+        for name, matrix in reads.items()
+    }
+    right = {name: np.array_equal(matrix, expected[name]) for name, matrix in reads.items()}
+    wrong = next((name for name in ("keys", "values", "queries") if not right[name]), "values")
     names = ["+".join(str(i) for i in np.flatnonzero(row)) or "none" for row in reads[wrong]]
+    tiled = np.arange(count)[:, None] % kv_heads == np.arange(kv_heads)
     return verdict(
-        all(np.array_equal(matrix, expected) for matrix in reads.values()),
-        f"query heads 0 to {count - 1} read the {wrong} of the kv heads {', '.join(names)}",
-        f"query head h reads kv head h // {count // kv_heads}",
+        all(right.values()),
+        f"heads 0 to {count - 1} read the {wrong} of the heads {', '.join(names)}",
+        f"head h reads the keys and values of head h // {count // kv_heads}"
+        if kv_heads != count
+        else "head h reads those of head h",
         "the kv heads are tiled: query head h reads kv head h % kv_heads"
-        if np.array_equal(reads[wrong], tiled)
-        else "query heads read the wrong kv heads",
-        "keys.repeat_interleave(heads // kv_heads, dim=1), not keys.repeat",
+        if wrong != "queries" and kv_heads != count and np.array_equal(reads[wrong], tiled)
+        else "query heads read the wrong kv heads"
+        if kv_heads != count
+        else "heads are mixed or reordered: for example split or merged without a transpose",
+        "keys.repeat_interleave(heads // kv_heads, dim=1), not keys.repeat; heads split and merged "
+        "with a transpose",
     )
 
 
-CHECKS = (future, present, past, gradient, rows, batch, prefix, order, cache, heads, groups)
+CHECKS = (future, present, past, gradient, rows, batch, prefix, order, cache, groups)
