@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - the usual name
 import headway
 from gpts import gpt_config
 from headway.attention.spec import Spec
-from headway.check import CHECKS, diagnose
+from headway.check import CHECKS, diagnose, errors
 from headway.check.catalog import entries
 from headway.jax import gpt
 from headway.torch import GPT, MultiHeadAttention
@@ -100,6 +101,67 @@ def test_an_error_of_the_attention_is_reported():
     assert by_check(diagnosis)["scale"].verdict == "not tested"
 
 
+def test_the_line_of_an_error_is_shown():
+    class Broken(nn.Module):
+        def forward(self, x):
+            return x.reshape(3, 5)  # the line
+
+    (finding,) = diagnose(Broken(), width=8).failed
+    assert finding.check == "runs"
+    assert finding.trace[-1].startswith("test_doctor.py:")
+    assert "in forward: return x.reshape(3, 5)  # the line" in finding.trace[-1]
+    assert finding.look == ()
+
+
+def test_code_that_hangs_is_stopped(monkeypatch):
+    monkeypatch.setattr(errors, "SECONDS", 0.2)
+    before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+    def hangs(q, k, v):
+        while True:
+            pass
+
+    try:
+        (finding,) = diagnose(hangs, engine="torch").failed
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert "did not return within 0.2 seconds" in finding.measured
+    assert "hangs" in finding.diagnosis
+
+
+def test_code_that_needs_a_gpu():
+    (finding,) = diagnose(lambda q, k, v: attend(q.cuda(), k, v), engine="torch").failed
+    assert "needs a GPU" in finding.diagnosis
+
+
+def test_what_an_attention_prints_and_changes_is_noted(capsys):
+    def rude(q, k, v):
+        print("attending")
+        torch.manual_seed(1)
+        torch.set_default_dtype(torch.float16)
+        return attend(q, k, v)
+
+    diagnosis = diagnose(rude, engine="torch")
+    assert diagnosis.ok
+    assert capsys.readouterr().out == ""
+    assert torch.get_default_dtype() == torch.float32
+    assert diagnosis.notes[0] == "the kind 'qkv' is taken from the signature"
+    assert "it prints" in diagnosis.notes[1]
+    assert "the default data type, the random seed (manual_seed)" in diagnosis.notes[2]
+
+
+def test_the_config_of_a_transformers_model_is_declared():
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 40}
+    config = transformers.MistralConfig(
+        **sizes, num_attention_heads=2, num_key_value_heads=1, head_dim=8, sliding_window=3
+    )
+    model = transformers.MistralForCausalLM(config).eval()
+    diagnosis = diagnose(model, only=["past", "future", "gradient"])
+    assert diagnosis.ok
+    assert diagnosis.notes == ("declared because of its config: window=3, rotary_base=10000",)
+    assert not diagnose(model, only=["past"], window=4).ok
+
+
 def test_a_wrong_layout_is_reported():
     diagnosis = diagnose(lambda q, k, v: v[0, 0], kind="qkv", layout="packed", engine="torch")
     assert "not the layout 'packed'" in by_check(diagnosis)["runs"].measured
@@ -165,7 +227,6 @@ def test_any_sizes(heads, head_dim, causal):
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
-        ({}, "declare the kind of"),
         ({"kind": "qkv", "head_dim": 1}, "head_dim must be >= 2"),
         ({"kind": "model", "vocabulary": 1}, "vocabulary must be >= 2"),
         ({"kind": "qkv", "engine": "torch", "device": "nowhere"}, "device 'nowhere' is not"),

@@ -40,6 +40,12 @@ def attend(q, k, v, *, causal=False, factor=1.0):
         scores = scores.masked_fill(torch.ones(scores.shape[-2:]).triu(1).bool(), -torch.inf)
     return scores.softmax(-1) @ v
 
+def two(x, y):
+    return x
+
+def hidden(x):
+    return x @ x.mT
+
 def exits(q, k, v):
     raise SystemExit(0)
 
@@ -69,17 +75,17 @@ def test_a_correct_module_passes(folder):
     assert result.returncode == 0, result.stderr
     assert "✓ future" in result.stdout
     assert "not applicable, for kind qkv: shifted" in result.stdout
-    assert "mine:Mine (self, torch): 14 pass, 21 not applicable" in result.stdout
+    assert "mine:Mine (self, torch): 16 pass, 19 not applicable\n" in result.stdout
 
 
 def test_a_leak_is_reported_with_its_source_line(folder):
     leak = ["mine.py:Mine", "--kind", "self", "--causal", *SIZES, "--set", "ahead=1"]
     result = check(*leak, "--html", "out.html", cwd=folder)
     assert result.returncode == 1
-    assert "✗ future, gradient, prefix: the mask is shifted by one" in result.stdout
+    assert "✗ cause: the causal mask is shifted by one" in result.stdout
     assert "mine.py:17: later = torch.ones" in result.stdout
     page = (folder / "out.html").read_text()
-    assert "the mask is shifted by one" in page
+    assert "cause: the causal mask is shifted by one" in page
     assert "http" not in page
     assert len(page.split("<tr>")) == 1 + len(CHECKS)
     HTMLParser().feed(page)
@@ -91,7 +97,9 @@ def test_json_has_every_finding(folder):
     result = check("mine:attend", *options, cwd=folder)
     assert result.returncode == 1
     (diagnosis,) = json.loads(result.stdout)
-    assert [f["check"] for f in diagnosis["findings"] if f["verdict"] == "fail"] == ["scale"]
+    failed = [f for f in diagnosis["findings"] if f["verdict"] == "fail"]
+    assert [f["check"] for f in failed] == ["formula", "scale"]
+    assert all(f["proven"] and f["declare"].startswith("scale=0.7071") for f in failed)
     assert len(diagnosis["findings"]) == len(CHECKS)
 
 
@@ -107,11 +115,37 @@ def test_a_file_may_import_from_its_folder_and_have_any_name(folder):
 
 def test_code_that_prints_or_exits(folder):
     result = check("mine:prints", "--kind", "qkv", "--json", cwd=folder)
-    assert json.loads(result.stdout)[0]["ok"]
-    assert "attending" in result.stderr
+    (diagnosis,) = json.loads(result.stdout)
+    assert diagnosis["ok"]
+    assert "lines are not shown" in diagnosis["notes"][0]
+    assert "attending" not in result.stderr
     result = check("mine:exits", "--kind", "qkv", cwd=folder)
     assert result.returncode == 1
     assert "raised SystemExit" in result.stdout
+
+
+def test_what_is_not_tested_is_said_and_fails_with_strict(folder):
+    unknown = ["mine:hidden", "--width", "6", "--only", "runs,scale"]
+    result = check(*unknown, cwd=folder)
+    assert result.returncode == 0, result.stdout
+    assert "mine:hidden (self, torch): 1 pass, NOT TESTED: scale\n" in result.stdout
+    assert "note: the kind 'self' is taken from the signature" in result.stdout
+    assert check(*unknown, "--strict", cwd=folder).returncode == 1
+    assert check("mine:Mine", "--causal", *SIZES, "--strict", cwd=folder).returncode == 0
+
+
+def test_an_error_is_shown_with_its_line(folder):
+    result = check("mine:Mine", "--set", "d_model=16", "--set", "n_heads=3", cwd=folder)
+    assert result.returncode == 1
+    assert "RuntimeError" in result.stdout
+    assert "raised at  mine.py:" in result.stdout
+    assert "NOT TESTED: everything else" in result.stdout
+
+
+def test_a_check_is_left_out(folder):
+    options = ["mine:attend", "--kind", "qkv", "--set", "factor=2"]
+    assert check(*options, "--skip", "formula,scale", cwd=folder).returncode == 0
+    assert check(*options, "--scale", "0.70710678", cwd=folder).returncode == 0
 
 
 def test_selected_checks(folder):
@@ -138,7 +172,7 @@ def test_a_run(folder):
     [
         ([], "give one target"),
         (["mine:Mine", "--self"], "give one target"),
-        (["mine:Mine", *SIZES], "declare the kind of Mine: kind='qkv'"),
+        (["mine:two"], "on the command line --kind"),
         (["mine:Mien", "--kind", "self"], "did you mean 'Mine'"),
         (["mine:Mine", "--kind", "self"], "pass its arguments with --set name=value"),
         (["mine:Mine", "--set", "d_model"], "--set must be name=value"),
@@ -150,6 +184,9 @@ def test_a_run(folder):
         (["mine:attend", "--kind", "qkv", "--heads", "0"], "heads must be >= 1"),
         (["mine:attend", "--kind", "qkv", "--features", "maks"], "did you mean 'mask'"),
         (["mine:attend", "--kind", "qkv", "--only", "scales"], "unknown check 'scales'"),
+        (["mine:attend", "--kind", "qkv", "--skip", "scales"], "unknown check 'scales'"),
+        (["mine:attend", "--kind", "qkv", "--scale", "nan"], "scale must be > 0 (got nan)"),
+        (["mine:attend", "--kind", "qkv", "--window", "0"], "window must be >= 1 (got 0)"),
         (["mine:attend", "--kind", "qkv", "--html", "no/where.html"], "no/where.html"),
         (["mine:attend", "--kind", "self"], "the width is unknown"),
     ],

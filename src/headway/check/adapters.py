@@ -114,9 +114,25 @@ def _transformers(attention: Any) -> Known:
             named = {"attention_mask": mask, "position_ids": positions}
         return model(input_ids=tokens, use_cache=False, **named).logits
 
-    tied = ["tied"] if attention.config.tie_word_embeddings else []
-    declared = {"kind": "model", "vocabulary": attention.config.vocab_size}
+    config = attention.config
+    tied = ["tied"] if config.tie_word_embeddings else []
+    declared = {"kind": "model", "vocabulary": config.vocab_size, **_of_config(config)}
     return {**declared, "features": ["mask", "cache", "labels", *tied]}, call
+
+
+def _of_config(config: Any) -> dict[str, Any]:
+    """Return what a config of transformers says about attention, if it holds in every layer."""
+    kinds = {*(getattr(config, "layer_types", None) or ["sliding_attention"])}
+    is_sliding = kinds == {"sliding_attention"} and getattr(config, "use_sliding_window", True)
+    scalar = getattr(config, "query_pre_attn_scalar", None)
+    rotary = getattr(config, "rope_parameters", None) or {}
+    declared = {
+        "window": getattr(config, "sliding_window", None) if is_sliding else None,
+        "scale": None if scalar is None else scalar**-0.5,
+        "softcap": getattr(config, "attn_logit_softcapping", None),
+        "rotary_base": rotary.get("rope_theta"),
+    }
+    return {name: value for name, value in declared.items() if value is not None}
 
 
 def _gpt(attention: Any) -> Known:
@@ -137,7 +153,8 @@ def _gpt(attention: Any) -> Known:
     features = ["mask", "documents", *(["cache"] if attention.can_cache else [])]
     features += [name for name in ("dropout", "tied") if getattr(config, name)]
     declared = {"kind": "model", "vocabulary": config.vocabulary, "features": features}
-    return {**declared, "causal": not config.is_masked}, call
+    declared |= {"causal": not config.is_masked, "window": config.attention.window}
+    return declared, call
 
 
 def _jax_gpt(attention: Any) -> Known:
@@ -162,7 +179,7 @@ def _jax_gpt(attention: Any) -> Known:
     features = ["documents", *(["cache"] if attention.can_cache else [])]
     config = attention.config
     declared = {"kind": "model", "vocabulary": config.vocabulary, "engine": "jax"}
-    declared["causal"] = not config.is_masked
+    declared |= {"causal": not config.is_masked, "window": config.attention.window}
     return {**declared, "features": features}, call
 
 

@@ -170,6 +170,7 @@ class Setting:
     rotation: Rotation | None = None
     has_bias: bool = False
     sinks: np.ndarray | None = None
+    scale: float | None = None
 
 
 BASES = (10_000.0, 500_000.0, 1_000_000.0, 5_000_000.0, 10_000_000.0, 160_000.0)
@@ -196,15 +197,25 @@ def _settings(subject: Subject, core: Core, situations: list[Situation]) -> Iter
             for pairs, base, factor in product(("half", "interleaved"), bases, (1.0, -1.0))
         ]
     plain = next((s for s in situations if _is_square(s) and "mask" not in s.options), None)
+    factor = _scale(subject, core)
     for heads, kv_heads in counts:
         settings = [Setting(heads, kv_heads, rotation) for rotation in rotations]
         if any(s.bias is not None and np.abs(s.bias).max() > 1e-6 for s in situations):
             settings.insert(0, Setting(heads, kv_heads, has_bias=True))
         for setting in settings:
+            setting = replace(setting, scale=factor)
             if declared.sinks and plain is not None:
                 sinks = _measured_sinks(subject, core, setting, plain)
                 setting = replace(setting, sinks=sinks)
             yield setting
+
+
+def _scale(subject: Subject, core: Core) -> float | None:
+    """Return the declared scale; the measured one if it is the same up to a few digits."""
+    declared, measured = subject.declared.scale, scale_of(core, **subject.causal_options)
+    if declared is not None and isinstance(measured, Scale):
+        return measured.factor if abs(measured.factor / declared - 1) < 1e-4 else declared
+    return declared
 
 
 def _measured_sinks(
@@ -253,6 +264,7 @@ def _call(subject: Subject, setting: Setting, situation: Situation) -> Call:
         window=options.get("window"),
         given=None if mask is None else mask[:, None, None] if mask.ndim == 2 else mask[:, None],
         softcap=options.get("softcap", declared.softcap),
+        scale=setting.scale,
         rotation=rotation,
         bias=bias,
         sinks=setting.sinks,

@@ -88,7 +88,7 @@ class Declaration:
     rotary_base
         The base of the angles; by default any base from 10,000 on.
     rotary_share
-        The part of the features of a head that is rotated; by default measured.
+        The part of the features of a head that is rotated; by default all.
     features
         The options that it supports, of FEATURES.
     engine

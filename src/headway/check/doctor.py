@@ -1,7 +1,9 @@
 """`diagnose` runs all checks on one attention."""
 
+import io
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +21,7 @@ from headway.check.probe import NOT_FINITE, subject_of
 from headway.check.properties import CHECKS
 from headway.check.properties.check import Check
 from headway.check.properties.order import TRAINING, UNDECLARED
+from headway.check.signature import kind_of
 from headway.check.subject import Subject, call_directly
 
 
@@ -35,34 +38,59 @@ def diagnose(
     attention: a function or a module of PyTorch, JAX or NumPy. Nothing has to be declared for
         `nn.MultiheadAttention`, `scaled_dot_product_attention`, `nn.TransformerEncoderLayer`,
         `jax.nn.dot_product_attention`, causal models of `transformers` and Headway's modules.
-    declared: the fields of `headway.check.Declaration`.
+    declared: the fields of `headway.check.Declaration`. By default the kind is that which the
+        signature suggests.
     only: the names of the checks to run; by default all.
     call: an adapter for other signatures, called as `call(attention, *inputs, **options)`.
 
-    The module's mode, parameters and buffers and the random states are restored.
-    Raises ValueError for an invalid declaration.
+    What the attention prints is hidden. The module's mode, parameters and buffers, PyTorch's global
+    settings and the random states are restored. Raises ValueError for an invalid declaration.
     """
     checks = {name: _named(name) for name in only} if only else CHECKS
     if not callable(attention):
         raise ValueError(f"expected a function or a module (got {attention!r})")
+    notes = []
     adapter = known(attention) if call is None and "kind" not in declared else None
     if adapter is not None:
-        declared, call = {**adapter[0], **declared}, adapter[1]
+        found, call = adapter
+        declared = {**found, **declared}
+        if parts := [f"{name}={found[name]:g}" for name in OF_CONFIG if found.get(name)]:
+            notes.append(f"declared because of its config: {', '.join(parts)}")
     if "kind" not in declared:
-        raise ValueError(
-            f"declare the kind of {source.name_of(attention)}: kind='qkv' (queries, keys, values), "
-            "'self' (x) or 'model' (tokens)"
-        )
+        declared["kind"] = kind_of(attention)
+        if declared["kind"] is None:
+            raise ValueError(
+                f"declare the kind of {source.name_of(attention)}: kind='qkv' (queries, keys, "
+                "values), 'self' (x) or 'model' (tokens); on the command line --kind"
+            )
+        notes.append(f"the kind {declared['kind']!r} is taken from the signature")
     declaration = Declaration.of(**declared)
+    for name in declaration.skip:
+        _named(name)
     checks = {key: check for key, check in checks.items() if key not in declaration.skip}
+    printed = io.StringIO()
     # The checks provoke warnings, overflow and NaN on purpose.
-    with unchanged(attention), warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
+    with (
+        unchanged(attention),
+        warnings.catch_warnings(action="ignore"),
+        np.errstate(all="ignore"),
+        redirect_stdout(printed),
+    ):
         subject = subject_of(attention, declaration, call or call_directly)
         with undisturbed(subject.library):
             findings = [_finding(subject, key, check) for key, check in checks.items()]
             findings = _one_cause(subject, findings)
+    if lines := printed.getvalue().count("\n"):
+        notes.append(f"it prints: {lines} lines are not shown")
+    if changed := subject.library.changed:
+        notes.append(
+            f"it changes global settings, which were restored: {', '.join(sorted(changed))}"
+        )
     name, library = name or source.name_of(attention), subject.library.name
-    return Diagnosis(name, declaration.kind, library, tuple(findings))
+    return Diagnosis(name, declaration.kind, library, tuple(findings), tuple(notes))
+
+
+OF_CONFIG = ("window", "scale", "softcap", "rotary_base")  # what adapters read in a config
 
 
 # Checks whose failures have causes of their own.

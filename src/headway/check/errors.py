@@ -43,9 +43,8 @@ def errors_as_refused() -> Iterator[None]:
         trace = _trace(error)
         raise Refused(f"did not return within {SECONDS} seconds", trace, is_slow=True) from None
     except (Exception, SystemExit) as error:
-        message, trace = " ".join(str(error).split())[:200], _trace(error)
-        where = f" (at {trace[-1]})" if trace else ""
-        raise Refused(f"raised {type(error).__name__}: {message}{where}", trace) from error
+        message = " ".join(str(error).split())[:200]
+        raise Refused(f"raised {type(error).__name__}: {message}", _trace(error)) from error
 
 
 def _trace(error: BaseException) -> tuple[str, ...]:

@@ -84,6 +84,11 @@ class Diagnosis:
         """The failed checks."""
         return tuple(finding for finding in self.findings if finding.verdict == "fail")
 
+    @property
+    def untested(self) -> tuple[Finding, ...]:
+        """The checks that apply but could not be run."""
+        return tuple(finding for finding in self.findings if finding.verdict == "not tested")
+
     def count(self, verdict: Verdict) -> int:
         """Return the number of findings with this verdict."""
         return sum(finding.verdict == verdict for finding in self.findings)

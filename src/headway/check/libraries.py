@@ -11,6 +11,7 @@ import numpy as np
 from headway.check.errors import Refused
 
 Function = Callable[..., Any]
+SEED = 271828  # of the checks; unlike those that the checked code may set
 
 
 class Library(Protocol):
@@ -18,6 +19,7 @@ class Library(Protocol):
 
     name: str
     precisions: tuple[str, ...]  # the supported ones that are lower than float64
+    changed: set[str]  # the global settings that the checked code changed during a session
 
     def array(self, values: np.ndarray, dtype: str) -> Any:
         """Return values as an array of the library; only floating-point values get the dtype."""
@@ -64,6 +66,9 @@ class NumPy:
     name = "numpy"
     precisions: tuple[str, ...] = ("float32",)
 
+    def __init__(self) -> None:
+        self.changed: set[str] = set()
+
     def array(self, values: np.ndarray, dtype: str) -> np.ndarray:
         return np.array(values, dtype=dtype if values.dtype.kind == "f" else None)
 
@@ -101,6 +106,7 @@ class Torch:
         import torch
 
         self.torch, self.device = torch, device
+        self.changed: set[str] = set()
         try:
             torch.empty(0, device=device)
         except Exception as error:
@@ -143,9 +149,24 @@ class Torch:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        with self.torch.random.fork_rng(), self.torch.no_grad():
-            self.torch.manual_seed(0)
-            yield
+        torch = self.torch
+        restore = {
+            "the default data type": (torch.get_default_dtype, torch.set_default_dtype),
+            "the number of threads": (torch.get_num_threads, torch.set_num_threads),
+            "the gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+        }
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(SEED)
+            before = {name: get() for name, (get, _) in restore.items()}
+            try:
+                yield
+            finally:
+                if torch.initial_seed() != SEED:
+                    self.changed.add("the random seed (manual_seed)")
+                for name, (get, put) in restore.items():
+                    if get() != before[name]:
+                        self.changed.add(name)
+                        put(before[name])
 
 
 @final
@@ -157,6 +178,7 @@ class Jax:
         import jax
 
         self.jax = jax
+        self.changed: set[str] = set()
         self._compiled: dict[Any, Function] = {}
 
     def array(self, values: np.ndarray, dtype: str) -> Any:

@@ -14,8 +14,14 @@ COLOURS = {"pass": "green", "fail": "bold red", "not applicable": "dim", "not te
 
 
 def summary(diagnosis: Diagnosis) -> str:
-    """Return one line: what was checked, and the number of findings per verdict."""
-    counts = (f"{diagnosis.count(v)} {v}" for v in MARKS if diagnosis.count(v))
+    """Return one line: what was checked, the number of findings per verdict, what is not tested."""
+    counts = [
+        f"{diagnosis.count(v)} {v}" for v in MARKS if v != "not tested" and diagnosis.count(v)
+    ]
+    if any(finding.check == "runs" for finding in diagnosis.failed):
+        counts.append("NOT TESTED: everything else")
+    elif diagnosis.untested:
+        counts.append(f"NOT TESTED: {_names([*diagnosis.untested])}")
     return f"{diagnosis.name} ({diagnosis.kind}, {diagnosis.engine}): {', '.join(counts)}"
 
 
@@ -31,8 +37,10 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
         for reason, findings in _by_reason(diagnosis, verdict):
             line = f"{MARKS[verdict]} {verdict}, {reason}: {_names(findings)}"
             console.print(Text(line, COLOURS[verdict]))
+    for note in diagnosis.notes:
+        console.print(Text(f"note: {note}", "yellow"))
     for reason, findings in _by_reason(diagnosis, "fail"):
-        console.print(Text(f"\n✗ {_names(findings)}: ", "red") + Text(reason, "bold red"))
+        console.print(Text(f"\n✗ {_title(findings)}: ", "red") + Text(reason, "bold red"))
         details = Table(box=None, show_header=False, padding=(0, 1, 0, 1))
         for name, value in _details(findings):
             details.add_row(Text(name, "dim"), Text(value))
@@ -54,13 +62,23 @@ def _names(findings: list[Finding]) -> str:
     return ", ".join(finding.check for finding in findings)
 
 
+def _title(findings: list[Finding]) -> str:
+    """Return whether the diagnosis is a fact."""
+    return "cause" if findings[0].proven else "possible causes"
+
+
 def _details(findings: list[Finding]) -> Iterator[tuple[str, str]]:
-    """Yield all measurements, and the fix and the source lines of the first finding."""
+    """Yield all measurements, and what to do according to the first finding."""
     for finding in findings:
-        yield "measured", f"{finding.measured} (expected: {finding.expected})"
-    yield "fix", findings[0].fix
-    for line in findings[0].look:
+        yield finding.check, f"{finding.measured} (expected: {finding.expected})"
+    first = findings[0]
+    for line in first.trace:
+        yield "raised at", line
+    for line in first.look:
         yield "look at", line
+    yield "fix", first.fix
+    if first.declare:
+        yield "if intended", f"declare {first.declare}"
 
 
 STYLE = """
@@ -90,20 +108,23 @@ def page(diagnoses: Iterable[Diagnosis]) -> str:
 
 def _section(diagnosis: Diagnosis) -> str:
     faults = "".join(
-        f"<h3 class=fail>✗ {escape(reason)}</h3><p class=reason>{_names(findings)}</p><dl>"
+        f"<h3 class=fail>✗ {_title(findings)}: {escape(reason)}</h3><dl>"
         + "".join(
             f"<dt>{name}</dt><dd>{_value(name, value)}</dd>" for name, value in _details(findings)
         )
         + "</dl>"
         for reason, findings in _by_reason(diagnosis, "fail")
     )
+    notes = "".join(f"<p class=reason>note: {escape(note)}</p>" for note in diagnosis.notes)
     rows = "\n".join(_row(finding) for finding in diagnosis.findings)
     state = "pass" if diagnosis.ok else "fail"
-    return f'<h2 class="{state}">{escape(summary(diagnosis))}</h2>{faults}\n<table>{rows}</table>'
+    title = f'<h2 class="{state}">{escape(summary(diagnosis))}</h2>'
+    return f"{title}{notes}{faults}\n<table>{rows}</table>"
 
 
 def _value(name: str, value: str) -> str:
-    return escape(value) if name == "measured" else f"<code>{escape(value)}</code>"
+    is_code = name in ("look at", "raised at", "fix")
+    return f"<code>{escape(value)}</code>" if is_code else escape(value)
 
 
 def _row(finding: Finding) -> str:

@@ -35,7 +35,7 @@ def kind_of(attention: Any) -> str | None:
         p for p in _parameters(attention) if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]
     inputs = [p.name.lower() for p in positional if p.default is p.empty]
-    if len(inputs) == 3:
+    if len(inputs) == 3 and not type(attention).__module__.startswith("torch.nn"):
         return "qkv"
     if len(inputs) != 1:
         return None

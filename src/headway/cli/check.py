@@ -22,7 +22,7 @@ from headway.hf.stored import find
 if TYPE_CHECKING:
     Declared: TypeAlias = dict[str, Any] | None
 else:
-    Declared = options(Declaration, without=("features",))
+    Declared = options(Declaration, without=("features", "skip", "pattern"))
 
 
 def check(
@@ -33,9 +33,11 @@ def check(
     declared: Declared = None,
     features: str | None = None,
     only: str | None = None,
+    skip: str | None = None,
     headway: Annotated[bool, Parameter(name="--self", negative=())] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     html: Path | None = None,
+    strict: Annotated[bool, Parameter(negative=())] = False,
     dtype: DType = None,
     runs: Runs = "runs",
 ) -> None:
@@ -56,21 +58,25 @@ def check(
         positions, cache, documents, labels, tied.
     only
         The names of the checks to run, separated by commas; by default all.
+    skip
+        The names of checks to leave out, separated by commas.
     headway
         Check all attentions and kernels of Headway.
     as_json
         Print JSON.
     html
         Also write the diagnosis to this file, as an HTML page.
+    strict
+        The exit status is also 1 if something that applies could not be tested.
     """
     if (target is None) == (not headway):
         raise ValueError("give one target: module:Name, file.py:Name, a model, or --self")
     given = dict(declared or {})
-    lists = {"features": features, "only": only}
+    lists = {"features": features, "only": only, "skip": skip}
     given |= {name: value.split(",") for name, value in lists.items() if value is not None}
     console = Console(highlight=False, stderr=as_json)
     diagnoses = []
-    # With --json the output of the checked code goes to stderr.
+    # With --json what the code prints while it is imported goes to stderr.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         if target is None:
             examined = _catalog()
@@ -87,7 +93,8 @@ def check(
         print(json.dumps([diagnosis.as_dict() for diagnosis in diagnoses], indent=2))
     if html is not None:
         html.write_text(render.page(diagnoses), encoding="utf-8")
-    if not all(diagnosis.ok for diagnosis in diagnoses):
+    is_incomplete = strict and any(diagnosis.untested for diagnosis in diagnoses)
+    if is_incomplete or not all(diagnosis.ok for diagnosis in diagnoses):
         sys.exit(1)
 
 

@@ -86,16 +86,23 @@ def can_be_causal(subject: Subject) -> str | None:
 def visible(subject: Subject, tokens: int) -> np.ndarray:
     """Return which token may influence which output, (tokens, tokens), in causal calls.
 
-    In a model with a window, a token also has an influence through tokens between them.
+    In a model with a window, a token also has an influence through tokens between them, which
+    depends on the number of layers; see `must_see`.
     """
+    allowed = must_see(subject, tokens)
+    if subject.kind == "model" or subject.declared.block:
+        for _ in range(tokens):
+            allowed = allowed | (allowed.astype(int) @ allowed.astype(int) > 0)
+    return allowed
+
+
+def must_see(subject: Subject, tokens: int) -> np.ndarray:
+    """Return which token must influence which output, (tokens, tokens), in causal calls."""
     heads = subject.declared.heads if subject.kind == "qkv" else 64
     options = subject.causal_options
     allowed = subject.declared.allowed(tokens, tokens, heads=heads, **options)
     if allowed.ndim == 3:  # one pattern for each head
         allowed = np.asarray(allowed.any(axis=0))
-    if subject.kind == "model" or subject.declared.block:
-        for _ in range(tokens):
-            allowed = allowed | (allowed.astype(int) @ allowed.astype(int) > 0)
     return allowed
 
 

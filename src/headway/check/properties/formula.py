@@ -221,8 +221,9 @@ def _scale_of_function(subject: Subject) -> Outcome:
         off = max(off, gap(odds, expected if cap is None else cap * np.tanh(expected / cap)))
         slopes.append(float((odds * products).sum() / (products**2).sum()))
     slope = float(np.median(slopes))
+    exact = 1e3 * subject.tolerance if subject.declared.scale is None else 1e-4
     return verdict(
-        off <= 1e3 * subject.tolerance,
+        off <= exact,
         f"the log-odds of two keys are {slope:.4g} times the difference of their dot products",
         f"{factor(subject):.4g}"
         if subject.declared.scale

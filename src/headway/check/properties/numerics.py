@@ -36,8 +36,7 @@ def runs(subject: Subject) -> Outcome:
             "fail",
             f"it {subject.problem}",
             "an output for random inputs",
-            _why_not(subject.problem),
-            "call it with the declared shapes; see `headway check --help`",
+            *_why_not(subject.problem),
             subject.trace,
         )
     tokens = subject.few_tokens
@@ -54,43 +53,53 @@ def runs(subject: Subject) -> Outcome:
         trials["dropout"] = {"dropout": 0.0}
     features = [name for name in trials if name in subject.declared.features]
     problems, shape = [], subject.run(inputs).shape
+    trace: tuple[str, ...] = ()
     for name in features:
         try:
             out = subject.run(inputs, **trials[name])
         except Refused as error:
             problems.append(f"with {name} it {error}")
+            trace = error.trace
             continue
         if out.shape != shape:
             problems.append(f"with {name} its shape is {out.shape}")
         elif not np.isfinite(out).all():
             problems.append(f"with {name} its output is NaN or infinite")
     names = ", ".join(features)
-    return verdict(
-        not problems,
-        "; ".join(problems) or "runs" + (f", also with {names}" if names else ""),
+    if not problems:
+        return Outcome("pass", "runs" + (f", also with {names}" if names else ""))
+    return Outcome(
+        "fail",
+        "; ".join(problems),
         f"finite numbers of shape {shape}",
         "the output becomes NaN or infinite: a row of the softmax with all keys hidden, or +inf "
         "instead of -inf (a wrong sign)"
         if all("NaN" in problem for problem in problems)
         else "it does not run as declared",
         "declare only the features that it has; wrap it if their names differ",
+        trace,
     )
 
 
-def _why_not(problem: str) -> str:
-    """Return the likely reason why the attention does not run."""
+def _why_not(problem: str) -> tuple[str, str]:
+    """Return the likely reason why the attention does not run, and what to do."""
     if NOT_FINITE in problem:
         return (
             "parameters are not finite, or a query has all its keys masked: a reversed mask, tril "
-            "instead of triu, or diagonal=0 instead of 1"
+            "instead of triu, or diagonal=0 instead of 1",
+            "torch.triu(ones, diagonal=1) marks what to hide",
         )
     if "CUDA" in problem or "NVIDIA" in problem or "HIP" in problem:
-        return "it needs a GPU, which this machine does not have, or another --device"
+        return (
+            "it needs a GPU, which is not available here",
+            "create tensors on the device of the inputs: torch.ones(..., device=x.device)",
+        )
     if "did not return" in problem:
-        return "it hangs, or is too slow for texts of 33 tokens"
+        return "it hangs, or is too slow for a text of 33 tokens", "try it with a text of 33 tokens"
     return (
         "it does not run as declared: check kind, layout, heads, width, vocabulary and engine; a "
-        "text of 4 tokens must fit"
+        "text of 4 tokens must fit",
+        "call it with the declared shapes; see `headway check --help`",
     )
 
 

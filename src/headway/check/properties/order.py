@@ -14,6 +14,7 @@ from headway.check.properties.check import (
     digits,
     gap,
     influence,
+    must_see,
     order_free,
     promises,
     unless,
@@ -173,7 +174,7 @@ def past(subject: Subject) -> Outcome:
     causal = subject.declared.always_causal or bool(subject.causal_options)
     seen, may = changes > subject.noise, visible(subject, tokens)
     itself = np.eye(tokens, dtype=bool)
-    missing = may & ~seen & ~itself
+    missing = must_see(subject, tokens) & ~seen & ~itself
     extra = seen & ~may & ~itself & (np.tri(tokens, dtype=bool) if causal else True)
     if not causal and may.all() and np.array_equal(seen | itself, np.tri(tokens, dtype=bool)):
         return verdict(
@@ -220,7 +221,7 @@ def gradient(subject: Subject) -> Outcome:
         sizes.append([np.abs(s).max(axis=-1).reshape((-1, tokens)).max(axis=0) for s in slopes])
     by_input = np.array(sizes).swapaxes(0, 1)
     allowed = visible(subject, tokens)
-    may = must = allowed[None]
+    may, must = allowed[None], must_see(subject, tokens)[None]
     if subject.kind == "qkv":
         itself = np.eye(tokens, dtype=bool)
         may = np.array([itself, allowed, allowed])

@@ -10,7 +10,7 @@ from headway.check.suspects.steps import Array, Suspects, merge, repeat, split
 def of_heads() -> Suspects:
     """Return faults of splitting, merging and assigning heads, and of the roles of the inputs."""
     fix = "x.view(batch, tokens, heads, dim).transpose(1, 2), and back with .transpose(1, 2)"
-    found = Suspects(fix, r"view|reshape|transpose|permute|rearrange|repeat|expand|head")
+    found = Suspects(fix, r"view|reshape|transpose|permute|rearrange|repeat|expand")
 
     def by_view(packed: Array, heads: int) -> Array:
         return packed.reshape((packed.shape[0], heads, packed.shape[1], -1))

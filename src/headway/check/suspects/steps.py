@@ -66,8 +66,8 @@ class Call:
     """What a call asks for.
 
     shape: the numbers of queries and keys. given: the option `mask`, (batch, 1, 1 or queries,
-    keys). bias: added to the scores. sinks: for each head, an additional term of the denominator;
-    None: no terms.
+    keys). scale: the factor of the dot products; None: 1/sqrt(head_dim). bias: added to the
+    scores. sinks: for each head, an additional term of the denominator; None: no terms.
     """
 
     declared: Declaration
@@ -78,6 +78,7 @@ class Call:
     window: int | None = None
     given: Array | None = None
     softcap: float | None = None
+    scale: float | None = None
     rotation: Rotation | None = None
     bias: Any = 0.0
     sinks: Array | None = None
@@ -126,7 +127,7 @@ def repeat(x: Array, times: int) -> Array:
 
 def scale(q: Array, k: Array, call: Call) -> float:
     """Return the factor of the dot products."""
-    return float(call.declared.scale or q.shape[-1] ** -0.5)
+    return float(call.scale or q.shape[-1] ** -0.5)
 
 
 def cap(scores: Array, limit: float) -> Array:
