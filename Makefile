@@ -4,7 +4,7 @@ READY = .venv/ready
 
 TSC = .venv/tsc/node_modules/.bin/tsc
 
-.PHONY: demo demo-jax docs test test-all lint types chromium
+.PHONY: demo demo-jax docs observatory test test-all lint types chromium
 
 # Train a small GPT on the Python manual, print a sample and write the explorer's page of the run.
 # About three minutes on two cores.
@@ -35,6 +35,10 @@ docs: $(READY) | runs/demo
 	PYTHONPATH=tests/hf $(BIN)/python -m equal_table
 	PYTHONPATH=tests/hf $(BIN)/python -m families_table
 	PYTHONPATH=tests/explore $(BIN)/python -m pictures runs/demo
+
+# Run every family of transformers in all situations and write docs/observatory.md (minutes).
+observatory: $(READY)
+	PYTHONPATH=tests/hf OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m observatory
 
 lint: $(READY) types
 	$(BIN)/ruff check src tests examples benchmarks

@@ -39,7 +39,9 @@ BELOW["cli"] = set(BELOW) - {"reference"}
 ENGINE_FREE = ("tracing", "cache", "attention", "ladder", "models", "data")
 ENGINE_FREE += ("training", "reference", "hf", "nearest")
 # Models of transformers are PyTorch modules.
-HF_WITH_TORCH = {f"hf/{name}.py" for name in ("watch", "hooks", "structure", "families")}
+HF_WITH_TORCH = {
+    f"hf/{name}.py" for name in ("watch", "hooks", "structure", "families", "situations")
+}
 HF_WITH_TORCH.add("hf/transformers_masks.py")
 
 

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from cyclopts import Parameter
 from rich.console import Console
 
-from headway.check import Declaration, Diagnosis, diagnose, render, targets
+from headway.check import Declaration, Diagnosis, diagnose, render, targets, whole
 from headway.check.catalog import entries
 from headway.cli.options import options
 from headway.cli.parameters import DType, Runs
@@ -49,8 +50,8 @@ def check(
     Parameters
     ----------
     target
-        package.module:Name or file.py:Name (a function, a class or a module), a run, or a Hugging
-        Face folder.
+        package.module:Name or file.py:Name (a function, a class or a module), a run, a Hugging
+        Face folder, or hf:FAMILY, a tiny model of a family of transformers such as hf:llama.
     settings
         name=value: an argument of the class or the function; may be repeated.
     features
@@ -71,10 +72,13 @@ def check(
     """
     if (target is None) == (not headway):
         raise ValueError("give one target: module:Name, file.py:Name, a model, or --self")
+    console = Console(highlight=False, stderr=as_json)
+    if target is not None and target.startswith("hf:"):
+        _whole(target, whole.of_family(target.removeprefix("hf:")), console, as_json)
+        return
     given = dict(declared or {})
     lists = {"features": features, "only": only, "skip": skip}
     given |= {name: value.split(",") for name, value in lists.items() if value is not None}
-    console = Console(highlight=False, stderr=as_json)
     diagnoses = []
     # With --json what the code prints while it is imported goes to stderr.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
@@ -93,6 +97,14 @@ def check(
         print(json.dumps([diagnosis.as_dict() for diagnosis in diagnoses], indent=2))
     if html is not None:
         html.write_text(render.page(diagnoses), encoding="utf-8")
+    folder = None if target is None else Path(target)
+    if folder is not None and (folder / "config.json").is_file() and not (as_json or only):
+        cells = whole.of_folder(folder)
+        if isinstance(cells, str):
+            console.print(f"\nNOT TESTED in transformers: {cells}", style="yellow")
+        else:
+            console.print()
+            _whole(f"{target} in transformers", cells, console, as_json)
     is_incomplete = strict and any(diagnosis.untested for diagnosis in diagnoses)
     if is_incomplete or not all(diagnosis.ok for diagnosis in diagnoses):
         sys.exit(1)
@@ -117,6 +129,16 @@ def _one(
         raise ValueError("the engine of a model must be torch or jax (got numpy)")
     model = stored.load(engine, given.pop("device", None), dtype)
     return diagnose(model, name=str(stored.path), **given)
+
+
+def _whole(name: str, cells: list[Any], console: Console, as_json: bool) -> None:
+    """Show a whole model in all situations; exits with 1 if a cell is wrong."""
+    if as_json:
+        print(json.dumps([asdict(cell) for cell in cells], indent=2))
+    else:
+        whole.show(name, cells, console)
+    if not whole.is_good(cells):
+        sys.exit(1)
 
 
 def _catalog() -> Iterator[Diagnosis]:
