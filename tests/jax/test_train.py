@@ -130,6 +130,10 @@ def test_weights_of_another_model_are_refused(tmp_path):
         weights.filled(other.params, checkpoints.load(checkpoints.latest(run.checkpoints))[0])
 
 
+def same(one, other):
+    return all(np.array_equal(one[part][n], other[part][n]) for part in one for n in one[part])
+
+
 def test_what_is_not_finite_is_told_and_changes_nothing():
     of = run_config(dropout=0.1)
     trainer = engines.engine_named("jax").trainer(of, TOKENS)
@@ -142,14 +146,19 @@ def test_what_is_not_finite_is_told_and_changes_nothing():
         trainer._state = trainer._state._replace(params=params)
 
     with_weight(before["model"][name] * np.nan)
+    first = trainer.start()
+    with_weight(before["model"][name])
+    second = trainer.start()  # finite, but it must not change the weights either
+    assert np.isfinite(second.result().loss)
+    assert same(trainer.state(), before)
+    with_weight(before["model"][name] * np.nan)
     with pytest.raises(loop.NotFinite, match=r"step 2 is nan: the first .* blocks.0.mlp.hidden"):
-        trainer.advance()
+        first.result()
     assert trainer.step == 1
     with_weight(before["model"][name])
-    after = trainer.state()
-    for part in before:
-        assert all(np.array_equal(before[part][n], after[part][n]) for n in before[part])
+    assert same(trainer.state(), before)
     assert np.isfinite(trainer.advance().loss)
+    assert not same(trainer.state(), before)
 
 
 def test_a_step_takes_the_memory_of_the_one_before():

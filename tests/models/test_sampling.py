@@ -58,6 +58,17 @@ def test_top_p_samples_from_the_most_likely_tokens_that_reach_it():
     assert frequencies[1] == pytest.approx(share[1] / (share[1] + share[3]), abs=0.05)
 
 
+def test_top_p_needs_no_more_tokens_once_it_is_reached():
+    logits = np.log(np.array([[0.25, 0.5, 0.125, 0.125]], dtype=np.float32))
+    assert (np.exp(logits - logits.max()) == [[0.5, 1, 0.25, 0.25]]).all()  # exact
+    for top_p, expected in ((0.5, {1}), (0.75, {0, 1})):
+        how, prompt_seeds = Sampling(top_p=top_p), seeds_of([[7]])
+        for candidates in (len(expected), 4):
+            results = [sampled(logits, prompt_seeds, n, how, candidates) for n in range(50)]
+            assert {int(tokens[0]) for tokens, _ in results} == expected
+            assert {int(status) for _, status in results} == {sampling.OK}
+
+
 def test_top_p_applies_after_top_k():
     assert set(drawn(top_k=2, top_p=0.6)) == {1}
 

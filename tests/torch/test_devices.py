@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.backends.common import aot_autograd
 
 from gpts import gpt_config
 from headway.torch import GPT, devices
@@ -72,4 +73,19 @@ def test_a_compiler_that_fails_is_reported_once_and_the_function_runs():
         double = devices.compiled(lambda x: x * 2)
     with pytest.warns(UserWarning, match="the run is not compiled: .*no such compiler") as caught:
         assert [double(torch.ones(())).item() for _ in range(3)] == [2, 2, 2]
+    assert len(caught) == 1
+
+
+def test_a_backward_pass_that_cannot_be_compiled_is_reported_too():
+    def broken(graph, inputs):
+        raise RuntimeError("no such compiler")
+
+    backend = aot_autograd(fw_compiler=lambda graph, inputs: graph.forward, bw_compiler=broken)
+    with pytest.MonkeyPatch.context() as patch:
+        compile_ = torch.compile
+        patch.setattr(torch, "compile", lambda f: compile_(f, backend=backend))
+        square = devices.compiled(lambda x: x * x)
+    x = torch.tensor(3.0, requires_grad=True)
+    with pytest.warns(UserWarning, match="the run is not compiled: .*no such compiler") as caught:
+        assert [torch.autograd.grad(square(x), x)[0].item() for _ in range(3)] == [6, 6, 6]
     assert len(caught) == 1

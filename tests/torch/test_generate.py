@@ -148,6 +148,15 @@ def test_a_step_of_fixed_shapes_can_be_captured(choices, how):
     assert not copies.calls
 
 
+@pytest.mark.parametrize("choices", [{}, {"kv_heads": 2, **MODERN}], ids=str)
+def test_dropout_does_not_wait_for_the_device(choices):
+    """To copy a number of Python to a GPU waits for the GPU."""
+    model = random_model(dropout=0.2, **choices).to("meta").train()
+    with Copies() as copies:
+        model(torch.zeros(3, 5, dtype=torch.int64, device="meta"), Spec(seed=(3, 7)))
+    assert not copies.calls
+
+
 def test_layers_with_masks_of_their_own_are_not_captured():
     model = random_model()
     assert is_supported(model)

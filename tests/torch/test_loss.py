@@ -48,6 +48,20 @@ def test_in_bfloat16_the_error_is_that_of_rounded_logits():
         assert errors[0] < 1.5 * errors[1] < 0.05
 
 
+@pytest.mark.parametrize(("logit", "smoothing"), [(9.0, 0.0), (219 / 128, 0.3)])
+def test_small_differences_are_not_rounded_away(logit, smoothing):
+    """The gradient is p - target: a probability p that is rounded first would lose it."""
+    features = torch.ones(1, 1, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.tensor([[logit], [0.0]], dtype=torch.bfloat16, requires_grad=True)
+    loss = linear_cross_entropy(features, weight, torch.tensor([0]), smoothing=smoothing)
+    ours = torch.autograd.grad(loss, (features, weight))
+    p = torch.tensor([[logit], [0.0]], dtype=torch.float64).softmax(0)
+    of_weight = p - torch.tensor([[1 - smoothing / 2], [smoothing / 2]], dtype=torch.float64)
+    assert 1e-4 < of_weight.abs().max() < 4e-3
+    for gradient, expected in zip(ours, (of_weight[:1] * logit, of_weight), strict=True):
+        torch.testing.assert_close(gradient.double(), expected, rtol=2**-7, atol=0)
+
+
 def test_the_memory_is_that_of_a_part(monkeypatch):
     largest = []
     softmax = torch.Tensor.log_softmax

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from gpts import MODERN, gpt_config
 from headway.data.tokenizers import Tokenizer
@@ -126,6 +127,22 @@ def test_frozen_parameters_do_not_change(precision):
     for name, parameter in model.named_parameters():
         is_same = torch.equal(parameter, before[name])
         assert is_same == any(parameter is p for p in frozen) or parameter.ndim == 1, name
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_frozen_layers_keep_nothing_for_the_backward_pass(precision):
+    tokens = np.random.default_rng(0).integers(0, 27, 200)
+    training = TrainingConfig(batch=4, precision=precision, compile=False)
+    sizes = []
+    for is_frozen in (False, True):
+        model, kept = GPT(small(layers=3, **MODERN)), []
+        for part in (model.embedding, model.blocks):
+            part.requires_grad_(not is_frozen)
+        trainer = Trainer(model, NextToken(model, tokens, tokens, training), training)
+        with saved_tensors_hooks(lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x):
+            trainer.start()
+        sizes.append(sum(kept))
+    assert sizes[1] < sizes[0] / 5
 
 
 def test_bfloat16_computes_in_it_and_keeps_float32():
