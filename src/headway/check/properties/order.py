@@ -444,12 +444,13 @@ def cache(subject: Subject) -> Outcome:
 
 
 def _fault_of_cache(subject: Subject) -> str:
-    """Describe which tokens have a wrong influence if they come in chunks."""
-    tokens = subject.few_tokens
-    expected = visible(subject, tokens)
+    """Describe which tokens have another influence if they come in chunks than in a whole text."""
+    # Several layers with a window reach further than one.
+    tokens = min(16, subject.longest) if subject.declared.window else subject.few_tokens
+    expected = influence(subject, tokens, **subject.causal_options) > subject.noise
     earlier = np.tri(tokens, k=-1, dtype=bool) & expected
-    steps = _influence_in_chunks(subject, [*range(1, tokens)])
-    chunk = _influence_in_chunks(subject, [2])
+    steps = _influence_in_chunks(subject, tokens, [*range(1, tokens)])
+    chunk = _influence_in_chunks(subject, tokens, [2])
     if not (steps & earlier).any():
         return (
             "the tokens in the cache have no influence: the cache is replaced instead of "
@@ -470,6 +471,17 @@ def _fault_of_cache(subject: Subject) -> str:
             "a step after a cache depends on tokens that are hidden: the window or mask is lost "
             "in a step of one token (decode)"
         )
+    missing = earlier & ~steps
+    if missing.any() and all(
+        not seen[: int(np.flatnonzero(row).max()) + 1].any()
+        for row, seen in zip(missing, steps, strict=True)
+        if row.any()
+    ):
+        return (
+            "a whole text reaches further back than steps with a cache: the window of the mask and "
+            "the size of the cache differ (one of them is missing, or off by one), or old keys are "
+            "lost in the cache"
+        )
     lost = [int(token) for token in np.flatnonzero((earlier & ~(steps & chunk)).any(axis=0))]
     if lost:
         return (
@@ -484,9 +496,8 @@ def _fault_of_cache(subject: Subject) -> str:
     )
 
 
-def _influence_in_chunks(subject: Subject, cuts: list[int]) -> np.ndarray:
+def _influence_in_chunks(subject: Subject, tokens: int, cuts: list[int]) -> np.ndarray:
     """Return whether each token's output (row) depends on each token (column), in chunks."""
-    tokens = subject.few_tokens
     inputs = subject.inputs(tokens)
     base = subject.chunks(inputs, cuts)
     columns = []
