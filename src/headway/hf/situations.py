@@ -10,11 +10,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -22,13 +19,16 @@ from torch import Tensor, nn
 
 from headway.hf.families import quietly
 from headway.hf.watch import watch
+from headway.tracing import trace
 
 Verdict = Literal["ok", "wrong", "not finite", "raised", "not applicable"]
 IMPLEMENTATIONS = ("eager", "sdpa", "ours")
 DTYPES = ("float32", "bfloat16", "float64")
 LENGTH, PADDING, CHUNK = 12, 3, 5  # tokens of a text, of the padding of the first text, of a chunk
 LARGEST_ROUNDING = 0.1  # of the logits; with more rounding, nothing can be said
-NAMES = {"flex": "flex_attention"}  # of implementations in transformers
+NAMES = {"flex": "flex_attention", "ours": "eager"}  # of implementations in transformers
+# What is traced decides what runs: every step with the formula, the context with a fast kernel.
+OURS = {"formula": None, "kernel": "*.context"}
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,17 @@ class NotApplicable(Exception):  # noqa: N818 - a result, not a bug
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and two texts of `LENGTH` tokens. source: for an encoder and a decoder, its text."""
+    """A model and two texts of `LENGTH` tokens.
+
+    source: for an encoder and a decoder, the texts of the encoder. has_positions: whether the model
+    takes position_ids and counts from 0 if it gets none.
+    """
 
     model: Any
     task: str
     tokens: Tensor
     source: Tensor | None = None
+    has_positions: bool = False
 
     def output(self, tokens: Tensor, source: Tensor | None = None, **given: Any) -> Any:
         """Return the output of the model."""
@@ -89,7 +94,7 @@ class Subject:
 
     def window(self) -> int | None:
         """Return the number of keys that a query sees in some layer, or None."""
-        config = self.model.config
+        config = self.model.config.get_text_config()
         width = getattr(config, "sliding_window", None)
         is_used = getattr(config, "use_sliding_window", True)
         kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
@@ -101,31 +106,33 @@ class Part:
     """The logits (tokens, vocabulary) that a situation gave for a part of a text.
 
     row: of the text. text: the tokens that are the whole text, alone. is_source: `text` is a part
-    of the text of the encoder.
+    of the text of the encoder. is_compared: otherwise the logits only have to be finite.
     """
 
     logits: Tensor
     row: int
     text: slice = field(default_factory=lambda: slice(None))
     is_source: bool = False
+    is_compared: bool = True
 
 
 Situation = Callable[[Subject], list[Part]]
 
-# Families that read more than attention lets them read, by design.
+# What is so by design, by family: the situations and the reason.
+_PADDING = ("left padding", "right padding")
 _NEIGHBOURS = "it reads neighbouring tokens outside attention, padding included"
 BY_DESIGN = {
-    ("convbert", "right padding"): f"{_NEIGHBOURS} (convolutions)",
-    ("mobilebert", "right padding"): f"{_NEIGHBOURS} (the embedding of three tokens)",
-    ("yoso", "right padding"): f"{_NEIGHBOURS} (a convolution of the values)",
-    ("nystromformer", "right padding"): "its landmarks are means over all tokens",
-    ("funnel", "right padding"): "it pools neighbouring tokens",
-    ("fnet", "right padding"): "its Fourier transform takes no mask",
-    ("trocr", "left padding"): "its positions count padding, and cannot be given",
-    ("whisper", "left padding"): "its positions count padding, and cannot be given",
-    ("cpmant", "right padding"): "it adds 32 prompt tokens to every text",
-    ("cpmant", "cache"): "it adds 32 prompt tokens to every text",
-    ("cpmant", "chunked prefill"): "it adds 32 prompt tokens to every text",
+    "convbert": (_PADDING, f"{_NEIGHBOURS} (convolutions)"),
+    "mobilebert": (_PADDING, f"{_NEIGHBOURS} (the embedding of three tokens)"),
+    "yoso": (_PADDING, f"{_NEIGHBOURS} (a convolution of the values)"),
+    "nystromformer": (_PADDING, "its landmarks are means over all tokens"),
+    "funnel": (_PADDING, "it pools neighbouring tokens"),
+    "fnet": (_PADDING, "its Fourier transform takes no mask"),
+    "cpmant": (
+        ("right padding", "cache", "chunked prefill"),
+        "it adds 32 prompt tokens to every text",
+    ),
+    "prophetnet": (("chunked prefill",), "it refuses several tokens after a cache"),
 }
 
 
@@ -141,47 +148,34 @@ def cache(subject: Subject) -> list[Part]:
 
 def chunked_prefill(subject: Subject) -> list[Part]:
     """Run in chunks of several tokens with a cache."""
-    if subject.is_recurrent():
-        raise NotApplicable("a recurrent model reads one token at a time after the first chunk")
     return _rows(_in_chunks(subject, CHUNK))
 
 
 def left_padding(subject: Subject) -> list[Part]:
     """Pad the first text on the left; padding has no positions, as in `generate`."""
-    subject.needs("causal")
-    if subject.is_recurrent():
-        raise NotApplicable("a recurrent model has a state before the text begins")
-    mask = _mask(slice(PADDING))
-    logits = subject.output(_padded(subject, mask), **_with_positions(subject, mask)).logits
-    return [Part(logits[0, PADDING:], 0, slice(PADDING, None)), Part(logits[1], 1)]
+    return _padded_on(subject, slice(PADDING), slice(PADDING, None))
 
 
 def right_padding(subject: Subject) -> list[Part]:
     """Pad the first text on the right."""
-    mask, rest = _mask(slice(-PADDING, None)), slice(-PADDING)
-    if subject.source is not None:
-        source = subject.source.clone()
-        source[0, -PADDING:] = 0
-        logits = subject.output(subject.tokens, source, attention_mask=mask).logits
-        return [Part(logits[0], 0, rest, is_source=True), Part(logits[1], 1)]
-    logits = subject.output(_padded(subject, mask), attention_mask=mask).logits
-    return [Part(logits[0, rest], 0, rest), Part(logits[1], 1)]
+    # Positions that count from 0 are those that a model makes itself.
+    return _padded_on(replace(subject, has_positions=False), slice(-PADDING, None), slice(-PADDING))
 
 
 def packed(subject: Subject) -> list[Part]:
     """Run two documents in one row; the positions of the second one begin at 0."""
     subject.needs("causal")
-    code = inspect.getsource(sys.modules[type(subject.model).__module__])
-    # The mask is told the positions, from which transformers finds the documents.
-    finds = re.search(r"mask(_function)?\([^)]*position_ids|\"position_ids\": position_ids", code)
-    if not subject.accepts("position_ids") or not finds:
-        raise NotApplicable("it does not find documents by their positions")
+    if not subject.has_positions:
+        raise NotApplicable("it takes no position_ids that count from 0")
     if subject.is_recurrent():
         raise NotApplicable("a recurrent model carries its state from one document to the next")
     first, second = subject.tokens[:1, :5], subject.tokens[1:, :7]
     positions = torch.cat([torch.arange(5), torch.arange(7)])[None]
     tokens = torch.cat([first, second], dim=1)
-    (logits,) = subject.output(tokens, position_ids=positions, use_cache=False).logits
+    with _search_for_documents() as searches:
+        (logits,) = subject.output(tokens, position_ids=positions, use_cache=False).logits
+    if not searches:
+        raise NotApplicable("it does not find documents by their positions")
     return [Part(logits[:5], 0, slice(5)), Part(logits[5:], 1, slice(7))]
 
 
@@ -192,19 +186,16 @@ def window(subject: Subject) -> list[Part]:
     if width is None or width >= LENGTH - PADDING:
         raise NotApplicable("it has no window that is shorter than the texts")
     mask = _mask(slice(PADDING))
-    logits = _in_chunks(replace(subject, tokens=_padded(subject, mask)), 1, mask)
+    logits = _in_chunks(replace(subject, tokens=_padded(subject, subject.tokens, mask)), 1, mask)
     return [Part(logits[0, PADDING:], 0, slice(PADDING, None)), Part(logits[1], 1)]
 
 
 def masked_row(subject: Subject) -> list[Part]:
     """Run a text next to a row that is padding only, whose logits must be finite."""
-    subject.needs("causal", "masked")
     mask = torch.ones(2, LENGTH, dtype=torch.long)
     mask[1] = 0
-    logits = subject.output(_padded(subject, mask), attention_mask=mask).logits
-    if not torch.isfinite(logits[1]).all() and torch.isfinite(logits[0]).all():
-        raise FloatingPointError("the logits of the row that is padding only are NaN")
-    return [Part(logits[0], 0)]
+    logits = _with_padding(subject, mask)
+    return [Part(logits[0], 0), Part(logits[1], 1, is_compared=False)]
 
 
 SITUATIONS: dict[str, Situation] = {
@@ -229,21 +220,63 @@ def _mask(hidden: slice) -> Tensor:
     return mask
 
 
-def _padded(subject: Subject, mask: Tensor) -> Tensor:
-    pad = getattr(subject.model.config, "pad_token_id", None) or 0
-    return torch.where(mask.bool(), subject.tokens, pad)
+def _padded_on(subject: Subject, hidden: slice, kept: slice) -> list[Part]:
+    """Run with padding in the first text. hidden: its padding. kept: its other tokens."""
+    logits = _with_padding(subject, _mask(hidden))
+    if subject.source is not None:  # the text of the decoder is complete
+        return [Part(logits[0], 0, kept, is_source=True), Part(logits[1], 1)]
+    return [Part(logits[0, kept], 0, kept), Part(logits[1], 1)]
+
+
+def _with_padding(subject: Subject, mask: Tensor) -> Tensor:
+    """Return the logits with a padding mask; with two texts, it is that of the encoder."""
+    if not subject.accepts("attention_mask"):
+        raise NotApplicable("it takes no attention_mask")
+    given = _with_positions(subject, mask)
+    logits: Tensor
+    if subject.source is not None:
+        source = _padded(subject, subject.source, mask)
+        logits = subject.output(subject.tokens, source, **given).logits
+    else:
+        logits = subject.output(_padded(subject, subject.tokens, mask), **given).logits
+    return logits
+
+
+def _padded(subject: Subject, tokens: Tensor, mask: Tensor) -> Tensor:
+    pad = getattr(subject.model.config.get_text_config(), "pad_token_id", None) or 0
+    return torch.where(mask.bool(), tokens, pad)
 
 
 def _with_positions(subject: Subject, mask: Tensor) -> dict[str, Tensor]:
     given = {"attention_mask": mask}
-    if subject.accepts("position_ids"):
+    if subject.has_positions:
         given["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
     return given
+
+
+@contextlib.contextmanager
+def _search_for_documents() -> Iterator[list[Tensor]]:
+    """Record the position_ids in which transformers searches for several documents."""
+    from transformers import masking_utils
+
+    search, searches = masking_utils.find_packed_sequence_indices, []
+
+    def recorded(position_ids: Tensor) -> Tensor | None:
+        searches.append(position_ids)
+        return search(position_ids)
+
+    masking_utils.find_packed_sequence_indices = recorded
+    try:
+        yield searches
+    finally:
+        masking_utils.find_packed_sequence_indices = search
 
 
 def _in_chunks(subject: Subject, size: int, mask: Tensor | None = None) -> Tensor:
     """Return the logits of the texts, given in chunks with a cache."""
     subject.needs("causal", "seq2seq")
+    if not subject.accepts("past_key_values"):
+        raise NotApplicable("it takes no past_key_values")
     past, parts = None, []
     for start in range(0, LENGTH, size):
         end = min(start + size, LENGTH)
@@ -271,114 +304,225 @@ def observe(
 ) -> list[Cell]:
     """Run a model in all situations.
 
-    task: causal, masked or seq2seq. The model is copied for each data type. Raises ValueError if it
-    cannot be run at all.
+    task: causal, masked or seq2seq. Copies of the model are run, with its weights rounded to
+    bfloat16, so that they are the same in each data type. Raises ValueError if it cannot be run at
+    all, or if its logits for a text alone are not finite.
     """
+    weights = Weights.of(model)
     vocabulary = min(model.config.get_text_config().vocab_size, 99)  # type: ignore[operator, union-attr]
     random = torch.Generator().manual_seed(1)
     tokens = torch.randint(3, vocabulary, (2, LENGTH), generator=random)
     source = tokens.flip(1) if task == "seq2seq" else None
     with torch.no_grad(), quietly():
-        reference = _reference(Subject(copy.deepcopy(model), task, tokens, source))
+        subject = Subject(None, task, tokens, source)
+        reference = _reference(weights, subject)
+        subject = replace(subject, has_positions=reference.subject.has_positions)
+        least = _rounding(replace(subject, model=weights.model("float32", "eager")), reference)
         cells: list[Cell] = []
-        in_float32 = Subject(copy.deepcopy(model).float(), task, tokens, source)
-        least = _rounding(in_float32, reference)
         for dtype in dtypes:
-            subject = Subject(copy.deepcopy(model).to(getattr(torch, dtype)), task, tokens, source)
-            # In float64, too, models compute the softmax, norms or states in float32.
-            rounding = max(_rounding(subject, reference), least)
-            for implementation, name in product(implementations, situations):
-                cell = Cell(implementation, name, dtype, "ok")
-                cells.append(_observed(subject, cell, reference, rounding))
-    return _without_common_errors(cells)
+            rounding = least
+            with contextlib.suppress(Exception):  # the cells say what is wrong
+                in_dtype = replace(subject, model=weights.model(dtype, "eager"))
+                # In float64, too, models compute the softmax, norms or states in float32.
+                rounding = max(least, _rounding(in_dtype, reference))
+            for implementation in implementations:
+                column = [Cell(implementation, name, dtype, "ok") for name in situations]
+                cells += _column(weights, subject, column, reference, rounding)
+    return _without_float64(cells)
 
 
-def _reference(subject: Subject) -> Subject:
-    """Return the model with eager attention in float64, or in float32 if that does not run."""
-    for dtype in (torch.float64, torch.float32):
-        subject.model.to(dtype)
+@dataclass(frozen=True)
+class Weights:
+    """The parameters and buffers of a model, from which it is made in each data type."""
+
+    kind: Any
+    config: Any
+    state: dict[str, Tensor]
+
+    @staticmethod
+    def of(model: Any) -> Weights:
+        """Return the weights of a model, rounded to bfloat16."""
+        state = {
+            name: value.bfloat16().float() if value.is_floating_point() else value
+            for name, value in model.state_dict().items()
+        }
+        return Weights(type(model), model.config, state)
+
+    def model(self, dtype: str, implementation: str) -> Any:
+        """Make the model as `from_pretrained` does.
+
+        Raises `NotApplicable` if it does not support the implementation.
+        """
+        name = NAMES.get(implementation, implementation)
+        config, number = copy.deepcopy(self.config), getattr(torch, dtype)
+        if implementation == "ours" and not self.kind._can_set_attn_implementation():
+            raise NotApplicable("it does not call attention through transformers' interface")
         try:
-            _switch(subject.model, "eager")
+            model = self.kind._from_config(config, attn_implementation=name, dtype=number).eval()
+        except (ValueError, ImportError) as error:
+            if name == "eager":
+                raise
+            raise NotApplicable(f"it does not support {implementation}: {_line(error)}") from None
+        if model.config._attn_implementation != name:
+            raise NotApplicable(f"it does not support {implementation}")
+        if dtype == "bfloat16":  # some parameters stay in float32, as in `from_pretrained`
+            for part in model._keep_in_fp32_modules_strict or ():
+                for key, parameter in model.named_parameters():
+                    if part in key:
+                        parameter.data = parameter.data.float()
+        if dtype == "float64" and model._can_set_experts_implementation():
+            model.set_experts_implementation("eager")  # `grouped_mm` has no float64
+        model.load_state_dict(self.state)
+        return model
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model with eager attention, and its logits of the texts that were asked for."""
+
+    subject: Subject
+    known: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+
+    def logits(self, part: Part) -> Tensor:
+        """Return the logits of a part of a text, alone."""
+        key = (part.row, part.text.start, part.text.stop, part.is_source)
+        if key not in self.known:
+            row = slice(part.row, part.row + 1)
+            tokens, source = self.subject.tokens[row], self.subject.source
+            if source is not None:
+                source = source[row, part.text] if part.is_source else source[row]
+            if not part.is_source:
+                tokens = tokens[:, part.text]
+            output = self.subject.output(tokens, source, **_without_cache(self.subject))
+            self.known[key] = output.logits[0].double()
+        return self.known[key]
+
+
+def _reference(weights: Weights, subject: Subject) -> Reference:
+    """Return the model with eager attention in float64, or in float32 if that does not run."""
+    for dtype in ("float64", "float32"):
+        try:
+            subject = replace(subject, model=weights.model(dtype, "eager"))
             logits = subject.output(subject.tokens, **_without_cache(subject)).logits
             if torch.isfinite(logits).all():
-                return subject
+                reference = Reference(subject)
+                has_positions = _counts_from_0(reference)
+                return Reference(replace(subject, has_positions=has_positions))
             error = ValueError("its logits are not finite")
         except Exception as raised:  # whatever the code of a family raises
             error = ValueError(f"it raised {type(raised).__name__}: {_line(raised)}")
     raise error
 
 
-def _rounding(subject: Subject, reference: Subject) -> float:
-    """Return the error of whole texts with eager attention; inf if they do not run.
+def _counts_from_0(reference: Reference) -> bool:
+    """Whether position_ids that count from 0 are those that the model makes itself."""
+    subject = reference.subject
+    if subject.source is not None or not subject.accepts("position_ids"):
+        return False
+    positions = torch.arange(LENGTH).expand(2, -1)
+    try:
+        logits = subject.output(
+            subject.tokens, position_ids=positions, **_without_cache(subject)
+        ).logits
+        return _error(_rows(logits), reference) < 1e-4
+    except Exception:  # whatever a family raises for positions of another shape
+        return False
+
+
+def _rounding(subject: Subject, reference: Reference) -> float:
+    """Return the error of whole texts with eager attention.
 
     It is the largest of a few runs in which the embedding is changed by as much as rounding does: a
     mixture of experts may choose other experts because of rounding.
     """
+    weight = subject.model.get_input_embeddings().weight
+    saved, errors = weight.clone(), []
+    for seed in range(4):
+        noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+        eps = torch.finfo(weight.dtype).eps * bool(seed)
+        weight.copy_(saved * (1 + eps * noise.to(weight.dtype)))
+        logits = subject.output(subject.tokens, **_without_cache(subject)).logits
+        errors.append(_error(_rows(logits), reference))
+    weight.copy_(saved)
+    return max(errors)
+
+
+def _column(
+    weights: Weights, subject: Subject, cells: list[Cell], reference: Reference, rounding: float
+) -> list[Cell]:
+    """Return the cells of one implementation in one data type."""
     try:
-        _switch(subject.model, "eager")
-        weight = subject.model.get_input_embeddings().weight
-        saved, errors = weight.clone(), []
-        for seed in range(4):
-            noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
-            eps = torch.finfo(weight.dtype).eps * bool(seed)
-            weight.copy_(saved * (1 + eps * noise.to(weight.dtype)))
-            logits = subject.output(subject.tokens, **_without_cache(subject)).logits
-            errors += [_error(part, reference) for part in _rows(logits)]
-        weight.copy_(saved)
-        return max(errors)
-    except Exception:  # the cells say what is wrong
-        return float("inf")
+        model = weights.model(cells[0].dtype, cells[0].implementation)
+    except Exception as error:  # whatever the code of a family raises
+        return [_failed(cell, error) for cell in cells]
+    subject = replace(subject, model=model)
+    return [_observed(subject, cell, reference, rounding) for cell in cells]
 
 
-def _switch(model: Any, implementation: str) -> None:
-    try:
-        model.set_attn_implementation(NAMES.get(implementation, implementation))
-    except (ValueError, ImportError) as error:
-        if implementation != "eager":
-            raise NotApplicable(f"it does not support {implementation}: {_line(error)}") from None
-
-
-def _observed(subject: Subject, cell: Cell, reference: Subject, rounding: float) -> Cell:
+def _observed(subject: Subject, cell: Cell, reference: Reference, rounding: float) -> Cell:
     # Other situations add numbers in another order.
     eps = max(torch.finfo(getattr(torch, cell.dtype)).eps, torch.finfo(torch.float32).eps)
     bound = 4 * rounding + 16 * eps
-    if LARGEST_ROUNDING < rounding < float("inf"):
+    if rounding > LARGEST_ROUNDING:
         reason = f"rounding alone changes the logits by {rounding:.0e}"
         return replace(cell, verdict="not applicable", detail=reason)
-    family = subject.model.config.model_type
-    if (family, cell.situation) in BY_DESIGN:
-        detail = BY_DESIGN[family, cell.situation]
-        return replace(cell, verdict="not applicable", detail=detail)
-    is_ours = cell.implementation == "ours"
+    names, reason = BY_DESIGN.get(subject.model.config.model_type, ((), ""))
+    if cell.situation in names:
+        return replace(cell, verdict="not applicable", detail=reason)
+    if cell.implementation != "ours":
+        return _judged(subject, cell, reference, bound, contextlib.nullcontext())
+    results = []
+    for name, only in OURS.items():
+        result = _judged(subject, cell, reference, bound, _watched(subject.model, only))
+        if result.verdict in ("wrong", "not finite"):
+            return replace(result, detail=f"{name}: {result.detail}".removesuffix(": "))
+        results.append(result)
+    return max(results, key=lambda result: result.error or 0.0)
+
+
+def _judged(
+    subject: Subject,
+    cell: Cell,
+    reference: Reference,
+    bound: float,
+    context: contextlib.AbstractContextManager[None],
+) -> Cell:
+    """Run a situation in a context and compare the logits."""
     try:
-        if not is_ours:
-            _switch(subject.model, cell.implementation)
-        with _watched(subject.model) if is_ours else contextlib.nullcontext():
+        with context:
             parts = SITUATIONS[cell.situation](subject)
-        if not all(torch.isfinite(part.logits).all() for part in parts):
-            bad = sum(int((~torch.isfinite(part.logits)).sum()) for part in parts)
-            count = sum(part.logits.numel() for part in parts)
+        compared = [part for part in parts if part.is_compared]
+        bad = sum(int((~torch.isfinite(part.logits)).sum()) for part in compared)
+        if bad:
+            count = sum(part.logits.numel() for part in compared)
             return replace(cell, verdict="not finite", detail=f"{bad} of {count} logits")
-        error = max(_error(part, reference) for part in parts)
-    except NotApplicable as reason:
-        return replace(cell, verdict="not applicable", detail=str(reason))
-    except FloatingPointError as error_of_row:
-        return replace(cell, verdict="not finite", detail=str(error_of_row))
-    except Exception as error_raised:  # whatever the code of a family raises
-        if is_ours and "Headway does not support" in str(error_raised):
-            return replace(cell, verdict="not applicable", detail=_line(error_raised))
-        detail = f"{type(error_raised).__name__}: {_line(error_raised)}"
-        return replace(cell, verdict="raised", detail=detail)
-    return replace(cell, verdict="ok" if error <= bound else "wrong", error=error)
+        error = _error(compared, reference)
+    except Exception as raised:  # whatever the code of a family raises
+        return _failed(cell, raised)
+    if error > bound and cell.situation == "left padding" and not subject.has_positions:
+        reason = "its positions count padding, and cannot be given"
+        return replace(cell, verdict="not applicable", detail=reason)
+    if error > bound:
+        return replace(cell, verdict="wrong", error=error)
+    if not all(torch.isfinite(part.logits).all() for part in parts):
+        detail = "only in the row that is padding only; the other row is right"
+        return replace(cell, verdict="not finite", error=error, detail=detail)
+    return replace(cell, verdict="ok", error=error)
+
+
+def _failed(cell: Cell, error: Exception) -> Cell:
+    """Return the cell for an error."""
+    is_unsupported = cell.implementation == "ours" and (
+        "Headway does not support" in str(error) or isinstance(error, LookupError)
+    )  # LookupError: the trace met no attention
+    if isinstance(error, NotApplicable) or is_unsupported:
+        return replace(cell, verdict="not applicable", detail=_line(error))
+    return replace(cell, verdict="raised", detail=f"{type(error).__name__}: {_line(error)}")
 
 
 @contextlib.contextmanager
-def _watched(model: nn.Module) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(watch(model))
-        except ValueError as error:
-            raise NotApplicable(_line(error)) from None
+def _watched(model: nn.Module, only: str | None) -> Iterator[None]:
+    with watch(model), trace(only=only):
         yield
 
 
@@ -386,30 +530,30 @@ def _without_cache(subject: Subject) -> dict[str, Any]:
     return {"use_cache": False} if subject.accepts("use_cache") else {}
 
 
-def _error(part: Part, reference: Subject) -> float:
-    """Return the largest difference from the text alone, relative to the largest logit."""
-    row = slice(part.row, part.row + 1)
-    tokens, source = reference.tokens[row], reference.source
-    if source is not None:
-        source = source[row, part.text] if part.is_source else source[row]
-    if not part.is_source:
-        tokens = tokens[:, part.text]
-    expected = reference.output(tokens, source, **_without_cache(reference)).logits
-    largest = expected.abs().max()
-    return float((part.logits.double() - expected[0].double()).abs().max() / largest)
+def _error(parts: list[Part], reference: Reference) -> float:
+    """Return the largest difference from the texts alone, relative to the largest logit."""
+    errors = []
+    for part in parts:
+        expected = reference.logits(part)
+        if part.logits.shape != expected.shape:
+            sizes = (*part.logits.shape,), (*expected.shape,)
+            raise RuntimeError(f"logits have the shape {sizes[0]}, expected {sizes[1]}")
+        errors.append(float((part.logits.double() - expected).abs().max() / expected.abs().max()))
+    return max(errors)
 
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:160]
 
 
-def _without_common_errors(cells: list[Cell]) -> list[Cell]:
-    """Say "not applicable" where a situation raises an error with every implementation."""
-    result = []
-    for cell in cells:
-        same = [c for c in cells if (c.situation, c.dtype) == (cell.situation, cell.dtype)]
-        others = [c for c in same if c.verdict != "not applicable"]
-        if cell.verdict == "raised" and all(c.verdict == "raised" for c in others):
-            cell = replace(cell, verdict="not applicable", detail=f"it raises {cell.detail}")
-        result.append(cell)
-    return result
+def _without_float64(cells: list[Cell]) -> list[Cell]:
+    """Say "not applicable" if a model does not run in float64 at all, which few people need."""
+    key = ("eager", "whole text", "float64", "raised")
+    if all((c.implementation, c.situation, c.dtype, c.verdict) != key for c in cells):
+        return cells
+    return [
+        replace(cell, verdict="not applicable", detail=f"in float64 it raises {cell.detail}")
+        if (cell.dtype, cell.verdict) == ("float64", "raised")
+        else cell
+        for cell in cells
+    ]
