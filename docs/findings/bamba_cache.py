@@ -1,7 +1,7 @@
 """Bamba: with a cache and without position_ids, every step has the rotary position 0.
 
 `BambaModel.forward` counts positions from 0 also after a cache. `generate` passes position_ids, so
-that it is not affected; with position_ids=[[9]] in the last line the difference is that of rounding.
+that it is not affected; with position_ids=[[9]] in the last call the difference is rounding.
 """
 
 import sys

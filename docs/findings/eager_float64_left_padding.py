@@ -1,6 +1,6 @@
 """Llama with eager attention in float64: left padding makes all logits of a text NaN.
 
-The mask has the smallest number of float64 where a key is hidden. `eager_attention_forward` computes
+The mask has the smallest float64 where a key is hidden. `eager_attention_forward` computes
 the softmax in float32, in which this number is -inf, so that a query of padding, which sees no key,
 has the weights 0/0. Its NaN reaches every token in the next layer, as 0 * NaN.
 """

@@ -1,4 +1,10 @@
-"""ProphetNet: with a cache, the logits differ from those of the whole text, from the first token on."""
+"""ProphetNet: with a cache, the logits differ from those of the whole text, from token 0 on.
+
+`get_predict_relative_pos_embeddings` flattens its embeddings in the order (token, stream, head) and
+reads them in the order (stream, head, token), so that a query gets the embeddings of another token,
+also of a later one. With `permute(0, 1, 4, 2, 3)` in place of `permute(0, 2, 1, 4, 3)` in this
+method, the logits with and without a cache are the same.
+"""
 
 import sys
 
