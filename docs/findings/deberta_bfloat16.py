@@ -1,4 +1,8 @@
-"""DeBERTa: a model in bfloat16 raises an error in its first call."""
+"""DeBERTa: a model that is loaded in bfloat16 raises an error in its first call.
+
+`q_bias` and `v_bias` are made with `dtype=torch.float`, so that they stay in float32 when the other
+parameters are loaded in bfloat16. After `model.bfloat16()` the model runs.
+"""
 
 import sys
 import tempfile
