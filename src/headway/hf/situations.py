@@ -358,7 +358,7 @@ def _observed(subject: Subject, cell: Cell, reference: Subject, rounding: float)
         if not all(torch.isfinite(part.logits).all() for part in parts):
             bad = sum(int((~torch.isfinite(part.logits)).sum()) for part in parts)
             count = sum(part.logits.numel() for part in parts)
-            return replace(cell, verdict="not finite", detail=f"{bad} of {count} logits")
+            return replace(cell, verdict="not finite", detail=f"{bad} of {count} logits are NaN")
         error = max(_error(part, reference) for part in parts)
     except NotApplicable as reason:
         return replace(cell, verdict="not applicable", detail=str(reason))
