@@ -72,12 +72,17 @@ def unused_parameters(subject: Subject) -> tuple[int, list[str]]:
             return len(parameters), [*parameters]
         slopes = torch.autograd.grad(output.sum(), [*parameters.values()], allow_unused=True)
     names = []
+    tables = {id(m.weight) for m in module.modules() if hasattr(m, "num_embeddings")}
     is_alone = subject.kind == "self" and not subject.declared.block  # no ReLU, no experts
-    for name, slope in zip(parameters, slopes, strict=True):
+    for (name, parameter), slope in zip(parameters.items(), slopes, strict=True):
         if slope is None:
             names.append(name)
-        elif is_alone and slope.ndim == 2 and len(dead := (slope == 0).all(1).nonzero().ravel()):
-            names.append(f"{name}[{int(dead[0])}:{int(dead[-1]) + 1}]")
+        elif is_alone and slope.ndim == 2 and id(parameter) not in tables:
+            # A part of a fused projection, such as that of the values.
+            for axis, row in ((1, "{}[{}:{}]"), (0, "{}[:, {}:{}]")):
+                dead = (slope == 0).all(axis).nonzero().ravel()
+                if len(dead) >= max(8, slope.shape[1 - axis] // 4):
+                    names.append(row.format(name, int(dead[0]), int(dead[-1]) + 1))
     return len(parameters), names
 
 

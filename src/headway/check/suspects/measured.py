@@ -21,8 +21,7 @@ def of_scale(measured: Scale) -> Iterator[Suspect]:
     yield Suspect(
         f"the scale is another one: the dot products are multiplied by {measured.factor:.6g}, not "
         f"by 1/sqrt({measured.head_dim}) = {right:.4g}"
-        + f" (it is that of {parts[0]} heads: are the heads not split?)"
-        * bool(parts),
+        + (f" (it is that of {parts[0]} heads: are the heads not split?)" if parts else ""),
         "scores = queries @ keys.mT * queries.shape[-1] ** -0.5, once, before the softmax",
         replace(RIGHT, scale=lambda q, k, call: measured.factor),
         look,
