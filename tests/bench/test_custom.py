@@ -103,8 +103,8 @@ def test_a_function_of_x_has_no_error_that_could_be_known():
 @pytest.mark.parametrize(
     ("target", "setting", "settings", "message"),
     [
-        ("Mine", LAYER, ["ahead=1"], "attend to the next"),
-        ("attend", QKV, ["ahead=1"], "attend to the next"),
+        ("Mine", LAYER, ["ahead=1"], "the next one"),
+        ("attend", QKV, ["ahead=1"], "the next one"),
         ("always", replace(QKV, causal=False), [], "it is causal, but was not declared causal"),
     ],
 )

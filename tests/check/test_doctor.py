@@ -14,6 +14,7 @@ from torch.nn import functional as F  # noqa: N812 - the usual name
 
 import headway
 from gpts import gpt_config
+from headway.attention.masks import as_mask
 from headway.attention.spec import Spec
 from headway.check import CHECKS, diagnose, errors
 from headway.check.catalog import entries
@@ -162,6 +163,57 @@ def test_the_config_of_a_transformers_model_is_declared():
     assert not diagnose(model, only=["past"], window=4).ok
 
 
+class Fused(nn.Module):
+    """Two heads from one matrix; `change` gets weights, keys and values."""
+
+    def __init__(self, change=lambda weights, keys, values: weights @ values, causal=True):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.change, self.causal = change, causal
+
+    def forward(self, x):
+        parts = self.qkv(x).chunk(3, -1)
+        q, k, v = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in parts)
+        scores = q @ k.mT / 8**0.5
+        if self.causal:
+            later = torch.ones(scores.shape[-2:]).triu(1).bool()
+            scores = scores.masked_fill(later, -torch.inf)
+        return self.out(self.change(scores.softmax(-1), k, v).transpose(1, 2).flatten(2))
+
+
+def test_a_part_of_a_fused_projection_that_is_not_used():
+    diagnosis = diagnose(Fused(lambda weights, keys, values: weights @ keys), causal=True)
+    found = by_check(diagnosis)["used"]
+    assert "qkv.weight[32:48] is never used" in found.diagnosis
+
+
+def test_weights_that_are_multiplied():
+    (finding,) = diagnose(Fused(lambda weights, k, v: 0.9 * weights @ v), causal=True).failed
+    assert "all weights are multiplied by 0.9" in finding.diagnosis
+    assert finding.proven
+
+
+def test_a_causal_module_that_was_not_declared_and_has_a_fault():
+    def merged(weights, keys, values):
+        context = weights @ values
+        return context.reshape(len(context), -1, 2, 8).transpose(1, 2)
+
+    for finding in diagnose(Fused(merged)).failed:
+        assert "declare causal=True" in finding.diagnosis
+        assert "merged by a view" in finding.diagnosis
+
+
+def test_the_scale_of_a_module_without_a_core_is_not_tested():
+    diagnosis = diagnose(lambda x: (x @ x.mT / 4).softmax(-1) @ x, width=16, engine="torch")
+    assert {finding.check for finding in diagnosis.untested} >= {"scale", "formula"}
+
+
+def test_the_name_stays_if_checks_are_skipped():
+    diagnosis = diagnose(Fused(), causal=True, skip="scale,future", name="mine")
+    assert diagnosis.name == "mine"
+    assert {"scale", "future"}.isdisjoint(finding.check for finding in diagnosis.findings)
+
+
 def test_a_wrong_layout_is_reported():
     diagnosis = diagnose(lambda q, k, v: v[0, 0], kind="qkv", layout="packed", engine="torch")
     assert "not the layout 'packed'" in by_check(diagnosis)["runs"].measured
@@ -236,7 +288,12 @@ def test_any_sizes(heads, head_dim, causal):
         ({"kind": "qkv", "features": ("masks",)}, "did you mean 'mask'"),
         ({"kind": "qkv", "head": 3}, "did you mean 'heads'"),
         ({"kind": "qkv", "heads": 4, "kv_heads": 3}, r"kv_heads must divide heads \(got 3 and 4\)"),
-        ({"kind": "qkv", "only": ["scales"]}, "unknown check 'scales'"),
+        ({"kind": "qkv", "only": ["scales"]}, "unknown check 'scales'; did you mean 'scale'"),
+        ({"kind": "qkv", "only": ["scale"], "skip": "scale"}, "no check is left"),
+        ({"kind": "qkv", "causal": "yes"}, "causal must be one of|causal must be True"),
+        ({"kind": "qkv", "sinks": "yes"}, "sinks must be True or False"),
+        ({"kind": "qkv", "scale": -1.0}, "scale must be > 0"),
+        ({"kind": "qkv", "pattern": as_mask(np.ones((3, 3), bool))}, "a mask without arrays"),
     ],
 )
 def test_invalid_declarations(declared, message):
@@ -268,6 +325,11 @@ def test_short_contexts_are_detected():
             return super().forward(x + torch.zeros(6, 1, dtype=x.dtype)[: x.shape[1]])
 
     assert diagnose(Short(), **SELF, causal=True).ok
+
+
+def test_a_class_is_not_an_attention():
+    with pytest.raises(ValueError, match="expected an instance, not the class SelfAttention"):
+        diagnose(SelfAttention, kind="self")
 
 
 # Known attentions

@@ -7,18 +7,24 @@ from trial import PAGE, checks, examined, said
 from unusual import UNUSUAL
 from variants import VARIANTS
 
-# On one worker, because the tests share a fixture that takes seconds.
-pytestmark = pytest.mark.xdist_group("trial")
+
+def some(entries):
+    """Parameters of a test: all entries, every third one among the fast tests."""
+    slow = pytest.mark.slow
+    return [
+        pytest.param(entry, id=entry.name, marks=[slow] if number % 3 else [])
+        for number, entry in enumerate(entries)
+    ]
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+@pytest.mark.parametrize("variant", some(VARIANTS))
 def test_the_fault_is_named_first_and_nothing_else_is_said(variant):
     result = said(variant)
     assert result.rank == 1, result.diagnoses
     assert not result.is_false, result.diagnoses
 
 
-@pytest.mark.parametrize("unusual", UNUSUAL, ids=lambda unusual: unusual.name)
+@pytest.mark.parametrize("unusual", some(UNUSUAL))
 def test_right_but_unusual_attentions_pass(unusual):
     assert not examined(unusual).failed
 

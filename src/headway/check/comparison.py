@@ -51,6 +51,19 @@ def compare(subject: Subject, core: Core) -> Comparison:
 
 
 def _compared(subject: Subject, core: Core) -> Comparison:
+    comparison = _as_declared(subject, core)
+    declared = subject.declared
+    if comparison != Comparison() or declared.always_causal or subject.causal_options:
+        return comparison
+    # It may be causal and have a fault.
+    causal = _as_declared(replace(subject, declared=replace(declared, causal=True)), core)
+    if causal.suspect is None:
+        return comparison
+    note = "if it is meant to be causal (declare causal=True): "
+    return Comparison(suspect=replace(causal.suspect, diagnosis=note + causal.suspect.diagnosis))
+
+
+def _as_declared(subject: Subject, core: Core) -> Comparison:
     situations = [*_situations(subject, core)]
     settings = [*_settings(subject, core, situations)]
     right = Suspect("", "", RIGHT, "")
@@ -67,7 +80,8 @@ def _compared(subject: Subject, core: Core) -> Comparison:
 def _with_scale(suspect: Suspect, core: Core, options: dict[str, Any]) -> Suspect:
     """Add what to declare if a suspect with another scale is intended."""
     scale = scale_of(core, **options)
-    if suspect.steps.scale is RIGHT.scale or not isinstance(scale, Scale) or scale.factor <= 0:
+    is_other = suspect.steps.scale is not RIGHT.scale and suspect.steps.mix is RIGHT.mix
+    if not is_other or not isinstance(scale, Scale) or scale.factor <= 0:
         return suspect
     number = f"{scale.factor:.6g}"
     return replace(suspect, declare=f"scale={number} (--scale {number})")

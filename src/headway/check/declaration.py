@@ -133,6 +133,8 @@ class Declaration:
     def __post_init__(self) -> None:
         for name, annotation in get_type_hints(Declaration).items():
             value = getattr(self, name)
+            if annotation in (bool, bool | None) and value not in (True, False, None):
+                raise ValueError(f"{name} must be True or False (got {value!r})")
             choices = _choices(annotation)
             if choices and value is not None and value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)} (got {value!r})")

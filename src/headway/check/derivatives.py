@@ -71,7 +71,18 @@ def unused_parameters(subject: Subject) -> tuple[int, list[str]]:
         if not output.requires_grad:
             return len(parameters), [*parameters]
         slopes = torch.autograd.grad(output.sum(), [*parameters.values()], allow_unused=True)
-    names = [name for name, slope in zip(parameters, slopes, strict=True) if slope is None]
+    names = []
+    tables = {id(m.weight) for m in module.modules() if hasattr(m, "num_embeddings")}
+    is_alone = subject.kind == "self" and not subject.declared.block  # no ReLU, no experts
+    for (name, parameter), slope in zip(parameters.items(), slopes, strict=True):
+        if slope is None:
+            names.append(name)
+        elif is_alone and slope.ndim == 2 and id(parameter) not in tables:
+            # A part of a fused projection, such as that of the values.
+            for axis, row in ((1, "{}[{}:{}]"), (0, "{}[:, {}:{}]")):
+                dead = (slope == 0).all(axis).nonzero().ravel()
+                if len(dead) >= max(8, slope.shape[1 - axis] // 4):
+                    names.append(row.format(name, int(dead[0]), int(dead[-1]) + 1))
     return len(parameters), names
 
 
@@ -81,6 +92,8 @@ def has_influence(subject: Subject, names: Sequence[str]) -> bool:
     inputs = subject.inputs(4)
     before = subject.run(inputs, **subject.causal_options)
     for name in names:
+        if name not in parameters:  # a part of one
+            continue
         saved = parameters[name].detach().clone()
         parameters[name].data.mul_(1.5).add_(0.1)
         after = subject.run(inputs, **subject.causal_options)

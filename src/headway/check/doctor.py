@@ -3,7 +3,7 @@
 import io
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from headway.check.properties.check import Check
 from headway.check.properties.order import TRAINING, UNDECLARED
 from headway.check.signature import kind_of
 from headway.check.subject import Subject, call_directly
+from headway.nearest import suggestion
 
 
 def diagnose(
@@ -49,6 +50,10 @@ def diagnose(
     checks = {name: _named(name) for name in only} if only else CHECKS
     if not callable(attention):
         raise ValueError(f"expected a function or a module (got {attention!r})")
+    if isinstance(attention, type):
+        raise ValueError(
+            f"expected an instance, not the class {attention.__qualname__}: create one"
+        )
     notes = []
     adapter = known(attention) if call is None and "kind" not in declared else None
     if adapter is not None:
@@ -65,9 +70,11 @@ def diagnose(
             )
         notes.append(f"the kind {declared['kind']!r} is taken from the signature")
     declaration = Declaration.of(**declared)
-    for name in declaration.skip:
-        _named(name)
+    for skipped in declaration.skip:
+        _named(skipped)
     checks = {key: check for key, check in checks.items() if key not in declaration.skip}
+    if not checks:
+        raise ValueError("no check is left: `only` and `skip` name the same checks")
     printed = io.StringIO()
     # The checks provoke warnings, overflow and NaN on purpose.
     with (
@@ -75,6 +82,7 @@ def diagnose(
         warnings.catch_warnings(action="ignore"),
         np.errstate(all="ignore"),
         redirect_stdout(printed),
+        redirect_stderr(printed),
     ):
         subject = subject_of(attention, declaration, call or call_directly)
         with undisturbed(subject.library):
@@ -118,6 +126,8 @@ def _one_cause(subject: Subject, findings: list[Finding]) -> list[Finding]:
         explained -= {"dead-rows"}
     if subject.problem and NOT_FINITE not in subject.problem:
         return findings
+    if "untouched" in by_check and "strided" in by_check:  # expanded inputs cannot be written to
+        findings = _explained(findings, {"strided"}, by_check["untouched"], proven=False)
     suspect = cause_of(subject, explained) if explained else None
     if suspect is not None:
         if "mask" in suspect.diagnosis:
@@ -150,7 +160,7 @@ def _explained(
 
 def _named(name: str) -> Check:
     if name not in CHECKS:
-        raise ValueError(f"unknown check {name!r}; available: {', '.join(CHECKS)}")
+        raise ValueError(f"unknown check {name!r}; {suggestion(name, CHECKS)}")
     return CHECKS[name]
 
 

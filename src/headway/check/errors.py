@@ -40,14 +40,14 @@ def errors_as_refused() -> Iterator[None]:
     except Refused:
         raise
     except _TooSlow as error:
-        trace = _trace(error)
+        trace = user_frames(error)
         raise Refused(f"did not return within {SECONDS} seconds", trace, is_slow=True) from None
     except (Exception, SystemExit) as error:
         message = " ".join(str(error).split())[:200]
-        raise Refused(f"raised {type(error).__name__}: {message}", _trace(error)) from error
+        raise Refused(f"raised {type(error).__name__}: {message}", user_frames(error)) from error
 
 
-def _trace(error: BaseException) -> tuple[str, ...]:
+def user_frames(error: BaseException) -> tuple[str, ...]:
     """Return the frames of an error outside Headway and outside installed packages."""
     frames = traceback.extract_tb(error.__traceback__)
     return tuple(

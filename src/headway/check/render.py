@@ -33,7 +33,8 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
             marked = Text(f"{MARKS[finding.verdict]} {finding.check}", COLOURS[finding.verdict])
             table.add_row(marked, finding.promise)
     console.print(table)
-    for verdict in ("not applicable", "not tested"):
+    runs = not any(finding.check == "runs" for finding in diagnosis.failed)
+    for verdict in ("not applicable", "not tested") if runs else ():
         for reason, findings in _by_reason(diagnosis, verdict):
             line = f"{MARKS[verdict]} {verdict}, {reason}: {_names(findings)}"
             console.print(Text(line, COLOURS[verdict]))

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from headway.check.errors import user_frames
+
 
 def load(target: str, settings: Iterable[str] = ()) -> Any:
     """Return the function or module, or an instance of the class with `settings` ("name=value").
@@ -32,8 +34,8 @@ def load(target: str, settings: Iterable[str] = ()) -> Any:
             return attention(**arguments)
         except (Exception, SystemExit) as error:
             raise ValueError(
-                f"{name}({', '.join(settings)}) raised {type(error).__name__}: {error}; "
-                "pass its arguments with --set name=value"
+                f"{name}({', '.join(settings)}) raised {type(error).__name__}: {error}"
+                f"{_where(error)}; pass its arguments with --set name=value"
             ) from error
     return partial(attention, **arguments) if arguments else attention
 
@@ -55,8 +57,16 @@ def _imported(where: str) -> ModuleType:
         sys.modules[spec.name] = module  # so that `inspect` finds its source
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"importing {where} raised {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"importing {where} raised {type(error).__name__}: {error}{_where(error)}"
+        ) from error
     return module
+
+
+def _where(error: BaseException) -> str:
+    """Return the line of the user's code that raised an error."""
+    frames = user_frames(error)
+    return f" (at {frames[-1]})" if frames else ""
 
 
 def _setting(text: str) -> tuple[str, Any]:

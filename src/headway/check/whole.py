@@ -27,6 +27,7 @@ def of_family(name: str) -> list[Any]:
     from headway.hf.situations import observe
 
     known = {family.name: family for family in families()}
+    name = name.lower()
     if name not in known:
         raise ValueError(f"unknown family {name!r}; {suggestion(name, known)}")
     return observe(tiny_model(known[name]), known[name].task)

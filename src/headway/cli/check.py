@@ -74,6 +74,8 @@ def check(
         raise ValueError("give one target: module:Name, file.py:Name, a model, or --self")
     console = Console(highlight=False, stderr=as_json)
     if target is not None and target.startswith("hf:"):
+        if declared or settings or features or only or skip or html:
+            raise ValueError(f"{target} takes no declarations; the only option is --json")
         _whole(target, whole.of_family(target.removeprefix("hf:")), console, as_json)
         return
     given = dict(declared or {})

@@ -512,7 +512,7 @@ def _judged(
         bad = sum(int((~torch.isfinite(part.logits)).sum()) for part in compared)
         if bad:
             count = sum(part.logits.numel() for part in compared)
-            return replace(cell, verdict="not finite", detail=f"{bad} of {count} logits")
+            return replace(cell, verdict="not finite", detail=f"{bad} of {count} logits are NaN")
         error = _error(compared, reference, bound.is_of_most)
     except Exception as raised:  # whatever the code of a family raises
         return _failed(cell, raised)

@@ -137,7 +137,7 @@ def formula(subject: Subject) -> Outcome:
         return not_tested("neither the formula nor a known fault gives the same outputs")
     return Outcome(
         "fail",
-        "attention with this fault gives the same outputs in all situations, the formula does not",
+        "an attention with this fault gives the same outputs as yours; one without gives others",
         "the outputs of the formula",
         comparison.suspect.diagnosis,
         comparison.suspect.fix,

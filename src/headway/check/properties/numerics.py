@@ -95,11 +95,25 @@ def _why_not(problem: str) -> tuple[str, str]:
             "create tensors on the device of the inputs: torch.ones(..., device=x.device)",
         )
     if "did not return" in problem:
-        return "it hangs, or is too slow for a text of 33 tokens", "try it with a text of 33 tokens"
+        return (
+            "it hangs, or is too slow for a text of 33 tokens",
+            "see the line where it was stopped",
+        )
+    if "required" in problem and "argument" in problem:
+        return (
+            "it needs arguments that are not declared",
+            "declare them if they are features (--features mask), or wrap it: diagnose(..., "
+            "call=lambda attention, x: attention(x, ...))",
+        )
+    if "returned" in problem:
+        return (
+            "its output is not the expected array",
+            "return one array, or a tuple that begins with it, of the shape of the inputs",
+        )
     return (
-        "it does not run as declared: check kind, layout, heads, width, vocabulary and engine; a "
-        "text of 4 tokens must fit",
-        "call it with the declared shapes; see `headway check --help`",
+        "its code raised an error for inputs of the declared shapes: a bug at the line below, or "
+        "kind, layout, heads, width, vocabulary or engine are others (a text of 4 tokens must fit)",
+        "correct this line, or declare the shapes that it expects; see `headway check --help`",
     )
 
 
@@ -135,16 +149,19 @@ def used(subject: Subject) -> Outcome:
         return not_tested("only modules of PyTorch have parameters")
     count, unused = unused_parameters(subject)
     names = ", ".join(unused[:4])
+    is_detached = bool(unused) and has_influence(subject, unused)
     return verdict(
         not unused,
         f"{len(unused)} of {count} parameters have no gradient" + f" ({names})" * bool(unused),
         "all have a gradient",
         f"no gradient reaches {names}, although the output depends on it: a tensor is detached, or "
         "computed with no_grad"
-        if unused and has_influence(subject, unused)
+        if is_detached
         else f"{names} is never used, it has no influence on the output: the layer is not called, "
         "another one is called in its place, or its result is thrown away",
-        "x = self.out(x), not self.out(x); each of query, key and value from its own matrix",
+        "remove detach(), .data and no_grad"
+        if is_detached
+        else "x = self.out(x), not self.out(x); each of query, key and value from its own matrix",
     )
 
 

@@ -16,9 +16,12 @@ from headway.check.suspects.steps import RIGHT, Call, Suspect, cap, hide
 def of_scale(measured: Scale) -> Iterator[Suspect]:
     """Yield the measured scale, and a cap of the scores."""
     look, right = r"sqrt|\*\*|scale", measured.head_dim**-0.5
+    of_parts = [n for n in range(2, measured.head_dim) if measured.head_dim % n == 0]
+    parts = [n for n in of_parts if abs(measured.factor / right - n**0.5) < 1e-3]
     yield Suspect(
         f"the scale is another one: the dot products are multiplied by {measured.factor:.6g}, not "
-        f"by 1/sqrt({measured.head_dim}) = {right:.4g}",
+        f"by 1/sqrt({measured.head_dim}) = {right:.4g}"
+        + (f" (it is that of {parts[0]} heads: are the heads not split?)" if parts else ""),
         "scores = queries @ keys.mT * queries.shape[-1] ** -0.5, once, before the softmax",
         replace(RIGHT, scale=lambda q, k, call: measured.factor),
         look,
@@ -72,6 +75,15 @@ def of_sums(weights: np.ndarray, scores: np.ndarray, call: Call) -> Iterator[Sus
     """Yield sinks: the same additional term in the denominator of all rows of a head."""
     allowed = call.structure()
     sums = weights.sum(axis=-1)
+    factor = float(sums.mean())
+    if np.allclose(sums, factor, rtol=1e-9) and abs(factor - 1) > 1e-6:
+        yield Suspect(
+            f"all weights are multiplied by {factor:.4g}, so that they do not sum to 1 (the "
+            "rescaling of dropout in evaluation, or a factor after the softmax)",
+            "rescale by 1/(1-p) while training only",
+            replace(RIGHT, mix=lambda w, v: factor * (w @ v)),
+            r"drop|/ \(1|\* ",
+        )
     if not ((sums > 0) & (sums < 1 - 1e-6)).all():
         return
     total = np.exp(np.where(allowed, scores, -np.inf)).sum(axis=-1)
