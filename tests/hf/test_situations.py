@@ -9,6 +9,9 @@ import torch
 
 import observatory
 from command import run as command
+from headway import tracing
+from headway.attention import dispatch
+from headway.check import whole
 from headway.hf.families import families, tiny_model
 from headway.hf.situations import SITUATIONS, observe
 
@@ -16,6 +19,9 @@ FAMILIES = {family.name: family for family in families()}
 WRONG = ("wrong", "not finite", "raised")
 # transformers computes the softmax in float32, in which the mask's smallest float64 is -inf.
 KNOWN = {("eager", name, "float64") for name in ("left padding", "window", "fully masked row")}
+
+
+PADDED = {"left padding", "right padding", "fully masked row"}
 
 
 def observed(name, model=None, **options):
@@ -38,8 +44,8 @@ def test_the_models_of_transformers_are_right(name):
         "llama": {*SITUATIONS} - {"window"},
         "gpt2": {*SITUATIONS} - {"window"},
         "mistral": {*SITUATIONS},
-        "bert": {"whole text", "right padding", "fully masked row"},
-        "t5": {"whole text", "cache", "chunked prefill", "right padding"},
+        "bert": {"whole text", *PADDED},
+        "t5": {"whole text", "cache", "chunked prefill", *PADDED},
     }
     assert fine == expected[name]
 
@@ -78,6 +84,18 @@ def without(name):
     return lambda given: {**given, name: None}
 
 
+def without_last_token(given):
+    if given["past_key_values"] is not None:
+        given["past_key_values"].crop(-1)
+    return given
+
+
+def raises_for_padding(given):
+    if given["attention_mask"] is not None:
+        raise IndexError("out of range")
+    return given
+
+
 def reversed_mask(given):
     mask = given["attention_mask"]
     return given if mask is None else {**given, "attention_mask": 1 - mask}
@@ -89,7 +107,10 @@ def reversed_mask(given):
         ("gpt2", without("position_ids"), {"left padding", "packed documents"}),
         ("llama", without("attention_mask"), {"left padding"}),
         ("llama", reversed_mask, {"left padding", "right padding"}),
+        ("bert", without("attention_mask"), PADDED - {"fully masked row"}),
         ("gpt2", without("past_key_values"), {"cache", "chunked prefill"}),
+        ("llama", without_last_token, {"cache", "chunked prefill"}),
+        ("llama", raises_for_padding, PADDED),
         ("mistral", without("past_key_values"), {"cache", "chunked prefill", "window"}),
     ],
 )
@@ -97,6 +118,62 @@ def test_a_fault_is_found_in_its_situations(name, change, found):
     cells = observed(name, changed(name, change), **FLOAT32)
     assert {cell.situation for cell in cells if cell.verdict in WRONG} >= found
     assert {cell.situation for cell in cells if cell.verdict == "ok"} >= {"whole text"}
+
+
+def test_ours_is_the_formula_and_a_kernel(monkeypatch):
+    run = dispatch.run
+    for fault in ("plain", "another"):
+
+        def changed_run(queries, keys, values, spec, kernel, fault=fault):
+            context = run(queries, keys, values, spec, kernel)
+            is_formula = tracing.wanted(("weights",)) is not None
+            return context * 1.01 if is_formula == (fault == "plain") else context
+
+        monkeypatch.setattr(dispatch, "run", changed_run)
+        cells = observed("gpt2", dtypes=("float32",))
+        bad = [cell for cell in cells if cell.verdict == "wrong"]
+        assert {cell.implementation for cell in bad} == {"ours"}
+        assert {cell.situation for cell in bad} == {*SITUATIONS} - {"window"}
+        name = "formula" if fault == "plain" else "kernel"
+        assert {cell.detail for cell in bad} == {name}
+
+
+def test_what_does_not_run_is_not_ok():
+    cells = observed("bloom", dtypes=("float32",))  # it has neither sdpa nor the interface
+    reasons = {(c.implementation, c.detail) for c in cells if c.implementation != "eager"}
+    assert reasons == {
+        ("sdpa", "it does not support sdpa"),
+        ("ours", "it does not call attention through transformers' interface"),
+    }
+    assert {c.verdict for c in cells if c.implementation != "eager"} == {"not applicable"}
+    cells = observed("mamba", dtypes=("float32",))
+    assert "ok" not in {c.verdict for c in cells if c.implementation == "ours"}
+
+
+def test_a_mixture_of_experts_runs_in_float64():
+    cells = observed("mixtral")
+    assert wrong(cells) <= KNOWN
+    fine = {cell.situation for cell in cells if cell.dtype == "float64" and cell.verdict == "ok"}
+    assert fine == {*SITUATIONS} - {"window"}
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "not finite"), (1.1, "wrong")])
+def test_a_masked_row_must_be_finite_and_change_nothing(factor, verdict):
+    def same(given):
+        same.mask = given["attention_mask"]
+        return given
+
+    def spoil(output):
+        if same.mask is not None and not same.mask[1].any():
+            output.logits[0] *= factor
+            output.logits[1, -1] = torch.nan
+        return output
+
+    same.after = spoil
+    cells = observed("llama", changed("llama", same), **FLOAT32)
+    assert {(c.situation, c.verdict) for c in cells if c.verdict in WRONG} == {
+        ("fully masked row", verdict)
+    }
 
 
 def test_nan_is_not_ok():
@@ -132,7 +209,7 @@ def test_the_command_shows_the_table_and_fails(tmp_path):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_a_folder_is_also_run_in_transformers(tmp_path):
+def test_a_folder_is_also_run_in_transformers(tmp_path, monkeypatch):
     model = tiny_model(FAMILIES["llama"])
     model.save_pretrained(tmp_path / "folder")
     result = command(tmp_path, "check", "./folder", "--only", "runs")
@@ -140,6 +217,26 @@ def test_a_folder_is_also_run_in_transformers(tmp_path):
     result = command(tmp_path, "check", "./folder")
     assert "✓ cache" in result.stdout
     assert "./folder in transformers: " in result.stdout
+    result = command(tmp_path, "check", "./folder", "--json")
+    (diagnosis,) = json.loads(result.stdout)
+    assert {cell["situation"] for cell in diagnosis["in_transformers"]} == {*SITUATIONS}
+    # Without transformers
+    monkeypatch.setattr(whole, "find_spec", lambda name: None)
+    result = command(tmp_path, "check", "./folder")
+    assert "✓ cache" in result.stdout
+    assert "NOT TESTED: install headway[hf]" in result.stdout
+
+
+def test_a_folder_that_headway_cannot_load(tmp_path):
+    tiny_model(FAMILIES["olmo2"]).save_pretrained(tmp_path / "folder")
+    result = command(tmp_path, "check", "./folder")
+    assert "its own checks are NOT TESTED" in result.stdout
+    assert "✗ eager, left padding, float64" in result.stdout
+    assert result.returncode == 1
+    (tmp_path / "folder" / "model.safetensors").unlink()
+    result = command(tmp_path, "check", "./folder")
+    assert "./folder was not tested: OSError: " in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
 # The table of all families

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -78,6 +77,15 @@ def check(
             raise ValueError(f"{target} takes no declarations; the only option is --json")
         _whole(target, whole.of_family(target.removeprefix("hf:")), console, as_json)
         return
+    folder = None if target is None else Path(target)
+    if target is not None and folder is not None and whole.is_only_for_transformers(folder):
+        cells = whole.of_folder(folder)
+        if isinstance(cells, str):
+            raise ValueError(f"{target} was not tested: {cells}")
+        note = f"Headway cannot load {target}: its own checks are NOT TESTED. In transformers:"
+        console.print(f"{note}\n", style="yellow")
+        _whole(target, cells, console, as_json)
+        return
     given = dict(declared or {})
     lists = {"features": features, "only": only, "skip": skip}
     given |= {name: value.split(",") for name, value in lists.items() if value is not None}
@@ -95,20 +103,22 @@ def check(
                 console.print(render.summary(diagnosis), style=style)
             elif not as_json:
                 render.show(diagnosis, console)
+    in_transformers = None
+    if folder is not None and (folder / "config.json").is_file() and not only:
+        in_transformers = whole.of_folder(folder)
     if as_json:
-        print(json.dumps([diagnosis.as_dict() for diagnosis in diagnoses], indent=2))
+        results = [diagnosis.as_dict() for diagnosis in diagnoses]
+        if in_transformers is not None:
+            results[0]["in_transformers"] = whole.as_plain(in_transformers)
+        print(json.dumps(results, indent=2))
+    elif in_transformers is not None:
+        console.print()
+        whole.show(f"{target} in transformers", in_transformers, console)
     if html is not None:
         html.write_text(render.page(diagnoses), encoding="utf-8")
-    folder = None if target is None else Path(target)
-    if folder is not None and (folder / "config.json").is_file() and not (as_json or only):
-        cells = whole.of_folder(folder)
-        if isinstance(cells, str):
-            console.print(f"\nNOT TESTED in transformers: {cells}", style="yellow")
-        else:
-            console.print()
-            _whole(f"{target} in transformers", cells, console, as_json)
     is_incomplete = strict and any(diagnosis.untested for diagnosis in diagnoses)
-    if is_incomplete or not all(diagnosis.ok for diagnosis in diagnoses):
+    is_good = in_transformers is None or whole.is_good(in_transformers)
+    if is_incomplete or not is_good or not all(diagnosis.ok for diagnosis in diagnoses):
         sys.exit(1)
 
 
@@ -136,7 +146,7 @@ def _one(
 def _whole(name: str, cells: list[Any], console: Console, as_json: bool) -> None:
     """Show a whole model in all situations; exits with 1 if a cell is wrong."""
     if as_json:
-        print(json.dumps([asdict(cell) for cell in cells], indent=2))
+        print(json.dumps(whole.as_plain(cells), indent=2))
     else:
         whole.show(name, cells, console)
     if not whole.is_good(cells):

@@ -24,6 +24,11 @@ from headway.tracing import trace
 Verdict = Literal["ok", "wrong", "not finite", "raised", "not applicable"]
 IMPLEMENTATIONS = ("eager", "sdpa", "ours")
 DTYPES = ("float32", "bfloat16", "float64")
+KINDS = {
+    "causal": "a decoder",
+    "masked": "a model of masked words",
+    "seq2seq": "an encoder-decoder",
+}
 LENGTH, PADDING, CHUNK = 12, 3, 5  # tokens of a text, of the padding of the first text, of a chunk
 LARGEST_ROUNDING = 0.1  # of the logits; with more rounding, most tokens are compared, not all
 NAMES = {"flex": "flex_attention", "ours": "eager"}  # of implementations in transformers
@@ -79,7 +84,7 @@ class Subject:
     def needs(self, *tasks: str) -> None:
         """Raise `NotApplicable` if the model has another task."""
         if self.task not in tasks:
-            raise NotApplicable(f"it is a {self.task} model")
+            raise NotApplicable(f"it is {KINDS[self.task]}")
 
     def is_recurrent(self) -> bool:
         """Whether a part of it has a state instead of keys and values."""
@@ -322,11 +327,12 @@ def observe(
         cells: list[Cell] = []
         for dtype in dtypes:
             rounding = least
-            with contextlib.suppress(Exception):  # the cells say what is wrong
-                in_dtype = replace(subject, model=weights.model(dtype, "eager"))
-                # In float64, too, models compute the softmax, norms or states in float32.
-                measured = _rounding(in_dtype, reference)
-                rounding = max(least, measured, key=lambda rounding: rounding.error)
+            if dtype != "float32":
+                with contextlib.suppress(Exception):  # the cells say what is wrong
+                    in_dtype = replace(subject, model=weights.model(dtype, "eager"))
+                    # In float64, too, models compute the softmax, norms or states in float32.
+                    measured = _rounding(in_dtype, reference)
+                    rounding = max(least, measured, key=lambda rounding: rounding.error)
             for implementation in implementations:
                 column = [Cell(implementation, name, dtype, "ok") for name in situations]
                 cells += _column(weights, subject, column, reference, rounding)
@@ -364,7 +370,9 @@ class Weights:
         except (ValueError, ImportError) as error:
             if name == "eager":
                 raise
-            raise NotApplicable(f"it does not support {implementation}: {_line(error)}") from None
+            # Its message is about the next steps, not about this model.
+            reason = "" if "does not support" in str(error) else f": {_line(error)}"
+            raise NotApplicable(f"it does not support {implementation}{reason}") from None
         if model.config._attn_implementation != name:
             raise NotApplicable(f"it does not support {implementation}")
         if dtype == "bfloat16":  # some parameters stay in float32, as in `from_pretrained`
@@ -522,7 +530,7 @@ def _judged(
     if error > bound.error:
         return replace(cell, verdict="wrong", error=error)
     if not all(torch.isfinite(part.logits).all() for part in parts):
-        detail = "only in the row that is padding only; the other row is right"
+        detail = "the logits of the row of padding are NaN, those of the other row are right"
         return replace(cell, verdict="not finite", error=error, detail=detail)
     return replace(cell, verdict="ok", error=error)
 
