@@ -24,6 +24,7 @@ from headway.hf.situations import SITUATIONS, Cell, observe
 
 ROOT = Path(__file__).parents[2]
 PAGE, STORE = ROOT / "docs" / "observatory.md", ROOT / "runs" / "observatory.jsonl"
+VERDICTS = ("ok", "wrong", "not finite", "raised", "not applicable")
 MARKS = ("<!-- observatory: begin -->", "<!-- observatory: end -->")
 VERSIONS = f"transformers {transformers.__version__}, torch {torch.__version__}"
 SECONDS = 300  # for one family; `flex` compiles for each mask
@@ -150,13 +151,12 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     records = [results[name] for name in sorted(results)]
     run_ones = [record for record in records if "cells" in record]
     cells = [cell for record in run_ones for cell in cells_of(record)]
-    count = {v: sum(c.verdict == v for c in cells) for v in ("ok", "not applicable")}
-    bad = len(cells) - sum(count.values())
+    count = {v: sum(c.verdict == v for c in cells) for v in VERDICTS}
     minutes = sum(record.get("seconds", 0) for record in records) / 60
+    verdicts = ", ".join(f"{count[v]} {v}" for v in VERDICTS)
     lines = [
         f"{VERSIONS}: {len(records)} families, {len(run_ones)} of them run; {len(cells)} cells: "
-        f"{count['ok']} ok, {bad} wrong, {count['not applicable']} not applicable. The run took "
-        f"{minutes:.0f} minutes of one core.",
+        f"{verdicts}. The run took {minutes:.0f} minutes of processes.",
         "",
         "## What is wrong",
         "",
@@ -184,6 +184,14 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             else:
                 row.append("✓" if any(c.verdict == "ok" for c in of_situation) else "-")
         lines.append(f"| {' | '.join(row)} |")
+    why: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.verdict == "not applicable":
+            detail = "it does not run in float64" if "in float64 it" in cell.detail else cell.detail
+            why.setdefault(_cell(detail), []).append(cell)
+    lines += ["", "Not applicable (-):", "", "| reason | cells |", "|---|---|"]
+    for reason, found in sorted(why.items(), key=lambda item: -len(item[1])):
+        lines.append(f"| {reason} | {len(found)} |")
     lines += ["", "Not run:", "", "| reason | families |", "|---|---|"]
     reasons: dict[str, list[str]] = {}
     for record in records:

@@ -1,11 +1,15 @@
 """Whole models of transformers in the situations in which people run them."""
 
+import ast
 import json
 import os
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
+import transformers
 
 import observatory
 from command import run as command
@@ -294,6 +298,31 @@ def test_a_run_resumes(tmp_path):
     path.write_text(path.read_text() + '{"name": "cut')  # stopped while writing
     assert observatory.run(wanted, path, Worker, processes=1) == results
     assert "3 families, 0 of them run" in observatory.table(results)
+
+
+FINDINGS = sorted((observatory.ROOT / "docs" / "findings").glob("*.py"))
+
+
+def test_findings_are_listed_and_import_nothing_of_headway():
+    text = observatory.PAGE.read_text()
+    for file in FINDINGS:
+        assert f"(findings/{file.name})" in text
+        names = {
+            node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        }
+        assert names <= {"sys", "tempfile", "torch", "transformers"}
+    assert text.count("(findings/") == len(FINDINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FINDINGS, ids=lambda file: file.stem)
+def test_a_finding_is_still_there(file):
+    result = subprocess.run([sys.executable, file], capture_output=True, text=True)
+    assert result.returncode == 1, "fixed in this version of transformers: update the page"
+    assert f"transformers {transformers.__version__}" in result.stdout
+    assert "Traceback" not in result.stderr
 
 
 def test_the_page_has_all_families():
