@@ -83,7 +83,7 @@ class Worker:
             reason = "the process crashed"
         self.process.kill()
         self.process = None
-        return {"versions": VERSIONS, **family._asdict(), "reason": reason}
+        return {"versions": VERSIONS, **family._asdict(), "reason": reason, "is_lost": True}
 
     def close(self) -> None:
         """End the process."""
@@ -93,10 +93,13 @@ class Worker:
 
 
 def stored(path: Path = STORE) -> dict[str, dict[str, Any]]:
-    """The results of earlier runs with the same versions, by family."""
+    """The results of earlier runs with the same versions, by family.
+
+    Families whose process crashed or did not end are left out, so that they are tried again.
+    """
     lines = path.read_text().splitlines() if path.exists() else []
     records = [json.loads(line) for line in lines if line.endswith("}")]
-    return {r["name"]: r for r in records if r["versions"] == VERSIONS}
+    return {r["name"]: r for r in records if r["versions"] == VERSIONS and "is_lost" not in r}
 
 
 def run(

@@ -295,7 +295,8 @@ def test_a_run_resumes(tmp_path):
     results = observatory.run(wanted, path, Worker, processes=1)
     assert calls == ["a", "b", "b", "c"]
     assert [*results] == ["a", "b", "c"]
-    path.write_text(path.read_text() + '{"name": "cut')  # stopped while writing
+    lost = {"versions": observatory.VERSIONS, **family("d")._asdict(), "is_lost": True}
+    path.write_text(path.read_text() + json.dumps(lost) + '\n{"name": "cut')  # tried again
     assert observatory.run(wanted, path, Worker, processes=1) == results
     assert "3 families, 0 of them run" in observatory.table(results)
 

@@ -229,6 +229,8 @@ def _made(family: WatchedFamily, changes: dict[str, Any], seed: int) -> nn.Modul
             model: nn.Module = kind(config).eval()
             with torch.no_grad():
                 for parameter in model.parameters():
+                    if not parameter.requires_grad:  # a table of sines for the positions
+                        continue
                     if parameter.ndim > 1:
                         parameter.normal_(std=parameter.shape[-1] ** -0.5)
                     else:  # so that no norm is the identity and no bias is 0

@@ -137,6 +137,7 @@ BY_DESIGN = {
         ("right padding", "cache", "chunked prefill"),
         "it adds 32 prompt tokens to every text",
     ),
+    "rwkv": (("left padding",), "its state reads padding; it says that it ignores the mask"),
     "prophetnet": (("chunked prefill",), "it refuses several tokens after a cache"),
 }
 
@@ -349,9 +350,9 @@ class Weights:
 
     @staticmethod
     def of(model: Any) -> Weights:
-        """Return the weights of a model, rounded to bfloat16. Buffers are often computed."""
+        """Return the weights of a model, rounded to bfloat16, but not its tables of positions."""
         state = {
-            name: value.bfloat16().float() if isinstance(value, nn.Parameter) else value
+            name: value.detach().bfloat16().float() if value.requires_grad else value.detach()
             for name, value in model.state_dict(keep_vars=True).items()
         }
         return Weights(type(model), model.config, state)
@@ -537,9 +538,10 @@ def _judged(
 
 def _failed(cell: Cell, error: Exception) -> Cell:
     """Return the cell for an error."""
-    is_unsupported = cell.implementation == "ours" and (
-        "Headway does not support" in str(error) or isinstance(error, LookupError)
-    )  # LookupError: the trace met no attention
+    is_ours = cell.implementation == "ours"
+    if is_ours and isinstance(error, LookupError):  # the trace met no attention
+        error = NotApplicable("no attention is called through transformers' interface")
+    is_unsupported = is_ours and "Headway does not support" in str(error)
     if isinstance(error, NotApplicable) or is_unsupported:
         return replace(cell, verdict="not applicable", detail=_line(error))
     return replace(cell, verdict="raised", detail=f"{type(error).__name__}: {_line(error)}")
