@@ -52,6 +52,19 @@ def order_free(subject: Subject) -> str | None:
     return "it has a mask or positions, so the order of its tokens matters"
 
 
+def order_of_earlier(subject: Subject) -> str | None:
+    """Return the reason why permuting earlier tokens may change the last output, or None.
+
+    The last query of a causal attention without positions sees all tokens, in any order.
+    """
+    declared = subject.declared
+    is_causal = declared.always_causal or bool(subject.causal_options)
+    is_plain = unless("positions", "window", "prefix", "pattern")(subject) is None
+    if is_causal and is_plain and subject.kind != "model" and not declared.block:
+        return None
+    return order_free(subject)
+
+
 def unless(*names: str, also: Applies = lambda subject: None) -> Applies:
     """Return a function for `Check.applies`: the check is meaningless if one of these is declared.
 

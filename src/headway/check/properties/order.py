@@ -15,7 +15,7 @@ from headway.check.properties.check import (
     gap,
     influence,
     must_see,
-    order_free,
+    order_of_earlier,
     promises,
     unless,
     visible,
@@ -388,15 +388,21 @@ def prefix(subject: Subject) -> Outcome:
     "the order of keys and values does not matter",
     "qkv",
     "self",
-    applies=order_free,
+    applies=order_of_earlier,
     look=r"view|reshape|transpose|permute|rearrange|arange|bias",
 )
 def order(subject: Subject) -> Outcome:
     tokens = subject.longest
     inputs = subject.inputs(tokens)
     shuffle = np.random.default_rng(1).permutation(tokens)
-    out = subject.run(inputs)
-    if subject.kind == "self":
+    out = subject.run(inputs, **subject.causal_options)
+    if not subject.declared.order_free or subject.causal_options:  # the last query sees all keys
+        shuffle = np.append(np.random.default_rng(1).permutation(tokens - 1), tokens - 1)
+        moved = [inputs[0], *subject.cut(inputs[1:], shuffle)]
+        moved = moved if subject.kind == "qkv" else subject.cut(inputs, shuffle)
+        output = subject.run(moved, **subject.causal_options)[..., -1, :]
+        expected = out[..., -1, :]
+    elif subject.kind == "self":
         output, expected = subject.run(subject.cut(inputs, shuffle)), out[..., shuffle, :]
     else:
         queries, keys, values = inputs
