@@ -28,7 +28,7 @@ def cause_of(subject: Subject, failed: set[str]) -> Suspect | None:
     if comparison.suspect is not None:
         return comparison.suspect
     if comparison.heads is None:
-        return (_through_keys(subject, core) or UNKNOWN) if "future" in failed else None
+        return _through_keys(subject, core) if failed & LEAKS else None
     return None if core.project is None else _outside(subject, core.project, failed)
 
 
@@ -73,14 +73,6 @@ def _in_a_part(subject: Subject) -> Suspect | None:
     )
 
 
-UNKNOWN = Suspect(
-    "later tokens have an influence, but by none of the known faults of masks, of the softmax or of "
-    "heads, which give other outputs: for example a mask that leaves out a part of the tokens (a "
-    "block, a chunk), a convolution, a mean or sum over later tokens in the values, or two faults",
-    "let each query see its own and earlier tokens only, also in values and statistics",
-    RIGHT,
-    r"mask|tril|triu|cum|conv|mean|sum\(|flip|roll",
-)
 LEAKS = {"future", "prefix", "gradient"}
 BEFORE = (
     "the attention itself is right; what comes before it is not: queries, keys and values of a "

@@ -5,6 +5,7 @@ The test of leaks by gradients comes from nanodo; grouped heads: Ainslie et al. 
 
 import numpy as np
 
+from headway.check.comparison import Comparison
 from headway.check.derivatives import gradients
 from headway.check.errors import Refused
 from headway.check.findings import Outcome, not_applicable, verdict
@@ -133,6 +134,13 @@ def _leak(subject: Subject, changes: np.ndarray) -> str:
         )
     if changes[above].max() < 1e-2 * np.median(np.diag(changes)):
         return "later tokens have a small influence: masked scores are not low enough"
+    if subject.memory.get("comparison") == Comparison():  # no known fault gives these outputs
+        return (
+            "later tokens have an influence, but by none of the known faults of masks, of the "
+            "softmax or of heads, which give other outputs: for example a mask that leaves out a "
+            "part of the tokens (a block, a chunk), a convolution or a mean over the tokens in the "
+            "values, or two faults at once"
+        )
     return (
         "every token depends on all later ones: there is no causal mask, it comes after the "
         "softmax, the softmax runs over another axis, or a norm or mean runs over the tokens"
