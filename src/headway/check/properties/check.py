@@ -99,18 +99,33 @@ def can_be_causal(subject: Subject) -> str | None:
 def visible(subject: Subject, tokens: int) -> np.ndarray:
     """Return which token may influence which output, (tokens, tokens), in causal calls.
 
-    In a model with a window, a token also has an influence through tokens between them, which
-    depends on the number of layers; see `must_see`.
+    In a model with a window, a token also has an influence through tokens between them: as far as
+    the declared number of layers reaches, by default without a limit.
     """
-    allowed = must_see(subject, tokens)
-    if subject.kind == "model" or subject.declared.block:
-        for _ in range(tokens):
-            allowed = allowed | (allowed.astype(int) @ allowed.astype(int) > 0)
-    return allowed
+    return _reach(subject, tokens, subject.declared.layers or tokens)
 
 
 def must_see(subject: Subject, tokens: int) -> np.ndarray:
-    """Return which token must influence which output, (tokens, tokens), in causal calls."""
+    """Return which token must influence which output, (tokens, tokens), in causal calls.
+
+    Only the first layers of a model count, because each one makes the influence smaller, until it
+    is lost in rounding.
+    """
+    return _reach(subject, tokens, min(subject.declared.layers or 1, 3))
+
+
+def _reach(subject: Subject, tokens: int, layers: int) -> np.ndarray:
+    """Return which token can influence which output through this number of layers."""
+    one = _in_one_layer(subject, tokens)
+    allowed = one
+    if subject.kind == "model" or subject.declared.block:
+        for _ in range(layers - 1):
+            allowed = allowed | (allowed.astype(int) @ one.astype(int) > 0)
+    return allowed
+
+
+def _in_one_layer(subject: Subject, tokens: int) -> np.ndarray:
+    """Return which token may attend to which one."""
     heads = subject.declared.heads if subject.kind == "qkv" else 64
     options = subject.causal_options
     allowed = subject.declared.allowed(tokens, tokens, heads=heads, **options)

@@ -177,7 +177,9 @@ def present(subject: Subject) -> Outcome:
 
 @promises("every token depends on all tokens that it may attend to", look=MASKING)
 def past(subject: Subject) -> Outcome:
-    tokens = subject.few_tokens
+    tokens, layers, width = subject.few_tokens, subject.declared.layers, subject.declared.window
+    if subject.kind == "model" and layers and width:  # farther than windows of one more reach
+        tokens = min(subject.longest, max(tokens, layers * width + 2))
     changes = influence(subject, tokens, **subject.causal_options)
     causal = subject.declared.always_causal or bool(subject.causal_options)
     seen, may = changes > subject.noise, visible(subject, tokens)
@@ -201,14 +203,31 @@ def past(subject: Subject) -> Outcome:
         + (f"; token {row} does not depend on token {column}" if missing.any() else "")
         + (f"; token {row} depends on token {column}, which is hidden" if extra.any() else ""),
         "every token depends on all tokens that it may attend to, and on no others",
-        f"the last token depends on the last {near} only: a window that was not declared (if it is "
-        f"intended: window={near})"
+        _wrong_reach(near, tokens, layers, width)
+        if subject.kind == "model" and layers and width and np.array_equal(seen, as_window)
+        else f"the last token depends on the last {near} only: a window that was not declared (if "
+        f"it is intended: window={near})"
         if np.array_equal(seen, as_window)
         else "tokens are missing: a mask or a slice hides too much"
         if missing.any()
         else "the declared window, prefix or pattern is another one",
         "check the mask's diagonal and shape, and slices of keys and values",
     )
+
+
+def _wrong_reach(near: int, tokens: int, layers: int, width: int) -> str:
+    """Describe a model with a window whose last token depends on this many tokens."""
+    if near == tokens:
+        return (
+            f"in a text of {tokens} tokens the last one depends on all: the window of {width} is "
+            f"wider, or is not applied, at least in one of the {layers} layers"
+        )
+    each, rest = divmod(near - 1, layers)
+    fault = f"the last token depends on {near} tokens, not {layers * (width - 1) + 1}, "
+    if rest:
+        return fault + f"through {layers} layers: their windows differ, or are not all {width}"
+    fault += f"as if the window of each of the {layers} layers were {each + 1}, not {width}"
+    return fault + (": < and <= are mixed up" if abs(each + 1 - width) == 1 else "")
 
 
 @promises(
