@@ -104,14 +104,14 @@ def _transformers(attention: Any) -> Known:
     def call(model: Any, tokens: Any, **options: Any) -> Any:
         if "labels" in options:
             return model(input_ids=tokens, labels=options["labels"]).loss
-        if "cache" in options:
-            out = model(input_ids=tokens, past_key_values=options["cache"], use_cache=True)
-            return out.logits, out.past_key_values
         named = {}
         if "mask" in options:  # as in `generate`: padding has no positions
             mask = options["mask"].long()
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
             named = {"attention_mask": mask, "position_ids": positions}
+        if "cache" in options:
+            out = model(input_ids=tokens, past_key_values=options["cache"], use_cache=True, **named)
+            return out.logits, out.past_key_values
         return model(input_ids=tokens, use_cache=False, **named).logits
 
     config = attention.config
@@ -128,6 +128,7 @@ def _of_config(config: Any) -> dict[str, Any]:
     rotary = getattr(config, "rope_parameters", None) or {}
     declared = {
         "window": getattr(config, "sliding_window", None) if is_sliding else None,
+        "layers": getattr(config, "num_hidden_layers", None),
         "scale": None if scalar is None else scalar**-0.5,
         "softcap": getattr(config, "attn_logit_softcapping", None),
         "rotary_base": rotary.get("rope_theta"),
@@ -141,11 +142,12 @@ def _gpt(attention: Any) -> Known:
     seeds = count()
 
     def call(model: Any, tokens: Any, **options: Any) -> Any:
+        starts = (~options["mask"]).sum(-1) if "mask" in options else None
         if "cache" in options:
-            caches = options["cache"] or model.caches()
+            caches = options["cache"] or model.caches(starts=starts)
             return model(tokens, caches=caches), caches
-        if "mask" in options:
-            return model(tokens, starts=(~options["mask"]).sum(-1))
+        if starts is not None:
+            return model(tokens, starts=starts)
         mask = documents(options["documents"]) if "documents" in options else None
         return model(tokens, Spec(mask=mask, seed=next(seeds) if model.training else None))
 
@@ -154,6 +156,7 @@ def _gpt(attention: Any) -> Known:
     features += [name for name in ("dropout", "tied") if getattr(config, name)]
     declared = {"kind": "model", "vocabulary": config.vocabulary, "features": features}
     declared |= {"causal": not config.is_masked, "window": config.attention.window}
+    declared |= {"layers": config.layers}
     return declared, call
 
 
@@ -180,6 +183,7 @@ def _jax_gpt(attention: Any) -> Known:
     config = attention.config
     declared = {"kind": "model", "vocabulary": config.vocabulary, "engine": "jax"}
     declared |= {"causal": not config.is_masked, "window": config.attention.window}
+    declared |= {"layers": config.layers}
     return {**declared, "features": features}, call
 
 

@@ -6,6 +6,7 @@ projections: their outputs are replaced by any queries, keys and values.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise, permutations
@@ -26,14 +27,12 @@ class Core:
     run(queries, keys, values, **options): arrays (batch, tokens, heads * head_dim), to the context.
     widths: the numbers of features of queries, keys and values. heads: the possible numbers of
     kv heads. project(x): queries, keys, values and the context of a module; None for kind "qkv".
-    names: the parameters that make queries, keys and values; empty for kind "qkv".
     """
 
     run: Callable[..., np.ndarray]
     widths: tuple[int, int, int]
     heads: tuple[int, ...]
     project: Callable[[np.ndarray], list[np.ndarray]] | None = None
-    names: tuple[str, ...] = ()
 
 
 def core_of(subject: Subject) -> Core | None:
@@ -98,7 +97,8 @@ def _of_module(subject: Subject) -> Core | None:
         return result.output if last is None else result.projections[last].read
 
     sites = [np.arange(a, b) for a, b in pairwise(ends)]
-    columns = _roles(context, np.concatenate(outputs, -1), sites, 10 * subject.noise)
+    names = [base.projections[i].name for i in sources]
+    columns = _roles(context, np.concatenate(outputs, -1), sites, names, 10 * subject.noise)
     if columns is None:
         return None
 
@@ -114,11 +114,10 @@ def _of_module(subject: Subject) -> Core | None:
         end = result.output if last is None else result.projections[last].read
         return [*(side_by_side[..., which] for which in columns), end]
 
-    names = tuple(base.projections[i].name for i in sources)
     widths = tuple(len(which) for which in columns)
     smallest = int(np.gcd.reduce(widths))
     heads = [n for n in range(1, smallest + 1) if smallest % n == 0]
-    return Core(core, widths, tuple(heads), project, names)  # type: ignore[arg-type]
+    return Core(core, widths, tuple(heads), project)  # type: ignore[arg-type]
 
 
 def _is_token_major(subject: Subject, x: np.ndarray) -> bool:
@@ -167,7 +166,11 @@ def _change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def _roles(
-    context: Callable[..., np.ndarray], base: np.ndarray, sites: list[np.ndarray], noise: float
+    context: Callable[..., np.ndarray],
+    base: np.ndarray,
+    sites: list[np.ndarray],
+    names: list[str],
+    noise: float,
 ) -> list[np.ndarray] | None:
     """Return the columns of queries, keys and values, or None.
 
@@ -205,9 +208,16 @@ def _roles(
     if sum(local) == half:
         queries = [site for site, here in zip(pairs, local, strict=True) if here]
         keys = [site for site, here in zip(pairs, local, strict=True) if not here]
-    else:
+    else:  # a fault; the names of the parameters say what was meant
+        named = [_is_query(names[i]) for i, site in enumerate(sites) for p in pairs if p is site]
+        if len(named) == 2 and named == [False, True]:
+            pairs = pairs[::-1]
         queries, keys = pairs[::2], pairs[1::2]
     return [np.concatenate(columns) for columns in (queries, keys, values)]
+
+
+def _is_query(name: str) -> bool:
+    return re.search(r"(^|[._])(w_?)?q(uer|_|\.|$)", name.lower()) is not None
 
 
 def _fused(

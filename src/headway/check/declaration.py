@@ -55,6 +55,12 @@ class Declaration:
         position (ALiBi, T5).
     block
         self: it has a residual connection or an MLP around the attention.
+    layers
+        model: its number of layers. Each layer with a window reaches window - 1 tokens further
+        back; without this number a model may reach any distance.
+    restart
+        model: positions start at 0 in every document, so that a document in a row has the logits
+        that it has alone.
     window
         In every call a query sees this many keys, itself included; if it is not causal, the keys at
         a smaller distance than this.
@@ -110,6 +116,8 @@ class Declaration:
     causal: bool | None = None
     positions: bool = False
     block: bool = False
+    layers: int | None = None
+    restart: bool = False
     window: int | None = None
     prefix: int | None = None
     pattern: Mask | Predicate | None = None
@@ -138,7 +146,7 @@ class Declaration:
             choices = _choices(annotation)
             if choices and value is not None and value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)} (got {value!r})")
-        for name in ("heads", "width", "vocabulary", "window", "prefix"):
+        for name in ("heads", "width", "vocabulary", "layers", "window", "prefix"):
             size = getattr(self, name)
             if size is not None and size < 1:
                 raise ValueError(f"{name} must be >= 1 (got {size})")

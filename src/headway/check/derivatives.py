@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,8 +60,23 @@ def gradients(
     return [*map(partial(from_layout, subject.declared), arrays, heads)]
 
 
-def unused_parameters(subject: Subject) -> tuple[int, list[str]]:
-    """Return the number of trainable parameters and the names of those without a gradient."""
+class Unused(NamedTuple):
+    """A parameter without a gradient, or a part of one: its name and its slices."""
+
+    name: str
+    slices: tuple[slice, ...] = ()
+
+    def __str__(self) -> str:
+        parts = (f"{part.start}:{part.stop}" if part.stop else ":" for part in self.slices)
+        return f"{self.name}[{', '.join(parts)}]" if self.slices else self.name
+
+
+def unused_parameters(subject: Subject) -> tuple[int, list[Unused]]:
+    """Return the number of trainable parameters, and those without a gradient.
+
+    Of the matrices of projections, also blocks of rows or columns: in a fused one, for example the
+    part of the values may have no gradient.
+    """
     module = subject.attention_in(subject.dtype)
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     native = subject.native(subject.inputs(4), subject.dtype)
@@ -69,35 +84,48 @@ def unused_parameters(subject: Subject) -> tuple[int, list[str]]:
     with torch.enable_grad():
         output = subject.output(native, subject.native_options(subject.causal_options))
         if not output.requires_grad:
-            return len(parameters), [*parameters]
+            return len(parameters), [*map(Unused, parameters)]
         slopes = torch.autograd.grad(output.sum(), [*parameters.values()], allow_unused=True)
-    names = []
-    tables = {id(m.weight) for m in module.modules() if hasattr(m, "num_embeddings")}
-    is_alone = subject.kind == "self" and not subject.declared.block  # no ReLU, no experts
-    for (name, parameter), slope in zip(parameters.items(), slopes, strict=True):
+    unused, projections = [], _projections(subject)
+    for name, slope in zip(parameters, slopes, strict=True):
         if slope is None:
-            names.append(name)
-        elif is_alone and slope.ndim == 2 and id(parameter) not in tables:
-            # A part of a fused projection, such as that of the values.
-            for axis, row in ((1, "{}[{}:{}]"), (0, "{}[:, {}:{}]")):
-                dead = (slope == 0).all(axis).nonzero().ravel()
-                if len(dead) >= max(8, slope.shape[1 - axis] // 4):
-                    names.append(row.format(name, int(dead[0]), int(dead[-1]) + 1))
-    return len(parameters), names
+            unused.append(Unused(name))
+        elif name in projections and slope.ndim == 2:
+            for axis in (0, 1):
+                dead = (slope == 0).all(1 - axis).nonzero().ravel()
+                if len(dead) >= max(8, slope.shape[axis] // 4):
+                    part = slice(int(dead[0]), int(dead[-1]) + 1)
+                    unused.append(Unused(name, (part,) if axis == 0 else (slice(None), part)))
+    return len(parameters), unused
 
 
-def has_influence(subject: Subject, names: Sequence[str]) -> bool:
+def _projections(subject: Subject) -> set[str]:
+    """Return the names of the matrices that inputs are multiplied with; {} if they are not found.
+
+    In a block or a model a part may have no gradient by design, because of a ReLU or of experts.
+    """
+    if subject.kind != "self" or subject.declared.block:
+        return set()
+    from headway.check import inside
+
+    (x,) = subject.inputs(5)
+    try:
+        return {p.name for p in inside.run(subject, x, **subject.causal_options).projections}
+    except Refused:
+        return set()
+
+
+def has_influence(subject: Subject, unused: Sequence[Unused]) -> bool:
     """Whether the output of a module changes with one of these parameters."""
     parameters = dict(subject.attention_in(subject.dtype).named_parameters())
     inputs = subject.inputs(4)
     before = subject.run(inputs, **subject.causal_options)
-    for name in names:
-        if name not in parameters:  # a part of one
-            continue
-        saved = parameters[name].detach().clone()
-        parameters[name].data.mul_(1.5).add_(0.1)
+    for part in unused:
+        data = parameters[part.name].data[part.slices]
+        saved = data.clone()
+        data.mul_(1.5).add_(0.1)
         after = subject.run(inputs, **subject.causal_options)
-        parameters[name].data.copy_(saved)
+        data.copy_(saved)
         if not np.array_equal(before, after):
             return True
     return False

@@ -107,10 +107,13 @@ OF_MASKS = {"masked", "deleted", "mask-and-causal", "documents"}
 # If no cause is proven, a failure of the first group says most, in this order, and one of the
 # second group follows from it.
 LEADING = (
-    *("batch", "groups", "rows", "order", "future", "masked", "cache", "prefix"),
+    *("batch", "groups", "future", "rows", "order", "masked", "cache", "prefix"),
     *("duplicated", "past"),
 )
-FOLLOWING = {"constant", "shifted", "scale", "sharp", "gradient", "derivative", "precise", *LEADING}
+FOLLOWING = {
+    *("constant", "shifted", "scale", "sharp", "gradient", "derivative", "precise", "deleted"),
+    *LEADING,
+}
 
 
 def _one_cause(subject: Subject, findings: list[Finding]) -> list[Finding]:

@@ -130,9 +130,26 @@ def _device(attention: Any, declared: Declaration) -> str:
 
 def _width(attention: Any, declared: Declaration) -> int:
     width = width_of(attention) if declared.kind == "self" else 0
+    if width is None and is_module(attention):
+        width = _width_that_runs(attention, declared)
     if width is None:
         raise ValueError("the width is unknown: declare it, for example width=64 (--width 64)")
     return width
+
+
+def _width_that_runs(module: Any, declared: Declaration) -> int | None:
+    """Return the first size of a parameter with which a module runs, or None."""
+    library = Torch(_device(module, declared))
+    sizes = dict.fromkeys(size for p in module.parameters() for size in p.shape if size > 1)
+    for size, tokens in product(sizes, LENGTHS):
+        trial = Subject(module, declared, call_directly, library, size, 0, "float32", tokens)
+        try:
+            with undisturbed(library):
+                trial.run(trial.inputs(tokens))
+        except Refused:
+            continue
+        return int(size)
+    return None
 
 
 def _vocabulary(attention: Any, declared: Declaration) -> int:

@@ -175,8 +175,13 @@ class Subject:
         output = self.run([queries, keys, np.broadcast_to(one_hot, values.shape)], **options)
         return output[..., : keys.shape[-2]]
 
-    def chunks(self, inputs: Sequence[np.ndarray], cuts: Sequence[int]) -> np.ndarray:
-        """Return the output computed in chunks between the cuts, with a cache of earlier tokens."""
+    def chunks(
+        self, inputs: Sequence[np.ndarray], cuts: Sequence[int], mask: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return the output computed in chunks between the cuts, with a cache of earlier tokens.
+
+        mask: of all tokens (batch, tokens); a call gets the part of the tokens so far. Not for qkv.
+        """
         outputs, cache = [], None
         for first, end in zip((0, *cuts), (*cuts, None), strict=True):
             if self.kind == "qkv":
@@ -185,8 +190,11 @@ class Subject:
                 outputs.append(self.run(part, **self.causal_options))
                 continue
             native = self.native(self.cut(inputs, slice(first, end)), self.dtype)
+            options = {} if mask is None else self.native_options({"mask": mask[:, :end]})
             with errors_as_refused():
-                output, cache = self.call(self.attention_in(self.dtype), *native, cache=cache)
+                output, cache = self.call(
+                    self.attention_in(self.dtype), *native, cache=cache, **options
+                )
             outputs.append(self.library.numpy(output))
         return np.concatenate(outputs, axis=-2)
 

@@ -52,6 +52,19 @@ def order_free(subject: Subject) -> str | None:
     return "it has a mask or positions, so the order of its tokens matters"
 
 
+def order_of_earlier(subject: Subject) -> str | None:
+    """Return the reason why permuting earlier tokens may change the last output, or None.
+
+    The last query of a causal attention without positions sees all tokens, in any order.
+    """
+    declared = subject.declared
+    is_causal = declared.always_causal or bool(subject.causal_options)
+    is_plain = unless("positions", "window", "prefix", "pattern")(subject) is None
+    if is_causal and is_plain and subject.kind != "model" and not declared.block:
+        return None
+    return order_free(subject)
+
+
 def unless(*names: str, also: Applies = lambda subject: None) -> Applies:
     """Return a function for `Check.applies`: the check is meaningless if one of these is declared.
 
@@ -86,18 +99,33 @@ def can_be_causal(subject: Subject) -> str | None:
 def visible(subject: Subject, tokens: int) -> np.ndarray:
     """Return which token may influence which output, (tokens, tokens), in causal calls.
 
-    In a model with a window, a token also has an influence through tokens between them, which
-    depends on the number of layers; see `must_see`.
+    In a model with a window, a token also has an influence through tokens between them: as far as
+    the declared number of layers reaches, by default without a limit.
     """
-    allowed = must_see(subject, tokens)
-    if subject.kind == "model" or subject.declared.block:
-        for _ in range(tokens):
-            allowed = allowed | (allowed.astype(int) @ allowed.astype(int) > 0)
-    return allowed
+    return _reach(subject, tokens, subject.declared.layers or tokens)
 
 
 def must_see(subject: Subject, tokens: int) -> np.ndarray:
-    """Return which token must influence which output, (tokens, tokens), in causal calls."""
+    """Return which token must influence which output, (tokens, tokens), in causal calls.
+
+    Only the first layers of a model count, because each one makes the influence smaller, until it
+    is lost in rounding.
+    """
+    return _reach(subject, tokens, min(subject.declared.layers or 1, 3))
+
+
+def _reach(subject: Subject, tokens: int, layers: int) -> np.ndarray:
+    """Return which token can influence which output through this number of layers."""
+    one = _in_one_layer(subject, tokens)
+    allowed = one
+    if subject.kind == "model" or subject.declared.block:
+        for _ in range(layers - 1):
+            allowed = allowed | (allowed.astype(int) @ one.astype(int) > 0)
+    return allowed
+
+
+def _in_one_layer(subject: Subject, tokens: int) -> np.ndarray:
+    """Return which token may attend to which one."""
     heads = subject.declared.heads if subject.kind == "qkv" else 64
     options = subject.causal_options
     allowed = subject.declared.allowed(tokens, tokens, heads=heads, **options)

@@ -3,6 +3,8 @@
 softcap: Gemma 2.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -259,28 +261,48 @@ def _mask_of_pairs(subject: Subject) -> str | None:
     look=MASKING + "|document",
 )
 def documents(subject: Subject) -> Outcome:
-    tokens = subject.few_tokens
+    tokens, is_model = subject.few_tokens, subject.kind == "model"
     inputs = subject.inputs(tokens)
-    ids = np.repeat([0, 1], [3, tokens - 3])
-    first, second = slice(0, 3), slice(3, None)
-    if subject.kind == "model":
-        documents = np.broadcast_to(ids, inputs[0].shape)
-        out = subject.run(inputs, documents=documents)
-        # The second document is not run alone, because its positions may not start at 0.
-        other = subject.run(subject.changed(inputs, first), documents=documents)
-        worst = gap(other[:, second], out[:, second])
-    else:
-        out = subject.run(inputs, mask=np.broadcast_to(ids[:, None] == ids, (2, tokens, tokens)))
-        worst = gap(subject.run(subject.cut(inputs, second)), out[..., second, :])
-    worst = max(worst, gap(subject.run(subject.cut(inputs, first)), out[..., first, :]))
+    ends = (3, min(4, tokens - 1))  # of the first document, not the same in both batch rows
+    ids = (np.arange(tokens) >= np.array(ends)[:, None]).astype(np.int64)
+
+    def packed(inputs: list[np.ndarray], ids: np.ndarray) -> np.ndarray:
+        pairs = ids[:, :, None] == ids[:, None]
+        return subject.run(inputs, **({"documents": ids} if is_model else {"mask": pairs}))
+
+    def alone(part: slice, row: int) -> float:
+        output = subject.run(subject.cut(inputs, part))[row]
+        return gap(output, out[row][..., part, :])
+
+    out = packed(inputs, ids)
+    worst, mixed, moved = 0.0, 0.0, 0.0
+    for row, end in enumerate(ends):
+        first, second = slice(0, end), slice(end, None)
+        if is_model:  # by default positions may continue in the second document
+            other = packed(subject.changed(inputs, first, rows=[row]), ids)[row]
+            worst = max(worst, gap(other[second], out[row][second]))
+            moved = max(moved, alone(second, row) if subject.declared.restart else 0.0)
+        else:
+            worst = max(worst, alone(second, row))
+        worst = max(worst, alone(first, row))
+        mixed = max(mixed, gap(packed(inputs, ids[[row, row]])[row], out[row]))
     return verdict(
-        worst <= subject.tolerance,
-        f"packing two documents into a row changes the outputs by {digits(worst)}",
+        max(worst, mixed, moved) <= subject.tolerance,
+        f"packing two documents into a row changes the outputs by {digits(max(worst, moved))}"
+        + (f"; documents of another row by {digits(mixed)}" if mixed > subject.tolerance else ""),
         "0: a document gives the same outputs alone",
-        "documents in one row attend to each other"
-        if subject.kind == "model"
-        else "a mask of pairs of tokens is not applied as it is given",
-        "allowed = documents[:, :, None] == documents[:, None, :]",
+        "a mask of pairs of tokens is not applied as it is given"
+        if not is_model
+        else "a row's outputs depend on the documents of another batch row: for example one mask "
+        "or one row of positions is used for the whole batch"
+        if mixed > subject.tolerance
+        else "documents in one row attend to each other"
+        if worst > subject.tolerance
+        else "documents are apart, but the second one has other logits than alone: positions do "
+        "not start at 0 in every document",
+        "allowed = documents[:, :, None] == documents[:, None, :]"
+        if max(worst, mixed) > subject.tolerance
+        else "positions that count from the first token of each document",
     )
 
 
@@ -293,22 +315,57 @@ def documents(subject: Subject) -> Outcome:
 def padding(subject: Subject) -> Outcome:
     tokens = subject.few_tokens
     inputs = subject.inputs(tokens)
-    alone = subject.run([inputs[0][:1, 2:]])
     mask = np.ones((2, tokens), bool)
     mask[0, :2] = False
-    padded = subject.run(inputs, mask=mask)[:1, 2:]
-    other = subject.run(subject.changed(inputs, slice(2), rows=[0]), mask=mask)[:1, 2:]
-    worst, seen = gap(padded, alone), gap(other, padded)
+    filled = subject.changed(inputs, slice(2), rows=[0])
+    alone = subject.run([inputs[0][:1, 2:]])[0]
+    beside = subject.run(inputs)[1]  # the row without padding
+
+    def measured(run: Callable[..., np.ndarray]) -> tuple[float, float, float]:
+        out, other = run(inputs, mask=mask), run(filled, mask=mask)
+        return gap(out[0, 2:], alone), gap(other[0, 2:], out[0, 2:]), gap(out[1], beside)
+
+    (worst, seen, mixed), where = measured(subject.run), ""
+    cuts = [3, *range(5, tokens)]  # a chunk with the padding, one of two tokens, then steps
+    if max(worst, mixed) <= subject.tolerance and _has_right_cache(subject, inputs, cuts, alone):
+        where = "with a cache, "
+        try:
+            worst, seen, mixed = measured(partial(subject.chunks, cuts=cuts))
+        except Refused as error:
+            where = f"not tested with a cache ({error}); without, "
+    if seen > subject.noise:
+        fault = "tokens attend to padding: the padding mask is ignored, or does not hide all of it"
+    elif worst > subject.tolerance and where:
+        fault = "padding is not seen, but a later chunk has wrong positions (they count padding, "
+        fault += "or do not continue), or its mask is not aligned with the cache"
+    elif worst > subject.tolerance:
+        fault = "padding is not seen, but it has positions, so that the text begins at position 2"
+    else:
+        fault = "padding of one batch row changes another row: for example one mask or one row of "
+        fault += "positions is used for the whole batch"
     return verdict(
-        worst <= subject.tolerance,
-        f"two tokens of padding on the left change the logits by {digits(worst)}; their contents "
-        f"change them by {digits(seen)}",
+        max(worst, mixed) <= subject.tolerance,
+        f"{where}two tokens of padding on the left change the logits by {digits(worst)}; their "
+        f"contents change them by {digits(seen)}"
+        + (f"; another row changes by {digits(mixed)}" if mixed > subject.tolerance else ""),
         "0: a padded text gives the same logits alone",
-        "tokens attend to padding: the padding mask is ignored, or does not hide all of it"
-        if seen > subject.noise
-        else "padding is not seen, but it has positions, so that the text begins at position 2",
-        "positions = (mask.cumsum(-1) - 1).clamp(min=0), and the mask in every layer",
+        where + fault,
+        "positions = (mask.cumsum(-1) - 1).clamp(min=0), and the mask in every layer"
+        + (" and every step" if where else ""),
     )
+
+
+def _has_right_cache(
+    subject: Subject, inputs: list[np.ndarray], cuts: list[int], alone: np.ndarray
+) -> bool:
+    """Whether it has a cache that gives right logits without padding."""
+    if "cache" not in subject.declared.features:
+        return False
+    try:
+        output = subject.chunks([inputs[0][:1, 2:]], [cut - 2 for cut in cuts])
+    except Refused:  # the check `cache` tells why
+        return False
+    return gap(output[0], alone) <= subject.tolerance
 
 
 CHECKS = (masked, deleted, mask_and_causal, dead_rows, window, softcap, documents, padding)

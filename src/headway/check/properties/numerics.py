@@ -148,7 +148,7 @@ def used(subject: Subject) -> Outcome:
     if subject.module is None:
         return not_tested("only modules of PyTorch have parameters")
     count, unused = unused_parameters(subject)
-    names = ", ".join(unused[:4])
+    names = ", ".join(map(str, unused[:4]))
     is_detached = bool(unused) and has_influence(subject, unused)
     return verdict(
         not unused,

@@ -95,6 +95,21 @@ def of_heads() -> Suspects:
     found.add("the heads leave in another order", mix=lambda w, v: np.roll(w @ v, 1, 1))
     found.add("the heads leave in another order", mix=lambda w, v: np.roll(w @ v, -1, 1))
     found.add("the values are those of another batch row", mix=lambda w, v: w @ np.roll(v, -1, 0))
+    found.add(
+        "each token gets its own value only: the weights are summed, not multiplied with the "
+        "values of other tokens",
+        mix=lambda w, v: w.sum(-1, keepdims=True) * v,
+        fix="context = weights @ values",
+    )
+    found.add(
+        "the keys are reshaped instead of transposed before the product with the queries",
+        exchange=lambda q, k, v: (
+            q,
+            k.reshape((*k.shape[:2], k.shape[3], k.shape[2])).swapaxes(-1, -2),
+            v,
+        ),
+        fix="scores = queries @ keys.transpose(-1, -2), not reshape or view",
+    )
     roles = "scores = queries @ keys.mT; context = weights @ values"
     for name, exchange in (
         ("queries and keys are exchanged: the scores are transposed", lambda q, k, v: (k, q, v)),

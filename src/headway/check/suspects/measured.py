@@ -45,11 +45,23 @@ def of_structure(weights: np.ndarray, call: Call) -> Iterator[Suspect]:
     rows, columns = np.indices(seen.shape)
     width, first = int(seen[-1].sum()), int(seen[0].sum())
     fix = "check the mask, or declare it"
+    later = np.triu(np.ones_like(seen), 1)
+    open_heads = np.asarray(((weights > 0) & later).any(axis=(0, 2, 3)))
+    if call.causal and open_heads.any() and not open_heads.all():
+        heads = ", ".join(map(str, np.flatnonzero(open_heads)))
+        yield Suspect(
+            f"the causal mask is missing in some heads: head {heads} attends to later tokens, the "
+            "future",
+            "scores.masked_fill(later, -inf) in every head",
+            replace(RIGHT, structure=lambda call: call.structure() | open_heads[:, None, None]),
+            r"mask|tril|triu",
+        )
     kinds: tuple[tuple[str, str, Any], ...] = (
         (f"a query sees the last {width} keys only: a sliding window of {width} that was not "
          "declared", f"window={width} (--window {width})",
          lambda rows, columns: (columns <= rows) & (rows - columns < width)),
-        (f"a query sees keys at a distance below {width}: a window that was not declared",
+        (f"a query sees keys on both sides, earlier and later ones, at a distance below {width}: a "
+         "window that was not declared" + ", without a causal mask" * call.causal,
          f"window={width} (--window {width})",
          lambda rows, columns: np.abs(rows - columns) < width),
         (f"the first {first} tokens see each other, and the others are causal: a prefix that was "
