@@ -16,7 +16,7 @@ from rich.text import Text
 from headway.extras import require
 from headway.nearest import suggestion
 
-MARKS = {"ok": "✓", "wrong": "✗", "not finite": "✗ NaN", "raised": "✗ error", "not applicable": "-"}
+MARKS = {"ok": "✓", "wrong": "✗", "not finite": "✗NaN", "raised": "✗err", "not applicable": "-"}
 SMALL = 50_000_000  # parameters; larger models are run in one data type
 LARGEST = 1_000_000_000  # parameters; the run needs about 30 bytes for each
 
@@ -105,10 +105,11 @@ def show(name: str, cells: list[Any] | str, console: Console) -> None:
     if isinstance(cells, str):
         console.print(Text(f"{name}: NOT TESTED: {cells}", "yellow"))
         return
-    table = Table("situation", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("situation", no_wrap=True)
     columns = dict.fromkeys((cell.implementation, cell.dtype) for cell in cells)
     for implementation, dtype in columns:
-        table.add_column(f"{implementation}\n{dtype}")
+        table.add_column(f"{implementation}\n{dtype.replace('float', 'f')}", no_wrap=True)
     by_key = {(cell.situation, cell.implementation, cell.dtype): cell for cell in cells}
     for situation in dict.fromkeys(cell.situation for cell in cells):
         marks = (by_key[situation, *column] for column in columns)
