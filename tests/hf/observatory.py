@@ -159,7 +159,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     verdicts = ", ".join(f"{count[v]} {v}" for v in VERDICTS)
     lines = [
         f"{VERSIONS}: {len(records)} families, {len(run_ones)} of them run; {len(cells)} cells: "
-        f"{verdicts}. The run took {minutes:.0f} minutes of processes.",
+        f"{verdicts}. All processes together took {minutes:.0f} minutes.",
         "",
         "## What is wrong",
         "",
