@@ -188,8 +188,11 @@ def shift_mask(by: int) -> Callable[..., Tensor]:
     return shifted
 
 
-def numpy_mutant(name: str, why: str, caught_by: str, may: Callable[[int, int], Any]) -> None:
-    mutant(name, why, caught_by, partial(numpy_attend, may=may), {"kind": "qkv"}, "causal")
+def numpy_mutant(
+    name: str, why: str, caught_by: str, may: Callable[[int, int], Any], **declared: Any
+) -> None:
+    attention = partial(numpy_attend, may=may)
+    mutant(name, why, caught_by, attention, {"kind": "qkv", **declared}, "causal")
 
 
 qkv("causal shifted by one", "tril(diagonal=1)", "future", "causal", allowed=shift_mask(1))
@@ -236,6 +239,7 @@ numpy_mutant(
     "the first key is lost after four tokens",
     "past",
     lambda q, k: np.tri(q, k, dtype=bool) & ~((np.arange(k) == 0) & (np.arange(q)[:, None] > 4)),
+    positions=True,  # so that the order of tokens may matter
 )
 qkv(
     "a gradient from the future",

@@ -259,6 +259,7 @@ def family(name):
     return observatory.WatchedFamily(name, "causal", "Model")
 
 
+@pytest.mark.slow
 def test_a_family_that_crashes_or_hangs_does_not_stop_the_others():
     worker = observatory.Worker()
     results = [worker(family(n), 10, _work) for n in ("one", "crashes", "two")]
