@@ -15,7 +15,6 @@ import observatory
 from command import run as command
 from headway import tracing
 from headway.attention import dispatch
-from headway.check import whole
 from headway.hf.families import families, tiny_model
 from headway.hf.situations import SITUATIONS, observe
 

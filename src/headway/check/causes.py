@@ -36,9 +36,9 @@ def _in_a_part(subject: Subject) -> Suspect | None:
     """Return in which part of a module a leak begins, and its cause there."""
     if subject.module is None:
         return None
-    from headway.check import inside
+    from headway.check import parts
 
-    part = inside.first_leak(subject)
+    part = parts.first_leak(subject)
     if part is None:
         return None
     name, module = part
@@ -114,7 +114,12 @@ def _outside(
     if failed & {"order", "rows", "constant", "duplicated"}:
         equal = project(np.repeat(x[:, :1], tokens, axis=1))[:3]
         if any(np.abs(part - part[:, :1]).max() > subject.noise for part in equal):
-            what = "token depend on its position: position information that was not declared"
+            others = ahead & ~np.eye(tokens, dtype=bool)
+            what = (
+                "token already depend on other tokens: for example a convolution or a token shift"
+                if others.any()
+                else "token depend on its position: position information that was not declared"
+            )
             return Suspect(BEFORE + what, "declare it", RIGHT, look, "positions=True (--positions)")
     if failed & (LEAKS | {"order", "rows", "constant", "duplicated", "batch"}) - {"gradient"}:
         return Suspect(

@@ -71,13 +71,13 @@ def _of_function(subject: Subject) -> Core:
 
 def _of_module(subject: Subject) -> Core | None:
     """Find the projections of a module by changing their outputs and looking what changes."""
-    from headway.check import inside  # PyTorch was imported by the owner of the module
+    from headway.check import projections  # PyTorch was imported by the owner of the module
 
     (x,) = subject.inputs(TOKENS, batch=BATCH)
     token_major = _is_token_major(subject, x)
 
-    def run(x: np.ndarray, replaced: dict[int, np.ndarray], **options: Any) -> inside.Run:
-        return inside.run(subject, x, replaced, token_major=token_major, **options)
+    def run(x: np.ndarray, replaced: dict[int, np.ndarray], **options: Any) -> projections.Run:
+        return projections.run(subject, x, replaced, token_major=token_major, **options)
 
     base = run(x, {})
     if not base.projections:
@@ -122,13 +122,13 @@ def _of_module(subject: Subject) -> Core | None:
 
 def _is_token_major(subject: Subject, x: np.ndarray) -> bool:
     """Whether the rows of projections begin with the batch rows of the first token."""
-    from headway.check import inside
+    from headway.check import projections
 
     other = x.copy()
     other[0, 1] += 1
     for token_major in (False, True):
         before, after = (
-            inside.run(subject, values, token_major=token_major).projections
+            projections.run(subject, values, token_major=token_major).projections
             for values in (x, other)
         )
         if before and not (after[0].output != before[0].output)[1:].any():

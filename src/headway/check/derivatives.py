@@ -106,11 +106,11 @@ def _projections(subject: Subject) -> set[str]:
     """
     if subject.kind != "self" or subject.declared.block:
         return set()
-    from headway.check import inside
+    from headway.check import projections
 
     (x,) = subject.inputs(5)
     try:
-        return {p.name for p in inside.run(subject, x, **subject.causal_options).projections}
+        return {p.name for p in projections.run(subject, x, **subject.causal_options).projections}
     except Refused:
         return set()
 

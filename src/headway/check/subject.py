@@ -36,8 +36,8 @@ class Subject:
 
     dtype: the data type of floating-point inputs. longest: the largest number of tokens to use.
     problem: the errors, if no call succeeded, else "". trace: where they were raised. rounding: the
-    relative error of its internal arithmetic, if that is less precise than float64. influences:
-    results of `check.influence`, by number of tokens. memory: other results, by name.
+    relative error of its internal arithmetic, if that is less precise than float64. memory: results
+    that several checks use, by name.
     """
 
     attention: Any
@@ -51,7 +51,6 @@ class Subject:
     problem: str = ""
     trace: tuple[str, ...] = ()
     rounding: float = 0.0
-    influences: dict[int, np.ndarray] = field(default_factory=dict, init=False)
     memory: dict[str, Any] = field(default_factory=dict, init=False)
     _copies: dict[str, Any] = field(default_factory=dict, init=False)
 

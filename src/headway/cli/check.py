@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from cyclopts import Parameter
 from rich.console import Console
 
-from headway.check import Declaration, Diagnosis, diagnose, render, targets, whole
+from headway.check import Declaration, Diagnosis, diagnose, models, render, targets
 from headway.check.catalog import entries
 from headway.cli.options import options
 from headway.cli.parameters import DType, Runs
@@ -75,11 +75,11 @@ def check(
     if target is not None and target.startswith("hf:"):
         if declared or settings or features or only or skip or html:
             raise ValueError(f"{target} takes no declarations; the only option is --json")
-        _whole(target, whole.of_family(target.removeprefix("hf:")), console, as_json)
+        _whole(target, models.of_family(target.removeprefix("hf:")), console, as_json)
         return
     folder = None if target is None else Path(target)
-    if target is not None and folder is not None and whole.is_only_for_transformers(folder):
-        cells = whole.of_folder(folder)
+    if target is not None and folder is not None and models.is_only_for_transformers(folder):
+        cells = models.of_folder(folder)
         if isinstance(cells, str):
             raise ValueError(f"{target} was not tested: {cells}")
         note = f"Headway cannot load {target}: its own checks are NOT TESTED. In transformers:"
@@ -105,20 +105,20 @@ def check(
                 render.show(diagnosis, console)
     in_transformers = None
     if folder is not None and (folder / "config.json").is_file() and not only:
-        in_transformers = whole.of_folder(folder)
+        in_transformers = models.of_folder(folder)
     if as_json:
         results = [diagnosis.as_dict() for diagnosis in diagnoses]
         if in_transformers is not None:
-            results[0]["in_transformers"] = whole.as_plain(in_transformers)
+            results[0]["in_transformers"] = models.as_plain(in_transformers)
         print(json.dumps(results, indent=2))
     elif in_transformers is not None:
         console.print()
-        whole.show(f"{target} in transformers", in_transformers, console)
+        models.show(f"{target} in transformers", in_transformers, console)
     if html is not None:
         html.write_text(render.page(diagnoses), encoding="utf-8")
-    is_incomplete = strict and any(diagnosis.untested for diagnosis in diagnoses)
-    is_good = in_transformers is None or whole.is_good(in_transformers)
-    if is_incomplete or not is_good or not all(diagnosis.ok for diagnosis in diagnoses):
+    is_untested = isinstance(in_transformers, str) or any(d.untested for d in diagnoses)
+    is_good = in_transformers is None or models.is_good(in_transformers)
+    if (strict and is_untested) or not is_good or not all(diagnosis.ok for diagnosis in diagnoses):
         sys.exit(1)
 
 
@@ -146,10 +146,10 @@ def _one(
 def _whole(name: str, cells: list[Any], console: Console, as_json: bool) -> None:
     """Show a whole model in all situations; exits with 1 if a cell is wrong."""
     if as_json:
-        print(json.dumps(whole.as_plain(cells), indent=2))
+        print(json.dumps(models.as_plain(cells), indent=2))
     else:
-        whole.show(name, cells, console)
-    if not whole.is_good(cells):
+        models.show(name, cells, console)
+    if not models.is_good(cells):
         sys.exit(1)
 
 

@@ -315,10 +315,14 @@ def observe(
     bfloat16, so that they are the same in each data type. Raises ValueError if it cannot be run at
     all, or if its logits for a text alone are not finite.
     """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[operator, union-attr]
+    if isinstance(context, int) and 0 < context < LENGTH:
+        raise ValueError(f"its context of {context} tokens is shorter than the texts of {LENGTH}")
     weights = Weights.of(model)
     vocabulary = min(model.config.get_text_config().vocab_size, 99)  # type: ignore[operator, union-attr]
     random = torch.Generator().manual_seed(1)
-    tokens = torch.randint(3, vocabulary, (2, LENGTH), generator=random)
+    first = 3 if vocabulary > 8 else 0  # the first tokens often have a meaning, such as padding
+    tokens = torch.randint(first, vocabulary, (2, LENGTH), generator=random)
     source = tokens.flip(1) if task == "seq2seq" else None
     with torch.no_grad(), quietly():
         subject = Subject(None, task, tokens, source)

@@ -146,8 +146,10 @@ def gap(output: np.ndarray, expected: np.ndarray) -> float:
 
 def influence(subject: Subject, tokens: int, **options: Any) -> np.ndarray:
     """Return how much each token's output (row) changes with each token's contents (column)."""
-    if options == subject.causal_options and tokens in subject.influences:
-        return subject.influences[tokens]
+    key, is_usual = f"influence of {tokens}", options == subject.causal_options
+    if is_usual and key in subject.memory:
+        known: np.ndarray = subject.memory[key]
+        return known
     inputs = subject.inputs(tokens)
     base = subject.run(inputs, **options)
     changes = np.zeros((tokens, tokens))
@@ -156,8 +158,8 @@ def influence(subject: Subject, tokens: int, **options: Any) -> np.ndarray:
         change = np.abs(other - base).max(axis=-1).reshape((-1, tokens)).max(axis=0)
         changes[:, token] = np.where(np.isfinite(change), change, np.inf)
     changes = np.asarray(changes / max(np.abs(base).max(), 1e-30))
-    if options == subject.causal_options:
-        subject.influences[tokens] = changes
+    if is_usual:
+        subject.memory[key] = changes
     return changes
 
 

@@ -7,10 +7,12 @@ import numpy as np
 
 from headway.check.comparison import compare
 from headway.check.core import core_of, scale_of
+from headway.check.declaration import Declaration
 from headway.check.findings import Outcome, not_tested, verdict
 from headway.check.properties.check import BLOCK, digits, gap, order_free, promises, unless
 from headway.check.subject import Subject
-from headway.check.suspects.steps import Rotation
+from headway.check.suspects.softmax import of_scale
+from headway.check.suspects.steps import Call, Rotation
 
 FORMULA = r"softmax|exp\("
 
@@ -185,19 +187,14 @@ def _scale_of_module(subject: Subject) -> Outcome:
 
 
 def _name_of_scale(slope: float, width: int, heads: int) -> str | None:
-    """Return the name of a wrong scale, or None if it is unknown."""
-    known = {
-        f"no scale at all: 1/sqrt(d_k) is missing, and scores of width {width} saturate the "
-        "softmax": 1.0,
-        "the scale is applied twice: 1/d_k": 1 / width,
-        "the scores are multiplied by sqrt(d_k) instead of divided": width**0.5,
-        "the square root is taken twice: 1/d_k^(1/4)": width**-0.25,
-        f"scaled by the width of all heads ({heads * width}), not of one": (heads * width) ** -0.5,
-        "scaled by the number of keys": 2**-0.5,
-        "scaled by the number of heads": heads**-0.5,
-        "the sign is wrong: the best key gets the smallest weight": -(width**-0.5),
-    }
-    return next((name for name, value in known.items() if abs(slope / value - 1) < 1e-3), None)
+    """Return the name of a wrong scale, measured with one batch row, or None if it is unknown."""
+    queries = np.empty((1, heads, 2, width))
+    call = Call(Declaration("qkv"), (2, 2), heads, heads)
+    for suspect in of_scale():
+        factor = suspect.steps.scale(queries, queries, call)
+        if factor and abs(slope / factor - 1) < 1e-3:
+            return suspect.diagnosis
+    return None
 
 
 def _scale_of_function(subject: Subject) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -53,27 +54,7 @@ def of_causal() -> Suspects:
     found.add(
         reversed_mask.format("itself and later tokens"), structure=lambda call: ~shifted(-1)(call)
     )
-    found.add(
-        "the causal mask comes after the softmax, and the rows are not normalized again: weights "
-        "are removed, and later tokens still are part of the sum",
-        hide_structure=unchanged,
-        drop_structure=remove,
-    )
-    found.add(
-        "the causal mask multiplies the scores: the scores of later tokens are 0 instead of -inf, "
-        "which is not low enough",
-        hide_structure=lambda scores, allowed: np.where(allowed, scores, 0.0),
-    )
-    for sign, what in ((1, "allowed"), (-1, "hidden")):
-        found.add(
-            f"the causal mask is added as 0 and 1 to the scores ({what} ones get 1) instead of 0 "
-            "and -inf, which is not low enough",
-            hide_structure=lambda scores, allowed, sign=sign: (
-                scores + (allowed if sign > 0 else ~allowed)
-            ),
-        )
-    infinite = "the sign of the causal mask is wrong: +inf instead of -inf, which gives NaN"
-    found.add(infinite, hide_structure=lambda scores, allowed: np.where(allowed, scores, np.inf))
+    _add_misapplied(found, "causal mask", "later tokens", "hide_structure", "drop_structure")
     found.add("the causal mask is applied in the first head only", structure=of_some(1))
     found.add("the causal mask is applied in the first batch row only", structure=of_some(0))
     found.add(
@@ -93,6 +74,32 @@ def of_causal() -> Suspects:
         fix="query_position = keys - queries + row; mask in each chunk",
     )
     return found
+
+
+def _add_misapplied(found: Suspects, mask: str, hidden: str, hide: str, drop: str) -> None:
+    """Add wrong ways to apply a mask. hide, drop: the steps before and after the softmax."""
+    after: dict[str, Any] = {hide: unchanged, drop: remove}
+    found.add(
+        f"the {mask} comes after the softmax, and the rows are not normalized again: weights are "
+        f"removed, and {hidden} still are part of the sum, so that the others do not sum to 1",
+        **after,
+    )
+    low = "which is not low enough"
+    steps: tuple[tuple[str, Step], ...] = (
+        (f"the {mask} multiplies the scores: the scores of {hidden} are 0 instead of -inf, {low}",
+         lambda scores, allowed: np.where(allowed, scores, 0.0)),
+        (f"the {mask} is added as 0 and 1 to the scores (allowed keys get 1) instead of -inf and "
+         f"0, {low}",
+         lambda scores, allowed: scores + allowed),
+        (f"the {mask} is added as 0 and 1 to the scores ({hidden} get 1) instead of 0 and -inf, "
+         f"{low}",
+         lambda scores, allowed: scores + ~allowed),
+        (f"the sign of the {mask} is wrong: +inf instead of -inf, which gives NaN",
+         lambda scores, allowed: np.where(allowed, scores, np.inf)),
+    )  # fmt: skip
+    for diagnosis, step in steps:
+        changed: dict[str, Any] = {hide: step}
+        found.add(diagnosis, **changed)
 
 
 def of_option() -> Suspects:
@@ -183,29 +190,7 @@ def of_option() -> Suspects:
         given=lambda call: None if call.given is None else call.given | call.structure(),
         fix="allowed = mask & causal_mask",
     )
-    found.add(
-        "the mask comes after the softmax, and the rows are not normalized again: weights are "
-        "removed, and the others do not sum to 1",
-        hide_given=unchanged,
-        drop_given=remove,
-    )
-    found.add(
-        "the mask multiplies the scores: the scores of masked keys are 0 instead of -inf, which "
-        "is not low enough",
-        hide_given=lambda scores, allowed: np.where(allowed, scores, 0.0),
-    )
-    for sign, what in ((1, "allowed"), (-1, "masked")):
-        found.add(
-            f"the mask is added as 0 and 1 to the scores ({what} keys get 1) instead of 0 and "
-            "-inf, which is not low enough",
-            hide_given=lambda scores, allowed, sign=sign: (
-                scores + (allowed if sign > 0 else ~allowed)
-            ),
-        )
-    found.add(
-        "the sign of the mask is wrong: +inf instead of -inf, which gives NaN",
-        hide_given=lambda scores, allowed: np.where(allowed, scores, np.inf),
-    )
+    _add_misapplied(found, "mask", "masked keys", "hide_given", "drop_given")
     found.add(
         "masked keys and values are set to 0 instead of masked: their scores are 0 instead of "
         "-inf, so that they get weights",

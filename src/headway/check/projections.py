@@ -1,4 +1,4 @@
-"""Look inside a module of PyTorch: its projections, and what is between them.
+"""The projections of a module of PyTorch, whose outputs can be replaced.
 
 A projection is a product of a tensor that depends on the input with one that does not. Operations
 are seen below autograd, so that it does not matter how a product is written: as a layer, `x @ W` or
@@ -141,60 +141,6 @@ class _Watch(TorchDispatchMode):
         output = self._replace(len(self.projections), output)
         self.projections.append((name, read, output))
         return output
-
-
-def first_leak(subject: Subject) -> tuple[str, Any] | None:
-    """Return the first part whose output depends on later tokens while its inputs do not.
-
-    Parts are the module and its submodules, the inner ones first, each with its name.
-    """
-    tokens = subject.few_tokens
-    inputs = subject.inputs(tokens)
-    changed = subject.changed(inputs, [tokens - 1])
-    module = subject.attention_in(subject.dtype)
-    calls = [_calls(subject, module, arrays) for arrays in (inputs, changed)]
-    for before, after in zip(*calls, strict=False):
-        leaks = [
-            any(
-                a.shape == b.shape
-                and a.ndim > 2
-                and a.shape[:2] == (len(inputs[0]), tokens)
-                and (a - b)[:, :-1].abs().max() > subject.noise * a.abs().max()
-                for a, b in zip(before[side], after[side], strict=False)
-            )
-            for side in (1, 2)
-        ]
-        if leaks == [False, True]:
-            return before[0], dict(module.named_modules())[before[0]]
-    return None
-
-
-def _calls(
-    subject: Subject, module: Any, inputs: Sequence[np.ndarray]
-) -> list[tuple[str, list[Tensor], list[Tensor]]]:
-    """Return the name, the input tensors and the output tensors of each call of a part."""
-    calls: list[tuple[str, list[Tensor], list[Tensor]]] = []
-
-    def hook(name: str) -> Callable[..., None]:
-        def record(part: Any, args: Any, kwargs: Any, output: Any) -> None:
-            inputs, outputs = (
-                [leaf.clone() for leaf in tree_leaves(side) if isinstance(leaf, Tensor)]
-                for side in ((args, kwargs), output)
-            )
-            calls.append((name, inputs, outputs))
-
-        return record
-
-    handles = [
-        part.register_forward_hook(hook(name), with_kwargs=True)
-        for name, part in module.named_modules()
-    ]
-    try:
-        subject.run(inputs, **subject.causal_options)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls
 
 
 @contextmanager

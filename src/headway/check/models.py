@@ -63,10 +63,12 @@ def of_folder(folder: Path) -> list[Any] | str:
     import torch
     import transformers
 
+    from headway.hf.families import quietly
     from headway.hf.situations import DTYPES, observe
 
     kinds = {
         "ForMaskedLM": ("masked", transformers.AutoModelForMaskedLM),
+        "ForPreTraining": ("masked", transformers.AutoModelForMaskedLM),
         "ForCausalLM": ("causal", transformers.AutoModelForCausalLM),
         "LMHeadModel": ("causal", transformers.AutoModelForCausalLM),
         "ForConditionalGeneration": ("seq2seq", transformers.AutoModelForSeq2SeqLM),
@@ -82,9 +84,10 @@ def of_folder(folder: Path) -> list[Any] | str:
         count = sum(parameter.numel() for parameter in empty.parameters())
         if count > LARGEST:
             return f"it has {count:,} parameters, more than {LARGEST:,}"
-        model = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, attn_implementation="eager"
-        ).eval()
+        with quietly():
+            model = kind.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, attn_implementation="eager"
+            ).eval()
         return observe(model, task, dtypes=DTYPES if count <= SMALL else ("float32",))
     except Exception as error:  # whatever the code of a family raises for this folder
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -126,6 +129,9 @@ def show(name: str, cells: list[Any] | str, console: Console) -> None:
             detail = f"{difference} ({detail})" if detail else difference
         where = f"{cell.implementation}, {cell.situation}, {cell.dtype}"
         console.print(Text(f"✗ {where}: ", "red") + Text(detail, "bold red"))
+    if wrong and all(cell.implementation != "ours" for cell in wrong):
+        hint = "eager and sdpa belong to transformers; docs/observatory.md lists their known faults"
+        console.print(Text(hint, "yellow"))
     count = sum(cell.verdict == "ok" for cell in cells)
     summary = (
         f"{name}: {count} ok, {len(wrong)} wrong, {len(cells) - count - len(wrong)} not applicable"
