@@ -203,6 +203,26 @@ def test_a_causal_module_that_was_not_declared_and_has_a_fault():
         assert "merged by a view" in finding.diagnosis
 
 
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        (lambda x: x + torch.arange(x.shape[1])[:, None] / 9, "depend on its position"),
+        (lambda x: x + F.pad(x, (0, 0, 1, -1)), "depend on other tokens"),
+    ],
+)
+def test_what_comes_before_an_attention_is_told(before, said):
+    class Behind(Fused):
+        def forward(self, x):
+            return super().forward(before(x))
+
+    diagnosis = diagnose(Behind(causal=False))
+    assert diagnosis.failed
+    for finding in diagnosis.failed:
+        assert said in finding.diagnosis
+        assert finding.declare == "positions=True (--positions)"
+    assert diagnose(Behind(causal=False), positions=True).ok
+
+
 def test_the_scale_of_a_module_without_a_core_is_not_tested():
     diagnosis = diagnose(lambda x: (x @ x.mT / 4).softmax(-1) @ x, width=16, engine="torch")
     assert {finding.check for finding in diagnosis.untested} >= {"scale", "formula"}

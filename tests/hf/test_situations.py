@@ -15,6 +15,7 @@ import observatory
 from command import run as command
 from headway import tracing
 from headway.attention import dispatch
+from headway.check import models
 from headway.hf.families import families, tiny_model
 from headway.hf.situations import SITUATIONS, observe
 
@@ -224,10 +225,26 @@ def test_a_folder_is_also_run_in_transformers(tmp_path, monkeypatch):
     (diagnosis,) = json.loads(result.stdout)
     assert {cell["situation"] for cell in diagnosis["in_transformers"]} == {*SITUATIONS}
     # Without transformers
-    monkeypatch.setattr(whole, "find_spec", lambda name: None)
+    monkeypatch.setattr(models, "find_spec", lambda name: None)
     result = command(tmp_path, "check", "./folder")
     assert "✓ cache" in result.stdout
     assert "NOT TESTED: install headway[hf]" in result.stdout
+    assert result.returncode == 0
+    assert command(tmp_path, "check", "./folder", "--strict").returncode == 1
+
+
+def test_folders_of_small_models(tmp_path):
+    config = transformers.BertConfig(
+        hidden_size=16, num_attention_heads=2, intermediate_size=16, num_hidden_layers=1,
+        vocab_size=3,
+    )  # fmt: skip
+    transformers.BertForPreTraining(config).save_pretrained(tmp_path / "bert")
+    cells = models.of_folder(tmp_path / "bert")
+    assert models.is_good(cells)
+    assert {c.situation for c in cells if c.verdict == "ok"} >= {"whole text", "right padding"}
+    config = transformers.GPT2Config(n_embd=16, n_head=2, n_layer=1, vocab_size=40, n_positions=8)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "short")
+    assert "its context of 8 tokens is shorter" in models.of_folder(tmp_path / "short")
 
 
 def test_a_folder_that_headway_cannot_load(tmp_path):
