@@ -28,17 +28,15 @@ from array_api_compat import array_namespace
 
 from headway.nearest import suggestion
 
-# The names of the steps of one attention, in order. Only the formula computes the steps INSIDE;
-# fast kernels do not. The steps BY_QUERY have the query positions on their second-to-last axis,
-# the steps BY_HEAD the heads on their third-to-last axis.
-STEPS = (
-    *("queries", "keys", "values"),
-    *("scores", "scaled", "capped", "masked", "weights", "dropped"),
-    *("context", "output"),
-)
-INSIDE = STEPS[3:9]
-BY_QUERY = frozenset(("queries", *INSIDE, "context"))
-BY_HEAD = BY_QUERY | {"keys", "values"}
+# The names of the steps of one attention, in order. The steps BEFORE are queries and keys before
+# QK-norm, where there is one, and before rotary positions. Only the formula computes the steps
+# INSIDE; fast kernels do not. The steps BY_QUERY have the query positions on their second-to-last
+# axis, the steps BY_HEAD the heads on their third-to-last axis.
+BEFORE = ("unnormalized_queries", "unnormalized_keys", "unrotated_queries", "unrotated_keys")
+INSIDE = ("scores", "scaled", "capped", "masked", "weights", "dropped")
+STEPS = (*BEFORE, "queries", "keys", "values", *INSIDE, "context", "output")
+BY_QUERY = frozenset(("unnormalized_queries", "unrotated_queries", "queries", *INSIDE, "context"))
+BY_HEAD = BY_QUERY | {"unnormalized_keys", "unrotated_keys", "keys", "values"}
 
 
 class Part(NamedTuple):

@@ -6,12 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 import headway
 from gpts import MODERN, PRESETS, TOKENS, config, lively
 from headway.jax import gpt
 from headway.jax.layers import multi_head, of_rung
 from headway.ladder.rungs import LADDER
+from headway.torch import GPT
+from headway.torch.weights import fill
 
 
 def params_of(of, attention=multi_head):
@@ -63,6 +66,27 @@ def test_a_rung_raises_for_options_it_lacks_and_for_a_cache():
     caches = gpt.empty_caches(params, of, 2, of.context)
     with pytest.raises(ValueError, match="does not support a cache"):
         gpt.forward_cached(params, TOKENS, of, rung, caches, first=0)
+
+
+def test_both_engines_record_the_same_steps():
+    of = config(kv_heads=2, **MODERN)
+    arrays = {name: array.astype("float32") for name, array in lively(of).items()}
+    of_torch = GPT(of)
+    fill(of_torch, arrays)
+    with torch.no_grad(), headway.trace() as expected:
+        of_torch(torch.from_numpy(TOKENS))
+    params = {name: jnp.asarray(array) for name, array in arrays.items()}
+    with headway.trace() as steps:
+        gpt.forward(params, TOKENS, of)
+    first = [name for name in expected if name.startswith("blocks.0.attention.")]
+    assert [name.rpartition(".")[2] for name in first] == [
+        *("unnormalized_queries", "unnormalized_keys", "unrotated_queries", "unrotated_keys"),
+        *("queries", "keys", "values", "scores", "scaled", "masked", "weights", "context"),
+        "output",
+    ]
+    assert list(steps) == list(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(steps[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
 def test_a_compiled_model_can_be_traced_and_edited_and_is_not_compiled_again():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from math import prod
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 import numpy as np
@@ -13,7 +14,7 @@ from headway import engines
 from headway.attention.arrays import Array, as_numpy
 from headway.data.pairs import FIRST, START, encoded
 from headway.engines import DType, Name
-from headway.explore import trace_file
+from headway.explore import matrices, trace_file
 from headway.explore.edits import EDITS, Edit, apply_all
 from headway.explore.trace_file import Manifest, Tensors
 from headway.hf.stored import StoredModel
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from headway.training.runs import Run
 
 LOGITS = 32 * 2**20  # bytes of logits in a trace; of a longer text only the last positions
+PARAMETERS = 256 * 2**20  # the maximum bytes of parameters in a trace
 WRITE, WRITTEN = 24, 200  # generated tokens: the default and the maximum
 WORDS = 32  # the maximum on the ladder
 
@@ -134,6 +136,7 @@ class ModelTracer:
                 written = self._written(tokens, request, stop)
         except LookupError as error:
             raise ValueError(f"this edit does not apply to this model: {error}") from None
+        tensors |= self._parameters(tensors)
         most = max(1, LOGITS // tensors["logits"][0, 0].nbytes)
         tensors["logits"] = tensors["logits"][:, -most:]
         manifest |= {
@@ -157,6 +160,20 @@ class ModelTracer:
             },
         }
         return tensors, manifest
+
+    def _parameters(self, steps: Tensors) -> Tensors:
+        """Return the parameters that the page shows: the matrices of attention, the norms before
+        them, and `position`, the embeddings of the positions. None if they are too many."""
+        named = self.engine.parameters(self.model)
+        shown = {name: value for name, value in named.items() if "attention" in name}
+        if sum(4 * prod(value.shape) for value in shown.values()) > PARAMETERS:
+            return {}
+        tensors = matrices.of_attentions(steps, shown)
+        tensors |= {name: as_numpy(p) for name, p in shown.items() if "attention_norm." in name}
+        if self.config.positions.kind == "learned":
+            tokens = steps["embedded"].shape[-2]
+            tensors["position"] = as_numpy(named["position_embedding.weight"])[None, :tokens]
+        return tensors
 
     def _written(self, tokens: np.ndarray, request: TraceRequest, stop: Stop) -> list[int]:
         """Return the generated tokens after these tokens; none if the model cannot generate."""
@@ -298,9 +315,11 @@ def _ladder(text: str, stop: Stop) -> tuple[Tensors, Manifest]:
         values["result"] = context
         tensors |= {prefix + step: tensor for step, tensor in values.items()}
         steps += [[prefix + step, list(tensor.shape)] for step, tensor in values.items()]
+        parameters, spec, _ = rung.example()
         for layer, options in description["attentions"].items():
             attentions[f"{prefix}{layer}".rstrip(".")] = options
-        parameters, spec, _ = rung.example()
+        learned = matrices.of_attentions(values, parameters)
+        tensors |= {prefix + step: matrix for step, matrix in learned.items()}
         rungs.append(
             {key: getattr(rung, key) for key in ("name", "idea", "equation", "source")}
             | {"parameters": sorted(parameters), "dropout": spec.dropout}

@@ -27,7 +27,7 @@ from headway.training import memory
 from headway.training.runs import Run, RunConfig
 
 __all__ = ["FRAMEWORK", "assemble", "generate", "gradients", "keep_memory", "load", "logits"]
-__all__ += ["losses", "trainer"]
+__all__ += ["losses", "parameters", "trainer"]
 
 FRAMEWORK = "flax"  # see `training.session.Engine`
 
@@ -110,6 +110,11 @@ def _placed(
         name: jax.device_put(value.astype(dtype or value.dtype), chosen)
         for name, value in parameters
     }
+
+
+def parameters(model: Model) -> Params:
+    """The parameters of a model by name."""
+    return model.params
 
 
 def logits(

@@ -105,13 +105,16 @@ def _multi_head(
     queries = split(linear(x, part(params, "q")), config.attention.heads)
     keys = split(linear(x, part(params, "k")), groups)
     values = split(linear(x, part(params, "v")), groups)
+    group = config.attention.heads // groups
     if config.attention.qk_norm:
+        queries, keys = tap("unnormalized_queries", queries), tap("unnormalized_keys", keys, group)
         queries = rms_norm(queries, params["q_norm.weight"], config.norm.eps)
         keys = rms_norm(keys, params["k_norm.weight"], config.norm.eps)
     positions = positions_of(x, first)
     if config.positions.kind == "rotary":
         per_head = positions if positions.ndim == 1 else positions[:, None]  # equal in all heads
         rotary, length = config.positions.rotary, positions.max() + 1
+        queries, keys = tap("unrotated_queries", queries), tap("unrotated_keys", keys, group)
         queries, keys = (rotary.rotate(x, per_head, length) for x in (queries, keys))
     spec = combine(attention_spec(config), spec, training=spec.seed is not None)
     if cache is not None:

@@ -22,7 +22,7 @@ from headway.training import memory
 from headway.training.runs import Run, RunConfig
 
 __all__ = ["FRAMEWORK", "answers", "assemble", "generate", "gradients", "keep_memory", "load"]
-__all__ += ["logits", "losses", "trainer"]
+__all__ += ["logits", "losses", "parameters", "trainer"]
 
 FRAMEWORK = "pt"  # see `training.session.Engine`
 _ROWS = 1024  # tokens whose logits are computed at once
@@ -72,6 +72,11 @@ def assemble(
     """Build a GPT from its parameters; see `training.session.Engine`."""
     kind = None if dtype is None else getattr(torch, dtype)
     return weights.assemble(config, parameters, devices.choose(device), kind).eval()
+
+
+def parameters(model: GPT) -> dict[str, Tensor]:
+    """The parameters of a model by name."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def logits(

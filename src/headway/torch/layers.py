@@ -165,8 +165,10 @@ class MultiHeadAttention(nn.Module):
         """
         queries = split(self.q(x), self.heads)
         keys, values = split(self.k(x), self.kv_heads), split(self.v(x), self.kv_heads)
+        group = self.heads // self.kv_heads
         if self.q_norm is not None and self.k_norm is not None:
-            queries, keys = self.q_norm(queries), self.k_norm(keys)
+            queries = self.q_norm(tap("unnormalized_queries", queries))
+            keys = self.k_norm(tap("unnormalized_keys", keys, group))
         first = 0 if cache is None else cache.length
         end = first + x.shape[-2]
         positions = torch.arange(x.shape[-2], device=x.device) + first
@@ -175,7 +177,8 @@ class MultiHeadAttention(nn.Module):
                 starts = None if cache is None else cache.starts
                 dim = queries.shape[-1]
                 rotation = rotation_of(self.rotary, dim, positions, starts, end, like=queries)
-            queries, keys = rotate(queries, *rotation), rotate(keys, *rotation)
+            queries = rotate(tap("unrotated_queries", queries), *rotation)
+            keys = rotate(tap("unrotated_keys", keys, group), *rotation)
         if cache is not None:
             keys, values = cache.extend(keys, values)
         spec = combine(self.spec, spec, training=self.training)

@@ -1,6 +1,6 @@
 """Start, resume and complete the training of a run, for every task and engine."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,6 +58,10 @@ class Engine(Protocol):
         dtype: str | None = None,
     ) -> Any:
         """Build a GPT from all its parameters, by name; device and dtype as in `load`."""
+        ...
+
+    def parameters(self, model: Any) -> Mapping[str, Any]:
+        """The parameters of a model by name, as arrays of the engine."""
         ...
 
     def logits(self, model: Any, tokens: np.ndarray) -> Any:
