@@ -428,10 +428,11 @@ def test_playing_and_stepping_by_the_keyboard(page, exported):
     for name in ("scores", "scaled", "masked", "weights", "context"):
         expect(step).to_have_text(name)
         keyboard.press("ArrowRight")
+    expect(step).to_have_text("output")
     keyboard.press("ArrowLeft")
-    expect(step).to_have_text("weights")
-    keyboard.press("Space")  # plays
     expect(step).to_have_text("context")
+    keyboard.press("Space")  # plays
+    expect(step).to_have_text("output")
     keyboard.press("Space")
     keyboard.press("]")
     expect(page.locator(".crumbs")).to_contain_text("Head 2")

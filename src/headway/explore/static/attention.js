@@ -9,6 +9,8 @@
 /** @typedef {{rate: number, seed: number} | null} Training */
 
 const ORDER = ["scores", "scaled", "capped", "masked", "weights", "dropped", "context"];
+const ROLES = ["queries", "keys", "values"];
+const CHAINS = ROLES.map((role) => [`unnormalized_${role}`, `unrotated_${role}`, role]);
 
 export class Head {
   /** @param {Trace} trace @param {string} attention @param {number} index */
@@ -46,6 +48,61 @@ export class Head {
     });
   }
 
+  /** The complete path: from the vectors that the attention reads to the next token. @returns {string[]} */
+  get path() {
+    const { manifest } = this.trace;
+    const after = [
+      (this.trace.has(this.name("W_output")) || this.trace.has(this.name("output"))) && "output",
+      this.trace.has(this.stream) && "stream",
+      this.inGPT && this.trace.has("logits") && manifest.vocabulary && "next",
+    ];
+    const chains = ROLES.flatMap((role) => this.chain(role));
+    return /** @type {string[]} */ ([this.inputs && "x", ...chains, ...this.steps, ...after].filter(Boolean));
+  }
+
+  /** The recorded steps that lead to the queries, keys or values that the scores use, in order. @param {string} role */
+  chain(role) {
+    return CHAINS[ROLES.indexOf(role)].filter((name) => this.trace.has(this.name(name)));
+  }
+
+  /** What the attention reads: a tensor (tokens, d_in), if it was recorded. @returns {string | null} */
+  get inputs() {
+    if (this.attention.startsWith("ladder.")) return "inputs";
+    const normed = `${this.block}.attention_norm`;
+    const name = this.trace.manifest.model?.norm?.placement === "after" ? this.before : normed;
+    return this.trace.has(name) ? name : null;
+  }
+
+  /** The name of its layer in a GPT. */
+  get block() {
+    return this.attention.replace(/\.attention\b.*/, "");
+  }
+
+  /** The residual stream before the layer. */
+  get before() {
+    const number = Number(this.block.split(".").at(-1));
+    return number ? `blocks.${number - 1}.after_mlp` : "embedded";
+  }
+
+  /** The residual stream after the attention. */
+  get stream() {
+    return `${this.block}.after_attention`;
+  }
+
+  /** A learned matrix of this head, as in x @ W, or a bias; null if it is not in the file. @param {string} name @returns {Promise<Matrix | null>} */
+  async learned(name) {
+    const tensor = this.name(name);
+    if (!this.trace.has(tensor)) return null;
+    const index = Math.floor(this.index / (/_(key|value)$/.test(name) ? this.group : 1));
+    if (name.startsWith("W_")) return this.trace.matrix(tensor, index);
+    return name === "b_output" ? this.trace.matrix(tensor) : this.trace.matrix(tensor, 0, index, index + 1);
+  }
+
+  /** The number of query heads that share one head of keys and values. */
+  get group() {
+    return this.facts ? this.facts.heads / this.facts.kv_heads : 1;
+  }
+
   /** Whether it is a part of a GPT. */
   get inGPT() {
     return this.trace.manifest.kind === "model" && !this.attention.startsWith("ladder.");
@@ -63,12 +120,10 @@ export class Head {
   operand(role) {
     const name = this.name(role);
     if (this.trace.has(name)) {
-      const group = this.facts && role !== "queries" ? this.facts.heads / this.facts.kv_heads : 1;
-      return { name, index: Math.floor(this.index / group) };
+      return { name, index: Math.floor(this.index / (role.endsWith("queries") ? 1 : this.group)) };
     }
     if (role !== "values" && this.rung === "fixed") return null;
-    const inputs = this.attention.startsWith("ladder.") ? "inputs" : this.attention + "_norm";
-    return this.trace.has(inputs) ? { name: inputs, index: 0 } : null;
+    return this.inputs ? { name: this.inputs, index: 0 } : null;
   }
 
   /** The rung of the ladder that this attention is. @returns {string} */
@@ -84,6 +139,10 @@ export class Head {
    */
   async rows(step, from = 0, to = Infinity, training = null) {
     const last = Math.min(to, this.size[0]);
+    if (step === "output") return { ...(await this._output(from, last, training)), from, recomputed: this.trace.has(this.name("W_output")) };
+    const whole = { x: this.inputs, stream: this.stream }[step]; // of all heads
+    if (whole) return { ...(await this.trace.matrix(whole, 0, from, to)), from, recomputed: false };
+    if (CHAINS.flat().includes(step)) return { ...(await this.read(step, from, to)), from, recomputed: false };
     const changes = training && (step === "dropped" || step === "context");
     if (!changes && this.trace.has(this.name(step))) {
       return { ...(await this.trace.matrix(this.name(step), this.index, from, last)), from, recomputed: false };
@@ -169,7 +228,14 @@ export class Head {
     return matrices;
   }
 
-  /** Rows of queries, keys or values. @param {string} role @param {number} [from] @param {number} [to] */
+  /** This head's part of the output, context @ W_output; without the matrix, the output of all heads. @param {number} from @param {number} to @param {Training} training */
+  async _output(from, to, training) {
+    const matrix = await this.learned("W_output");
+    if (!matrix) return this.trace.matrix(this.name("output"), 0, from, to);
+    return times(await this.rows("context", from, to, training), matrix);
+  }
+
+  /** Rows of queries, keys or values, or of a step that leads to them. @param {string} role @param {number} [from] @param {number} [to] */
   read(role, from, to) {
     const place = this.operand(role);
     if (!place) throw new Error(`the ${role} are not in this file`);
@@ -189,6 +255,19 @@ export class Head {
     return (/** @type {number} */ row, /** @type {number} */ key) =>
       part.data[(one ? 0 : row) * part.columns + (part.columns === 1 ? 0 : key)];
   }
+}
+
+/** The product of two matrices, in double precision. @param {Matrix} one @param {Matrix} other */
+export function times(one, other) {
+  const [rows, inner, columns] = [one.rows, one.columns, other.columns];
+  const data = new Float64Array(rows * columns);
+  for (let i = 0; i < rows; i++) {
+    for (let c = 0; c < inner; c++) {
+      const factor = one.data[i * inner + c];
+      for (let j = 0; j < columns; j++) data[i * columns + j] += factor * other.data[c * columns + j];
+    }
+  }
+  return { data, rows, columns };
 }
 
 /**

@@ -1,16 +1,20 @@
 // Level 3, a head: its steps as matrices of queries by keys.
 
 import { button, h, s } from "./dom.js";
-import { exact, pixels } from "./numbers.js";
+import { exact, percent, pixels } from "./numbers.js";
 import { largest } from "./colours.js";
-import { legend, matrix, table, thumbnail } from "./matrix.js";
+import { legend, matrix as draw, pooled, product, table, thumbnail, transposed } from "./matrix.js";
 import { lines } from "./lines.js";
+import { nextBars, nextShares, positionOf } from "./next.js";
+import { hasFeatures, label, pathView } from "./path.js";
+import { pairs } from "./rotary.js";
 import { ofStep } from "./words.js";
 import { edits, note, picker, words } from "./panel.js";
 
 /** @typedef {import("./main.js").App} App */
 /** @typedef {import("./attention.js").Head} Head */
 /** @typedef {import("./matrix.js").Part} Part */
+/** @typedef {Part & {recomputed: boolean}} FullPart  a part that is not drawn smaller */
 
 /** The number of rows and columns in a window. @param {App} app */
 export function seen(app) {
@@ -21,9 +25,9 @@ const DROPOUT = 0.1; // shown for a model that was trained without dropout
 
 /** The steps of a head, and the one in focus. @param {App} app @param {Head} head */
 export function stepsOf(app, head) {
-  const steps = head.steps.filter((step) => step !== "dropped");
-  if (app.state.training != null || head.trace.has(head.name("dropped"))) steps.splice(steps.length - 1, 0, "dropped");
-  const step = steps.includes(app.state.step ?? "") ? /** @type {string} */ (app.state.step) : steps[0];
+  const steps = head.path.filter((step) => step !== "dropped");
+  if (app.state.training != null || head.trace.has(head.name("dropped"))) steps.splice(steps.indexOf("weights") + 1, 0, "dropped");
+  const step = steps.includes(app.state.step ?? "") ? /** @type {string} */ (app.state.step) : head.steps[0];
   return { steps, step };
 }
 
@@ -53,45 +57,28 @@ export async function headView(app, head) {
   const [rows, columns] = head.size;
   const [top, left] = windowAt(app, head.size);
   const [bottom, right] = [Math.min(top + seen(app), rows), Math.min(left + seen(app), columns)];
-  const [queryTokens, keyTokens] = trace.tokens(head.attention).map((tokens) => tokens.map((token) => token.display));
-  const drop = training(app, head);
-
-  /** @type {Map<string, Part & {recomputed: boolean}>} */
-  const parts = new Map();
-  for (const name of steps) {
-    const step = await head.rows(name, top, bottom, drop);
-    const wide = name === "context";
-    const [from, to] = wide ? [0, step.columns] : [left, right];
-    const data = cut(step, from, to);
-    const share = name === "weights" || name === "dropped" || (head.rung === "fixed" && name === "scores");
-    const masks = !["scores", "scaled", "capped", "context"].includes(name);
-    parts.set(name, {
-      name: `${head.name(name)}${head.facts ? `[${head.index}]` : ""}`, data, rows: bottom - top, columns: to - from,
-      first: [top, from], rowLabels: queryTokens.slice(top, bottom),
-      columnLabels: wide ? null : keyTokens.slice(left, right),
-      scale: share ? "share" : "signed", most: share ? Math.max(1, largest(data)) : largest(data) || 1,
-      hatched: masks ? (i, j) => masked(parts, head, i, j) : undefined,
-      width: 20, height: 20, recomputed: step.recomputed,
-    });
-  }
-  const focus = /** @type {Part & {recomputed: boolean}} */ (parts.get(step));
-  const hover = (/** @type {[number, number] | null} */ cell) => app.say(cell ? cellValues(parts, step, cell, queryTokens, keyTokens) : []);
+  const tokens = trace.tokens(head.attention).map((tokens) => tokens.map((token) => token.display));
+  const parts = await partsOf(app, head, steps, { top, left, bottom, right });
+  const focus = parts.get(step);
+  const hover = (/** @type {[number, number] | null} */ cell) => app.say(cell ? cellValues(parts, step, cell, tokens) : []);
   const pick = (/** @type {[number, number]} */ cell) => app.go({ step, cell: step === "context" ? [cell[0], Math.min(cell[0], columns - 1)] : cell });
-  const picture = await focused(app, head, step, parts, { hover, pick, left, right, top, bottom, keyTokens });
+  const opens = !hasFeatures(step) || step === "context";
+  const picture = focus ? await focused(app, head, step, parts, { onhover: hover, onpick: opens ? pick : undefined }) : await nextBars(app, positionOf(app));
 
   const shown = state.lines && (step === "weights" || step === "dropped");
   const large = rows > seen(app) || columns > seen(app);
   return {
-    cells: true,
+    cells: Boolean(focus),
     picture: [
-      h("ol", { class: "steps" }, steps.map((name) => tile(app, name, name === step, /** @type {Part} */ (parts.get(name))))),
+      pathView(app, head, steps, step, parts, steps.includes("next") ? await mostLikely(app) : null),
       h("figure", { class: "focus" },
-        h("div", { class: "scroll" }, shown ? lines(focus) : picture),
-        h("figcaption", {}, shown ? null : legend(focus.scale, focus.most, Boolean(focus.hatched)),
+        h("h2", {}, label(head, step), focus?.size && h("span", { class: "shape" }, `  ${focus.size.join(" × ")}`)),
+        h("div", { class: "scroll" }, shown && focus ? lines(focus) : picture),
+        focus && h("figcaption", {}, shown ? null : legend(focus.scale, focus.most, Boolean(focus.hatched)),
           h("code", {}, focus.name),
-          focus.recomputed && note("recomputed from queries and keys, in double precision"),
+          focus.recomputed && note(step === "output" ? "this head's part, recomputed from its context and W_output, in double precision" : "recomputed from queries and keys, in double precision"),
           large && note(`rows ${top} to ${bottom - 1} of ${rows}, columns ${left} to ${right - 1} of ${columns}`))),
-      state.table ? h("div", { class: "scroll" }, table(focus)) : null,
+      state.table && focus ? h("div", { class: "scroll" }, table(focus)) : null,
       large ? await navigator(app, head, top, left) : null,
     ],
     panel: [
@@ -102,99 +89,168 @@ export async function headView(app, head) {
   };
 }
 
-/** @param {App} app @param {string} name @param {boolean} current @param {Part} part */
-function tile(app, name, current, part) {
-  return h("li", {}, h("a", { href: app.address({ step: name }), "aria-current": current ? "step" : false, class: "tile" },
-    thumbnail(part, part.scale, part.most, part.hatched && ((i, j) => /** @type {any} */ (part.hatched)(part.first[0] + i, part.first[1] + j))),
-    h("span", {}, name)));
+/**
+ * The matrices of the steps, in the window: queries in rows, keys in columns, and all features.
+ * @param {App} app @param {Head} head @param {string[]} steps
+ * @param {{top: number, left: number, bottom: number, right: number}} window @returns {Promise<Map<string, FullPart>>}
+ */
+async function partsOf(app, head, steps, { top, left, bottom, right }) {
+  const [queries, keys] = app.trace.tokens(head.attention).map((tokens) => tokens.map((token) => token.display));
+  const [rows, columns] = head.size;
+  const drop = training(app, head);
+  /** @type {Map<string, FullPart>} */
+  const parts = new Map();
+  for (const name of steps.filter((one) => one !== "next")) {
+    const ofKeys = /keys$|values$/.test(name);
+    const [from, to] = ofKeys ? [left, right] : [top, bottom];
+    const all = await head.rows(name, from, to, drop);
+    const wide = hasFeatures(name);
+    const share = name === "weights" || name === "dropped" || (head.rung === "fixed" && name === "scores");
+    const data = wide ? all.data : cut(all, left, right);
+    parts.set(name, {
+      name: wide && !head.trace.has(head.name(name)) ? name : `${head.name(name)}${head.facts ? `[${head.index}]` : ""}`, title: label(head, name),
+      data, rows: to - from, columns: wide ? all.columns : right - left, size: [ofKeys ? columns : rows, wide ? all.columns : columns],
+      first: [from, wide ? 0 : left], rowLabels: (ofKeys ? keys : queries).slice(from, to), columnLabels: wide ? null : keys.slice(left, right),
+      scale: share ? "share" : "signed", most: share ? Math.max(1, largest(data)) : largest(data) || 1,
+      hatched: wide || ["scores", "scaled", "capped"].includes(name) ? undefined : (i, j) => masked(parts, head, i, j),
+      width: 20, height: 20, recomputed: all.recomputed, role: roleOf(name),
+    });
+  }
+  return parts;
+}
+
+/** The color of a step. @param {string} step */
+function roleOf(step) {
+  return { queries: "queries", keys: "keys", values: "values" }[/** @type {string} */ (step.split("_").at(-1))] ?? (hasFeatures(step) && step !== "context" ? "" : "weights");
+}
+
+/** The most likely next token, for a tile. @param {App} app */
+async function mostLikely(app) {
+  const shares = await nextShares(app, positionOf(app));
+  if (!shares) return null;
+  const best = shares.indexOf(shares.reduce((most, x) => Math.max(most, x), 0));
+  return `${app.trace.manifest.vocabulary?.[best] ?? best} ${percent(shares[best])}`;
 }
 
 /**
  * The step in focus, next to its inputs.
- * @param {App} app @param {Head} head @param {string} step @param {Map<string, Part>} parts
- * @param {{hover: (cell: [number, number] | null) => void, pick: (cell: [number, number]) => void,
- *   left: number, right: number, top: number, bottom: number, keyTokens: string[]}} at
+ * @param {App} app @param {Head} head @param {string} step @param {Map<string, FullPart>} parts
+ * @param {{onhover: (cell: [number, number] | null) => void, onpick?: (cell: [number, number]) => void}} acts
  */
-async function focused(app, head, step, parts, at) {
-  const result = /** @type {Part} */ (parts.get(step));
+async function focused(app, head, step, parts, acts) {
+  const result = { .../** @type {FullPart} */ (parts.get(step)), ...acts };
+  const part = (/** @type {string} */ name) => /** @type {FullPart} */ (parts.get(name));
+  const role = /** @type {string} */ (step.split("_").at(-1));
+  const chain = ["queries", "keys", "values"].includes(role) ? head.chain(role) : [];
+  const learned = chain[0] === step ? { left: "x", matrix: `W_${{ queries: "query", keys: "key", values: "value" }[role]}` } : step === "output" ? { left: "context", matrix: "W_output" } : null;
+  const matrix = learned && (await head.learned(learned.matrix));
+  if (learned && matrix) {
+    const rows = learned.left === "x" && role !== "queries" ? await asKeys(head, part("x"), result) : part(learned.left);
+    return projection(app, rows, { ...matrix, title: learned.matrix }, result);
+  }
   const room = Math.min(app.width, 1000);
+  const { rows, columns } = result;
   if (step === "scores" && head.operand("queries")) {
-    const [queries, keys] = [
-      await operand(head, "queries", at.top, at.bottom), await operand(head, "keys", at.left, at.right),
-    ];
-    const strip = pixels(130 / queries.columns, 3, 24);
-    const cell = pixels((room - 90 - strip * queries.columns) / result.columns, 9, 44);
-    const deep = pixels(150 / keys.columns, 3, 20);
+    const [queries, keys] = [await operand(head, "queries", result.first[0], rows), await operand(head, "keys", result.first[1], columns)];
+    const [left, top] = [pooled(queries, Infinity), pooled(keys, Infinity)];
+    const strip = pixels(130 / left.columns, 3, 24);
+    const cell = pixels((room - 90 - strip * left.columns) / columns, 9, 44);
     return product(
-      { ...queries, rowLabels: result.rowLabels, width: strip, height: Math.min(cell, 28) },
-      { ...transposed(keys), columnLabels: result.columnLabels, width: cell, height: deep },
-      { ...result, rowLabels: null, columnLabels: null, width: cell, height: Math.min(cell, 28) }, at);
+      { ...left, rowLabels: result.rowLabels, width: strip, height: Math.min(cell, 28) },
+      { ...transposed(top), columnLabels: result.columnLabels, width: cell, height: pixels(150 / top.columns, 3, 20) },
+      { ...result, rowLabels: null, columnLabels: null, width: cell, height: Math.min(cell, 28) });
   }
   if (step === "context" && head.operand("values")) {
-    const values = await operand(head, "values", at.left, at.right);
-    const weights = /** @type {Part} */ (parts.get(parts.has("dropped") ? "dropped" : "weights"));
+    const weights = part(parts.has("dropped") ? "dropped" : "weights");
+    const values = await operand(head, "values", weights.first[1], weights.columns);
     const strip = pixels((0.36 * room) / values.columns, 3, 36);
     const cell = pixels((room - 170 - strip * values.columns) / weights.columns, 9, 44);
     return product(
       { ...weights, width: cell, height: Math.min(cell, 28) },
-      { ...values, rowLabels: at.keyTokens.slice(at.left, at.right), width: strip, height: pixels(300 / values.rows, 6, 20) },
-      { ...result, rowLabels: null, width: strip, height: Math.min(cell, 28), beside: true }, at);
+      { ...values, rowLabels: weights.columnLabels, width: strip, height: pixels(300 / values.rows, 6, 20) },
+      { ...result, rowLabels: null, width: strip, height: Math.min(cell, 28), beside: true });
   }
+  const stream = step === "stream" && (await updateOf(app, head, result));
+  if (stream) return stream;
   const names = [...parts.keys()];
-  const before = parts.get(names[names.indexOf(step) - 1]);
-  const narrow = app.width < 640 || !before;
-  const cell = pixels((room - 90) / result.columns / (narrow ? 1 : 1.75), 9, 44);
-  const drawn = matrix({ ...result, width: cell, height: Math.min(cell, 30), onhover: (c) => both(c), onpick: at.pick });
-  const source = narrow ? null : matrix({ ...before, rowLabels: null, columnLabels: null, width: cell * 0.6, height: Math.min(cell * 0.6, 18) });
-  const both = (/** @type {[number, number] | null} */ c) => {
-    source?.light(c?.[0] ?? null, c?.[1] ?? null);
-    at.hover(c);
-  };
-  return h("div", { class: "before-after" },
-    source && h("div", {}, h("h3", {}, before?.name.split(".").at(-1)?.replace(/\[.*/, "")), source.element),
-    source && h("div", { class: "arrow", "aria-hidden": "true" }, "→"),
-    h("div", {}, h("h3", {}, step), drawn.element));
+  const before = chain.length ? chain[chain.indexOf(step) - 1] : ["x", "stream", "output"].includes(step) ? undefined : names[names.indexOf(step) - 1];
+  return beforeAndAfter(app, before && !hasFeatures(before) === !hasFeatures(step) ? part(before) : null, result, role);
 }
 
 /**
- * A matrix product: the left factor on the left, the right factor above the result.
- * @param {Part} left @param {Part} top @param {Part} result
- * @param {{hover: (cell: [number, number] | null) => void, pick: (cell: [number, number]) => void}} at
+ * A product with a learned matrix, whose long sides are drawn smaller.
+ * @param {App} app @param {Part} left @param {{data: ArrayLike<number>, rows: number, columns: number, title: string}} matrix @param {Part} result
  */
-function product(left, top, result, at) {
-  const one = matrix(left);
-  const other = matrix(top);
-  const made = matrix({
-    ...result, onpick: at.pick,
+function projection(app, left, matrix, result) {
+  const room = Math.min(app.width, 1000) - 90;
+  const factor = pooled(left, Infinity);
+  const strip = pixels((0.3 * room) / factor.columns, 3, 16);
+  const narrow = pooled(result, Infinity, Math.max(16, Math.floor((0.6 * room) / 5)));
+  const cell = pixels((0.62 * room) / narrow.columns, 4, 44);
+  const above = pooled(matrix, undefined, narrow.columns);
+  return product(
+    { ...factor, width: strip, height: 20 },
+    { ...above, name: matrix.title, size: [matrix.rows, matrix.columns], first: [0, 0], scale: "signed", most: largest(above.data) || 1, width: cell, height: pixels(150 / above.rows, 3, 16), role: result.role },
+    { ...narrow, onhover: narrow.columns === result.columns ? result.onhover : undefined, rowLabels: null, width: cell, height: 20 });
+}
+
+/** The rows of x for the keys in a window. @param {Head} head @param {Part} x @param {Part} result */
+async function asKeys(head, x, result) {
+  const rows = await head.rows("x", result.first[0], result.first[0] + result.rows);
+  return { ...x, ...rows, first: result.first, rowLabels: result.rowLabels };
+}
+
+/** The residual stream before, the update by all heads, and the stream after. @param {App} app @param {Head} head @param {FullPart} after */
+async function updateOf(app, head, after) {
+  const { trace } = app;
+  const names = [head.before, `${head.block}.attention.output`];
+  if (!names.every((name) => trace.has(name))) return null;
+  const [before, update] = await Promise.all(names.map((name) => trace.matrix(name, 0, after.first[0], after.first[0] + after.rows)));
+  const wide = Math.max(12, Math.floor((Math.min(app.width, 1000) - 160) / 3 / 5));
+  const most = largest(after.data) || 1;
+  const drawn = (/** @type {any} */ numbers, /** @type {string} */ title, /** @type {boolean} */ labels) => {
+    const small = pooled({ ...after, ...numbers, name: title, rowLabels: labels ? after.rowLabels : null, most }, Infinity, wide);
+    return h("div", {}, h("h3", {}, title), draw({ ...small, width: pixels((wide * 5) / small.columns, 5, 40), height: 20, onhover: undefined }).element);
+  };
+  return h("div", { class: "before-after" }, drawn(before, "stream before", true), h("div", { class: "plus" }, "+"), drawn(update, "update by all heads", false), h("div", { class: "plus" }, "="), drawn(after, "stream after", false));
+}
+
+/** @param {App} app @param {FullPart | null} before @param {Part} result @param {string} role */
+function beforeAndAfter(app, before, result, role) {
+  const room = Math.min(app.width, 1000);
+  const wide = result.columnLabels == null;
+  const narrow = app.width < 640 || !before;
+  const most = Math.max(12, Math.floor((room - 90) / (narrow ? 5 : 9)));
+  const [after, earlier] = [pooled(result, Infinity, wide ? most : Infinity), before && pooled(before, Infinity, wide ? most : Infinity)];
+  const cell = pixels((room - 90) / after.columns / (narrow ? 1 : wide ? 2.2 : 1.75), wide ? 4 : 9, 44);
+  const factor = wide ? 1 : 0.6;
+  const source = narrow || !earlier ? null : draw({ ...earlier, rowLabels: wide ? earlier.rowLabels : null, columnLabels: null, width: cell * factor, height: wide ? 20 : Math.min(cell * factor, 18) });
+  const rotated = before && result.title?.endsWith("rotated") ? h("div", {}) : null;
+  const dials = (/** @type {number} */ row) => rotated && before && rotated.replaceChildren(
+    h("h3", {}, "each pair of features of ", h("span", { class: "token" }, result.rowLabels?.[row])), pairs(before, result, row, role));
+  const drawn = draw({
+    ...after, rowLabels: wide && source ? null : after.rowLabels, width: cell, height: wide ? 20 : Math.min(cell, 30), onpick: result.onpick,
     onhover: (cell) => {
-      one.light(cell?.[0] ?? null, null);
-      other.light(null, cell?.[1] ?? null);
-      at.hover(cell);
+      source?.light(cell?.[0] ?? null, wide ? null : (cell?.[1] ?? null));
+      if (cell) dials(cell[0] - result.first[0]);
+      if (after.columns === result.columns) result.onhover?.(cell);
     },
   });
-  const title = (/** @type {Part} */ part) => {
-    const name = part.name.split(".").at(-1)?.replace(/\[.*/, "");
-    return h("h3", { class: part.role ?? name }, part.transposed ? `${name}ᵀ` : name, ` ${part.rows} × ${part.columns}`);
-  };
-  return h("div", { class: "product" },
-    h("div", { class: "above" }, title(top), other.element),
-    h("div", { class: "beside" }, title(left), one.element),
-    h("div", { class: "result" }, title(result), made.element));
+  dials(result.rows - 1);
+  return [
+    h("div", { class: "before-after" },
+      source && h("div", {}, h("h3", {}, before?.title), source.element),
+      source && h("div", { class: "arrow", "aria-hidden": "true" }, "→"),
+      h("div", {}, h("h3", {}, result.title), drawn.element)),
+    rotated];
 }
 
-/** Rows of queries, keys or values. @param {Head} head @param {string} role @param {number} from @param {number} to @returns {Promise<Part>} */
-async function operand(head, role, from, to) {
+/** Rows of queries, keys or values. @param {Head} head @param {string} role @param {number} from @param {number} count @returns {Promise<Part>} */
+async function operand(head, role, from, count) {
   const place = /** @type {{name: string, index: number}} */ (head.operand(role));
-  const matrix = await head.read(role, from, to);
-  const name = place.name.endsWith(role) ? `${place.name}[${place.index}]` : place.name;
-  return { ...matrix, name, role, first: [from, 0], scale: "signed", most: largest(matrix.data) || 1, width: 6, height: 6 };
-}
-
-/** @param {Part} part @returns {Part} */
-function transposed(part) {
-  const data = new Float64Array(part.rows * part.columns);
-  for (let i = 0; i < part.rows; i++) for (let j = 0; j < part.columns; j++) data[j * part.rows + i] = part.data[i * part.columns + j];
-  return { ...part, data, rows: part.columns, columns: part.rows, first: [part.first[1], part.first[0]], transposed: true };
+  const matrix = await head.read(role, from, from + count);
+  const inputs = !place.name.endsWith(role);
+  return { ...matrix, name: inputs ? place.name : `${place.name}[${place.index}]`, title: inputs ? "x" : role, role, first: [from, 0], scale: "signed", most: largest(matrix.data) || 1, width: 6, height: 6 };
 }
 
 /** A thumbnail of a head's weights. @param {Head} head */
@@ -257,17 +313,15 @@ export function cut({ data, rows, columns }, from, to) {
 /** The values of a cell for the panel. @returns {[string, string][]} */
 function cellValues(
   /** @type {Map<string, Part>} */ parts, /** @type {string} */ step,
-  /** @type {[number, number]} */ [i, j], /** @type {string[]} */ queries, /** @type {string[]} */ keys,
+  /** @type {[number, number]} */ [i, j], /** @type {string[][]} */ [queries, keys],
 ) {
-  /** @type {[string, string][]} */
-  const rows = [["query", `${queries[i]} (${i})`]];
-  if (step === "context") rows.push(["feature", String(j)]);
-  else rows.push(["key", `${keys[j]} (${j})`]);
-  for (const [name, part] of parts) {
-    if ((name === "context") !== (step === "context")) continue;
-    rows.push([name, exact(part.data[(i - part.first[0]) * part.columns + j - part.first[1]])]);
+  const value = (/** @type {Part} */ part) => exact(part.data[(i - part.first[0]) * part.columns + j - part.first[1]]);
+  if (hasFeatures(step)) {
+    const part = /** @type {Part} */ (parts.get(step));
+    return [["token", `${part.rowLabels?.[i - part.first[0]]} (${i})`], ["feature", String(j)], ["value", value(part)]];
   }
-  return rows;
+  const steps = [...parts].filter(([name]) => !hasFeatures(name));
+  return [["query", `${queries[i]} (${i})`], ["key", `${keys[j]} (${j})`], ...steps.map(([name, part]) => /** @type {[string, string]} */ ([name, value(part)]))];
 }
 
 /** The edits that change this step. @param {App} app @param {Head} head @param {string} step */

@@ -3,7 +3,7 @@
 import { button, h } from "./dom.js";
 import { pixels, short } from "./numbers.js";
 import { largest } from "./colours.js";
-import { legend, matrix, table, thumbnail } from "./matrix.js";
+import { legend, matrix, pooled, table, thumbnail } from "./matrix.js";
 import { clamped, cut, headThumb, seen } from "./head.js";
 import { edits, note, picker, words } from "./panel.js";
 import { step } from "./attention.js";
@@ -13,7 +13,7 @@ import { ofLayer } from "./words.js";
 /** @typedef {import("./trace.js").Layer} Layer */
 /** @typedef {import("./attention.js").Head} Head */
 
-const POOLED = [24, 48]; // maximum rows and columns of a picture in a box
+const POOLED = 24; // maximum rows of a picture in a box
 
 /** @param {App} app @param {Layer} layer */
 export async function layerView(app, layer) {
@@ -95,23 +95,14 @@ async function tensorBox(app, name, title, role, shape) {
   const link = there && { href: app.address({ tensor: name, part: null, at: null }), "aria-current": app.state.tensor === name ? "true" : false };
   return h(there ? "a" : "div", { class: `box ${role}`, title: name, ...link },
     h("h3", { class: role }, title),
-    there ? await pooled(app, name) : note("left out of this file"),
+    there ? await smaller(app, name) : note("left out of this file"),
     h("span", { class: "shape" }, label));
 }
 
-/** A thumbnail of a tensor: the number with the largest absolute value in each part. @param {App} app @param {string} name */
-async function pooled(app, name) {
-  const { data, rows, columns } = await app.trace.matrix(name);
-  const [height, width] = [Math.min(rows, POOLED[0]), Math.min(columns, POOLED[1])];
-  const most = new Float64Array(height * width);
-  for (let i = 0; i < rows; i++) {
-    for (let j = 0; j < columns; j++) {
-      const at = Math.floor((i * height) / rows) * width + Math.floor((j * width) / columns);
-      const number = data[i * columns + j];
-      if (Math.abs(number) > Math.abs(most[at])) most[at] = number;
-    }
-  }
-  return thumbnail({ data: most, rows: height, columns: width }, "signed", largest(most) || 1);
+/** A thumbnail of a tensor. @param {App} app @param {string} name */
+async function smaller(app, name) {
+  const small = pooled(await app.trace.matrix(name), POOLED);
+  return thumbnail(small, "signed", largest(small.data) || 1);
 }
 
 /** The numbers of a tensor, in a window. @param {App} app @param {string} name */

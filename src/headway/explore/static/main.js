@@ -9,6 +9,8 @@ import { layerView } from "./layer.js";
 import { clamped, headView, seen, stepsOf, windowAt } from "./head.js";
 import { cellView } from "./cell.js";
 import { ladderView } from "./ladder.js";
+import { nextStrip } from "./next.js";
+import { label } from "./path.js";
 import { note } from "./panel.js";
 import { picturePNG, pictureSVG, saveAs } from "./save.js";
 
@@ -64,7 +66,7 @@ async function render() {
     const changed = state.edits.length > 0 && live.canAsk;
     const base = changed ? await live.trace(state, { edited: false }) : null;
     const now = context(trace, base, state);
-    const view = await currentView(now);
+    const [view, strip] = [await currentView(now), onLadder(state) ? null : await nextStrip(now)];
     if (mine !== turn) return;
     const level = app && crumbs(app, headAt(app)).children.length;
     app = now;
@@ -74,7 +76,7 @@ async function render() {
       const focused = document.activeElement && identity(document.activeElement);
       const text = field();
       if (text && text.value !== text.defaultValue) typed ??= text.value; // still being written
-      document.body.replaceChildren(...frame(now, view), dialog);
+      document.body.replaceChildren(...frame(now, view), ...(strip ? [strip] : []), dialog);
       for (const one of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(FOCUSABLE))) {
         if (identity(one) === focused) one.focus();
       }
@@ -221,7 +223,7 @@ function crumbs(app, head) {
   if (ladder && trace.rungs.some((rung) => rung.title === state.rung)) path.push([String(state.rung), address({ ...top, ladder: true, rung: state.rung })]);
   if (head) {
     const { step } = stepsOf(app, head);
-    path.push([`Head ${head.label}`, address({ cell: null, step: null })], [step, address({ cell: null, step })]);
+    path.push([`Head ${head.label}`, address({ cell: null, step: null })], [label(head, step), address({ cell: null, step })]);
     if (state.cell) path.push([`[${state.cell.map((at, i) => trace.tokens(head.attention)[i][Math.min(at, head.size[i] - 1)].display).join(", ")}]`, location.hash]);
   }
   const also = trace.manifest.kind === "model" && !ladder ? h("a", { class: "aside", href: address({ ...top, ladder: true }) }, "the ladder") : null;

@@ -8,11 +8,12 @@ import { colour, ink, packed } from "./colours.js";
 /** @typedef {[number, number]} Cell  row and column in the complete matrix */
 /**
  * A part of a matrix and how to draw it. beside: leave space for labels, to align with others.
+ * size: rows and columns in words, where the picture has fewer. title: the heading in a product.
  * @typedef {{
  *   name: string, data: ArrayLike<number>, rows: number, columns: number, first: Cell,
  *   rowLabels?: string[] | null, columnLabels?: string[] | null, transposed?: boolean,
  *   scale: Scale, most: number, hatched?: (row: number, column: number) => boolean,
- *   width: number, height: number, role?: string, beside?: boolean,
+ *   width: number, height: number, role?: string, beside?: boolean, title?: string, size?: [number, number],
  *   onhover?: (cell: Cell | null) => void, onpick?: (cell: Cell) => void,
  * }} Part
  */
@@ -21,6 +22,52 @@ import { colour, ink, packed } from "./colours.js";
 const LABEL = { width: 74, height: 58, letters: 9 };
 const ROOM = 31; // minimum width in pixels of a cell with a number
 let patterns = 0;
+
+const POOLED = 48; // maximum rows or columns of a factor and of a thumbnail of features
+
+/** A matrix product: the left factor on the left, the right factor above the result. @param {Part} left @param {Part} top @param {Part} result */
+export function product(left, top, result) {
+  const [one, other] = [matrix(left), matrix(top)];
+  const made = matrix({
+    ...result,
+    onhover: (cell) => {
+      one.light(cell?.[0] ?? null, null);
+      other.light(null, cell?.[1] ?? null);
+      result.onhover?.(cell);
+    },
+  });
+  const title = (/** @type {Part} */ part) => h("h3", { class: part.role ?? part.title }, `${part.title}${part.transposed ? "ᵀ" : ""} `, h("span", { class: "shape" }, part.size?.join(" × ") ?? `${part.rows} × ${part.columns}`));
+  return h("div", { class: "product" },
+    h("div", { class: "above" }, title(top), other.element),
+    h("div", { class: "beside" }, title(left), one.element),
+    h("div", { class: "result" }, title(result), made.element));
+}
+
+/**
+ * A smaller matrix for a picture: of each group of cells the number with the largest absolute value.
+ * @template {{data: ArrayLike<number>, rows: number, columns: number}} M @param {M} matrix @param {number} [most]  rows @param {number} [wide]  columns
+ */
+export function pooled(matrix, most = POOLED, wide = POOLED) {
+  const { data, rows, columns } = matrix;
+  const [height, width] = [Math.min(rows, most), Math.min(columns, wide)];
+  if (height === rows && width === columns) return matrix;
+  const largest = new Float64Array(height * width);
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < columns; j++) {
+      const at = Math.floor((i * height) / rows) * width + Math.floor((j * width) / columns);
+      const number = data[i * columns + j];
+      if (Math.abs(number) > Math.abs(largest[at])) largest[at] = number;
+    }
+  }
+  return { ...matrix, data: largest, rows: height, columns: width };
+}
+
+/** @param {Part} part @returns {Part} */
+export function transposed(part) {
+  const data = new Float64Array(part.rows * part.columns);
+  for (let i = 0; i < part.rows; i++) for (let j = 0; j < part.columns; j++) data[j * part.rows + i] = part.data[i * part.columns + j];
+  return { ...part, data, rows: part.columns, columns: part.rows, first: [part.first[1], part.first[0]], size: part.size && [part.size[1], part.size[0]], transposed: true };
+}
 
 /** @param {Part} part @returns {Drawn} */
 export function matrix(part) {

@@ -4,6 +4,7 @@ import { button, h } from "./dom.js";
 import { percent, short } from "./numbers.js";
 import { headLink } from "./layer.js";
 import { legend } from "./matrix.js";
+import { isMasked, nextBars, positionOf } from "./next.js";
 import { edits, note, picker, words } from "./panel.js";
 import { step } from "./attention.js";
 
@@ -13,16 +14,13 @@ import { step } from "./attention.js";
 const TRACED = { sentence: "All traced attentions: one band per attention, one picture of the weights per head. Click a picture to see its steps.", equation: "context = weights values", rung: null };
 const TRANSLATED = { sentence: "The encoder reads the sentence, and the decoder writes the translation; for each word it attends to the source. Rows are queries, columns are keys. Click a picture to see its steps.", equation: "context = weights values", rung: null };
 const MASKED = { sentence: "Each token becomes a vector. Every layer adds two updates to it: from all tokens, by attention, and from the token itself, by the MLP. The last vector gives the probabilities of the word that belongs there.", equation: "logits = head(x),  x = norm(x + update) in every layer", rung: null };
-const BARS = 10;
 const THICK = 46; // pixels for an update as large as the stream
 
 /** @param {App} app */
 export async function modelView(app) {
   const { trace, base } = app;
   const { changes = {} } = trace.manifest;
-  const last = trace.manifest.tokens.length - 1;
-  const masked = trace.manifest.tokens.findIndex((token) => token.id === trace.manifest.mask);
-  const position = Math.min(app.state.query ?? (masked < 0 ? last : masked), last);
+  const position = positionOf(app);
   const bands = await Promise.all(trace.layers.map(async (layer, i) => {
     const [attention = 0, mlp = 0] = changes[layer.name] ?? [];
     const moved = base && (await distance(trace, base, layer.name, position));
@@ -41,7 +39,7 @@ export async function modelView(app) {
     picture: [
       h("div", { class: "model" },
         h("div", { class: "layers" }, stream(trace.manifest.model?.positions?.kind === "learned" ? "token + position" : "embedded", "embedded"), bands, stream("norm", "final_norm")),
-        h("div", { class: "next" }, await next(app, position))),
+        h("div", { class: "next" }, await nextBars(app, position))),
       Object.keys(changes).length
         ? note(`The line through the layers is the residual stream. Bar height: the norm of the update by attention (purple) and MLP (grey), relative to the norm of the stream.${base ? " Δ: how far your changes move the stream of the token chosen at the right." : ""}`)
         : null,
@@ -57,58 +55,6 @@ export async function modelView(app) {
       edits(app),
     ],
   };
-}
-
-/** Whether the model predicts masked words, not the next token. @param {Trace} trace */
-function isMasked(trace) {
-  return trace.manifest.model?.output === "transform";
-}
-
-/** The probabilities of the token after a position. @param {App} app @param {number} position */
-async function next(app, position) {
-  const { trace, base } = app;
-  const { tokens, vocabulary, written = [] } = trace.manifest;
-  const row = await logits(trace, position);
-  if (!vocabulary) return null; // for a trace the vocabulary is unknown
-  if (!row) return note("The logits of this position are left out of this file.");
-  const shares = probabilities(app, row);
-  const before = base && (await logits(base, position));
-  const old = before && probabilities(app, before);
-  const best = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, BARS).filter((id) => shares[id] > 0);
-  const followed = isMasked(trace) ? null : (tokens[position + 1] ?? written[0]);
-  if (followed?.id != null && !best.includes(followed.id)) best.push(followed.id);
-  const after = tokens[position + 1] ? "the next token of the text" : "the sampled token";
-  return [
-    h("h3", {}, isMasked(trace) ? "in place of " : "after ", h("span", { class: "token" }, tokens[position].display)),
-    h("div", { class: "bars" }, best.map((id) =>
-      h("div", { class: "bar", "aria-current": id === followed?.id ? "true" : false, title: `${vocabulary[id] ?? id}: ${shares[id]}${id === followed?.id ? `, ${after}` : ""}` },
-        h("span", { class: "token" }, vocabulary[id] ?? `(${id})`),
-        h("span", { class: "track" },
-          h("span", { class: "fill next", style: { width: `${100 * shares[id]}%` } }),
-          old && h("span", { class: "ghost", title: `unchanged: ${percent(old[id])}`, style: { left: `${100 * old[id]}%` } })),
-        h("span", { class: "number", "data-value": shares[id] }, percent(shares[id]))))),
-    followed && h("p", { class: "note" }, `outlined: ${after}${old ? "; line: before your edit" : ""}`),
-  ];
-}
-
-/** The logits at a position; the file may have only those of the last positions. @param {Trace} trace @param {number} position */
-async function logits(trace, position) {
-  if (!trace.has("logits")) return null;
-  const rows = trace.header.logits.shape.at(-2);
-  const at = position - (trace.manifest.tokens.length - rows);
-  return at < 0 ? null : (await trace.matrix("logits", 0, at, at + 1)).data;
-}
-
-/** Softmax at the selected temperature over the k largest logits. @param {App} app @param {ArrayLike<number>} row */
-export function probabilities(app, row) {
-  const { temperature, top_k } = app.live.request(app.state, true);
-  const all = Float64Array.from(row);
-  const best = all.reduce((most, x) => Math.max(most, x), -Infinity);
-  const order = [...all.keys()].sort((a, b) => all[b] - all[a]); // stable, as in the engines
-  const kept = new Set(order.slice(0, temperature === 0 ? 1 : (top_k ?? all.length)));
-  const raised = all.map((x, id) => (!kept.has(id) ? 0 : temperature === 0 ? 1 : Math.exp((x - best) / temperature)));
-  const total = raised.reduce((sum, x) => sum + x, 0);
-  return raised.map((x) => x / total);
 }
 
 /** The difference of a layer's stream from the unchanged model, relative to its norm. */

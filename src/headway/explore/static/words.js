@@ -1,6 +1,7 @@
 // What each step does, in a sentence, with its equation and the rung of the ladder that introduces it.
 
 import { short } from "./numbers.js";
+import { label } from "./path.js";
 
 /** @typedef {import("./attention.js").Head} Head */
 /** @typedef {import("./trace.js").Manifest} Manifest */
@@ -8,6 +9,42 @@ import { short } from "./numbers.js";
 
 /** @type {Record<string, Words>} */
 const STEPS = {
+  x: {
+    sentence: "The vectors that this attention reads, one row per token: the residual stream after the norm of the layer.",
+    equation: "x = norm(stream)", rung: null,
+  },
+  queries: {
+    sentence: "The query of a token, what it looks for: its vector times the learned matrix of this head.",
+    equation: "queries = x W_query", rung: "trainable",
+  },
+  keys: {
+    sentence: "The key of a token, what its queries are compared with: its vector times another learned matrix.",
+    equation: "keys = x W_key", rung: "trainable",
+  },
+  values: {
+    sentence: "The value of a token, what it gives to those that attend to it: its vector times a third learned matrix.",
+    equation: "values = x W_value", rung: "trainable",
+  },
+  normalized: {
+    sentence: "QK-norm: each row is divided by its root mean square and multiplied by learned scales, so that the scores cannot grow without limit.",
+    equation: "y = g x / sqrt(mean(x^2) + eps)", rung: null,
+  },
+  rotated: {
+    sentence: "Rotary positions (RoPE): each pair of features is rotated by an angle that grows with the position, so that a score depends on the distance of the two tokens. Each dial is one pair, before and after.",
+    equation: "(a, b) → (a cos t - b sin t, a sin t + b cos t),  t = position / base^(2i/d)", rung: null,
+  },
+  output: {
+    sentence: "The output matrix turns the context of this head into an update of the residual stream. The updates of all heads are added.",
+    equation: "output = context W_output", rung: "multihead",
+  },
+  stream: {
+    sentence: "The sum of the updates of all heads is added to the residual stream, from which later layers read.",
+    equation: "stream = stream + output", rung: null,
+  },
+  next: {
+    sentence: "After all layers the vector of the last token gives the probabilities of the next token. Switch this head off, or change a step, to see its effect here and below.",
+    equation: "probabilities = softmax(head(norm(stream)))", rung: null,
+  },
   scores: {
     sentence: "The score of a query and a key is their dot product: the larger, the better they match.",
     equation: "scores = queries keysᵀ", rung: "trainable",
@@ -41,6 +78,9 @@ const STEPS = {
 /** @param {string} step @param {Head} head @returns {Words} */
 export function ofStep(step, head) {
   const { rung, inGPT, facts, steps } = head;
+  const [role, part] = label(head, step).split(", ");
+  if (part || ["queries", "keys", "values"].includes(role)) return STEPS[part ?? role];
+  if (step === "x" && !inGPT) return { sentence: "The vectors of the words, one row per word.", equation: "x", rung: null };
   if (facts?.additive && step === "scores") {
     return { sentence: "Bahdanau's score: tanh of the sum of query and key, multiplied by a learned vector v.", equation: "score = v · tanh(query + key)", rung: null };
   }
