@@ -2,18 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
 
-from gpts import MODERN, gpt_config
-from headway.data.tokenizers import Tokenizer
 from headway.explore import export
 from headway.explore.tracers import LadderTracer, ModelTracer, TraceRequest
 from headway.hf.stored import StoredModel
 from headway.ladder.rung import SENTENCE
-from headway.torch.weights import build, to_arrays
-from headway.training import checkpoints
-from headway.training.runs import Run, RunConfig
-from headway.training.settings import TrainingConfig
 from pages import opened, table
 
 pytestmark = pytest.mark.xdist_group("browser")
@@ -23,21 +16,8 @@ PREFIX = f"blocks.{LAYER}.attention."
 
 
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory):
-    """A model with QK-norm, rotary positions and grouped heads, with random weights."""
-    tokenizer = Tokenizer.utf8_bytes()
-    config = gpt_config(256, 12, 24, 2, 4, kv_heads=2, **MODERN)
-    of_run = RunConfig(
-        "next-token", "", "", "byte", tokenizer.fingerprint, None, config, TrainingConfig()
-    )
-    run = Run.create(tmp_path_factory.mktemp("path") / "modern", of_run, tokenizer)
-    torch.manual_seed(0)
-    model = build(of_run)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    checkpoints.save(run.checkpoints, 0, {"model": to_arrays(model)}, {})
-    return ModelTracer(StoredModel.open(run.path)).trace(TraceRequest(TEXT))
+def traced(modern):
+    return ModelTracer(StoredModel.open(modern.path)).trace(TraceRequest(TEXT))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +105,7 @@ def test_the_next_token_is_in_view_on_every_level(page, exported, traced):
         "layer=0&head=0&step=next",
     ):
         opened(page, f"{exported}#{state}")
-        shown = page.locator(".strip [data-value]").evaluate_all(
+        shown = page.locator(".upcoming [data-value]").evaluate_all(
             "all => all.map(x => +x.dataset.value)"
         )
         np.testing.assert_allclose(shown, np.sort(shares)[::-1][:5], rtol=1e-6)
@@ -141,4 +121,4 @@ def test_the_path_of_a_rung(page, tmp_path):
     second = table(page)
     opened(page, f"{at}#rung=multihead&head=0&step=output&table=1")
     np.testing.assert_allclose(table(page) + second, tensors["ladder.multihead.output"], atol=1e-12)
-    assert page.locator(".strip").count() == 0
+    assert page.locator(".upcoming").count() == 0

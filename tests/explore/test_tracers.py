@@ -96,7 +96,7 @@ def test_a_lean_trace_keeps_the_weights_of_changed_layers(tracer, monkeypatch):
     assert ["blocks.1.attention.weights", [1, 4, 15, 15]] in manifest["steps"]
 
 
-@pytest.mark.parametrize("what", EDITS)
+@pytest.mark.parametrize("what", [name for name, kind in EDITS.items() if kind.heads == "any"])
 def test_a_change_is_of_its_head_alone(tracer, what):
     plain, _ = tracer.trace(TraceRequest(TEXT))
     changed, _ = tracer.trace(TraceRequest(TEXT, edits=(Edit(what, LAYER, 2),)))
@@ -108,15 +108,42 @@ def test_a_change_is_of_its_head_alone(tracer, what):
     assert not np.allclose(plain["logits"], changed["logits"], atol=1e-6)
 
 
+def test_one_head_alone_and_without_the_output_matrix(tracer):
+    plain, _ = tracer.trace(TraceRequest(TEXT))
+    tensors, _ = tracer.trace(TraceRequest(TEXT, edits=(Edit("alone", LAYER, 2),)))
+    context = tensors[f"{LAYER}.context"][0]
+    assert np.array_equal(context[2], plain[f"{LAYER}.context"][0, 2])
+    assert not context[[0, 1, 3]].any()
+    tensors, _ = tracer.trace(TraceRequest(TEXT, edits=(Edit("no output", LAYER),)))
+    contexts = plain[f"{LAYER}.context"][0]
+    assert np.array_equal(tensors[f"{LAYER}.output"][0], np.concatenate(list(contexts), axis=-1))
+    edits = (Edit("no output", LAYER), Edit("off", LAYER, 1))
+    tensors, _ = tracer.trace(TraceRequest(TEXT, edits=edits))
+    assert not tensors[f"{LAYER}.output"][0, :, 8:16].any()  # head 1 was off before
+
+
+def test_without_rotary_positions(modern):
+    edits = (Edit("no rotary", "blocks.1.attention"),)
+    of_modern = ModelTracer(StoredModel.open(modern.path))
+    plain, _ = of_modern.trace(TraceRequest(TEXT[:9]))
+    tensors, _ = of_modern.trace(TraceRequest(TEXT[:9], edits=edits))
+    for name in ("queries", "keys"):
+        unrotated = tensors[f"blocks.1.attention.unrotated_{name}"]
+        assert np.array_equal(tensors[f"blocks.1.attention.{name}"], unrotated)
+        assert not np.array_equal(plain[f"blocks.1.attention.{name}"], unrotated)
+
+
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        ({"what": "offf", "attention": LAYER}, "an edit must be one of off, no scale"),
+        ({"what": "offf", "attention": LAYER}, "an edit must be one of no rotary, off"),
         ({"what": [], "attention": LAYER}, "an edit must be one of"),
         ({"what": "off", "attention": "blocks.*"}, "invalid name of an attention"),
         ({"what": "off", "attention": 3}, "invalid name of an attention"),
         ({"what": "off", "attention": LAYER, "head": -1}, "head must be an integer >= 0"),
         ({"what": "off", "attention": LAYER, "head": True}, "head must be an integer >= 0"),
+        ({"what": "alone", "attention": LAYER}, "'alone' needs the head that stays"),
+        ({"what": "no rotary", "attention": LAYER, "head": 0}, "changes all heads: leave out the"),
         ({"what": "off"}, "an edit must have"),
         ({"what": "off", "attention": LAYER, "more": 1}, "an edit must have"),
         ("off", "an edit must have"),

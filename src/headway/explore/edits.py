@@ -5,9 +5,10 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, fields
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from headway.attention.arrays import Array, integers, namespace
+from headway.attention.heads import merge
 from headway.tracing import edit
 
 Steps = Mapping[str, Callable[[Array], Array]]
@@ -29,6 +30,10 @@ class Edit:
             raise ValueError(f"an edit must be one of {', '.join(EDITS)} (got {self.what!r})")
         if self.head is not None and (type(self.head) is not int or self.head < 0):
             raise ValueError(f"head must be an integer >= 0 (got {self.head!r})")
+        if self.head is None and EDITS[self.what].heads == "others":
+            raise ValueError(f"{self.what!r} needs the head that stays")
+        if self.head is not None and EDITS[self.what].heads == "all":
+            raise ValueError(f"{self.what!r} changes all heads: leave out the head")
         if type(self.attention) is not str or set("*?[") & set(self.attention):
             raise ValueError(f"invalid name of an attention: {self.attention!r}")
 
@@ -48,14 +53,15 @@ class Edit:
     def _of_head(self, change: Callable[[Array], Array]) -> Callable[[Array], Array]:
         if self.head is None:
             return change
-        chosen = self.head
+        chosen, is_of_others = self.head, EDITS[self.what].heads == "others"
 
         def changed(value: Array) -> Array:
             heads = value.shape[-3]
             if chosen >= heads:
                 raise ValueError(f"head must be below {heads} in {self.attention} (got {chosen})")
             number = integers(heads, value)[:, None, None]
-            return namespace(value).where(number == chosen, change(value), value)
+            is_changed = (number != chosen) if is_of_others else (number == chosen)
+            return namespace(value).where(is_changed, change(value), value)
 
         return changed
 
@@ -81,6 +87,22 @@ def _skipped(before: str, step: str) -> Steps:
         return scores
 
     return {before: keep, step: lambda value: kept[0]}
+
+
+def _unrotated() -> Steps:
+    """Use the queries and keys without their rotation."""
+    return {**_skipped("unrotated_queries", "queries"), **_skipped("unrotated_keys", "keys")}
+
+
+def _concatenated() -> Steps:
+    """Use the contexts of the heads, next to each other, as the output."""
+    kept: list[Array] = []
+
+    def keep(context: Array) -> Array:
+        kept[:] = [context]
+        return context
+
+    return {"context": keep, "output": lambda output: merge(kept[0])}
 
 
 def _uniform() -> Steps:
@@ -119,25 +141,49 @@ def _divided(share: Array) -> Array:
 
 
 class Kind(NamedTuple):
-    """A kind of edit. step: the step that shows it; label: for the page; steps: the changes."""
+    """A kind of edit.
+
+    step: the step that shows it. label: for the page. steps: the changes. heads: which heads it
+    changes: one or all ("any"), always "all", or all "others". without: the text of `ladder/why.md`
+    to which it is the opposite.
+    """
 
     step: str
     label: str
     steps: Callable[[], Steps]
+    heads: Literal["any", "all", "others"] = "any"
+    without: str | None = None
 
 
 # The page gets names, steps and labels from here; `no mask` applies after the edits of scores.
 EDITS: Mapping[str, Kind] = MappingProxyType(
     {
-        "off": Kind("context", "head switched off (its context is 0)", _off),
-        "no scale": Kind("scaled", "scores are not scaled", partial(_skipped, "scores", "scaled")),
+        "no rotary": Kind(
+            "queries", "queries and keys are not rotated", _unrotated, "all", "rotary"
+        ),
+        "off": Kind("context", "head switched off (its context is 0)", _off, without="context"),
+        "alone": Kind("context", "all other heads are switched off", _off, "others", "heads"),
+        "no scale": Kind(
+            "scaled",
+            "scores are not scaled",
+            partial(_skipped, "scores", "scaled"),
+            without="scaled",
+        ),
         "no mask": Kind(
             "masked",
             "no mask: tokens attend to later tokens",
             partial(_skipped, "scaled", "masked"),
+            without="masked",
         ),
         "uniform": Kind("weights", "uniform weights", _uniform),
         "identity": Kind("weights", "each token attends to itself only", _identity),
         "previous": Kind("weights", "each token attends to the previous token only", _previous),
+        "no output": Kind(
+            "output",
+            "no output matrix: the contexts of the heads next to each other",
+            _concatenated,
+            "all",
+            "output",
+        ),
     }
 )

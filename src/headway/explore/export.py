@@ -4,12 +4,14 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Mapping
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
 from headway.explore.trace_file import Manifest, Tensors, to_bytes
+from headway.ladder.why import WHY
 from headway.tracing import INSIDE
 
 AIM = 24 * 2**20  # bytes of tensors; with more, those that are not essential are left out
@@ -45,8 +47,8 @@ def page(tensors: Mapping[str, np.ndarray], manifest: Manifest, address: str = "
     target = json.dumps(address.removeprefix("#")).replace("<", "\\u003c")
     opening = f'if (!location.hash) location.hash = {target};\nimport("headway/main.js");'
     pieces = [b64encode(raw[start : start + PIECE]).decode() for start in range(0, len(raw), PIECE)]
-    shell = (STATIC / "index.html").read_text(encoding="utf-8")
-    head, body = shell.split('<link rel="stylesheet"')[0], shell[shell.index("<body>") :]
+    empty = shell()
+    head, body = empty.split('<link rel="stylesheet"')[0], empty[empty.index("<body>") :]
     charset = '<meta charset="utf-8">'
     limits = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     style = (STATIC / "style.css").read_text(encoding="utf-8")
@@ -63,6 +65,13 @@ def page(tensors: Mapping[str, np.ndarray], manifest: Manifest, address: str = "
         f"</head>\n{body}",
     ]
     return "".join(parts)
+
+
+def shell() -> str:
+    """Return index.html with the texts that say why each step exists."""
+    texts = json.dumps({name: asdict(why) for name, why in WHY.items()}).replace("<", "\\u003c")
+    index = (STATIC / "index.html").read_text(encoding="utf-8")
+    return index.replace('id="why">{}<', f'id="why">{texts}<')
 
 
 def reduced(tensors: Mapping[str, np.ndarray], manifest: Manifest) -> tuple[Tensors, Manifest]:

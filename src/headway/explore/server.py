@@ -42,6 +42,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headway.explore import trace_file
 from headway.explore.edits import Edit
+from headway.explore.export import STATIC, page, shell
 from headway.explore.tracers import Stop, Tracer, TraceRequest, never_stop
 
 BODY = 64 * 2**10  # maximum bytes of a request
@@ -51,7 +52,6 @@ WAITING = 4  # maximum number of waiting requests
 SECONDS = 60.0  # maximum time of one request
 KEPT, BYTES = 8, 2 * 2**30  # trace files and their bytes; the first and the latest are always kept
 
-STATIC = Path(__file__).parent / "static"
 # The table of the operating system may be wrong for scripts.
 MEDIA = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}
 HEADERS = {
@@ -256,10 +256,10 @@ def app(traces: Traces, queue: Queue, port: int) -> Starlette:
     token = secrets.token_urlsafe()
 
     async def index(request: Request) -> Response:
-        page = (STATIC / "index.html").read_text(encoding="utf-8")
+        index = shell()
         for name, value in (("headway-token", token), ("headway-trace", traces.first.stem)):
-            page = page.replace(f'name="{name}" content=""', f'name="{name}" content="{value}"')
-        return HTMLResponse(page)
+            index = index.replace(f'name="{name}" content=""', f'name="{name}" content="{value}"')
+        return HTMLResponse(index)
 
     async def static(request: Request) -> Response:
         # A lookup among the existing names, so that no name leads to another folder.
@@ -290,8 +290,6 @@ def app(traces: Traces, queue: Queue, port: int) -> Starlette:
         wanted = _trace_request(posted)
 
         def export_page(stop: Stop) -> bytes:
-            from headway.explore.export import page  # late: needed only to save a page
-
             tensors, manifest = trace_file.load(traces.create(wanted, stop))
             stop()
             return page(tensors, manifest, address).encode()

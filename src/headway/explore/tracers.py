@@ -153,7 +153,16 @@ class ModelTracer:
             "vocabulary": self._vocabulary,
             "changes": changes(tensors),
             "edits": [asdict(one) for one in request.edits],
-            "edit_kinds": [[name, kind.step, kind.label] for name, kind in EDITS.items()],
+            "edit_kinds": [
+                {
+                    "name": name,
+                    "step": kind.step,
+                    "label": kind.label,
+                    "heads": kind.heads,
+                    "without": kind.without,
+                }
+                for name, kind in EDITS.items()
+            ],
             "written": trace_file.token_records(written, self.tokenizer),
             "sampling": {
                 name: getattr(request, name) for name in ("write", "temperature", "top_k", "seed")

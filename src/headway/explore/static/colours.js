@@ -1,8 +1,12 @@
-// Colours of numbers. Colour-blind people can order both scales; the diverging one is ColorBrewer's
-// RdBu (Brewer 2003).
+// Colours of numbers. Colour-blind people can order all scales; the light diverging one is
+// ColorBrewer's RdBu (Brewer 2003). 0 has the colour of the page, and large numbers differ from it.
 
 const LIGHT = ["#f7f5fb", "#ded8ee", "#c1b6de", "#a390cc", "#866cb8", "#6a499f", "#4f2984", "#330c5f"];
 const DARK = ["#24222b", "#3a2f52", "#53407c", "#6f55a3", "#8d6fc4", "#ab8fdc", "#cab4ee", "#ece2fb"];
+const DIVERGING_DARK = [
+  ...["#b3d8ff", "#7db6f7", "#4d8cd9", "#33619c", "#25405f", "#1b1c21"],
+  ...["#572b2b", "#963c36", "#d4574a", "#f58371", "#ffbcb0"],
+];
 const DIVERGING = [
   ...["#053061", "#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#ffffff"],
   ...["#fddbc7", "#f4a582", "#d6604d", "#b2182b", "#67001f"],
@@ -12,12 +16,12 @@ const DIVERGING = [
 
 /**
  * The colour of a number on a scale that ends at `most`. Shares use the square root, so that
- * small weights are visible; signed numbers have white at 0.
+ * small weights are visible.
  * @param {number} x @param {Scale} scale @param {number} most @returns {string}
  */
 export function colour(x, scale, most) {
   const at = place(x, scale, most);
-  return scale === "share" ? between(dark.matches ? DARK : LIGHT, Math.sqrt(at)) : between(DIVERGING, at);
+  return scale === "share" ? between(dark.matches ? DARK : LIGHT, Math.sqrt(at)) : between(dark.matches ? DIVERGING_DARK : DIVERGING, at);
 }
 
 /** The place of a number between the ends of a scale, from 0 to 1. @param {number} x @param {Scale} scale @param {number} most */

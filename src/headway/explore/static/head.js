@@ -10,6 +10,7 @@ import { hasFeatures, label, pathView } from "./path.js";
 import { pairs } from "./rotary.js";
 import { ofStep } from "./words.js";
 import { edits, note, picker, words } from "./panel.js";
+import { sectionOf, whyPanel } from "./why.js";
 
 /** @typedef {import("./main.js").App} App */
 /** @typedef {import("./attention.js").Head} Head */
@@ -71,8 +72,10 @@ export async function headView(app, head) {
     cells: Boolean(focus),
     picture: [
       pathView(app, head, steps, step, parts, steps.includes("next") ? await mostLikely(app) : null),
-      h("figure", { class: "focus" },
+      h("div", { class: "row title" },
         h("h2", {}, label(head, step), focus?.size && h("span", { class: "shape" }, `  ${focus.size.join(" × ")}`)),
+        controls(app, head, steps, step)),
+      h("figure", { class: "focus" },
         h("div", { class: "scroll" }, shown && focus ? lines(focus) : picture),
         focus && h("figcaption", {}, shown ? null : legend(focus.scale, focus.most, Boolean(focus.hatched)),
           h("code", {}, focus.name),
@@ -83,7 +86,7 @@ export async function headView(app, head) {
     ],
     panel: [
       words(app, ofStep(step, head), edited(app, head, step)),
-      controls(app, head, steps, step),
+      await whyPanel(app, sectionOf(head, step), head),
       edits(app, [head]),
     ],
   };
@@ -324,12 +327,14 @@ function cellValues(
   return [["query", `${queries[i]} (${i})`], ["key", `${keys[j]} (${j})`], ...steps.map(([name, part]) => /** @type {[string, string]} */ ([name, value(part)]))];
 }
 
-/** The edits that change this step. @param {App} app @param {Head} head @param {string} step */
+/** The edits that change this step of this head. @param {App} app @param {Head} head @param {string} step */
 export function edited(app, head, step) {
   const { edits = [], edit_kinds = [] } = app.trace.manifest;
-  const kinds = edit_kinds.filter(([, where]) => where === step).map(([name]) => name);
-  return edits.filter(
-    (edit) => edit.attention === head.attention && (edit.head == null || edit.head === head.index) && kinds.includes(edit.what));
+  return edits.filter((edit) => {
+    const kind = edit_kinds.find(({ name }) => name === edit.what);
+    const hit = edit.head == null || (edit.head === head.index) === (kind?.heads !== "others");
+    return edit.attention === head.attention && hit && kind?.step === step;
+  });
 }
 
 /** @param {App} app @param {Head} head @param {string[]} steps @param {string} step */
@@ -340,22 +345,17 @@ function controls(app, head, steps, step) {
   const moved = (/** @type {number} */ to) => (state.rung == null ? { layer: to, head: 0 } : { rung: layers[to].title, head: 0 });
   const at = steps.indexOf(step);
   const drawn = state.training;
-  return h("section", { class: "controls" },
-    h("div", { class: "row" },
-      picker("layer", layers.map((one) => one.title), layer, (to) => app.go({ ...moved(to), cell: null })),
-      picker("head", layers[layer].heads.map((one) => `Head ${one.label}`), state.head ?? 0, (to) => app.go({ head: to, cell: null }))),
-    h("div", { class: "row" },
-      button("◀ back", () => app.go({ step: steps[at - 1] }), { disabled: at === 0, title: "←" }),
-      button(app.playing ? "❚❚ pause" : "▶ play", () => app.play(), { title: "space", "aria-pressed": String(app.playing) }),
-      button("step ▶", () => app.go({ step: steps[at + 1] }), { disabled: at === steps.length - 1, title: "→" })),
-    h("div", { class: "row" },
-      button("matrix", () => app.go({ lines: false }), { "aria-pressed": String(!state.lines) }),
-      button("lines", () => app.go({ lines: true, step: step === "dropped" ? step : "weights" }), { "aria-pressed": String(state.lines) }),
-      button("numbers", () => app.go({ table: !state.table }), { "aria-pressed": String(state.table) })),
-    app.trace.manifest.kind !== "translation" && head.facts && !head.trace.has(head.name("dropped")) && head.steps.includes("weights")
-      ? h("div", { class: "row" },
-          button(drawn == null ? "show training's dropout" : "hide dropout", () => app.go({ training: drawn == null ? 0 : null, step: drawn == null ? "dropped" : "weights" })),
-          drawn != null && button("sample again", () => app.go({ training: drawn + 1, step: "dropped" })),
-          drawn != null && note(`p = ${training(app, head)?.rate}, seed ${drawn}: the same random cells as in training`))
-      : null);
+  const dropout = app.trace.manifest.kind !== "translation" && head.facts && !head.trace.has(head.name("dropped")) && head.steps.includes("weights");
+  return h("div", { class: "row controls" },
+    picker("layer", layers.map((one) => one.title), layer, (to) => app.go({ ...moved(to), cell: null })),
+    picker("head", layers[layer].heads.map((one) => `Head ${one.label}`), state.head ?? 0, (to) => app.go({ head: to, cell: null })),
+    button("◀ back", () => app.go({ step: steps[at - 1] }), { disabled: at === 0, title: "←" }),
+    button(app.playing ? "❚❚ pause" : "▶ play", () => app.play(), { title: "space", "aria-pressed": String(app.playing) }),
+    button("step ▶", () => app.go({ step: steps[at + 1] }), { disabled: at === steps.length - 1, title: "→" }),
+    step === "weights" || step === "dropped" ? button("lines", () => app.go({ lines: !state.lines }), { "aria-pressed": String(state.lines) }) : null,
+    button("numbers", () => app.go({ table: !state.table }), { "aria-pressed": String(state.table) }),
+    dropout && ["weights", "dropped", "context"].includes(step) && [
+      button(drawn == null ? "show training's dropout" : "hide dropout", () => app.go({ training: drawn == null ? 0 : null, step: drawn == null ? "dropped" : "weights" })),
+      drawn != null && button("sample again", () => app.go({ training: drawn + 1, step: "dropped" })),
+      drawn != null && note(`p = ${training(app, head)?.rate}, seed ${drawn}: the same random cells as in training`)]);
 }

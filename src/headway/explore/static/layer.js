@@ -7,6 +7,7 @@ import { legend, matrix, pooled, table, thumbnail } from "./matrix.js";
 import { clamped, cut, headThumb, seen } from "./head.js";
 import { edits, note, picker, words } from "./panel.js";
 import { step } from "./attention.js";
+import { whyPanel } from "./why.js";
 import { ofLayer } from "./words.js";
 
 /** @typedef {import("./main.js").App} App */
@@ -51,11 +52,12 @@ export async function layerView(app, layer) {
         const arrow = i > 0 && !sign && !(after instanceof HTMLElement && after.classList.contains("plus"));
         return [arrow && h("span", { class: "arrow", "aria-hidden": "true" }, "→"), one];
       }))),
-      h("div", { class: "row" }, legend("share", 1, true), note("others: blue is negative, white 0, red positive, each scaled to its largest value")),
+      h("div", { class: "row" }, legend("share", 1, true), note("others: blue is negative, red is positive, each scaled to its largest value")),
       opened,
     ],
     panel: [
       words(app, ofLayer(layer.heads[0], layer.heads.length, trace.manifest)),
+      layer.heads.length > 1 && trace.manifest.kind === "model" ? await whyPanel(app, "heads", layer.heads[0]) : null,
       share && note(`Norm of the update relative to the stream: attention ${short(share[0])}, MLP ${short(share[1] ?? 0)} (mean over tokens).`),
       note("Click a box to see its values, or a head to see its steps."),
       edits(app, layer.heads),

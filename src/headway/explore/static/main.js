@@ -76,7 +76,7 @@ async function render() {
       const focused = document.activeElement && identity(document.activeElement);
       const text = field();
       if (text && text.value !== text.defaultValue) typed ??= text.value; // still being written
-      document.body.replaceChildren(...frame(now, view), ...(strip ? [strip] : []), dialog);
+      document.body.replaceChildren(...frame(now, view, strip), dialog);
       for (const one of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(FOCUSABLE))) {
         if (identity(one) === focused) one.focus();
       }
@@ -167,8 +167,8 @@ function headAt(app) {
   return headsAt(app)[app.state.head ?? -1] ?? null;
 }
 
-/** @param {App} app @param {View} view @returns {Node[]} */
-function frame(app, view) {
+/** @param {App} app @param {View} view @param {HTMLElement | null} strip  the next token @returns {Node[]} */
+function frame(app, view, strip) {
   const { trace, state } = app;
   const { manifest } = trace;
   const head = headAt(app);
@@ -200,7 +200,8 @@ function frame(app, view) {
     h("ol", { class: "tokens", "aria-label": "tokens" }, tokens?.map((token, i) =>
       h("li", { class: "token", "data-token": i, title: token.id == null ? "" : `token ${token.id}`, onclick: () => pointed(app, i) }, token.display))),
     h("main", { class: view.wide && "wide" }, h("div", { class: "picture" }, view.picture),
-      h("aside", {}, view.panel[0], view.cells && numbers, view.panel.slice(1))),
+      h("aside", {}, view.panel)),
+    h("footer", { class: "strip" }, view.cells && numbers, strip),
   ];
 }
 

@@ -32,7 +32,7 @@ export function words(app, text, edits = []) {
 
 /** What an edit changes, in words. @param {App} app @param {Edit} edit */
 function label(app, edit) {
-  return app.trace.manifest.edit_kinds?.find(([what]) => what === edit.what)?.[2] ?? edit.what;
+  return app.trace.manifest.edit_kinds?.find(({ name }) => name === edit.what)?.label ?? edit.what;
 }
 
 /** The changes that are possible in a head or a layer, and those that are active. @param {App} app @param {Head[]} [heads] */
@@ -74,7 +74,7 @@ function choices(app, heads) {
     });
   const box = (/** @type {string} */ what, /** @type {string} */ label, /** @type {string} */ step) =>
     has(step) && h("label", {}, h("input", { type: "checkbox", checked: !on(what), onchange: () => set(on(what) ? null : what, [what]) }), ` ${label}`);
-  const shapes = (trace.manifest.edit_kinds ?? []).filter(([, step]) => step === "weights").map(([what]) => what);
+  const shapes = (trace.manifest.edit_kinds ?? []).filter(({ step }) => step === "weights").map(({ name }) => name);
   return h("div", { class: "choices" },
     h("p", { class: "note" }, alone ? `head ${heads[0].label} of ${heads[0].attention}` : "all heads of this layer"),
     box("no scale", "scale", "scaled"),

@@ -15,12 +15,13 @@ import { Head, step } from "./attention.js";
 /** @typedef {{name: string, idea: string, equation: string, source: string, dropout: number,
  *   parameters: string[]}} Rung */
 /** @typedef {{what: string, attention: string, head: number | null}} Edit */
+/** @typedef {{name: string, step: string, label: string, heads: "any" | "all" | "others", without: string | null}} EditKind */
 /**
  * @typedef {{
  *   kind: string, title: string, text: string, tokens: Token[], key_tokens?: Token[], steps: [string, number[]][],
  *   attentions: Record<string, Facts>, step?: number | null, path?: string | null, mask?: number | null, validation?: number | null, rung?: string | null,
  *   model?: Record<string, any>, vocabulary?: string[], changes?: Record<string, number[]>,
- *   overview: number, edits?: Edit[], edit_kinds?: [string, string, string][], written?: Token[], left_out?: string[],
+ *   overview: number, edits?: Edit[], edit_kinds?: EditKind[], written?: Token[], left_out?: string[],
  *   sampling?: {write: number, temperature: number, top_k: number | null, seed: number},
  *   inputs?: Token[], ladder?: {tokens: Token[], key_tokens?: Token[], text: string, rungs: Rung[]},
  * }} Manifest
@@ -66,6 +67,11 @@ export class Trace {
   /** Whether a tensor is in the file. @param {string} name */
   has(name) {
     return name in this.header;
+  }
+
+  /** The head of an attention with this number. @param {string} attention @param {number} index */
+  head(attention, index) {
+    return new Head(this, attention, index);
   }
 
   /** The tokens of the queries and of the keys of an attention. @param {string} attention */

@@ -1,0 +1,48 @@
+// Why a step exists: the texts of ladder/why.md, and what happens on this text without the step.
+
+import { button, h } from "./dom.js";
+import { label } from "./path.js";
+import { without } from "./without.js";
+
+/** @typedef {import("./main.js").App} App */
+/** @typedef {import("./attention.js").Head} Head */
+/** @typedef {{problem: string, without: string, measured: string, report: string | null}} Why */
+
+/** The texts by the name of a step or rung. @type {Record<string, Why>} */
+export const WHY = JSON.parse(document.getElementById("why")?.textContent || "{}");
+
+/** The text of a step. @param {Head} head @param {string} step */
+export function sectionOf(head, step) {
+  const [role, part] = label(head, step).split(", ");
+  return part ? { normalized: "norm", rotated: "rotary" }[part] ?? role : step === "next" ? "next" : role;
+}
+
+/** The problem, what breaks, and what was measured. @param {string} section */
+export function whyText(section) {
+  const why = WHY[section];
+  return why && [
+    h("p", {}, why.problem),
+    h("p", {}, h("strong", {}, "Without it: "), why.without),
+    h("p", {}, h("strong", {}, "Measured: "), why.measured, why.report && [" ", h("code", {}, why.report)]),
+  ];
+}
+
+/** The text, and a button that shows the consequence on this text. @param {App} app @param {string} section @param {Head} head */
+export async function whyPanel(app, section, head) {
+  const { state, trace, base, live } = app;
+  const kind = live.canAsk ? trace.manifest.edit_kinds?.find((one) => one.without === section) : null;
+  const edit = kind && trace.manifest.kind === "model" && !head.attention.startsWith("ladder.")
+    ? { what: kind.name, attention: head.attention, head: kind.heads === "all" || (kind.heads === "any" && state.head == null) ? null : head.index } : null;
+  const same = (/** @type {import("./trace.js").Edit} */ one) => edit && one.what === edit.what && one.attention === edit.attention && one.head === edit.head;
+  const on = edit ? state.edits.some(same) : state.without;
+  const unchanged = base ? base.head(head.attention, head.index) : head;
+  const rows = await without(unchanged, section, trace.tokens(head.attention)[1].map((token) => token.display));
+  const toggle = () => app.go(edit ? { edits: on ? state.edits.filter((one) => !same(one)) : [...state.edits, edit] } : { without: !on });
+  return h("section", { class: "why" },
+    h("h2", {}, "Why"), whyText(section),
+    (edit || rows) && h("p", {}, button(on ? "with it again" : "without it", toggle, { "aria-pressed": String(Boolean(on)) })),
+    on && rows && h("table", { class: "without" },
+      h("thead", {}, h("tr", {}, h("th", {}, "on this text"), h("th", {}, "with"), h("th", {}, "without"))),
+      h("tbody", {}, rows.map(([name, ...values]) => h("tr", {}, h("th", { scope: "row" }, name), values.map((value) => h("td", {}, value)))))),
+    on && edit && h("p", { class: "note" }, "The whole page shows the changed model; the next token is below."));
+}

@@ -1,0 +1,148 @@
+// What changes in a head on this text without one of its steps, computed from the trace.
+
+import { percent, short } from "./numbers.js";
+
+/** @typedef {import("./attention.js").Head} Head */
+/** @typedef {{data: ArrayLike<number>, rows: number, columns: number}} Matrix */
+/** @typedef {[string, string, string]} Row  what is measured, with the step, and without it */
+
+const LAST = 64; // rows: the last queries of a long text
+
+/** How to compute the weights without a step. @type {Record<string, (head: Head, rows: (step: string) => Promise<Matrix>) => Promise<Matrix>>} */
+const WEIGHTS = {
+  scaled: async (head, rows) => softmax(await rows("scores"), await allowedIn(head, rows)),
+  capped: async (head, rows) => softmax(await rows("scaled"), await allowedIn(head, rows)),
+  masked: async (_, rows) => softmax(await rows("scaled"), () => true),
+  rotary: async (head, rows) => scored(head, rows, await rows("unrotated_queries"), await head.read("unrotated_keys")),
+  norm: async (head, rows) => {
+    const [queries, keys] = [await rows("unnormalized_queries"), await head.read("unnormalized_keys")];
+    if (!head.chain("queries").includes("unrotated_queries")) return scored(head, rows, queries, keys);
+    return scored(head, rows, turned(queries, await rows("unrotated_queries"), await rows("queries")),
+      turned(keys, await head.read("unrotated_keys"), await head.read("keys")));
+  },
+};
+
+/**
+ * The consequences for the last queries of the text; null where nothing is computed.
+ * @param {Head} head  of the unchanged model @param {string} section  a name of why.md @param {string[]} tokens @returns {Promise<Row[] | null>}
+ */
+export async function without(head, section, tokens) {
+  const first = Math.max(0, head.size[0] - LAST);
+  const rows = (/** @type {string} */ step) => head.rows(step, first);
+  if (section === "output") {
+    const matrix = await head.learned("W_output");
+    return matrix && [["features of the stream that this head can change", `${matrix.columns}`, `${matrix.rows} of ${matrix.columns}`]];
+  }
+  if (!head.steps.includes("weights")) return null;
+  const weights = await rows("weights");
+  if (section === "weights" && head.steps.includes("scaled")) {
+    const scores = await rows("scaled");
+    const may = await allowedIn(head, rows);
+    const sums = Array.from({ length: scores.rows }, (_, i) => sum(scores.columns, (j) => (may(i, j) ? scores.data[i * scores.columns + j] : 0)));
+    const negative = sum(scores.data.length, (at) => (may(Math.floor(at / scores.columns), at % scores.columns) && scores.data[at] < 0 ? 1 : 0));
+    return [["sum of a row", "1", `${short(Math.min(...sums))} to ${short(Math.max(...sums))}`], ["negative weights", "0", String(negative)]];
+  }
+  const steps = { scaled: "scores", capped: "scaled", masked: "scaled", rotary: "unrotated_queries", norm: "unnormalized_queries" };
+  const needed = steps[/** @type {keyof typeof steps} */ (section)];
+  if (!needed || !(head.steps.includes(needed) || head.trace.has(head.name(needed)))) return null;
+  const changed = await WEIGHTS[section](head, rows);
+  const both = (/** @type {string} */ name, /** @type {(weights: Matrix) => string} */ measure) => /** @type {Row} */ ([name, measure(weights), measure(changed)]);
+  if (section === "masked") {
+    const most = later(changed, first);
+    const example = most.share > 0 && `${tokens[most.query]} reads the later token ${tokens[most.key]} with ${percent(most.share)}`;
+    return [both("attention to later tokens", (w) => percent(later(w, first).mean)), ...(example ? [/** @type {Row} */ (["for example", "no later token", example])] : [])];
+  }
+  return [
+    both("entropy of the weights (nats)", (w) => short(mean(w, (x) => (x > 0 ? -x * Math.log(x) : 0)))),
+    both("gradient of the softmax, Σ w (1 − w)", (w) => short(mean(w, (x) => x * (1 - x)))),
+    ...(section === "rotary" ? [both("attention to the previous token", (w) => percent(previous(w, first)))] : [both("largest weight of a query, mean", (w) => percent(topped(w)))]),
+  ];
+}
+
+/** Which cells may have a weight: those that are not −∞ in the masked scores. @param {Head} head @param {(step: string) => Promise<Matrix>} rows */
+async function allowedIn(head, rows) {
+  const masked = head.steps.includes("masked") ? await rows("masked") : null;
+  return (/** @type {number} */ i, /** @type {number} */ j) => !masked || masked.data[i * masked.columns + j] !== -Infinity;
+}
+
+/** The weights with other queries and keys. @param {Head} head @param {(step: string) => Promise<Matrix>} rows @param {Matrix} queries @param {Matrix} keys */
+async function scored(head, rows, queries, keys) {
+  const scale = head.facts?.scale ?? 1;
+  const data = new Float64Array(queries.rows * keys.rows);
+  for (let i = 0; i < queries.rows; i++) {
+    for (let j = 0; j < keys.rows; j++) {
+      data[i * keys.rows + j] = scale * sum(keys.columns, (c) => queries.data[i * keys.columns + c] * keys.data[j * keys.columns + c]);
+    }
+  }
+  return softmax({ data, rows: queries.rows, columns: keys.rows }, await allowedIn(head, rows));
+}
+
+/** Rotate the pairs of features as they were rotated from `before` to `after`. @param {Matrix} x @param {Matrix} before @param {Matrix} after */
+function turned(x, before, after) {
+  const data = new Float64Array(x.data.length);
+  const half = x.columns / 2;
+  for (let i = 0; i < x.rows; i++) {
+    for (let c = 0; c < half; c++) {
+      const [one, other] = [i * x.columns + c, i * x.columns + c + half];
+      const angle = Math.atan2(after.data[other], after.data[one]) - Math.atan2(before.data[other], before.data[one]);
+      data[one] = x.data[one] * Math.cos(angle) - x.data[other] * Math.sin(angle);
+      data[other] = x.data[one] * Math.sin(angle) + x.data[other] * Math.cos(angle);
+    }
+  }
+  return { data, rows: x.rows, columns: x.columns };
+}
+
+/** @param {Matrix} scores @param {(row: number, column: number) => boolean} may @returns {Matrix} */
+function softmax({ data, rows, columns }, may) {
+  const weights = new Float64Array(rows * columns);
+  for (let i = 0; i < rows; i++) {
+    let most = -Infinity;
+    for (let j = 0; j < columns; j++) if (may(i, j)) most = Math.max(most, data[i * columns + j]);
+    if (most === -Infinity) continue;
+    for (let j = 0; j < columns; j++) if (may(i, j)) weights[i * columns + j] = Math.exp(data[i * columns + j] - most);
+    const total = sum(columns, (j) => weights[i * columns + j]);
+    for (let j = 0; j < columns; j++) weights[i * columns + j] /= total;
+  }
+  return { data: weights, rows, columns };
+}
+
+/** The share of attention on later tokens, and the largest such weight. @param {Matrix} weights @param {number} first */
+function later({ data, rows, columns }, first) {
+  let [mean, share, query, key] = [0, 0, 0, 0];
+  for (let i = 0; i < rows; i++) {
+    for (let j = first + i + 1; j < columns; j++) {
+      mean += data[i * columns + j] / rows;
+      if (data[i * columns + j] > share) [share, query, key] = [data[i * columns + j], first + i, j];
+    }
+  }
+  return { mean, share, query, key };
+}
+
+/** The mean weight of the previous token, for all queries but the first. @param {Matrix} weights @param {number} first */
+function previous({ data, rows, columns }, first) {
+  const from = first ? 0 : 1;
+  return rows > from ? sum(rows - from, (i) => data[(i + from) * columns + first + i + from - 1]) / (rows - from) : 0;
+}
+
+/** The mean over the rows of the largest weight. @param {Matrix} weights */
+function topped({ data, rows, columns }) {
+  let total = 0;
+  for (let i = 0; i < rows; i++) {
+    let most = 0;
+    for (let j = 0; j < columns; j++) most = Math.max(most, data[i * columns + j]);
+    total += most / rows;
+  }
+  return total;
+}
+
+/** The mean over the rows of the sum of a function of the weights. @param {Matrix} weights @param {(weight: number) => number} of */
+function mean({ data, rows }, of) {
+  return sum(data.length, (at) => of(data[at])) / rows;
+}
+
+/** @param {number} count @param {(at: number) => number} term */
+function sum(count, term) {
+  let total = 0;
+  for (let at = 0; at < count; at++) total += term(at);
+  return total;
+}
