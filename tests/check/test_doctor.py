@@ -117,8 +117,10 @@ def test_the_line_of_an_error_is_shown():
 def test_code_that_hangs_is_stopped(monkeypatch):
     monkeypatch.setattr(errors, "SECONDS", 0.2)
     before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    calls = []
 
     def hangs(q, k, v):
+        calls.append(q)
         while True:
             pass
 
@@ -128,6 +130,7 @@ def test_code_that_hangs_is_stopped(monkeypatch):
         signal.signal(signal.SIGALRM, before)
     assert "did not return within 0.2 seconds" in finding.measured
     assert "hangs" in finding.diagnosis
+    assert len(calls) == 1
 
 
 def test_code_that_needs_a_gpu():
@@ -221,6 +224,56 @@ def test_what_comes_before_an_attention_is_told(before, said):
         assert said in finding.diagnosis
         assert finding.declare == "positions=True (--positions)"
     assert diagnose(Behind(causal=False), positions=True).ok
+
+
+def test_the_query_axis_of_a_module_that_makes_its_keys_first():
+    class KeysFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.W_query, self.W_key, self.W_value = (nn.Linear(16, 16) for _ in range(3))
+
+        def forward(self, x):
+            keys, queries = self.W_key(x), self.W_query(x)
+            return (queries @ keys.mT / 16**0.5).softmax(dim=1) @ self.W_value(x)
+
+    torch.manual_seed(25)  # the sum of the outputs happens to have no gradient at all
+    findings = {finding.check: finding for finding in diagnose(KeysFirst()).failed}
+    assert "the softmax runs over the query axis" in findings["formula"].diagnosis
+    assert "used" not in findings
+
+
+def test_projections_are_found_in_memory_that_was_used_before():
+    class Copies(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights = nn.ParameterList(torch.randn(10, 10) for _ in range(3))
+
+        def forward(self, x):
+            def product(weight):
+                for _ in range(9):
+                    x.clone()  # is freed at once
+                    weight = weight.clone()  # in its memory, if x has 10 tokens in all
+                return x @ weight
+
+            queries, keys, values = map(product, self.weights)
+            return (queries @ keys.mT / 10**0.5).softmax(-1) @ values
+
+    diagnosis = diagnose(Copies(), width=10, only=["formula", "scale"])
+    assert diagnosis.count("pass") == 2
+
+
+def test_rows_that_see_nothing_keep_their_own_diagnosis_beside_a_wrong_scale():
+    def unscaled(q, k, v, mask=None):
+        scores = q @ k.mT
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
+        return scores.softmax(-1) @ v
+
+    diagnosis = diagnose(unscaled, features=("mask",), engine="torch")
+    assert [finding.check for finding in diagnosis.failed] == ["formula", "scale", "dead-rows"]
+    *others, dead_rows = diagnosis.failed
+    assert all("no scale at all" in finding.diagnosis for finding in others)
+    assert "becomes NaN" in dead_rows.diagnosis
 
 
 def test_the_scale_of_a_module_without_a_core_is_not_tested():

@@ -1,11 +1,12 @@
 """The trial of the doctor: faults are named, and right but unusual attentions are not accused."""
 
 import pytest
+import torch
 
 from headway.check import diagnose
 from trial import PAGE, checks, examined, said
-from unusual import UNUSUAL
-from variants import VARIANTS
+from unusual import UNUSUAL, rotary
+from variants import VARIANTS, Attention, Steps, build, rotate_pairs
 
 
 def some(entries):
@@ -22,6 +23,22 @@ def test_the_fault_is_named_first_and_nothing_else_is_said(variant):
     result = said(variant)
     assert result.rank == 1, result.diagnoses
     assert not result.is_false, result.diagnoses
+
+
+@pytest.mark.parametrize("options", [{"base": 500_000.0}, {"how": rotate_pairs}])
+def test_a_fault_is_named_for_every_kind_of_rotary_positions(options):
+    turn = rotary(**options)
+
+    def place(self, q, k, past):
+        return turn(q, k, None, torch.arange(q.shape[2]))[:2]
+
+    unscaled = Steps(scores=lambda q, k: q @ k.mT)
+    attention = build(Attention, steps=unscaled, methods={"place": place})
+    failed = diagnose(attention, causal=True, positions=True).failed
+    assert failed
+    for finding in failed:
+        assert "no scale at all" in finding.diagnosis
+        assert finding.proven
 
 
 @pytest.mark.parametrize("unusual", some(UNUSUAL))

@@ -85,7 +85,10 @@ def unused_parameters(subject: Subject) -> tuple[int, list[Unused]]:
         output = subject.output(native, subject.native_options(subject.causal_options))
         if not output.requires_grad:
             return len(parameters), [*map(Unused, parameters)]
-        slopes = torch.autograd.grad(output.sum(), [*parameters.values()], allow_unused=True)
+        # Not the plain sum: it is constant after a softmax over the queries, or after a norm.
+        weight = torch.arange(output.numel(), device=output.device).cos().view_as(output)
+        total = (output * weight).sum()
+        slopes = torch.autograd.grad(total, [*parameters.values()], allow_unused=True)
     unused, projections = [], _projections(subject)
     for name, slope in zip(parameters, slopes, strict=True):
         if slope is None:
