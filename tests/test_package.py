@@ -105,7 +105,7 @@ def test_the_wheel_has_every_file_of_the_package(wheel):
         if file.is_file() and "__pycache__" not in file.parts
     }
     kinds = {Path(name).suffix for name in expected}
-    assert {".toml", ".json", ".js", ".css", ".html", ".typed"} <= kinds
+    assert {".toml", ".json", ".md", ".js", ".css", ".html", ".typed"} <= kinds
     assert expected <= {*zipfile.ZipFile(wheel).namelist()}
 
 

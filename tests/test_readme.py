@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headway.ladder.rungs import markdown
+from headway.ladder import rungs, why
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -64,7 +64,11 @@ def test_the_layout_names_every_folder():
 
 
 def test_the_ladder_is_the_table_of_the_rungs():
-    assert markdown() in PAGES["docs/ladder.md"]
+    assert rungs.markdown() in PAGES["docs/ladder.md"]
+
+
+def test_the_page_of_the_ladder_has_the_texts_of_why():
+    assert PAGES["docs/ladder.md"].endswith(why.markdown() + "\n")
 
 
 def test_the_commands_exist():

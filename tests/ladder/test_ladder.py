@@ -121,7 +121,7 @@ def test_from_stacked_to_tiled_the_same_numbers_give_the_same_context():
     x, parameters, *_ = problem("stacked", 3)
     spec = Spec(masks.window(3))
     first = stacked.apply(x, parameters, spec, heads=HEADS)
-    packed = multihead.from_stacked(parameters)
+    packed = multihead.from_stacked(parameters, np.eye(D_OUT))
     fused_once = fused.from_multihead(packed)
     for rung, same in ((multihead, packed), (fused, fused_once), (tiled, fused_once)):
         output = rung.apply(x, same, spec, heads=HEADS)

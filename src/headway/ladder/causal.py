@@ -51,6 +51,7 @@ RUNG = Rung(
     equation="masked[i, j] = scaled[i, j] if j <= i else -inf,  weights = softmax(masked)",
     source="Vaswani et al. 2017, section 3.2.3",
     apply=apply,
+    products=lambda heads, blocks: 5,
     shapes=shapes,
     example=lambda: Example(BOOK),
     causal=True,

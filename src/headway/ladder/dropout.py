@@ -18,6 +18,7 @@ RUNG = Rung(
     equation="dropped[i, j] = weights[i, j] / (1 - p) with probability 1 - p, else 0",
     source="Srivastava et al. 2014",
     apply=apply,
+    products=lambda heads, blocks: 5,
     shapes=shapes,
     example=lambda: Example(BOOK, Spec(dropout=0.5, seed=123)),
     causal=True,

@@ -33,6 +33,7 @@ RUNG = Rung(
     equation="weights[i, j] = 2^-|i - j| / sum",
     source="the baseline: a convolution that is not trained",
     apply=apply,
+    products=lambda heads, blocks: 1,
 )
 
 if __name__ == "__main__":

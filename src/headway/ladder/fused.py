@@ -1,4 +1,4 @@
-"""fused: one matrix gives queries, keys and values; each projection is one einsum.
+"""fused: one matrix gives queries, keys and values, in one einsum.
 
     qkv = x W_qkv,    W_qkv = [W_query | W_key | W_value]
 
@@ -25,7 +25,6 @@ from headway.ladder.rung import (
     keys_and_values,
     with_cache,
 )
-from headway.ladder.stacked import TWO_HEADS
 from headway.tracing import tap
 
 
@@ -45,7 +44,7 @@ def apply(
 ) -> Float[Array, "*batch tokens d_out"]:
     """`multihead` with one matrix for queries, keys and values."""
     W_qkv = rearrange(parameters["W_qkv"], "d (three h e) -> three h d e", three=3, h=heads)
-    queries, keys, values = (einsum(x, W, "... t d, h d e -> ... h t e") for W in W_qkv)
+    queries, keys, values = einsum(x, W_qkv, "... t d, three h d e -> three ... h t e")
     context = attend(queries, keys, values, spec._replace(mask=both(spec.mask, causal)))
     W_output = rearrange(parameters["W_output"], "(h e) m -> h e m", h=heads)
     return tap("output", einsum(context, W_output, "... h t e, h e m -> ... t m"))
@@ -58,14 +57,15 @@ def from_multihead(parameters: Parameters) -> Parameters:
     return frozen(W_qkv=W_qkv, W_output=parameters["W_output"])
 
 
-RUNG = Rung(
+RUNG: Rung = Rung(
     name="fused",
     idea="queries, keys and values from one matrix; einsum throughout",
     equation="qkv = x W_qkv,  W_qkv = [W_query | W_key | W_value]",
     source="Radford et al. 2019 (GPT-2's layout)",
     apply=apply,
+    products=lambda heads, blocks: 4,
     shapes=shapes,
-    example=lambda: Example(from_multihead(multihead.from_stacked(TWO_HEADS)), heads=2),
+    example=lambda: Example(from_multihead(multihead.EXAMPLE.parameters), heads=2),
     causal=True,
     has_heads=True,
     has_dropout=True,

@@ -52,11 +52,15 @@ def apply(
     return tap("output", output(merge(context), parameters["W_output"]))
 
 
-def from_stacked(parameters: Parameters) -> Parameters:
-    """Concatenate the matrices of `stacked`; W_output is the identity, so the result is equal."""
+def from_stacked(parameters: Parameters, W_output: Float[Array, "d_out d_out"]) -> Parameters:
+    """Concatenate the matrices of `stacked`. If W_output is the identity, the result is equal."""
     joined = {name: np.concatenate(list(heads), -1) for name, heads in parameters.items()}
-    return frozen(**joined, W_output=np.eye(joined["W_value"].shape[-1]))
+    return frozen(**joined, W_output=W_output)
 
+
+EXAMPLE: Example = Example(
+    from_stacked(TWO_HEADS, np.random.default_rng(123).normal(size=(4, 4)).round(1)), heads=2
+)
 
 RUNG = Rung(
     name="multihead",
@@ -64,8 +68,9 @@ RUNG = Rung(
     equation="context = merge(softmax(Q K^T / sqrt(d_head)) V) W_output,  Q, K, V split into heads",
     source="Vaswani et al. 2017, section 3.2.2",
     apply=apply,
+    products=lambda heads, blocks: 6,
     shapes=shapes,
-    example=lambda: Example(from_stacked(TWO_HEADS), heads=2),
+    example=lambda: EXAMPLE,
     causal=True,
     has_heads=True,
     has_dropout=True,

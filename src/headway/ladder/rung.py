@@ -54,7 +54,9 @@ class Rung:
         also `attend=`, the function that computes attention.
     shapes: maps a RungConfig to the shape of each parameter; W_* are (d_in, d_out), as in x @ W.
     example: parameters, options (a Spec) and heads for the six words of the book.
+    products: maps the number of heads and of blocks of keys to the number of matrix products.
     causal: no token attends to a later one. has_heads, has_dropout: whether the rung supports them.
+    has_blocks: only the scores of one block of keys exist at a time.
     equals: the rung with the same result, whose parameters are stored in another layout.
     step: decodes one token, `(x (..., 1, d_in), parameters, state) -> (context, state)`; rungs
         with heads also take `heads=`; the first state is None. state_size: maps a RungConfig and
@@ -67,11 +69,13 @@ class Rung:
     equation: str
     source: str
     apply: Callable[..., Array]
+    products: Callable[[int, int], int]
     shapes: Callable[[RungConfig], Shapes] = lambda config: {}
     example: Callable[[], Example] = lambda: Example({})
     causal: bool = False
     has_heads: bool = False
     has_dropout: bool = False
+    has_blocks: bool = False
     equals: str | None = None
     step: Callable[..., tuple[Array, Any]] | None = None
     state_size: Callable[[RungConfig, int], int] | None = None

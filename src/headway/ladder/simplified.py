@@ -30,6 +30,7 @@ RUNG = Rung(
     equation="weights = softmax(x x^T)",
     source="Raschka, Build a Large Language Model (From Scratch), 3.3",
     apply=apply,
+    products=lambda heads, blocks: 2,
 )
 
 if __name__ == "__main__":

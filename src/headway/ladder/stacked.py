@@ -64,6 +64,7 @@ RUNG = Rung(
     equation="context = concat(head_1, ..., head_h)",
     source="Vaswani et al. 2017, section 3.2.2; Raschka 3.6.1",
     apply=apply,
+    products=lambda heads, blocks: 5 * heads,
     shapes=shapes,
     example=lambda: Example(TWO_HEADS, heads=2),
     causal=True,

@@ -48,6 +48,7 @@ RUNG = Rung(
     equation="weights = softmax(Q K^T / sqrt(d_k)),  Q = x W_query,  K = x W_key,  V = x W_value",
     source="Vaswani et al. 2017, equation 1",
     apply=apply,
+    products=lambda heads, blocks: 5,
     shapes=shapes,
     example=lambda: Example(BOOK),
 )
