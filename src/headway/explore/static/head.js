@@ -3,6 +3,7 @@
 import { button, h, s } from "./dom.js";
 import { exact, percent, pixels } from "./numbers.js";
 import { largest } from "./colours.js";
+import { baseNames, sideBySide } from "./compare.js";
 import { legend, matrix as draw, pooled, product, table, thumbnail, transposed } from "./matrix.js";
 import { lines } from "./lines.js";
 import { nextBars, nextShares, positionOf } from "./next.js";
@@ -64,7 +65,8 @@ export async function headView(app, head) {
   const hover = (/** @type {[number, number] | null} */ cell) => app.say(cell ? cellValues(parts, step, cell, tokens) : []);
   const pick = (/** @type {[number, number]} */ cell) => app.go({ step, cell: step === "context" ? [cell[0], Math.min(cell[0], columns - 1)] : cell });
   const opens = !hasFeatures(step) || step === "context";
-  const picture = focus ? await focused(app, head, step, parts, { onhover: hover, onpick: opens ? pick : undefined }) : await nextBars(app, positionOf(app));
+  const compared = state.diff && focus ? await comparison(app, head, steps, step, focus, { top, left, bottom, right }) : null;
+  const picture = compared ?? (focus ? await focused(app, head, step, parts, { onhover: hover, onpick: opens ? pick : undefined }) : await nextBars(app, positionOf(app)));
 
   const shown = state.lines && (step === "weights" || step === "dropped");
   const large = rows > seen(app) || columns > seen(app);
@@ -77,7 +79,7 @@ export async function headView(app, head) {
         controls(app, head, steps, step)),
       h("figure", { class: "focus" },
         h("div", { class: "scroll" }, shown && focus ? lines(focus) : picture),
-        focus && h("figcaption", {}, shown ? null : legend(focus.scale, focus.most, Boolean(focus.hatched)),
+        focus && h("figcaption", {}, shown || compared ? null : legend(focus.scale, focus.most, Boolean(focus.hatched)),
           h("code", {}, focus.name),
           focus.recomputed && note(step === "output" ? "this head's part, recomputed from its context and W_output, in double precision" : "recomputed from queries and keys, in double precision"),
           large && note(`rows ${top} to ${bottom - 1} of ${rows}, columns ${left} to ${right - 1} of ${columns}`))),
@@ -98,7 +100,7 @@ export async function headView(app, head) {
  * @param {{top: number, left: number, bottom: number, right: number}} window @returns {Promise<Map<string, FullPart>>}
  */
 async function partsOf(app, head, steps, { top, left, bottom, right }) {
-  const [queries, keys] = app.trace.tokens(head.attention).map((tokens) => tokens.map((token) => token.display));
+  const [queries, keys] = head.trace.tokens(head.attention).map((tokens) => tokens.map((token) => token.display));
   const [rows, columns] = head.size;
   const drop = training(app, head);
   /** @type {Map<string, FullPart>} */
@@ -120,6 +122,20 @@ async function partsOf(app, head, steps, { top, left, bottom, right }) {
     });
   }
   return parts;
+}
+
+/**
+ * The step before the edit, or in the other model, next to the step as it is.
+ * @param {App} app @param {Head} head @param {string[]} steps @param {string} step @param {Part} focus
+ * @param {{top: number, left: number, bottom: number, right: number}} window
+ */
+async function comparison(app, head, steps, step, focus, window) {
+  const { base } = app;
+  if (!base) return null;
+  const before = base.head(head.attention, head.index);
+  if (!before.path.includes(step)) return note(`${base.manifest.title} has no ${label(head, step)} in this head.`);
+  const parts = await partsOf(app, before, steps.filter((one) => before.path.includes(one)), window);
+  return sideBySide(app, /** @type {Part} */ (parts.get(step)), focus, baseNames(app));
 }
 
 /** The color of a step. @param {string} step */
@@ -353,6 +369,7 @@ function controls(app, head, steps, step) {
     button(app.playing ? "❚❚ pause" : "▶ play", () => app.play(), { title: "space", "aria-pressed": String(app.playing) }),
     button("step ▶", () => app.go({ step: steps[at + 1] }), { disabled: at === steps.length - 1, title: "→" }),
     step === "weights" || step === "dropped" ? button("lines", () => app.go({ lines: !state.lines }), { "aria-pressed": String(state.lines) }) : null,
+    app.base && step !== "next" ? button("side by side", () => app.go({ diff: !state.diff }), { "aria-pressed": String(state.diff), title: baseNames(app).join(", ") }) : null,
     button("numbers", () => app.go({ table: !state.table }), { "aria-pressed": String(state.table) }),
     dropout && ["weights", "dropped", "context"].includes(step) && [
       button(drawn == null ? "show training's dropout" : "hide dropout", () => app.go({ training: drawn == null ? 0 : null, step: drawn == null ? "dropped" : "weights" })),

@@ -3,6 +3,7 @@
 import { button, h } from "./dom.js";
 import { pixels, short } from "./numbers.js";
 import { largest } from "./colours.js";
+import { baseNames, sideBySide } from "./compare.js";
 import { legend, matrix, pooled, table, thumbnail } from "./matrix.js";
 import { clamped, cut, headThumb, seen } from "./head.js";
 import { edits, note, picker, words } from "./panel.js";
@@ -127,16 +128,19 @@ async function tensorView(app, name) {
       app.say(cell ? [["token", `${trace.manifest.tokens[cell[0]]?.display} (${cell[0]})`], ["feature", String(cell[1])],
         ["value", String(numbers.data[(cell[0] - top) * columns + cell[1]])]] : []),
   };
+  const { base } = app;
+  const compared = state.diff && base?.has(name) ? sideBySide(app, { ...part, data: cut(await base.matrix(name, index, top, bottom), left, right) }, part, baseNames(app)) : null;
   const by = size / 2;
   const move = (/** @type {number} */ down, /** @type {number} */ along) => app.go({ at: clamped(app, [top + down, left + along], [rows, columns]) });
   return h("figure", { class: "focus" },
-    h("div", { class: "scroll" }, matrix(part).element),
-    h("figcaption", {}, legend("signed", part.most, false), h("code", {}, part.name),
+    h("div", { class: "scroll" }, compared ?? matrix(part).element),
+    h("figcaption", {}, compared ? null : legend("signed", part.most, false), h("code", {}, part.name),
       note(`tokens ${top} to ${bottom - 1} of ${rows}, features ${left} to ${right - 1} of ${columns}`)),
     h("div", { class: "row" },
       rows > size && [button("▲", () => move(-by, 0), { "aria-label": "rows before" }), button("▼", () => move(by, 0), { "aria-label": "rows after" })],
       columns > size && [button("◀", () => move(0, -by), { "aria-label": "features before" }), button("▶", () => move(0, by), { "aria-label": "features after" })],
       count > 1 && picker("head", Array.from({ length: count }, (_, i) => `Head ${i}`), index, (to) => app.go({ part: to })),
+      base?.has(name) ? button("side by side", () => app.go({ diff: !state.diff }), { "aria-pressed": String(state.diff) }) : null,
       button("numbers", () => app.go({ table: !state.table }), { "aria-pressed": String(state.table) }),
       button("close", () => app.go({ tensor: null, part: null, at: null }))),
     state.table ? h("div", { class: "scroll" }, table(part)) : null);

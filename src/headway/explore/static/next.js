@@ -2,6 +2,7 @@
 
 import { h } from "./dom.js";
 import { percent } from "./numbers.js";
+import { baseNames } from "./compare.js";
 import { note } from "./panel.js";
 
 /** @typedef {import("./main.js").App} App */
@@ -30,7 +31,7 @@ export async function nextStrip(app) {
   const change = (/** @type {number} */ points) => `${points < 0 ? "−" : "+"}${Math.abs(points).toFixed(Math.abs(points) < 9.95 ? 1 : 0)}`;
   return h("section", { class: "upcoming", "aria-label": "next token" },
     h("span", { class: "note" }, isMasked(trace) ? "in place of " : "next token after ", h("span", { class: "token" }, tokens[position].display)),
-    old && h("span", { class: "note" }, "before → with your edit"),
+    old && h("span", { class: "note" }, baseNames(app).join(" → ")),
     h("ol", {}, shown.map((id) => h("li", {}, h("span", { class: "token" }, vocabulary[id] ?? `(${id})`), " ",
       old ? [h("s", {}, percent(old[id])), " "] : null,
       h("span", { "data-value": now[id] }, percent(now[id])),
@@ -67,9 +68,9 @@ export async function nextBars(app, position) {
         h("span", { class: "token" }, vocabulary[id] ?? `(${id})`),
         h("span", { class: "track" },
           h("span", { class: "fill next", style: { width: `${100 * shares[id]}%` } }),
-          old && h("span", { class: "ghost", title: `unchanged: ${percent(old[id])}`, style: { left: `${100 * old[id]}%` } })),
+          old && h("span", { class: "ghost", title: `${baseNames(app)[0]}: ${percent(old[id])}`, style: { left: `${100 * old[id]}%` } })),
         h("span", { class: "number", "data-value": shares[id] }, percent(shares[id]))))),
-    followed && h("p", { class: "note" }, `outlined: ${after}${old ? "; line: before your edit" : ""}`),
+    followed && h("p", { class: "note" }, `outlined: ${after}${old ? `; line: ${baseNames(app)[0]}` : ""}`),
   ];
 }
 
