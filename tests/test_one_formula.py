@@ -76,7 +76,7 @@ def everything():
             results[f"GPT {config.norm.kind}, traced"] = traced.numpy()
             results[f"GPT {config.norm.kind}, trace"] = steps["blocks.1.attention.weights"].numpy()
             run = partial(lambda model, part: model(torch.arange(8)[None, part]), model)
-            tensors, _ = trace_file.record(run, 8)
+            tensors, _ = trace_file.record(run, np.arange(8))
             params = {n: jnp.asarray(p.numpy()) for n, p in model.named_parameters()}
             of = (config, with_attend(plain))
             ask = jax.jit(lambda params, of=of: gpt.forward(params, np.arange(8)[None], *of))

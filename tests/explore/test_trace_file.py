@@ -56,7 +56,7 @@ def model(attention=multi_head, **choices):
 def recorded(of, most=trace_file.MATRICES):
     with torch.no_grad():
         tensors, manifest = trace_file.record(
-            lambda part: of(TOKENS[:, part]), TOKENS.shape[1], most=most
+            lambda part: of(TOKENS[:, part]), TOKENS[0].numpy(), most=most
         )
     return tensors, manifest["attentions"]
 

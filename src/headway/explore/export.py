@@ -84,7 +84,7 @@ def reduced(tensors: Mapping[str, np.ndarray], manifest: Manifest) -> tuple[Tens
     layers = [name for name, options in manifest["attentions"].items() if options["recomputable"]]
     inside = {f"{layer}.{step}".lstrip(".") for layer in layers for step in (*INSIDE, "context")}
     needed = re.compile(
-        r"(.*\.)?(queries|keys|values|weights|context|overview|allowed|bias)|inputs"
+        r"(.*\.)?(queries|keys|values|weights|context|overview|allowed|bias)|inputs|lens\..*"
     )
     stream = {name for name in kept if not needed.fullmatch(name) and name != "logits"}
     stream -= {name for name in stream if name.startswith("ladder.")}

@@ -16,17 +16,19 @@ The manifest is the metadata key `headway`, sorted JSON:
                              that is allowed; null for no limit), offset, heads, kv_heads, the
                              tensors `bias` and `allowed` if there are any, and whether the weights
                              can be recomputed from these options (`recomputable`)
+    heads                    name of each self-attention -> what `explore.heads.statistics` returns
 
 scores ... weights are in the file if they fit (see MATRICES); otherwise they can be recomputed from
 queries, keys and the manifest. For a long text each layer also has `overview`: at most OVERVIEW
-evenly spaced rows of the weights, with the largest weight of each group of columns.
+evenly spaced rows of the weights, with the largest weight of each group of columns. The means in
+`heads` are taken over the same rows. A model also has the tensors `lens.*` of `explore.lens`.
 """
 
 import json
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping
-from math import isfinite
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,7 @@ from headway.attention.normalizers import softmax
 from headway.attention.scores import dot
 from headway.attention.spec import Spec
 from headway.data.tokenizers import Tokenizer
+from headway.explore.heads import finite, statistics
 from headway.tracing import INSIDE, Trace, silent, trace
 
 MATRICES = 64 * 2**20  # maximum bytes of all matrices of queries by keys
@@ -56,14 +59,20 @@ _INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp", "Zs")  # Unicode's categ
 
 
 def record(
-    run: Callable[[slice], object], tokens: int, *, most: int = MATRICES, keep: Collection[str] = ()
+    run: Callable[[slice], object],
+    ids: np.ndarray,
+    *,
+    most: int = MATRICES,
+    keep: Collection[str] = (),
 ) -> tuple[Tensors, Manifest]:
     """Trace a model; return its tensors and their part of the manifest.
 
     run: runs the model on a part of the tokens; first called with one token, to learn the names.
+    ids: the tokens.
     most: the maximum bytes of scores ... weights; if they need more, those that can be recomputed
         are left out, except the weights of the layers in `keep`.
     """
+    tokens = len(ids)
     with trace() as first:
         run(slice(0, 1))
     matrices = [name for name in first if name.rpartition(".")[2] in INSIDE]
@@ -74,7 +83,7 @@ def record(
     left = {name for name in matrices if lean and _layer(name) in recomputable and name not in kept}
     with trace(only=[name for name in first if name not in left]) as steps:
         run(slice(0, tokens))
-    tensors, manifest = describe(steps)
+    tensors, manifest = describe(steps, {"": ids})
     shapes = {name: [*np.shape(first[name])[:-2], tokens, tokens] for name in left}
     shapes |= dict(manifest["steps"])
     manifest["steps"] = [[name, shapes[name]] for name in first]
@@ -84,9 +93,12 @@ def record(
     return tensors, manifest
 
 
-def describe(steps: Trace) -> tuple[Tensors, Manifest]:
-    """Return the tensors of a trace, and the `steps` and `attentions` of the manifest.
+def describe(
+    steps: Trace, ids: Mapping[str, Iterable[int]] = MappingProxyType({})
+) -> tuple[Tensors, Manifest]:
+    """Return the tensors of a trace, and the `steps`, `attentions` and `heads` of the manifest.
 
+    ids: the tokens that a self-attention reads, by the beginning of its name, if they are known.
     Steps with several shapes (decoding) are left out.
     """
     tensors = {name: as_numpy(step) for name, step in steps.items() if not isinstance(step, list)}
@@ -97,9 +109,25 @@ def describe(steps: Trace) -> tuple[Tensors, Manifest]:
         layer = _layer(name)
         if {layer + "queries", layer + "keys"} <= tensors.keys():
             attentions[layer.removesuffix(".")] = _attention(layer, spec, steps, tensors)
+    heads = {}
     for layer in dict.fromkeys(map(_layer, names)):
-        tensors |= _overview(layer, steps)
-    return tensors, {"steps": shapes, "attentions": attentions, "overview": OVERVIEW}
+        chosen = _some_rows(layer, steps)
+        if chosen is None:
+            continue
+        queries, weights = chosen
+        keys, stride = weights.shape[-1], _stride(queries)
+        if stride > 1:
+            edges = np.arange(0, keys, stride)
+            tensors[layer + "overview"] = np.maximum.reduceat(weights, edges, axis=-1)
+        if queries == keys and not _is_cross_attention(layer, names):
+            own = next((ids[start] for start in ids if layer.startswith(start)), None)
+            heads[layer.removesuffix(".")] = statistics(weights, np.arange(0, keys, stride), own)
+    return tensors, {
+        "steps": shapes,
+        "attentions": attentions,
+        "heads": heads,
+        "overview": OVERVIEW,
+    }
 
 
 def save(path: Path, tensors: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:
@@ -154,18 +182,24 @@ def _is_softmax(spec: Spec) -> bool:
     return spec.score is dot and spec.normalizer is softmax and spec.sink_logits is None
 
 
-def _overview(layer: str, steps: Trace) -> Tensors:
-    """Return every n-th row of a large matrix of weights, with the largest of every n columns."""
+def _stride(size: int) -> int:
+    """Return n such that every n-th of so many queries makes at most OVERVIEW."""
+    return -(-size // OVERVIEW)
+
+
+def _some_rows(layer: str, steps: Trace) -> tuple[int, np.ndarray] | None:
+    """Return the number of queries, and the weights of every n-th of them (see `_stride`).
+
+    They are recomputed if they are not recorded. None if that is not possible.
+    """
     weights = steps.get(layer + "weights")
     recomputable = {layer + "queries", layer + "keys"} <= steps.keys() and (
         layer + "spec" in steps.notes
     )
     if isinstance(weights, list) or (weights is None and not recomputable):
-        return {}
+        return None
     size = (steps[layer + "queries"] if weights is None else weights).shape[-2]
-    if size <= OVERVIEW:
-        return {}
-    rows = slice(None, None, -(-size // OVERVIEW))
+    rows = slice(None, None, _stride(size))
     if weights is None:
         spec = steps.notes[layer + "spec"]._replace(dropout=0.0)
         queries, keys = steps[layer + "queries"], steps[layer + "keys"]
@@ -174,13 +208,15 @@ def _overview(layer: str, steps: Trace) -> Tensors:
             chosen = attention(queries[..., rows, :], keys, None, spec, grid)
     else:
         chosen = weights[..., rows, :]
-    values = as_numpy(chosen)
-    edges = np.arange(0, values.shape[-1], rows.step)
-    return {layer + "overview": np.maximum.reduceat(values, edges, axis=-1)}
+    return size, as_numpy(chosen)
 
 
-def _finite(number: float) -> float | None:
-    return number if isfinite(number) else None
+def _is_cross_attention(layer: str, names: Iterable[str]) -> bool:
+    """Whether a decoder reads the encoder's text here; `names` are all steps of the trace."""
+    has_decoder = any(name.startswith("decoder.") for name in names)
+    return (
+        has_decoder and not layer.startswith("encoder.") and not layer.endswith("self_attention.")
+    )
 
 
 def _attention(layer: str, spec: Spec, steps: Trace, tensors: Tensors) -> Manifest:
@@ -195,7 +231,7 @@ def _attention(layer: str, spec: Spec, steps: Trace, tensors: Tensors) -> Manife
         "scale": spec.scale,
         "softcap": spec.softcap,
         "normalizer": getattr(spec.normalizer, "__name__", "custom"),
-        "mask": None if mask is None else [_finite(mask.band.least), _finite(mask.band.most)],
+        "mask": None if mask is None else [finite(mask.band.least), finite(mask.band.most)],
         "offset": as_numpy(first_position(queries, keys, spec)).tolist(),
         "heads": queries.shape[-3],
         "kv_heads": keys.shape[-3],

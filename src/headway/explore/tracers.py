@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol, final
@@ -16,6 +17,7 @@ from headway.data.pairs import FIRST, START, encoded
 from headway.engines import DType, Name
 from headway.explore import matrices, trace_file
 from headway.explore.edits import EDITS, Edit, apply_all
+from headway.explore.lens import lens
 from headway.explore.trace_file import Manifest, Tensors
 from headway.hf.stored import StoredModel
 from headway.ladder.rung import SENTENCE, run_example, words_and_inputs
@@ -129,7 +131,7 @@ class ModelTracer:
                 with edit({"*after_*": stopping}):
                     tensors, manifest = trace_file.record(
                         lambda part: self.engine.logits(self.model, tokens[None, part]),
-                        len(tokens),
+                        tokens,
                         keep={one.attention for one in request.edits},
                     )
                 # Outside of `stopping`, so that it is compiled if there are no edits.
@@ -139,6 +141,7 @@ class ModelTracer:
         tensors |= self._parameters(tensors)
         most = max(1, LOGITS // tensors["logits"][0, 0].nbytes)
         tensors["logits"] = tensors["logits"][:, -most:]
+        tensors |= lens(tensors, config, partial(self.engine.readout, self.model), stop)
         manifest |= {
             "kind": "model",
             "title": trace_file.display(self.stored.name.encode(errors="surrogateescape")),
@@ -240,7 +243,8 @@ class TranslationTracer:
         if self.config.seq2seq.kind == "bahdanau":
             tensors, manifest = self._joined(steps)
         else:
-            tensors, manifest = trace_file.describe(steps)
+            ids = {"encoder.": source.tolist(), "decoder.": [START, *target]}
+            tensors, manifest = trace_file.describe(steps, ids)
         written = self.tokenizer.decode([token - FIRST for token in target])
         last = "⟨end⟩" if translation.complete else "⟨cut⟩"
         records = self._records(target)

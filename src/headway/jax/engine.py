@@ -27,7 +27,7 @@ from headway.training import memory
 from headway.training.runs import Run, RunConfig
 
 __all__ = ["FRAMEWORK", "assemble", "generate", "gradients", "keep_memory", "load", "logits"]
-__all__ += ["losses", "parameters", "trainer"]
+__all__ += ["losses", "parameters", "readout", "trainer"]
 
 FRAMEWORK = "flax"  # see `training.session.Engine`
 
@@ -124,6 +124,14 @@ def logits(
     return _forward(model.params, jnp.asarray(tokens), model.config, model.attention)
 
 
+def readout(
+    model: Model, stream: Float[np.ndarray, "batch tokens width"]
+) -> Float[Array, "batch tokens vocabulary"]:
+    """Return the logits of the residual stream after any layer; see `training.session.Engine`."""
+    dtype = next(iter(model.params.values())).dtype
+    return _readout(model.params, jnp.asarray(stream, dtype), model.config)
+
+
 def losses(
     model: Model, tokens: Integer[np.ndarray, "batch tokens"]
 ) -> Float[np.ndarray, "batch targets"]:
@@ -138,6 +146,13 @@ def gradients(
     """Return the gradient of the mean loss, without dropout, by parameter name."""
     tokens = jnp.asarray(inputs), jnp.asarray(targets)
     return dict(_gradients(model.params, *tokens, model.config, model.attention))
+
+
+@partial(jax.jit, static_argnames="config")
+def _readout(
+    params: Params, stream: Float[Array, "batch tokens width"], config: GPTConfig
+) -> Float[Array, "batch tokens vocabulary"]:
+    return gpt.logits(params, gpt.normalized(params, stream, config), config)
 
 
 @partial(jax.jit, static_argnames=("config", "attention"))

@@ -115,8 +115,7 @@ def features(
         x = x + sinusoidal(positions, config.width, like=x) * (INITIAL * 2**0.5)
     if config.segments:
         x = x + params["segment_embedding.weight"][0]
-    is_before = config.norm.placement == "before"
-    if not is_before:
+    if config.norm.placement == "after":
         x = norm(x, part(params, "embedding_norm"), config)
     spec = spec._replace(dropout=0.0 if spec.seed is None else config.dropout)
     x = tap("embedded", drop(x, fold(spec, 0)))
@@ -127,9 +126,16 @@ def features(
         with scope(f"blocks.{layer}"):
             x, cache = _block(x, block, config, attention, fold(spec, 1 + layer), cache, first)
         new.append(cache)
-    if is_before:
-        x = tap("final_norm", norm(x, part(params, "final_norm"), config))
-    return x, new
+    return normalized(params, x, config), new
+
+
+def normalized(
+    params: Params, stream: Float[Array, "batch tokens width"], config: GPTConfig
+) -> Float[Array, "batch tokens width"]:
+    """The residual stream after the last norm, if the config places one there."""
+    if config.norm.placement == "after":
+        return stream
+    return tap("final_norm", norm(stream, part(params, "final_norm"), config))
 
 
 def logits(

@@ -22,7 +22,7 @@ from headway.training import memory
 from headway.training.runs import Run, RunConfig
 
 __all__ = ["FRAMEWORK", "answers", "assemble", "generate", "gradients", "keep_memory", "load"]
-__all__ += ["logits", "losses", "parameters", "trainer"]
+__all__ += ["logits", "losses", "parameters", "readout", "trainer"]
 
 FRAMEWORK = "pt"  # see `training.session.Engine`
 _ROWS = 1024  # tokens whose logits are computed at once
@@ -90,6 +90,15 @@ def logits(
         return output
     finally:
         model.train(training)
+
+
+def readout(
+    model: GPT, stream: Float[np.ndarray, "batch tokens width"]
+) -> Float[Tensor, "batch tokens vocabulary"]:
+    """Return the logits of the residual stream after any layer; see `training.session.Engine`."""
+    with torch.no_grad():
+        last = model.normalized(torch.from_numpy(stream).to(model.head.weight))
+        return model.logits(last)
 
 
 def losses(

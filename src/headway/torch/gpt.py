@@ -139,6 +139,10 @@ class GPT(nn.Module):
         logits: Tensor = tap("logits", self.head(features))
         return logits
 
+    def normalized(self, stream: Stream) -> Stream:
+        """Return the residual stream after the last norm, if the config places one there."""
+        return stream if self.final_norm is None else tap("final_norm", self.final_norm(stream))
+
     def features(
         self,
         tokens: Int[Tensor, "batch tokens"],
@@ -191,7 +195,7 @@ class GPT(nn.Module):
             with scope(f"blocks.{layer}"):
                 cache = None if caches is None else caches[layer]
                 x = block(x, fold(spec, 1 + layer), cache=cache, **rotation)
-        return x if self.final_norm is None else tap("final_norm", self.final_norm(x))
+        return self.normalized(x)
 
 
 @final

@@ -68,6 +68,13 @@ class Engine(Protocol):
         """The logits for tokens (batch, tokens), without gradients and dropout."""
         ...
 
+    def readout(self, model: Any, stream: np.ndarray) -> Any:
+        """The logits of the residual stream (batch, tokens, width) after any layer.
+
+        Applies the final norm, if the model has one, and the output layer; without gradients.
+        """
+        ...
+
     def losses(self, model: Any, tokens: np.ndarray) -> np.ndarray:
         """The loss of each token (batch, tokens - 1) after the first, in nats, as float64.
 

@@ -4,7 +4,7 @@
 
 /** @typedef {import("./trace.js").Trace} Trace */
 /** @typedef {import("./trace.js").Facts} Facts */
-/** @typedef {{data: Float32Array | Float64Array | Uint8Array, rows: number, columns: number}} Matrix */
+/** @typedef {import("./trace.js").Matrix} Matrix */
 /** @typedef {Matrix & {from: number, recomputed: boolean}} Rows */
 /** @typedef {{rate: number, seed: number} | null} Training */
 

@@ -10,6 +10,7 @@ import { nextBars, nextShares, positionOf } from "./next.js";
 import { hasFeatures, label, pathView } from "./path.js";
 import { pairs } from "./rotary.js";
 import { ofStep } from "./words.js";
+import { measures } from "./measures.js";
 import { edits, note, picker, words } from "./panel.js";
 import { sectionOf, whyPanel } from "./why.js";
 
@@ -89,6 +90,7 @@ export async function headView(app, head) {
     panel: [
       words(app, ofStep(step, head), edited(app, head, step)),
       await whyPanel(app, sectionOf(head, step), head),
+      measures(app, head),
       edits(app, [head]),
     ],
   };

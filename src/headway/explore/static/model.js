@@ -4,6 +4,8 @@ import { button, h } from "./dom.js";
 import { percent, short } from "./numbers.js";
 import { headLink } from "./layer.js";
 import { legend } from "./matrix.js";
+import { headsView } from "./heads.js";
+import { lensView } from "./lens.js";
 import { isMasked, nextBars, positionOf } from "./next.js";
 import { edits, note, picker, words } from "./panel.js";
 import { step } from "./attention.js";
@@ -16,8 +18,23 @@ const TRANSLATED = { sentence: "The encoder reads the sentence, and the decoder 
 const MASKED = { sentence: "Each token becomes a vector. Every layer adds two updates to it: from all tokens, by attention, and from the token itself, by the MLP. The last vector gives the probabilities of the word that belongs there.", equation: "logits = head(x),  x = norm(x + update) in every layer", rung: null };
 const THICK = 46; // pixels for an update as large as the stream
 
-/** @param {App} app */
+/** The model in one of its views, with links to the others. @param {App} app */
 export async function modelView(app) {
+  const { trace, state } = app;
+  const views = [
+    { name: null, title: "layers", show: layersView },
+    Object.keys(trace.manifest.heads ?? {}).length && { name: "heads", title: "what each head does", show: headsView },
+    trace.has("lens.tokens") && { name: "lens", title: "logit lens", show: lensView },
+  ].filter((view) => typeof view === "object");
+  const chosen = views.find(({ name }) => name === state.view) ?? views[0];
+  const { cells = false, picture, panel } = await chosen.show(app);
+  const links = views.map((view) =>
+    h("a", { href: app.address({ view: view.name, sort: null }), "aria-current": view === chosen ? "true" : false }, view.title));
+  return { cells, picture: [views.length > 1 && h("div", { class: "row choice", role: "group", "aria-label": "views of the model" }, links), ...picture], panel };
+}
+
+/** One band per layer. @param {App} app @returns {Promise<import("./main.js").View>} */
+async function layersView(app) {
   const { trace, base } = app;
   const { changes = {} } = trace.manifest;
   const position = positionOf(app);

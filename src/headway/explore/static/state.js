@@ -7,7 +7,7 @@
  *   ladder: boolean, rung: string | null, diff: boolean,
  *   layer: number | null, head: number | null, step: string | null, cell: [number, number] | null,
  *   tensor: string | null, part: number | null, at: [number, number] | null, query: number | null,
- *   lines: boolean, table: boolean, without: boolean, training: number | null,
+ *   lines: boolean, table: boolean, without: boolean, training: number | null, view: string | null, sort: string | null,
  * }} State
  */
 
@@ -15,7 +15,7 @@
 export const START = {
   text: null, edits: [], temperature: null, top_k: null, seed: 0, ladder: false, rung: null, diff: false,
   layer: null, head: null, step: null, cell: null, tensor: null, part: null, at: null, query: null,
-  lines: false, table: false, without: false, training: null,
+  lines: false, table: false, without: false, training: null, view: null, sort: null,
 };
 
 const NUMBERS = ["top_k", "seed", "layer", "head", "part", "query", "training"];
@@ -26,7 +26,7 @@ export function read(hash) {
   /** @type {Record<string, any>} */
   const state = { ...START, edits: [] };
   for (const [name, value] of parameters) {
-    if (["text", "rung", "step", "tensor"].includes(name)) state[name] = value;
+    if (["text", "rung", "step", "tensor", "view", "sort"].includes(name)) state[name] = value;
     else if (["diff", "lines", "table", "ladder", "without"].includes(name)) state[name] = value === "1";
     else if (["cell", "at"].includes(name)) {
       const pair = value.split(",").map(Number);

@@ -4,7 +4,7 @@ import { Head, step } from "./attention.js";
 
 /** @typedef {import("./source.js").Source} Source */
 /** @typedef {{display: string, id?: number, bytes?: string}} Token */
-/** @typedef {{data: Float32Array | Float64Array | Uint8Array, rows: number, columns: number}} Matrix */
+/** @typedef {{data: Float32Array | Float64Array | Uint8Array | Int32Array, rows: number, columns: number}} Matrix */
 /**
  * @typedef {{
  *   scale: number, softcap: number | null, normalizer: string, mask: [number | null, number | null] | null, offset: number | number[],
@@ -12,6 +12,7 @@ import { Head, step } from "./attention.js";
  *   additive?: string,
  * }} Facts
  */
+/** The numbers of a head; null where nothing counts. @typedef {Record<string, number | null>} Measured */
 /** @typedef {{name: string, idea: string, equation: string, source: string, dropout: number,
  *   parameters: string[]}} Rung */
 /** @typedef {{what: string, attention: string, head: number | null}} Edit */
@@ -19,7 +20,7 @@ import { Head, step } from "./attention.js";
 /**
  * @typedef {{
  *   kind: string, title: string, text: string, tokens: Token[], key_tokens?: Token[], steps: [string, number[]][],
- *   attentions: Record<string, Facts>, step?: number | null, path?: string | null, mask?: number | null, validation?: number | null, rung?: string | null,
+ *   attentions: Record<string, Facts>, heads?: Record<string, {queries: number, repeated: number, heads: Measured[]}>, step?: number | null, path?: string | null, mask?: number | null, validation?: number | null, rung?: string | null,
  *   model?: Record<string, any>, vocabulary?: string[], changes?: Record<string, number[]>,
  *   overview: number, edits?: Edit[], edit_kinds?: EditKind[], written?: Token[], left_out?: string[],
  *   sampling?: {write: number, temperature: number, top_k: number | null, seed: number},
@@ -28,7 +29,7 @@ import { Head, step } from "./attention.js";
  */
 /** @typedef {{name: string, title: string, heads: Head[]}} Layer */
 
-const KINDS = { F32: Float32Array, F64: Float64Array, BOOL: Uint8Array, U8: Uint8Array };
+const KINDS = { F32: Float32Array, F64: Float64Array, BOOL: Uint8Array, U8: Uint8Array, I32: Int32Array };
 const KEPT = 24 * 2 ** 20; // bytes that are cached per trace
 const COMPLETE = 2 ** 18; // bytes; smaller tensors are fetched completely
 
