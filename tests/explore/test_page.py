@@ -331,7 +331,7 @@ def test_windows_of_long_texts(page, long):
     np.testing.assert_allclose(table(page), dropped, rtol=1e-12)
     page.get_by_role("button", name="sample again").click()
     settled(page)
-    assert "seed 8" in page.inner_text("aside")
+    assert "seed 8" in page.inner_text(".picture")
     assert not np.allclose(table(page), dropped)
 
 
@@ -372,7 +372,7 @@ def test_dropout_is_drawn_by_the_engines_hash(page, exported, traced):
     kept = keep(rate, 7, batch, heads, rows[:, None], columns, like=like)[3]
     weights = traced[0]["blocks.0.attention.weights"][0, 3].astype(float)
     np.testing.assert_allclose(table(page), np.where(kept, weights / (1 - rate), 0), rtol=1e-12)
-    assert "p = 0.1, seed 7" in page.inner_text("aside")
+    assert "p = 0.1, seed 7" in page.inner_text(".picture")
     opened(page, f"{exported}#layer=0&head=3&step=context&training=7&table=1")
     values = traced[0]["blocks.0.attention.values"][0, 3].astype(float)
     dropped = np.where(kept, weights / (1 - rate), 0)
