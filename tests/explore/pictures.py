@@ -18,7 +18,7 @@ STATES = {
     "head": "layer=1&head=2&step=scores",
     "lines": "layer=1&head=2&step=weights&lines=1",
     "cell": "layer=1&head=2&step=weights&cell=5,3",
-    "ladder": "ladder=1",
+    "ladder": "ladder=1&rung=causal",
 }
 TEXT = "If the list is empty, it returns None"
 

@@ -21,7 +21,6 @@ from headway.explore import export, trace_file
 from headway.explore.notebook import show
 from headway.explore.tracers import LadderTracer, ModelTracer, TraceRequest, WithLadder
 from headway.hf.stored import StoredModel, find
-from headway.ladder.rungs import LADDER
 from headway.torch import GPT
 from headway.torch.gpt import multi_head
 from headway.tracing import INSIDE
@@ -509,58 +508,6 @@ def test_an_invalid_address_still_shows_something(page, exported):
         opened(page, f"{exported}#{address}")
         assert page.locator("main h2, main h3").count() > 0, address
         assert page.locator(".error").count() == 0, address
-
-
-def test_the_ladder_has_the_rungs_own_numbers(page, tmp_path):
-    tensors, manifest = LadderTracer().trace(TraceRequest("Your journey starts with one step"))
-    (tmp_path / "ladder.html").write_text(export.page(tensors, manifest))
-    at = (tmp_path / "ladder.html").as_uri()
-    opened(page, at)
-    assert page.locator(".rung").count() == 9
-    brought = page.locator(".rung").evaluate_all(
-        """all => all.map(rung =>
-            [...rung.querySelectorAll('.chips .new')].map(chip => chip.textContent))"""
-    )
-    assert brought[2:8] == [
-        ["queries", "keys", "values", "scaled"],
-        ["masked"],
-        ["dropped"],
-        ["2 heads"],
-        ["output"],
-        ["W_qkv"],
-    ]
-    opened(page, f"{at}#rung=stacked&head=1&step=weights&table=1")
-    assert np.array_equal(table(page), tensors["ladder.stacked.heads.1.weights"][0])
-    opened(page, f"{at}#rung=tiled&head=1&step=weights&table=1")
-    np.testing.assert_allclose(table(page), tensors["ladder.fused.weights"][1], atol=1e-12)
-    opened(page, f"{at}#rung=fixed&head=0&step=scores&table=1")
-    assert np.array_equal(table(page), tensors["ladder.fixed.scores"])
-
-
-def test_the_ladders_differences(page, tmp_path):
-    tensors, manifest = LadderTracer().trace(TraceRequest("one two three four"))
-    (tmp_path / "ladder.html").write_text(export.page(tensors, manifest))
-    opened(page, f"{(tmp_path / 'ladder.html').as_uri()}#diff=1")
-    same = {"causal": False, "multihead": True, "fused": True, "tiled": True}
-    for name, white in same.items():
-        column = f".rung:nth-child({list(LADDER).index(name) + 1})"
-        fills = {fill for *_, fill in rects(page, f"{column} .rung-weights svg")}
-        assert (fills == {"#ffffff"}) == white, name
-        fills = {fill for *_, fill in rects(page, f"{column} > div:last-child svg")}
-        assert (fills == {"#ffffff"}) == (name in ("fused", "tiled")), name
-    opened(page, (tmp_path / "ladder.html").as_uri())
-    for number, name in enumerate(LADDER):
-        cells = rects(page, f".rung:nth-child({number + 1}) > div:last-child svg")
-        result = tensors[f"ladder.{name}.result"].ravel()
-        colored = (255 - int(fill[3:5], 16) for *_, fill in cells)  # red or blue: the less green
-        seen = sorted((x, np.sign(x) * c) for x, c in zip(result, colored, strict=True))
-        assert all(one[1] <= other[1] for one, other in pairwise(seen)), name
-    opened(page, f"{(tmp_path / 'ladder.html').as_uri()}#diff=1")
-    cells = rects(page, ".rung:nth-child(4) .rung-weights svg")
-    change = tensors["ladder.causal.weights"][0] - tensors["ladder.trainable.weights"]
-    for (_, _, fill), number in zip(cells, change.ravel(), strict=True):
-        if abs(number) > 0.05:
-            assert (int(fill[1:3], 16) > int(fill[5:7], 16)) == (number > 0)
 
 
 def test_lines_lead_from_queries_to_keys(page, exported, traced):

@@ -20,6 +20,7 @@ from headway.explore.edits import EDITS, Edit, apply_all
 from headway.explore.lens import lens
 from headway.explore.trace_file import Manifest, Tensors
 from headway.hf.stored import StoredModel
+from headway.ladder.differences import what_differs
 from headway.ladder.rung import SENTENCE, run_example, words_and_inputs
 from headway.ladder.rungs import LADDER
 from headway.tracing import edit, trace
@@ -325,10 +326,11 @@ def _ladder(text: str, stop: Stop) -> tuple[Tensors, Manifest]:
         _, trace_of_rung, context = run_example(rung, text)
         prefix = f"ladder.{name}."
         values, description = trace_file.describe(trace_of_rung)
+        parameters, spec, _ = rung.example()
         values["result"] = context
+        values |= {f"parameters.{key}": matrix for key, matrix in parameters.items()}
         tensors |= {prefix + step: tensor for step, tensor in values.items()}
         steps += [[prefix + step, list(tensor.shape)] for step, tensor in values.items()]
-        parameters, spec, _ = rung.example()
         for layer, options in description["attentions"].items():
             attentions[f"{prefix}{layer}".rstrip(".")] = options
         learned = matrices.of_attentions(values, parameters)
@@ -336,6 +338,7 @@ def _ladder(text: str, stop: Stop) -> tuple[Tensors, Manifest]:
         rungs.append(
             {key: getattr(rung, key) for key in ("name", "idea", "equation", "source")}
             | {"parameters": sorted(parameters), "dropout": spec.dropout}
+            | {"differs": what_differs(rung, text)}
         )
     shown = [trace_file.display(word.encode(errors="surrogatepass")) for word in words]
     tokens = [{"display": word} for word in shown]

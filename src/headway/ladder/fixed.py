@@ -30,7 +30,7 @@ def apply(
 RUNG = Rung(
     name="fixed",
     idea="the context of a token is an average of its neighbors, with fixed weights",
-    equation="weights[i, j] = 2^-|i - j| / sum",
+    equation="weights[i, j] = 2^-|i - j| / sum_k 2^-|i - k|",
     source="the baseline: a convolution that is not trained",
     apply=apply,
     products=lambda heads, blocks: 1,

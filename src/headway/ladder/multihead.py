@@ -65,7 +65,8 @@ EXAMPLE: Example = Example(
 RUNG = Rung(
     name="multihead",
     idea="all heads at once: one projection, split by reshape and transpose; an output projection",
-    equation="context = merge(softmax(Q K^T / sqrt(d_head)) V) W_output,  Q, K, V split into heads",
+    equation="head_i = softmax(Q_i K_i^T / sqrt(d_head)) V_i,  "
+    "output = concat(head_1, ..., head_h) W_output",
     source="Vaswani et al. 2017, section 3.2.2",
     apply=apply,
     products=lambda heads, blocks: 6,

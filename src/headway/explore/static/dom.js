@@ -4,6 +4,7 @@
 /** @typedef {Record<string, any>} Attributes */
 
 const SVG = "http://www.w3.org/2000/svg";
+const MATHML = "http://www.w3.org/1998/Math/MathML";
 
 /**
  * An HTML element. `onclick` etc. are listeners, `style` is an object, false omits an attribute.
@@ -24,6 +25,15 @@ export function s(tag, attributes = {}, ...children) {
 }
 
 /**
+ * A MathML element.
+ * @param {string} tag @param {Attributes} [attributes] @param {...(Child | Child[] | Child[][])} children
+ * @returns {MathMLElement}
+ */
+export function m(tag, attributes = {}, ...children) {
+  return filled(/** @type {MathMLElement} */ (document.createElementNS(MATHML, tag)), attributes, children);
+}
+
+/**
  * A button.
  * @param {Child} label @param {() => void} act @param {Attributes} [attributes]
  */
@@ -32,7 +42,7 @@ export function button(label, act, attributes = {}) {
 }
 
 /**
- * @template {HTMLElement | SVGElement} E
+ * @template {HTMLElement | SVGElement | MathMLElement} E
  * @param {E} element @param {Attributes} attributes @param {(Child | Child[] | Child[][])[]} children
  * @returns {E}
  */

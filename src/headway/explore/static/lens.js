@@ -14,7 +14,7 @@ const COLUMN = 78; // pixels
 const COLUMNS = 12; // the maximum
 const TEXT = {
   sentence: "Each row ends the model after one layer: the final norm and the output layer turn the residual stream of that layer into the probabilities of the next token. Down a column you see at which layer the prediction appears (the logit lens, nostalgebraist 2020).",
-  equation: "lens = softmax(head(norm(x after the layer)))", rung: null,
+  equation: "logits = head(norm(x)),  lens = softmax(logits)", rung: null,
 };
 
 /** @param {App} app @returns {Promise<View>} */

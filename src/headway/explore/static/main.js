@@ -8,7 +8,7 @@ import { modelView } from "./model.js";
 import { layerView } from "./layer.js";
 import { clamped, headView, seen, stepsOf, windowAt } from "./head.js";
 import { cellView } from "./cell.js";
-import { ladderView } from "./ladder.js";
+import { ladderView, rungAt } from "./ladder.js";
 import { nextStrip } from "./next.js";
 import { label } from "./path.js";
 import { note } from "./panel.js";
@@ -17,7 +17,7 @@ import { picturePNG, pictureSVG, saveAs } from "./save.js";
 /** @typedef {import("./state.js").State} State */
 /** @typedef {import("./trace.js").Trace} Trace */
 /** @typedef {import("./attention.js").Head} Head */
-/** @typedef {{picture: import("./dom.js").Child[], panel: import("./dom.js").Child[], cells?: boolean, wide?: boolean}} View  cells: whether it shows values on hover */
+/** @typedef {{picture: import("./dom.js").Child[], panel: import("./dom.js").Child[], cells?: boolean, above?: HTMLElement}} View  cells: whether it shows values on hover; above: above picture and panel */
 /**
  * What a view can use.
  * @typedef {{
@@ -28,7 +28,7 @@ import { picturePNG, pictureSVG, saveAs } from "./save.js";
  */
 
 const KEYS = [
-  ["← →", "previous step, next step"], ["space", "play, pause"], ["esc", "one level up"],
+  ["← →", "previous step, next step; on the ladder: rungs"], ["space", "play, pause"], ["esc", "one level up"],
   ["[ ]", "previous head, next head"], [", .", "previous layer, next layer"],
   ["shift + arrows", "scroll in a large matrix"],
   ["l", "matrix or lines"], ["n", "numbers as a table"], ["/", "the text"],
@@ -199,7 +199,7 @@ function frame(app, view, strip) {
         live.canAsk && button("save as HTML", () => keep(app)))),
     h("ol", { class: "tokens", "aria-label": "tokens" }, tokens?.map((token, i) =>
       h("li", { class: "token", "data-token": i, title: token.id == null ? "" : `token ${token.id}`, onclick: () => pointed(app, i) }, token.display))),
-    h("main", { class: view.wide && "wide" }, h("div", { class: "picture" }, view.picture),
+    h("main", { class: view.above && "ladder" }, view.above, h("div", { class: "picture" }, view.picture),
       h("aside", {}, view.panel)),
     h("footer", { class: "strip" }, view.cells && numbers, strip),
   ];
@@ -296,6 +296,8 @@ function pressed(event) {
     if (to >= 0 && to < count) go({ [what]: to });
   };
   const along = (/** @type {number} */ by) => {
+    const rung = !head && (onLadder(state) || trace.manifest.kind === "ladder") && trace.rungs[rungAt(now) + by];
+    if (rung) go({ ladder: true, rung: rung.title });
     if (!head || state.cell) return;
     const { steps, step } = stepsOf(now, head);
     const to = steps[steps.indexOf(step) + by];

@@ -138,20 +138,25 @@ export function table(part) {
 
 /** The legend of the colours. @param {Scale} scale @param {number} most @param {boolean} masks */
 export function legend(scale, most, masks) {
-  const [low, steps] = [scale === "share" ? 0 : -most, 24];
   const middle = scale === "share" ? most / 4 : 0; // the middle of the scale, which uses the square root
   return h(
     "div",
     { class: "legend" },
-    h("span", {}, short(low)),
-    s("svg", { width: steps * 5, height: 12, "aria-hidden": true }, Array.from({ length: steps }, (_, i) => {
-      const value = scale === "share" ? most * (i / (steps - 1)) ** 2 : low + ((most - low) * i) / (steps - 1);
-      return s("rect", { x: i * 5, y: 0, width: 5, height: 12, fill: colour(value, scale, most) });
-    })),
+    h("span", {}, short(scale === "share" ? 0 : -most)),
+    ramp(scale, most, 24),
     h("span", {}, `${short(most)}  (middle ${short(middle)})`),
     masks && h("span", { class: "masked-key" }, s("svg", { width: 12, height: 12 }, s("defs", {}, hatch("hatch-key")),
       s("rect", { width: 12, height: 12, fill: "url(#hatch-key)" })), " masked (not allowed; distinct from a weight of 0)"),
   );
+}
+
+/** The colours of a scale, from its lowest number to its highest. @param {Scale} scale @param {number} most @param {number} steps */
+export function ramp(scale, most, steps) {
+  return s("svg", { width: steps * 5, height: 12, "aria-hidden": true }, Array.from({ length: steps }, (_, i) => {
+    const part = i / (steps - 1);
+    const value = scale === "share" ? most * part ** 2 : most * (2 * part - 1);
+    return s("rect", { x: i * 5, y: 0, width: 5, height: 12, fill: colour(value, scale, most) });
+  }));
 }
 
 /**

@@ -66,7 +66,7 @@ async function layersView(app) {
     panel: [
       words(app, trace.manifest.kind === "trace" ? TRACED : trace.manifest.kind === "translation" ? TRANSLATED : isMasked(trace) ? MASKED : {
         sentence: "Each token becomes a vector. Every layer adds two updates to it: from the earlier tokens, by attention, and from the token itself, by the MLP. The last vector gives the probabilities of the next token.",
-        equation: "logits = head(norm(x)),  x = embedded + Σ layers", rung: null,
+        equation: "logits = head(norm(x)),  x = embedded + sum layers", rung: null,
       }),
       samplingControls(app, position),
       edits(app),

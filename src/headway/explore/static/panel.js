@@ -1,6 +1,7 @@
 // The right column: an explanation, and the edits.
 
 import { button, h } from "./dom.js";
+import { equation } from "./math.js";
 
 /** @typedef {import("./main.js").App} App */
 /** @typedef {import("./attention.js").Head} Head */
@@ -23,7 +24,7 @@ export function words(app, text, edits = []) {
   return h("section", { class: "words" },
     h("h2", {}, "What happens here"),
     h("p", {}, text.sentence),
-    h("p", { class: "equation" }, text.equation),
+    equation(text.equation),
     text.rung && app.trace.manifest.ladder
       ? h("p", {}, h("a", { href: app.address({ ...app.top, ladder: true, rung: text.rung }) }, `on the ladder: ${text.rung}`))
       : null,

@@ -13,8 +13,10 @@ import { Head, step } from "./attention.js";
  * }} Facts
  */
 /** The numbers of a head; null where nothing counts. @typedef {Record<string, number | null>} Measured */
-/** @typedef {{name: string, idea: string, equation: string, source: string, dropout: number,
- *   parameters: string[]}} Rung */
+/** @typedef {{keys: number, largest: number, total: number, context: number[], result: number[]}} Running */
+/** @typedef {{equals: string, products: Record<string, number>, scores: Record<string, number>, running: Running[][]}} Difference */
+/** @typedef {{name: string, idea: string, equation: string, source: string, dropout: number, parameters: string[],
+ *   differs: Difference | null}} Rung */
 /** @typedef {{what: string, attention: string, head: number | null}} Edit */
 /** @typedef {{name: string, step: string, label: string, heads: "any" | "all" | "others", without: string | null}} EditKind */
 /**

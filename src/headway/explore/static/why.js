@@ -21,10 +21,15 @@ export function sectionOf(head, step) {
 export function whyText(section) {
   const why = WHY[section];
   return why && [
-    h("p", {}, why.problem),
-    h("p", {}, h("strong", {}, "Without it: "), why.without),
-    h("p", {}, h("strong", {}, "Measured: "), why.measured, why.report && [" ", h("code", {}, why.report)]),
+    h("p", {}, prose(why.problem)),
+    h("p", {}, h("strong", {}, "Without it: "), prose(why.without)),
+    h("p", {}, h("strong", {}, "Measured: "), prose(why.measured), why.report && [" ", h("code", {}, why.report)]),
   ];
+}
+
+/** Text with `names` in backticks. @param {string} text */
+function prose(text) {
+  return text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
 }
 
 /** The text, and a button that shows the consequence on this text. @param {App} app @param {string} section @param {Head} head */

@@ -31,7 +31,7 @@ const STEPS = {
   },
   rotated: {
     sentence: "Rotary positions (RoPE): each pair of features is rotated by an angle that grows with the position, so that a score depends on the distance of the two tokens. Each dial is one pair, before and after.",
-    equation: "(a, b) → (a cos t - b sin t, a sin t + b cos t),  t = position / base^(2i/d)", rung: null,
+    equation: "a' = a cos t - b sin t,  b' = a sin t + b cos t,  t = position / base^(2i / d)", rung: null,
   },
   output: {
     sentence: "The output matrix turns the context of this head into an update of the residual stream. The updates of all heads are added.",
@@ -43,15 +43,15 @@ const STEPS = {
   },
   next: {
     sentence: "After all layers the vector of the last token gives the probabilities of the next token. Switch this head off, or change a step, to see its effect here and below.",
-    equation: "probabilities = softmax(head(norm(stream)))", rung: null,
+    equation: "logits = head(norm(stream)),  probabilities = softmax(logits)", rung: null,
   },
   scores: {
     sentence: "The score of a query and a key is their dot product: the larger, the better they match.",
-    equation: "scores = queries keysᵀ", rung: "trainable",
+    equation: "scores = queries keys^T", rung: "trainable",
   },
   scaled: {
     sentence: "The scores are divided by the square root of the head dimension, so that long vectors do not saturate the softmax.",
-    equation: "scaled = scores / √d_k", rung: "trainable",
+    equation: "scaled = scores / sqrt(d_k)", rung: "trainable",
   },
   capped: {
     sentence: "A scaled tanh keeps the scores below a cap.",
@@ -59,15 +59,15 @@ const STEPS = {
   },
   masked: {
     sentence: "Scores of keys that a query may not attend to, such as later tokens, become −∞ before the softmax.",
-    equation: "masked = scaled where allowed, else −∞", rung: "causal",
+    equation: "masked = scaled if allowed, else -inf", rung: "causal",
   },
   weights: {
     sentence: "The softmax turns each row into probabilities: none is negative, and they sum to 1.",
-    equation: "weights = exp(masked) / Σ exp(masked)", rung: "simplified",
+    equation: "weights = exp(masked) / sum exp(masked)", rung: "simplified",
   },
   dropped: {
     sentence: "During training, each weight becomes 0 with probability p, and the others are multiplied by 1/(1−p). During generation nothing is dropped.",
-    equation: "dropped = weights / (1−p) with probability 1−p, else 0", rung: "dropout",
+    equation: "dropped = weights / (1 - p) with probability 1 - p, else 0", rung: "dropout",
   },
   context: {
     sentence: "The output is the sum of the values, weighted by the attention weights.",
@@ -85,14 +85,14 @@ export function ofStep(step, head) {
     return { sentence: "Bahdanau's score: tanh of the sum of query and key, multiplied by a learned vector v.", equation: "score = v · tanh(query + key)", rung: null };
   }
   if (rung === "fixed" && step === "scores") {
-    return { sentence: "On this rung the scores depend on positions only: they halve with every token of distance.", equation: "scores = 2^−|i−j|", rung };
+    return { sentence: "On this rung the scores depend on positions only: they halve with every token of distance.", equation: "scores[i, j] = 2^-|i - j|", rung };
   }
   const prefix = inGPT && !facts ? " In a GPT a token does not attend to later tokens, so the row ends at the token itself." : "";
   if (rung === "fixed" && step === "weights") {
-    return { sentence: `Each row is divided by its sum, so that its weights sum to 1.${prefix}`, equation: "weights = scores / Σ scores", rung };
+    return { sentence: `Each row is divided by its sum, so that its weights sum to 1.${prefix}`, equation: "weights = scores / sum scores", rung };
   }
   if (rung === "simplified" && step === "scores") {
-    return { sentence: "On this rung the inputs themselves are the queries, keys and values.", equation: "scores = x xᵀ", rung };
+    return { sentence: "On this rung the inputs themselves are the queries, keys and values.", equation: "scores = x x^T", rung };
   }
   if (step === "scaled" && facts && Math.abs(facts.scale - width(head) ** -0.5) > 1e-9) {
     return { ...STEPS.scaled, sentence: "The scores are multiplied by the scale of this attention.", equation: `scaled = ${short(facts.scale)} scores` };
@@ -103,7 +103,7 @@ export function ofStep(step, head) {
       return { sentence: `${facts.normalizer} turns each row into weights that sum to 1.`, equation: `weights = ${facts.normalizer}(${before})`, rung: null };
     }
     const { sentence } = STEPS.weights;
-    return { ...STEPS.weights, sentence: sentence + prefix, equation: `weights = exp(${before}) / Σ exp(${before})` };
+    return { ...STEPS.weights, sentence: sentence + prefix, equation: `weights = exp(${before}) / sum exp(${before})` };
   }
   return STEPS[step];
 }
@@ -119,7 +119,7 @@ export function ofLayer(head, heads, { kind, model }) {
   if (kind === "translation") return { sentence: "In each picture, rows are queries (target words) and columns are keys (source words). Click a head to see its steps.", equation: "context = weights values", rung: null };
   if (kind === "trace") return { sentence: "The traced attention. Click a head to see its steps.", equation: "context = weights values", rung: null };
   const mlp = "Then the MLP adds its update, computed for each token separately.";
-  const equation = "x + attention(norm(x)),  then  x + mlp(norm(x))";
+  const equation = "x' = x + attention(norm(x)),  x'' = x' + mlp(norm(x'))";
   const how = { fixed: "with fixed weights", simplified: "weighted by their similarity" }[rung];
   if (how) return { sentence: `The residual stream is normalized, and each token gets the average of itself and the earlier tokens, ${how}. ${mlp}`, equation, rung };
   const split = heads > 1 ? ", one part per head" : "";
