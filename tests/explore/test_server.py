@@ -406,18 +406,17 @@ def test_a_part_beyond_the_end(shared):
 
 @pytest.fixture
 def export(monkeypatch):
-    """The module that makes the single file, and what it was given."""
-    module = SimpleNamespace(given=[])
+    """What the function that makes the single file was given."""
+    calls = SimpleNamespace(given=[])
 
     def page(tensors, manifest, address):
         if address == "too large":
             raise ValueError("too large: give a shorter text")
-        module.given.append((sorted(tensors), manifest["text"], address))
+        calls.given.append((sorted(tensors), manifest["text"], address))
         return "<!doctype html>ü"
 
-    module.page = page
-    monkeypatch.setitem(sys.modules, "headway.explore.export", module)
-    return module
+    monkeypatch.setattr(server, "page", page)
+    return calls
 
 
 def test_the_single_file(shared, export):
