@@ -1,10 +1,12 @@
-"""Opening the explorer on twelve layers of twelve heads, served and as one file.
+"""Opening the explorer on twelve layers of twelve heads and on a text of 32,000 tokens.
 
     python -m benchmarks.explorer --output docs/bench/explorer.json
 
-The model has GPT-2's sizes and random weights, its text random bytes. Measured in Debian's
-Chromium, three times each with a new browser, the middle one is told: the seconds from the request
-until every head's picture and the next tokens stand, and the private memory of the page's process.
+The first model has GPT-2's sizes, the second is small and rotary, with a context of 32,768 tokens;
+both have random weights, and the text is random bytes. Measured in Debian's Chromium, three times
+each with a new browser; the median is reported: the seconds from the request until the pictures of
+all heads and the next tokens are drawn, and the private memory of the page's process. The page is
+that of a trace file, served, and as one HTML file.
 """
 
 from __future__ import annotations
@@ -12,9 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
+import socket
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,23 +34,33 @@ from headway.data.tokenizers import Tokenizer
 from headway.explore import export, server, trace_file
 from headway.explore.tracers import ModelTracer, TraceRequest, WithLadder
 from headway.hf.stored import StoredModel
-from headway.models.gpt import preset
+from headway.models.gpt import GPTConfig, preset
 from headway.torch.weights import build, to_arrays
 from headway.training import checkpoints
 from headway.training.runs import Run, RunConfig
 from headway.training.settings import TrainingConfig
 
-LENGTHS, TIMES, PORT = (64, 1024), 3, 8791
+TIMES = 3
+CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+GPT2 = preset(
+    "gpt2",
+    {"vocabulary": 50257, "context": 1024, "width": 768, "layers": 12},
+    attention={"heads": 12},
+)
+LONG = preset(
+    "modern",
+    {"vocabulary": 256, "context": 32_768, "width": 32, "layers": 2},
+    attention={"heads": 4},
+)
+CASES = ((GPT2, 64), (GPT2, 1024), (LONG, 32_000))
 
 
-def made_run(folder: Path) -> Run:
-    """A run of GPT-2's sizes that learnt nothing."""
-    sizes = {"vocabulary": 50257, "context": 1024, "width": 768, "layers": 12}
-    model = preset("gpt2", sizes, attention={"heads": 12})
+def made_run(folder: Path, model: GPTConfig) -> Run:
+    """A run with random weights."""
     tokenizer = Tokenizer.utf8_bytes()
     fields = ("next-token", "none", "", "byte", tokenizer.fingerprint, None)
     config = RunConfig(*fields, model, TrainingConfig())
-    run = Run.create(folder / "gpt2-sized", config, tokenizer)
+    run = Run.create(folder / "run", config, tokenizer)
     gpt = build(config)
     with torch.no_grad():
         for parameter in gpt.parameters():
@@ -53,14 +69,14 @@ def made_run(folder: Path) -> Run:
     return run
 
 
-def opened(browser: Browser, address: str) -> tuple[float, float]:
-    """Seconds until all is drawn, and megabytes of the process that draws it."""
+def opened(browser: Browser, address: str, heads: int) -> tuple[float, float]:
+    """Return the seconds until all is drawn, and the megabytes of the process that draws it."""
     page = browser.new_page(viewport={"width": 1280, "height": 860})
     began = time.perf_counter()
     page.goto(address, wait_until="commit")
     page.wait_for_selector(".next .bar", timeout=120_000)
     seconds = time.perf_counter() - began
-    assert page.locator(".thumbnail").count() == 144
+    assert page.locator(".thumbnail").count() == heads
     time.sleep(1)
     memory = max(map(private, renderers()))
     page.close()
@@ -86,49 +102,64 @@ def private(process: Path) -> float:
     return (sizes["Private_Clean:"] + sizes["Private_Dirty:"]) * 1024 / 1e6
 
 
+@contextmanager
+def served(file: Path) -> Iterator[str]:
+    """A server of a trace file, and its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        app = server.app(server.File(file), server.Queue(), port)
+        running = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+        thread = threading.Thread(target=running.run, args=[[listener]])
+        thread.start()
+        while not running.started:
+            time.sleep(0.1)
+        try:
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            running.should_exit = True
+            thread.join()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", help="also write JSON to this file")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
-        folder = Path(name)
-        subject = WithLadder(ModelTracer(StoredModel.open(made_run(folder).path)))
-        for number, length in enumerate(LENGTHS):
-            ask = TraceRequest("".join(random.Random(length).choices("abcdefgh ", k=length)))
+    for model, length in CASES:
+        with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
+            folder = Path(name)
+            subject = WithLadder(ModelTracer(StoredModel.open(made_run(folder, model).path)))
+            text = "".join(random.Random(length).choices("abcdefgh ", k=length))
             began = time.perf_counter()
-            tensors, manifest = subject.trace(ask)
+            trace = subject.trace(TraceRequest(text))
             traced = time.perf_counter() - began
-            (folder / "page.html").write_text(export.page(tensors, manifest), encoding="utf-8")
-            trace_file.save(folder / "trace", tensors, manifest)
-            port = PORT + number
-            app = server.app(subject, ask, port=port, folder=folder)
-            running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
-            threading.Thread(target=running.run, daemon=True).start()
-            while not running.started:
-                time.sleep(0.1)
-            for kind, address, file in (
-                ("served", f"http://127.0.0.1:{port}/", "trace"),
-                ("one file", (folder / "page.html").as_uri(), "page.html"),
-            ):
-                measured = []
-                for _ in range(TIMES):
-                    browser = playwright.chromium.launch(
-                        executable_path="/usr/bin/chromium", args=["--no-sandbox"]
-                    )
-                    measured.append(opened(browser, address))
-                    browser.close()
-                row = {
-                    "tokens": length,
-                    "page": kind,
-                    "file MB": round((folder / file).stat().st_size / 1e6, 1),
-                    "seconds to open": round(median(seconds for seconds, _ in measured), 2),
-                    "private MB": round(median(memory for _, memory in measured)),
-                    "seconds to trace": round(traced, 1),
-                }
-                rows.append(row)
-                print(json.dumps(row), flush=True)
-            running.should_exit = True
+            page, file = folder / "page.html", folder / "t.safetensors"
+            page.write_text(export.page(*trace), encoding="utf-8")
+            trace_file.save(file, *trace)
+            with served(file) as address:
+                for kind, at, content in (
+                    ("served", address, file),
+                    ("one file", page.as_uri(), page),
+                ):
+                    measured = []
+                    for _ in range(TIMES):
+                        browser = playwright.chromium.launch(
+                            executable_path=CHROMIUM, args=["--no-sandbox"]
+                        )
+                        heads = model.layers * model.attention.heads
+                        measured.append(opened(browser, at, heads))
+                        browser.close()
+                    row = {
+                        "tokens": length,
+                        "heads": f"{model.layers} x {model.attention.heads}",
+                        "page": kind,
+                        "file MB": round(content.stat().st_size / 1e6, 1),
+                        "seconds to open": round(median(seconds for seconds, _ in measured), 2),
+                        "private MB": round(median(memory for _, memory in measured)),
+                        "seconds to trace": round(traced, 1),
+                    }
+                    rows.append(row)
+                    print(json.dumps(row), flush=True)
     if options.output:
         report = {"machine": machine(), "times": TIMES, "rows": rows}
         Path(options.output).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """`headway explore`: what it opens the page on, the file that it writes, and mistakes."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,21 +9,27 @@ from types import SimpleNamespace
 import pytest
 
 from headway.cli import main
-from headway.explore.tracers import LadderTracer, TraceRequest, WithLadder
+from headway.explore import trace_file
+from headway.explore.tracers import LadderTracer, ModelTracer, TraceRequest, WithLadder
+from headway.hf.stored import find
 from headway.ladder.rung import SENTENCE
 
 TEXT = "It was the best of times, it was the worst of times.\n" * 60
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application")  # its arguments are ours
+IT_WAS = TraceRequest("It was")
 SIZES = "--steps 1 --width 8 --layers 1 --heads 1 --context 32 --tokenizer char --name tiny"
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a run."""
+    """A folder with a run, a trace file of it, and a part of that file."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "text.txt").write_text(TEXT)
     command = [str(Path(sys.executable).parent / "headway"), "train", "text.txt", *SIZES.split()]
     subprocess.run(command, cwd=folder, capture_output=True, check=True)
+    file = folder / "t.safetensors"
+    trace_file.save(file, *ModelTracer(find("tiny", str(folder / "runs"))).trace(IT_WAS))
+    (folder / "part.safetensors").write_bytes(file.read_bytes()[:500])
     return folder
 
 
@@ -34,10 +41,15 @@ def headway(place, monkeypatch):
     def serve(tracer, first, *, port, show):
         served.append(SimpleNamespace(tracer=tracer, first=first, port=port, show=show))
 
+    def serve_file(path, *, port, show):
+        trace_file.opened(path)
+        served.append(SimpleNamespace(path=path, port=port, show=show))
+
     def command(*arguments):
         monkeypatch.chdir(place)
         monkeypatch.setattr(sys, "argv", ["headway", "explore", *arguments])
         monkeypatch.setattr("headway.explore.server.serve", serve)
+        monkeypatch.setattr("headway.explore.server.serve_file", serve_file)
         monkeypatch.setattr("headway.torch.engine.generate", writing)
         with pytest.raises(SystemExit) as stopped:
             main.main()
@@ -92,7 +104,29 @@ def test_a_file_instead_of_a_server(headway, export, place, capsys):
     assert (place / "page.html").read_text(encoding="utf-8") == "ladder two words 0 ü"
 
 
+def test_a_trace_file(headway, export, place, capsys):
+    code, served = headway("t.safetensors", "--port", "9000", "--no-open")
+    assert code == 0
+    assert (served.path, served.port, served.show) == (Path("t.safetensors"), 9000, False)
+    shutil.copy(place / "t.safetensors", place / "copy")  # any name that is not a run's
+    shutil.copy(place / "t.safetensors", place / "tiny")
+    assert headway("copy")[1].path == Path("copy")
+    assert headway("tiny", "It was")[1].first == TraceRequest("It was", write=24)
+    (place / "copy").unlink()
+    (place / "tiny").unlink()
+    assert headway("t.safetensors", "--html", "page.html") == (0, None)
+    assert (place / "page.html").read_text(encoding="utf-8") == "model It was 0 ü"
+    assert capsys.readouterr().out == "page.html: 6 tokens, 0.0 MB\n"
+
+
 BAD = {
+    "no such file": (["no.safetensors"], "no.safetensors: No such file"),
+    "a file and a text": (["t.safetensors", "It"], "trace file of one text; remove the text"),
+    "a file and an engine": (["t.safetensors", "--engine", "jax"], "remove the text, --engine"),
+    "part of a file": (["part.safetensors"], "part.safetensors is not a trace file"),
+    "part of a file as a page": (["part.safetensors", "--html", "x.html"], "is not a trace file"),
+    "no trace": (["runs/tiny/checkpoints/step-000001/model.safetensors"], "has no manifest"),
+    "another file": (["text.txt"], "text.txt is not a trace file: it is damaged or too large"),
     "nothing": ([], "give a model (`headway runs` lists the runs) or --ladder"),
     "a port alone": (["--port", "9000"], "or --ladder"),
     "no such run": (["tinny", "It"], "available runs: tiny"),

@@ -157,7 +157,7 @@ def test_the_page_has_its_token_and_the_first_trace(shared):
     (shared.folder / "copy").write_bytes(trace.body)
     tensors, manifest = trace_file.load(shared.folder / "copy")
     assert (tensors["numbers"] == np.arange(1000.0)).all()
-    assert manifest == {"text": "first"}
+    assert manifest == {"text": "first", "version": trace_file.VERSION}
 
 
 def test_every_start_has_another_token(shared, tmp_path):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headway.cli.parameters import Device, DType, Engine, Runs, Switch
 from headway.extras import require
+
+if TYPE_CHECKING:
+    from headway.explore.trace_file import Manifest, Tensors
 
 
 def explore(
@@ -29,10 +33,10 @@ def explore(
     Parameters
     ----------
     model
-        Name of a run in the folder `runs`, path of a run or of a Hugging Face folder, or name of a
-        model in the local Hugging Face cache. With --ladder: the text.
+        Name of a run in the folder `runs`, path of a run or of a Hugging Face folder, name of a
+        model in the local Hugging Face cache, or a trace file. With --ladder: the text.
     text
-        The input of the model; by default a text that it generates.
+        The input of the model; by default a sentence of the text that it was trained on.
     ladder
         Show the rungs of the ladder instead of a run.
     html
@@ -51,11 +55,17 @@ def explore(
             "nothing to explore; give a model (`headway runs` lists the runs) or --ladder"
         )
 
-    from headway import cache  # late: `headway --help` is fast
-    from headway.explore import tracers
+    from headway.explore import trace_file, tracers  # late: `headway --help` is fast
     from headway.hf.stored import find
     from headway.ladder.rung import SENTENCE
 
+    if model is not None and not ladder and trace_file.is_trace_file(model, runs):
+        if text is not None or engine != "torch" or device or dtype:
+            raise ValueError(
+                f"{model} is a trace file of one text; remove the text, --engine, --device, --dtype"
+            )
+        _open_file(Path(model), html, port, open)
+        return
     tracer: tracers.Tracer
     if model is None or ladder:
         tracer = tracers.LadderTracer()
@@ -78,11 +88,26 @@ def explore(
         from headway.explore.server import serve
 
         serve(tracer, request, port=port, show=open)
-        return
+    else:
+        _write(html, *tracer.trace(request))
 
+
+def _open_file(path: Path, html: Path | None, port: int, show: bool) -> None:
+    if html is None:
+        require("explore", "the explorer")
+        from headway.explore.server import serve_file
+
+        serve_file(path, port=port, show=show)
+    else:
+        from headway.explore import trace_file
+
+        _write(html, *trace_file.opened(path))
+
+
+def _write(html: Path, tensors: Tensors, manifest: Manifest) -> None:
+    from headway import cache
     from headway.explore.export import page
 
-    tensors, manifest = tracer.trace(request)
     text = page(tensors, manifest)
     with cache.atomic(html) as temporary:
         temporary.write_text(text, encoding="utf-8")

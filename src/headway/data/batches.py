@@ -1,6 +1,7 @@
 """Tokens of a text, and batches of them, each a pure function of (seed, step)."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, Integer
@@ -24,8 +25,7 @@ def prepared(
     Raises ValueError for a text that the tokenizer cannot encode.
     """
     kind = np.uint16 if tokenizer.vocabulary <= 2**16 else np.uint32
-    name = digest(f"{_VERSION} {digest(text)} {tokenizer.fingerprint}")
-    file = cache.folder("tokens") / f"{name}.npy"
+    file = _cached(digest(text), tokenizer)
     if not file.exists():
         with cache.atomic(file) as temporary, temporary.open("wb") as out:
             pieces = []
@@ -35,6 +35,18 @@ def prepared(
             np.save(out, np.concatenate(pieces or [np.empty(0, kind)]))
     tokens: Tokens = np.load(file, mmap_mode="r")
     return tokens
+
+
+def already_prepared(text_sha256: str, tokenizer: Tokenizer) -> Tokens | None:
+    """Return what `prepared` returned for a text with this SHA-256, if it is still in the cache."""
+    file = _cached(text_sha256, tokenizer)
+    tokens: Tokens | None = np.load(file, mmap_mode="r") if file.exists() else None
+    return tokens
+
+
+def _cached(text_sha256: str, tokenizer: Tokenizer) -> Path:
+    name = digest(f"{_VERSION} {text_sha256} {tokenizer.fingerprint}")
+    return cache.folder("tokens") / f"{name}.npy"
 
 
 def split(tokens: Tokens, context: int, held_out: float = 0.1) -> tuple[Tokens, Tokens]:

@@ -31,17 +31,23 @@ def show(what: Trace | Run | str, text: str | Sequence[str] | None = None) -> Sh
     """Return the explorer's page of a trace or of a model; a notebook shows it inline.
 
     what: a trace of `headway.trace`, a Run, the name of a run in the folder `runs`, or the path of
-        a run or of a Hugging Face folder.
-    text: for a model, the text to trace, by default generated; for a trace, the names of its
-        tokens, as a list or separated by spaces, by default numbers; two texts if the numbers of
-        queries and keys differ, and for an encoder-decoder: of the decoder and of the encoder.
+        a run, of a Hugging Face folder or of a trace file.
+    text: for a model, the text to trace, by default a sentence of its training text; for a trace,
+        the names of its tokens, as a list or separated by spaces, by default numbers; two texts if
+        the numbers of queries and keys differ, and for an encoder-decoder: of the decoder and of
+        the encoder. A trace file has its text.
 
-    Raises ValueError if the model does not exist, the text does not fit, or the trace is empty.
+    Raises ValueError if the model does not exist, the text does not fit, the trace is empty, or the
+    file is damaged.
     """
     if not isinstance(what, Trace | Run | str):
         raise ValueError(f"expected a trace or a run, got {type(what).__name__}")
     if isinstance(what, Trace):
         tensors, manifest = WithLadder(_RecordedTrace(what, text)).trace(TraceRequest(""))
+    elif isinstance(what, str) and trace_file.is_trace_file(what, "runs"):
+        if text is not None:
+            raise ValueError(f"{what} is a trace file, which has its text; remove the text")
+        tensors, manifest = trace_file.opened(Path(what))
     else:
         stored = find(what, "runs") if isinstance(what, str) else StoredModel.open(what.path)
         tracer = ModelTracer(stored)

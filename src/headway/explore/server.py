@@ -7,6 +7,8 @@
     POST /export      the same, optionally with `address`, the part of the page's address after #
                       -> one HTML file
 
+The page of a trace file (`serve_file`) has neither a token nor the POST requests.
+
 Other sites in the same browser could send requests too. They are refused, because Host and Origin
 must be those of this server, and a POST needs the token, which only the page can read.
 """
@@ -82,30 +84,57 @@ def serve(tracer: Tracer, first: TraceRequest, *, port: int, show: bool) -> None
     show: open the browser. Raises ValueError if `first` is invalid or no port is free.
     """
     with TemporaryDirectory(prefix="headway-") as folder:
-        traces = Traces(tracer, first, Path(folder))  # reports errors before the server starts
-        with _listener(port) as listener, suppress(KeyboardInterrupt):
-            port = listener.getsockname()[1]
-            queue = Queue()
-            config = uvicorn.Config(
-                app(traces, queue, port),
-                http="h11",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                log_level="critical",
-                server_header=False,
-                timeout_graceful_shutdown=3,  # a stalled download does not delay the exit
-            )
-            address = f"http://127.0.0.1:{port}/"
-            print(f"{address}  (stop with Ctrl-C)", flush=True)
-            if show:  # in a thread, because a text browser blocks until it is closed
-                threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
-            _Server(config, queue).run([listener])
+        _serve(Traces(tracer, first, Path(folder)), port, show)  # first reports errors
+
+
+def serve_file(path: Path, *, port: int, show: bool) -> None:
+    """Serve the page of a trace file, which is read by ranges, until Ctrl-C; else as `serve`.
+
+    Raises ValueError or OSError if the file cannot be shown: see `trace_file.opened`.
+    """
+    trace_file.opened(path)
+    _serve(File(path), port, show)
+
+
+def _serve(traces: "Traces | File", port: int, show: bool) -> None:
+    with _listener(port) as listener, suppress(KeyboardInterrupt):
+        port = listener.getsockname()[1]
+        queue = Queue()
+        config = uvicorn.Config(
+            app(traces, queue, port),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+            server_header=False,
+            timeout_graceful_shutdown=3,  # a stalled download does not delay the exit
+        )
+        address = f"http://127.0.0.1:{port}/"
+        print(f"{address}  (stop with Ctrl-C)", flush=True)
+        if show:  # in a thread, because a text browser blocks until it is closed
+            threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
+        _Server(config, queue).run([listener])
+
+
+@final
+class File:
+    """One trace file of the user, under the id `first`. There is no model to ask."""
+
+    first = "file"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def find(self, name: str) -> Path | None:
+        """Return the file for its id, if it still exists."""
+        return self._path if name == self.first and self._path.is_file() else None
 
 
 @final
 class Traces:
-    """The trace files, in a folder, of the first request and of the latest others.
+    """The trace files, in a folder, of the first request (with the id `first`) and of the latest
+    others.
 
     Raises ValueError if `first` is invalid.
     """
@@ -113,7 +142,7 @@ class Traces:
     def __init__(self, tracer: Tracer, first: TraceRequest, folder: Path) -> None:
         self._tracer, self._folder = tracer, folder
         self._kept: list[str] = []
-        self.first = self.create(first)
+        self.first = self.create(first).stem
 
     def find(self, request: TraceRequest | str) -> Path | None:
         """Return the file of a request, or of an id, if it exists."""
@@ -251,13 +280,14 @@ class _Guard:
         )
 
 
-def app(traces: Traces, queue: Queue, port: int) -> Starlette:
+def app(traces: Traces | File, queue: Queue, port: int) -> Starlette:
     """Return the web application."""
-    token = secrets.token_urlsafe()
+    # Without a model there is no token, by which the page knows that it cannot ask.
+    token = secrets.token_urlsafe() if isinstance(traces, Traces) else ""
 
     async def index(request: Request) -> Response:
         index = shell()
-        for name, value in (("headway-token", token), ("headway-trace", traces.first.stem)):
+        for name, value in (("headway-token", token), ("headway-trace", traces.first)):
             index = index.replace(f'name="{name}" content=""', f'name="{name}" content="{value}"')
         return HTMLResponse(index)
 
@@ -275,6 +305,19 @@ def app(traces: Traces, queue: Queue, port: int) -> Starlette:
             raise HTTPException(404, "trace not found; it may be too old, request it again")
         return FileResponse(file, media_type="application/octet-stream")
 
+    return Starlette(
+        routes=[
+            Route("/", index),
+            Route("/static/{name}", static),
+            Route("/trace/{id}", trace),
+            *(_posts(traces, queue, token) if isinstance(traces, Traces) else ()),
+        ],
+        middleware=[Middleware(_Guard, port=port)],
+        exception_handlers={HTTPException: _http_error, ValueError: _bad_request},
+    )
+
+
+def _posts(traces: Traces, queue: Queue, token: str) -> list[Route]:
     async def new_trace(request: Request) -> Response:
         wanted = _trace_request(await _posted(request, token))
         file = traces.find(wanted)
@@ -297,17 +340,10 @@ def app(traces: Traces, queue: Queue, port: int) -> Starlette:
         attachment = {"Content-Disposition": 'attachment; filename="headway.html"'}
         return HTMLResponse(await queue.run(request, export_page), headers=attachment)
 
-    return Starlette(
-        routes=[
-            Route("/", index),
-            Route("/static/{name}", static),
-            Route("/trace/{id}", trace),
-            Route("/trace", new_trace, methods=["POST"]),
-            Route("/export", export, methods=["POST"]),
-        ],
-        middleware=[Middleware(_Guard, port=port)],
-        exception_handlers={HTTPException: _http_error, ValueError: _bad_request},
-    )
+    return [
+        Route("/trace", new_trace, methods=["POST"]),
+        Route("/export", export, methods=["POST"]),
+    ]
 
 
 async def _posted(request: Request, token: str) -> dict[str, Any]:

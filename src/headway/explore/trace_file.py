@@ -2,6 +2,7 @@
 
 The manifest is the metadata key `headway`, sorted JSON:
 
+    version                  of this format; a file without it has version 1
     kind                     model, translation, ladder, or trace (of anything else)
     title, model, rung, step the traced model; of a Hugging Face folder also its path, and of a
                              masked model the token `mask`
@@ -22,6 +23,10 @@ scores ... weights are in the file if they fit (see MATRICES); otherwise they ca
 queries, keys and the manifest. For a long text each layer also has `overview`: at most OVERVIEW
 evenly spaced rows of the weights, with the largest weight of each group of columns. The means in
 `heads` are taken over the same rows. A model also has the tensors `lens.*` of `explore.lens`.
+
+A file is read without trust: it may be damaged, or made to deceive. `load` checks its structure,
+and `opened` also the manifest (see `manifest.py`). The header may have at most HEADER bytes and
+TENSORS tensors; the tensors may have any size, because only the parts that are needed are read.
 """
 
 import json
@@ -33,7 +38,6 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file
 from safetensors.numpy import save as serialize
 
 from headway import cache
@@ -46,14 +50,18 @@ from headway.attention.scores import dot
 from headway.attention.spec import Spec
 from headway.data.tokenizers import Tokenizer
 from headway.explore.heads import finite, statistics
+from headway.explore.manifest import check
 from headway.tracing import INSIDE, Trace, silent, trace
 
+VERSION = 2
+HEADER, TENSORS = 64 * 2**20, 20_000  # the maximum bytes of a header, and number of tensors
 MATRICES = 64 * 2**20  # maximum bytes of all matrices of queries by keys
 OVERVIEW = 48  # maximum rows and columns of an overview
 
 Tensors = dict[str, np.ndarray]
 Manifest = dict[str, Any]
 
+_DTYPES = {"F32": "<f4", "F64": "<f8", "BOOL": "?", "U8": "u1", "I32": "<i4"}
 _SYMBOLS = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 _INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp", "Zs")  # Unicode's categories
 
@@ -140,17 +148,86 @@ def to_bytes(tensors: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> 
     """Return the content of the file."""
     # safetensors ignores strides.
     arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    return serialize(arrays, metadata={"headway": json.dumps(manifest, sort_keys=True)})
+    text = json.dumps({**manifest, "version": VERSION}, sort_keys=True)
+    return serialize(arrays, metadata={"headway": text})
 
 
-def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the tensors and the manifest. Raises ValueError if the file is not a trace."""
+def is_trace_file(name: str, runs: str) -> bool:
+    """Whether a name that a user gave means a trace file, and not a model."""
+    path = Path(name)
+    return path.suffix == ".safetensors" or (path.is_file() and not Path(runs, name).is_dir())
+
+
+def opened(path: Path) -> tuple[Tensors, Manifest]:
+    """Return what `load` does, after a check that every view of the page can be shown.
+
+    Raises ValueError, in one line, for any other file; OSError if it cannot be read.
+    """
+    tensors, manifest = load(path)
     try:
-        with safe_open(path, "numpy") as file:
-            manifest: dict[str, Any] = json.loads((file.metadata() or {})["headway"])
-        return load_file(path), manifest
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a trace file: {error}") from error
+        check(manifest, {name: tensor.shape for name, tensor in tensors.items()})
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    return tensors, manifest
+
+
+def load(path: Path) -> tuple[Tensors, Manifest]:
+    """Return the tensors, which are read from the file when they are used, and the manifest.
+
+    Raises ValueError if the file is not a trace file of this version; OSError if it cannot be read.
+    """
+    try:
+        header, start = _header(path)
+        manifest = _json(header.pop("__metadata__", {}).get("headway", "{}"))
+        # A checkpoint of Headway has metadata too.
+        if not isinstance(manifest, dict) or not {"version", "steps"} & manifest.keys():
+            raise ValueError("it has no manifest; `headway trace MODEL TEXT -o FILE` writes one")
+        version = manifest.get("version", 1)
+        if version != VERSION:
+            raise ValueError(
+                f"its format has version {version!s:.20}, and this version of Headway reads "
+                f"version {VERSION}: write it again with `headway trace`"
+            )
+        content = np.asarray(np.memmap(path, mode="r"))[start:]
+        tensors = {name: _tensor(name, facts, content) for name, facts in header.items()}
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} is not a trace file: {' '.join(str(error).split())}") from None
+    return tensors, manifest
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the header of a safetensors file, checked, and the position of the tensors."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > HEADER:
+            raise ValueError(
+                f"it is damaged or too large: its header has {size:,} bytes (at most {HEADER:,})"
+            )
+        with safe_open(path, "numpy"):  # checks the header against the size of the file
+            pass
+        header = _json(file.read(size).decode())
+    if len(header) > TENSORS:
+        raise ValueError(f"it is too large: it has {len(header):,} tensors (at most {TENSORS:,})")
+    return header, 8 + size
+
+
+def _json(text: str) -> Any:
+    """Parse JSON as a browser does, which has no NaN."""
+
+    def invalid(constant: str) -> None:
+        raise ValueError(f"{constant} is not valid JSON")
+
+    try:
+        return json.loads(text, parse_constant=invalid)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+
+
+def _tensor(name: str, facts: Mapping[str, Any], content: np.ndarray) -> np.ndarray:
+    if facts["dtype"] not in _DTYPES:
+        raise ValueError(f"the type of {name!r} is {facts['dtype']} (not {', '.join(_DTYPES)})")
+    begin, end = facts["data_offsets"]
+    return content[begin:end].view(_DTYPES[facts["dtype"]]).reshape(facts["shape"])
 
 
 def display(raw: bytes) -> str:

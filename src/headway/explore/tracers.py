@@ -15,7 +15,7 @@ from headway import engines
 from headway.attention.arrays import Array, as_numpy
 from headway.data.pairs import FIRST, START, encoded
 from headway.engines import DType, Name
-from headway.explore import matrices, trace_file
+from headway.explore import default_text, matrices, trace_file
 from headway.explore.edits import EDITS, Edit, apply_all
 from headway.explore.lens import lens
 from headway.explore.trace_file import Manifest, Tensors
@@ -97,7 +97,15 @@ class ModelTracer:
         self._vocabulary = [token["display"] for token in tokens]
 
     def default_text(self) -> str:
-        """Generate a text. Raises ValueError if the model generates nothing readable."""
+        """Return a sentence of the training text, else a plain English one, else generate a text.
+
+        Raises ValueError if the model generates nothing readable.
+        """
+        run, context = self.stored.run, self.config.context
+        text = default_text.sentence(run, self.tokenizer, context) if run else None
+        text = text or default_text.plain(self.tokenizer, context, self._encode)
+        if text:
+            return text
         if self.config.is_masked:
             raise ValueError("the model predicts masked words and generates no text: give a text")
         bos = self.tokenizer.bos
@@ -114,10 +122,7 @@ class ModelTracer:
     def trace(self, request: TraceRequest, stop: Stop = never_stop) -> tuple[Tensors, Manifest]:
         """Trace the text through the edited model, and generate a continuation."""
         config = self.config
-        encode = self.tokenizer.prompt
-        if config.is_masked:
-            encode = self.tokenizer.with_special_tokens
-        tokens = encode(request.text)
+        tokens = self._encode(request.text)
         if not 1 <= len(tokens) <= config.context:
             raise ValueError(
                 f"the text must have 1 to {config.context:,} tokens (it has {len(tokens):,})"
@@ -187,6 +192,11 @@ class ModelTracer:
             tokens = steps["embedded"].shape[-2]
             tensors["position"] = as_numpy(named["position_embedding.weight"])[None, :tokens]
         return tensors
+
+    def _encode(self, text: str) -> np.ndarray:
+        if self.config.is_masked:
+            return self.tokenizer.with_special_tokens(text)
+        return self.tokenizer.prompt(text)
 
     def _written(self, tokens: np.ndarray, request: TraceRequest, stop: Stop) -> list[int]:
         """Return the generated tokens after these tokens; none if the model cannot generate."""

@@ -42,6 +42,7 @@ export class Head {
     return ORDER.filter((name) => {
       if (this.trace.has(this.name(name))) return true;
       if (!facts?.recomputable) return false;
+      if (this.trace.has(this.name("weights")) && name !== "context") return false; // not recorded
       if (name === "capped") return facts.softcap != null;
       if (name === "masked") return facts.mask || facts.allowed || facts.bias;
       return name !== "dropped" && (name !== "context" || this.operand("values"));

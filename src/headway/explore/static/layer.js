@@ -16,6 +16,7 @@ import { ofLayer } from "./words.js";
 /** @typedef {import("./attention.js").Head} Head */
 
 const POOLED = 24; // maximum rows of a picture in a box
+const COMPLETE = 2 ** 20; // numbers; of a larger tensor the picture shows some rows only
 
 /** @param {App} app @param {Layer} layer */
 export async function layerView(app, layer) {
@@ -104,8 +105,17 @@ async function tensorBox(app, name, title, role, shape) {
 
 /** A thumbnail of a tensor. @param {App} app @param {string} name */
 async function smaller(app, name) {
-  const small = pooled(await app.trace.matrix(name), POOLED);
+  const small = pooled(await sample(app.trace, name), POOLED);
   return thumbnail(small, "signed", largest(small.data) || 1);
+}
+
+/** A tensor's first matrix or, of a large one, evenly spaced rows. @param {import("./trace.js").Trace} trace @param {string} name */
+async function sample(trace, name) {
+  const [rows, columns] = (trace.shapes.get(name) ?? [1, 1]).slice(-2);
+  if (!(rows * columns > COMPLETE && rows > POOLED)) return trace.matrix(name);
+  const starts = Array.from({ length: POOLED }, (_, i) => Math.floor((i * rows) / POOLED));
+  const parts = await Promise.all(starts.map((at) => trace.matrix(name, 0, at, at + 1)));
+  return { data: parts.flatMap((part) => [...part.data]), rows: parts.length, columns };
 }
 
 /** The numbers of a tensor, in a window. @param {App} app @param {string} name */

@@ -12,21 +12,20 @@ export class Live {
   static async open() {
     const inside = inPage(document);
     const first = await Trace.open(inside ?? onServer(content("headway-trace")));
-    return new Live(first, !inside);
+    return new Live(first);
   }
 
-  /** @param {Trace} first @param {boolean} served */
-  constructor(first, served) {
+  /** @param {Trace} first */
+  constructor(first) {
     this.first = first;
-    this.served = served;
     this.pending = new AbortController();
     /** @type {Map<string, Promise<Trace>>} */
     this.traces = new Map();
   }
 
-  /** Whether another text or edits can be traced. */
+  /** Whether another text or edits can be traced. A page without a model has no token. */
   get canAsk() {
-    return this.served && this.first.manifest.kind !== "trace";
+    return content("headway-token") !== "";
   }
 
   /** The trace for a state. @param {State} state @param {{edited?: boolean}} [choice] */

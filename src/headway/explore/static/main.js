@@ -35,6 +35,7 @@ const KEYS = [
   ["tab, arrows, enter", "into a matrix, between cells, open a cell"], ["?", "these keys"],
 ];
 const PLAYED = 1600; // milliseconds per step
+const WINDOW = 300; // the maximum number of tokens in the strip
 
 /** @type {string | null} */
 let typed = null; // a text that was not accepted
@@ -63,6 +64,7 @@ async function render() {
   document.body.classList.add("busy");
   try {
     const trace = await live.trace(state);
+    if (!trace.manifest.ladder) Object.assign(state, { ladder: false, rung: null }); // in a trace file
     const changed = state.edits.length > 0 && live.canAsk;
     const base = changed ? await live.trace(state, { edited: false }) : null;
     const now = context(trace, base, state);
@@ -197,18 +199,36 @@ function frame(app, view, strip) {
         button("copy address", () => navigator.clipboard?.writeText(location.href)),
         drawn && button("SVG", () => pictureSVG(), { title: "save this picture" }), drawn && button("PNG", () => picturePNG(), { title: "save this picture" }),
         live.canAsk && button("save as HTML", () => keep(app)))),
-    h("ol", { class: "tokens", "aria-label": "tokens" }, tokens?.map((token, i) =>
-      h("li", { class: "token", "data-token": i, title: token.id == null ? "" : `token ${token.id}`, onclick: () => pointed(app, i) }, token.display))),
+    tokenStrip(app, tokens ?? []),
     h("main", { class: view.above && "ladder" }, view.above, h("div", { class: "picture" }, view.picture),
       h("aside", {}, view.panel)),
     h("footer", { class: "strip" }, view.cells && numbers, strip),
   ];
 }
 
+/** The tokens; of a long text those around the position in view. @param {App} app @param {import("./trace.js").Token[]} tokens */
+function tokenStrip(app, tokens) {
+  const { cell, at, query } = app.state;
+  const last = tokens.length - 1;
+  const middle = Math.min(cell?.[0] ?? at?.[0] ?? query ?? last, last);
+  const first = Math.max(0, Math.min(middle - WINDOW / 2, tokens.length - WINDOW));
+  const end = Math.min(first + WINDOW, tokens.length);
+  const move = (/** @type {string} */ label, /** @type {number} */ to, /** @type {boolean} */ possible, /** @type {string} */ name) =>
+    h("li", {}, button(label, () => pointed(app, Math.max(0, Math.min(to, last))), { disabled: !possible, "aria-label": name }));
+  return h("ol", { class: "tokens", "aria-label": "tokens" },
+    tokens.length > WINDOW && [
+      h("li", { class: "note" }, `tokens ${first.toLocaleString("en")} to ${(end - 1).toLocaleString("en")} of ${tokens.length.toLocaleString("en")}`),
+      move("◀", middle - WINDOW, first > 0, "earlier tokens"), move("▶", middle + WINDOW, end <= last, "later tokens"),
+    ],
+    tokens.slice(first, end).map((token, i) =>
+      h("li", { class: "token", "data-token": first + i, title: token.id == null ? "" : `token ${token.id}`, onclick: () => pointed(app, first + i) }, token.display)));
+}
+
 /** Go to a token of the strip. @param {App} app @param {number} token */
 function pointed(app, token) {
   const from = Math.max(0, token - Math.floor(seen(app) / 2));
-  if (headAt(app)) app.go({ at: [from, from] });
+  if (headAt(app) && app.state.cell) app.go({ cell: [token, app.state.cell[1]] });
+  else if (headAt(app)) app.go({ at: [from, from] });
   else if (app.state.layer != null) app.go({ at: [from, app.state.at?.[1] ?? 0] });
   else if (!onLadder(app.state)) app.go({ query: token });
 }
@@ -227,7 +247,7 @@ function crumbs(app, head) {
     path.push([`Head ${head.label}`, address({ cell: null, step: null })], [label(head, step), address({ cell: null, step })]);
     if (state.cell) path.push([`[${state.cell.map((at, i) => trace.tokens(head.attention)[i][Math.min(at, head.size[i] - 1)].display).join(", ")}]`, location.hash]);
   }
-  const also = trace.manifest.kind === "model" && !ladder ? h("a", { class: "aside", href: address({ ...top, ladder: true }) }, "the ladder") : null;
+  const also = trace.manifest.kind === "model" && trace.manifest.ladder && !ladder ? h("a", { class: "aside", href: address({ ...top, ladder: true }) }, "the ladder") : null;
   return h("span", { class: "crumbs" }, path.map(([name, href], i) => [i > 0 && " › ", h("a", { href, "aria-current": i === path.length - 1 ? "page" : false }, name)]).flat(), also);
 }
 

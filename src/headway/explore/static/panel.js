@@ -13,8 +13,16 @@ export function note(text) {
   return h("p", { class: "note" }, text);
 }
 
-/** A menu of names. @param {string} name @param {string[]} names @param {number} at @param {(to: number) => void} choose */
+const CHOICES = 300; // the maximum number of options in a menu
+
+/** A menu of names or, of many, a field for their number. @param {string} name @param {string[]} names @param {number} at @param {(to: number) => void} choose */
 export function picker(name, names, at, choose) {
+  if (names.length > CHOICES) {
+    return h("span", {}, h("input", {
+      type: "number", "aria-label": name, value: at, min: 0, max: names.length - 1, step: 1, required: true,
+      onchange: (/** @type {any} */ event) => event.target.reportValidity() && choose(Number(event.target.value)),
+    }), " ", h("span", { class: "token" }, names[at].replace(/^\d+ /, "")));
+  }
   return h("select", { "aria-label": name, onchange: (/** @type {any} */ event) => choose(Number(event.target.value)) },
     names.map((one, i) => h("option", { value: i, selected: i === at }, one)));
 }
@@ -49,10 +57,15 @@ export function edits(app, heads) {
   if (!app.live.canAsk) {
     return h("section", { class: "controls" }, h("h2", {}, "Change the model"), list,
       note("This file has one text through the model. To change the text, the mask or heads, start the explorer:"),
-      h("code", {}, `headway explore ${manifest.path ?? manifest.title}`));
+      h("code", {}, `headway explore ${quoted(manifest.path ?? manifest.title)}`));
   }
   return h("section", { class: "controls" }, h("h2", {}, "Change the model"),
     heads ? choices(app, heads) : note("Select a layer or a head to change its scale, mask or weights."), list);
+}
+
+/** A word of a command for a terminal, because a file may have any name. @param {string} word */
+function quoted(word) {
+  return /^[\w./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
 /** @param {App} app @param {Head[]} heads */

@@ -50,6 +50,9 @@ export class Trace {
     this.start = start;
     /** @type {Manifest} */
     this.manifest = JSON.parse(header.__metadata__.headway);
+    // Names come from the file, so a name such as `constructor` must not be found where it is not.
+    const { attentions, heads = {}, changes = {} } = this.manifest;
+    for (const named of [header, attentions, heads, changes]) Object.setPrototypeOf(named, null);
     /** @type {Map<string, number[]>} */
     this.shapes = new Map(this.manifest.steps);
     /** @type {Map<string, Promise<ArrayBuffer>>} */
@@ -98,6 +101,8 @@ export class Trace {
     const kind = KINDS[/** @type {keyof typeof KINDS} */ (dtype)];
     const size = kind.BYTES_PER_ELEMENT * columns;
     const last = Math.min(to, rows);
+    const count = shape.slice(0, -2).reduce((/** @type {number} */ product, /** @type {number} */ one) => product * one, 1);
+    if (index >= count || from > last) throw new Error(`${name} has no rows ${from} to ${last} of matrix ${index}`);
     const [begin, end] = [(index * rows + from) * size, (index * rows + last) * size];
     const all = data_offsets[1] - data_offsets[0];
     const bytes = all <= COMPLETE
