@@ -1,8 +1,14 @@
 """What the tests of the explorer's page share: the browser, navigation, and reading numbers."""
 
 import shutil
+import socket
+import threading
+import time
 
 import numpy as np
+import uvicorn
+
+from headway.explore import server
 
 # Debian's headless shell needs half the processor time of the complete browser.
 CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
@@ -30,3 +36,16 @@ def table(page):
         "rows => rows.map(row => [...row.querySelectorAll('td')].map(td => td.dataset.value))"
     )
     return np.array([[float(x.replace("Infinity", "inf")) for x in row] for row in rows])
+
+
+def served(tracer, ask, folder):
+    """A server in a thread, and its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    app = server.app(server.Traces(tracer, ask, folder), server.Queue(), port)
+    running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    while not running.started:
+        time.sleep(0.02)
+    return running, thread, f"http://127.0.0.1:{port}/"

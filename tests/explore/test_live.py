@@ -1,39 +1,20 @@
 """The served page in a real browser: another text, a changed model, a file to keep."""
 
-import socket
-import threading
-import time
-
 import numpy as np
 import pytest
 import torch
-import uvicorn
 from playwright.sync_api import expect
 
 import headway
-from headway.explore import server
 from headway.explore.trace_file import token_records
 from headway.explore.tracers import LadderTracer, ModelTracer, TraceRequest, WithLadder
 from headway.hf.stored import StoredModel
 from headway.torch.generate import generate
 from headway.torch.weights import load
-from pages import opened, settled, table
+from pages import opened, served, settled, table
 
 pytestmark = pytest.mark.xdist_group("browser")
 TEXT = "it was the age"
-
-
-def served(tracer, ask, folder):
-    """A server in a thread, and its address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    app = server.app(server.Traces(tracer, ask, folder), server.Queue(), port)
-    running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
-    thread = threading.Thread(target=running.run, daemon=True)
-    thread.start()
-    while not running.started:
-        time.sleep(0.02)
-    return running, thread, f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture(scope="module")

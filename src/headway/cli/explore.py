@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ def explore(
     /,
     *,
     ladder: Switch = False,
+    compare: str | None = None,
     html: Path | None = None,
     port: int = 8420,
     open: bool = True,
@@ -39,6 +41,8 @@ def explore(
         The input of the model; by default a sentence of the text that it was trained on.
     ladder
         Show the rungs of the ladder instead of a run.
+    compare
+        Another model, with the same tokenizer, to show side by side with the first.
     html
         Write the page to this file, which needs no server, instead of serving it.
     port
@@ -48,6 +52,8 @@ def explore(
     """
     if ladder and text is not None:
         raise ValueError("--ladder takes one text in quotes, and no model")
+    if ladder and compare is not None:
+        raise ValueError("--compare needs two models; remove --ladder")
     if ladder and (engine != "torch" or device or dtype):
         raise ValueError("the ladder runs on NumPy; remove --engine, --device and --dtype")
     if model is None and not ladder:
@@ -60,9 +66,10 @@ def explore(
     from headway.ladder.rung import SENTENCE
 
     if model is not None and not ladder and trace_file.is_trace_file(model, runs):
-        if text is not None or engine != "torch" or device or dtype:
+        if text is not None or compare or engine != "torch" or device or dtype:
             raise ValueError(
-                f"{model} is a trace file of one text; remove the text, --engine, --device, --dtype"
+                f"{model} is a trace file of one text; remove the text, --compare, --engine, "
+                "--device, --dtype"
             )
         _open_file(Path(model), html, port, open)
         return
@@ -73,6 +80,8 @@ def explore(
     elif (stored := find(model, runs, translates=None)).run and stored.run.config.translates:
         if engine != "torch":
             raise ValueError("translation models run in PyTorch only; remove --engine")
+        if compare is not None:
+            raise ValueError("translation models cannot be compared; remove --compare")
         if device or dtype:
             raise ValueError("translation models run on the CPU; remove --device and --dtype")
         if text is None:
@@ -83,13 +92,17 @@ def explore(
         tracer = tracers.WithLadder(of_model)
         text = of_model.default_text() if text is None else text
         request = tracers.TraceRequest(text, write=tracers.WRITE)
+        if compare is not None:
+            other = tracers.ModelTracer(find(compare, runs), engine, device, dtype)
+            tracer = tracers.Compared(tracer, other)
     if html is None:
         require("explore", "the explorer")
         from headway.explore.server import serve
 
         serve(tracer, request, port=port, show=open)
     else:
-        _write(html, *tracer.trace(request))
+        base = None if compare is None else tracer.trace(replace(request, other=True))
+        _write(html, *tracer.trace(request), base)
 
 
 def _open_file(path: Path, html: Path | None, port: int, show: bool) -> None:
@@ -104,11 +117,13 @@ def _open_file(path: Path, html: Path | None, port: int, show: bool) -> None:
         _write(html, *trace_file.opened(path))
 
 
-def _write(html: Path, tensors: Tensors, manifest: Manifest) -> None:
+def _write(
+    html: Path, tensors: Tensors, manifest: Manifest, base: tuple[Tensors, Manifest] | None = None
+) -> None:
     from headway import cache
     from headway.explore.export import page
 
-    text = page(tensors, manifest)
+    text = page(tensors, manifest, base=base)
     with cache.atomic(html) as temporary:
         temporary.write_text(text, encoding="utf-8")
     size, tokens = html.stat().st_size, len(manifest["tokens"])

@@ -22,22 +22,28 @@ LOGITS = 4 * 2**20  # bytes of logits in a large file, of the last positions
 STATIC = Path(__file__).parent / "static"
 
 
-def page(tensors: Mapping[str, np.ndarray], manifest: Manifest, address: str = "") -> str:
+def page(
+    tensors: Mapping[str, np.ndarray],
+    manifest: Manifest,
+    address: str = "",
+    base: tuple[Mapping[str, np.ndarray], Manifest] | None = None,
+) -> str:
     """Return the HTML file.
 
     tensors, manifest: of a `Tracer`. address: the part of the address after #, where it opens.
+    base: the trace that it is compared with: of the model before an edit, or of another model.
     Raises ValueError, with advice, if it would be too large.
     """
-    kept, manifest = reduced(tensors, manifest)
-    size = _size(kept)
+    traces = [reduced(*trace) for trace in ((tensors, manifest), base) if trace]
+    size = sum(_size(kept) for kept, _ in traces)
     if size > MOST:
         raise ValueError(
             f"the file would contain {size / 1e6:,.0f} MB of tensors, and a browser opens at most "
             f"{MOST / 1e6:,.0f} MB: give a shorter text, or remove --html to use the live page"
         )
-    raw = to_bytes(kept, manifest)
+    files = dict(zip(("trace", "base"), (to_bytes(*trace) for trace in traces), strict=False))
     # An injected script would have to know the nonce, which depends on the complete trace.
-    nonce = sha256(raw).hexdigest()[:32]
+    nonce = sha256(b"".join(files.values())).hexdigest()[:32]
     policy = (
         f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
@@ -46,7 +52,11 @@ def page(tensors: Mapping[str, np.ndarray], manifest: Manifest, address: str = "
     # The page opens at this address, unless it has another one already.
     target = json.dumps(address.removeprefix("#")).replace("<", "\\u003c")
     opening = f'if (!location.hash) location.hash = {target};\nimport("headway/main.js");'
-    pieces = [b64encode(raw[start : start + PIECE]).decode() for start in range(0, len(raw), PIECE)]
+    pieces = [
+        (name, b64encode(raw[start : start + PIECE]).decode())
+        for name, raw in files.items()
+        for start in range(0, len(raw), PIECE)
+    ]
     empty = shell()
     head, body = empty.split('<link rel="stylesheet"')[0], empty[empty.index("<body>") :]
     charset = '<meta charset="utf-8">'
@@ -59,8 +69,9 @@ def page(tensors: Mapping[str, np.ndarray], manifest: Manifest, address: str = "
         f'<script type="module" nonce="{nonce}">{opening}</script>\n',
         # In the head, because a growing body would be laid out repeatedly.
         *(
-            f'<script type="application/octet-stream" data-bytes="{PIECE}">{piece}</script>\n'
-            for piece in pieces
+            f'<script type="application/octet-stream" data-of="{name}" data-bytes="{PIECE}">'
+            f"{piece}</script>\n"
+            for name, piece in pieces
         ),
         f"</head>\n{body}",
     ]

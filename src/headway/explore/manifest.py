@@ -122,6 +122,7 @@ class Manifest(TypedDict):
 
     kind: Literal["model", "translation", "ladder", "trace"]
     title: str
+    other: NotRequired[str]
     text: str
     tokens: list[Token]
     key_tokens: NotRequired[list[Token]]

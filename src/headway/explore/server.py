@@ -25,7 +25,7 @@ import traceback
 import webbrowser
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType, NoneType
@@ -73,6 +73,7 @@ FIELDS: dict[str, tuple[type, ...]] = {  # of a request, with their types in JSO
     "temperature": (float, int),
     "top_k": (int, NoneType),
     "seed": (int,),
+    "other": (bool,),
 }
 
 _Result = TypeVar("_Result")
@@ -333,9 +334,13 @@ def _posts(traces: Traces, queue: Queue, token: str) -> list[Route]:
         wanted = _trace_request(posted)
 
         def export_page(stop: Stop) -> bytes:
-            tensors, manifest = trace_file.load(traces.create(wanted, stop))
+            trace = trace_file.load(traces.create(wanted, stop))
+            base = None
+            if wanted.edits or "other" in trace[1]:
+                original = replace(wanted, edits=(), other=not wanted.edits)
+                base = trace_file.load(traces.create(original, stop))
             stop()
-            return page(tensors, manifest, address).encode()
+            return page(*trace, address, base).encode()
 
         attachment = {"Content-Disposition": 'attachment; filename="headway.html"'}
         return HTMLResponse(await queue.run(request, export_page), headers=attachment)

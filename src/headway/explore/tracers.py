@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from math import prod
@@ -39,7 +39,8 @@ WORDS = 32  # the maximum on the ladder
 class TraceRequest:
     """A text, edits of the model, and how to generate. Raises ValueError for invalid numbers.
 
-    write: the number of tokens to generate; the rest as in `models.sampling.sample`.
+    write: the number of tokens to generate; the rest as in `models.sampling.sample`. other: of the
+    second of two models; see `Compared`.
     """
 
     text: str
@@ -48,6 +49,7 @@ class TraceRequest:
     temperature: float = 1.0
     top_k: int | None = None
     seed: int = 0
+    other: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.write <= WRITTEN:
@@ -89,6 +91,7 @@ class ModelTracer:
         dtype: DType | None = None,
     ) -> None:
         self.stored, self.config, self.tokenizer = stored, stored.gpt, stored.tokenizer
+        self.title = trace_file.display(stored.name.encode(errors="surrogateescape"))
         self.step = stored.step
         self.engine = engines.engine_named(engine)
         self.model = stored.load(engine, device, dtype)
@@ -103,7 +106,7 @@ class ModelTracer:
         """
         run, context = self.stored.run, self.config.context
         text = default_text.sentence(run, self.tokenizer, context) if run else None
-        text = text or default_text.plain(self.tokenizer, context, self._encode)
+        text = text or default_text.plain(self.tokenizer, context, self.encode)
         if text:
             return text
         if self.config.is_masked:
@@ -122,7 +125,7 @@ class ModelTracer:
     def trace(self, request: TraceRequest, stop: Stop = never_stop) -> tuple[Tensors, Manifest]:
         """Trace the text through the edited model, and generate a continuation."""
         config = self.config
-        tokens = self._encode(request.text)
+        tokens = self.encode(request.text)
         if not 1 <= len(tokens) <= config.context:
             raise ValueError(
                 f"the text must have 1 to {config.context:,} tokens (it has {len(tokens):,})"
@@ -150,7 +153,7 @@ class ModelTracer:
         tensors |= lens(tensors, config, partial(self.engine.readout, self.model), stop)
         manifest |= {
             "kind": "model",
-            "title": trace_file.display(self.stored.name.encode(errors="surrogateescape")),
+            "title": self.title,
             "path": None if self.stored.run else str(self.stored.path),
             "model": asdict(config),
             "mask": self.tokenizer.mask if config.is_masked else None,
@@ -193,7 +196,8 @@ class ModelTracer:
             tensors["position"] = as_numpy(named["position_embedding.weight"])[None, :tokens]
         return tensors
 
-    def _encode(self, text: str) -> np.ndarray:
+    def encode(self, text: str) -> np.ndarray:
+        """Return the tokens that the model reads."""
         if self.config.is_masked:
             return self.tokenizer.with_special_tokens(text)
         return self.tokenizer.prompt(text)
@@ -320,6 +324,29 @@ class WithLadder:
             "steps": manifest["steps"] + ladder["steps"],
             "attentions": manifest["attentions"] | ladder["attentions"],
         }
+
+
+@final
+@dataclass(frozen=True)
+class Compared:
+    """A model and another one, which the page shows next to it; the request says which one."""
+
+    tracer: Tracer
+    other: ModelTracer
+
+    def trace(self, request: TraceRequest, stop: Stop = never_stop) -> tuple[Tensors, Manifest]:
+        """Trace one of the models. Raises ValueError if their tokens of the text differ."""
+        if request.other:
+            return self.other.trace(replace(request, other=False), stop)
+        tensors, manifest = self.tracer.trace(request, stop)
+        tokens = [token["id"] for token in manifest["tokens"]]
+        others = self.other.encode(request.text).tolist()
+        if tokens != others:
+            raise ValueError(
+                f"the tokens differ ({len(tokens)} of {manifest['title']}, {len(others)} of "
+                f"{self.other.title}): compare models with the same tokenizer"
+            )
+        return tensors, manifest | {"other": self.other.title}
 
 
 def _ladder(text: str, stop: Stop) -> tuple[Tensors, Manifest]:

@@ -10,14 +10,15 @@ const KEPT = 6; // traces; the server keeps a few more
 /** The first trace, and requests for others. */
 export class Live {
   static async open() {
-    const inside = inPage(document);
+    const [inside, base] = ["trace", "base"].map((name) => inPage(document, name));
     const first = await Trace.open(inside ?? onServer(content("headway-trace")));
-    return new Live(first);
+    return new Live(first, base && (await Trace.open(base)));
   }
 
-  /** @param {Trace} first */
-  constructor(first) {
+  /** @param {Trace} first @param {Trace | null} saved  what the trace of this file is compared with */
+  constructor(first, saved) {
     this.first = first;
+    this.saved = saved;
     this.pending = new AbortController();
     /** @type {Map<string, Promise<Trace>>} */
     this.traces = new Map();
@@ -28,11 +29,18 @@ export class Live {
     return content("headway-token") !== "";
   }
 
-  /** The trace for a state. @param {State} state @param {{edited?: boolean}} [choice] */
-  trace(state, { edited = true } = {}) {
-    const request = this.request(state, edited);
+  /** What the trace of a state is compared with: the model before the edits, or else another model. @param {State} state */
+  async base(state) {
+    if (!this.canAsk) return this.saved;
+    if (state.edits.length) return this.trace(state, { edited: false });
+    return this.first.manifest.other ? this.trace(state, { edited: false, other: true }) : null;
+  }
+
+  /** The trace for a state. @param {State} state @param {{edited?: boolean, other?: boolean}} [choice] */
+  trace(state, { edited = true, other = false } = {}) {
+    const request = { ...this.request(state, edited), other };
     const key = JSON.stringify(request);
-    if (!this.canAsk || key === JSON.stringify(this.request(null, true))) return Promise.resolve(this.first);
+    if (!this.canAsk || key === JSON.stringify({ ...this.request(null, true), other: false })) return Promise.resolve(this.first);
     const known = this.traces.get(key);
     if (known) return known;
     this.pending.abort(); // the previous request is no longer needed, and the server can stop

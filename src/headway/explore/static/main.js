@@ -65,8 +65,7 @@ async function render() {
   try {
     const trace = await live.trace(state);
     if (!trace.manifest.ladder) Object.assign(state, { ladder: false, rung: null }); // in a trace file
-    const changed = state.edits.length > 0 && live.canAsk;
-    const base = changed ? await live.trace(state, { edited: false }) : null;
+    const base = await live.base(state);
     const now = context(trace, base, state);
     const [view, strip] = [await currentView(now), onLadder(state) ? null : await nextStrip(now)];
     if (mine !== turn) return;
@@ -186,6 +185,7 @@ function frame(app, view, strip) {
     manifest.kind === "model" ? `${manifest.step == null ? "model" : "run"}: ${manifest.title}` : manifest.title,
     manifest.step != null && `step ${manifest.step.toLocaleString("en")}`,
     manifest.validation != null && `val ${short(manifest.validation)}`,
+    manifest.other != null && `compared with ${manifest.other}`,
   ];
   return [
     h("header", {},

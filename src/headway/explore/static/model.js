@@ -1,5 +1,6 @@
 // Level 1, the model: from the embeddings to the next token, one band per layer.
 
+import { baseNames } from "./compare.js";
 import { button, h } from "./dom.js";
 import { percent, short } from "./numbers.js";
 import { headLink } from "./layer.js";
@@ -58,7 +59,7 @@ async function layersView(app) {
         h("div", { class: "layers" }, stream(trace.manifest.model?.positions?.kind === "learned" ? "token + position" : "embedded", "embedded"), bands, stream("norm", "final_norm")),
         h("div", { class: "next" }, await nextBars(app, position))),
       Object.keys(changes).length
-        ? note(`The line through the layers is the residual stream. Bar height: the norm of the update by attention (purple) and MLP (grey), relative to the norm of the stream.${base ? " Δ: how far your changes move the stream of the token chosen at the right." : ""}`)
+        ? note(`The line through the layers is the residual stream. Bar height: the norm of the update by attention (purple) and MLP (grey), relative to the norm of the stream.${base ? ` Δ: the relative difference of the stream of the token at the right from ${baseNames(app)[0]}.` : ""}`)
         : null,
       legend("share", 1, true),
       continuation(app),

@@ -33,7 +33,7 @@ export async function nextStrip(app) {
     h("span", { class: "note" }, isMasked(trace) ? "in place of " : "next token after ", h("span", { class: "token" }, tokens[position].display)),
     old && h("span", { class: "note" }, baseNames(app).join(" → ")),
     h("ol", {}, shown.map((id) => h("li", {}, h("span", { class: "token" }, vocabulary[id] ?? `(${id})`), " ",
-      old ? [h("s", {}, percent(old[id])), " "] : null,
+      old ? [h("s", {}, percent(old[id] ?? 0)), " "] : null,
       h("span", { "data-value": now[id] }, percent(now[id])),
       old ? h("span", { class: now[id] < old[id] ? "less" : "more" }, ` (${change(100 * (now[id] - old[id]))})`) : null))));
 }

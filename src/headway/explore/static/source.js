@@ -32,12 +32,12 @@ export async function reached(path, request) {
 }
 
 /**
- * The trace inside this file, in pieces of base64 without padding; only the requested bytes are
+ * A trace inside this file, "trace" or "base", in pieces of base64 without padding; only the requested bytes are
  * decoded.
- * @param {ParentNode} page @returns {Source | null}
+ * @param {ParentNode} page @param {string} name @returns {Source | null}
  */
-export function inPage(page) {
-  const pieces = [...page.querySelectorAll("script[data-bytes]")];
+export function inPage(page, name) {
+  const pieces = [...page.querySelectorAll(`script[data-of="${name}"]`)];
   if (!pieces.length) return null;
   const size = Number(pieces[0].getAttribute("data-bytes"));
   return async (begin, end) => {

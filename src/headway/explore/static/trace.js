@@ -21,7 +21,7 @@ import { Head, step } from "./attention.js";
 /** @typedef {{name: string, step: string, label: string, heads: "any" | "all" | "others", without: string | null}} EditKind */
 /**
  * @typedef {{
- *   kind: string, title: string, text: string, tokens: Token[], key_tokens?: Token[], steps: [string, number[]][],
+ *   kind: string, title: string, other?: string, text: string, tokens: Token[], key_tokens?: Token[], steps: [string, number[]][],
  *   attentions: Record<string, Facts>, heads?: Record<string, {queries: number, repeated: number, heads: Measured[]}>, step?: number | null, path?: string | null, mask?: number | null, validation?: number | null, rung?: string | null,
  *   model?: Record<string, any>, vocabulary?: string[], changes?: Record<string, number[]>,
  *   overview: number, edits?: Edit[], edit_kinds?: EditKind[], written?: Token[], left_out?: string[],
