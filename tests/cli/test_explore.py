@@ -10,7 +10,7 @@ import pytest
 
 from headway.cli import main
 from headway.explore import trace_file
-from headway.explore.tracers import LadderTracer, ModelTracer, TraceRequest, WithLadder
+from headway.explore.tracers import Compared, LadderTracer, ModelTracer, TraceRequest, WithLadder
 from headway.hf.stored import find
 from headway.ladder.rung import SENTENCE
 
@@ -67,14 +67,16 @@ def writing(model, prompts, *, tokens, **sampling):
 def export(monkeypatch):
     """The module that makes the single file."""
 
-    def page(tensors, manifest):
+    def page(tensors, manifest, base=None):
         if not tensors:
             raise AssertionError("nothing to show")
         if len(manifest["tokens"]) > 8:
             raise ValueError("too large: give a shorter text")
         if manifest["text"] == "half":
             return "a character that cannot be written: \ud800"
-        return f"{manifest['kind']} {manifest['text']} {len(manifest.get('written', []))} ü"
+        compared = "" if base is None else f" with {base[1]['title']}"
+        written = len(manifest.get("written", []))
+        return f"{manifest['kind']} {manifest['text']} {written} ü{compared}"
 
     monkeypatch.setitem(sys.modules, "headway.explore.export", SimpleNamespace(page=page))
 
@@ -104,6 +106,16 @@ def test_a_file_instead_of_a_server(headway, export, place, capsys):
     assert (place / "page.html").read_text(encoding="utf-8") == "ladder two words 0 ü"
 
 
+def test_another_model_to_compare_with(headway, export, place):
+    shutil.copytree(place / "runs" / "tiny", place / "runs" / "second")
+    _, served = headway("tiny", "It was", "--compare", "second")
+    assert isinstance(served.tracer, Compared)
+    assert served.tracer.other.title == "second"
+    assert headway("tiny", "It was", "--compare", "second", "--html", "page.html") == (0, None)
+    shutil.rmtree(place / "runs" / "second")
+    assert (place / "page.html").read_text(encoding="utf-8") == "model It was 24 ü with second"
+
+
 def test_a_trace_file(headway, export, place, capsys):
     code, served = headway("t.safetensors", "--port", "9000", "--no-open")
     assert code == 0
@@ -123,6 +135,9 @@ BAD = {
     "no such file": (["no.safetensors"], "no.safetensors: No such file"),
     "a file and a text": (["t.safetensors", "It"], "trace file of one text; remove the text"),
     "a file and an engine": (["t.safetensors", "--engine", "jax"], "remove the text, --engine"),
+    "a file and a model": (["t.safetensors", "--compare", "tiny"], "remove the text, --compare"),
+    "the ladder and a model": (["--ladder", "--compare", "tiny"], "needs two models"),
+    "nothing to compare": (["tiny", "It", "--compare", "tinny"], "available runs: tiny"),
     "part of a file": (["part.safetensors"], "part.safetensors is not a trace file"),
     "part of a file as a page": (["part.safetensors", "--html", "x.html"], "is not a trace file"),
     "no trace": (["runs/tiny/checkpoints/step-000001/model.safetensors"], "has no manifest"),
