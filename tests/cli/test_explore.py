@@ -134,7 +134,7 @@ def test_a_trace_file(headway, export, place, capsys):
 BAD = {
     "no such file": (["no.safetensors"], "no.safetensors: No such file"),
     "a file and a text": (["t.safetensors", "It"], "trace file of one text; remove the text"),
-    "a file and an engine": (["t.safetensors", "--engine", "jax"], "remove the text, --engine"),
+    "a file and an engine": (["t.safetensors", "--engine", "jax"], "--compare, --engine"),
     "a file and a model": (["t.safetensors", "--compare", "tiny"], "remove the text, --compare"),
     "the ladder and a model": (["--ladder", "--compare", "tiny"], "needs two models"),
     "nothing to compare": (["tiny", "It", "--compare", "tinny"], "available runs: tiny"),
