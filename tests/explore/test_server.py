@@ -431,6 +431,20 @@ def test_the_single_file(shared, export):
         assert shared.post("/export", {"text": "first", "address": address}).status == 400
 
 
+def test_the_reports_that_the_page_refers_to(shared):
+    for path in server.REPORTS:
+        answer = shared("GET", f"/{path}")
+        assert answer.status == 200
+        assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+        assert b"seeds" in answer.body
+    assert "docs/lab/scale/report.md" in server.REPORTS
+    texts = shared("GET", "/").body.decode().partition('id="why">')[2].partition("</script>")[0]
+    assert json.loads(texts)["scaled"]["linked"]
+    assert not json.loads(texts)["x"]["linked"]
+    for path in ("/docs/lab/none/report.md", "/docs/lab/../report.md", "/docs/README.md"):
+        assert shared("GET", path).status == 404
+
+
 def test_every_answer_has_the_headers(shared, static, export, capfd):
     answers = [
         *(shared("GET", place.replace("FIRST", shared.first)) for place in PLACES),

@@ -3,7 +3,7 @@
 import json
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -78,11 +78,15 @@ def page(
     return "".join(parts)
 
 
-def shell() -> str:
-    """Return index.html with the texts that say why each step exists."""
-    texts = json.dumps({name: asdict(why) for name, why in WHY.items()}).replace("<", "\\u003c")
+def shell(reports: Collection[str] = ()) -> str:
+    """Return index.html with the texts that say why each step exists.
+
+    reports: the paths of the reports that the page can link to; of others it shows the path.
+    """
+    texts = {name: {**asdict(why), "linked": why.report in reports} for name, why in WHY.items()}
     index = (STATIC / "index.html").read_text(encoding="utf-8")
-    return index.replace('id="why">{}<', f'id="why">{texts}<')
+    data = json.dumps(texts).replace("<", "\\u003c")
+    return index.replace('id="why">{}<', f'id="why">{data}<')
 
 
 def reduced(tensors: Mapping[str, np.ndarray], manifest: Manifest) -> tuple[Tensors, Manifest]:

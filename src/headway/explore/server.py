@@ -2,6 +2,7 @@
 
     GET /             the page, with its token and the id of the first trace
     GET /static/NAME  the files of the page
+    GET /docs/lab/NAME/report.md   a report of the lab that the page refers to
     GET /trace/ID     a trace file, or a byte range of it
     POST /trace       a `TraceRequest` as JSON -> {"trace": ID}
     POST /export      the same, optionally with `address`, the part of the page's address after #
@@ -46,6 +47,7 @@ from headway.explore import trace_file
 from headway.explore.edits import Edit
 from headway.explore.export import STATIC, page, shell
 from headway.explore.tracers import Stop, Tracer, TraceRequest, never_stop
+from headway.ladder.why import WHY
 
 BODY = 64 * 2**10  # maximum bytes of a request
 CHARACTERS = 100_000  # maximum length of a text
@@ -65,6 +67,13 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
+}
+# The reports of the lab that the page refers to, by their paths; only a checkout has them.
+_CHECKOUT = Path(__file__).parents[3]
+REPORTS = {
+    why.report: _CHECKOUT / why.report
+    for why in WHY.values()
+    if why.report and (_CHECKOUT / why.report).is_file()
 }
 FIELDS: dict[str, tuple[type, ...]] = {  # of a request, with their types in JSON
     "text": (str,),
@@ -287,7 +296,7 @@ def app(traces: Traces | File, queue: Queue, port: int) -> Starlette:
     token = secrets.token_urlsafe() if isinstance(traces, Traces) else ""
 
     async def index(request: Request) -> Response:
-        index = shell()
+        index = shell(REPORTS)
         for name, value in (("headway-token", token), ("headway-trace", traces.first)):
             index = index.replace(f'name="{name}" content=""', f'name="{name}" content="{value}"')
         return HTMLResponse(index)
@@ -300,6 +309,12 @@ def app(traces: Traces | File, queue: Queue, port: int) -> Starlette:
             raise HTTPException(404, "file not found")
         return FileResponse(file, media_type=MEDIA[file.suffix])
 
+    async def report(request: Request) -> Response:
+        file = REPORTS.get(request.url.path.removeprefix("/"))
+        if not file:
+            raise HTTPException(404, "report not found")
+        return FileResponse(file, media_type="text/plain; charset=utf-8")
+
     async def trace(request: Request) -> Response:
         file = traces.find(request.path_params["id"])
         if not file:
@@ -310,6 +325,7 @@ def app(traces: Traces | File, queue: Queue, port: int) -> Starlette:
         routes=[
             Route("/", index),
             Route("/static/{name}", static),
+            Route("/docs/lab/{name}/report.md", report),
             Route("/trace/{id}", trace),
             *(_posts(traces, queue, token) if isinstance(traces, Traces) else ()),
         ],

@@ -28,7 +28,7 @@ export async function nextStrip(app) {
   const old = base && (await nextShares(app, position, base));
   const most = (/** @type {Float64Array} */ shares) => [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, STRIP);
   const shown = old ? [...new Set([...most(now), ...most(old)])].sort((a, b) => now[b] - now[a]) : most(now);
-  const change = (/** @type {number} */ points) => `${points < 0 ? "−" : "+"}${Math.abs(points).toFixed(Math.abs(points) < 9.95 ? 1 : 0)}`;
+  const change = (/** @type {number} */ points) => (Math.abs(points) < 0.05 ? "0" : `${points < 0 ? "−" : "+"}${Math.abs(points).toFixed(Math.abs(points) < 9.95 ? 1 : 0)}`);
   return h("section", { class: "upcoming", "aria-label": "next token" },
     h("span", { class: "note" }, isMasked(trace) ? "in place of " : "next token after ", h("span", { class: "token" }, tokens[position].display)),
     old && h("span", { class: "note" }, baseNames(app).join(" → ")),

@@ -6,7 +6,7 @@ import { without } from "./without.js";
 
 /** @typedef {import("./main.js").App} App */
 /** @typedef {import("./attention.js").Head} Head */
-/** @typedef {{problem: string, without: string, measured: string, report: string | null}} Why */
+/** @typedef {{problem: string, without: string, measured: string, report: string | null, linked: boolean}} Why  linked: the server has the report */
 
 /** The texts by the name of a step or rung. @type {Record<string, Why>} */
 export const WHY = JSON.parse(document.getElementById("why")?.textContent || "{}");
@@ -23,7 +23,7 @@ export function whyText(section) {
   return why && [
     h("p", {}, prose(why.problem)),
     h("p", {}, h("strong", {}, "Without it: "), prose(why.without)),
-    h("p", {}, h("strong", {}, "Measured: "), prose(why.measured), why.report && [" ", h("code", {}, why.report)]),
+    h("p", {}, h("strong", {}, "Measured: "), prose(why.measured), why.report && [" ", why.linked ? h("a", { href: `/${why.report}`, target: "_blank" }, "report") : h("code", {}, why.report)]),
   ];
 }
 
@@ -40,7 +40,7 @@ export async function whyPanel(app, section, head) {
     ? { what: kind.name, attention: head.attention, head: kind.heads === "all" || (kind.heads === "any" && state.head == null) ? null : head.index } : null;
   const same = (/** @type {import("./trace.js").Edit} */ one) => edit && one.what === edit.what && one.attention === edit.attention && one.head === edit.head;
   const on = edit ? state.edits.some(same) : state.without;
-  const unchanged = base ? base.head(head.attention, head.index) : head;
+  const unchanged = base && trace.manifest.edits?.length ? base.head(head.attention, head.index) : head;
   const rows = await without(unchanged, section, trace.tokens(head.attention)[1].map((token) => token.display));
   const toggle = () => app.go(edit ? { edits: on ? state.edits.filter((one) => !same(one)) : [...state.edits, edit] } : { without: !on });
   return h("section", { class: "why" },
