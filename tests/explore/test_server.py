@@ -409,9 +409,10 @@ def export(monkeypatch):
     """What the function that makes the single file was given."""
     calls = SimpleNamespace(given=[])
 
-    def page(tensors, manifest, address):
+    def page(tensors, manifest, address, base):
         if address == "too large":
             raise ValueError("too large: give a shorter text")
+        assert base is None
         calls.given.append((sorted(tensors), manifest["text"], address))
         return "<!doctype html>ü"
 
