@@ -27,14 +27,15 @@ test-all: $(READY) lint chromium
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 # Measure the tables of docs/conventions.md, docs/check.md, docs/parity.md and docs/models.md again,
-# and take the explorer's pictures of runs/demo.
+# take the explorer's pictures of runs/demo, and follow one of its heads in docs/explorer.md.
 docs: $(READY) | runs/demo
 	PYTHONPATH=tests $(BIN)/python -W ignore::UserWarning -m conventions
 	PYTHONPATH=tests/check $(BIN)/python -m trial
 	PYTHONPATH=tests:tests/jax $(BIN)/python -m parity_table
 	PYTHONPATH=tests/hf $(BIN)/python -m equal_table
 	PYTHONPATH=tests/hf $(BIN)/python -m families_table
-	PYTHONPATH=tests/explore $(BIN)/python -m pictures runs/demo
+	PYTHONPATH=tests:tests/explore $(BIN)/python -m pictures runs/demo
+	PYTHONPATH=tests/explore $(BIN)/python -m one_head runs/demo
 
 # Run every family of transformers in all situations and write docs/observatory.md (minutes).
 observatory: $(READY)
