@@ -39,15 +39,15 @@ def section(tracer):
     layer, head = max(measured, key=measured.get)
     prefix = f"blocks.{layer}.attention."
     group = head * tracer.config.attention.groups // tracer.config.attention.heads
+    names = ("unnormalized_queries", "unrotated_queries", "queries", "unrotated_keys", "keys")
     steps = {
-        name: tensors[prefix + name][0, group if name.endswith(("keys", "values")) else head]
-        for name in ("unnormalized_queries", "unrotated_queries", "queries", "unrotated_keys")
-        + ("keys", "scores", "scaled", "weights", "context")
+        name: tensors[prefix + name][0, group if name.endswith("keys") else head]
+        for name in (*names, "scores", "scaled", "weights", "context")
     }
     weights = steps["weights"]
     query = 2 + int(np.diag(weights, -1)[1:].argmax())
     key = query - 1
-    length = {name: np.linalg.norm(steps[name][query]) for name in list(steps)[:3]}
+    length = {name: np.linalg.norm(steps[name][query]) for name in names[:3]}
     unrotated = steps["unrotated_queries"][query] @ steps["unrotated_keys"][key]
     d_k = steps["queries"].shape[1]
     before, after = (
