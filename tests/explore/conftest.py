@@ -25,14 +25,12 @@ def run(tmp_path_factory):
     return headway.train(str(folder / "text.txt"), **names, **sizes)
 
 
-@pytest.fixture(scope="session")
-def modern(tmp_path_factory):
-    """A run with QK-norm, rotary positions and grouped heads, and random weights."""
+def random_run(path, config):
+    """A run that reads bytes, with random weights."""
     tokenizer = Tokenizer.utf8_bytes()
-    config = gpt_config(256, 12, 24, 2, 4, kv_heads=2, **MODERN)
     names = ("next-token", "", "", "byte", tokenizer.fingerprint, None)
     of_run = RunConfig(*names, config, TrainingConfig())
-    made = Run.create(tmp_path_factory.mktemp("modern") / "modern", of_run, tokenizer)
+    made = Run.create(path, of_run, tokenizer)
     torch.manual_seed(0)
     model = build(of_run)
     with torch.no_grad():
@@ -40,6 +38,19 @@ def modern(tmp_path_factory):
             parameter.add_(torch.randn_like(parameter) * 0.3)
     checkpoints.save(made.checkpoints, 0, {"model": to_arrays(model)}, {})
     return made
+
+
+@pytest.fixture(scope="session")
+def modern(tmp_path_factory):
+    """A run with QK-norm, rotary positions and grouped heads, and random weights."""
+    config = gpt_config(256, 12, 24, 2, 4, kv_heads=2, **MODERN)
+    return random_run(tmp_path_factory.mktemp("modern") / "modern", config)
+
+
+@pytest.fixture(scope="session")
+def new_run(tmp_path_factory):
+    """A function from a config to such a run."""
+    return lambda config: random_run(tmp_path_factory.mktemp("random") / "random", config)
 
 
 @pytest.fixture(scope="module")  # while it is open no other event loop can run in its thread

@@ -253,6 +253,7 @@ def test_the_pages_own_functions(page, address):
     state |= {"rung": "causal", "layer": 1, "head": 2, "step": "weights", "cell": [3, 1]}
     state |= {"tensor": "x.y", "part": 1, "at": [4, 5], "query": 6, "training": 9}
     state |= {"lines": True, "table": True, "without": True, "view": "heads", "sort": "first"}
+    state |= {"deleted": "q:h0.2"}
     back, known = page.evaluate(
         """async state => {
             const {START, read, write} = await import('/static/state.js');

@@ -13,6 +13,7 @@ import numpy as np
 
 from headway import engines
 from headway.attention.arrays import Array, as_numpy
+from headway.attention.positions import sinusoidal
 from headway.data.pairs import FIRST, START, encoded
 from headway.engines import DType, Name
 from headway.explore import default_text, matrices, trace_file
@@ -23,6 +24,7 @@ from headway.hf.stored import StoredModel
 from headway.ladder.differences import what_differs
 from headway.ladder.rung import SENTENCE, run_example, words_and_inputs
 from headway.ladder.rungs import LADDER
+from headway.models.gpt import SINUSOIDAL
 from headway.tracing import edit, trace
 from headway.training import checkpoints
 
@@ -184,16 +186,21 @@ class ModelTracer:
 
     def _parameters(self, steps: Tensors) -> Tensors:
         """Return the parameters that the page shows: the matrices of attention, the norms before
-        them, and `position`, the embeddings of the positions. None if they are too many."""
+        them, and `position`, the encodings that are added to the embeddings. None if they are too
+        many."""
         named = self.engine.parameters(self.model)
         shown = {name: value for name, value in named.items() if "attention" in name}
         if sum(4 * prod(value.shape) for value in shown.values()) > PARAMETERS:
             return {}
         tensors = matrices.of_attentions(steps, shown)
         tensors |= {name: as_numpy(p) for name, p in shown.items() if "attention_norm." in name}
+        embedded = steps["embedded"]
+        positions = np.arange(embedded.shape[-2])
         if self.config.positions.kind == "learned":
-            tokens = steps["embedded"].shape[-2]
-            tensors["position"] = as_numpy(named["position_embedding.weight"])[None, :tokens]
+            tensors["position"] = as_numpy(named["position_embedding.weight"])[None, positions]
+        if self.config.positions.kind == "sinusoidal":
+            encoding = sinusoidal(positions, self.config.width, like=embedded)
+            tensors["position"] = encoding[None] * SINUSOIDAL
         return tensors
 
     def encode(self, text: str) -> np.ndarray:

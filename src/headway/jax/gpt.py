@@ -33,7 +33,7 @@ from headway.jax.layers import (
     positions_of,
 )
 from headway.models import gpt as table
-from headway.models.gpt import INITIAL, GPTConfig
+from headway.models.gpt import SINUSOIDAL, GPTConfig
 from headway.tracing import scope, tap
 
 Logits = Float[Array, "batch tokens vocabulary"]
@@ -112,7 +112,7 @@ def features(
     if config.positions.kind == "learned":
         x = x + params["position_embedding.weight"][positions]
     if config.positions.kind == "sinusoidal":  # scaled to the initial embeddings
-        x = x + sinusoidal(positions, config.width, like=x) * (INITIAL * 2**0.5)
+        x = x + sinusoidal(positions, config.width, like=x) * SINUSOIDAL
     if config.segments:
         x = x + params["segment_embedding.weight"][0]
     if config.norm.placement == "after":

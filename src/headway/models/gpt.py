@@ -37,6 +37,7 @@ GATED: Mapping[str, str] = MappingProxyType(
 MLP_KINDS = (*ACTIVATIONS, *GATED)
 
 INITIAL = 0.02  # the standard deviation of the initial values of a parameter
+SINUSOIDAL = INITIAL * 2**0.5  # scales sinusoidal positions to the initial embeddings
 
 
 @dataclass(frozen=True)

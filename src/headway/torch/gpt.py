@@ -15,7 +15,14 @@ from headway.attention.masks import both, padding
 from headway.attention.positions import alibi, sinusoidal
 from headway.attention.spec import DEFAULT, Spec, fold
 from headway.ladder.rung import Rung
-from headway.models.gpt import INITIAL, GPTConfig, attention_spec, initial, rung_config, rung_spec
+from headway.models.gpt import (
+    SINUSOIDAL,
+    GPTConfig,
+    attention_spec,
+    initial,
+    rung_config,
+    rung_spec,
+)
 from headway.torch.layers import (
     ACTIVATIONS,
     MLP,
@@ -178,7 +185,7 @@ class GPT(nn.Module):
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
         if self.config.positions.kind == "sinusoidal":  # scaled to the initial embeddings
-            x = x + sinusoidal(positions, self.config.width, like=x) * (INITIAL * 2**0.5)
+            x = x + sinusoidal(positions, self.config.width, like=x) * SINUSOIDAL
         if self.segment_embedding is not None:
             x = x + self.segment_embedding.weight[0]
         if self.embedding_norm is not None:

@@ -7,6 +7,7 @@ import { matrix, table } from "./matrix.js";
 import { edits, note, picker, words } from "./panel.js";
 import { ofStep } from "./words.js";
 import { edited } from "./head.js";
+import { splitView } from "./split.js";
 
 /** @typedef {import("./main.js").App} App */
 /** @typedef {import("./attention.js").Head} Head */
@@ -40,8 +41,9 @@ export async function cellView(app, head) {
   strongest.sort((a, b) => a - b);
   const changed = (/** @type {string} */ step) => edited(app, head, step).length > 0;
 
+  const hasScore = q && k && row.scores && head.rung !== "fixed";
   const parts = [
-    q && k && row.scores && head.rung !== "fixed" && (v
+    hasScore && (v
       ? ["The score: v · tanh(query + key)", product(q.map((x, c) => Math.tanh(x + k[c])), v, row.scores[chosen], pair, ["tanh", "v"], "tanh(query + key) times v")]
       : ["The score: query · key", product(q, k, row.scores[chosen], pair, ["query", "key"], "query times key")]),
     (row.scaled || row.masked) && ["Scaled, masked", h("p", { class: "sum" }, scaled(head, row, chosen, may(chosen), changed))],
@@ -51,8 +53,10 @@ export async function cellView(app, head) {
       ? h("p", { class: "sum" }, "The context of this head is 0, because you switched it off.")
       : mixed(app, row, values, strongest, seen.length, keyTokens, queryTokens[query])],
   ].filter((part) => Array.isArray(part));
+  const sections = parts.map(([title, content], i) => h("section", {}, h("h3", {}, `${i + 1}. ${title}`), content));
+  if (hasScore) sections.splice(1, 0, await splitView(app, head, query, chosen, row));
   return {
-    picture: parts.map(([title, content], i) => h("section", {}, h("h3", {}, `${i + 1}. ${title}`), content)),
+    picture: sections,
     panel: [
       words(app, { ...ofStep("weights", head), sentence: `The weight of ${keyTokens[chosen]} for ${queryTokens[query]}, from the dot product to the context.` }),
       h("section", { class: "controls" },

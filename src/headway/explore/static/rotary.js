@@ -31,3 +31,23 @@ export function pairs(before, after, row, role) {
       h("figcaption", {}, `${angle < 0 ? "−" : ""}${Math.abs(angle).toFixed(Math.abs(angle) < 9.95 ? 1 : 0)}°`));
   }));
 }
+
+/**
+ * Rotate the pairs of features of each row as they were rotated from a row of `before` to that of
+ * `after`; a single row there is for all rows of x. @param {Matrix} x @param {Matrix} before @param {Matrix} after
+ */
+export function turned(x, before, after) {
+  const data = new Float64Array(x.data.length);
+  const half = x.columns / 2;
+  for (let i = 0; i < x.rows; i++) {
+    for (let c = 0; c < half; c++) {
+      const [one, from] = [i * x.columns + c, (i % before.rows) * x.columns + c];
+      const [a, b, u, v] = [before.data[from], before.data[from + half], after.data[from], after.data[from + half]];
+      const size = a * a + b * b; // the pair (u, v) is (a, b), multiplied as a complex number
+      const [cos, sin] = size ? [(a * u + b * v) / size, (a * v - b * u) / size] : [1, 0];
+      data[one] = x.data[one] * cos - x.data[one + half] * sin;
+      data[one + half] = x.data[one] * sin + x.data[one + half] * cos;
+    }
+  }
+  return { data, rows: x.rows, columns: x.columns };
+}

@@ -7,7 +7,7 @@
  *   ladder: boolean, rung: string | null, diff: boolean,
  *   layer: number | null, head: number | null, step: string | null, cell: [number, number] | null,
  *   tensor: string | null, part: number | null, at: [number, number] | null, query: number | null,
- *   lines: boolean, table: boolean, without: boolean, training: number | null, view: string | null, sort: string | null,
+ *   lines: boolean, table: boolean, without: boolean, training: number | null, view: string | null, sort: string | null, deleted: string | null,
  * }} State
  */
 
@@ -15,7 +15,7 @@
 export const START = {
   text: null, edits: [], temperature: null, top_k: null, seed: 0, ladder: false, rung: null, diff: false,
   layer: null, head: null, step: null, cell: null, tensor: null, part: null, at: null, query: null,
-  lines: false, table: false, without: false, training: null, view: null, sort: null,
+  lines: false, table: false, without: false, training: null, view: null, sort: null, deleted: null,
 };
 
 const NUMBERS = ["top_k", "seed", "layer", "head", "part", "query", "training"];
@@ -26,7 +26,7 @@ export function read(hash) {
   /** @type {Record<string, any>} */
   const state = { ...START, edits: [] };
   for (const [name, value] of parameters) {
-    if (["text", "rung", "step", "tensor", "view", "sort"].includes(name)) state[name] = value;
+    if (["text", "rung", "step", "tensor", "view", "sort", "deleted"].includes(name)) state[name] = value;
     else if (["diff", "lines", "table", "ladder", "without"].includes(name)) state[name] = value === "1";
     else if (["cell", "at"].includes(name)) {
       const pair = value.split(",").map(Number);
@@ -49,8 +49,8 @@ export function write(state) {
       for (const { what, attention, head } of state.edits) parameters.append("edit", [what, attention, head ?? ""].join("|"));
     } else if (value !== START[/** @type {keyof State} */ (name)]) parameters.set(name, value === true ? "1" : String(value));
   }
-  // Commas and bars stay readable; lone surrogates become U+FFFD, as in all addresses.
-  return `#${parameters.toString().replaceAll("%2C", ",").replaceAll("%7C", "|")}`;
+  // Commas, bars and colons stay readable; lone surrogates become U+FFFD, as in all addresses.
+  return `#${parameters.toString().replaceAll("%2C", ",").replaceAll("%7C", "|").replaceAll("%3A", ":")}`;
 }
 
 /** Whether the ladder is shown. @param {State} state */

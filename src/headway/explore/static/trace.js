@@ -32,7 +32,7 @@ import { Head, step } from "./attention.js";
 /** @typedef {{name: string, title: string, heads: Head[]}} Layer */
 
 const KINDS = { F32: Float32Array, F64: Float64Array, BOOL: Uint8Array, U8: Uint8Array, I32: Int32Array };
-const KEPT = 24 * 2 ** 20; // bytes that are cached per trace
+const KEPT = 96 * 2 ** 20; // bytes that are cached per trace
 const COMPLETE = 2 ** 18; // bytes; smaller tensors are fetched completely
 
 export class Trace {
@@ -105,10 +105,16 @@ export class Trace {
     if (index >= count || from > last) throw new Error(`${name} has no rows ${from} to ${last} of matrix ${index}`);
     const [begin, end] = [(index * rows + from) * size, (index * rows + last) * size];
     const all = data_offsets[1] - data_offsets[0];
-    const bytes = all <= COMPLETE
+    const bytes = all <= COMPLETE || this.cache.has(`${data_offsets[0]} ${data_offsets[1]}`)
       ? (await this._bytes(data_offsets[0], data_offsets[1])).slice(begin, end)
       : await this._bytes(data_offsets[0] + begin, data_offsets[0] + end);
     return { data: new kind(bytes), rows: last - from, columns };
+  }
+
+  /** Fetch a tensor completely, so that many small reads from it are fast. @param {string} name */
+  async load(name) {
+    const [begin, end] = this.header[name].data_offsets;
+    await this._bytes(begin, end);
   }
 
   /** @param {number} begin @param {number} end @returns {Promise<ArrayBuffer>} */

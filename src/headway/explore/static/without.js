@@ -1,6 +1,7 @@
 // What changes in a head on this text without one of its steps, computed from the trace.
 
 import { percent, short } from "./numbers.js";
+import { turned } from "./rotary.js";
 
 /** @typedef {import("./attention.js").Head} Head */
 /** @typedef {{data: ArrayLike<number>, rows: number, columns: number}} Matrix */
@@ -75,21 +76,6 @@ async function scored(head, rows, queries, keys) {
     }
   }
   return softmax({ data, rows: queries.rows, columns: keys.rows }, await allowedIn(head, rows));
-}
-
-/** Rotate the pairs of features as they were rotated from `before` to `after`. @param {Matrix} x @param {Matrix} before @param {Matrix} after */
-function turned(x, before, after) {
-  const data = new Float64Array(x.data.length);
-  const half = x.columns / 2;
-  for (let i = 0; i < x.rows; i++) {
-    for (let c = 0; c < half; c++) {
-      const [one, other] = [i * x.columns + c, i * x.columns + c + half];
-      const angle = Math.atan2(after.data[other], after.data[one]) - Math.atan2(before.data[other], before.data[one]);
-      data[one] = x.data[one] * Math.cos(angle) - x.data[other] * Math.sin(angle);
-      data[other] = x.data[one] * Math.sin(angle) + x.data[other] * Math.cos(angle);
-    }
-  }
-  return { data, rows: x.rows, columns: x.columns };
 }
 
 /** @param {Matrix} scores @param {(row: number, column: number) => boolean} may @returns {Matrix} */
