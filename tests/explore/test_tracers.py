@@ -8,7 +8,7 @@ import torch
 
 import headway
 from headway.explore import trace_file, tracers
-from headway.explore.edits import EDITS, Edit
+from headway.explore.edits import EDITS, Edit, apply_all
 from headway.explore.tracers import LadderTracer, ModelTracer, TraceRequest, WithLadder
 from headway.hf.stored import StoredModel
 from headway.torch.generate import generate
@@ -131,6 +131,14 @@ def test_without_rotary_positions(modern):
         unrotated = tensors[f"blocks.1.attention.unrotated_{name}"]
         assert np.array_equal(tensors[f"blocks.1.attention.{name}"], unrotated)
         assert not np.array_equal(plain[f"blocks.1.attention.{name}"], unrotated)
+    request = TraceRequest("abc", edits=edits, write=4, temperature=0)
+    written = of_modern.trace(request)[1]["written"]
+    text = list(b"abc")
+    with apply_all(edits):
+        for token in written:  # read again from the start, without a cache
+            logits = of_modern.engine.logits(of_modern.model, np.array([text]))
+            assert token["id"] == logits[0, -1].argmax()
+            text.append(token["id"])
 
 
 @pytest.mark.parametrize(

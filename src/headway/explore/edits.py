@@ -91,7 +91,23 @@ def _skipped(before: str, step: str) -> Steps:
 
 def _unrotated() -> Steps:
     """Use the queries and keys without their rotation."""
-    return {**_skipped("unrotated_queries", "queries"), **_skipped("unrotated_keys", "keys")}
+    return {**_unrotated_rows("queries"), **_unrotated_rows("keys")}
+
+
+def _unrotated_rows(role: str) -> Steps:
+    """With a cache, the attention has the keys of all tokens, of which only the last are new."""
+    rows: list[Array] = []
+
+    def keep(new: Array) -> Array:
+        rows.append(new)
+        return new
+
+    def unrotated(value: Array) -> Array:
+        tokens = value.shape[-2]
+        rows[:] = [namespace(value).concat(rows, axis=-2)[..., -tokens:, :]]
+        return rows[0]
+
+    return {f"unrotated_{role}": keep, role: unrotated}
 
 
 def _concatenated() -> Steps:
