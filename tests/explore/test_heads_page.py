@@ -89,7 +89,7 @@ def test_a_head_shows_its_numbers(page, exported, traced):
     assert shown == entries(traced[1])["1.2"]
     repeated = sum(letter in TEXT[:i] for i, letter in enumerate(TEXT))
     text = page.inner_text("aside")
-    assert f"Means over all {len(TEXT)} queries; induction: the {repeated} of them" in text
+    assert f"Means over all {len(TEXT)} queries. Induction: over the {repeated} whose" in text
     page.get_by_role("link", name="compare all heads").click()
     settled(page)
     assert labels(page)
@@ -110,7 +110,9 @@ def test_the_last_row_of_the_lens_is_the_next_token(page, exported, traced):
     rows = page.locator("table.lens tbody th").all_inner_texts()
     assert rows == ["embedding", "Layer 0", "Layer 1 = output"]
     last = cells(page, 2).last
-    assert last.inner_text() == tokens[0]
+    token, share = last.inner_text().split("\n")
+    assert token == tokens[0]
+    assert float(share.removesuffix(" %")) == pytest.approx(100 * values[0], rel=0.05)
     assert float(last.get_attribute("data-value")) == pytest.approx(values[0], rel=1e-5)
     last.hover()
     panel = page.locator("dl.numbers")

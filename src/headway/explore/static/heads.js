@@ -14,7 +14,7 @@ import { edits, note, words } from "./panel.js";
 const POSITION = "position";
 const TEXT = {
   sentence: "Each picture is one head, with its attention weights on this text; the number says how much of its attention is where you chose. A head that finds an earlier occurrence of the current token and attends to what came next is an induction head (Olsson et al. 2022).",
-  equation: "induction = mean of weights[i, j + 1], where j is the last position before i with the same token", rung: null,
+  equation: "induction = mean of weights[i, j + 1],  j < i: last position with the token of i", rung: null,
 };
 
 /** @param {App} app @returns {Promise<View>} */

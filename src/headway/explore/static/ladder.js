@@ -98,7 +98,7 @@ async function equal({ name, heads }, facts, { equals, products, scores }) {
     note(`By design; the largest difference is ${short(most)}. What differs:`),
     h("table", { class: "numbers" },
       h("thead", {}, h("tr", {}, [null, equals, facts.name].map((one) => h("th", { scope: "col" }, one)))),
-      h("tbody", {}, Object.entries({ "matrix products": products, "scores in memory": scores }).map(([title, numbers]) =>
+      h("tbody", {}, Object.entries({ "matrix products": products, "numbers stored for scores": scores }).map(([title, numbers]) =>
         h("tr", {}, h("th", { scope: "row" }, title), [equals, facts.name].map((one) => h("td", {}, numbers[one])))))));
 }
 

@@ -44,13 +44,13 @@ export async function lensView(app) {
         tabindex: 0, onpointerenter: say, onfocus: say, "data-value": sizes[0], "data-id": best.data[start],
         class: best.data[start] === followed(at)?.id ? "right" : false, style: { background: fill, color: ink(fill) },
         title: likely.map((token, k) => `${token}  ${percent(sizes[k])}`).join("\n"),
-      }, likely[0]);
+      }, likely[0], h("small", {}, percent(sizes[0])));
     }));
   }));
   return {
     cells: true,
     picture: [
-      note(`Columns: the token that is read. Cells: the most likely ${masked ? "token in its place" : "next token"}, at temperature 1; the color is its probability.${masked ? "" : " Outlined: it is the token that follows in the text."}`),
+      note(`Columns: the token that is read. Cells: the most likely ${masked ? "token in its place" : "next token"}, at temperature 1; the color is its probability.${masked ? "" : ` Outlined: it is the token that follows${positions.includes(tokens.length - 1) ? "; after the last token that is the one that was sampled" : " in the text"}.`}`),
       h("div", { class: "scroll" }, h("table", { class: "lens" },
         h("thead", {}, h("tr", {}, h("td"), positions.map((at) =>
           h("th", { scope: "col", "aria-current": at === position ? "true" : false }, h("a", { href: app.address({ query: at }), title: `${tokens[at].display} (${at})` }, tokens[at].display))))),

@@ -1,6 +1,6 @@
 // The probabilities of the next token: as bars, and as a strip below every view.
 
-import { h } from "./dom.js";
+import { button, h } from "./dom.js";
 import { percent } from "./numbers.js";
 import { baseNames } from "./compare.js";
 import { note } from "./panel.js";
@@ -32,10 +32,11 @@ export async function nextStrip(app) {
   return h("section", { class: "upcoming", "aria-label": "next token" },
     h("span", { class: "note" }, isMasked(trace) ? "in place of " : "next token after ", h("span", { class: "token" }, tokens[position].display)),
     old && h("span", { class: "note" }, baseNames(app).join(" → ")),
+    app.live.canAsk && app.state.edits.length > 0 && button("restore the model", () => app.go({ edits: [] })),
     h("ol", {}, shown.map((id) => h("li", {}, h("span", { class: "token" }, vocabulary[id] ?? `(${id})`), " ",
       old ? [h("s", {}, percent(old[id] ?? 0)), " "] : null,
       h("span", { "data-value": now[id] }, percent(now[id])),
-      old ? h("span", { class: now[id] < old[id] ? "less" : "more" }, ` (${change(100 * (now[id] - old[id]))})`) : null))));
+      old ? h("span", { class: change(100 * (now[id] - old[id])) === "0" ? "note" : now[id] < old[id] ? "less" : "more" }, ` (${change(100 * (now[id] - old[id]))})`) : null))));
 }
 
 /** Whether the model predicts masked words, not the next token. @param {Trace} trace */

@@ -32,12 +32,12 @@ export async function splitView(app, head, query, key, row) {
   const farthest = sides.flatMap(({ name, rows }) => rows.map((part) => ({ ...part, side: name })))
     .reduce((one, other) => (Math.abs(other.measured - other.adds) > Math.abs(one.measured - one.adds) ? other : one));
   return h("section", { class: "split" }, title,
-    h("p", {}, "The stream of a token is the sum of what the token, its position and every earlier head and MLP wrote into it, so the score is a sum of as many parts, on the query's side and on the key's side (Elhage et al. 2021). Each part is divided by the same numbers as the complete vector: the norms are frozen."),
-    h("p", {}, "Without a part the score should fall by what the part adds (predicted). Measured is how much it falls when the norms are computed again for what is left; the other parts stay as they are."),
+    h("p", {}, `The stream of a token is the sum of ${queries.parts.some(({ id }) => id === "position") ? "the token, its position" : "the token"} and what every earlier head and MLP wrote into it, so the score is a sum of as many parts, on the query's side and on the key's side (Elhage et al. 2021). Each part is divided by the same numbers as the complete vector: the norms are frozen.`),
+    h("p", {}, "Adds: how much of this score comes from the part, as the model computed it. Without the part, the score should fall by as much (predicted). Measured: how much it falls if the part is taken away and the norms are computed again for what is left. Both are true: the first explains this score, the second says what would happen."),
     await outcome(app, head, row, key, sides),
     h("p", { class: "apart", "data-value": farthest.measured - farthest.adds },
-      "Predicted and measured changes of this score differ by at most ", h("strong", {}, short(Math.abs(farthest.measured - farthest.adds))),
-      ` (without ${farthest.name} on the ${farthest.side}'s side: predicted, the score ${fall(farthest.adds)}; measured, it ${fall(farthest.measured)}). They differ because a norm divides by the size of what is left: without a part this is another number, so all other parts change as well.`),
+      "How far apart can they be? Of all single parts of this score, predicted and measured differ most by ", h("strong", {}, short(Math.abs(farthest.measured - farthest.adds))),
+      ` (without ${farthest.name} on the ${farthest.side}'s side: predicted, the score ${fall(farthest.adds)}; measured, it ${fall(farthest.measured)}). The reason: a norm divides by the size of what is left. Without a part this size is another one, so what the other parts add changes too.`),
     h("div", { class: "sides" }, sides.map((one) => h("div", { class: "scroll" }, column(app, score, one, deleted, key)))));
 }
 
@@ -77,10 +77,10 @@ async function outcome(app, head, row, key, sides) {
   const number = (/** @type {number | null} */ x) => h("td", { "data-value": x }, x == null ? "–" : short(x));
   return h("div", { class: "outcome" },
     h("table", { class: "without" },
-      h("thead", {}, h("tr", {}, ["", "with all parts", "predicted, norms frozen", "measured, norms recomputed", "difference"].map((text) => h("th", {}, text)))),
+      h("thead", {}, h("tr", {}, ["", "with all parts", "predicted, norms frozen", "measured, norms recomputed"].map((text) => h("th", {}, text)))),
       h("tbody", {}, lines.map(({ name, now, then: [before, after] }) =>
-        h("tr", { "data-line": name }, h("th", { scope: "row" }, name), number(now), number(before ?? null), number(after ?? null), number(any ? after - before : null))))),
-    h("p", { class: "note" }, any ? ["Without ", names.join(" and "), ". ", button("restore all", () => app.go({ deleted: null }))] : "No part is deleted.",
+        h("tr", { "data-line": name }, h("th", { scope: "row" }, name), number(now), number(before ?? null), number(after ?? null))))),
+    h("p", { class: "note" }, any ? ["Without ", names.join(" and "), ". The other sections of this page show the score with all parts. ", button("restore all", () => app.go({ deleted: null }))] : "No part is deleted.",
       !facts?.recomputable && " The weight is not computed again, because this attention is edited or does not use the softmax."));
 }
 
@@ -98,7 +98,7 @@ function column(app, score, { name, letter, side, gone, rows }, deleted, key) {
     return h("tr", { "data-part": id, class: gone.has(part.id) && "gone" },
       h("th", { scope: "row" }, link ? h("a", { href: link }, part.name) : part.name),
       ...numbers(part.adds, part.measured),
-      h("td", {}, button("delete", toggle, { "aria-label": `delete ${part.name} on the ${name}'s side`, "aria-pressed": String(gone.has(part.id)) })));
+      h("td", {}, button(gone.has(part.id) ? "restore" : "delete", toggle, { "aria-label": `delete ${part.name} on the ${name}'s side`, "aria-pressed": String(gone.has(part.id)) })));
   };
   const numbers = (/** @type {number} */ adds, /** @type {number | null} */ measured) => {
     const width = 50 * Math.min(1, Math.abs(adds) / most);
@@ -111,7 +111,7 @@ function column(app, score, { name, letter, side, gone, rows }, deleted, key) {
   const others = h("tbody", { hidden: !rest.some(({ id }) => gone.has(id)) }, rest.map(line));
   return h("table", { class: "parts", "data-side": letter, "data-sum": sum },
     h("caption", {}, h("span", { class: side.role }, `The ${name}'s side`), note(`The ${rows.length} parts add up to ${short(sum)}; the score is ${short(score)}. Rounding error of the model: ${short(sum - score)}.`)),
-    h("thead", {}, h("tr", {}, ["part", "", "adds", "measured", "difference", ""].map((text) => h("th", {}, text)))),
+    h("thead", {}, h("tr", {}, ["part", "", "adds", "measured fall", "difference", ""].map((text) => h("th", {}, text)))),
     h("tbody", {}, rows.slice(0, SHOWN).map(line),
       rest.length > 0 && h("tr", { "data-part": `${letter}:others` }, h("th", { scope: "row" }, `all others (${rest.length})`), ...numbers(rest.reduce((total, { adds }) => total + adds, 0), null),
         h("td", {}, button("list", () => { others.hidden = !others.hidden; }, { "aria-label": `list all others on the ${name}'s side` })))),

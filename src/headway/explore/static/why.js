@@ -23,7 +23,8 @@ export function whyText(section) {
   return why && [
     h("p", {}, prose(why.problem)),
     h("p", {}, h("strong", {}, "Without it: "), prose(why.without)),
-    h("p", {}, h("strong", {}, "Measured: "), prose(why.measured), why.report && [" ", why.linked ? h("a", { href: `/${why.report}`, target: "_blank" }, "report") : h("code", {}, why.report)]),
+    h("p", {}, h("strong", {}, why.report ? "Measured in the lab, with small GPTs: " : "Measured: "), prose(why.measured),
+      why.report && [" ", why.linked ? h("a", { href: `/${why.report}`, target: "_blank" }, "report") : h("code", {}, why.report)]),
   ];
 }
 
@@ -45,9 +46,17 @@ export async function whyPanel(app, section, head) {
   const toggle = () => app.go(edit ? { edits: on ? state.edits.filter((one) => !same(one)) : [...state.edits, edit] } : { without: !on });
   return h("section", { class: "why" },
     h("h2", {}, "Why"), whyText(section),
-    (edit || rows) && h("p", {}, button(on ? "with it again" : "without it", toggle, { "aria-pressed": String(Boolean(on)) })),
+    (edit || rows) && h("p", {}, button(on ? "with it again" : "without it", toggle, { "aria-pressed": String(Boolean(on)) }),
+      h("span", { class: "note" }, ` ${scope(edit, kind?.heads ?? "", head)}`)),
     on && rows && h("table", { class: "without" },
       h("thead", {}, h("tr", {}, h("th", {}, "on this text"), h("th", {}, "with"), h("th", {}, "without"))),
       h("tbody", {}, rows.map(([name, ...values]) => h("tr", {}, h("th", { scope: "row" }, name), values.map((value) => h("td", {}, value)))))),
-    on && edit && h("p", { class: "note" }, "The whole page shows the changed model; the next token is below."));
+    on && edit && h("p", { class: "note" }, `The whole page shows the changed model; the next token is below.${section === "masked" ? " The last token may attend to all tokens with the mask too, so its own prediction changes only through later layers." : ""}`));
+}
+
+/** What the button changes. @param {import("./trace.js").Edit | null} edit @param {string} heads @param {Head} head */
+function scope(edit, heads, head) {
+  if (!edit) return "(computed for this head; the model stays as it is)";
+  if (heads === "others") return `(changes the model: only head ${head.label} stays)`;
+  return edit.head == null ? "(changes the model: all heads of this layer)" : `(changes the model: head ${head.label} of this layer)`;
 }
