@@ -253,7 +253,7 @@ def test_the_pages_own_functions(page, address):
     state |= {"rung": "causal", "layer": 1, "head": 2, "step": "weights", "cell": [3, 1]}
     state |= {"tensor": "x.y", "part": 1, "at": [4, 5], "query": 6, "training": 9}
     state |= {"lines": True, "table": True, "without": True, "view": "heads", "sort": "first"}
-    state |= {"deleted": "q:h0.2"}
+    state |= {"deleted": "q:h0.2", "present": True, "frame": 3}
     back, known = page.evaluate(
         """async state => {
             const {START, read, write} = await import('/static/state.js');
@@ -296,7 +296,11 @@ def test_no_text_becomes_a_script_on_the_server_either(page, address):
         settled(page)
         assert page.input_value("#text") == nasty
         at = page.url
-        for state in ("layer=0&head=0&step=weights&table=1", "layer=0&head=0&cell=2,1"):
+        for state in (
+            "layer=0&head=0&step=weights&table=1",
+            "layer=0&head=0&cell=2,1",
+            "layer=0&head=0&step=weights&present=1&frame=2",
+        ):
             opened(page, f"{at}&{state}")
             assert page.locator("main img, svg svg").count() == 0
     opened(page, f"{address}#edit=<img src=x onerror=fired()>|<b>|0")

@@ -21,6 +21,7 @@ import { sectionOf, whyPanel } from "./why.js";
 
 /** The number of rows and columns in a window. @param {App} app */
 export function seen(app) {
+  if (app.state.present) return pixels((app.width - 400) / 130, 3, 8);
   return app.width < 640 ? 12 : pixels(app.width / 40, 24, 40);
 }
 
@@ -35,7 +36,7 @@ export function stepsOf(app, head) {
 }
 
 /** The dropout of training, if it is shown. @param {App} app @param {Head} head */
-function training(app, head) {
+export function training(app, head) {
   if (app.state.training == null || head.trace.has(head.name("dropped"))) return null;
   return { rate: app.trace.manifest.model?.dropout || DROPOUT, seed: app.state.training };
 }
@@ -48,9 +49,18 @@ export function clamped(app, [top, left], [rows, columns]) {
   return [Math.max(0, Math.min(top, rows - seen(app))), Math.max(0, Math.min(left, columns - seen(app)))];
 }
 
-/** The start of the window in a large matrix; by default at its end. @param {App} app @param {[number, number]} size */
+/**
+ * The start of the window in a large matrix; by default at its end, and in a presentation at its start.
+ * @param {App} app @param {[number, number]} size
+ */
 export function windowAt(app, size) {
-  return clamped(app, app.state.at ?? size, size);
+  return clamped(app, app.state.at ?? (app.state.present ? [0, 0] : size), size);
+}
+
+/** The window: its first row and column, and those after its last ones. @param {App} app @param {[number, number]} size */
+export function windowOf(app, size) {
+  const [top, left] = windowAt(app, size);
+  return { top, left, bottom: Math.min(top + seen(app), size[0]), right: Math.min(left + seen(app), size[1]) };
 }
 
 /** @param {App} app @param {Head} head */
@@ -58,8 +68,7 @@ export async function headView(app, head) {
   const { state, trace } = app;
   const { steps, step } = stepsOf(app, head);
   const [rows, columns] = head.size;
-  const [top, left] = windowAt(app, head.size);
-  const [bottom, right] = [Math.min(top + seen(app), rows), Math.min(left + seen(app), columns)];
+  const { top, left, bottom, right } = windowOf(app, head.size);
   const tokens = trace.tokens(head.attention).map((tokens) => tokens.map((token) => token.display));
   const parts = await partsOf(app, head, steps, { top, left, bottom, right });
   const focus = parts.get(step);
@@ -101,7 +110,7 @@ export async function headView(app, head) {
  * @param {App} app @param {Head} head @param {string[]} steps
  * @param {{top: number, left: number, bottom: number, right: number}} window @returns {Promise<Map<string, FullPart>>}
  */
-async function partsOf(app, head, steps, { top, left, bottom, right }) {
+export async function partsOf(app, head, steps, { top, left, bottom, right }) {
   const [queries, keys] = head.trace.tokens(head.attention).map((tokens) => tokens.map((token) => token.display));
   const [rows, columns] = head.size;
   const drop = training(app, head);
@@ -154,53 +163,69 @@ async function mostLikely(app) {
 }
 
 /**
+ * What a step is computed from: the factors of a product, the terms of a sum, or the step before.
+ * @param {App} app @param {Head} head @param {string} step @param {Map<string, FullPart>} parts
+ * @returns {Promise<{left?: Part, top?: Part, terms?: Part[], before?: FullPart | null}>}
+ */
+export async function inputsOf(app, head, step, parts) {
+  const part = (/** @type {string} */ name) => /** @type {FullPart} */ (parts.get(name));
+  const result = part(step);
+  const role = /** @type {string} */ (step.split("_").at(-1));
+  const chain = ["queries", "keys", "values"].includes(role) ? head.chain(role) : [];
+  const learned = chain[0] === step ? { left: "x", matrix: `W_${{ queries: "query", keys: "key", values: "value" }[role]}` } : step === "output" ? { left: "context", matrix: "W_output" } : null;
+  const matrix = learned && (await head.learned(learned.matrix));
+  if (learned && matrix) {
+    const left = learned.left === "x" && role !== "queries" ? await asKeys(head, part("x"), result) : part(learned.left);
+    return { left, top: { ...left, ...matrix, name: learned.matrix, title: learned.matrix, size: [matrix.rows, matrix.columns], first: [0, 0], rowLabels: null, scale: "signed", most: largest(matrix.data) || 1, role: result.role } };
+  }
+  if (step === "scores" && head.operand("queries")) {
+    const [queries, keys] = [await operand(head, "queries", result.first[0], result.rows), await operand(head, "keys", result.first[1], result.columns)];
+    return { left: { ...queries, rowLabels: result.rowLabels }, top: { ...transposed(keys), columnLabels: result.columnLabels } };
+  }
+  if (step === "context" && head.operand("values")) {
+    const weights = part(parts.has("dropped") ? "dropped" : "weights");
+    return { left: weights, top: { ...(await operand(head, "values", weights.first[1], weights.columns)), rowLabels: weights.columnLabels } };
+  }
+  const terms = step === "stream" && (await updateOf(app, head, result));
+  if (terms) return { terms };
+  const names = [...parts.keys()];
+  const before = chain.length ? chain[chain.indexOf(step) - 1] : ["x", "stream", "output"].includes(step) ? undefined : names[names.indexOf(step) - 1];
+  return { before: before && !hasFeatures(before) === !hasFeatures(step) ? part(before) : null };
+}
+
+/**
  * The step in focus, next to its inputs.
  * @param {App} app @param {Head} head @param {string} step @param {Map<string, FullPart>} parts
  * @param {{onhover: (cell: [number, number] | null) => void, onpick?: (cell: [number, number]) => void}} acts
  */
 async function focused(app, head, step, parts, acts) {
   const result = { .../** @type {FullPart} */ (parts.get(step)), ...acts };
-  const part = (/** @type {string} */ name) => /** @type {FullPart} */ (parts.get(name));
-  const role = /** @type {string} */ (step.split("_").at(-1));
-  const chain = ["queries", "keys", "values"].includes(role) ? head.chain(role) : [];
-  const learned = chain[0] === step ? { left: "x", matrix: `W_${{ queries: "query", keys: "key", values: "value" }[role]}` } : step === "output" ? { left: "context", matrix: "W_output" } : null;
-  const matrix = learned && (await head.learned(learned.matrix));
-  if (learned && matrix) {
-    const rows = learned.left === "x" && role !== "queries" ? await asKeys(head, part("x"), result) : part(learned.left);
-    return projection(app, rows, { ...matrix, title: learned.matrix }, result);
-  }
+  const { left, top, terms, before } = await inputsOf(app, head, step, parts);
   const room = Math.min(app.width, 1000);
-  const { rows, columns } = result;
-  if (step === "scores" && head.operand("queries")) {
-    const [queries, keys] = [await operand(head, "queries", result.first[0], rows), await operand(head, "keys", result.first[1], columns)];
-    const [left, top] = [pooled(queries, Infinity), pooled(keys, Infinity)];
-    const strip = pixels(130 / left.columns, 3, 24);
-    const cell = pixels((room - 90 - strip * left.columns) / columns, 9, 44);
+  if (left && top && step === "scores") {
+    const [rows, columns] = [pooled(left, Infinity), pooled(top, undefined, Infinity)];
+    const strip = pixels(130 / rows.columns, 3, 24);
+    const cell = pixels((room - 90 - strip * rows.columns) / result.columns, 9, 44);
     return product(
-      { ...left, rowLabels: result.rowLabels, width: strip, height: Math.min(cell, 28) },
-      { ...transposed(top), columnLabels: result.columnLabels, width: cell, height: pixels(150 / top.columns, 3, 20) },
+      { ...rows, width: strip, height: Math.min(cell, 28) },
+      { ...columns, width: cell, height: pixels(150 / columns.rows, 3, 20) },
       { ...result, rowLabels: null, columnLabels: null, width: cell, height: Math.min(cell, 28) });
   }
-  if (step === "context" && head.operand("values")) {
-    const weights = part(parts.has("dropped") ? "dropped" : "weights");
-    const values = await operand(head, "values", weights.first[1], weights.columns);
-    const strip = pixels((0.36 * room) / values.columns, 3, 36);
-    const cell = pixels((room - 170 - strip * values.columns) / weights.columns, 9, 44);
+  if (left && top && step === "context") {
+    const strip = pixels((0.36 * room) / top.columns, 3, 36);
+    const cell = pixels((room - 170 - strip * top.columns) / left.columns, 9, 44);
     return product(
-      { ...weights, width: cell, height: Math.min(cell, 28) },
-      { ...values, rowLabels: weights.columnLabels, width: strip, height: pixels(300 / values.rows, 6, 20) },
+      { ...left, width: cell, height: Math.min(cell, 28) },
+      { ...top, width: strip, height: pixels(300 / top.rows, 6, 20) },
       { ...result, rowLabels: null, width: strip, height: Math.min(cell, 28), beside: true });
   }
-  const stream = step === "stream" && (await updateOf(app, head, result));
-  if (stream) return stream;
-  const names = [...parts.keys()];
-  const before = chain.length ? chain[chain.indexOf(step) - 1] : ["x", "stream", "output"].includes(step) ? undefined : names[names.indexOf(step) - 1];
-  return beforeAndAfter(app, before && !hasFeatures(before) === !hasFeatures(step) ? part(before) : null, result, role);
+  if (left && top) return projection(app, left, top, result);
+  return terms ? sum(app, terms, result) : beforeAndAfter(app, before ?? null, result);
 }
 
 /**
  * A product with a learned matrix, whose long sides are drawn smaller.
- * @param {App} app @param {Part} left @param {{data: ArrayLike<number>, rows: number, columns: number, title: string}} matrix @param {Part} result
+ * @param {App} app @param {Part} left @param {Part} matrix @param {Part} result
  */
 function projection(app, left, matrix, result) {
   const room = Math.min(app.width, 1000) - 90;
@@ -211,7 +236,7 @@ function projection(app, left, matrix, result) {
   const above = pooled(matrix, undefined, narrow.columns);
   return product(
     { ...factor, width: strip, height: 20 },
-    { ...above, name: matrix.title, size: [matrix.rows, matrix.columns], first: [0, 0], scale: "signed", most: largest(above.data) || 1, width: cell, height: pixels(150 / above.rows, 3, 16), role: result.role },
+    { ...above, width: cell, height: pixels(150 / above.rows, 3, 16) },
     { ...narrow, onhover: narrow.columns === result.columns ? result.onhover : undefined, rowLabels: null, width: cell, height: 20 });
 }
 
@@ -221,23 +246,29 @@ async function asKeys(head, x, result) {
   return { ...x, ...rows, first: result.first, rowLabels: result.rowLabels };
 }
 
-/** The residual stream before, the update by all heads, and the stream after. @param {App} app @param {Head} head @param {FullPart} after */
+/** The residual stream before, and the update by all heads. @param {App} app @param {Head} head @param {FullPart} after */
 async function updateOf(app, head, after) {
   const { trace } = app;
   const names = [head.before, `${head.block}.attention.output`];
   if (!names.every((name) => trace.has(name))) return null;
   const [before, update] = await Promise.all(names.map((name) => trace.matrix(name, 0, after.first[0], after.first[0] + after.rows)));
-  const wide = Math.max(12, Math.floor((Math.min(app.width, 1000) - 160) / 3 / 5));
-  const most = largest(after.data) || 1;
-  const drawn = (/** @type {any} */ numbers, /** @type {string} */ title, /** @type {boolean} */ labels) => {
-    const small = pooled({ ...after, ...numbers, name: title, rowLabels: labels ? after.rowLabels : null, most }, Infinity, wide);
-    return h("div", {}, h("h3", {}, title), draw({ ...small, width: pixels((wide * 5) / small.columns, 5, 40), height: 20, onhover: undefined }).element);
-  };
-  return h("div", { class: "before-after" }, drawn(before, "stream before", true), h("div", { class: "plus" }, "+"), drawn(update, "update by all heads", false), h("div", { class: "plus" }, "="), drawn(after, "stream after", false));
+  return [{ ...after, ...before, title: "stream before" }, { ...after, ...update, title: "update by all heads" }];
 }
 
-/** @param {App} app @param {FullPart | null} before @param {Part} result @param {string} role */
-function beforeAndAfter(app, before, result, role) {
+/** A sum of matrices, drawn smaller. @param {App} app @param {Part[]} terms @param {Part} total */
+function sum(app, terms, total) {
+  const wide = Math.max(12, Math.floor((Math.min(app.width, 1000) - 160) / 3 / 5));
+  const most = largest(total.data) || 1;
+  return h("div", { class: "before-after" }, [...terms, { ...total, title: "stream after" }].map((part, i) => {
+    const small = pooled({ ...part, rowLabels: i ? null : part.rowLabels, most }, Infinity, wide);
+    return [
+      i > 0 && h("div", { class: "plus" }, i === terms.length ? "=" : "+"),
+      h("div", {}, h("h3", {}, part.title), draw({ ...small, width: pixels((wide * 5) / small.columns, 5, 40), height: 20, onhover: undefined }).element)];
+  }));
+}
+
+/** @param {App} app @param {FullPart | null} before @param {Part} result */
+function beforeAndAfter(app, before, result) {
   const room = Math.min(app.width, 1000);
   const wide = result.columnLabels == null;
   const narrow = app.width < 640 || !before;
@@ -248,7 +279,7 @@ function beforeAndAfter(app, before, result, role) {
   const source = narrow || !earlier ? null : draw({ ...earlier, rowLabels: wide ? earlier.rowLabels : null, columnLabels: null, width: cell * factor, height: wide ? 20 : Math.min(cell * factor, 18) });
   const rotated = before && result.title?.endsWith("rotated") ? h("div", {}) : null;
   const dials = (/** @type {number} */ row) => rotated && before && rotated.replaceChildren(
-    h("h3", {}, "each pair of features of ", h("span", { class: "token" }, result.rowLabels?.[row])), pairs(before, result, row, role));
+    h("h3", {}, "each pair of features of ", h("span", { class: "token" }, result.rowLabels?.[row])), pairs(before, result, row, result.role ?? ""));
   const drawn = draw({
     ...after, rowLabels: wide && source ? null : after.rowLabels, width: cell, height: wide ? 20 : Math.min(cell, 30), onpick: result.onpick,
     onhover: (cell) => {
@@ -372,6 +403,7 @@ function controls(app, head, steps, step) {
     button("step ▶", () => app.go({ step: steps[at + 1] }), { disabled: at === steps.length - 1, title: "→" }),
     step === "weights" || step === "dropped" ? button("lines", () => app.go({ lines: !state.lines }), { "aria-pressed": String(state.lines) }) : null,
     app.base && step !== "next" ? button("side by side", () => app.go({ diff: !state.diff }), { "aria-pressed": String(state.diff), title: baseNames(app).join(", ") }) : null,
+    head.steps.includes(step) ? button("row by row", () => app.go({ present: true, frame: 0 }), { title: "in a presentation" }) : null,
     button("numbers", () => app.go({ table: !state.table }), { "aria-pressed": String(state.table) }),
     dropout && ["weights", "dropped", "context"].includes(step) && [
       button(drawn == null ? "show training's dropout" : "hide dropout", () => app.go({ training: drawn == null ? 0 : null, step: drawn == null ? "dropped" : "weights" })),

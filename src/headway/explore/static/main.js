@@ -12,6 +12,7 @@ import { ladderView, rungAt } from "./ladder.js";
 import { nextStrip } from "./next.js";
 import { label } from "./path.js";
 import { note } from "./panel.js";
+import { advanced, fit, moved, presentation, stage } from "./present.js";
 import { picturePNG, pictureSVG, saveAs } from "./save.js";
 
 /** @typedef {import("./state.js").State} State */
@@ -28,14 +29,17 @@ import { picturePNG, pictureSVG, saveAs } from "./save.js";
  */
 
 const KEYS = [
-  ["← →", "previous step, next step; on the ladder: rungs"], ["space", "play, pause"], ["esc", "one level up"],
+  ["← →", "previous step, next step; on the ladder: rungs"], ["space", "play, pause"], ["esc", "leaves a presentation; one level up"],
   ["[ ]", "previous head, next head"], [", .", "previous layer, next layer"],
   ["shift + arrows", "scroll in a large matrix"],
+  ["p", "presentation: one step at a time, large"],
+  ["← →, page up, page down", "in a presentation: previous and next frame, then step"],
   ["l", "matrix or lines"], ["n", "numbers as a table"], ["/", "the text"],
   ["tab, arrows, enter", "into a matrix, between cells, open a cell"], ["?", "these keys"],
 ];
 const PLAYED = 1600; // milliseconds per step
 const WINDOW = 300; // the maximum number of tokens in the strip
+const FRAME = 1200; // milliseconds per frame of a presentation
 
 /** @type {string | null} */
 let typed = null; // a text that was not accepted
@@ -67,17 +71,25 @@ async function render() {
     if (!trace.manifest.ladder) Object.assign(state, { ladder: false, rung: null }); // in a trace file
     const base = await live.base(state);
     const now = context(trace, base, state);
-    const [view, strip] = [await currentView(now), onLadder(state) ? null : await nextStrip(now)];
+    const strip = onLadder(state) ? null : await nextStrip(now);
+    const content = state.present
+      ? await presentation(now, headAt(now), () => currentView(now), strip, () => dialog.showModal())
+      : frame(now, await currentView(now), strip);
     if (mine !== turn) return;
     const level = app && crumbs(app, headAt(app)).children.length;
     app = now;
     say([]);
     const swap = () => {
       if (mine !== turn) return; // a transition begins later, when something else may be shown
-      const focused = document.activeElement && identity(document.activeElement);
+      const same = document.body.classList.contains("present") === state.present;
+      const focused = same && document.activeElement && identity(document.activeElement);
       const text = field();
       if (text && text.value !== text.defaultValue) typed ??= text.value; // still being written
-      document.body.replaceChildren(...frame(now, view, strip), dialog);
+      document.body.replaceChildren(...content, dialog);
+      document.body.classList.toggle("present", state.present);
+      document.body.style.setProperty("zoom", state.present ? String(stage().zoom) : "1");
+      document.body.style.setProperty("--tall", `${stage().tall}px`);
+      if (state.present) fit();
       for (const one of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(FOCUSABLE))) {
         if (identity(one) === focused) one.focus();
       }
@@ -142,7 +154,7 @@ function context(trace, base, state) {
   const { text, edits, temperature, top_k, seed } = state;
   return {
     trace, base, state, live, address, say, play, playing: timer !== undefined,
-    width: wide > 900 ? wide - 370 : wide - 24, top: { ...START, text, edits, temperature, top_k, seed },
+    width: state.present ? stage().width : wide > 900 ? wide - 370 : wide - 24, top: { ...START, text, edits, temperature, top_k, seed },
     // From the newest address, because the page may be behind quick key presses.
     go: (changes) => { location.hash = write({ ...read(location.hash), ...changes }); },
   };
@@ -192,6 +204,7 @@ function frame(app, view, strip) {
       h("h1", {}, h("a", { class: "brand", href: write({ ...START, text: state.text }) }, "Headway")),
       h("span", { class: "facts" }, facts.filter(Boolean).join("   ")),
       manifest.kind === "trace" || (onLadder(state) && manifest.kind !== "ladder") ? null : h("form", { onsubmit: ask }, input, live.canAsk && h("button", {}, "Enter")),
+      button("present", () => app.go({ present: true }), { title: "p" }),
       button("?", () => dialog.showModal(), { "aria-label": "keys" })),
     h("nav", { "aria-label": "where" }, crumbs(app, head),
       h("span", { class: "row" },
@@ -266,23 +279,40 @@ function say(rows) {
 }
 
 function play() {
-  if (timer !== undefined) stop();
-  else {
-    timer = window.setInterval(() => {
-      const head = app && headAt(app);
-      if (!app || !head || app.state.cell) return stop();
-      const { steps, step } = stepsOf(app, head);
-      played = true;
-      const next = app.address({ step: steps[(steps.indexOf(step) + 1) % steps.length] });
-      if (location.protocol === "about:") location.hash = next; // in a notebook
-      else {
-        history.replaceState(null, "", next); // so that Back ends the player
-        render();
-      }
-    }, PLAYED);
-    played = true;
+  if (timer !== undefined) {
+    stop();
+    render();
+    return;
   }
-  render();
+  const present = read(location.hash).present;
+  timer = window.setInterval(advance, present ? FRAME : PLAYED);
+  played = true;
+  if (present) advance();
+  else render();
+}
+
+/** The player's next frame or step. */
+function advance() {
+  const head = app && headAt(app);
+  const next = app && (app.state.present ? advanced(app, head) : head && !app.state.cell ? stepAfter(app, head) : null);
+  if (!app || !next) {
+    stop();
+    render();
+    return;
+  }
+  played = true;
+  const address = app.address(next);
+  if (location.protocol === "about:") location.hash = address; // in a notebook
+  else {
+    history.replaceState(null, "", address); // so that Back ends the player
+    render();
+  }
+}
+
+/** The step after this one; after the last one the first. @param {App} app @param {Head} head */
+function stepAfter(app, head) {
+  const { steps, step } = stepsOf(app, head);
+  return { step: steps[(steps.indexOf(step) + 1) % steps.length] };
 }
 
 function stop() {
@@ -316,6 +346,11 @@ function pressed(event) {
     if (to >= 0 && to < count) go({ [what]: to });
   };
   const along = (/** @type {number} */ by) => {
+    if (state.present) {
+      const to = moved(now, head, by);
+      if (to) go(to);
+      return;
+    }
     const rung = !head && (onLadder(state) || trace.manifest.kind === "ladder") && trace.rungs[rungAt(now) + by];
     if (rung) go({ ladder: true, rung: rung.title });
     if (!head || state.cell) return;
@@ -324,10 +359,12 @@ function pressed(event) {
     if (to) go({ step: to });
   };
   const heads = headsAt(now).length;
+  const leave = write({ ...state, present: false, frame: null });
   /** @type {Record<string, () => void>} */
   const acts = {
     ArrowLeft: () => along(-1), ArrowRight: () => along(1),
-    Escape: () => { const to = up(now); if (to) location.hash = to; },
+    Escape: () => { const to = state.present ? leave : up(now); if (to) location.hash = to; },
+    p: () => { location.hash = state.present ? leave : write({ ...state, present: true }); },
     "[": () => state.head != null && move("head", -1, heads), "]": () => state.head != null && move("head", 1, heads),
     ",": () => state.layer != null && move("layer", -1, trace.layers.length), ".": () => state.layer != null && move("layer", 1, trace.layers.length),
     l: () => head && go({ lines: !state.lines, step: "weights" }), n: () => go({ table: !state.table }),
@@ -338,7 +375,8 @@ function pressed(event) {
     const [top, left] = windowAt(now, head.size).map((from, i) => from + (shift[i] * seen(now)) / 2);
     acts[event.key] = () => go({ at: clamped(now, [top, left], head.size) });
   }
-  if (event.key === " " && head && !state.cell && !target.closest("a, button")) acts[" "] = play;
+  if (state.present) Object.assign(acts, { PageUp: acts.ArrowLeft, PageDown: acts.ArrowRight });
+  if (event.key === " " && (state.present || (head && !state.cell)) && !target.closest("a, button")) acts[" "] = play;
   if (!acts[event.key]) return;
   event.preventDefault();
   acts[event.key]();

@@ -9,18 +9,22 @@ import { colour, ink, packed } from "./colours.js";
 /**
  * A part of a matrix and how to draw it. beside: leave space for labels, to align with others.
  * size: rows and columns in words, where the picture has fewer. title: the heading in a product.
+ * large: for a projector. hidden: cells that are still empty. lit: outlined rows and columns, from and to.
  * @typedef {{
  *   name: string, data: ArrayLike<number>, rows: number, columns: number, first: Cell,
  *   rowLabels?: string[] | null, columnLabels?: string[] | null, transposed?: boolean,
  *   scale: Scale, most: number, hatched?: (row: number, column: number) => boolean,
  *   width: number, height: number, role?: string, beside?: boolean, title?: string, size?: [number, number],
+ *   large?: boolean, hidden?: (i: number, j: number) => boolean, lit?: {rows: [number, number], columns: [number, number]},
  *   onhover?: (cell: Cell | null) => void, onpick?: (cell: Cell) => void,
  * }} Part
  */
 /** @typedef {{element: SVGElement, light: (row: number | null, column: number | null) => void}} Drawn */
 
-const LABEL = { width: 74, height: 58, letters: 9 };
-const ROOM = 31; // minimum width in pixels of a cell with a number
+/** Pixels: the smallest font of a number and the smallest cell that has one; the font and the room of labels. */
+const PAGE = { font: 10, width: 31, height: 14, label: 11, left: 74, top: 58 };
+export const LARGE = { font: 36, width: 116, height: 46, label: 30, left: 176, top: 44 };
+const LETTERS = 9; // of a label
 let patterns = 0;
 
 const POOLED = 48; // maximum rows or columns of a factor and of a thumbnail of features
@@ -72,20 +76,23 @@ export function transposed(part) {
 /** @param {Part} part @returns {Drawn} */
 export function matrix(part) {
   const { rows, columns, first, width, height, scale, most } = part;
-  const left = part.rowLabels || part.beside ? LABEL.width : 1;
-  const top = part.columnLabels || part.beside ? LABEL.height : 1;
+  const type = part.large ? LARGE : PAGE;
+  const font = Math.max(type.font, Math.min(width / 3.9, 0.55 * height));
+  const left = part.rowLabels || part.beside ? type.left : 1;
+  const top = part.columnLabels || part.beside ? type.top : 1;
   const pattern = `hatch-${patterns++}`;
   const cells = s("g", {});
   for (let i = 0; i < rows; i++) {
     for (let j = 0; j < columns; j++) {
       const number = part.data[i * columns + j];
-      const cannot = part.hatched?.(first[0] + i, first[1] + j);
-      const fill = cannot ? `url(#${pattern})` : colour(number, scale, most);
+      const [cannot, hidden] = [part.hatched?.(first[0] + i, first[1] + j), part.hidden?.(i, j)];
+      const fill = hidden ? "var(--soft)" : cannot ? `url(#${pattern})` : colour(number, scale, most);
       const [x, y] = [left + j * width, top + i * height];
       cells.append(s("rect", { x, y, width: width - (width > 6 ? 1 : 0), height: height - (height > 6 ? 1 : 0), fill }));
-      if (width >= ROOM && height >= 14 && !cannot) {
-        const at = { x: x + width / 2, y: y + height / 2 + 3.5, fill: ink(fill), "text-anchor": "middle", "font-size": 10 };
-        cells.append(s("text", at, fitting(number, width)));
+      if (width >= type.width && height >= type.height && !cannot && !hidden) {
+        const at = { x: x + width / 2, y: y + height / 2 + 0.35 * font, fill: ink(fill), "text-anchor": "middle", "font-size": font, "data-value": number };
+        const text = fitting(number, ((part.large ? 0.88 : 1) * width * 10) / font);
+        cells.append(s("text", at, part.large && Math.abs(number) < 0.1 && text.includes("e") ? number.toFixed(2).replace("-", "−") : text));
       }
     }
   }
@@ -96,16 +103,18 @@ export function matrix(part) {
     {
       class: "matrix", role: part.onpick ? "application" : "img",
       "aria-label": `${part.name}: ${rows} by ${columns}${part.onpick ? "; arrows move, enter opens a cell" : ""}`,
-      width: left + columns * width + (part.columnLabels ? LABEL.height / 2 : 1), height: top + rows * height + 1,
+      width: left + columns * width + (part.columnLabels && !part.large ? PAGE.top / 2 : 1), height: top + rows * height + 1,
       "font-family": "system-ui, sans-serif", tabindex: part.onpick ? 0 : false,
     },
     s("defs", {}, hatch(pattern)),
     cells,
-    part.rowLabels?.map((text, i) => label(text, first[0] + i, "end", height, left - 6, top + (i + 0.5) * height + 4)),
+    part.rowLabels?.map((text, i) => label(text, LETTERS, first[0] + i, { "text-anchor": "end", "font-size": fits(height, type), x: left - type.label / 2, y: top + (i + 0.5) * height + 0.36 * type.label })),
     part.columnLabels?.map((text, j) => {
-      const [x, y] = [left + (j + 0.5) * width + 3, top - 6];
-      return label(text, first[1] + j, "start", width, x, y, `rotate(-50 ${x} ${y})`);
+      const [x, y] = [left + (j + 0.5) * width + (part.large ? 0 : 3), top - type.label / 2];
+      const turned = part.large ? { "text-anchor": "middle" } : { "text-anchor": "start", transform: `rotate(-50 ${x} ${y})` };
+      return label(text, part.large ? Math.floor(width / (0.6 * type.label)) : LETTERS, first[1] + j, { "font-size": fits(width, type), x, y, ...turned });
     }),
+    part.lit && outline(part.lit, left, top, width, height),
     row,
     column,
   );
@@ -199,12 +208,24 @@ function hatch(id) {
   );
 }
 
-/** @param {string} text @param {number} token @param {string} anchor @param {number} room @param {number} x @param {number} y @param {string} [transform] */
-function label(text, token, anchor, room, x, y, transform) {
+/** The font size of a label next to so many pixels. @param {number} room @param {typeof PAGE} type */
+function fits(room, type) {
+  return Math.max(7, Math.min(type.label, room));
+}
+
+/** @param {string} text @param {number} most  letters @param {number} token @param {object} place */
+function label(text, most, token, place) {
   const letters = [...text];
-  const fits = letters.length > LABEL.letters ? letters.slice(0, LABEL.letters - 1).join("") + "…" : text;
-  const attributes = { x, y, "text-anchor": anchor, "font-size": Math.max(7, Math.min(11, room)), fill: "currentColor", class: "label", "data-token": token };
-  return s("text", transform ? { ...attributes, transform } : attributes, s("title", {}, text), fits);
+  const shown = letters.length > most ? letters.slice(0, most - 1).join("") + "…" : text;
+  return s("text", { ...place, fill: "currentColor", class: "label", "data-token": token }, s("title", {}, text), shown);
+}
+
+/** @param {NonNullable<Part["lit"]>} lit @param {number} left @param {number} top @param {number} width @param {number} height */
+function outline({ rows, columns }, left, top, width, height) {
+  return s("rect", {
+    class: "outlined", x: left + columns[0] * width, y: top + rows[0] * height, width: (columns[1] - columns[0]) * width - 1,
+    height: (rows[1] - rows[0]) * height - 1, fill: "none", stroke: "var(--accent)", "stroke-width": 6,
+  });
 }
 
 /** @param {SVGElement} rect @param {number | null} at @param {number} count @param {(at: number) => number[]} place */

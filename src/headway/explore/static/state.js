@@ -7,7 +7,7 @@
  *   ladder: boolean, rung: string | null, diff: boolean,
  *   layer: number | null, head: number | null, step: string | null, cell: [number, number] | null,
  *   tensor: string | null, part: number | null, at: [number, number] | null, query: number | null,
- *   lines: boolean, table: boolean, without: boolean, training: number | null, view: string | null, sort: string | null, deleted: string | null,
+ *   lines: boolean, table: boolean, without: boolean, present: boolean, frame: number | null, training: number | null, view: string | null, sort: string | null, deleted: string | null,
  * }} State
  */
 
@@ -15,10 +15,10 @@
 export const START = {
   text: null, edits: [], temperature: null, top_k: null, seed: 0, ladder: false, rung: null, diff: false,
   layer: null, head: null, step: null, cell: null, tensor: null, part: null, at: null, query: null,
-  lines: false, table: false, without: false, training: null, view: null, sort: null, deleted: null,
+  lines: false, table: false, without: false, present: false, frame: null, training: null, view: null, sort: null, deleted: null,
 };
 
-const NUMBERS = ["top_k", "seed", "layer", "head", "part", "query", "training"];
+const NUMBERS = ["top_k", "seed", "layer", "head", "part", "query", "training", "frame"];
 
 /** Parse an address; missing and invalid values have their defaults. @param {string} hash */
 export function read(hash) {
@@ -27,7 +27,7 @@ export function read(hash) {
   const state = { ...START, edits: [] };
   for (const [name, value] of parameters) {
     if (["text", "rung", "step", "tensor", "view", "sort", "deleted"].includes(name)) state[name] = value;
-    else if (["diff", "lines", "table", "ladder", "without"].includes(name)) state[name] = value === "1";
+    else if (["diff", "lines", "table", "ladder", "without", "present"].includes(name)) state[name] = value === "1";
     else if (["cell", "at"].includes(name)) {
       const pair = value.split(",").map(Number);
       if (pair.length === 2 && pair.every((n) => Number.isInteger(n) && n >= 0)) state[name] = pair;
