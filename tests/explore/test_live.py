@@ -6,6 +6,7 @@ import torch
 from playwright.sync_api import expect
 
 import headway
+from headway.explore.edits import Edit
 from headway.explore.trace_file import token_records
 from headway.explore.tracers import LadderTracer, ModelTracer, TraceRequest, WithLadder
 from headway.hf.stored import StoredModel
@@ -403,3 +404,18 @@ def test_the_browser_itself_keeps_strangers_out(page, browser, address):
     assert "unsafe" not in policy
     with pytest.raises(Exception, match="Content Security Policy"):
         page.add_script_tag(content="window.fired = 1")
+
+
+def test_without_the_output_matrix_the_output_is_the_contexts(page, address, run):
+    """Each head's part has its context in its place, and the product is not drawn."""
+    edits = f"edit=no output|{LAYER}|"
+    total = 0
+    for head in range(4):
+        opened(page, f"{address}#layer=0&head={head}&step=output&table=1&{edits}")
+        total = total + table(page)
+    assert page.locator(".product").count() == 0
+    assert page.locator(".replaced .equation").count() == 1
+    assert page.inner_text(".flow-arrow s") == "× W_O"
+    changed = (Edit("no output", LAYER),)
+    tensors, _ = ModelTracer(StoredModel.open(run.path)).trace(TraceRequest(TEXT, edits=changed))
+    np.testing.assert_allclose(total, tensors[f"{LAYER}.output"][0], rtol=1e-6)

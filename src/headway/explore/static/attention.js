@@ -233,7 +233,23 @@ export class Head {
   async _output(from, to, training) {
     const matrix = await this.learned("W_output");
     if (!matrix) return this.trace.matrix(this.name("output"), 0, from, to);
-    return times(await this.rows("context", from, to, training), matrix);
+    const context = await this.rows("context", from, to, training);
+    if (!this.edits("output").length) return times(context, matrix);
+    const data = new Float64Array(context.rows * matrix.columns);
+    for (let i = 0; i < context.rows; i++) {
+      data.set(context.data.subarray(i * context.columns, (i + 1) * context.columns), i * matrix.columns + this.index * context.columns);
+    }
+    return { data, rows: context.rows, columns: matrix.columns };
+  }
+
+  /** The edits that change a step of this head. @param {string} step */
+  edits(step) {
+    const { edits = [], edit_kinds = [] } = this.trace.manifest;
+    return edits.filter((edit) => {
+      const kind = edit_kinds.find(({ name }) => name === edit.what);
+      const hit = edit.head == null || (edit.head === this.index) === (kind?.heads !== "others");
+      return edit.attention === this.attention && hit && kind?.step === step;
+    });
   }
 
   /** Rows of queries, keys or values, or of a step that leads to them. @param {string} role @param {number} [from] @param {number} [to] */

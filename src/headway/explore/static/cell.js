@@ -6,7 +6,6 @@ import { largest } from "./colours.js";
 import { matrix, table } from "./matrix.js";
 import { edits, note, picker, words } from "./panel.js";
 import { ofStep } from "./words.js";
-import { edited } from "./head.js";
 import { splitView } from "./split.js";
 
 /** @typedef {import("./main.js").App} App */
@@ -39,7 +38,7 @@ export async function cellView(app, head) {
   const strongest = [...seen].sort((a, b) => row.weights[b] - row.weights[a]).slice(0, SHOWN);
   if (may(chosen) && !strongest.includes(chosen)) strongest.push(chosen);
   strongest.sort((a, b) => a - b);
-  const changed = (/** @type {string} */ step) => edited(app, head, step).length > 0;
+  const changed = (/** @type {string} */ step) => head.edits(step).length > 0;
 
   const hasScore = q && k && row.scores && head.rung !== "fixed";
   const parts = [

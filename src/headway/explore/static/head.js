@@ -91,13 +91,13 @@ export async function headView(app, head) {
         h("div", { class: "scroll" }, shown && focus ? lines(focus) : picture),
         focus && h("figcaption", {}, shown || compared ? null : legend(focus.scale, focus.most, Boolean(focus.hatched)),
           h("code", {}, focus.name),
-          focus.recomputed && note(step === "output" ? "this head's part, recomputed from its context and W_output, in double precision" : "recomputed from queries and keys, in double precision"),
+          focus.recomputed && note(step === "output" ? (head.edits(step).length ? "the context of this head in its place, without W_output" : "this head's part, recomputed from its context and W_output, in double precision") : "recomputed from queries and keys, in double precision"),
           large && note(`rows ${top} to ${bottom - 1} of ${rows}, columns ${left} to ${right - 1} of ${columns}`))),
       state.table && focus ? h("div", { class: "scroll" }, table(focus)) : null,
       large ? await navigator(app, head, top, left) : null,
     ],
     panel: [
-      words(app, ofStep(step, head), edited(app, head, step)),
+      words(app, ofStep(step, head), head.edits(step)),
       await whyPanel(app, sectionOf(head, step), head),
       measures(app, head),
       edits(app, [head]),
@@ -172,7 +172,7 @@ export async function inputsOf(app, head, step, parts) {
   const result = part(step);
   const role = /** @type {string} */ (step.split("_").at(-1));
   const chain = ["queries", "keys", "values"].includes(role) ? head.chain(role) : [];
-  const learned = chain[0] === step ? { left: "x", matrix: `W_${{ queries: "query", keys: "key", values: "value" }[role]}` } : step === "output" ? { left: "context", matrix: "W_output" } : null;
+  const learned = chain[0] === step ? { left: "x", matrix: `W_${{ queries: "query", keys: "key", values: "value" }[role]}` } : step === "output" && !head.edits(step).length ? { left: "context", matrix: "W_output" } : null;
   const matrix = learned && (await head.learned(learned.matrix));
   if (learned && matrix) {
     const left = learned.left === "x" && role !== "queries" ? await asKeys(head, part("x"), result) : part(learned.left);
@@ -189,7 +189,7 @@ export async function inputsOf(app, head, step, parts) {
   const terms = step === "stream" && (await updateOf(app, head, result));
   if (terms) return { terms };
   const names = [...parts.keys()];
-  const before = chain.length ? chain[chain.indexOf(step) - 1] : ["x", "stream", "output"].includes(step) ? undefined : names[names.indexOf(step) - 1];
+  const before = chain.length ? chain[chain.indexOf(step) - 1] : ["x", "stream"].includes(step) ? undefined : names[names.indexOf(step) - 1];
   return { before: before && !hasFeatures(before) === !hasFeatures(step) ? part(before) : null };
 }
 
@@ -374,16 +374,6 @@ function cellValues(
   }
   const steps = [...parts].filter(([name]) => !hasFeatures(name));
   return [["query", `${queries[i]} (${i})`], ["key", `${keys[j]} (${j})`], ...steps.map(([name, part]) => /** @type {[string, string]} */ ([name, value(part)]))];
-}
-
-/** The edits that change this step of this head. @param {App} app @param {Head} head @param {string} step */
-export function edited(app, head, step) {
-  const { edits = [], edit_kinds = [] } = app.trace.manifest;
-  return edits.filter((edit) => {
-    const kind = edit_kinds.find(({ name }) => name === edit.what);
-    const hit = edit.head == null || (edit.head === head.index) === (kind?.heads !== "others");
-    return edit.attention === head.attention && hit && kind?.step === step;
-  });
 }
 
 /** @param {App} app @param {Head} head @param {string[]} steps @param {string} step */

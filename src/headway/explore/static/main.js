@@ -85,6 +85,7 @@ async function render() {
       const focused = same && document.activeElement && identity(document.activeElement);
       const text = field();
       if (text && text.value !== text.defaultValue) typed ??= text.value; // still being written
+      const { scrollY } = window;
       document.body.replaceChildren(...content, dialog);
       document.body.classList.toggle("present", state.present);
       document.body.style.setProperty("zoom", state.present ? String(stage().zoom) : "1");
@@ -96,6 +97,10 @@ async function render() {
       const input = field();
       if (input && typed != null) input.value = typed;
       typed = null;
+      if (level === crumbs(now, headAt(now)).children.length) window.scrollTo(0, scrollY);
+      const tile = document.querySelector(".path [aria-current]");
+      const path = tile?.closest(".path");
+      if (tile && path) path.scrollLeft = tile.getBoundingClientRect().left - path.getBoundingClientRect().left - path.clientWidth / 2;
       if (problem) showProblem();
       document.body.dataset.drawn = hash; // for tests
     };

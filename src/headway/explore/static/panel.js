@@ -32,7 +32,7 @@ export function words(app, text, edits = []) {
   return h("section", { class: "words" },
     h("h2", {}, "What happens here"),
     h("p", {}, text.sentence),
-    equation(text.equation),
+    h("div", { class: edits.length ? "replaced" : false }, equation(text.equation)),
     text.rung && app.trace.manifest.ladder
       ? h("p", {}, h("a", { href: app.address({ ...app.top, ladder: true, rung: text.rung }) }, `on the ladder: ${text.rung}`))
       : null,

@@ -57,7 +57,7 @@ export function pathView(app, head, steps, current, parts, next) {
   const lane = (/** @type {string[]} */ names, /** @type {string | null} */ before) =>
     h("ol", { class: "lane" }, names.map((step, i) => {
       const from = i ? names[i - 1] : before;
-      return h("li", {}, from != null && h("span", { class: "flow-arrow", title: "the operation, and the shape of what flows in" }, h("span", {}, operation(head, step)), h("span", { class: "line", "aria-hidden": "true" }), h("span", { class: "shape" }, size(from))), tile(step));
+      return h("li", {}, from != null && h("span", { class: "flow-arrow", title: "the operation, and the shape of what flows in" }, h(head.edits(step).length ? "s" : "span", {}, operation(head, step)), h("span", { class: "line", "aria-hidden": "true" }), h("span", { class: "shape" }, size(from))), tile(step));
     }));
   const chains = ["queries", "keys", "values"].map((role) => head.chain(role).filter((step) => steps.includes(step))).filter((chain) => chain.length);
   const rest = steps.filter((step) => step !== "x" && !chains.flat().includes(step));

@@ -3,7 +3,7 @@
 import { button, h } from "./dom.js";
 import { colour, ink, largest } from "./colours.js";
 import { contextFrame, count, dotFrame, rowOf, softmaxFrames, tileFrames } from "./frames.js";
-import { cut, edited, inputsOf, partsOf, seen, stepsOf, training, windowOf } from "./head.js";
+import { cut, inputsOf, partsOf, seen, stepsOf, training, windowOf } from "./head.js";
 import { rungAt } from "./ladder.js";
 import { equation } from "./math.js";
 import { LARGE, matrix, pooled, product } from "./matrix.js";
@@ -40,18 +40,18 @@ function scoresOf(head) {
   return ["masked", "capped", "scaled", "scores"].find((step) => head.steps.includes(step));
 }
 
-/** What the frames of a step show; null if it has none. @param {App} app @param {Head} head @param {string} step */
-function kindOf(app, head, step) {
+/** What the frames of a step show; null if it has none. @param {Head} head @param {string} step */
+function kindOf(head, step) {
   const { facts, rung } = head;
   if (!head.steps.includes(step)) return null;
   if (step === "context" && rung === "tiled") return "tiles";
   const softmax = !facts || (facts.normalizer === "softmax" && (facts.recomputable || facts.additive));
-  return step === "weights" && softmax && scoresOf(head) && !edited(app, head, step).length ? "softmax" : "rows";
+  return step === "weights" && softmax && scoresOf(head) && !head.edits(step).length ? "softmax" : "rows";
 }
 
 /** The number of frames of a step. @param {App} app @param {Head} head @param {string} step */
 function framesOf(app, head, step) {
-  const kind = kindOf(app, head, step);
+  const kind = kindOf(head, step);
   const { top, bottom } = windowOf(app, head.size);
   return kind ? count(kind, bottom - top, head.size[1]) : 1;
 }
@@ -97,7 +97,7 @@ function isLadder({ state, trace }) {
 export async function presentation(app, head, view, strip, help) {
   const { state } = app;
   const slide = head && !state.cell ? await stepSlide(app, head) : !head && isLadder(app) ? await rungSlide(app) : viewSlide(app, await view());
-  const steps = head && !state.cell && kindOf(app, head, stepsOf(app, head).step);
+  const steps = head && !state.cell && kindOf(head, stepsOf(app, head).step);
   return [
     h("nav", { class: "names", "aria-label": "slides" },
       h("ol", {}, slide.names.map(([name, to], i) => h("li", {}, h("a", { href: app.address(to), "aria-current": i === slide.at ? "step" : false }, name)))),
@@ -169,7 +169,7 @@ async function stepSlide(app, head) {
   const layer = [...trace.layers, ...trace.rungs].find((one) => one.heads.includes(head));
   const window = windowOf(app, head.size);
   const parts = await partsOf(app, head, steps, window);
-  const kind = state.frame == null ? null : kindOf(app, head, step);
+  const kind = state.frame == null ? null : kindOf(head, step);
   const frame = Math.min(state.frame ?? 0, framesOf(app, head, step) - 1);
   /** @type {Child[]} */
   let picture;
