@@ -59,10 +59,12 @@ def section(tracer):
     edits = (Edit("off", prefix[:-1], head),)
     off = shares(tracer.trace(TraceRequest(TEXT, edits=edits))[0])
     changed = np.argsort(-abs(off - usual))[:2]
-    effect = " and ".join(f"`{vocabulary[i]}` from {usual[i]:.1%} to {off[i]:.1%}" for i in changed)
+    effect = " and that of ".join(
+        f"`{vocabulary[i]}` changes from {usual[i]:.1%} to {off[i]:.1%}" for i in changed
+    )
     at = f"#layer={layer}&head={head}&step="
     lines = [
-        f'Head {head} of layer {layer} of the demo model, on the text "{TEXT}": it gives {measured[layer, head]:.0%} of its attention to the previous token, more than any other head after layer 0. This is the way of the query {token(manifest, query)} and the key {token(manifest, key)}; the addresses open the step on your page.',
+        f'Head {head} of layer {layer} of the demo model, on the text "{TEXT}": it gives {measured[layer, head]:.0%} of its attention to the previous token, more than any other head after layer 0. The steps below follow the query {token(manifest, query)} and the key {token(manifest, key)}; each address opens the step on your page.',
         "",
         f"1. **x** (`{at}x`). The residual stream has {before.size} numbers per token. After the norm of the layer they are x, which all heads read.",
         f"2. **Queries, keys, values** (`{at}unnormalized_queries`). x times W_query ({before.size} × {d_k}) is the query of {token(manifest, query)}: {d_k} numbers of length {length['unnormalized_queries']:.2f}. W_key and W_value make its key and its value.",
@@ -74,7 +76,7 @@ def section(tracer):
         f"8. **Weights** (`{at}weights`). The softmax of the row gives {token(manifest, key)} a weight of {weights[query, key]:.2f}.",
         f"9. **Context and output** (`{at}output`). The values, each times its weight, add up to the context. W_output turns it into an update of length {np.linalg.norm(output):.2f}; that of all heads together has {np.linalg.norm(tensors[prefix + 'output'][0, query]):.2f}.",
         f"10. **Stream** (`{at}stream`). The update changes the stream from a length of {np.linalg.norm(before):.2f} to {np.linalg.norm(after):.2f}.",
-        f"11. **Next token** (`{at}next`). After the last layer the model predicts `{vocabulary[usual.argmax()]}` with {usual.max():.1%}. *Without it*, with this head switched off, {effect}: one head of {tracer.config.layers * tracer.config.attention.heads}.",
+        f"11. **Next token** (`{at}next`). After the last layer the model predicts `{vocabulary[usual.argmax()]}` with {usual.max():.1%}. With this head switched off (*without it*), the probability of {effect}. The model has {tracer.config.layers * tracer.config.attention.heads} heads.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -100,3 +100,21 @@ def test_before_and_after_an_edit(page, compared, tmp_path):
     assert page.locator(".compared h3").first.inner_text() == "before the edit"
     np.testing.assert_allclose(hovered(page, 0, 7, 2)[0], before, rtol=1e-5)
     assert "before the edit → after the edit" in page.inner_text(".upcoming")
+
+
+def test_models_of_different_sizes(page, compared, run, tmp_path):
+    sizes = {"context": 80, "width": 24, "layers": 2, "heads": 2, "steps": 1, "batch": 2}
+    names = {"name": "small", "runs": str(run.path.parent), "tokenizer": "byte"}
+    small = headway.train(str(run.path.parent / "text.txt"), **names, **sizes)
+    trace = compared.tracer.trace(TraceRequest(TEXT))
+    base = ModelTracer(StoredModel.open(small.path)).trace(TraceRequest(TEXT))
+    (tmp_path / "page.html").write_text(export.page(*trace, base=base))
+    at = (tmp_path / "page.html").as_uri()
+    opened(page, at)
+    assert "NaN" not in page.inner_text("body")
+    opened(page, f"{at}#layer=0&tensor=blocks.0.after_mlp&diff=1")
+    assert page.locator(".compared").count() == 0
+    opened(page, f"{at}#layer=0&head=3&step=weights&diff=1")
+    assert "small has no weights in this head" in page.inner_text(".focus")
+    opened(page, f"{at}#layer=0&head=1&step=queries&diff=1")
+    assert "The shapes differ" in page.inner_text(".focus")

@@ -235,7 +235,7 @@ def hostile(manifest):
         tokens[:] = [token] * len(tokens)
     texts = dict.fromkeys(("title", "text", "rung", "path"), NASTY)
     edits = [{"what": NASTY, "attention": f"{NASTY}.attention", "head": 0}]
-    kind = {"name": NASTY, "step": "weights", "label": NASTY, "heads": "any", "without": NASTY}
+    kind = {"name": NASTY, "shown": ["weights"], "label": NASTY, "heads": "any", "without": NASTY}
     lists = {"vocabulary": [NASTY] * 256, "edit_kinds": [kind]}
     for rung in manifest["ladder"]["rungs"]:
         rung |= dict.fromkeys(("idea", "equation", "source"), NASTY)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import headway
+from gpts import gpt_config
 from headway.explore import trace_file, tracers
 from headway.explore.edits import EDITS, Edit, apply_all
 from headway.explore.tracers import LadderTracer, ModelTracer, TraceRequest, WithLadder
@@ -122,6 +123,18 @@ def test_one_head_alone_and_without_the_output_matrix(tracer):
     assert not tensors[f"{LAYER}.output"][0, :, 8:16].any()  # head 1 was off before
 
 
+def test_without_the_mask_a_position_bias_stays(new_run):
+    run = new_run(gpt_config(256, 12, 24, 1, 4, positions="alibi"))
+    tracer = ModelTracer(StoredModel.open(run.path))
+    plain, _ = tracer.trace(TraceRequest("abcabd"))
+    tensors, _ = tracer.trace(TraceRequest("abcabd", edits=(Edit("no mask", LAYER),)))
+    before, after = (one[f"{LAYER}.masked"] for one in (plain, tensors))
+    seen = np.isfinite(before)
+    assert np.array_equal(after[seen], before[seen])
+    assert np.array_equal(after[~seen], tensors[f"{LAYER}.scaled"][~seen])
+    assert not np.array_equal(before[seen], plain[f"{LAYER}.scaled"][seen])
+
+
 def test_without_rotary_positions(modern):
     edits = (Edit("no rotary", "blocks.1.attention"),)
     of_modern = ModelTracer(StoredModel.open(modern.path))
@@ -151,7 +164,7 @@ def test_without_rotary_positions(modern):
         ({"what": "off", "attention": LAYER, "head": -1}, "head must be an integer >= 0"),
         ({"what": "off", "attention": LAYER, "head": True}, "head must be an integer >= 0"),
         ({"what": "alone", "attention": LAYER}, "'alone' needs the head that stays"),
-        ({"what": "no rotary", "attention": LAYER, "head": 0}, "changes all heads: leave out the"),
+        ({"what": "no rotary", "attention": LAYER, "head": 0}, "changes all heads: remove"),
         ({"what": "off"}, "an edit must have"),
         ({"what": "off", "attention": LAYER, "more": 1}, "an edit must have"),
         ("off", "an edit must have"),

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
+import headway
 from headway.attention.positions import Rotary
 from headway.explore import export
+from headway.explore.notebook import show
 from headway.explore.tracers import ModelTracer, TraceRequest
 from headway.hf.stored import StoredModel
 from headway.ladder.why import WHY
@@ -135,3 +137,17 @@ def test_the_texts_are_data_in_the_page():
     inside = export.shell().partition('id="why">')[2].partition("</script>")[0]
     assert "<" not in inside
     assert json.loads(inside)["scaled"]["problem"] == WHY["scaled"].problem
+
+
+def test_later_tokens_of_queries_at_the_end(page, tmp_path):
+    """Two queries after four keys: `offset` says which keys are later."""
+    generator = np.random.default_rng(0)
+    queries, keys = generator.normal(size=(1, 2, 4)), generator.normal(size=(1, 6, 4))
+    with headway.trace() as steps:
+        headway.attend(queries, keys, keys, causal=True, kernel="plain")
+    show(steps, ["q4 q5", "k0 k1 k2 k3 k4 k5"]).save(tmp_path / "page.html")
+    opened(page, f"{(tmp_path / 'page.html').as_uri()}#layer=0&head=0&step=masked&without=1")
+    free = softmax(steps["scaled"][0], is_causal=False)
+    cells = page.locator("table.without tbody td").all_inner_texts()
+    np.testing.assert_allclose(float(cells[1][:-2]), 100 * free[0, 5] / 2, rtol=1e-2)
+    assert cells[3].startswith("q4 reads the later token k5 with")

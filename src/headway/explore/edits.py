@@ -33,7 +33,7 @@ class Edit:
         if self.head is None and EDITS[self.what].heads == "others":
             raise ValueError(f"{self.what!r} needs the head that stays")
         if self.head is not None and EDITS[self.what].heads == "all":
-            raise ValueError(f"{self.what!r} changes all heads: leave out the head")
+            raise ValueError(f"{self.what!r} changes all heads: remove `head`")
         if type(self.attention) is not str or set("*?[") & set(self.attention):
             raise ValueError(f"invalid name of an attention: {self.attention!r}")
 
@@ -87,6 +87,21 @@ def _skipped(before: str, step: str) -> Steps:
         return scores
 
     return {before: keep, step: lambda value: kept[0]}
+
+
+def _unmasked() -> Steps:
+    """Undo the mask, but not a bias: only cells of -inf get their score back."""
+    kept: list[Array] = []
+
+    def keep(scores: Array) -> Array:
+        kept[:] = [scores]
+        return scores
+
+    def unmasked(scores: Array) -> Array:
+        xp = namespace(scores)
+        return xp.where(scores == -xp.inf, kept[0], scores)
+
+    return {"*ca*ed": keep, "masked": unmasked}  # scaled and, if there is a cap, capped
 
 
 def _unrotated() -> Steps:
@@ -159,12 +174,12 @@ def _divided(share: Array) -> Array:
 class Kind(NamedTuple):
     """A kind of edit.
 
-    step: the step that shows it. label: for the page. steps: the changes. heads: which heads it
+    shown: the steps that show it. label: for the page. steps: the changes. heads: which heads it
     changes: one or all ("any"), always "all", or all "others". without: the text of `ladder/why.md`
     to which it is the opposite.
     """
 
-    step: str
+    shown: tuple[str, ...]
     label: str
     steps: Callable[[], Steps]
     heads: Literal["any", "all", "others"] = "any"
@@ -175,28 +190,28 @@ class Kind(NamedTuple):
 EDITS: Mapping[str, Kind] = MappingProxyType(
     {
         "no rotary": Kind(
-            "queries", "queries and keys are not rotated", _unrotated, "all", "rotary"
+            ("queries", "keys"), "queries and keys are not rotated", _unrotated, "all", "rotary"
         ),
-        "off": Kind("context", "head switched off (its context is 0)", _off, without="context"),
-        "alone": Kind("context", "all other heads are switched off", _off, "others", "heads"),
+        "off": Kind(("context",), "head switched off (its context is 0)", _off, without="context"),
+        "alone": Kind(("context",), "all other heads are switched off", _off, "others", "heads"),
         "no scale": Kind(
-            "scaled",
+            ("scaled",),
             "scores are not scaled",
             partial(_skipped, "scores", "scaled"),
             without="scaled",
         ),
         "no mask": Kind(
-            "masked",
-            "no mask: tokens attend to later tokens",
-            partial(_skipped, "scaled", "masked"),
+            ("masked",),
+            "the mask is removed, so tokens attend to later tokens",
+            _unmasked,
             without="masked",
         ),
-        "uniform": Kind("weights", "uniform weights", _uniform),
-        "identity": Kind("weights", "each token attends to itself only", _identity),
-        "previous": Kind("weights", "each token attends to the previous token only", _previous),
+        "uniform": Kind(("weights",), "uniform weights", _uniform),
+        "identity": Kind(("weights",), "each token attends to itself only", _identity),
+        "previous": Kind(("weights",), "each token attends to the previous token only", _previous),
         "no output": Kind(
-            "output",
-            "no output matrix: the contexts of the heads next to each other",
+            ("output",),
+            "the output matrix is left out: the contexts of the heads are put side by side",
             _concatenated,
             "all",
             "output",

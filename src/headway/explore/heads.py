@@ -18,7 +18,8 @@ def statistics(
     weights: the rows of these queries. ids: the tokens of the text; None if they are unknown.
 
         queries    number of queries over which the means are taken
-        repeated   number of those whose token occurred before; `induction` is a mean over them
+        repeated   number of those whose token occurred before, over which `induction` is a mean;
+                   None if the tokens are unknown
         heads      of each head:
             previous, itself, first   mean attention weight on the previous token, on the token
                                       itself, on the first token
@@ -40,7 +41,7 @@ def statistics(
     columns["entropy"] = [finite(mean) for mean in entropy.mean(axis=-1)]
     return {
         "queries": len(rows),
-        "repeated": int((after >= 0).sum()),
+        "repeated": None if ids is None else int((after >= 0).sum()),
         "heads": [
             dict(zip(columns, head, strict=True)) for head in zip(*columns.values(), strict=True)
         ],

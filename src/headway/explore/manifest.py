@@ -65,7 +65,7 @@ class Measures(TypedDict):
     """What the heads of an attention do."""
 
     queries: int
-    repeated: int
+    repeated: int | None
     heads: list[Measured]
 
 
@@ -81,7 +81,7 @@ class EditKind(TypedDict):
     """A kind of edit; see `edits.Kind`."""
 
     name: str
-    step: str
+    shown: list[str]
     label: str
     heads: Literal["any", "all", "others"]
     without: str | None

@@ -54,7 +54,10 @@ CHARACTERS = 100_000  # maximum length of a text
 TEMPERATURE = 100  # the maximum; above it all tokens have almost the same probability
 WAITING = 4  # maximum number of waiting requests
 SECONDS = 60.0  # maximum time of one request
-KEPT, BYTES = 8, 2 * 2**30  # trace files and their bytes; the first and the latest are always kept
+KEPT, BYTES = (
+    8,
+    2 * 2**30,
+)  # trace files and their bytes; the first and the latest two are always kept
 
 # The table of the operating system may be wrong for scripts.
 MEDIA = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}
@@ -177,7 +180,7 @@ class Traces:
         path = self._path(_id(request))
         trace_file.save(path, tensors, manifest)
         self._kept.append(path.stem)
-        while len(self._kept) > KEPT or (self._bytes() > BYTES and len(self._kept) > 2):
+        while len(self._kept) > KEPT or (self._bytes() > BYTES and len(self._kept) > 3):
             self._path(self._kept.pop(1)).unlink()  # 0 is the first request
         return path
 

@@ -170,7 +170,7 @@ class ModelTracer:
             "edit_kinds": [
                 {
                     "name": name,
-                    "step": kind.step,
+                    "shown": list(kind.shown),
                     "label": kind.label,
                     "heads": kind.heads,
                     "without": kind.without,

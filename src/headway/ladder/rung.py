@@ -57,7 +57,7 @@ class Rung:
     products: maps the number of heads and of blocks of keys to the number of matrix products.
     causal: no token attends to a later one. has_heads, has_dropout: whether the rung supports them.
     has_blocks: only the scores of one block of keys exist at a time.
-    equals: the rung with the same result, whose parameters are stored in another layout.
+    equals: the rung with the same result by design.
     step: decodes one token, `(x (..., 1, d_in), parameters, state) -> (context, state)`; rungs
         with heads also take `heads=`; the first state is None. state_size: maps a RungConfig and
         the number of tokens so far to the size of the state. Both are None if the rung must process

@@ -27,8 +27,8 @@ from headway.tracing import INSIDE
 
 Colors = tuple[tuple[int, int, int], ...]
 
-# The color scales of the explorer's page, which color-blind readers can order: the weights from 0
-# to the largest, other numbers from blue to red. 0 is close to the color of the background.
+# Color scales that color-blind readers can order: the weights from 0 to the largest, other numbers
+# from blue to red. 0 is close to the color of the background.
 _WEIGHTS_DARK = ((36, 34, 43), (83, 64, 124), (141, 111, 196), (202, 180, 238), (236, 226, 251))
 _WEIGHTS_LIGHT = ((247, 245, 251), (193, 182, 222), (134, 108, 184), (79, 41, 132), (51, 12, 95))
 _SIGNED_DARK = ((146, 197, 222), (33, 102, 172), (34, 34, 42), (178, 24, 43), (244, 165, 130))

@@ -248,7 +248,7 @@ export class Head {
     return edits.filter((edit) => {
       const kind = edit_kinds.find(({ name }) => name === edit.what);
       const hit = edit.head == null || (edit.head === this.index) === (kind?.heads !== "others");
-      return edit.attention === this.attention && hit && kind?.step === step;
+      return edit.attention === this.attention && hit && Boolean(kind?.shown.includes(step));
     });
   }
 

@@ -1,7 +1,7 @@
 // Level 4, a cell: how one weight of one head is computed.
 
 import { h, s } from "./dom.js";
-import { exact, percent, pixels, short } from "./numbers.js";
+import { bracket, exact, percent, pixels, short } from "./numbers.js";
 import { largest } from "./colours.js";
 import { matrix, table } from "./matrix.js";
 import { edits, note, picker, words } from "./panel.js";
@@ -173,9 +173,4 @@ function mixed(app, row, values, strongest, seen, tokens, query) {
     note(`Each row is a weight times a value${left}; the last row is their sum over all keys, the context.`),
     app.state.table ? h("div", { class: "scroll" }, table(part)) : null,
   ];
-}
-
-/** @param {number} x */
-function bracket(x) {
-  return x < 0 ? `(${short(x)})` : short(x);
 }

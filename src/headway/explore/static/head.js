@@ -144,7 +144,7 @@ async function comparison(app, head, steps, step, focus, window) {
   const { base } = app;
   if (!base) return null;
   const before = base.head(head.attention, head.index);
-  if (!before.path.includes(step)) return note(`${base.manifest.title} has no ${label(head, step)} in this head.`);
+  if (head.index >= (before.facts?.heads ?? 1) || !before.path.includes(step)) return note(`${base.manifest.title} has no ${label(head, step)} in this head.`);
   const parts = await partsOf(app, before, steps.filter((one) => before.path.includes(one)), window);
   return sideBySide(app, /** @type {Part} */ (parts.get(step)), focus, baseNames(app));
 }
@@ -186,7 +186,8 @@ export async function inputsOf(app, head, step, parts) {
     const weights = part(parts.has("dropped") ? "dropped" : "weights");
     return { left: weights, top: { ...(await operand(head, "values", weights.first[1], weights.columns)), rowLabels: weights.columnLabels } };
   }
-  const terms = step === "stream" && (await updateOf(app, head, result));
+  const added = head.trace.manifest.model?.norm?.placement !== "after"; // else the sum is normalized
+  const terms = step === "stream" && added && (await updateOf(app, head, result));
   if (terms) return { terms };
   const names = [...parts.keys()];
   const before = chain.length ? chain[chain.indexOf(step) - 1] : ["x", "stream"].includes(step) ? undefined : names[names.indexOf(step) - 1];
@@ -396,7 +397,7 @@ function controls(app, head, steps, step) {
     head.steps.includes(step) ? button("row by row", () => app.go({ present: true, frame: 0 }), { title: "in a presentation" }) : null,
     button("numbers", () => app.go({ table: !state.table }), { "aria-pressed": String(state.table) }),
     dropout && ["weights", "dropped", "context"].includes(step) && [
-      button(drawn == null ? "show training's dropout" : "hide dropout", () => app.go({ training: drawn == null ? 0 : null, step: drawn == null ? "dropped" : "weights" })),
+      button(drawn == null ? "show dropout as in training" : "hide dropout", () => app.go({ training: drawn == null ? 0 : null, step: drawn == null ? "dropped" : "weights" })),
       drawn != null && button("sample again", () => app.go({ training: drawn + 1, step: "dropped" })),
-      drawn != null && note(`p = ${training(app, head)?.rate}, seed ${drawn}: the same random cells as in training`)]);
+      drawn != null && note(`p = ${training(app, head)?.rate}, seed ${drawn}: ${app.trace.manifest.model?.dropout ? "the same random cells as in training" : "an example, because this model was trained without dropout"}`)]);
 }

@@ -59,7 +59,7 @@ export async function layerView(app, layer) {
     ],
     panel: [
       words(app, ofLayer(layer.heads[0], layer.heads.length, trace.manifest)),
-      layer.heads.length > 1 && trace.manifest.kind === "model" ? await whyPanel(app, "heads", layer.heads[0]) : null,
+      (layer.heads[0].facts?.heads ?? 1) > 1 && trace.manifest.kind === "model" ? await whyPanel(app, "heads", layer.heads[0]) : null,
       share && note(`Norm of the update relative to the stream: attention ${short(share[0])}, MLP ${short(share[1] ?? 0)} (mean over tokens).`),
       note("Click a box to see its values, or a head to see its steps."),
       edits(app, layer.heads),
@@ -139,7 +139,8 @@ async function tensorView(app, name) {
         ["value", String(numbers.data[(cell[0] - top) * columns + cell[1]])]] : []),
   };
   const { base } = app;
-  const compared = state.diff && base?.has(name) ? sideBySide(app, { ...part, data: cut(await base.matrix(name, index, top, bottom), left, right) }, part, baseNames(app)) : null;
+  const comparable = base?.has(name) && String(base.shapes.get(name)) === String(shape);
+  const compared = state.diff && base && comparable ? sideBySide(app, { ...part, data: cut(await base.matrix(name, index, top, bottom), left, right) }, part, baseNames(app)) : null;
   const by = size / 2;
   const move = (/** @type {number} */ down, /** @type {number} */ along) => app.go({ at: clamped(app, [top + down, left + along], [rows, columns]) });
   return h("figure", { class: "focus" },
@@ -150,7 +151,7 @@ async function tensorView(app, name) {
       rows > size && [button("▲", () => move(-by, 0), { "aria-label": "rows before" }), button("▼", () => move(by, 0), { "aria-label": "rows after" })],
       columns > size && [button("◀", () => move(0, -by), { "aria-label": "features before" }), button("▶", () => move(0, by), { "aria-label": "features after" })],
       count > 1 && picker("head", Array.from({ length: count }, (_, i) => `Head ${i}`), index, (to) => app.go({ part: to })),
-      base?.has(name) ? button("side by side", () => app.go({ diff: !state.diff }), { "aria-pressed": String(state.diff) }) : null,
+      comparable ? button("side by side", () => app.go({ diff: !state.diff }), { "aria-pressed": String(state.diff) }) : null,
       button("numbers", () => app.go({ table: !state.table }), { "aria-pressed": String(state.table) }),
       button("close", () => app.go({ tensor: null, part: null, at: null }))),
     state.table ? h("div", { class: "scroll" }, table(part)) : null);

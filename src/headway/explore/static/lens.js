@@ -62,7 +62,7 @@ export async function lensView(app) {
         : null,
     ],
     panel: [
-      words(app, TEXT),
+      words(app, masked ? { ...TEXT, sentence: TEXT.sentence.replace("the next token", "the token in its place") } : TEXT),
       h("section", {}, h("h2", {}, "What this does not show"),
         h("p", {}, "Only the last layer was trained to be read in this way. An earlier stream may hold the answer in a form that this readout cannot see, so a wrong token does not mean that the layer knows nothing.")),
       edits(app),

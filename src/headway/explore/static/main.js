@@ -29,7 +29,7 @@ import { picturePNG, pictureSVG, saveAs } from "./save.js";
  */
 
 const KEYS = [
-  ["← →", "previous step, next step; on the ladder: rungs"], ["space", "play, pause"], ["esc", "leaves a presentation; one level up"],
+  ["← →", "previous step, next step; on the ladder: rungs"], ["space", "play, pause"], ["esc", "leave the presentation, or go one level up"],
   ["[ ]", "previous head, next head"], [", .", "previous layer, next layer"],
   ["shift + arrows", "scroll in a large matrix"],
   ["p", "presentation: one step at a time, large"],
@@ -411,7 +411,10 @@ async function start() {
     return;
   }
   window.addEventListener("hashchange", render);
-  window.addEventListener("resize", render);
+  window.addEventListener("resize", () => {
+    played = timer !== undefined; // a player goes on, in full screen too
+    render();
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", render);
   document.addEventListener("click", follow);
   document.addEventListener("keydown", pressed);

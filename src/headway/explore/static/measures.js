@@ -11,7 +11,7 @@ import { note } from "./panel.js";
 export const MEASURES = {
   previous: { title: "previous token", what: "mean weight on the token before" },
   itself: { title: "itself", what: "mean weight on the token itself" },
-  first: { title: "first token", what: "mean weight on the first token; the first query can attend to nothing else" },
+  first: { title: "first token", what: "mean weight on the first token" },
   induction: { title: "induction", what: "mean weight on the token after the last earlier occurrence of the current token" },
   entropy: { title: "entropy", what: "mean entropy of the weights, in nats: 0 if all weight is on one key" },
 };
@@ -30,7 +30,8 @@ export function shown(name, value) {
 export function counted(head) {
   const { queries, repeated } = head.trace.manifest.heads?.[head.attention] ?? { queries: 0, repeated: 0 };
   const rows = head.size[0];
-  return `${queries === rows ? `Means over all ${rows} queries` : `Means over ${queries} of ${rows} queries, evenly spaced`}. Induction: ${repeated ? `over the ${repeated} whose token occurred before` : "no token of this text occurs twice"}.`;
+  const none = repeated == null ? "unknown, because the trace has no token ids" : "none of their tokens occurred before";
+  return `${queries === rows ? `Means over all ${rows} queries` : `Means over ${queries} of ${rows} queries, evenly spaced`}. Induction: ${repeated ? `over the ${repeated} whose token occurred before` : none}.`;
 }
 
 /** What a head does on this text, for the panel. @param {App} app @param {Head} head */

@@ -49,7 +49,7 @@ async function layersView(app) {
       changes[layer.name] && h("div", { class: "stream", title: `relative norm of the update: attention ${short(attention)}, MLP ${short(mlp)}` },
         h("span", { class: "attention", style: { height: `${2 + THICK * Math.min(attention, 1)}px` } }),
         h("span", { class: "mlp-update", style: { height: `${2 + THICK * Math.min(mlp, 1)}px` } })),
-      moved != null && h("span", { class: "moved", title: `relative difference of the residual stream of token ${position} from the unchanged model` }, `Δ ${percent(moved)}`));
+      moved != null && h("span", { class: "moved", title: `relative difference of the residual stream of token ${position}: ${baseNames(app).join(" → ")}` }, `Δ ${percent(moved)}`));
   }));
   const stream = (/** @type {string} */ title, /** @type {string} */ name) =>
     trace.shapes.has(name) && h("div", { class: "end" }, h("h3", {}, title), h("span", { class: "shape" }, (trace.shapes.get(name) ?? []).slice(1).join(" × ")), h("div", { class: "stream" }), base && h("span", { class: "moved" }, "\u00a0"));
@@ -82,6 +82,7 @@ async function distance(
   const name = step(layer, "after_mlp");
   if (!trace.has(name) || !base.has(name)) return null;
   const [now, before] = await Promise.all([trace, base].map((one) => one.matrix(name, 0, position, position + 1)));
+  if (now.columns !== before.columns) return null;
   let [moved, length] = [0, 0];
   for (let c = 0; c < now.columns; c++) {
     moved += (now.data[c] - before.data[c]) ** 2;

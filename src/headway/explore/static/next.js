@@ -36,7 +36,7 @@ export async function nextStrip(app) {
     h("ol", {}, shown.map((id) => h("li", {}, h("span", { class: "token" }, vocabulary[id] ?? `(${id})`), " ",
       old ? [h("s", {}, percent(old[id] ?? 0)), " "] : null,
       h("span", { "data-value": now[id] }, percent(now[id])),
-      old ? h("span", { class: change(100 * (now[id] - old[id])) === "0" ? "note" : now[id] < old[id] ? "less" : "more" }, ` (${change(100 * (now[id] - old[id]))})`) : null))));
+      old ? h("span", { class: change(100 * (now[id] - (old[id] ?? 0))) === "0" ? "note" : now[id] < (old[id] ?? 0) ? "less" : "more" }, ` (${change(100 * (now[id] - (old[id] ?? 0)))})`) : null))));
 }
 
 /** Whether the model predicts masked words, not the next token. @param {Trace} trace */
@@ -69,7 +69,7 @@ export async function nextBars(app, position) {
         h("span", { class: "token" }, vocabulary[id] ?? `(${id})`),
         h("span", { class: "track" },
           h("span", { class: "fill next", style: { width: `${100 * shares[id]}%` } }),
-          old && h("span", { class: "ghost", title: `${baseNames(app)[0]}: ${percent(old[id])}`, style: { left: `${100 * old[id]}%` } })),
+          old && h("span", { class: "ghost", title: `${baseNames(app)[0]}: ${percent(old[id] ?? 0)}`, style: { left: `${100 * (old[id] ?? 0)}%` } })),
         h("span", { class: "number", "data-value": shares[id] }, percent(shares[id]))))),
     followed && h("p", { class: "note" }, `outlined: ${after}${old ? `; line: ${baseNames(app)[0]}` : ""}`),
   ];

@@ -33,3 +33,8 @@ export function percent(x) {
 export function pixels(room, least, most) {
   return Math.max(least, Math.min(most, Math.floor(room)));
 }
+
+/** A number as a term, with brackets if it is negative. @param {number} x */
+export function bracket(x) {
+  return x < 0 ? `(${short(x)})` : short(x);
+}

@@ -88,7 +88,7 @@ function choices(app, heads) {
     });
   const box = (/** @type {string} */ what, /** @type {string} */ label, /** @type {string} */ step) =>
     has(step) && h("label", {}, h("input", { type: "checkbox", checked: !on(what), onchange: () => set(on(what) ? null : what, [what]) }), ` ${label}`);
-  const shapes = (trace.manifest.edit_kinds ?? []).filter(({ step }) => step === "weights").map(({ name }) => name);
+  const shapes = (trace.manifest.edit_kinds ?? []).filter(({ shown }) => shown.includes("weights")).map(({ name }) => name);
   return h("div", { class: "choices" },
     h("p", { class: "note" }, alone ? `head ${heads[0].label} of ${heads[0].attention}` : "all heads of this layer"),
     box("no scale", "scale", "scaled"),

@@ -26,8 +26,9 @@ export function label(head, step) {
 }
 
 /** What makes a step from the one before it, for the arrow. @param {Head} head @param {string} step */
-export function operation(head, step) {
-  const { scale = 1, softcap } = head.facts ?? {};
+function operation(head, step) {
+  const { softcap } = head.facts ?? {};
+  const scale = head.facts?.scale ?? (head.trace.shapes.get(head.name("queries"))?.at(-1) ?? 1) ** -0.5;
   const root = Math.round(1 / scale ** 2);
   const matrix = { queries: "W_Q", keys: "W_K", values: "W_V" }[/** @type {string} */ (step.split("_").at(-1))];
   const part = label(head, step).split(", ")[1];
@@ -57,7 +58,7 @@ export function pathView(app, head, steps, current, parts, next) {
   const lane = (/** @type {string[]} */ names, /** @type {string | null} */ before) =>
     h("ol", { class: "lane" }, names.map((step, i) => {
       const from = i ? names[i - 1] : before;
-      return h("li", {}, from != null && h("span", { class: "flow-arrow", title: "the operation, and the shape of what flows in" }, h(head.edits(step).length ? "s" : "span", {}, operation(head, step)), h("span", { class: "line", "aria-hidden": "true" }), h("span", { class: "shape" }, size(from))), tile(step));
+      return h("li", {}, from != null && h("span", { class: "flow-arrow", title: "the operation and the shape of its input" }, h(head.edits(step).length ? "s" : "span", {}, operation(head, step)), h("span", { class: "line", "aria-hidden": "true" }), h("span", { class: "shape" }, size(from))), tile(step));
     }));
   const chains = ["queries", "keys", "values"].map((role) => head.chain(role).filter((step) => steps.includes(step))).filter((chain) => chain.length);
   const rest = steps.filter((step) => step !== "x" && !chains.flat().includes(step));

@@ -8,7 +8,7 @@ import { rungAt } from "./ladder.js";
 import { equation } from "./math.js";
 import { LARGE, matrix, pooled, product } from "./matrix.js";
 import { nextBars, positionOf } from "./next.js";
-import { pixels, short } from "./numbers.js";
+import { bracket, pixels, short } from "./numbers.js";
 import { note } from "./panel.js";
 import { label } from "./path.js";
 import { pairs } from "./rotary.js";
@@ -280,11 +280,6 @@ function plus(terms) {
 /** Two digits. @param {number} x */
 function rough(x) {
   return short(Number(x.toPrecision(2)));
-}
-
-/** @param {number} x */
-function bracket(x) {
-  return x < 0 ? `(${short(x)})` : short(x);
 }
 
 /** The largest score of a row as a sum of products. @param {Head} head @param {FullPart} part @param {number} row */

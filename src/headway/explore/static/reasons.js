@@ -31,9 +31,9 @@ export function obstacle(head) {
   const { kind, rung, model, edits = [], edit_kinds = [] } = trace.manifest;
   if (head.attention.startsWith("ladder.") || kind === "ladder") return "On the ladder the vectors of the words are given: they have no earlier parts.";
   if (!inGPT) return "Only scores of a GPT can be split into parts: this trace has no parameters of a GPT.";
-  if (rung) return `Only scores of multi-head attention can be split into parts: the attention of this model is the rung ${rung}.`;
+  if (rung) return `The attention of this model is the rung ${rung} of the ladder; scores can be split into parts only in models with Headway's own attention module.`;
   if (model?.norm?.placement !== "before") return "This model normalizes the sum after every layer, as BERT does, so its stream is not a sum of parts.";
-  if (edits.some(({ what }) => edit_kinds.find(({ name }) => name === what)?.step === "output")) return "An edit replaces the output of a layer, so the stream is not the sum of the outputs of the heads.";
+  if (edits.some(({ what }) => edit_kinds.find(({ name }) => name === what)?.shown.includes("output"))) return "An edit replaces the output of a layer, so the stream is not the sum of the outputs of the heads.";
   const earlier = trace.layers.slice(0, number(block)).flatMap(({ name }) => [`${name}.attention.W_output`, `${name}.mlp.output`]);
   const needed = ["embedded", `${block}.attention_norm.weight`, ...["queries", "keys", "W_query", "W_key"].map((name) => head.name(name)), ...earlier];
   return needed.every((name) => trace.has(name)) ? null : "The parameters and the residual stream are left out of this file, which would be too large with them.";

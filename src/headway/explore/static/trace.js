@@ -18,11 +18,11 @@ import { Head, step } from "./attention.js";
 /** @typedef {{name: string, idea: string, equation: string, source: string, dropout: number, parameters: string[],
  *   differs: Difference | null}} Rung */
 /** @typedef {{what: string, attention: string, head: number | null}} Edit */
-/** @typedef {{name: string, step: string, label: string, heads: "any" | "all" | "others", without: string | null}} EditKind */
+/** @typedef {{name: string, shown: string[], label: string, heads: "any" | "all" | "others", without: string | null}} EditKind */
 /**
  * @typedef {{
  *   kind: string, title: string, other?: string, text: string, tokens: Token[], key_tokens?: Token[], steps: [string, number[]][],
- *   attentions: Record<string, Facts>, heads?: Record<string, {queries: number, repeated: number, heads: Measured[]}>, step?: number | null, path?: string | null, mask?: number | null, validation?: number | null, rung?: string | null,
+ *   attentions: Record<string, Facts>, heads?: Record<string, {queries: number, repeated: number | null, heads: Measured[]}>, step?: number | null, path?: string | null, mask?: number | null, validation?: number | null, rung?: string | null,
  *   model?: Record<string, any>, vocabulary?: string[], changes?: Record<string, number[]>,
  *   overview: number, edits?: Edit[], edit_kinds?: EditKind[], written?: Token[], left_out?: string[],
  *   sampling?: {write: number, temperature: number, top_k: number | null, seed: number},

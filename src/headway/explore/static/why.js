@@ -9,10 +9,14 @@ import { without } from "./without.js";
 /** @typedef {{problem: string, without: string, measured: string, report: string | null, linked: boolean}} Why  linked: the server has the report */
 
 /** The texts by the name of a step or rung. @type {Record<string, Why>} */
-export const WHY = JSON.parse(document.getElementById("why")?.textContent || "{}");
+const WHY = JSON.parse(document.getElementById("why")?.textContent || "{}");
 
 /** The text of a step. @param {Head} head @param {string} step */
 export function sectionOf(head, step) {
+  const { facts, rung } = head;
+  if (rung === "fixed" && ["scores", "weights"].includes(step)) return "fixed";
+  const other = (facts?.additive && step === "scores") || (facts && facts.normalizer !== "softmax" && step === "weights");
+  if (other || (step === "x" && head.attention.startsWith("ladder."))) return ""; // the text is of another step
   const [role, part] = label(head, step).split(", ");
   return part ? { normalized: "norm", rotated: "rotary" }[part] ?? role : step === "next" ? "next" : role;
 }
@@ -23,7 +27,7 @@ export function whyText(section) {
   return why && [
     h("p", {}, prose(why.problem)),
     h("p", {}, h("strong", {}, "Without it: "), prose(why.without)),
-    h("p", {}, h("strong", {}, why.report ? "Measured in the lab, with small GPTs: " : "Measured: "), prose(why.measured),
+    h("p", {}, h("strong", {}, why.report ? "Measured in the lab: " : "Measured: "), prose(why.measured),
       why.report && [" ", why.linked ? h("a", { href: `/${why.report}`, target: "_blank" }, "report") : h("code", {}, why.report)]),
   ];
 }
@@ -37,13 +41,16 @@ function prose(text) {
 export async function whyPanel(app, section, head) {
   const { state, trace, base, live } = app;
   const kind = live.canAsk ? trace.manifest.edit_kinds?.find((one) => one.without === section) : null;
-  const edit = kind && trace.manifest.kind === "model" && !head.attention.startsWith("ladder.")
+  const [heads, width, columns] = trace.header[head.name("W_output")]?.shape ?? [];
+  const possible = section !== "output" || heads * width === columns; // else the contexts do not fit into the stream
+  const edit = kind && possible && trace.manifest.kind === "model" && !head.attention.startsWith("ladder.")
     ? { what: kind.name, attention: head.attention, head: kind.heads === "all" || (kind.heads === "any" && state.head == null) ? null : head.index } : null;
   const same = (/** @type {import("./trace.js").Edit} */ one) => edit && one.what === edit.what && one.attention === edit.attention && one.head === edit.head;
   const on = edit ? state.edits.some(same) : state.without;
   const unchanged = base && trace.manifest.edits?.length ? base.head(head.attention, head.index) : head;
-  const rows = await without(unchanged, section, trace.tokens(head.attention)[1].map((token) => token.display));
+  const rows = await without(unchanged, section, trace.tokens(head.attention).map((tokens) => tokens.map((token) => token.display)));
   const toggle = () => app.go(edit ? { edits: on ? state.edits.filter((one) => !same(one)) : [...state.edits, edit] } : { without: !on });
+  if (!WHY[section]) return null;
   return h("section", { class: "why" },
     h("h2", {}, "Why"), whyText(section),
     (edit || rows) && h("p", {}, button(on ? "with it again" : "without it", toggle, { "aria-pressed": String(Boolean(on)) }),

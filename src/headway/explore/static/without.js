@@ -11,9 +11,9 @@ const LAST = 64; // rows: the last queries of a long text
 
 /** How to compute the weights without a step. @type {Record<string, (head: Head, rows: (step: string) => Promise<Matrix>) => Promise<Matrix>>} */
 const WEIGHTS = {
-  scaled: async (head, rows) => softmax(await rows("scores"), await allowedIn(head, rows)),
-  capped: async (head, rows) => softmax(await rows("scaled"), await allowedIn(head, rows)),
-  masked: async (_, rows) => softmax(await rows("scaled"), () => true),
+  scaled: async (head, rows) => softmax(await biased(head, rows, await rows("scores")), await allowedIn(head, rows)),
+  capped: async (head, rows) => softmax(await biased(head, rows, await rows("scaled")), await allowedIn(head, rows)),
+  masked: async (head, rows) => softmax(await biased(head, rows, await rows(before(head))), () => true),
   rotary: async (head, rows) => scored(head, rows, await rows("unrotated_queries"), await head.read("unrotated_keys")),
   norm: async (head, rows) => {
     const [queries, keys] = [await rows("unnormalized_queries"), await head.read("unnormalized_keys")];
@@ -25,10 +25,11 @@ const WEIGHTS = {
 
 /**
  * The consequences for the last queries of the text; null where nothing is computed.
- * @param {Head} head  of the unchanged model @param {string} section  a name of why.md @param {string[]} tokens @returns {Promise<Row[] | null>}
+ * @param {Head} head  of the unchanged model @param {string} section  a name of why.md @param {string[][]} tokens  of the queries and of the keys @returns {Promise<Row[] | null>}
  */
-export async function without(head, section, tokens) {
+export async function without(head, section, [queries, keys]) {
   const first = Math.max(0, head.size[0] - LAST);
+  const position = first + head.offset; // of the first row among the keys
   const rows = (/** @type {string} */ step) => head.rows(step, first);
   if (section === "output") {
     const matrix = await head.learned("W_output");
@@ -49,14 +50,14 @@ export async function without(head, section, tokens) {
   const changed = await WEIGHTS[section](head, rows);
   const both = (/** @type {string} */ name, /** @type {(weights: Matrix) => string} */ measure) => /** @type {Row} */ ([name, measure(weights), measure(changed)]);
   if (section === "masked") {
-    const most = later(changed, first);
-    const example = most.share > 0 && `${tokens[most.query]} reads the later token ${tokens[most.key]} with ${percent(most.share)}`;
-    return [both("attention to later tokens", (w) => percent(later(w, first).mean)), ...(example ? [/** @type {Row} */ (["for example", "no later token", example])] : [])];
+    const most = later(changed, position);
+    const example = most.share > 0 && `${queries[first + most.row]} reads the later token ${keys[most.key]} with ${percent(most.share)}`;
+    return [both("attention to later tokens", (w) => percent(later(w, position).mean)), ...(example ? [/** @type {Row} */ (["for example", "no later token", example])] : [])];
   }
   return [
     both("entropy of the weights (nats)", (w) => short(mean(w, (x) => (x > 0 ? -x * Math.log(x) : 0)))),
     both("gradient of the softmax, Σ w (1 − w)", (w) => short(mean(w, (x) => x * (1 - x)))),
-    ...(section === "rotary" ? [both("attention to the previous token", (w) => percent(previous(w, first)))] : [both("largest weight of a query, mean", (w) => percent(topped(w)))]),
+    ...(section === "rotary" ? [both("attention to the previous token", (w) => percent(previous(w, position)))] : [both("largest weight of a query, mean", (w) => percent(topped(w)))]),
   ];
 }
 
@@ -75,7 +76,20 @@ async function scored(head, rows, queries, keys) {
       data[i * keys.rows + j] = scale * sum(keys.columns, (c) => queries.data[i * keys.columns + c] * keys.data[j * keys.columns + c]);
     }
   }
-  return softmax({ data, rows: queries.rows, columns: keys.rows }, await allowedIn(head, rows));
+  return softmax(await biased(head, rows, { data, rows: queries.rows, columns: keys.rows }), await allowedIn(head, rows));
+}
+
+/** The step before the mask and the bias. @param {Head} head */
+function before(head) {
+  return head.steps.includes("capped") ? "capped" : "scaled";
+}
+
+/** Scores with the bias of each allowed cell, such as that of ALiBi. @param {Head} head @param {(step: string) => Promise<Matrix>} rows @param {Matrix} scores */
+async function biased(head, rows, scores) {
+  if (!head.facts?.bias) return scores;
+  const [masked, plain] = [await rows("masked"), await rows(before(head))];
+  const data = Float64Array.from(scores.data, (x, at) => (masked.data[at] === -Infinity ? x : x + masked.data[at] - plain.data[at]));
+  return { ...scores, data };
 }
 
 /** @param {Matrix} scores @param {(row: number, column: number) => boolean} may @returns {Matrix} */
@@ -92,22 +106,22 @@ function softmax({ data, rows, columns }, may) {
   return { data: weights, rows, columns };
 }
 
-/** The share of attention on later tokens, and the largest such weight. @param {Matrix} weights @param {number} first */
-function later({ data, rows, columns }, first) {
-  let [mean, share, query, key] = [0, 0, 0, 0];
+/** The share of attention on later tokens, and the largest such weight. @param {Matrix} weights @param {number} position  of the first row */
+function later({ data, rows, columns }, position) {
+  let [mean, share, row, key] = [0, 0, 0, 0];
   for (let i = 0; i < rows; i++) {
-    for (let j = first + i + 1; j < columns; j++) {
+    for (let j = Math.max(0, position + i + 1); j < columns; j++) {
       mean += data[i * columns + j] / rows;
-      if (data[i * columns + j] > share) [share, query, key] = [data[i * columns + j], first + i, j];
+      if (data[i * columns + j] > share) [share, row, key] = [data[i * columns + j], i, j];
     }
   }
-  return { mean, share, query, key };
+  return { mean, share, row, key };
 }
 
-/** The mean weight of the previous token, for all queries but the first. @param {Matrix} weights @param {number} first */
-function previous({ data, rows, columns }, first) {
-  const from = first ? 0 : 1;
-  return rows > from ? sum(rows - from, (i) => data[(i + from) * columns + first + i + from - 1]) / (rows - from) : 0;
+/** The mean weight of the previous token, for all queries that have one. @param {Matrix} weights @param {number} position  of the first row */
+function previous({ data, rows, columns }, position) {
+  const from = Math.max(0, 1 - position);
+  return rows > from ? sum(rows - from, (i) => data[(i + from) * columns + position + i + from - 1]) / (rows - from) : 0;
 }
 
 /** The mean over the rows of the largest weight. @param {Matrix} weights */

@@ -70,7 +70,7 @@ const STEPS = {
     equation: "dropped = weights / (1 - p) with probability 1 - p, else 0", rung: "dropout",
   },
   context: {
-    sentence: "The output is the sum of the values, weighted by the attention weights.",
+    sentence: "The context is the sum of the values, weighted by the attention weights.",
     equation: "context = weights values", rung: "trainable",
   },
 };
@@ -80,7 +80,13 @@ export function ofStep(step, head) {
   const { rung, inGPT, facts, steps } = head;
   const [role, part] = label(head, step).split(", ");
   if (part || ["queries", "keys", "values"].includes(role)) return STEPS[part ?? role];
-  if (step === "x" && !inGPT) return { sentence: "The vectors of the words, one row per word.", equation: "x", rung: null };
+  const { manifest } = head.trace;
+  if (manifest.model?.norm?.placement === "after") {
+    if (step === "x") return { sentence: "The vectors that this attention reads, one row per token: the residual stream itself, because this model normalizes after the attention.", equation: "x = stream", rung: null };
+    if (step === "stream") return { sentence: "The sum of the updates of all heads is added to the residual stream, and the sum is normalized.", equation: "stream = norm(stream + output)", rung: null };
+  }
+  if (step === "next" && manifest.mask != null) return { sentence: "After all layers the vector of the masked token gives the probabilities of the word in its place.", equation: STEPS.next.equation, rung: null };
+  if (step === "x" && head.attention.startsWith("ladder.")) return { sentence: "The vectors of the words, one row per word.", equation: "x", rung: null };
   if (facts?.additive && step === "scores") {
     return { sentence: "Bahdanau's score: tanh of the sum of query and key, multiplied by a learned vector v.", equation: "score = v · tanh(query + key)", rung: null };
   }
