@@ -14,11 +14,15 @@ from pages import CHROMIUM
 
 STATES = {
     "model": "",
+    "heads": "view=heads",
+    "lens": "view=lens",
     "layer": "layer=1",
-    "head": "layer=1&head=2&step=scores",
-    "lines": "layer=1&head=2&step=weights&lines=1",
-    "cell": "layer=1&head=2&step=weights&cell=5,3",
+    "head": "layer=3&head=3&step=scores",
+    "rotary": "layer=3&head=3&step=queries&without=1",
+    "lines": "layer=3&head=3&step=weights&lines=1",
+    "cell": "layer=3&head=3&step=weights&cell=8,7",
     "ladder": "ladder=1&rung=causal",
+    "present": "present=1&layer=3&head=3&step=weights&frame=17",
 }
 TEXT = "If the list is empty, it returns None"
 
@@ -28,11 +32,15 @@ def take(browser, address, folder, **choices):
     context = browser.new_context(viewport={"width": 1280, "height": 820}, **choices)
     page = context.new_page()
     for name, state in STATES.items():
+        page.set_viewport_size({"width": 1280, "height": 720 if name == "present" else 820})
         page.goto("about:blank")
         page.goto(f"{address}#{state}")
         page.wait_for_selector("body:not(.busy) main")
+        if name != "present":  # so high that nothing scrolls, with the line of the next token below
+            height = page.evaluate("document.documentElement.scrollHeight")
+            page.set_viewport_size({"width": 1280, "height": height})
         page.wait_for_timeout(300)
-        page.screenshot(path=folder / f"{name}.png", full_page=True)
+        page.screenshot(path=folder / f"{name}.png")
     context.close()
 
 
