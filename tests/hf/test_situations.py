@@ -2,10 +2,8 @@
 
 import ast
 import json
-import os
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -18,6 +16,7 @@ from headway.attention import dispatch
 from headway.check import models
 from headway.hf.families import families, tiny_model
 from headway.hf.situations import SITUATIONS, observe
+from misbehaving import work
 
 FAMILIES = {family.name: family for family in families()}
 WRONG = ("wrong", "not finite", "raised")
@@ -262,15 +261,6 @@ def test_a_folder_that_headway_cannot_load(tmp_path):
 # The table of all families
 
 
-def _work(connection):
-    while (name := connection.recv()) is not None:
-        if name == "crashes":
-            os._exit(1)
-        if name == "hangs":
-            time.sleep(60)
-        connection.send({"name": name, "versions": observatory.VERSIONS, "reason": "fine"})
-
-
 def family(name):
     return observatory.WatchedFamily(name, "causal", "Model")
 
@@ -278,9 +268,9 @@ def family(name):
 @pytest.mark.slow
 def test_a_family_that_crashes_or_hangs_does_not_stop_the_others():
     worker = observatory.Worker()
-    results = [worker(family(n), 10, _work) for n in ("one", "crashes", "two")]
-    results += [worker(family(n), 1, _work) for n in ("hangs",)]
-    results.append(worker(family("three"), 10, _work))
+    results = [worker(family(n), 10, work) for n in ("one", "crashes", "two")]
+    results += [worker(family(n), 1, work) for n in ("hangs",)]
+    results.append(worker(family("three"), 10, work))
     worker.close()
     reasons = [result["reason"] for result in results]
     assert reasons == [
