@@ -141,8 +141,8 @@ export class Head {
   async rows(step, from = 0, to = Infinity, training = null) {
     const last = Math.min(to, this.size[0]);
     if (step === "output") return { ...(await this._output(from, last, training)), from, recomputed: this.trace.has(this.name("W_output")) };
-    const whole = { x: this.inputs, stream: this.stream }[step]; // of all heads
-    if (whole) return { ...(await this.trace.matrix(whole, 0, from, to)), from, recomputed: false };
+    const shared = { x: this.inputs, stream: this.stream }[step]; // of all heads
+    if (shared) return { ...(await this.trace.matrix(shared, 0, from, to)), from, recomputed: false };
     if (CHAINS.flat().includes(step)) return { ...(await this.read(step, from, to)), from, recomputed: false };
     const changes = training && (step === "dropped" || step === "context");
     if (!changes && this.trace.has(this.name(step))) {

@@ -412,7 +412,7 @@ async function start() {
   }
   window.addEventListener("hashchange", render);
   window.addEventListener("resize", () => {
-    played = timer !== undefined; // a player goes on, in full screen too
+    played = timer !== undefined; // keep playing, for example when the page becomes full screen
     render();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", render);
