@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+import headway
 from headway.explore import export
+from headway.explore.notebook import show
 from headway.explore.tracers import LadderTracer, ModelTracer, TraceRequest
 from headway.hf.stored import StoredModel
 from headway.ladder.rung import SENTENCE
@@ -122,3 +124,14 @@ def test_the_path_of_a_rung(page, tmp_path):
     opened(page, f"{at}#rung=multihead&head=0&step=output&table=1")
     np.testing.assert_allclose(table(page) + second, tensors["ladder.multihead.output"], atol=1e-12)
     assert page.locator(".upcoming").count() == 0
+
+
+def test_a_wide_factor_is_drawn_smaller_but_has_its_shape(page, tmp_path):
+    queries = np.random.default_rng(0).normal(size=(1, 5, 60))
+    with headway.trace() as steps:
+        headway.attend(queries, queries, queries, causal=True, kernel="plain")
+    show(steps, "a b c d e").save(tmp_path / "page.html")
+    opened(page, f"{(tmp_path / 'page.html').as_uri()}#layer=0&head=0&step=scores")
+    assert page.inner_text(".above h3") == "keysᵀ 60 × 5"
+    assert page.inner_text(".beside h3") == "queries 5 × 60"
+    assert page.locator(".beside svg > g").first.locator("rect").count() == 5 * 48

@@ -303,7 +303,7 @@ async function operand(head, role, from, count) {
   const place = /** @type {{name: string, index: number}} */ (head.operand(role));
   const matrix = await head.read(role, from, from + count);
   const inputs = !place.name.endsWith(role);
-  return { ...matrix, name: inputs ? place.name : `${place.name}[${place.index}]`, title: inputs ? "x" : role, role, first: [from, 0], scale: "signed", most: largest(matrix.data) || 1, width: 6, height: 6 };
+  return { ...matrix, name: inputs ? place.name : `${place.name}[${place.index}]`, title: inputs ? "x" : role, role, size: [matrix.rows, matrix.columns], first: [from, 0], scale: "signed", most: largest(matrix.data) || 1, width: 6, height: 6 };
 }
 
 /** A thumbnail of a head's weights. @param {Head} head */

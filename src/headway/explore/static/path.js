@@ -34,7 +34,7 @@ function operation(head, step) {
   const part = label(head, step).split(", ")[1];
   if (matrix) return part ? { rotated: "rotary", normalized: "norm" }[part] : head.chain("queries").length ? `× ${matrix}` : "";
   return {
-    scores: head.rung === "fixed" ? "distance" : "q · k", scaled: Math.abs(1 / scale ** 2 - root) < 1e-6 ? `/ √${root}` : `× ${short(scale)}`,
+    scores: head.rung === "fixed" ? "distance" : head.facts?.additive ? "v · tanh" : "q · k", scaled: Math.abs(1 / scale ** 2 - root) < 1e-6 ? `/ √${root}` : `× ${short(scale)}`,
     capped: `${short(softcap ?? 0)} tanh`, masked: "mask", weights: head.facts?.normalizer ?? (head.rung === "fixed" ? "/ sum" : "softmax"), dropped: "dropout",
     context: "× values", output: head.trace.has(head.name("W_output")) ? "× W_O" : "", stream: "+ stream", next: "all layers",
   }[step] ?? "";
