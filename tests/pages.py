@@ -8,10 +8,17 @@ import time
 import numpy as np
 import uvicorn
 
-from headway.explore import server
+from headway.explore import export, server
 
 # Debian's headless shell needs half the processor time of the complete browser.
 CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+
+
+def written(folder, *trace, **options):
+    """Write the page of a trace to a file, and return its address."""
+    file = folder / "page.html"
+    file.write_text(export.page(*trace, **options))
+    return file.as_uri()
 
 
 def opened(page, address):

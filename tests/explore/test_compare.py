@@ -5,10 +5,9 @@ import pytest
 from playwright.sync_api import expect
 
 import headway
-from headway.explore import export
 from headway.explore.tracers import Compared, ModelTracer, TraceRequest
 from headway.hf.stored import StoredModel
-from pages import opened, served, settled
+from pages import opened, served, settled, written
 
 pytestmark = pytest.mark.xdist_group("browser")
 TEXT = "it was the age"
@@ -60,8 +59,7 @@ def test_models_with_other_tokens_are_refused(compared, tmp_path):
 
 def test_two_models_in_one_file(page, compared, tmp_path):
     trace, base = (compared.trace(TraceRequest(TEXT, other=other)) for other in (False, True))
-    (tmp_path / "page.html").write_text(export.page(*trace, base=base))
-    at = (tmp_path / "page.html").as_uri()
+    at = written(tmp_path, *trace, base=base)
     opened(page, f"{at}#layer=0&head=3&step=weights&diff=1")
     assert page.locator(".compared h3").all_inner_texts() == ["other", "tiny", "difference"]
     before, now = (tensors["blocks.0.attention.weights"][0, 3] for tensors, _ in (base, trace))
@@ -108,8 +106,7 @@ def test_models_of_different_sizes(page, compared, run, tmp_path):
     small = headway.train(str(run.path.parent / "text.txt"), **names, **sizes)
     trace = compared.tracer.trace(TraceRequest(TEXT))
     base = ModelTracer(StoredModel.open(small.path)).trace(TraceRequest(TEXT))
-    (tmp_path / "page.html").write_text(export.page(*trace, base=base))
-    at = (tmp_path / "page.html").as_uri()
+    at = written(tmp_path, *trace, base=base)
     opened(page, at)
     assert "NaN" not in page.inner_text("body")
     opened(page, f"{at}#layer=0&tensor=blocks.0.after_mlp&diff=1")

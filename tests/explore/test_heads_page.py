@@ -11,7 +11,7 @@ from headway.explore import export, tracers
 from headway.explore.notebook import show
 from headway.explore.tracers import ModelTracer, TraceRequest, WithLadder
 from headway.hf.stored import StoredModel
-from pages import opened, settled, table
+from pages import opened, settled, table, written
 
 pytestmark = pytest.mark.xdist_group("browser")
 TEXT = "it was the best of times, it was the worst"
@@ -25,9 +25,7 @@ def traced(run):
 
 @pytest.fixture(scope="module")
 def exported(traced, tmp_path_factory):
-    file = tmp_path_factory.mktemp("page") / "page.html"
-    file.write_text(export.page(*traced))
-    return file.as_uri()
+    return written(tmp_path_factory.mktemp("page"), *traced)
 
 
 def entries(manifest):

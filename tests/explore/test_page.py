@@ -24,7 +24,7 @@ from headway.hf.stored import StoredModel, find
 from headway.torch import GPT
 from headway.torch.gpt import multi_head
 from headway.tracing import INSIDE
-from pages import opened, settled, table
+from pages import opened, settled, table, written
 
 pytestmark = pytest.mark.xdist_group("browser")
 TEXT = "it was the age"
@@ -37,9 +37,7 @@ def traced(run):
 
 @pytest.fixture(scope="module")
 def exported(traced, tmp_path_factory):
-    file = tmp_path_factory.mktemp("page") / "page.html"
-    file.write_text(export.page(*traced))
-    return file.as_uri()
+    return written(tmp_path_factory.mktemp("page"), *traced)
 
 
 def test_the_numbers_of_a_head_are_the_engines(page, exported, traced):

@@ -9,7 +9,7 @@ from headway.explore.notebook import show
 from headway.explore.tracers import LadderTracer, ModelTracer, TraceRequest
 from headway.hf.stored import StoredModel
 from headway.ladder.rung import SENTENCE
-from pages import opened, table
+from pages import opened, table, written
 
 pytestmark = pytest.mark.xdist_group("browser")
 TEXT = "abcabd"
@@ -24,9 +24,7 @@ def traced(modern):
 
 @pytest.fixture(scope="module")
 def exported(traced, tmp_path_factory):
-    file = tmp_path_factory.mktemp("page") / "page.html"
-    file.write_text(export.page(*traced))
-    return file.as_uri()
+    return written(tmp_path_factory.mktemp("page"), *traced)
 
 
 def test_every_step_is_a_tile_with_the_shapes_between(page, exported):

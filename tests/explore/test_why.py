@@ -13,7 +13,7 @@ from headway.explore.notebook import show
 from headway.explore.tracers import ModelTracer, TraceRequest
 from headway.hf.stored import StoredModel
 from headway.ladder.why import WHY
-from pages import opened
+from pages import opened, written
 
 pytestmark = pytest.mark.xdist_group("browser")
 TEXT = "abcabdac"
@@ -28,9 +28,7 @@ def traced(modern):
 
 @pytest.fixture(scope="module")
 def exported(traced, tmp_path_factory):
-    file = tmp_path_factory.mktemp("page") / "page.html"
-    file.write_text(export.page(*traced))
-    return file.as_uri()
+    return written(tmp_path_factory.mktemp("page"), *traced)
 
 
 def softmax(scores, is_causal=True):
@@ -118,6 +116,10 @@ def test_the_consequences_are_those_of_the_formula(page, exported, traced):
         [low, high], [allowed.sum(-1).min(), allowed.sum(-1).max()], rtol=6e-3
     )
     assert cells[2:] == ["0", str((allowed < 0).sum())]
+    opened(page, f"{exported}#layer=1&without=1")  # one head instead of several: the first
+    one = tensors[PREFIX + "context"][0, 0, -1] @ tensors[PREFIX + "W_output"][0]
+    lengths = [np.linalg.norm(x) for x in (tensors[PREFIX + "output"][0, -1], one)]
+    np.testing.assert_allclose(shown(page), [lengths], rtol=6e-3)
     opened(page, f"{exported}#layer=1&head={HEAD}&step=output&without=1")
     assert page.locator("table.without tbody td").all_inner_texts() == ["24", "6 of 24"]
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, fields
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 
@@ -78,30 +77,29 @@ def _off() -> Steps:
     return {"context": lambda context: context * 0}
 
 
-def _skipped(before: str, step: str) -> Steps:
-    """Replace a step by the result of the step before it."""
+def _replaced(before: str, step: str, new: Callable[[Array, Array], Array]) -> Steps:
+    """Replace a step by `new(the step before, this step)`."""
     kept: list[Array] = []
 
-    def keep(scores: Array) -> Array:
-        kept[:] = [scores]
-        return scores
+    def keep(value: Array) -> Array:
+        kept[:] = [value]
+        return value
 
-    return {before: keep, step: lambda value: kept[0]}
+    return {before: keep, step: lambda value: new(kept[0], value)}
+
+
+def _unscaled() -> Steps:
+    return _replaced("scores", "scaled", lambda scores, scaled: scores)
 
 
 def _unmasked() -> Steps:
     """Undo the mask, but not a bias: only cells of -inf get their score back."""
-    kept: list[Array] = []
 
-    def keep(scores: Array) -> Array:
-        kept[:] = [scores]
-        return scores
+    def unmasked(scores: Array, masked: Array) -> Array:
+        xp = namespace(masked)
+        return xp.where(masked == -xp.inf, scores, masked)
 
-    def unmasked(scores: Array) -> Array:
-        xp = namespace(scores)
-        return xp.where(scores == -xp.inf, kept[0], scores)
-
-    return {"*ca*ed": keep, "masked": unmasked}  # scaled and, if there is a cap, capped
+    return _replaced("*ca*ed", "masked", unmasked)  # scaled or, if there is a cap, capped
 
 
 def _unrotated() -> Steps:
@@ -127,13 +125,7 @@ def _unrotated_rows(role: str) -> Steps:
 
 def _concatenated() -> Steps:
     """Use the contexts of the heads, next to each other, as the output."""
-    kept: list[Array] = []
-
-    def keep(context: Array) -> Array:
-        kept[:] = [context]
-        return context
-
-    return {"context": keep, "output": lambda output: merge(kept[0])}
+    return _replaced("context", "output", lambda context, output: merge(context))
 
 
 def _uniform() -> Steps:
@@ -194,12 +186,7 @@ EDITS: Mapping[str, Kind] = MappingProxyType(
         ),
         "off": Kind(("context",), "head switched off (its context is 0)", _off, without="context"),
         "alone": Kind(("context",), "all other heads are switched off", _off, "others", "heads"),
-        "no scale": Kind(
-            ("scaled",),
-            "scores are not scaled",
-            partial(_skipped, "scores", "scaled"),
-            without="scaled",
-        ),
+        "no scale": Kind(("scaled",), "scores are not scaled", _unscaled, without="scaled"),
         "no mask": Kind(
             ("masked",),
             "the mask is removed, so tokens attend to later tokens",

@@ -24,9 +24,9 @@ def of_attentions(
     """
     result: dict[str, np.ndarray] = {}
     for name, queries in steps.items():
-        prefix, _, step = name.rpartition("queries")
-        if step or (prefix and not prefix.endswith(".")):
+        if name.rpartition(".")[2] != "queries":
             continue
+        prefix = name.removesuffix("queries")
         heads, kv_heads = (
             x.shape[-3] if x.ndim > 2 else 1 for x in (queries, steps[f"{prefix}keys"])
         )

@@ -186,8 +186,8 @@ class ModelTracer:
 
     def _parameters(self, steps: Tensors) -> Tensors:
         """Return the parameters that the page shows: the matrices of attention, the norms before
-        them, and `position`, the encodings that are added to the embeddings. None if they are too
-        many."""
+        them, and `position`, the encodings that are added to the embeddings. Empty if they need
+        more than PARAMETERS bytes."""
         named = self.engine.parameters(self.model)
         shown = {name: value for name, value in named.items() if "attention" in name}
         if sum(4 * prod(value.shape) for value in shown.values()) > PARAMETERS:

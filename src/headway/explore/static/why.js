@@ -39,6 +39,7 @@ function prose(text) {
 
 /** The text, and a button that shows the consequence on this text. @param {App} app @param {string} section @param {Head} head */
 export async function whyPanel(app, section, head) {
+  if (!WHY[section]) return null;
   const { state, trace, base, live } = app;
   const kind = live.canAsk ? trace.manifest.edit_kinds?.find((one) => one.without === section) : null;
   const [heads, width, columns] = trace.header[head.name("W_output")]?.shape ?? [];
@@ -50,7 +51,6 @@ export async function whyPanel(app, section, head) {
   const unchanged = base && trace.manifest.edits?.length ? base.head(head.attention, head.index) : head;
   const rows = await without(unchanged, section, trace.tokens(head.attention).map((tokens) => tokens.map((token) => token.display)));
   const toggle = () => app.go(edit ? { edits: on ? state.edits.filter((one) => !same(one)) : [...state.edits, edit] } : { without: !on });
-  if (!WHY[section]) return null;
   return h("section", { class: "why" },
     h("h2", {}, "Why"), whyText(section),
     (edit || rows) && h("p", {}, button(on ? "with it again" : "without it", toggle, { "aria-pressed": String(Boolean(on)) }),

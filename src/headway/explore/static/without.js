@@ -35,6 +35,13 @@ export async function without(head, section, [queries, keys]) {
     const matrix = await head.learned("W_output");
     return matrix && [["features of the stream that this head can change", `${matrix.columns}`, `${matrix.rows} of ${matrix.columns}`]];
   }
+  if (section === "heads") {
+    const output = head.name("output");
+    if (!(await head.learned("W_output")) || !head.trace.has(output)) return null;
+    const last = head.size[0] - 1;
+    const [all, one] = [await head.trace.matrix(output, 0, last), await head.rows("output", last)];
+    return [[`length of the update of the last token, ${queries[last]}`, short(Math.hypot(...all.data)), short(Math.hypot(...one.data))]];
+  }
   if (!head.steps.includes("weights")) return null;
   const weights = await rows("weights");
   if (section === "weights" && head.steps.includes("scaled")) {
@@ -57,7 +64,7 @@ export async function without(head, section, [queries, keys]) {
   return [
     both("entropy of the weights (nats)", (w) => short(mean(w, (x) => (x > 0 ? -x * Math.log(x) : 0)))),
     both("gradient of the softmax, Σ w (1 − w)", (w) => short(mean(w, (x) => x * (1 - x)))),
-    ...(section === "rotary" ? [both("attention to the previous token", (w) => percent(previous(w, position)))] : [both("largest weight of a query, mean", (w) => percent(topped(w)))]),
+    ...(section === "rotary" ? [both("attention to the previous token", (w) => percent(previous(w, position)))] : [both("largest weight of a query, mean", (w) => percent(largestOf(w)))]),
   ];
 }
 
@@ -125,7 +132,7 @@ function previous({ data, rows, columns }, position) {
 }
 
 /** The mean over the rows of the largest weight. @param {Matrix} weights */
-function topped({ data, rows, columns }) {
+function largestOf({ data, rows, columns }) {
   let total = 0;
   for (let i = 0; i < rows; i++) {
     let most = 0;
