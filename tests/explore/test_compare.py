@@ -37,6 +37,23 @@ def hovered(page, place, row, column):
     ]
 
 
+def shares(logits):
+    exponentials = np.exp(logits.astype(float) - logits.max())
+    return exponentials / exponentials.sum()
+
+
+def strip(page, vocabulary):
+    """The percentages before and after in the line of the next token, by the token's id."""
+    texts = page.locator(".upcoming li").evaluate_all(
+        """all => all.map(li => ['.token', 's', '[data-value]'].map(
+            one => li.querySelector(one).textContent))"""
+    )
+    return {
+        vocabulary.index(token): tuple(round(float(x.strip(" →%")), 1) for x in numbers)
+        for token, *numbers in texts
+    }
+
+
 def test_the_request_says_which_model(compared, run):
     tensors, manifest = compared.trace(TraceRequest(TEXT))
     others, second = compared.trace(TraceRequest(TEXT, other=True))
@@ -69,6 +86,11 @@ def test_two_models_in_one_file(page, compared, tmp_path):
             shown, [before[9, 4], now[9, 4], now[9, 4] - before[9, 4]], rtol=1e-5
         )
     assert "other → tiny" in page.inner_text(".upcoming")
+    most, old = (shares(tensors["logits"][0, -1]) for tensors, _ in (trace, base))
+    assert strip(page, trace[1]["vocabulary"]) == {
+        int(i): (round(100 * old[i], 1), round(100 * most[i], 1))
+        for i in {*np.argsort(-most)[:5], *np.argsort(-old)[:5]}
+    }
     opened(page, f"{at}#layer=1&head=0&step=weights&diff=1")
     assert "other has no weights in this head" in page.inner_text(".focus")
     opened(page, f"{at}#layer=0&tensor=blocks.0.after_mlp&diff=1")
@@ -80,6 +102,9 @@ def test_before_and_after_an_edit(page, compared, tmp_path):
     try:
         opened(page, f"{at}#layer=0&head=1&step=weights")
         page.click("button:text-is('side by side')")
+        with page.expect_download() as download:
+            page.click("button:text-is('save as HTML')")
+        download.value.save_as(tmp_path / "both.html")
         expect(page.locator(".compared h3").first).to_have_text("other")
         page.locator(".choices select").select_option("uniform")
         expect(page.locator(".compared h3").first).to_have_text("before the edit")
@@ -94,6 +119,8 @@ def test_before_and_after_an_edit(page, compared, tmp_path):
     finally:
         running.should_exit = True
         thread.join()
+    opened(page, (tmp_path / "both.html").as_uri())
+    assert page.locator(".compared h3").all_inner_texts()[:2] == ["other", "tiny"]
     opened(page, (tmp_path / "saved.html").as_uri())
     assert page.locator(".compared h3").first.inner_text() == "before the edit"
     np.testing.assert_allclose(hovered(page, 0, 7, 2)[0], before, rtol=1e-5)

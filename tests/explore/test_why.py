@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 import headway
+from gpts import gpt_config
 from headway.attention.positions import Rotary
 from headway.explore import export
 from headway.explore.notebook import show
@@ -153,3 +154,15 @@ def test_later_tokens_of_queries_at_the_end(page, tmp_path):
     cells = page.locator("table.without tbody td").all_inner_texts()
     np.testing.assert_allclose(float(cells[1][:-2]), 100 * free[0, 5] / 2, rtol=1e-2)
     assert cells[3].startswith("q4 reads the later token k5 with")
+
+
+def test_a_position_bias_stays_without_the_scale(page, new_run, tmp_path):
+    run = new_run(gpt_config(256, 12, 24, 1, 4, positions="alibi"))
+    tensors, manifest = ModelTracer(StoredModel.open(run.path)).trace(TraceRequest(TEXT))
+    names = ("scores", "scaled", "masked")
+    steps = {n: tensors[f"blocks.0.attention.{n}"][0, 0].astype(float) for n in names}
+    bias = np.where(np.isfinite(steps["masked"]), steps["masked"] - steps["scaled"], 0)
+    opened(page, f"{written(tmp_path, tensors, manifest)}#layer=0&head=0&step=scaled&without=1")
+    expected = measures(softmax(steps["scores"] + bias))
+    np.testing.assert_allclose([after for _, after in shown(page)[:2]], expected, rtol=6e-3)
+    assert not np.allclose(expected, measures(softmax(steps["scores"])), rtol=0.02)
