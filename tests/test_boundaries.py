@@ -34,6 +34,8 @@ BELOW["hf"] = set(BELOW) - {"reference"}
 BELOW["explore"] = set(BELOW) - {"reference"}
 BELOW["check"] = set(BELOW) - {"reference", "explore"}
 BELOW["bench"] = set(BELOW) - {"reference", "explore"}
+# The course shows figures of the explorer, and the doctor grades its exercises.
+BELOW["learn"] = set(BELOW) - {"reference"}
 BELOW["lab"] = set(BELOW) - {"reference", "explore", "check"}
 BELOW["cli"] = set(BELOW) - {"reference"}
 ENGINE_FREE = ("tracing", "cache", "attention", "ladder", "models", "data")

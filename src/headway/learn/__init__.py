@@ -1,0 +1,1 @@
+"""The course: a guide of chapters with live figures, and exercises whose grader names mistakes."""

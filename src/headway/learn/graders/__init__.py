@@ -1,0 +1,1 @@
+"""The graders: one module per group of exercises; each grader raises `Wrong` or returns."""
