@@ -1,1 +1,1 @@
-"""The graders: one module per group of exercises; each grader raises `Wrong` or returns."""
+"""One grader per exercise: a function of an `Answer` that raises `Wrong` for a wrong one."""

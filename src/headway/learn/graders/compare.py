@@ -1,0 +1,224 @@
+"""Compare an answer with the formula, then with the formula with one or two faults.
+
+A formula is a frozen dataclass of steps that is called with the inputs of the exercise. A fault
+replaces some of its steps. It is named if it gives the answer's result in all cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from headway.learn.grades import Example, Wrong
+
+Array = np.ndarray
+Inputs = Mapping[str, Array]
+# Calls the answer with the inputs of a case; the second argument is the right shape.
+View = Callable[[Inputs, tuple[int, ...]], Array]
+TOLERANCE = 2e-4  # relative to the largest number; answers compute in float32
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A mistake: its name, what to do, the steps that it replaces, and the lines to look at."""
+
+    name: str
+    message: str
+    look: str
+    steps: Mapping[str, Any]
+
+
+def fault(name: str, message: str, look: str = "", **steps: Any) -> Fault:
+    """Return a fault that replaces these steps."""
+    return Fault(name, message, look, steps)
+
+
+def agree(first: Array | Wrong, second: Array | Wrong) -> bool:
+    """Whether two results are equal up to rounding; two errors are."""
+    if isinstance(first, Wrong) or isinstance(second, Wrong):
+        return isinstance(first, Wrong) and isinstance(second, Wrong)
+    return first.shape == second.shape and not wrong_cells(first, second).any()
+
+
+def wrong_cells(result: Array, right: Array) -> Array:
+    """Return which cells of a result are wrong, as a boolean array."""
+    finite = right[np.isfinite(right)]
+    largest = max(float(np.abs(finite).max(initial=0.0)), 1e-6)
+    close = np.isclose(result, right, rtol=TOLERANCE, atol=TOLERANCE * largest, equal_nan=True)
+    return np.asarray(~close)
+
+
+def compare(
+    views: Sequence[View],
+    cases: Sequence[Inputs],
+    formulas: Sequence[Any],
+    faults: Iterable[Fault],
+    *,
+    what: str = "result",
+    hint: Callable[[Array, Array], str] = lambda result, right: "",
+) -> View:
+    """Return the first view in which the answer is right; raise `Wrong` if there is none.
+
+    views: the ways to call the answer that are accepted. cases: inputs of different shapes, the
+    smallest first. formulas: the right ones. hint: what is known of a wrong result without a name,
+    from this result and the right one.
+    """
+    expected = [[_run(formula, case) for case in cases] for formula in formulas]
+    outcomes = []
+    for view in views:
+        outcomes.append([_outcome(view, *pair) for pair in zip(cases, expected[0], strict=True)])
+        if any(all(map(agree, outcomes[-1], right)) for right in expected):
+            return view
+    faults = [*faults]
+    singles = [(fault,) for fault in faults]
+    pairs = [pair for pair in combinations(faults, 2) if not pair[0].steps.keys() & pair[1].steps]
+    for combined in (singles, pairs):
+        for results in outcomes:
+            if all(isinstance(result, Wrong) for result in results):
+                continue
+            for formula, right in zip(formulas, expected, strict=True):
+                found = _explanations(combined, formula, cases, results)
+                if found:
+                    raise _named(found, cases, results, right, what)
+    raise _unknown(cases, _best(outcomes, expected[0]), expected[0], what, hint)
+
+
+def _run(formula: Any, case: Inputs) -> Array | Wrong:
+    with np.errstate(all="ignore"):
+        try:
+            return np.asarray(formula(**case))
+        except (ValueError, IndexError) as error:  # a fault with impossible shapes
+            return Wrong("error", str(error))
+
+
+def _outcome(view: View, case: Inputs, right: Any) -> Array | Wrong:
+    with np.errstate(all="ignore"):
+        try:
+            return view(case, right.shape)
+        except Wrong as error:
+            return error
+
+
+def _explanations(
+    combined: Iterable[tuple[Fault, ...]],
+    formula: Any,
+    cases: Sequence[Inputs],
+    results: Sequence[Array | Wrong],
+) -> dict[str, tuple[Fault, ...]]:
+    """Return the faults that give these results, by name."""
+    found: dict[str, tuple[Fault, ...]] = {}
+    for faults in combined:
+        steps = {name: step for fault in faults for name, step in fault.steps.items()}
+        faulty = replace(formula, **steps)
+        if all(agree(_run(faulty, case), r) for case, r in zip(cases, results, strict=True)):
+            found.setdefault(" + ".join(fault.name for fault in faults), faults)
+    return found
+
+
+def _named(
+    found: Mapping[str, tuple[Fault, ...]],
+    cases: Sequence[Inputs],
+    results: Sequence[Array | Wrong],
+    right: Sequence[Any],
+    what: str,
+) -> Wrong:
+    messages = []
+    for faults in found.values():
+        sentences = [fault.message for fault in faults]
+        if len(faults) == 2:
+            sentences = [f"Two mistakes. First: {sentences[0]}", f"Second: {sentences[1]}"]
+        messages.append(" ".join(sentences))
+    if len(found) > 1:
+        messages[0] = f"Your result can come from different mistakes. {messages[0]}"
+    look = "|".join(fault.look for faults in found.values() for fault in faults if fault.look)
+    example = _example(cases, results, right, what)
+    return Wrong(" or ".join(found), " Or: ".join(messages), look=look, example=example)
+
+
+def _example(
+    cases: Sequence[Inputs], results: Sequence[Array | Wrong], right: Sequence[Any], what: str
+) -> Example | None:
+    """Return the first case with a wrong result, preferably one of the right shape."""
+    wrong = [
+        (case, None if isinstance(result, Wrong) else result, expected)
+        for case, result, expected in zip(cases, results, right, strict=True)
+        if not agree(result, expected)
+    ]
+    if not wrong:
+        return None
+    case, result, expected = min(
+        wrong, key=lambda entry: 2 if entry[1] is None else entry[1].shape != entry[2].shape
+    )
+    first = None
+    if result is not None and result.shape == expected.shape:
+        first = tuple(map(int, np.argwhere(wrong_cells(result, expected))[0]))
+    return Example(dict(case), result, expected, first, what)
+
+
+def _best(outcomes: list[list[Array | Wrong]], right: Sequence[Any]) -> list[Array | Wrong]:
+    """Return the results of the view that is nearest to the right ones."""
+
+    def score(results: list[Array | Wrong]) -> int:
+        return sum(
+            0 if isinstance(result, Wrong) else 1 + (result.shape == expected.shape)
+            for result, expected in zip(results, right, strict=True)
+        )
+
+    return max(outcomes, key=score)
+
+
+def _unknown(
+    cases: Sequence[Inputs],
+    results: list[Array | Wrong],
+    right: Sequence[Any],
+    what: str,
+    hint: Callable[[Array, Array], str],
+) -> Wrong:
+    example = _example(cases, results, right, what)
+    assert example is not None  # some result is wrong
+    result, expected = example.yours, example.right
+    errors = [r for r in results if isinstance(r, Wrong)]
+    if result is None or (errors and result.shape != expected.shape):
+        return Wrong(errors[0].fault, errors[0].message, look=errors[0].look, example=example)
+    shapes = ", ".join(f"{name} {array.shape}" for name, array in example.inputs.items())
+    if result.shape != expected.shape:
+        message = (
+            f"The {what} has the shape {result.shape}, but it must have {expected.shape} "
+            f"(for {shapes})."
+        )
+        return Wrong("shape", message, example=example)
+    if not np.isfinite(result).all() and np.isfinite(expected).all():
+        message = f"The {what} contains NaN or infinity. Look for a division by 0, log(0) or exp "
+        message += "of a large number."
+        return Wrong("nan", message, look=r"exp|log|/|inf", example=example)
+    if errors:
+        case = next(c for c, r in zip(cases, results, strict=True) if isinstance(r, Wrong))
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in case.items())
+        message = f"The {what} is wrong, and with {shapes} {errors[0].message}"
+        return Wrong("unknown", message, example=example)
+    cell = example.wrong
+    assert cell is not None
+    message = f"The {what} is wrong. The first wrong cell is {list(cell)}: it is {result[cell]:.4g}"
+    message += f", but it must be {expected[cell]:.4g}."
+    known = " ".join(filter(None, [_known_rows(results, right), hint(result, expected)]))
+    return Wrong("unknown", f"{message} {known}".strip(), example=example)
+
+
+def _known_rows(results: Sequence[Any], right: Sequence[Any]) -> str:
+    """Say which rows are right in all cases, if only some are."""
+    firsts, lasts = [], []
+    for result, expected in zip(results, right, strict=True):
+        if expected.ndim < 2 or isinstance(result, Wrong) or result.shape != expected.shape:
+            return ""
+        rows = wrong_cells(result, expected).reshape((len(expected), -1)).any(axis=1)
+        firsts.append(not rows[0])
+        lasts.append(not rows[-1])
+    if all(firsts) and not all(lasts):
+        return "The first row is right in all tests; look at what differs in later rows."
+    if all(lasts) and not all(firsts):
+        return "The last row is right in all tests; look at what differs in earlier rows."
+    return ""
