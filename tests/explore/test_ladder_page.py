@@ -225,7 +225,7 @@ def drawn(page, texts):
     """Draw equations on the page, one after another."""
     page.evaluate(
         """async texts => {
-            const { equation } = await import('headway/math.js')
+            const { equation } = await import('explore/math.js')
             document.body.replaceChildren(...texts.map(equation))
         }""",
         texts,

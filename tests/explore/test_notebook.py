@@ -11,7 +11,7 @@ queries = np.eye(4)[None]
 with headway.trace() as steps:
     headway.attend(queries, queries, queries, causal=True, kernel="plain")
 html = shell.display_formatter.format(steps)[0]["text/html"]
-print(html[:15], "headway/main.js" in html, "torch" in __import__("sys").modules)
+print(html[:15], "explore/main.js" in html, "torch" in __import__("sys").modules)
 assert "text/html" not in shell.display_formatter.format(3)[0]
 """
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import uvicorn
 
-from headway.explore import server, trace_file
+from headway.explore import local, server, trace_file
 from headway.explore.edits import Edit
 from headway.explore.tracers import TraceRequest
 
@@ -595,22 +595,22 @@ def test_the_browser_opens_when_the_server_listens_and_ctrl_c_ends_it(monkeypatc
 
 
 def test_mistakes_are_told_before_the_server_listens(monkeypatch):
-    monkeypatch.setattr(server, "_listener", lambda port: pytest.fail("it listens"))
+    monkeypatch.setattr(local, "listener", lambda port: pytest.fail("it listens"))
     for text, message in (("mistake", "nobody reads"), ("x" * 100_001, "it has 100,001")):
         with pytest.raises(ValueError, match=message):
             server.serve(Fake(), TraceRequest(text), port=8420, show=True)
 
 
 def test_a_port_that_is_taken_and_one_that_is_none():
-    with server._listener(8420) as taken:
+    with local.listener(8420) as taken:
         port = taken.getsockname()[1]
-        with server._listener(port) as listener:
+        with local.listener(port) as listener:
             host, other = listener.getsockname()
             assert host == "127.0.0.1"
             assert port < other < port + 100
     for wrong in (-1, 0, 80, 65536):
         with pytest.raises(ValueError, match="1024 to 65535"):
-            server._listener(wrong)
+            local.listener(wrong)
 
 
 @contextmanager

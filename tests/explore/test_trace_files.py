@@ -390,7 +390,7 @@ def test_other_files_are_refused(files, tmp_path, monkeypatch):
 
 def test_a_file_in_a_notebook(files, tmp_path, monkeypatch):
     html = show(str(files / "attention.safetensors")).html
-    assert "headway/main.js" in html
+    assert "explore/main.js" in html
     with pytest.raises(ValueError, match="remove the text"):
         show(str(files / "attention.safetensors"), "one two")
     monkeypatch.chdir(tmp_path)

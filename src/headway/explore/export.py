@@ -5,11 +5,11 @@ import re
 from base64 import b64encode
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
+from headway.explore.offline import inlined
 from headway.explore.trace_file import Manifest, Tensors, to_bytes
 from headway.ladder.why import WHY
 from headway.tracing import INSIDE
@@ -42,40 +42,22 @@ def page(
             f"{MOST / 1e6:,.0f} MB: give a shorter text, or remove --html to use the live page"
         )
     files = dict(zip(("trace", "base"), (to_bytes(*trace) for trace in traces), strict=False))
-    # An injected script would have to know the nonce, which depends on the complete trace.
-    nonce = sha256(b"".join(files.values())).hexdigest()[:32]
-    policy = (
-        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
-        "img-src data: blob:; base-uri 'none'; form-action 'none'"
-    )
-    imports = {f"headway/{file.name}": _data(file) for file in sorted(STATIC.glob("*.js"))}
     # The page opens at this address, unless it has another one already.
     target = json.dumps(address.removeprefix("#")).replace("<", "\\u003c")
-    opening = f'if (!location.hash) location.hash = {target};\nimport("headway/main.js");'
+    opening = f'if (!location.hash) location.hash = {target};\nimport("explore/main.js");'
     pieces = [
         (name, b64encode(raw[start : start + PIECE]).decode())
         for name, raw in files.items()
         for start in range(0, len(raw), PIECE)
     ]
-    empty = shell()
-    head, body = empty.split('<link rel="stylesheet"')[0], empty[empty.index("<body>") :]
-    charset = '<meta charset="utf-8">'
-    limits = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-    style = (STATIC / "style.css").read_text(encoding="utf-8")
-    parts = [
-        head.replace(charset, f"{charset}\n{limits}"),
-        f'<style nonce="{nonce}">\n{style}</style>\n',
-        f'<script type="importmap" nonce="{nonce}">{json.dumps({"imports": imports})}</script>\n',
-        f'<script type="module" nonce="{nonce}">{opening}</script>\n',
-        # In the head, because a growing body would be laid out repeatedly.
-        *(
-            f'<script type="application/octet-stream" data-of="{name}" data-bytes="{PIECE}">'
-            f"{piece}</script>\n"
-            for name, piece in pieces
-        ),
-        f"</head>\n{body}",
-    ]
-    return "".join(parts)
+    # In the head, because a growing body would be laid out repeatedly.
+    data = "".join(
+        f'<script type="application/octet-stream" data-of="{name}" data-bytes="{PIECE}">'
+        f"{piece}</script>\n"
+        for name, piece in pieces
+    )
+    # An injected script would have to know the complete trace.
+    return inlined(shell(), [STATIC], opening, b"".join(files.values()), data)
 
 
 def shell(reports: Collection[str] = ()) -> str:
@@ -115,10 +97,3 @@ def reduced(tensors: Mapping[str, np.ndarray], manifest: Manifest) -> tuple[Tens
 
 def _size(tensors: Mapping[str, np.ndarray]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
-
-
-def _data(file: Path) -> str:
-    """Return a module as a data URL, in which `./x.js` is undefined, so imports get bare names."""
-    script = file.read_text(encoding="utf-8")
-    text = re.sub(r'from "\./([a-z]+\.js)"', r'from "headway/\1"', script)
-    return "data:text/javascript;base64," + b64encode(text.encode()).decode()

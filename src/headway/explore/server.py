@@ -10,40 +10,31 @@
 
 The page of a trace file (`serve_file`) has neither a token nor the POST requests.
 
-Other sites in the same browser could send requests too. They are refused, because Host and Origin
-must be those of this server, and a POST needs the token, which only the page can read.
+Requests of other sites are refused (see `local`), and a POST needs the token, which only the page
+can read.
 """
 
 import asyncio
-import errno
 import hashlib
 import json
 import secrets
-import socket
 import threading
 import time
-import traceback
-import webbrowser
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType, NoneType
+from types import NoneType
 from typing import Any, TypeVar, final
 
 import anyio
-import uvicorn
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from headway.explore import trace_file
+from headway.explore import local, trace_file
 from headway.explore.edits import Edit
 from headway.explore.export import STATIC, page, shell
 from headway.explore.tracers import Stop, Tracer, TraceRequest, never_stop
@@ -59,18 +50,6 @@ KEPT, BYTES = (
     2 * 2**30,
 )  # trace files and their bytes; the first and the latest two are always kept
 
-# The table of the operating system may be wrong for scripts.
-MEDIA = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 # The reports of the lab that the page refers to, by their paths; only a checkout has them.
 _CHECKOUT = Path(__file__).parents[3]
 REPORTS = {
@@ -110,24 +89,10 @@ def serve_file(path: Path, *, port: int, show: bool) -> None:
 
 
 def _serve(traces: "Traces | File", port: int, show: bool) -> None:
-    with _listener(port) as listener, suppress(KeyboardInterrupt):
-        port = listener.getsockname()[1]
-        queue = Queue()
-        config = uvicorn.Config(
-            app(traces, queue, port),
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="critical",
-            server_header=False,
-            timeout_graceful_shutdown=3,  # a stalled download does not delay the exit
-        )
-        address = f"http://127.0.0.1:{port}/"
-        print(f"{address}  (stop with Ctrl-C)", flush=True)
-        if show:  # in a thread, because a text browser blocks until it is closed
-            threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
-        _Server(config, queue).run([listener])
+    queue = Queue()
+    local.run(
+        lambda port: app(traces, queue, port), port=port, show=show, stopping=queue.closing.set
+    )
 
 
 @final
@@ -243,56 +208,6 @@ async def _watch(request: Request, gone: threading.Event, scope: anyio.CancelSco
     scope.cancel()
 
 
-@final
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, queue: Queue) -> None:
-        super().__init__(config)
-        self._queue = queue
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop without an error; uvicorn's method would raise the signal again."""
-        self._queue.closing.set()
-        self.should_exit = True
-
-
-@final
-class _Guard:
-    """Wraps all routes: checks the sender, adds headers, and handles unexpected errors."""
-
-    def __init__(self, app: ASGIApp, port: int) -> None:
-        self._app = app
-        self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
-        self._origins = {f"http://{host}" for host in self._hosts}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = False
-
-        async def with_headers(message: Message) -> None:
-            nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
-                MutableHeaders(scope=message).update(HEADERS)
-            await send(message)
-
-        trusted = self._trusts(Headers(scope=scope))
-        response = self._app if trusted else _error(403, "the page can be used in its own tab only")
-        try:
-            await response(scope, receive, with_headers)
-        except Exception:
-            traceback.print_exc()
-            if begun:
-                raise  # closes the connection
-            failed = _error(500, "internal error; see the terminal of the explorer")
-            await failed(scope, receive, with_headers)
-
-    def _trusts(self, headers: Headers) -> bool:
-        return (
-            headers.get("host") in self._hosts
-            and self._origins.issuperset(headers.getlist("origin"))
-            and headers.get("sec-fetch-site") != "cross-site"
-        )
-
-
 def app(traces: Traces | File, queue: Queue, port: int) -> Starlette:
     """Return the web application."""
     # Without a model there is no token, by which the page knows that it cannot ask.
@@ -305,12 +220,7 @@ def app(traces: Traces | File, queue: Queue, port: int) -> Starlette:
         return HTMLResponse(index)
 
     async def static(request: Request) -> Response:
-        # A lookup among the existing names, so that no name leads to another folder.
-        files = {file.name: file for file in STATIC.iterdir() if file.suffix in MEDIA}
-        file = files.get(request.path_params["name"])
-        if not file:
-            raise HTTPException(404, "file not found")
-        return FileResponse(file, media_type=MEDIA[file.suffix])
+        return local.static(STATIC, request.path_params["name"])
 
     async def report(request: Request) -> Response:
         file = REPORTS.get(request.url.path.removeprefix("/"))
@@ -324,16 +234,15 @@ def app(traces: Traces | File, queue: Queue, port: int) -> Starlette:
             raise HTTPException(404, "trace not found; it may be too old, request it again")
         return FileResponse(file, media_type="application/octet-stream")
 
-    return Starlette(
-        routes=[
+    return local.application(
+        [
             Route("/", index),
             Route("/static/{name}", static),
             Route("/docs/lab/{name}/report.md", report),
             Route("/trace/{id}", trace),
             *(_posts(traces, queue, token) if isinstance(traces, Traces) else ()),
         ],
-        middleware=[Middleware(_Guard, port=port)],
-        exception_handlers={HTTPException: _http_error, ValueError: _bad_request},
+        port,
     )
 
 
@@ -413,29 +322,3 @@ def _trace_request(posted: dict[str, Any]) -> TraceRequest:
 
 def _id(request: TraceRequest) -> str:
     return hashlib.sha256(json.dumps(asdict(request), sort_keys=True).encode()).hexdigest()
-
-
-def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": " ".join(message.split())}, status, headers)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _error(error.status_code, error.detail, error.headers)
-
-
-async def _bad_request(request: Request, error: Exception) -> Response:
-    return _error(400, str(error))
-
-
-def _listener(port: int) -> socket.socket:
-    """Return a socket that accepts only this machine. Raises ValueError if no port is free."""
-    if not 1024 <= port < 2**16:
-        raise ValueError(f"port must be from 1024 to {2**16 - 1} (got {port})")
-    for free in range(port, min(port + 100, 2**16)):
-        try:
-            return socket.create_server(("127.0.0.1", free))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-    raise ValueError(f"no free port from {port} to {port + 99}: give another --port")
