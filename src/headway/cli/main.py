@@ -14,6 +14,7 @@ from headway.cli.export import export
 from headway.cli.generate import generate
 from headway.cli.lab import climb, compare
 from headway.cli.ladder import ladder
+from headway.cli.learn import learn
 from headway.cli.runs import info, runs
 from headway.cli.trace import trace
 from headway.training.memory import is_exhausted
@@ -34,7 +35,7 @@ LAZY = {
     "check": "Check an attention implementation: leaks, reversed masks, a wrong softmax axis.",
     "translate": "Train, use, measure and compare models that translate.",
 }
-for command in (ladder, generate, explore, trace, bench, climb, compare, runs, info, export):
+for command in (ladder, learn, generate, explore, trace, bench, climb, compare, runs, info, export):
     app.command(command)
 app.command(evaluate, name="eval")
 for name, description in LAZY.items():

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.abc import ExecutionLoader
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from headway.check.libraries import LIBRARIES, Library
+from headway.check.modules import is_module
+from headway.learn.exercise import DEFINITIONS, Exercise, public
 from headway.learn.grades import Wrong
+from headway.training.memory import is_exhausted
+
+# Names of arguments that mean the same.
+ALIASES = {
+    "queries": ("queries", "query", "q"),
+    "keys": ("keys", "key", "k"),
+    "values": ("values", "value", "v"),
+    "W_query": ("w_query", "w_queries", "w_q", "wq", "wquery", "query_weights"),
+    "W_key": ("w_key", "w_keys", "w_k", "wk", "wkey", "key_weights"),
+    "W_value": ("w_value", "w_values", "w_v", "wv", "wvalue", "value_weights"),
+    "W_output": ("w_output", "w_out", "w_o", "wo", "woutput", "output_weights"),
+}
 
 
 @dataclass(frozen=True)
@@ -22,24 +45,180 @@ class Answer:
     library: Library
     source: str
 
-    def call(self, *inputs: np.ndarray, of: Any = None, **options: Any) -> np.ndarray:
-        """Call the answer with arrays of its library and return its result as a NumPy array.
+    @property
+    def is_class(self) -> bool:
+        """Whether the answer is a class, such as a module of PyTorch."""
+        return isinstance(self.entry, type)
 
-        of: what to call instead of `entry`, such as an instance of it. Raises `Wrong` if it raises
-        an error or returns no array.
+    def run(self, *inputs: Any, of: Any = None, **options: Any) -> Any:
+        """Call the answer and return its result as it is.
+
+        NumPy arrays, also those in `options`, become arrays of its library, float32 if they are
+        floating-point numbers. of: what to call instead of `entry`, such as an instance of it.
         """
-        arrays = [self.library.array(array, "float32") for array in inputs]
-        try:
-            result = (of or self.entry)(*arrays, **options)
-        except Exception as error:
-            raise Wrong("error", f"it raised {type(error).__name__}: {error}") from error
-        return self.array(result)
+        inputs = tuple(map(self.given, inputs))
+        options = {name: self.given(value) for name, value in options.items()}
+        with errors_as_wrong():
+            return (of or self.entry)(*inputs, **options)
 
-    def array(self, result: Any) -> np.ndarray:
-        """Convert a result to NumPy. Raises `Wrong` if it is no array."""
+    def call(
+        self, *inputs: Any, of: Any = None, shape: tuple[int, ...] | None = None, **options: Any
+    ) -> np.ndarray:
+        """Call the answer, as `run` does, and return its result as a NumPy array.
+
+        shape: if the result is a tuple, such as (context, weights), the array with this shape is
+        taken. Raises `Wrong` if the result is no array.
+        """
+        return self.array(self.run(*inputs, of=of, **options), shape)
+
+    def call_named(
+        self, inputs: Mapping[str, Any], shape: tuple[int, ...] | None = None, of: Any = None
+    ) -> np.ndarray:
+        """Call the answer with arguments whose order is not known, as `call` does.
+
+        If its parameters have known names (`ALIASES`), the arguments are passed by name; otherwise
+        in the order of `inputs`.
+        """
+        names = self.names(of)
+        known = {
+            name: next((n for n in names if n.lower() in ALIASES.get(name, (name.lower(),))), None)
+            for name in inputs
+        }
+        if len({*known.values()} - {None}) < len(inputs):
+            return self.call(*inputs.values(), of=of, shape=shape)
+        by_name = {str(known[name]): value for name, value in inputs.items()}
+        return self.call(of=of, shape=shape, **by_name)
+
+    def names(self, of: Any = None) -> list[str]:
+        """Return the names of the parameters of a function or of a module's `forward`."""
+        called = of or self.entry
+        try:
+            return [*inspect.signature(called.forward if is_module(called) else called).parameters]
+        except (TypeError, ValueError):  # compiled
+            return []
+
+    def given(self, value: Any) -> Any:
+        """Convert a NumPy array to the library of the answer; return anything else as it is."""
+        return self.library.array(value, "float32") if isinstance(value, np.ndarray) else value
+
+    def array(self, result: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        """Convert a result to NumPy; `shape` as in `call`. Raises `Wrong` if it is no array."""
         if result is None:
             raise Wrong("none", "it returned None; is the return statement missing?")
-        if not any(library().is_array(result) for library in LIBRARIES.values()):
+        if isinstance(result, tuple) and shape is not None and result:
+            shapes = [tuple(getattr(part, "shape", ())) for part in result]
+            result = result[shapes.index(shape) if shape in shapes else 0]
+        if isinstance(result, np.generic | int | float):
+            return np.array(result, dtype=float)
+        library = _library_of(result)
+        if library is None:
             kind = type(result).__name__
-            raise Wrong("not-an-array", f"it returned a {kind}; return an array")
-        return self.library.numpy(result)
+            advice = "return an array"
+            if isinstance(result, list | tuple):
+                advice += ", for example np.array(...) or torch.stack(...) of its elements"
+            raise Wrong("not-an-array", f"it returned a {kind}; {advice}")
+        with library.session():  # JAX has float64 only there
+            return library.numpy(result)
+
+
+def load(path: Path, source: str, exercise: Exercise) -> Answer:
+    """Import the learner's file and return the function or class that the exercise asks for.
+
+    This runs the code. Raises `Wrong` for its errors, or if no such function can be found.
+    """
+    with errors_as_wrong():
+        tree = ast.parse(source, str(path))
+        module = _imported(path, source)
+    entry = getattr(module, exercise.entry, None)
+    if not callable(entry):
+        defined = public(tree)
+        found = [name for name in defined if name not in _used_by_others(tree)]
+        if len(found) != 1:
+            names = f"the file defines {', '.join(defined)}" if defined else "nothing is defined"
+            raise Wrong(
+                "no-answer", f"{exercise.entry} was not found: {names}. Name it as in the task"
+            )
+        entry = getattr(module, found[0])
+    return Answer(entry, _library(tree), source)
+
+
+@contextmanager
+def errors_as_wrong() -> Iterator[None]:
+    """Convert errors of the answer to `Wrong`, whose cause is the error."""
+    try:
+        yield
+    except Wrong:
+        raise
+    except (Exception, SystemExit) as error:
+        raise Wrong(*_described(error)) from error
+
+
+def _described(error: BaseException) -> tuple[str, str]:
+    """Return the name of the fault and the message for an error."""
+    text = " ".join(str(error).split())
+    if isinstance(error, NotImplementedError):
+        return "not-started", "not started: replace `raise NotImplementedError` with your code"
+    if isinstance(error, SyntaxError):
+        return "syntax", f"Python cannot read it: {error.msg}"
+    if isinstance(error, SystemExit):
+        return "exit", "it calls exit(); remove the call, and return the result instead"
+    if isinstance(error, RecursionError):
+        return "recursion", "it calls itself without end; does every call come closer to the end?"
+    if isinstance(error, EOFError):
+        return "input", "it waits for input, and nobody types here; use the arguments instead"
+    if isinstance(error, ModuleNotFoundError):
+        return "import", f"{text}; NumPy, PyTorch and JAX are accepted"
+    if is_exhausted(error):
+        return "memory", "it needs more than 2 GB of memory; are the shapes what you expect?"
+    return "error", f"it raised {type(error).__name__}: {text[:300]}"
+
+
+def _imported(path: Path, source: str) -> ModuleType:
+    """Run the source as a module of its own. No bytecode is written, and none is read."""
+    loader = _Loader(path, source)
+    spec = importlib.util.spec_from_loader(f"answer {path.stem}", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and `inspect` look there
+    loader.exec_module(module)
+    return module
+
+
+class _Loader(ExecutionLoader):
+    def __init__(self, path: Path, source: str) -> None:
+        self._path, self._source = path, source
+
+    def get_filename(self, fullname: str) -> str:
+        return str(self._path)
+
+    def get_source(self, fullname: str) -> str:
+        return self._source
+
+
+def _used_by_others(tree: ast.Module) -> set[str]:
+    """Return the functions and classes that another one in the file uses: helpers."""
+    return {
+        node.id
+        for definition in tree.body
+        if isinstance(definition, DEFINITIONS)
+        for node in ast.walk(definition)
+        if isinstance(node, ast.Name) and node.id != definition.name
+    }
+
+
+def _library(tree: ast.Module) -> Library:
+    """Return the library whose arrays the file expects, from what it imports."""
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add((node.module or "").partition(".")[0])
+    name = next((name for name in LIBRARIES if name in imported), "numpy")
+    return LIBRARIES[name]()
+
+
+def _library_of(result: Any) -> Library | None:
+    """Return the library of an array; None if it is no array."""
+    imported = [library() for name, library in LIBRARIES.items() if name in sys.modules]
+    return next((library for library in imported if library.is_array(result)), None)

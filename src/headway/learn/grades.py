@@ -1,6 +1,10 @@
 """What the grader says about an answer."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -50,3 +54,41 @@ class Grade:
     code: str = ""
     example: Example | None = None
     printed: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Convert to plain types. In matrices, NaN and infinities become strings."""
+        plain = asdict(self)
+        if self.example is not None:
+            example = self.example
+            plain["example"] |= {
+                "inputs": {name: _plain(array) for name, array in example.inputs.items()},
+                "yours": None if example.yours is None else _plain(example.yours),
+                "right": _plain(example.right),
+            }
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Grade:
+        """Convert the result of `as_json` back."""
+        example = plain["example"]
+        if example is not None:
+            example = Example(
+                inputs={name: _array(values) for name, values in example["inputs"].items()},
+                yours=None if example["yours"] is None else _array(example["yours"]),
+                right=_array(example["right"]),
+                wrong=None if example["wrong"] is None else tuple(example["wrong"]),
+                what=example["what"],
+            )
+        return cls(**{**plain, "example": example})
+
+
+def _plain(array: np.ndarray) -> Any:
+    if array.dtype.kind != "f":
+        return array.tolist()
+    rounded = np.round(array.astype(float), 6)  # float32 has no more digits
+    return np.where(np.isfinite(rounded), rounded.astype(object), rounded.astype(str)).tolist()
+
+
+def _array(values: Any) -> np.ndarray:
+    array = np.array(values)
+    return array if array.dtype.kind in "bi" else np.array(values, dtype=float)

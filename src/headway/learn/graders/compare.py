@@ -183,7 +183,8 @@ def _unknown(
     result, expected = example.yours, example.right
     errors = [r for r in results if isinstance(r, Wrong)]
     if result is None or (errors and result.shape != expected.shape):
-        return Wrong(errors[0].fault, errors[0].message, look=errors[0].look, example=example)
+        errors[0].example = example
+        return errors[0]
     shapes = ", ".join(f"{name} {array.shape}" for name, array in example.inputs.items())
     if result.shape != expected.shape:
         message = (

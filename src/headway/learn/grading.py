@@ -1,0 +1,204 @@
+"""Grade a file in a separate process, with limits on time, memory and output.
+
+The process is forked from one that has imported NumPy, PyTorch and the graders already
+(`forkserver` of `multiprocessing`), so a grade does not wait for imports.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import re
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from io import BufferedWriter, FileIO, TextIOWrapper
+from multiprocessing import forkserver, get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from headway.learn.exercise import Exercise
+from headway.learn.grades import Grade
+
+SECONDS = {"gpt": 120}  # of a grade; every other exercise has:
+DEFAULT_SECONDS = 10
+MEMORY = 2 * 2**30  # bytes, in addition to what the imports use
+START = 60  # seconds for the imports
+LINES = 10  # of the output, at its beginning and at its end
+BYTES = 4096  # likewise
+# Each grade has one thread: threads do not survive a fork, and each reserves memory.
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# The module that starts the program is imported in each process again.
+PRELOAD = ["headway.cli.main", "torch", "headway.learn.worker"]
+
+_context = get_context("forkserver")
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """Set the variables that the process reads when it starts."""
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def warm_up() -> None:
+    """Start the process that imports what grades need. Does not wait for it."""
+    _context.set_forkserver_preload(PRELOAD)
+    with _environment():
+        forkserver.ensure_running()
+
+
+def grade(path: Path, exercise: Exercise, seconds: float | None = None) -> Grade:
+    """Grade a file. Every error of its code, and every limit, is a `Grade` too."""
+    path = path.absolute()
+    seconds = seconds or SECONDS.get(exercise.name, DEFAULT_SECONDS)
+    warm_up()
+    results, results_of_child = _context.Pipe(duplex=False)
+    output, output_of_child = _context.Pipe(duplex=False)
+    arguments = (path, exercise, seconds, results_of_child, output_of_child)
+    process = _context.Process(target=_work, args=arguments, daemon=True)
+    process.start()
+    results_of_child.close()
+    output_of_child.close()
+    try:
+        said, printed = _read(results, output, seconds)
+        line = said.rpartition("\n")[2]
+        process.join(0 if line.startswith("{") else 1)
+    finally:
+        _kill(process)
+        results.close()
+        output.close()
+    if line.startswith("{"):
+        grade = Grade.from_json(json.loads(line))
+    else:
+        grade = _stopped(said, path, seconds, process.exitcode)
+    return replace(grade, printed=str(printed))
+
+
+def _kill(process: BaseProcess) -> None:
+    """End a process, also one that waits for its threads, and those that it started."""
+    assert process.pid is not None
+    process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _read(results: Connection, output: Connection, seconds: float) -> tuple[str, Printed]:
+    """Read both pipes until the result is complete, the process has ended or time is up."""
+    said, printed, open_ = b"", Printed(), [results, output]
+    deadline = time.monotonic() + START
+    while results in open_ and not said.endswith(b"}\n"):
+        ready = wait(open_, max(deadline - time.monotonic(), 0))
+        if not ready:
+            said += b"\nTimeout"
+            break
+        for pipe in (results, output):
+            if pipe in ready:
+                data = os.read(pipe.fileno(), 2**16)
+                if not data:
+                    open_.remove(pipe)
+                elif pipe is output:
+                    printed.add(data)
+                else:
+                    if not said:
+                        deadline = time.monotonic() + seconds + 2
+                    said += data
+    while output in open_ and wait([output], 0) and (data := os.read(output.fileno(), 2**16)):
+        printed.add(data)
+    return said.decode(errors="replace").strip(), printed
+
+
+class Printed:
+    """The beginning and the end of what was printed."""
+
+    def __init__(self) -> None:
+        self._first, self._last, self._lines, self._bytes = b"", b"", 0, 0
+
+    def add(self, data: bytes) -> None:
+        """Add some output."""
+        self._lines += data.count(b"\n")
+        self._bytes += len(data)
+        self._first += data[: BYTES - len(self._first)]
+        self._last = (self._last + data)[-BYTES:]
+
+    def __str__(self) -> str:
+        is_short = self._bytes <= BYTES
+        first = self._first.decode(errors="replace").splitlines()
+        if is_short and len(first) <= 2 * LINES:
+            return "\n".join(first)
+        last = self._last.decode(errors="replace").splitlines()[-LINES:]
+        first = first[:LINES]
+        left_out = max(self._lines - len(first) - len(last), 0)
+        return "\n".join([*first, f"... {left_out:,} more lines ...", *last])
+
+
+class _Stdout(TextIOWrapper):
+    """Lines are written at once, in case the process is stopped; many lines are written faster."""
+
+    _writes = 0
+
+    def write(self, text: str) -> int:
+        self._writes += 1
+        if self._writes == 1000:
+            self.reconfigure(line_buffering=False)
+        return super().write(text)
+
+
+def _work(
+    path: Path, exercise: Exercise, seconds: float, results: Connection, output: Connection
+) -> None:
+    """Grade in the new process, and write the result as one line."""
+    from headway.learn.worker import grade_here  # late: it imports PyTorch
+
+    os.setsid()  # so that Ctrl-C does not reach it, and it is killed with all its processes
+    os.dup2(output.fileno(), 1)
+    os.dup2(output.fileno(), 2)
+    sys.stdout = stdout = _Stdout(BufferedWriter(FileIO(1, "w")), line_buffering=True)
+    faulthandler.enable(results.fileno())
+    faulthandler.dump_traceback_later(seconds, exit=True, file=results.fileno())
+    _limit_memory()
+    os.write(results.fileno(), b"started\n")
+    grade = grade_here(path, exercise)
+    with suppress(ValueError):  # the answer closed it
+        stdout.flush()
+    with open(results.fileno(), "w", closefd=False) as file:
+        file.write(json.dumps(grade.as_json()) + "\n")
+
+
+def _limit_memory() -> None:
+    with suppress(OSError):  # not on macOS
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        used = pages * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
+
+
+def _stopped(said: str, path: Path, seconds: float, status: int | None) -> Grade:
+    """Return the grade of an answer whose process ended without a result."""
+    frames = re.findall(r'File "(.*?)", line (\d+)', said)
+    number = next((int(line) for file, line in frames if file == str(path)), None)
+    code = ""
+    if number is not None:
+        with suppress(OSError, UnicodeDecodeError, IndexError):
+            code = path.read_text(encoding="utf-8").splitlines()[number - 1].strip()
+    if not said:
+        raise RuntimeError("the process that grades answers did not start")
+    if "Timeout" in said:
+        fault, message = "time", f"it did not return within {seconds:g} seconds; does a loop end?"
+    else:
+        fault = "crash"
+        message = f"it ended Python without a result (exit status {status}), as os._exit() does"
+    return Grade(False, fault, message, number, code)

@@ -1,0 +1,70 @@
+"""Grade a file in this process: read it, run it, and call the grader of the exercise."""
+
+from __future__ import annotations
+
+import ast
+import re
+import traceback
+from pathlib import Path
+
+from headway.learn.answer import load
+from headway.learn.exercise import Exercise
+from headway.learn.graders.table import GRADERS
+from headway.learn.grades import Grade, Wrong
+
+Line = tuple[int | None, str]  # the number of a line, and its code
+NO_LINE: Line = (None, "")
+
+
+def grade_here(path: Path, exercise: Exercise) -> Grade:
+    """Grade a file. Its code runs in this process, without limits."""
+    source = ""
+    try:
+        source = _read(path)
+        remark = GRADERS[exercise.name](load(path, source, exercise))
+    except Wrong as wrong:
+        line, code = _raised_at(wrong.__cause__, path, source) or _matching(wrong.look, source)
+        return Grade(False, wrong.fault, wrong.message, line, code, wrong.example)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        return Grade(False, "grader", f"the grader failed: {error!r} at {where}; please report it")
+    return Grade(True, None, remark or "correct")
+
+
+def _read(path: Path) -> str:
+    try:
+        source = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise Wrong("not-utf-8", f"line {line} is not UTF-8 text; save the file as UTF-8") from None
+    except OSError as error:
+        raise Wrong("no-file", f"the file cannot be read: {error.strerror}") from None
+    if not source.strip():
+        raise Wrong("empty", "the file is empty; `headway learn --reset` writes the stub again")
+    return source
+
+
+def _raised_at(error: BaseException | None, path: Path, source: str) -> Line | None:
+    """Return the last line of the file in the traceback of an error."""
+    if error is None:
+        return None
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return _line(error.lineno or 1, source)
+    frames = traceback.extract_tb(error.__traceback__)
+    numbers = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return _line(numbers[-1] or 1, source) if numbers else None
+
+
+def _matching(pattern: str, source: str) -> Line:
+    """Return the first simple statement that matches a regular expression."""
+    statements = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)]
+    for node in sorted(statements, key=lambda node: node.lineno):
+        if pattern and not hasattr(node, "body") and re.search(pattern, ast.unparse(node)):
+            return _line(node.lineno, source)
+    return NO_LINE
+
+
+def _line(number: int, source: str) -> Line:
+    lines = source.splitlines()
+    return number, lines[number - 1].strip() if number <= len(lines) else ""
