@@ -215,7 +215,8 @@ def _known_rows(results: Sequence[Any], right: Sequence[Any]) -> str:
     for result, expected in zip(results, right, strict=True):
         if expected.ndim < 2 or isinstance(result, Wrong) or result.shape != expected.shape:
             return ""
-        rows = wrong_cells(result, expected).reshape((len(expected), -1)).any(axis=1)
+        cells = wrong_cells(result, expected).reshape((len(expected), -1))
+        rows = np.asarray(cells.any(axis=1))
         firsts.append(not rows[0])
         lasts.append(not rows[-1])
     if all(firsts) and not all(lasts):
