@@ -76,3 +76,32 @@ def pytest_terminal_summary(terminalreporter):
     if find_spec("triton") is None:
         terminalreporter.section("THE TESTS OF TRITON DID NOT RUN", sep="!", red=True)
         terminalreporter.line("triton does not install here")
+
+
+@pytest.fixture(scope="module")  # while it is open no other event loop can run in its thread
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("Chromium is missing: apt-get install chromium-headless-shell")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page that fails the test when a script of it fails or a request leaves the machine."""
+    # Without animations, which take a quarter of a second each.
+    options = {"accept_downloads": True, "reduced_motion": "reduce"}
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, **options)
+    opened = context.new_page()
+    errors, requests = [], []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("request", lambda request: requests.append(request.url))
+    yield opened
+    context.close()
+    assert errors == []
+    inside = ("http://127.0.0.1:", "file:", "data:", "blob:", "about:")
+    assert [url for url in requests if not url.startswith(inside)] == []

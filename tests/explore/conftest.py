@@ -1,4 +1,4 @@
-"""A browser for the page, and runs to open it on."""
+"""Runs to open the page on."""
 
 import pytest
 import torch
@@ -10,7 +10,6 @@ from headway.torch.weights import build, to_arrays
 from headway.training import checkpoints
 from headway.training.runs import Run, RunConfig
 from headway.training.settings import TrainingConfig
-from pages import CHROMIUM
 
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom.\n" * 40
 
@@ -51,32 +50,3 @@ def modern(tmp_path_factory):
 def new_run(tmp_path_factory):
     """A function from a config to such a run."""
     return lambda config: random_run(tmp_path_factory.mktemp("random") / "random", config)
-
-
-@pytest.fixture(scope="module")  # while it is open no other event loop can run in its thread
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("Chromium is missing: apt-get install chromium-headless-shell")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def page(browser):
-    """A page that fails the test when a script of it fails or a request leaves the machine."""
-    # Without animations, which take a quarter of a second each.
-    options = {"accept_downloads": True, "reduced_motion": "reduce"}
-    context = browser.new_context(viewport={"width": 1280, "height": 860}, **options)
-    opened = context.new_page()
-    errors, requests = [], []
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.on("request", lambda request: requests.append(request.url))
-    yield opened
-    context.close()
-    assert errors == []
-    inside = ("http://127.0.0.1:", "file:", "data:", "blob:", "about:")
-    assert [url for url in requests if not url.startswith(inside)] == []

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, final
-from zlib import crc32
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from headway.attention.arrays import Array, namespace
+from headway.attention.dropout import hashed
 from headway.attention.formula import Attend, attention
 from headway.attention.masks import materialize
 from headway.attention.spec import DEFAULT, Spec, used
@@ -162,16 +162,17 @@ def words_and_inputs(text: str = SENTENCE) -> tuple[list[str], Float[np.ndarray,
     """Split a text into words and return three features for each word.
 
     Words of the example sentence have the features of the book. The features of any other word are
-    random numbers that depend only on the word.
+    hundredths from 0 to 0.99, from a hash of its letters; learn/static/compute.js does the same.
     """
     words = text.split()
     known = dict(zip(SENTENCE.lower().split(), INPUTS, strict=True))
-    rows = [
-        known.get(word.lower())
-        or np.random.default_rng(crc32(word.lower().encode("utf-8", "replace"))).random(3).round(2)
-        for word in words
-    ]
+    rows = [known.get(word) or _features(word) for word in text.lower().split()]
     return words, np.array(rows, dtype=np.float64).reshape((-1, 3))
+
+
+def _features(word: str) -> list[float]:
+    hashes = [hashed((*map(ord, word), feature), np.zeros(1)) for feature in range(3)]
+    return [((int(hash_[0]) + 2**31) * 100 >> 32) / 100 for hash_ in hashes]
 
 
 def run_example(rung: Rung, text: str = SENTENCE) -> tuple[list[str], Trace, Array]:

@@ -292,9 +292,12 @@ export function times(one, other) {
  * @param {{rate: number, seed: number}} training @param {number[]} coordinates
  */
 export function kept({ rate, seed }, coordinates) {
-  let state = 0;
-  for (const part of [seed, ...coordinates]) state = mixed(state ^ mixed((part + 0x9e3779b9) | 0));
-  return state >= Math.floor(rate * 2 ** 32) - 2 ** 31;
+  return hashed([seed, ...coordinates]) >= Math.floor(rate * 2 ** 32) - 2 ** 31;
+}
+
+/** The hash of integers, from -2^31 to 2^31 - 1. @param {number[]} parts */
+export function hashed(parts) {
+  return parts.reduce((state, part) => mixed(state ^ mixed((part + 0x9e3779b9) | 0)), 0);
 }
 
 /** @param {number} x */

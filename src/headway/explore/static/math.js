@@ -6,7 +6,7 @@ import { h, m } from "./dom.js";
 
 const SIGN = /\s*(?:\p{L}[\p{L}\d]*'*|\d+(?:\.\d+)?(?:e[+-]?\d+)?|\.\.\.|<=|>=|\S)/gu;
 const NAME = /^(\p{L}[\p{L}\d]*)('*)$/u;
-const WORD = /^(if|else|or|where|with|probability|split|into|heads|in|every|layer)$/;
+const WORD = /^(if|else|or|where|with|probability|split|into|heads|in|every|layer|column)$/;
 const OPERATOR = /^(=|→|\+|-|−|<=|>=|<|>|,|·)$/;
 const STOP = /^[/)\]|]$/;
 /** @type {Record<string, string>} */

@@ -10,13 +10,14 @@ import { colour, ink, packed } from "./colours.js";
  * A part of a matrix and how to draw it. beside: leave space for labels, to align with others.
  * size: rows and columns in words, where the picture has fewer. title: the heading in a product.
  * large: for a projector. hidden: cells that are still empty. lit: outlined rows and columns, from and to.
+ * at: the cell where the arrow keys start.
  * @typedef {{
  *   name: string, data: ArrayLike<number>, rows: number, columns: number, first: Cell,
  *   rowLabels?: string[] | null, columnLabels?: string[] | null, transposed?: boolean,
  *   scale: Scale, most: number, hatched?: (row: number, column: number) => boolean,
  *   width: number, height: number, role?: string, beside?: boolean, title?: string, size?: [number, number],
  *   large?: boolean, hidden?: (i: number, j: number) => boolean, lit?: {rows: [number, number], columns: [number, number]},
- *   onhover?: (cell: Cell | null) => void, onpick?: (cell: Cell) => void,
+ *   onhover?: (cell: Cell | null) => void, onpick?: (cell: Cell) => void, at?: Cell | null,
  * }} Part
  */
 /** @typedef {{element: SVGElement, light: (row: number | null, column: number | null) => void}} Drawn */
@@ -240,7 +241,7 @@ function band(rect, at, count, place) {
 function listen(element, part, left, top, light) {
   const { rows, columns, first, width, height } = part;
   /** @type {Cell | null} */
-  let current = null;
+  let current = part.at ?? null;
   const move = (/** @type {Cell | null} */ cell) => {
     current = cell;
     light(cell?.[0] ?? null, cell?.[1] ?? null);

@@ -1,0 +1,217 @@
+// The steps of attention on a sentence, as matrices with numbers that can be changed.
+
+import { h } from "../../explore/static/dom.js";
+import { largest } from "../../explore/static/colours.js";
+import { equation } from "../../explore/static/math.js";
+import { legend, matrix, product, transposed } from "../../explore/static/matrix.js";
+import { bracket, exact, pixels, short } from "../../explore/static/numbers.js";
+import { book } from "./book.js";
+import { attention, features, matrixOf, rowsOf, wordsOf } from "./compute.js";
+
+/** @typedef {import("./figure.js").Figure} Figure */
+/** @typedef {import("./compute.js").Matrix} Matrix */
+/** @typedef {import("../../explore/static/matrix.js").Part} Part */
+/** @typedef {import("../../explore/static/matrix.js").Drawn} Drawn */
+/** @typedef {import("../../explore/static/matrix.js").Cell} Cell */
+/**
+ * What a figure shows. right: the steps without the fault.
+ * @typedef {{words: string[], steps: Record<string, Matrix>, right: Record<string, Matrix>, rung: string, fault: string | null, drawn: Map<string, Drawn>}} Example
+ */
+
+export const WORDS = 10; // the first words of a sentence
+const MATRICES = /** @type {const} */ (["W_query", "W_key", "W_value"]);
+const SQUARE = ["scores", "scaled", "masked", "weights"]; // queries by keys
+
+/**
+ * Options: steps, the names in order. rung, which decides how they are computed: "simplified",
+ * "trainable" or "causal" (the default). products: the steps that are drawn with their factors.
+ * remove: the fault of compute.js while the figure is broken. text: another sentence.
+ * @param {Record<string, any>} options @param {Figure} figure
+ */
+export function draw(options, figure) {
+  const { state } = figure; // text; features: changed numbers by the word; matrices: changed ones by their names
+  const sentence = () => state.text ?? options.text ?? book.sentence;
+  const slots = options.steps.map((/** @type {string} */ name) => h("figure", { "data-step": name }));
+  const input = /** @type {HTMLInputElement} */ (h("input", { value: sentence(), size: 40, maxlength: 200, spellcheck: "false", oninput: () => { state.text = input.value; update(); } }));
+  const more = h("p", { class: "note", role: "status" });
+
+  function update() {
+    const words = wordsOf(sentence());
+    more.textContent = words.length > WORDS ? `The figure uses the first ${WORDS} words.` : words.length ? "" : "Type at least one word.";
+    const example = computed(words.slice(0, WORDS), options, figure);
+    for (const [at, slot] of slots.entries()) {
+      if (slot.querySelector("input")) continue; // its number is being changed
+      slot.replaceChildren(...(words.length ? step(options.steps[at], at, example) : []));
+    }
+  }
+
+  /** The title, the equation and the picture of a step. @param {string} name @param {number} at @param {Example} example */
+  function step(name, at, example) {
+    const { steps, right } = example;
+    const text = formula(name, options.steps.slice(0, at), example);
+    const factors = options.products?.includes(name) && figure.width > 520 ? factorsOf(name, example) : null;
+    const picture = factors ? product(part(factors[0], example), part(factors[1], example), part(name, example)) : single(name, example);
+    const changed = figure.broken && !same(steps[name], right[name]);
+    return [
+      factors ? null : h("h3", { class: name }, name, h("span", { class: "shape" }, ` ${steps[name].rows} × ${steps[name].columns}`)),
+      text && equation(`${factors ? `${name} = ` : ""}${text}`),
+      changed ? h("p", { class: "note changed" }, "changed") : null,
+      h("div", { class: "scroll" }, picture),
+    ].filter((node) => node != null);
+  }
+
+  /** One matrix; next to weights the sums of their rows. @param {string} name @param {Example} example */
+  function single(name, example) {
+    const drawn = matrix(part(name, example));
+    example.drawn.set(name, drawn);
+    if (name !== "weights") return drawn.element;
+    const sums = rowsOf(example.steps.weights).map((row) => [row.reduce((sum, x) => sum + x, 0)]);
+    const column = matrix({ ...part(name, example), ...matrixOf(sums), name: "sums of the rows", rowLabels: null, columnLabels: ["sum"], scale: "signed", most: Infinity, hatched: undefined, onhover: undefined });
+    return h("div", { class: "beside-sums" }, drawn.element, column.element);
+  }
+
+  /** @param {string} name @param {Example} example @returns {Part} */
+  function part(name, example) {
+    const { words, steps } = example;
+    const own = name.replace(/\^T$/, "");
+    const { data, rows, columns } = steps[own];
+    const square = SQUARE.includes(own);
+    const width = square ? pixels((figure.width - 110) / words.length, 22, 44) : 44;
+    const share = own === "weights";
+    const free = own === "x" || own.startsWith("W_");
+    /** @type {Part} */
+    const drawn = {
+      name: own, title: own, role: own, data, rows, columns, first: [0, 0],
+      rowLabels: own.startsWith("W_") ? null : words, columnLabels: square ? words : null,
+      scale: share ? "share" : "signed", most: share ? 1 : largest(data), width, height: 26,
+      hatched: own === "masked" || own === "weights" ? (i, j) => steps.masked.data[i * columns + j] === -Infinity : undefined,
+      onhover: (cell) => {
+        for (const [one, [row, column]] of sources(own, cell, example)) example.drawn.get(one)?.light(row, column);
+        figure.say(cell ? calculation(own, cell, example) : []);
+      },
+      onpick: free ? (cell) => change(own, cell, example) : undefined,
+      at: state.at?.[0] === own ? state.at[1] : null,
+    };
+    if (name === own) return drawn;
+    return { ...transposed(drawn), rowLabels: null, columnLabels: words, onpick: undefined };
+  }
+
+  /** Put an input over a cell. @param {string} name @param {Cell} cell @param {Example} example */
+  function change(name, cell, { words, steps }) {
+    const [i, j] = cell;
+    const { data, columns } = steps[name];
+    const slot = slots[options.steps.indexOf(name)];
+    const svg = /** @type {SVGElement} */ (slot.querySelector(".matrix"));
+    const [outer, inner] = [slot, svg.querySelectorAll(":scope > g > rect")[i * columns + j]].map((one) => one.getBoundingClientRect());
+    const set = () => {
+      const number = Number(field.value);
+      if (!field.value || !Number.isFinite(number)) return;
+      const rows = rowsOf(steps[name]);
+      rows[i][j] = number;
+      if (name === "x") state.features = { ...state.features, [words[i].toLowerCase()]: rows[i] };
+      else state.matrices = { ...state.matrices, [name]: rows };
+      update();
+    };
+    let open = true;
+    const close = () => {
+      if (!open) return;
+      open = false; // to remove it fires "blur"
+      const focus = document.activeElement === field;
+      field.remove();
+      state.at = [name, cell];
+      update();
+      if (focus) /** @type {HTMLElement | null} */ (slot.querySelector(".matrix"))?.focus();
+    };
+    const field = /** @type {HTMLInputElement} */ (h("input", {
+      type: "number", step: 0.1, value: data[i * columns + j], class: "cell", "aria-label": `${name}, ${name === "x" ? words[i] : `row ${i}`}, column ${j}`,
+      style: { left: `${inner.left - outer.left}px`, top: `${inner.top - outer.top}px` },
+      oninput: set, onblur: close,
+      onkeydown: (/** @type {KeyboardEvent} */ event) => {
+        event.stopPropagation();
+        if (event.key === "Enter" || event.key === "Escape") close();
+      },
+    }));
+    slot.append(field);
+    field.select();
+  }
+
+  update();
+  return h("div", { class: "steps" },
+    h("div", { class: "row" }, h("label", {}, "Sentence ", input)),
+    more,
+    h("div", { class: "shelf" }, slots),
+    options.steps.includes("weights") && legend("share", 1, options.steps.includes("masked") || (options.rung ?? "causal") === "causal"),
+    h("p", { class: "note" }, "Blue is negative, red is positive. ", options.steps.some((/** @type {string} */ name) => name === "x" || name.startsWith("W_")) && "The numbers of x and of the matrices W can be changed: click one, or move there with the arrow keys and press Enter."));
+}
+
+/** @param {string[]} words @param {Record<string, any>} options @param {Figure} figure @returns {Example} */
+function computed(words, options, figure) {
+  const { state } = figure;
+  const vectors = words.map((word) => state.features?.[word.toLowerCase()] ?? features(word));
+  const [W_query, W_key, W_value] = MATRICES.map((name) => matrixOf(state.matrices?.[name] ?? book[name]));
+  const inputs = { x: matrixOf(vectors), W_query, W_key, W_value };
+  const rung = options.rung ?? "causal";
+  const fault = figure.broken ? options.remove : null;
+  return { words, steps: attention(inputs, rung, fault), right: attention(inputs, rung), rung, fault, drawn: new Map() };
+}
+
+/** @param {Matrix} one @param {Matrix} other */
+function same(one, other) {
+  return one.rows === other.rows && one.columns === other.columns && rowsOf(one).flat().every((x, i) => x === other.data[i]);
+}
+
+/** What a step is computed from. @param {string} name @param {string[]} earlier  steps that are shown @param {Example} example */
+function formula(name, earlier, example) {
+  const factors = factorsOf(name, example);
+  const { rung, fault } = example;
+  const raw = earlier.includes("scores") || rung !== "simplified" ? "scores" : "x x^T";
+  const last = rung === "causal" ? "masked" : rung === "simplified" || fault === "scale" ? raw : earlier.includes("scaled") ? "scaled" : `${raw} / sqrt(d_k)`;
+  const normalized = { softmax: last, exp: `${last} / (sum ${last})`, "softmax-axis": `softmax(${last}) in every column` }[fault ?? ""];
+  return factors?.join(" ") ?? {
+    queries: "x",
+    keys: "x",
+    values: "x",
+    scaled: fault === "scale" ? "scores" : "scores / sqrt(d_k)",
+    masked: fault === "mask" ? "scaled" : "scaled if j <= i else -inf",
+    weights: normalized ?? `softmax(${last})`,
+  }[name];
+}
+
+/** The factors of a step that is a product; ^T for a transposed one. @param {string} name @param {Example} example @returns {[string, string] | null} */
+function factorsOf(name, { rung, fault }) {
+  const plain = rung === "simplified";
+  /** @type {Record<string, [string, string]>} */
+  const factors = {
+    ...(fault !== "projections" && { queries: ["x", "W_query"], keys: ["x", "W_key"], values: ["x", "W_value"] }),
+    scores: plain ? ["x", "x^T"] : ["queries", "keys^T"],
+    context: ["weights", plain ? "x" : "values"],
+  };
+  return factors[name] ?? null;
+}
+
+/** The rows and columns of other matrices that a cell is computed from. @param {string} name @param {Cell | null} cell @param {Example} example @returns {[string, [number | null, number | null]][]} */
+function sources(name, cell, example) {
+  const [i, j] = cell ?? [null, null];
+  const factors = factorsOf(name, example);
+  if (name === "scores" && factors) return [[factors[0], [i, null]], [factors[1].replace("^T", ""), [j, null]]];
+  if (factors) return [[factors[0], [i, null]], [factors[1], [null, j]]];
+  const before = SQUARE[SQUARE.indexOf(name) - 1];
+  return before ? SQUARE.slice(0, 3).map((one) => [one, [i, name === "weights" ? null : j]]) : [];
+}
+
+/** A cell, and how it is computed. @param {string} name @param {Cell} cell @param {Example} example @returns {[string, string][]} */
+function calculation(name, [i, j], example) {
+  const { words, steps } = example;
+  const { data, columns } = steps[name];
+  const at = (/** @type {string} */ one, /** @type {number} */ row, /** @type {number} */ column) => steps[one].data[row * steps[one].columns + column];
+  const number = data[i * columns + j];
+  const square = SQUARE.includes(name);
+  const place = /** @type {[string, string][]} */ (
+    square ? [["query", words[i]], ["key", words[j]]] : name.startsWith("W_") ? [["row", String(i)], ["column", String(j)]] : [["token", words[i]], ["column", String(j)]]
+  );
+  const factors = factorsOf(name, example);
+  const terms = factors && Array.from({ length: steps[factors[0]].columns }, (_, c) =>
+    `${short(at(factors[0], i, c))} · ${bracket(factors[1].endsWith("^T") ? at(factors[1].slice(0, -2), j, c) : at(factors[1], c, j))}`);
+  const how = terms ? `${terms.join(" + ")} = ${short(number)}` : exact(number);
+  return [...place, [name, how]];
+}
