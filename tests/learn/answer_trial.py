@@ -31,9 +31,9 @@ from headway.learn.grades import Grade, Wrong
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "learn" / "answers.md"
 ANSWER = re.compile(
-    r"^## (?P<title>.+)\n\n"
-    r"fault: (?P<fault>.+)\n"
-    r"(?:source: (?P<source>.+)\n)?"
+    r"^## (?P<title>[^\n]+)\n\n"
+    r"fault: (?P<fault>[^\n]+)\n"
+    r"(?:source: (?P<source>[^\n]+)\n)?"
     r"\n```python\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )

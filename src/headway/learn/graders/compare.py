@@ -16,7 +16,7 @@ import numpy as np
 from headway.learn.grades import Example, Wrong
 
 Array = np.ndarray
-Inputs = Mapping[str, Array]
+Inputs = Mapping[str, Any]  # arrays and numbers
 # Calls the answer with the inputs of a case; the second argument is the right shape.
 View = Callable[[Inputs, tuple[int, ...]], Array]
 TOLERANCE = 2e-4  # relative to the largest number; answers compute in float32
@@ -156,7 +156,8 @@ def _example(
     first = None
     if result is not None and result.shape == expected.shape:
         first = tuple(map(int, np.argwhere(wrong_cells(result, expected))[0]))
-    return Example(dict(case), result, expected, first, what)
+    inputs = {name: np.asarray(value) for name, value in case.items()}
+    return Example(inputs, result, expected, first, what)
 
 
 def _best(outcomes: list[list[Array | Wrong]], right: Sequence[Any]) -> list[Array | Wrong]:
@@ -182,14 +183,17 @@ def _unknown(
     assert example is not None  # some result is wrong
     result, expected = example.yours, example.right
     errors = [r for r in results if isinstance(r, Wrong)]
+    if errors and sum(map(agree, results, right)) == len(results) - len(errors) > 0:
+        message = f"Some sizes work, but with {_shapes(example.inputs)} {errors[0].message}. Take "
+        message += "all sizes from the shapes of the inputs, and transpose with `swapaxes`."
+        return Wrong("sizes", message, look=r"shape|= \d|arange|zeros|ones", example=example)
     if result is None or (errors and result.shape != expected.shape):
         errors[0].example = example
         return errors[0]
-    shapes = ", ".join(f"{name} {array.shape}" for name, array in example.inputs.items())
     if result.shape != expected.shape:
         message = (
             f"The {what} has the shape {result.shape}, but it must have {expected.shape} "
-            f"(for {shapes})."
+            f"(for {_shapes(example.inputs)})."
         )
         return Wrong("shape", message, example=example)
     if not np.isfinite(result).all() and np.isfinite(expected).all():
@@ -198,8 +202,7 @@ def _unknown(
         return Wrong("nan", message, look=r"exp|log|/|inf", example=example)
     if errors:
         case = next(c for c, r in zip(cases, results, strict=True) if isinstance(r, Wrong))
-        shapes = ", ".join(f"{name} {array.shape}" for name, array in case.items())
-        message = f"The {what} is wrong, and with {shapes} {errors[0].message}"
+        message = f"The {what} is wrong, and with {_shapes(case)} {errors[0].message}"
         return Wrong("unknown", message, example=example)
     cell = example.wrong
     assert cell is not None
@@ -207,6 +210,13 @@ def _unknown(
     message += f", but it must be {expected[cell]:.4g}."
     known = " ".join(filter(None, [_known_rows(results, right), hint(result, expected)]))
     return Wrong("unknown", f"{message} {known}".strip(), example=example)
+
+
+def _shapes(inputs: Inputs) -> str:
+    return ", ".join(
+        f"{name} {np.shape(value)}" if np.ndim(value) else f"{name} = {value}"
+        for name, value in inputs.items()
+    )
 
 
 def _known_rows(results: Sequence[Any], right: Sequence[Any]) -> str:
