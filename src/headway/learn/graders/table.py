@@ -6,6 +6,9 @@ A grader raises `Wrong` for a wrong answer. It may return a remark for the learn
 from collections.abc import Callable
 
 from headway.learn.answer import Answer
-from headway.learn.graders import softmax
+from headway.learn.graders import fused, softmax
 
-GRADERS: dict[str, Callable[[Answer], str | None]] = {"softmax": softmax.grade}
+GRADERS: dict[str, Callable[[Answer], str | None]] = {
+    "softmax": softmax.grade,
+    "fused": fused.grade,
+}

@@ -1,0 +1,145 @@
+"""Call a class, such as a PyTorch module, with given matrices as its weights."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from headway.check.modules import is_module
+from headway.learn.answer import Answer
+from headway.learn.graders.compare import Array, View
+from headway.learn.grades import Wrong
+
+# Names of the arguments of classes. The widths of a class with one width are d_in = d_out.
+ARGUMENTS = {
+    "d_in": r"d_?in|in_?dim|input_?dim|in_features|d_?model|emb\w*|n_embd|dim|hidden\w*|width|d",
+    "d_out": r"d_?out|out_?dim|output_?dim|out_features",
+    "heads": r"h|n_?heads?|num_?heads|heads|nhead",
+    "tokens": r"context\w*|block_?size|max_?\w*|seq\w*|tokens",
+    "dropout": r"dropout\w*|p|rate",
+    "bias": r"\w*bias",
+}
+WEIGHTS = {
+    "fused": r"qkv|in_proj|c_attn",
+    "W_output": r"out|(^|[._])w?_?o([._]|$)|o_proj|c_proj|(^|[._])proj",
+    "W_query": r"q",
+    "W_key": r"k",
+    "W_value": r"v",
+}
+QUERY_KEY_VALUE = ("W_query", "W_key", "W_value")
+
+
+def has_one_width(answer: Answer) -> bool:
+    """Whether a class takes one width, for d_in and d_out."""
+    return not any(re.fullmatch(ARGUMENTS["d_out"], name.lower()) for name in _names(answer))
+
+
+def modules(answer: Answer) -> Iterator[View]:
+    """Return the ways to call an instance: its matrices (d_in, d_out) or transposed."""
+    for transposed in (False, True):
+        for batch in (True, False):
+            yield partial(_call, answer, batch=batch, transposed=transposed)
+
+
+def _call(
+    answer: Answer,
+    inputs: Mapping[str, Any],
+    shape: tuple[int, ...],
+    *,
+    batch: bool,
+    transposed: bool,
+) -> Array:
+    instance = _instance(answer, inputs)
+    _set_weights(answer, instance, inputs, transposed)
+    x = inputs["x"][None] if batch else inputs["x"]
+    result = answer.call(x, of=instance, shape=(1, *shape) if batch else shape)
+    return result[0] if batch and result.shape[:1] == (1,) else result
+
+
+def _names(answer: Answer) -> list[str]:
+    try:
+        return [*inspect.signature(answer.entry).parameters]
+    except (TypeError, ValueError):
+        return []
+
+
+def _instance(answer: Answer, inputs: Mapping[str, Any]) -> Any:
+    sizes = {
+        "d_in": inputs["W_query"].shape[0],
+        "d_out": inputs["W_query"].shape[1],
+        "heads": inputs.get("heads", 1),
+        "tokens": 16,
+        "dropout": 0.0,
+        "bias": False,
+    }
+    arguments = {}
+    for name, parameter in inspect.signature(answer.entry).parameters.items():
+        size = next((k for k, v in ARGUMENTS.items() if re.fullmatch(v, name.lower())), None)
+        if size is not None:
+            arguments[name] = sizes[size]
+        elif parameter.default is parameter.empty and parameter.kind < parameter.VAR_POSITIONAL:
+            raise Wrong(
+                "arguments",
+                f"the argument {name!r} of {answer.entry.__name__} is not known: use d_in, d_out "
+                "and heads",
+                look=r"__init__",
+            )
+    instance = answer.run(of=answer.entry, **arguments)
+    return instance.eval() if is_module(instance) else instance
+
+
+def _set_weights(
+    answer: Answer, instance: Any, inputs: Mapping[str, Any], transposed: bool
+) -> None:
+    matrices = {name: array for name, array in inputs.items() if name.startswith("W_")}
+    matrices["fused"] = np.concatenate([matrices[name] for name in QUERY_KEY_VALUE], axis=1)
+    used = set()
+    for path, value, assign in _weights(answer, instance):
+        if np.ndim(value) < 2:  # a bias
+            assign(np.zeros(tuple(value.shape)))
+            continue
+        name = next((name for name, look in WEIGHTS.items() if re.search(look, path.lower())), None)
+        if name is None:
+            continue
+        is_linear = path.endswith(".weight")
+        matrix = matrices[name].T if is_linear or transposed else matrices[name]
+        if tuple(value.shape) != matrix.shape:
+            raise Wrong(
+                "weights",
+                f"{path} has the shape {tuple(value.shape)}, but it must be {matrix.shape} for "
+                f"d_in = {inputs['x'].shape[-1]} and d_out = {inputs['W_query'].shape[1]}.",
+                look=re.escape(path.rpartition(".")[0] or path),
+            )
+        assign(matrix)
+        used.add(name)
+    wanted = {*QUERY_KEY_VALUE, *(["W_output"] if "W_output" in inputs else [])}
+    used |= {*QUERY_KEY_VALUE} if "fused" in used else set()
+    if wanted - used:
+        missing = ", ".join(sorted(wanted - used))
+        raise Wrong(
+            "weights", f"{missing} was not found in the class: name it so.", look="__init__"
+        )
+
+
+def _weights(answer: Answer, instance: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the path of each array, its value, and a function that replaces it."""
+    if is_module(instance):
+        for path, parameter in instance.named_parameters():
+            yield path, parameter, partial(_assign, answer, parameter)
+        return
+    for name, value in list(vars(instance).items()):
+        if answer.library.is_array(value) or isinstance(value, np.ndarray):
+            yield name, value, partial(_set, answer, instance, name)
+
+
+def _assign(answer: Answer, parameter: Any, matrix: Array) -> None:
+    parameter.data = answer.given(matrix)
+
+
+def _set(answer: Answer, instance: Any, name: str, matrix: Array) -> None:
+    setattr(instance, name, answer.given(matrix))
