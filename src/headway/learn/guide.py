@@ -32,6 +32,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
+from headway.learn.exercise import exercises
 from headway.learn.measured import drawn
 
 PACKAGE = Path(__file__).parents[1]
@@ -96,13 +97,18 @@ def _figure(options: Options) -> str:
         raise ValueError("a figure must have a `kind`")
     if ("without" in options) != ("consequence" in options):
         raise ValueError("a figure with `without` must have a `consequence`, and vice versa")
-    data = {**options, "consequence": inline(options.get("consequence", ""))}
+    without = options.get("without")
+    consequence = (
+        f'<p class="consequence"><strong>Without {inline(without)}:</strong> '
+        f"{inline(options['consequence'])}</p>\n"
+        if without
+        else ""
+    )
     return (
-        f'<figure class="live" data-figure="{escape(json.dumps(data))}">\n'
-        + (f"<h3>{inline(title)}</h3>\n" if title else "")
-        + '<div class="drawing"><noscript>This figure needs JavaScript.</noscript></div>\n'
-        + (f"<figcaption>{inline(caption)}</figcaption>\n" if caption else "")
-        + "</figure>\n"
+        f'<figure class="live" data-figure="{escape(json.dumps(options))}">\n'
+        f'<div class="head"><h3>{inline(title)}</h3></div>\n'
+        '<div class="drawing"><noscript>This figure needs JavaScript.</noscript></div>\n'
+        f"{consequence}<figcaption>{inline(caption)}</figcaption>\n</figure>\n"
     )
 
 
@@ -121,10 +127,18 @@ def _source(options: Options) -> str:
 
 
 def _exercise(options: Options) -> str:
-    name = escape(options["name"])
+    name = options["name"]
+    exercise = exercises().get(name)
+    if exercise is None:  # TODO
+        return f'<aside class="exercise" data-exercise="{name}"><h3>{name}</h3></aside>\n'
     return (
         f'<aside class="exercise" data-exercise="{name}">\n'
-        f"<p>The exercise <strong>{name}</strong>: <code>headway learn</code></p>\n</aside>\n"
+        f"<h3><small>Exercise {exercise.number}</small> {inline(exercise.title)}</h3>\n"
+        f"{_MARKDOWN.render(exercise.task)}"
+        f"<details open><summary><code>learn/{exercise.file}</code></summary>\n"
+        f"{coloured(exercise.stub)}</details>\n"
+        '<div class="state"><p>Start with <code>headway learn</code>, edit this file and save it. '
+        "It is graded at each save.</p></div>\n</aside>\n"
     )
 
 

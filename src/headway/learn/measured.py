@@ -1,16 +1,283 @@
-"""What the lab measured, as the guide shows it: curves and the sentences of the reports.
+"""What the lab measured, as the guide shows it: curves of all seeds, and the report's sentences.
 
-`python -m headway.learn.measured` takes them from `docs/lab/*/report.json` of a checkout and writes
-the files in the folder `measured`.
+`python -m headway.learn.measured` extracts the reports `docs/lab/*/report.json` of a checkout into
+the folder `measured`, which is part of the package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from html import escape
+from pathlib import Path
+from statistics import mean
 from typing import Any
 
+from headway.bench.pages import COLOURS
 
-def drawn(options: Mapping[str, Any]) -> str:
-    """Return the curves and sentences of a report as HTML."""
-    return f'<figure class="measured"><p>{escape(options["report"])}</p></figure>\n'
+FOLDER = Path(__file__).with_name("measured")
+REPORTS = Path(__file__).parents[3] / "docs" / "lab"  # in a checkout
+# What can be drawn: the label, and whether the axis is logarithmic.
+LABELS = {
+    "validation": ("validation loss, nats per token", False),
+    "entropy": ("entropy of the attention weights, 1 = equal weights", False),
+    "largest": ("largest score", True),
+    "first": ("weight of the first token", False),
+    "query_gradient": ("gradient norm of W_query", True),
+}
+GAP = 0.115  # the distance of two labels, as a part of the height
+
+Curves = dict[str, list[list[float]]]  # by seed: pairs of a step and a value
+Options = Mapping[str, Any]
+
+
+def extracted(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the guide needs of a report of `headway compare`, `climb` or `translate race`.
+
+    variants: the curves by name, by what was measured, by seed. effects: the comparisons of two
+    variants, with the sentence of the report. remarks: its other sentences.
+    """
+    answers, effects = report["answers"], report.get("effects", report.get("findings", []))
+    named = [(effect["variant"], effect["against"]) for effect in effects]
+    sentences = answers[: len(effects)]
+    runs = {
+        variant["name"]: [(run["seed"], run) for run in variant["runs"]]
+        for variant in report.get("variants", [])
+    }
+    for run in report.get("runs", []):  # of a race
+        runs.setdefault(run["kind"], []).append((run["seed"], run))
+    return {
+        "question": report.get("question", ""),
+        "command": report["command"],
+        "budget": _budget(report, max(map(len, runs.values()))),
+        "effects": [
+            {"variant": variant, "against": against, "sentence": sentence}
+            for (variant, against), sentence in zip(named, sentences, strict=True)
+        ],
+        "remarks": answers[len(effects) :],
+        "variants": {name: _curves(of_seeds) for name, of_seeds in runs.items()},
+    }
+
+
+def _budget(report: Mapping[str, Any], seeds: int) -> str:
+    if "race" in report:
+        settings, text = report["race"]["settings"].values(), report["race"]["source"]
+        budgets = {f"{one['steps']:,} steps" for one in settings}
+    else:
+        settings = [variant["settings"] for variant in report["variants"]]
+        text = " and ".join(sorted({str(one["text"]) for one in settings}))
+        tokens = {
+            (one["training"]["steps"], one["training"]["batch"] * one["model"]["context"])
+            for one in settings
+        }
+        budgets = {f"{steps:,} steps of {many:,} tokens" for steps, many in tokens}
+    return f"{seeds} seeds, {' or '.join(sorted(budgets))} of {text}"
+
+
+def _curves(runs: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, Curves]:
+    curves: dict[str, Curves] = {}
+    for seed, run in runs:
+        curve = run["curve"]
+        points = curve.items() if isinstance(curve, dict) else curve
+        _add(curves, "validation", seed, [[int(step), loss] for step, loss in points])
+        for key in ("entropy", "largest", "first", "query_gradient"):
+            reduce = max if key == "largest" else mean
+            lines = [line for line in run.get("health", []) if line[key]]
+            _add(curves, key, seed, [[line["step"], reduce(_flat(line[key]))] for line in lines])
+    return curves
+
+
+def _add(curves: dict[str, Curves], what: str, seed: int, points: list[list[float]]) -> None:
+    if points:
+        rounded = [[step, float(f"{value:.5g}")] for step, value in points]
+        curves.setdefault(what, {})[str(seed)] = rounded
+
+
+def _flat(numbers: Any) -> Iterator[float]:
+    """Yield the numbers of a list of layers, which may be lists of heads."""
+    for one in numbers:
+        yield from _flat(one) if isinstance(one, list) else [one]
+
+
+@cache
+def report(name: str) -> dict[str, Any]:
+    """Return the extract of a report. Raises ValueError if it does not exist."""
+    file = FOLDER / f"{name}.json"
+    if not file.is_file():
+        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.json")))
+        raise ValueError(f"unknown report {name!r}; known: {known}")
+    extract: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return extract
+
+
+def drawn(options: Options) -> str:
+    """Return the curves of a report and its sentences about them as HTML.
+
+    options: `report`, optional `variants` (by default all), `what` (a key of LABELS; "none" draws
+    no curves) and `sentences`, the beginnings of sentences to quote (by default those that compare
+    two of the variants). Raises ValueError if something is unknown.
+    """
+    extract = report(options["report"])
+    chosen = options.get("variants", [*extract["variants"]])
+    for name in chosen:
+        if name not in extract["variants"]:
+            known = "; ".join(extract["variants"])
+            raise ValueError(f"unknown variant {name!r} of {options['report']!r}; known: {known}")
+    sentences = "".join(
+        f"<li>{escape(one)}.</li>\n" for one in _sentences(extract, options, chosen)
+    )
+    what = options.get("what", "validation")
+    return (
+        '<figure class="measured">\n'
+        + ("" if what == "none" else _plot(extract, chosen, what))
+        + f"<ul>\n{sentences}</ul>\n"
+        f"<figcaption>Measured: {escape(extract['budget'])}. Again: "
+        f"<code>{escape(extract['command'])}</code></figcaption>\n</figure>\n"
+    )
+
+
+def _sentences(extract: Mapping[str, Any], options: Options, chosen: Sequence[str]) -> list[str]:
+    if "sentences" not in options:
+        found = [
+            effect["sentence"]
+            for effect in extract["effects"]
+            if {effect["variant"], effect["against"]} <= {*chosen}
+        ]
+        if not found and extract["effects"]:
+            raise ValueError(f"{options['report']!r} does not compare {' with '.join(chosen)}")
+        return found
+    every = [effect["sentence"] for effect in extract["effects"]] + extract["remarks"]
+    found = []
+    for beginning in options["sentences"]:
+        matching = [sentence for sentence in every if sentence.startswith(beginning)]
+        if not matching:
+            raise ValueError(f"{options['report']!r} has no sentence that begins {beginning!r}")
+        found += matching
+    return found
+
+
+def _plot(extract: Mapping[str, Any], chosen: Sequence[str], what: str) -> str:
+    """Return three pictures side by side: the axis, the curves, and their labels.
+
+    The curves are stretched to the width of the page and the texts are not, without a script.
+    """
+    if what not in LABELS:
+        raise ValueError(f"unknown curve {what!r}; known: {', '.join(LABELS)}, none")
+    curves = {name: extract["variants"][name].get(what, {}) for name in chosen}
+    empty = [name for name, seeds in curves.items() if not seeds]
+    if empty:
+        raise ValueError(f"{extract['command']!r} did not record {what!r} of {empty[0]!r}")
+    label, logarithmic = LABELS[what]
+    shared, short = _shortened(chosen)
+    last = max(step for seeds in curves.values() for points in seeds.values() for step, _ in points)
+    late = [
+        value
+        for seeds in curves.values()
+        for points in seeds.values()
+        for step, value in points
+        if step >= last / 4  # the first losses are much larger
+    ]
+    scale = math.log10 if logarithmic else float
+    low, high = scale(min(late)), scale(max(late))
+    margin = 0.06 * (high - low or 1)
+    low, high = low - margin, high + margin
+
+    def height(value: float) -> float:
+        return round(1 - (scale(value) - low) / (high - low), 4)
+
+    marks = _ticks(low, high, logarithmic)
+    axis = "".join(_text(_short(mark), height(mark), "end") for mark in marks)
+    grid = "".join(f'<path class="grid" d="M0 {height(mark)}H1"/>' for mark in marks)
+    lines, ends = "", {}
+    for name, seeds in curves.items():
+        colour = _colour(chosen.index(name))
+        for points in seeds.values():
+            path = "L".join(f"{step / last:.4f} {height(value)}" for step, value in points)
+            lines += f'<path d="M{path}" stroke="{colour}"/>'
+        ends[name] = mean(points[-1][1] for points in seeds.values())
+    labels = "".join(
+        _text(short[name], at, "start", _colour(chosen.index(name)), _short(ends[name]))
+        for name, at in _apart({name: height(end) for name, end in ends.items()}).items()
+    )
+    heading = f"{label}{f' ({shared})' if shared else ''}"
+    return (
+        f"<h3>{escape(heading[0].upper() + heading[1:])}</h3>\n"
+        f'<div class="plot" role="img" aria-label="{escape(heading)} by step">'
+        f'<svg class="axis">{axis}</svg>'
+        f'<svg class="curves" viewBox="0 0 1 1" preserveAspectRatio="none">{grid}{lines}</svg>'
+        f'<svg class="labels">{labels}</svg>'
+        f'<p class="steps"><span>0</span><span>steps</span><span>{last:,}</span></p></div>\n'
+    )
+
+
+def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:
+    """Return about four round numbers; low and high are logarithms if the axis is logarithmic."""
+    if logarithmic and high - low > 1:
+        powers = range(math.floor(low), math.ceil(high) + 1)
+        factors = (1,) if high - low > 3 else (1, 3)
+        values = [factor * 10.0**power for power in powers for factor in factors]
+        return [value for value in values if low < math.log10(value) < high]
+    if logarithmic:
+        low, high = 10**low, 10**high
+    least = (high - low) / 5
+    power = 10 ** math.floor(math.log10(least))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
+    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _shortened(names: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Return the parts (between commas) that all names have, and the other parts of each name."""
+    parts = [name.split(", ") for name in names]
+    shared = [part for part in parts[0] if all(part in other for other in parts)]
+    if len(names) == 1 or any(len(one) == len(shared) for one in parts):
+        return "", dict(zip(names, names, strict=True))
+    short = [", ".join(part for part in one if part not in shared) for one in parts]
+    return ", ".join(shared), dict(zip(names, short, strict=True))
+
+
+def _apart(heights: Mapping[str, float]) -> dict[str, float]:
+    """Move labels away from each other, within the picture."""
+    names = sorted(heights, key=lambda name: heights[name])
+    places = [min(max(heights[name], GAP / 2), 1 - GAP / 2) for name in names]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + GAP)
+    if places[-1] > 1 - GAP / 2:  # too low: move up from the last one
+        places[-1] = 1 - GAP / 2
+        for i in range(len(places) - 2, -1, -1):
+            places[i] = min(places[i], places[i + 1] - GAP)
+    return dict(zip(names, places, strict=True))
+
+
+def _text(text: str, at: float, anchor: str, colour: str = "", value: str = "") -> str:
+    place = f'x="{100 if anchor == "end" else 0}%" y="{at:.1%}" text-anchor="{anchor}"'
+    more = f'<tspan class="value" x="0" dy="1.15em">{value}</tspan>' if value else ""
+    dy = "-.1em" if value else ".35em"
+    fill = f' fill="{colour}"' if colour else ""
+    return f'<text {place} dy="{dy}"{fill}>{escape(text)}{more}</text>'
+
+
+def _colour(index: int) -> str:
+    """Return the colour of a variant, the first in that of text, for light and dark pages."""
+    if index == 0:
+        return "currentColor"
+    light = [*COLOURS][(index - 1) % len(COLOURS)]
+    return f"light-dark({light}, {COLOURS[light]})"
+
+
+def _short(value: float) -> str:
+    """Return three significant digits."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for source in sorted(REPORTS.glob("*/report.json")):
+        extract = extracted(json.loads(source.read_text(encoding="utf-8")))
+        text = json.dumps(extract, indent=1)
+        text = re.sub(
+            r"\[\s+([-\d.e+]+),\s+([-\d.e+]+)\s+\]", r"[\1, \2]", text
+        )  # one point, one line
+        (FOLDER / f"{source.parent.name}.json").write_text(text + "\n", encoding="utf-8")

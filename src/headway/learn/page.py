@@ -45,7 +45,8 @@ def file() -> str:
 def _line(chapter: Chapter) -> str:
     return (
         f'<li data-chapter="{chapter.name}"><a href="#{chapter.name}">'
-        f"<span>{chapter.number}</span> {inline(chapter.title)}</a></li>\n"
+        f"<span>{chapter.number}</span> <span>{inline(chapter.title)}</span> "
+        '<span class="mark"></span></a></li>\n'
     )
 
 
