@@ -6,6 +6,7 @@ Arrays are (batch, heads, tokens, d), as in `check.suspects.steps`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,11 @@ SCALE = r"sqrt|\*\* ?-?\(?0\.5|scale|\* ?-0\.5"
 SOFTMAX = r"softmax|exp\(|sum\(|argmax|sigmoid"
 MASK = r"mask|tril|triu|inf|where|causal|1e-?9|>|<"
 ROLES = r"@|matmul|einsum|dot|bmm"
+
+
+def low(scores: Array, allowed: Array) -> Array:
+    """Set scores that are not allowed to a large negative number: a row without keys has no NaN."""
+    return np.where(allowed, scores, -1e9)
 
 
 def of_scale() -> list[Fault]:
@@ -285,43 +291,49 @@ def misapplied(name: str, mask: str, hidden: str, hide: str, drop: str) -> list[
         "softmax.",
         **{hide: unchanged, drop: lambda weights, allowed: np.where(allowed, weights, -np.inf)},
     )
-    add(
+
+    def add_both(kind: str, message: str, step: Callable[[Array], Any]) -> None:
+        """Add a fault that replaces hidden scores, also those that another mask hides."""
+
+        def over(scores: Array, allowed: Array) -> Array:
+            return np.where(allowed, scores, step(scores))
+
+        def under(scores: Array, allowed: Array) -> Array:
+            return over(scores, allowed | (scores < -1e8))
+
+        add(kind, message, **{hide: over})
+        add(kind, message, **{hide: under})
+
+    add_both(
         "zero",
         f"The {mask} sets the scores of {hidden} to 0 (or a number near 0, such as 1e-9). exp(0) "
         "is 1, so they still get weight. Set them to -inf.",
-        **{hide: lambda scores, allowed: np.where(allowed, scores, 0.0)},
+        lambda scores: 0.0,
     )
     ones = f"The {mask} is added as 0 and 1. Add 0 where attention is allowed and -inf elsewhere."
     add("added", ones, **{hide: lambda scores, allowed: scores + allowed})
     add("added", ones, **{hide: lambda scores, allowed: scores + ~allowed})
-    for number in (-1.0, -10.0):
-        add(
+    weak = f"The {mask} {{}} {hidden}, which is not low enough. Use -inf."
+    for fixed in (-1.0, -10.0):
+        add_both(
             "too-small",
-            f"The {mask} gives {hidden} the score {number:g}, which is not low enough. Use -inf.",
-            **{hide: lambda scores, allowed, n=number: np.where(allowed, scores, n)},
+            weak.format(f"sets the score to {fixed:g} for"),
+            partial(np.full_like, fill_value=fixed),
         )
-    for number in (-2.0, -5.0, -10.0):
-        add(
-            "too-small",
-            f"The {mask} subtracts {-number:g} from the scores of {hidden}, which is not low "
-            "enough. Use -inf.",
-            **{hide: lambda scores, allowed, n=number: np.where(allowed, scores, scores + n)},
-        )
-    add(
+    for added in (-2.0, -5.0):
+        message = weak.format(f"subtracts {-added:g} from the scores of")
+        add_both("too-small", message, partial(np.add, added))
+    add_both(
         "sign",
-        f"The {mask} sets scores to +inf, which gives NaN. The sign is wrong: use -inf.",
-        **{hide: lambda scores, allowed: np.where(allowed, scores, np.inf)},
+        f"The {mask} gives {hidden} a very large score or +inf, so that they get all the weight, "
+        "or NaN. The sign is wrong: use -inf.",
+        lambda scores: np.inf,
     )
-    add(
+    add_both(
         "sign",
         f"The {mask} gives {hidden} a very large score, so that they get all the weight. The sign "
         "is wrong: use -inf.",
-        **{hide: lambda scores, allowed: np.where(allowed, scores, 1e9)},
-    )
-    add(
-        "times-infinity",
-        f"The {mask} is multiplied by -inf, and 0 * -inf is NaN. Use where or masked_fill.",
-        **{hide: lambda scores, allowed: np.full_like(scores, np.nan)},
+        lambda scores: 1e9,
     )
     return found
 

@@ -58,14 +58,15 @@ def compare(
     formulas: Sequence[Any],
     faults: Iterable[Fault],
     *,
+    more: Sequence[Inputs] = (),
     what: str = "result",
     hint: Callable[[Array, Array], str] = lambda result, right: "",
 ) -> View:
     """Return the first view in which the answer is right; raise `Wrong` if there is none.
 
     views: the ways to call the answer that are accepted. cases: inputs of different shapes, the
-    smallest first. formulas: the right ones. hint: what is known of a wrong result without a name,
-    from this result and the right one.
+    smallest first. formulas: the right ones. more: cases that only help to name a mistake. hint:
+    what is known of a wrong result without a name, from this result and the right one.
     """
     expected = [[_run(formula, case) for case in cases] for formula in formulas]
     outcomes = []
@@ -73,9 +74,16 @@ def compare(
         outcomes.append([_outcome(view, *pair) for pair in zip(cases, expected[0], strict=True)])
         if any(all(map(agree, outcomes[-1], right)) for right in expected):
             return view
-    faults = [*faults]
+    for case in more:
+        for formula, right in zip(formulas, expected, strict=True):
+            right.append(_run(formula, case))
+        for view, results in zip(views, outcomes, strict=True):
+            results.append(_outcome(view, case, expected[0][-1]))
+    cases, faults = [*cases, *more], [*faults]
     singles = [(fault,) for fault in faults]
-    pairs = [pair for pair in combinations(faults, 2) if not pair[0].steps.keys() & pair[1].steps]
+    # The first fault of each name is its usual form.
+    usual = [*{fault.name: fault for fault in reversed(faults)}.values()][::-1]
+    pairs = [pair for pair in combinations(usual, 2) if not pair[0].steps.keys() & pair[1].steps]
     for combined in (singles, pairs):
         for results in outcomes:
             if all(isinstance(result, Wrong) for result in results):
@@ -197,8 +205,8 @@ def _unknown(
         )
         return Wrong("shape", message, example=example)
     if not np.isfinite(result).all() and np.isfinite(expected).all():
-        message = f"The {what} contains NaN or infinity. Look for a division by 0, log(0) or exp "
-        message += "of a large number."
+        message = f"The {what} contains NaN or infinity. Look for a division by 0, 0 * infinity, "
+        message += "log(0), exp of a large number, and rows whose scores are all -inf."
         return Wrong("nan", message, look=r"exp|log|/|inf", example=example)
     if errors:
         case = next(c for c, r in zip(cases, results, strict=True) if isinstance(r, Wrong))

@@ -16,6 +16,7 @@ from headway.learn.answer import Answer
 from headway.learn.graders.attention_faults import (
     ROLES,
     SCALE,
+    low,
     of_causal,
     of_roles,
     of_scale,
@@ -404,4 +405,6 @@ def views(answer: Answer) -> Iterator[View]:
 def grade(answer: Answer) -> None:
     """Raise `Wrong` if the answer is wrong."""
     is_square = answer.is_class and has_one_width(answer)
-    compare([*views(answer)], cases(is_square), [Multihead()], faults())
+    few, more = cases(is_square)[:3], cases(is_square)[3:]
+    formulas = [Multihead(), Multihead(hide_structure=low)]
+    compare([*views(answer)], few, formulas, faults(), more=more)

@@ -6,9 +6,10 @@ A grader raises `Wrong` for a wrong answer. It may return a remark for the learn
 from collections.abc import Callable
 
 from headway.learn.answer import Answer
-from headway.learn.graders import fused, softmax
+from headway.learn.graders import batches, fused, softmax
 
 GRADERS: dict[str, Callable[[Answer], str | None]] = {
     "softmax": softmax.grade,
     "fused": fused.grade,
+    "batches": batches.grade,
 }
