@@ -155,22 +155,25 @@ def errors_as_wrong() -> Iterator[None]:
 
 def _described(error: BaseException) -> tuple[str, str]:
     """Return the name of the fault and the message for an error."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split())[:300]
     if isinstance(error, NotImplementedError):
         return "not-started", "not started: replace `raise NotImplementedError` with your code"
     if isinstance(error, SyntaxError):
-        return "syntax", f"Python cannot read it: {error.msg}"
+        return "syntax", f"Python cannot read the file: {error.msg}"
     if isinstance(error, SystemExit):
         return "exit", "it calls exit(); remove the call, and return the result instead"
     if isinstance(error, RecursionError):
-        return "recursion", "it calls itself without end; does every call come closer to the end?"
+        return "recursion", "it calls itself without end; a function that calls itself must stop"
     if isinstance(error, EOFError):
-        return "input", "it waits for input, and nobody types here; use the arguments instead"
+        return "input", "it waits for input, but nobody types here; use the arguments instead"
     if isinstance(error, ModuleNotFoundError):
-        return "import", f"{text}; NumPy, PyTorch and JAX are accepted"
+        return "import", f"{text}; use NumPy, PyTorch or JAX, and install what you import"
     if is_exhausted(error):
         return "memory", "it needs more than 2 GB of memory; are the shapes what you expect?"
-    return "error", f"it raised {type(error).__name__}: {text[:300]}"
+    is_call = error.__traceback__ is None or error.__traceback__.tb_next is None
+    if isinstance(error, TypeError) and is_call:
+        return "arguments", f"it must take the arguments of the stub: {text}"
+    return "error", f"it raised {type(error).__name__}: {text}"
 
 
 def _imported(path: Path, source: str) -> ModuleType:

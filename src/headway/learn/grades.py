@@ -13,12 +13,12 @@ import numpy as np
 class Example:
     """The smallest input that shows a fault.
 
-    inputs: the arguments by name. yours, right: the result of the answer and the right one, with
-    the same shape (or `yours` is None if there is no such array). wrong: the index of the first
-    wrong cell, or None. what: the name of the result, such as "weights".
+    inputs: the arguments by name: arrays and plain values. yours, right: the result of the answer
+    and the right one, with the same shape (or `yours` is None if there is no such array). wrong:
+    the index of the first wrong cell, or None. what: the name of the result, such as "weights".
     """
 
-    inputs: dict[str, np.ndarray]
+    inputs: dict[str, Any]
     yours: np.ndarray | None
     right: np.ndarray
     wrong: tuple[int, ...] | None = None
@@ -61,7 +61,7 @@ class Grade:
         if self.example is not None:
             example = self.example
             plain["example"] |= {
-                "inputs": {name: _plain(array) for name, array in example.inputs.items()},
+                "inputs": {name: _plain(value) for name, value in example.inputs.items()},
                 "yours": None if example.yours is None else _plain(example.yours),
                 "right": _plain(example.right),
             }
@@ -73,22 +73,30 @@ class Grade:
         example = plain["example"]
         if example is not None:
             example = Example(
-                inputs={name: _array(values) for name, values in example["inputs"].items()},
-                yours=None if example["yours"] is None else _array(example["yours"]),
-                right=_array(example["right"]),
+                inputs={name: _array(value) for name, value in example["inputs"].items()},
+                yours=None if example["yours"] is None else np.asarray(_array(example["yours"])),
+                right=np.asarray(_array(example["right"])),
                 wrong=None if example["wrong"] is None else tuple(example["wrong"]),
                 what=example["what"],
             )
         return cls(**{**plain, "example": example})
 
 
-def _plain(array: np.ndarray) -> Any:
-    if array.dtype.kind != "f":
-        return array.tolist()
-    rounded = np.round(array.astype(float), 6)  # float32 has no more digits
-    return np.where(np.isfinite(rounded), rounded.astype(object), rounded.astype(str)).tolist()
+def _plain(value: Any) -> Any:
+    """Convert arrays to lists, with "NaN" and "Infinity" as JavaScript's `Number` reads them."""
+    if isinstance(value, list):
+        return [_plain(element) for element in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if not isinstance(value, float):
+        return value
+    if np.isnan(value):
+        return "NaN"
+    return round(value, 6) if np.isfinite(value) else f"{'-' * (value < 0)}Infinity"
 
 
-def _array(values: Any) -> np.ndarray:
+def _array(values: Any) -> Any:
+    if not isinstance(values, list):
+        return values
     array = np.array(values)
     return array if array.dtype.kind in "bi" else np.array(values, dtype=float)

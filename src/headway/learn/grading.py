@@ -32,6 +32,7 @@ MEMORY = 2 * 2**30  # bytes, in addition to what the imports use
 START = 60  # seconds for the imports
 LINES = 10  # of the output, at its beginning and at its end
 BYTES = 4096  # likewise
+WIDTH = 200  # characters of a line
 # Each grade has one thread: threads do not survive a fork, and each reserves memory.
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 # The module that starts the program is imported in each process again.
@@ -136,14 +137,16 @@ class Printed:
         self._last = (self._last + data)[-BYTES:]
 
     def __str__(self) -> str:
-        is_short = self._bytes <= BYTES
-        first = self._first.decode(errors="replace").splitlines()
-        if is_short and len(first) <= 2 * LINES:
-            return "\n".join(first)
-        last = self._last.decode(errors="replace").splitlines()[-LINES:]
-        first = first[:LINES]
-        left_out = max(self._lines - len(first) - len(last), 0)
-        return "\n".join([*first, f"... {left_out:,} more lines ...", *last])
+        lines = _lines(self._first)
+        if self._bytes > BYTES or len(lines) > 2 * LINES:
+            first, last = lines[:LINES], _lines(self._last)[-LINES:]
+            left_out = max(self._lines - len(first) - len(last), 0)
+            lines = [*first, f"... {left_out:,} more lines ...", *last]
+        return "\n".join(lines)
+
+
+def _lines(text: bytes) -> list[str]:
+    return [line[:WIDTH] for line in text.decode(errors="replace").splitlines()]
 
 
 class _Stdout(TextIOWrapper):
@@ -167,6 +170,7 @@ def _work(
     os.setsid()  # so that Ctrl-C does not reach it, and it is killed with all its processes
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
+    sys.path.insert(0, str(path.parent))  # as for `python file.py`
     sys.stdout = stdout = _Stdout(BufferedWriter(FileIO(1, "w")), line_buffering=True)
     faulthandler.enable(results.fileno())
     faulthandler.dump_traceback_later(seconds, exit=True, file=results.fileno())
@@ -176,7 +180,7 @@ def _work(
     with suppress(ValueError):  # the answer closed it
         stdout.flush()
     with open(results.fileno(), "w", closefd=False) as file:
-        file.write(json.dumps(grade.as_json()) + "\n")
+        file.write(json.dumps(grade.as_json(), default=str) + "\n")
 
 
 def _limit_memory() -> None:
@@ -197,8 +201,7 @@ def _stopped(said: str, path: Path, seconds: float, status: int | None) -> Grade
     if not said:
         raise RuntimeError("the process that grades answers did not start")
     if "Timeout" in said:
-        fault, message = "time", f"it did not return within {seconds:g} seconds; does a loop end?"
-    else:
-        fault = "crash"
-        message = f"it ended Python without a result (exit status {status}), as os._exit() does"
-    return Grade(False, fault, message, number, code)
+        message = f"It did not return within {seconds:g} seconds. Is there a loop without end?"
+        return Grade(False, "time", message, number, code)
+    message = f"It ended Python without a result (exit status {status}), as os._exit() does."
+    return Grade(False, "crash", message, number, code)

@@ -20,19 +20,24 @@ def grade_here(path: Path, exercise: Exercise) -> Grade:
     """Grade a file. Its code runs in this process, without limits."""
     source = ""
     try:
-        source = _read(path)
+        source = _read(path, exercise)
         remark = GRADERS[exercise.name](load(path, source, exercise))
     except Wrong as wrong:
         line, code = _raised_at(wrong.__cause__, path, source) or _matching(wrong.look, source)
-        return Grade(False, wrong.fault, wrong.message, line, code, wrong.example)
+        return Grade(False, wrong.fault, _sentence(wrong.message), line, code, wrong.example)
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
-        return Grade(False, "grader", f"the grader failed: {error!r} at {where}; please report it")
-    return Grade(True, None, remark or "correct")
+        message = f"The grader failed: {error!r} at {where}. Please report this."
+        return Grade(False, "grader", message)
+    return Grade(True, None, _sentence(remark or "correct"))
 
 
-def _read(path: Path) -> str:
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + ("" if text[-1] in ".?!" else ".")
+
+
+def _read(path: Path, exercise: Exercise) -> str:
     try:
         source = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -41,7 +46,10 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise Wrong("no-file", f"the file cannot be read: {error.strerror}") from None
     if not source.strip():
-        raise Wrong("empty", "the file is empty; `headway learn --reset` writes the stub again")
+        raise Wrong(
+            "empty",
+            f"the file is empty; to get the stub again: headway learn --reset {exercise.number}",
+        )
     return source
 
 
