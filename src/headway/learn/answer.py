@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from headway.check.errors import user_frames
 from headway.check.libraries import LIBRARIES, Library
 from headway.check.modules import is_module
 from headway.learn.exercise import DEFINITIONS, Exercise, public
@@ -134,9 +135,10 @@ def load(path: Path, source: str, exercise: Exercise) -> Answer:
         defined = public(tree)
         found = [name for name in defined if name not in _used_by_others(tree)]
         if len(found) != 1:
-            names = f"the file defines {', '.join(defined)}" if defined else "nothing is defined"
+            names = ", ".join(defined) or "no function"
             raise Wrong(
-                "no-answer", f"{exercise.entry} was not found: {names}. Name it as in the task"
+                "no-answer",
+                f"the file defines {names}, but not {exercise.entry}; name it as in the task",
             )
         entry = getattr(module, found[0])
     return Answer(entry, _library(tree), source)
@@ -170,10 +172,9 @@ def _described(error: BaseException) -> tuple[str, str]:
         return "import", f"{text}; use NumPy, PyTorch or JAX, and install what you import"
     if is_exhausted(error):
         return "memory", "it needs more than 2 GB of memory; are the shapes what you expect?"
-    is_call = error.__traceback__ is None or error.__traceback__.tb_next is None
-    if isinstance(error, TypeError) and is_call:
+    if isinstance(error, TypeError) and not user_frames(error):  # raised by the call itself
         return "arguments", f"it must take the arguments of the stub: {text}"
-    return "error", f"it raised {type(error).__name__}: {text}"
+    return "error", f"it raised {type(error).__name__}" + (f": {text}" if text else "")
 
 
 def _imported(path: Path, source: str) -> ModuleType:

@@ -66,7 +66,10 @@ class Session:
             self._folder.mark_passed(exercise)
         self._console.print(terminal.grade(exercise, file, grade, self._console.width))
         if grade.passed and is_new:
-            self._console.print(terminal.passed(self._folder, self._progress()))
+            progress = self._progress()
+            self._console.print(terminal.passed(self._folder, progress))
+            if progress.current is not None and self._folder.is_started(progress.current):
+                self.check(progress.current)
         return grade
 
     def _graded(self, exercise: Exercise) -> None:

@@ -38,18 +38,18 @@ def _sentence(text: str) -> str:
 
 
 def _read(path: Path, exercise: Exercise) -> str:
+    again = f"to get the stub again: headway learn --reset {exercise.number}"
     try:
         source = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise Wrong("not-utf-8", f"line {line} is not UTF-8 text; save the file as UTF-8") from None
+    except FileNotFoundError:
+        raise Wrong("no-file", f"the file does not exist; {again}") from None
     except OSError as error:
         raise Wrong("no-file", f"the file cannot be read: {error.strerror}") from None
     if not source.strip():
-        raise Wrong(
-            "empty",
-            f"the file is empty; to get the stub again: headway learn --reset {exercise.number}",
-        )
+        raise Wrong("empty", f"the file is empty; {again}")
     return source
 
 
@@ -66,9 +66,11 @@ def _raised_at(error: BaseException | None, path: Path, source: str) -> Line | N
 
 def _matching(pattern: str, source: str) -> Line:
     """Return the first simple statement that matches a regular expression."""
+    if not pattern:
+        return NO_LINE
     statements = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)]
     for node in sorted(statements, key=lambda node: node.lineno):
-        if pattern and not hasattr(node, "body") and re.search(pattern, ast.unparse(node)):
+        if not hasattr(node, "body") and re.search(pattern, ast.unparse(node)):
             return _line(node.lineno, source)
     return NO_LINE
 

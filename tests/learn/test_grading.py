@@ -1,0 +1,235 @@
+"""A grade of any file is one helpful line, whatever its code does."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from headway.learn import grading
+from headway.learn.exercise import exercises, find
+from headway.learn.grades import Example, Grade
+from headway.learn.worker import grade_here
+
+# On one worker, because starting the process that imports PyTorch takes seconds.
+pytestmark = pytest.mark.xdist_group("grading")
+
+SOFTMAX = find("softmax")
+RIGHT = SOFTMAX.solution
+
+
+def graded(tmp_path, code, seconds=None, name="03_softmax.py"):
+    file = tmp_path / name
+    file.write_bytes(code if isinstance(code, bytes) else code.encode())
+    return grading.grade(file, SOFTMAX, seconds)
+
+
+def in_softmax(body):
+    return f"import numpy as np\n\n\ndef softmax(scores):\n    {body}\n"
+
+
+# What the answer does: the fault, a part of the message, and the line of the code.
+HOSTILE = {
+    "syntax error": ("def softmax(scores:\n    return 1\n", "syntax", "'(' was never closed", 1),
+    "tabs and spaces": ("def f(x):\n\tif x:\n        return 1\n", "syntax", "inconsistent", 3),
+    "null byte": ("def f(x):\n    return '\0'\n", "syntax", "null bytes", None),
+    "exception": (in_softmax("return scores / undefined"), "error", "NameError: name 'und", 5),
+    "exception while importing": ("1 / 0\n", "error", "ZeroDivisionError", 1),
+    "exception in a helper": (
+        "def helper(x):\n    raise KeyError('a')\n\n\ndef softmax(x):\n    return helper(x)\n",
+        *("error", "KeyError", 2),
+    ),
+    "assert": (in_softmax("assert scores is None"), "error", "It raised AssertionError.", 5),
+    "exit": (in_softmax("exit()"), "exit", "calls exit()", 5),
+    "exit while importing": ("import sys\nsys.exit(0)\n", "exit", "calls exit()", 2),
+    "exit of the process": (in_softmax("import os; os._exit(0)"), "crash", "exit status 0", None),
+    "segmentation fault": (
+        in_softmax("import ctypes; ctypes.string_at(0)"),
+        *("crash", "exit status -11", 5),
+    ),
+    "recursion": (in_softmax("return softmax(scores)"), "recursion", "calls itself", 5),
+    "array larger than memory": (
+        in_softmax("return np.zeros((10**6, 10**6)) + 1"),
+        *("memory", "2 GB", 5),
+    ),
+    "list larger than memory": (in_softmax("return [0] * 10**10"), "memory", "2 GB", 5),
+    "tensor larger than memory": (
+        "import torch\n\n\ndef softmax(x):\n    return torch.ones(10**6, 10**6)\n",
+        *("memory", "2 GB", 5),
+    ),
+    "NaN": (in_softmax("return scores * np.nan"), "nan", "NaN", None),
+    "wrong shape": (in_softmax("return scores[0]"), "shape", "shape", None),
+    "list": (in_softmax("return scores.tolist()"), "not-an-array", "returned a list", None),
+    "text": (in_softmax("return 'scores'"), "not-an-array", "returned a str", None),
+    "None": (in_softmax("pass"), "none", "return statement", None),
+    "no arguments": ("def softmax():\n    return 1\n", "arguments", "0 positional", None),
+    "reads the keyboard": (in_softmax("return input('scores? ')"), "input", "waits for input", 5),
+    "unknown module": ("import tensorlow\n", "import", "No module named 'tensorlow'", 1),
+    "two functions": (
+        "def a(x):\n    return x\n\n\ndef b(x):\n    return x\n",
+        *("no-answer", "defines a, b, but not softmax", None),
+    ),
+    "no function": ("x = 1\n", "no-answer", "defines no function, but not softmax", None),
+    "empty": ("\n\n", "empty", "headway learn --reset 3", None),
+    "not UTF-8": (b"x = 1\ny = '\xff'\n", "not-utf-8", "Line 2", None),
+    "stub": (SOFTMAX.stub, "not-started", "replace `raise NotImplementedError`", 7),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_each_fault_is_one_helpful_line(name, tmp_path):
+    code, fault, message, line = HOSTILE[name]
+    grade = graded(tmp_path, code)
+    assert (grade.passed, grade.fault, grade.line) == (False, fault, line), grade
+    assert message in grade.message
+    assert "\n" not in grade.message
+    if line is not None:
+        assert grade.code == code.splitlines()[line - 1].strip()
+
+
+LOOPS = {
+    "loop": ("while True:\n        pass", 5),
+    "loop that catches everything": (
+        "while True:\n        try:\n            pass\n        except BaseException:\n"
+        "            pass",
+        None,
+    ),
+    "loop in C": ("return sum(iter(int, 1))", 5),
+    "sleep": ("import time; time.sleep(1000)", 5),
+    "other process": ("import subprocess; subprocess.run(['sleep', '1000'])", 5),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_without_end_is_stopped(name, tmp_path):
+    body, line = LOOPS[name]
+    begun = time.monotonic()
+    grade = graded(tmp_path, in_softmax(f"print('begun')\n    {body}"), 1)
+    assert time.monotonic() - begun < 30  # also the imports
+    assert grade.fault == "time"
+    assert "within 1 seconds" in grade.message
+    assert grade.printed == "begun"
+    if line is not None:
+        assert grade.line == line + 1
+
+
+def test_a_file_that_disappeared(tmp_path):
+    assert grading.grade(tmp_path / "a.py", SOFTMAX).fault == "no-file"
+    assert grading.grade(tmp_path, SOFTMAX).fault == "no-file"
+
+
+def test_a_thread_that_hangs_does_not_delay_the_grade(tmp_path):
+    thread = "import threading, time\nthreading.Thread(target=time.sleep, args=[1000]).start()\n"
+    assert graded(tmp_path, thread + RIGHT).passed
+
+
+def test_many_lines_are_shortened(tmp_path):
+    code = RIGHT.replace("    exps", "    [print('line', i) for i in range(200_000)]\n    exps", 1)
+    lines = graded(tmp_path, code, seconds=60).printed.splitlines()
+    assert lines[:2] == ["line 0", "line 1"]
+    assert lines[grading.LINES].endswith("more lines ...")
+    assert lines[-1] == "line 199999"
+    assert len(lines) == 2 * grading.LINES + 1
+
+
+def test_a_line_without_end_is_shortened(tmp_path):
+    assert len(graded(tmp_path, "print('x' * 10**7)\n" + RIGHT).printed) < 1000
+
+
+def test_output_of_c_and_of_errors_is_kept(tmp_path):
+    code = "import os, sys\nos.write(1, b'c\\n')\nprint('e', file=sys.stderr)\n"
+    assert graded(tmp_path, code + RIGHT).printed == "c\ne"
+
+
+def test_streams_that_are_closed(tmp_path):
+    assert graded(tmp_path, "import sys\nsys.stdout.close()\nsys.stdout = None\n" + RIGHT).passed
+
+
+def test_nothing_is_left_in_the_folder_or_taken_from_it(tmp_path):
+    graded(tmp_path, RIGHT)
+    assert [file.name for file in tmp_path.iterdir()] == ["03_softmax.py"]
+    # The same size and, in a coarse file system, the same time: no bytecode may be used.
+    assert not graded(tmp_path, RIGHT.replace("axis=-1", "axis=+0")).passed
+
+
+def test_a_module_in_the_same_folder_can_be_imported(tmp_path):
+    (tmp_path / "helper.py").write_text(RIGHT)
+    assert graded(tmp_path, "from helper import softmax\n").passed
+
+
+def test_what_does_not_matter(tmp_path):
+    assert graded(tmp_path, b"\xef\xbb\xbf" + RIGHT.replace("\n", "\r\n").encode()).passed
+    assert graded(tmp_path, RIGHT, name="my answer.py").passed
+    assert graded(tmp_path, RIGHT.replace("softmax", "my_function")).passed
+    helper = "def helper(x):\n    return x\n\n\n" + RIGHT.replace(
+        "(scores - ", "(helper(scores) - "
+    )
+    assert graded(tmp_path, helper.replace("softmax", "my_function")).passed
+    assert graded(tmp_path, RIGHT + "\n\nif __name__ == '__main__':\n    exit()\n").passed
+
+
+def test_a_warm_grade_takes_less_than_two_seconds(tmp_path):
+    graded(tmp_path, RIGHT)
+    seconds = []
+    for _ in range(3):
+        begun = time.monotonic()
+        assert graded(tmp_path, RIGHT).passed
+        seconds.append(time.monotonic() - begun)
+    assert min(seconds) < 2
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_other_libraries(library, tmp_path):
+    softmax = {"torch": "torch.softmax", "jax": "jax.nn.softmax"}[library]
+    code = f"import {library}\n\n\ndef softmax(scores):\n    return {softmax}(scores, -1)\n"
+    assert graded(tmp_path, code).passed
+
+
+def test_the_environment_of_the_caller_is_unchanged(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    grading.warm_up()
+    assert grading.os.environ["OMP_NUM_THREADS"] == "7"
+    assert "MKL_NUM_THREADS" not in grading.os.environ
+
+
+def test_an_error_of_a_grader_is_no_fault_of_the_answer(tmp_path, monkeypatch):
+    from headway.learn import worker
+
+    monkeypatch.setitem(worker.GRADERS, "softmax", lambda answer: 1 / 0)
+    (tmp_path / "a.py").write_text(RIGHT)
+    grade = grade_here(tmp_path / "a.py", SOFTMAX)
+    assert (grade.fault, grade.line) == ("grader", None)
+
+
+def test_a_grade_survives_json():
+    import json
+
+    import numpy as np
+
+    example = Example(
+        {"x": np.array([[np.nan, -np.inf, 0.1]]), "lengths": np.array([2, 3]), "rate": 0.5},
+        np.array([1.0, np.inf]),
+        np.array([1.0, 2.0]),
+        (1,),
+        "weights",
+    )
+    grade = Grade(False, "nan", "NaN", 3, "code", example, "printed")
+    text = json.dumps(grade.as_json(), allow_nan=False)
+    back = Grade.from_json(json.loads(text))
+    assert replace(back, example=None) == replace(grade, example=None)
+    np.testing.assert_equal(back.example.inputs, example.inputs)
+    np.testing.assert_equal(back.example.yours, example.yours)
+    assert back.example.wrong == (1,)
+    assert Grade.from_json(Grade(True, None, "Correct.").as_json()) == Grade(True, None, "Correct.")
+
+
+@pytest.mark.parametrize("exercise", exercises().values(), ids=str)
+def test_each_exercise_is_complete(exercise, tmp_path):
+    """The solution passes, the stub is not started, and there are three hints."""
+    assert len(exercise.hints) == 3
+    assert all([exercise.title, exercise.task, *exercise.hints])
+    (tmp_path / exercise.file).write_text(exercise.solution)
+    grade = grading.grade(tmp_path / exercise.file, exercise)
+    assert grade.passed, grade.message
+    (tmp_path / exercise.file).write_text(exercise.stub)
+    assert not grading.grade(tmp_path / exercise.file, exercise).passed
