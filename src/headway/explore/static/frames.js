@@ -57,19 +57,20 @@ export function contextFrame(weights, values, row, from, to) {
  * The online softmax (Milakov and Gimelshein 2018; Dao et al. 2022): after each tile of keys, for every query the
  * maximum m, the sum l and the output c. `shrink` is exp(m - m'), by which the earlier sum and output are multiplied. In the
  * last frame the output is divided by the sum.
- * @param {Matrix} scores  −∞ where masked @param {Matrix} values
+ * @param {Matrix} scores  −∞ where masked @param {Matrix} values @param {number} [block]  keys per tile
+ * @param {boolean} [rescaled]  false: forget to multiply by `shrink`, to show what it is for
  */
-export function tileFrames(scores, values) {
+export function tileFrames(scores, values, block = BLOCK, rescaled = true) {
   const width = values.columns;
   let state = Array.from({ length: scores.rows }, () => ({ largest: -Infinity, shrink: 1, total: 0, output: new Array(width).fill(0) }));
   const frames = [];
-  for (let from = 0; from < scores.columns; from += BLOCK) {
-    const to = Math.min(from + BLOCK, scores.columns);
+  for (let from = 0; from < scores.columns; from += block) {
+    const to = Math.min(from + block, scores.columns);
     state = state.map((before, i) => {
       const tile = rowOf(scores, i).slice(from, to);
       const largest = Math.max(before.largest, ...tile);
       const zero = largest === -Infinity ? 0 : largest; // before the first allowed key
-      const shrink = Math.exp(before.largest - zero);
+      const shrink = rescaled ? Math.exp(before.largest - zero) : 1;
       const raised = tile.map((x) => Math.exp(x - zero));
       const output = before.output.map((c, f) => shrink * c + sum(raised.map((x, j) => x * values.data[(from + j) * width + f])));
       return { largest, shrink, total: shrink * before.total + sum(raised), output };

@@ -8,6 +8,11 @@ import { button, h } from "../../explore/static/dom.js";
 const KINDS = {
   sample: () => import("./sample.js"),
   steps: () => import("./steps.js"),
+  axes: () => import("./axes.js"),
+  positions: () => import("./positions.js"),
+  cache: () => import("./cache.js"),
+  tiles: () => import("./tiles.js"),
+  gpt: () => import("./gpt.js"),
 };
 
 /** The figures of the page, by their elements. @type {Map<Element, Figure>} */

@@ -1,0 +1,75 @@
+// What several figures use: sliders, choices, titled matrices, and the steps with the matrices of the book.
+
+import { h } from "../../explore/static/dom.js";
+import { largest } from "../../explore/static/colours.js";
+import { matrix } from "../../explore/static/matrix.js";
+import { short } from "../../explore/static/numbers.js";
+import { book } from "./book.js";
+import { attention, matrixOf } from "./compute.js";
+
+/** @typedef {import("../../explore/static/trace.js").Matrix} Matrix */
+/** @typedef {import("../../explore/static/matrix.js").Part} Part */
+
+/**
+ * A slider with its label and its value.
+ * @param {string} label @param {{least: number, most: number, value: number, shown?: (x: number) => string}} range
+ * @param {(x: number) => void} change  called while it moves
+ */
+export function slider(label, { least, most, value, shown = String }, change) {
+  const output = h("output", {}, shown(value));
+  const input = h("input", {
+    type: "range", min: least, max: most, step: 1, value,
+    oninput: (/** @type {any} */ event) => {
+      const x = Number(event.target.value);
+      output.textContent = shown(x);
+      change(x);
+    },
+  });
+  return h("label", { class: "slider" }, h("span", {}, label), input, output);
+}
+
+/**
+ * A menu.
+ * @param {string} label @param {Record<string, string>} options  texts by their values @param {string} value @param {(value: string) => void} change
+ */
+export function choice(label, options, value, change) {
+  return h("label", {}, `${label} `, h("select", { onchange: (/** @type {any} */ event) => change(event.target.value) },
+    Object.entries(options).map(([name, text]) => h("option", { value: name, selected: name === value }, text))));
+}
+
+/** A box to tick. @param {string} label @param {boolean} value @param {(value: boolean) => void} change */
+export function tick(label, value, change) {
+  return h("label", {}, h("input", { type: "checkbox", checked: value, onchange: (/** @type {any} */ event) => change(event.target.checked) }), ` ${label}`);
+}
+
+/**
+ * A part to draw, of a complete matrix with cells that have room for numbers.
+ * @param {string} name @param {Matrix} numbers @param {Partial<Part>} [options] @returns {Part}
+ */
+export function part(name, numbers, options = {}) {
+  return { name, title: name, ...numbers, first: [0, 0], scale: "signed", most: largest(numbers.data) || 1, width: 44, height: 26, ...options };
+}
+
+/** A matrix under its title and shape. @param {Part} one */
+export function titled(one) {
+  return h("figure", { "data-matrix": one.name },
+    h("h3", { class: one.role }, `${one.title} `, h("span", { class: "shape" }, `${one.rows} × ${one.columns}`)),
+    h("div", { class: "scroll" }, matrix(one).element));
+}
+
+/** The steps of attention without a mask, with the matrices of the book. @param {number[][]} rows  of x */
+export function withBook(rows) {
+  const [W_query, W_key, W_value] = [book.W_query, book.W_key, book.W_value].map(matrixOf);
+  return attention({ x: matrixOf(rows), W_query, W_key, W_value }, "trainable", null);
+}
+
+/** Numbers in parentheses. @param {ArrayLike<number>} numbers */
+export function list(numbers) {
+  return `(${Array.from(numbers, short).join(", ")})`;
+}
+
+/** The largest difference, without the rounding of the last digits. @param {ArrayLike<number>} one @param {ArrayLike<number>} other */
+export function difference(one, other) {
+  const most = largest(Array.from(one, (x, i) => x - other[i]));
+  return most < 1e-12 ? 0 : most;
+}
