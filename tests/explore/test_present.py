@@ -20,7 +20,7 @@ from pages import opened, settled
 
 pytestmark = pytest.mark.xdist_group("browser")
 TEXT = "abcabdabcabe"
-SENTENCE = "dreams pull you astray; walk back"
+SENTENCE = "you walk astray; dreams pull back"
 AT = "layer=1&head=3&present=1"
 PREFIX = "blocks.1.attention."
 PROJECTOR = {"width": 1920, "height": 1080}
