@@ -62,7 +62,7 @@ function cells(words, figure) {
 /** The allowed cells of the scores, by when they are computed. @param {string[]} words @param {number} step @param {boolean} broken @param {number} size */
 function grid(words, step, broken, size) {
   const text = { "font-size": 11, fill: "currentColor" };
-  return s("svg", { class: "matrix grid", width: 78 + words.length * size, height: words.length * size + 2, role: "img", "font-family": "system-ui, sans-serif", "aria-label": `step ${step}: ${work(step, !broken).scores} scores are computed` },
+  return s("svg", { class: "matrix steps-grid", width: 78 + words.length * size, height: words.length * size + 2, role: "img", "font-family": "system-ui, sans-serif", "aria-label": `step ${step}: ${work(step, !broken).scores} scores are computed` },
     words.map((word, i) => [
       s("text", { ...text, x: 70, y: (i + 0.5) * size + 4, "text-anchor": "end", opacity: i < step ? 1 : 0.4 }, word),
       ...words.map((_, j) => (j > i ? null : s("rect", { class: i >= step ? "later" : i === step - 1 ? "now" : broken ? "again" : "before", x: 76 + j * size, y: i * size, width: size - 2, height: size - 2 }))),
@@ -71,7 +71,7 @@ function grid(words, step, broken, size) {
 
 /** @param {string} name */
 function swatch(name) {
-  return s("svg", { class: "grid", width: 12, height: 12 }, s("rect", { class: name, width: 12, height: 12 }));
+  return s("svg", { class: "steps-grid", width: 12, height: 12 }, s("rect", { class: name, width: 12, height: 12 }));
 }
 
 /**
