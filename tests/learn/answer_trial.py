@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
-from headway.check.libraries import LIBRARIES
-from headway.learn.answer import Answer
-from headway.learn.graders.table import GRADERS
-from headway.learn.grades import Grade, Wrong
+from headway.learn.exercise import find
+from headway.learn.grades import Grade
+from headway.learn.worker import grade_here
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "learn" / "answers.md"
@@ -64,13 +64,9 @@ def cases() -> list[Case]:
 
 
 def said(case: Case) -> Grade:
-    """Grade an answer."""
-    names: dict[str, Any] = {"__name__": "answer"}
-    exec(compile(case.code, case.title, "exec"), names)
-    defined = [v for v in names.values() if getattr(v, "__module__", "") == "answer"]
-    library = "torch" if "torch" in case.code else "jax" if "jax" in case.code else "numpy"
-    try:
-        GRADERS[case.exercise](Answer(defined[-1], LIBRARIES[library](), case.code))
-    except Wrong as wrong:
-        return Grade(False, wrong.fault, wrong.message, example=wrong.example)
-    return Grade(True, None, "right")
+    """Grade an answer, in this process."""
+    exercise = find(case.exercise)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / exercise.file
+        file.write_text(case.code, encoding="utf-8")
+        return grade_here(file, exercise)
