@@ -1,10 +1,13 @@
 """Draw a figure of the guide alone, without the frame of `figure.js`."""
 
 import json
+import re
+import tomllib
 from importlib import resources
 
 from headway.ladder.rung import INPUTS, SENTENCE
 from headway.ladder.trainable import BOOK
+from headway.learn.guide import CHAPTERS
 
 ADDRESS = "http://127.0.0.1:1/"  # answered by `route`, without a server
 TYPES = {"js": "text/javascript", "css": "text/css"}
@@ -36,6 +39,31 @@ def drawn(page, kind, options=None, *, broken=False, width=760):
 def said(page):
     """The line of numbers below the figure."""
     return page.evaluate("figure.said")
+
+
+def matrix(page, selector):
+    """The rows of a drawn matrix with all digits; hatched cells are 0."""
+    return page.locator(selector).first.evaluate(
+        """svg => {
+            const cells = [...svg.querySelectorAll(":scope > g > *")]
+            const rows = new Map()
+            cells.forEach((cell, i) => {
+                if (cell.tagName !== "rect") return
+                const y = cell.getAttribute("y")
+                const number = cells[i + 1]?.tagName === "text" ? cells[i + 1].dataset.value : 0
+                rows.set(y, [...(rows.get(y) ?? []), Number(number)])
+            })
+            return [...rows.values()]
+        }"""
+    )
+
+
+def options(chapter, kind):
+    """The options of the figures of a kind in a chapter, such as 06_mask."""
+    blocks = re.findall(
+        r"^```figure\n(.*?)^```$", (CHAPTERS / f"{chapter}.md").read_text(), re.S | re.M
+    )
+    return [each for each in map(tomllib.loads, blocks) if each["kind"] == kind]
 
 
 def called(page, module, name, *arguments):

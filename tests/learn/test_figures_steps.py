@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from figures import called, drawn, said
+from figures import called, drawn, matrix, said
 from headway.ladder.rung import SENTENCE, run_example, words_and_inputs
 from headway.ladder.rungs import LADDER
 from headway.ladder.trainable import BOOK
@@ -15,19 +15,7 @@ TEXT = "Your zürich naïve ΣΊΣΥΦΟΣ 𝕏-ray İstanbul 你好 step"
 
 def shown(page, name):
     """The matrix of a step with all its digits; masked cells are 0."""
-    return page.locator(f"[data-step={name}] .matrix").first.evaluate(
-        """svg => {
-            const cells = [...svg.querySelectorAll(":scope > g > *")]
-            const rows = new Map()
-            cells.forEach((cell, i) => {
-                if (cell.tagName !== "rect") return
-                const y = cell.getAttribute("y")
-                const number = cells[i + 1]?.tagName === "text" ? cells[i + 1].dataset.value : 0
-                rows.set(y, [...(rows.get(y) ?? []), Number(number)])
-            })
-            return [...rows.values()]
-        }"""
-    )
+    return matrix(page, f"[data-step={name}] .matrix")
 
 
 def expected(rung, name, text=SENTENCE):

@@ -7,6 +7,7 @@ import { legend, matrix, product, transposed } from "../../explore/static/matrix
 import { bracket, exact, pixels, short } from "../../explore/static/numbers.js";
 import { book } from "./book.js";
 import { attention, features, matrixOf, rowsOf, wordsOf } from "./compute.js";
+import { edit } from "./edit.js";
 
 /** @typedef {import("./figure.js").Figure} Figure */
 /** @typedef {import("./compute.js").Matrix} Matrix */
@@ -96,43 +97,22 @@ export function draw(options, figure) {
     return { ...transposed(drawn), rowLabels: null, columnLabels: words, onpick: undefined };
   }
 
-  /** Put an input over a cell. @param {string} name @param {Cell} cell @param {Example} example */
+  /** Let the reader change a number. @param {string} name @param {Cell} cell @param {Example} example */
   function change(name, cell, { words, steps }) {
     const [i, j] = cell;
     const { data, columns } = steps[name];
-    const slot = slots[options.steps.indexOf(name)];
-    const svg = /** @type {SVGElement} */ (slot.querySelector(".matrix"));
-    const [outer, inner] = [slot, svg.querySelectorAll(":scope > g > rect")[i * columns + j]].map((one) => one.getBoundingClientRect());
-    const set = () => {
-      const number = Number(field.value);
-      if (!field.value || !Number.isFinite(number)) return;
+    const label = `${name}, ${name === "x" ? words[i] : `row ${i}`}, column ${j}`;
+    const set = (/** @type {number} */ number) => {
       const rows = rowsOf(steps[name]);
       rows[i][j] = number;
       if (name === "x") state.features = { ...state.features, [words[i].toLowerCase()]: rows[i] };
       else state.matrices = { ...state.matrices, [name]: rows };
       update();
     };
-    let open = true;
-    const close = () => {
-      if (!open) return;
-      open = false; // to remove it fires "blur"
-      const focus = document.activeElement === field;
-      field.remove();
+    edit(slots[options.steps.indexOf(name)], i * columns + j, data[i * columns + j], label, set, () => {
       state.at = [name, cell];
       update();
-      if (focus) /** @type {HTMLElement | null} */ (slot.querySelector(".matrix"))?.focus();
-    };
-    const field = /** @type {HTMLInputElement} */ (h("input", {
-      type: "number", step: 0.1, value: data[i * columns + j], class: "cell", "aria-label": `${name}, ${name === "x" ? words[i] : `row ${i}`}, column ${j}`,
-      style: { left: `${inner.left - outer.left}px`, top: `${inner.top - outer.top}px` },
-      oninput: set, onblur: close,
-      onkeydown: (/** @type {KeyboardEvent} */ event) => {
-        event.stopPropagation();
-        if (event.key === "Enter" || event.key === "Escape") close();
-      },
-    }));
-    slot.append(field);
-    field.select();
+    });
   }
 
   update();
