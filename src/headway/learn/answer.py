@@ -6,7 +6,6 @@ import ast
 import importlib.util
 import inspect
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,11 +146,9 @@ def load(path: Path, source: str, exercise: Exercise) -> Answer:
 
 @contextmanager
 def errors_as_wrong() -> Iterator[None]:
-    """Convert errors of the answer to `Wrong`, whose cause is the error; ignore its warnings."""
+    """Convert errors of the answer to `Wrong`, whose cause is the error."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except Wrong:
         raise
     except (Exception, SystemExit) as error:

@@ -37,6 +37,7 @@ from headway.learn.measured import drawn
 
 PACKAGE = Path(__file__).parents[1]
 CHAPTERS = Path(__file__).parent / "chapters"
+RECORDED = Path(__file__).parent / "recorded"
 
 Options = Mapping[str, Any]
 
@@ -104,6 +105,9 @@ def _figure(options: Options) -> str:
         if without
         else ""
     )
+    if "recorded" in options:  # numbers of trained models
+        recorded = json.loads((RECORDED / f"{options['recorded']}.json").read_bytes())
+        options = {**options, "recorded": recorded}
     return (
         f'<figure class="live" data-figure="{escape(json.dumps(options))}">\n'
         f'<div class="head"><h3>{inline(title)}</h3></div>\n'

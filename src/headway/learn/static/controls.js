@@ -57,10 +57,10 @@ export function titled(one) {
     h("div", { class: "scroll" }, matrix(one).element));
 }
 
-/** The steps of attention without a mask, with the matrices of the book. @param {number[][]} rows  of x */
-export function withBook(rows) {
+/** The steps of attention with the matrices of the book. @param {number[][]} rows  of x @param {"trainable" | "causal"} [rung] */
+export function withBook(rows, rung = "trainable") {
   const [W_query, W_key, W_value] = [book.W_query, book.W_key, book.W_value].map(matrixOf);
-  return attention({ x: matrixOf(rows), W_query, W_key, W_value }, "trainable", null);
+  return attention({ x: matrixOf(rows), W_query, W_key, W_value }, rung);
 }
 
 /** Numbers in parentheses. @param {ArrayLike<number>} numbers */

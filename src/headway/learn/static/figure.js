@@ -6,6 +6,11 @@ import { button, h } from "../../explore/static/dom.js";
 
 /** A new kind of figure is a module and a line here. @type {Record<string, () => Promise<Kind>>} */
 const KINDS = {
+  dropout: () => import("./dropout.js"),
+  heads: () => import("./heads.js"),
+  leak: () => import("./leak.js"),
+  masking: () => import("./masking.js"),
+  memory: () => import("./memory.js"),
   sample: () => import("./sample.js"),
   steps: () => import("./steps.js"),
   axes: () => import("./axes.js"),

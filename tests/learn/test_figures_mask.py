@@ -1,0 +1,73 @@
+"""The figures of chapter 6: the recorded leak, and three ways to mask."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from figures import drawn, matrix, options, said
+from headway.ladder.causal import mask_then_renormalise
+from headway.ladder.rung import words_and_inputs
+from headway.ladder.trainable import BOOK
+from headway.learn.guide import CHAPTERS, RECORDED
+
+browser = pytest.mark.xdist_group("browser")
+LEAK = json.loads((RECORDED / "leak.json").read_text())
+CLIMB = json.loads((Path(__file__).parents[2] / "docs/lab/climb/report.json").read_text())
+
+
+def ways(page):
+    """The weights of each way to mask."""
+    return [
+        np.array(matrix(page, f"[data-way='{name}'] .matrix"))
+        for name in (
+            "−∞ before the softmax",
+            "0 after the softmax",
+            "0 after it, divided by the sum",
+        )
+    ]
+
+
+@browser
+def test_three_ways_to_mask(page):
+    (figure,) = options("06_mask", "masking")
+    drawn(page, "masking", figure)
+    _, x = words_and_inputs()
+    queries, keys = ((x @ BOOK[name])[None] for name in ("W_query", "W_key"))
+    before, erased, divided = ways(page)
+    np.testing.assert_allclose(before, divided, rtol=1e-12)
+    row = figure["query"]
+    others = np.arange(len(x)) != row  # the score of this row is rounded
+    right = mask_then_renormalise(queries, keys)[0]
+    np.testing.assert_allclose(before[others], right[others], rtol=1e-9)
+    scores = (queries @ keys.mT)[0] / 2**0.5
+    full = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    np.testing.assert_allclose(erased[others], np.tril(full)[others], rtol=1e-9)
+
+    page.locator("input[type=range]").press("End")
+    np.testing.assert_array_equal(ways(page)[0], before)
+    np.testing.assert_allclose(ways(page)[2], before, rtol=1e-9)
+    assert ways(page)[1][row].sum() < 0.01 < erased[row].sum()
+
+
+@browser
+def test_the_leak_is_drawn(page):
+    for broken, name in (False, "causal"), (True, "trainable, no mask"):
+        drawn(page, "leak", {"recorded": LEAK}, broken=broken)
+        np.testing.assert_array_equal(matrix(page, ".matrix"), LEAK[name])
+    (told,) = said(page).values()
+    assert told == "0.994 to 1"
+    assert page.locator("rect.target").count() == len(LEAK["text"]) - 1
+
+
+def test_what_the_chapter_says_about_the_leak():
+    causal, leaking = (np.array(LEAK[name]) for name in ("causal", "trainable, no mask"))
+    assert np.array_equal(causal, np.tril(causal))
+    assert np.diagonal(leaking, 1).min() > 0.99
+    assert LEAK["written"]["a"] == "a" * len(LEAK["written"]["a"])
+    chapter = (CHAPTERS / "06_mask.md").read_text()
+    variants = {one["name"]: one["runs"] for one in CLIMB["variants"]}
+    assert all(not run["sample"].strip() for run in variants["trainable, no mask"])
+    sample = chapter.split("causal:   ")[1].split(" ...")[0]
+    assert sample in variants["causal"][0]["sample"]
