@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
-from headway.check.libraries import LIBRARIES
-from headway.learn.answer import Answer
-from headway.learn.graders.table import GRADERS
-from headway.learn.grades import Grade, Wrong
+from headway.learn.exercise import find
+from headway.learn.grades import Grade
+from headway.learn.worker import grade_here
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "learn" / "answers.md"
@@ -64,13 +64,44 @@ def cases() -> list[Case]:
 
 
 def said(case: Case) -> Grade:
-    """Grade an answer."""
-    names: dict[str, Any] = {"__name__": "answer"}
-    exec(compile(case.code, case.title, "exec"), names)
-    defined = [v for v in names.values() if getattr(v, "__module__", "") == "answer"]
-    library = "torch" if "torch" in case.code else "jax" if "jax" in case.code else "numpy"
-    try:
-        GRADERS[case.exercise](Answer(defined[-1], LIBRARIES[library](), case.code))
-    except Wrong as wrong:
-        return Grade(False, wrong.fault, wrong.message, example=wrong.example)
-    return Grade(True, None, "right")
+    """Grade an answer, in this process."""
+    exercise = find(case.exercise)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / exercise.file
+        file.write_text(case.code, encoding="utf-8")
+        return grade_here(file, exercise)
+
+
+def page() -> str:
+    """Return the page: for each answer, what was said."""
+    graded = [(case, said(case)) for case in cases()]
+    wrong = [(case, grade) for case, grade in graded if case.fault]
+    named = sum(case.fault == grade.fault for case, grade in wrong)
+    passed = sum(grade.passed for case, grade in graded if not case.fault)
+    lines = [
+        "# What the graders say",
+        "",
+        "Typical wrong answers to the exercises of `headway learn`, many of them from public "
+        "questions and issues, and correct but unusual ones. "
+        "`python -m answer_trial` in `tests/learn` grades them and writes this page; the answers "
+        "are in [`tests/learn/answers`](../../tests/learn/answers).",
+        "",
+        f"**{named} of {len(wrong)} wrong answers ({named / len(wrong):.0%}) are named, "
+        f"and {passed} of {len(graded) - len(wrong)} correct ones pass.**",
+    ]
+    for name in dict.fromkeys(case.exercise for case, _ in graded):
+        exercise = find(name)
+        lines += ["", f"## {exercise.number} {exercise.title}", ""]
+        lines += ["| answer | fault | line | what is said | source |", "|---|---|---|---|---|"]
+        for case, grade in graded:
+            if case.exercise == name:
+                message = "passes" if grade.passed else grade.message
+                line = f"{grade.line}: `{grade.code}`" if grade.line else ""
+                cells = (case.title, grade.fault or "", line, message, case.source)
+                lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
+    PAGE.write_text(page())

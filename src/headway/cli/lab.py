@@ -28,13 +28,15 @@ def climb(
     *,
     quick: Switch = False,
     full: Switch = False,
+    replicate: Switch = False,
     engine: Engine = "torch",
     lab: Path = LAB,
 ) -> None:
     """Train the same small GPT with every rung of the ladder, and compare the rungs.
 
-    Three seeds each with --quick (the default), five seeds and longer runs with --full. The same
-    command continues after an interruption; finished runs are not repeated.
+    Three seeds each with --quick (the default) show tendencies; five seeds and longer runs with
+    --full allow claims. The same command continues after an interruption; finished runs are not
+    repeated.
 
     Parameters
     ----------
@@ -44,6 +46,8 @@ def climb(
         Three seeds: about ten minutes on two cores. The default.
     full
         Five seeds and six times the steps.
+    replicate
+        Train as many other seeds, and say for each claim whether they confirm it.
     lab
         Folder of all runs and comparisons.
     """
@@ -51,7 +55,7 @@ def climb(
 
     size = size_of(quick, full)
     experiment = replace(climbing.experiment(text, size), engine=engine)
-    _conduct(experiment, lab, ["climb", text, f"--{size}"], climbing.repacked)
+    _conduct(experiment, lab, ["climb", text, f"--{size}"], replicate, climbing.repacked)
 
 
 def compare(
@@ -63,6 +67,7 @@ def compare(
     text: str | None = None,
     quick: Switch = False,
     full: Switch = False,
+    replicate: Switch = False,
     engine: Engine = "torch",
     lab: Path = LAB,
 ) -> None:
@@ -81,7 +86,7 @@ def compare(
     recipe
         Recipe for the settings that --set does not change; by default the lab's recipe.
     seeds
-        Number of seeds; by default three, or five with --full.
+        Number of seeds; by default three, or five with --full. Fewer than five show tendencies.
     steps
         Number of steps; by default the experiment's.
     text
@@ -90,6 +95,8 @@ def compare(
         Three seeds: a ready experiment takes about ten minutes on two cores. The default.
     full
         Five seeds, and longer runs in the ready experiments.
+    replicate
+        Train as many other seeds, and say for each claim whether they confirm it.
     lab
         Folder of all runs and comparisons.
     """
@@ -118,34 +125,42 @@ def compare(
     options = {"recipe": recipe, "seeds": seeds, "steps": steps, "text": text}
     for name, value in options.items():
         words += [] if value is None else [f"--{name}", str(value)]
-    _conduct(replace(experiment, engine=engine), lab, [*words, f"--{size}"])
+    _conduct(replace(experiment, engine=engine), lab, [*words, f"--{size}"], replicate)
 
 
 def _conduct(
     experiment: Experiment,
     lab: Path,
     words: Sequence[str],
+    replicate: bool,
     remarks: Callable[[Experiment, Path], Iterable[str]] = lambda experiment, runs: (),
 ) -> None:
     """Train the runs that are missing, show their progress, and write the report."""
     require("lab", "the lab")
     from headway.lab import comparison as comparisons
     from headway.lab import page, work
+    from headway.lab.effects import ENOUGH
 
+    if replicate and experiment.seeds < ENOUGH:
+        raise ValueError(
+            f"--replicate needs at least {ENOUGH} seeds, as with --full (got {experiment.seeds})"
+        )
+    everything = experiment.with_budget(experiment.seeds * (1 + replicate), None)
     width = None if sys.stdout.isatty() else 200  # a file gets all columns
     console = Console(highlight=False, markup=False, width=width)
-    words = [*words, *([] if experiment.engine == "torch" else ["--engine", experiment.engine])]
+    words = [*words, *(["--replicate"] if replicate else [])]
+    words += [] if experiment.engine == "torch" else ["--engine", experiment.engine]
     command = command_of(words, lab)
     runs = lab / work.RUNS
-    finished = sum(work.is_done(runs / job.folder) for job in experiment.jobs)
+    finished = sum(work.is_done(runs / job.folder) for job in everything.jobs)
     console.print(
-        f"{experiment.question}\n{len(experiment.jobs)} runs, {finished} of them finished"
+        f"{experiment.question}\n{len(everything.jobs)} runs, {finished} of them finished"
     )
-    with interrupts() as stopped, _live(console, experiment, runs) as show:
-        errors = work.run(experiment.jobs, runs, stopped=stopped, show=show)
-    trained = comparisons.gather(experiment.jobs, runs, errors)
+    with interrupts() as stopped, _live(console, everything, runs) as show:
+        errors = work.run(everything.jobs, runs, stopped=stopped, show=show)
+    trained = comparisons.gather(everything.jobs, runs, errors)
     further = [] if stopped() else [*remarks(experiment, runs)]
-    comparison = comparisons.Comparison(experiment, trained, command, further)
+    comparison = comparisons.of(experiment, trained, command, further)
     folder = page.write(comparison, lab)
     console.print(comparisons.terminal(comparison, console.width))
     finish(console, comparisons.answers(comparison), folder, command, trained, stopped())

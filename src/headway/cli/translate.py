@@ -286,9 +286,9 @@ def race(
     depth
         As in `headway translate train`.
     quick
-        Three seeds. The default.
+        Three seeds, for tendencies. The default.
     full
-        Five seeds and three times the steps.
+        Five seeds, for claims, and three times the steps.
     lab
         The folder of runs and reports.
     """

@@ -1,7 +1,9 @@
 """The results of an experiment, for the terminal and as JSON."""
 
+from __future__ import annotations
+
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -14,7 +16,7 @@ from typing import Any, NamedTuple
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from headway.lab.effects import Effect, effect_of
+from headway.lab.effects import SMALL, Effect, effect_of
 from headway.lab.experiments import Experiment, Job, Variant
 from headway.lab.work import FAILED, HEALTH, RESULT
 from headway.training import recipes
@@ -61,12 +63,17 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An experiment and its runs. remarks: further sentences for the report."""
+    """An experiment and its runs.
+
+    remarks: further sentences for the report. replication: the same with other seeds, which
+    confirms the claims or not.
+    """
 
     experiment: Experiment
     runs: Sequence[TrainedRun]
     command: str
     remarks: Sequence[str] = ()
+    replication: Comparison | None = None
     date: str = field(
         default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds")
     )
@@ -96,11 +103,16 @@ class Comparison:
         ]
 
     @property
+    def all_runs(self) -> list[TrainedRun]:
+        """The runs, and those of the replication."""
+        return [*self.runs, *(self.replication.runs if self.replication else ())]
+
+    @property
     def machines(self) -> list[Mapping[str, Any]]:
         """The machines of the runs, each once."""
         keys = ("processor", "accelerator", "cores", self.experiment.engine, "headway", "precision")
         machines: list[Mapping[str, Any]] = []
-        for run in self.runs:
+        for run in self.all_runs:
             machine = run.result.get("machine", {})
             short = {key: machine[key] for key in keys if machine.get(key)}
             if short and short not in machines:
@@ -140,13 +152,14 @@ COLUMNS = (
     Field("largest", "largest score", "{:.1f}"),
     Field("first", "first token", "{:.0%}"),
 )
-EFFECT = ("variant", "against", "differences", "mean", "interval", "claim")  # in the JSON
+EFFECT = ("variant", "against", "differences", "mean", "interval", "claim", "result")  # in JSON
 LEGEND = (
     "loss: validation loss in nats per token: mean, minimum and maximum over the seeds; tokens/s: "
     "of one run while all cores train other runs; step MB: peak memory of a training step; "
     "entropy: of the attention weights (1 = equal weights) and first token: its share of the "
     "weight, both as means over all heads. Comparisons are not corrected for multiple testing: "
-    "expect about one false positive in twenty comparisons."
+    "expect about one false positive in twenty comparisons, unless other seeds confirm the claims "
+    "(--replicate)."
 )
 
 
@@ -155,6 +168,16 @@ def gather(
 ) -> list[TrainedRun]:
     """Return the current state of these runs. errors: see `work.run`."""
     return [_read(job, folder / job.folder, (errors or {}).get(job.folder, "")) for job in jobs]
+
+
+def of(
+    experiment: Experiment, runs: Sequence[TrainedRun], command: str, remarks: Sequence[str] = ()
+) -> Comparison:
+    """Compare the runs of the experiment; runs of further seeds are its replication."""
+    first = [run for run in runs if run.job.seed < experiment.seeds]
+    others = [run for run in runs if run.job.seed >= experiment.seeds]
+    replication = Comparison(experiment, others, command) if others else None
+    return Comparison(experiment, first, command, remarks, replication)
 
 
 def record(report: Comparison, variant: Variant) -> dict[str, Any]:
@@ -177,6 +200,7 @@ def record(report: Comparison, variant: Variant) -> dict[str, Any]:
         "loss": average(losses),
         "low": min(losses, default=None),
         "high": max(losses, default=None),
+        "lowest": average([min(loss for _, loss in run.curve) for run in runs if run.result]),
         "parameters": results[0]["parameters"] if results else None,
         "tokens_per_second": average([result["tokens_per_second"] for result in results]),
         "memory": None if memory is None else memory / 1e6,
@@ -214,18 +238,37 @@ def terminal(report: Comparison, width: int) -> RichTable:
 
 def answers(report: Comparison) -> list[str]:
     """Return the effects, remarks on single variants, failures and further remarks as sentences."""
-    sentences = [*map(str, report.effects)]
+    sentences = [*_effects(report), *_lowest(report)]
     sentences += [f"{v.name}: {v.apart}" for v in report.experiment.variants if v.apart]
     sentences += [
         f"{run.name}, was resumed on another machine: {difference}"
-        for run in report.runs
+        for run in report.all_runs
         for difference in run.result.get("differences", [])
     ]
-    sentences += [f"{run.name}, failed: {run.failed}" for run in report.runs if run.failed]
-    missing = sum(not run.result and not run.failed for run in report.runs)
+    sentences += [f"{run.name}, failed: {run.failed}" for run in report.all_runs if run.failed]
+    missing = sum(not run.result and not run.failed for run in report.all_runs)
     if missing:
-        sentences.append(f"{missing} of {len(report.runs)} runs have not ended")
+        sentences.append(f"{missing} of {len(report.all_runs)} runs have not ended")
     return [*sentences, *report.remarks]
+
+
+def _effects(report: Comparison) -> Iterator[str]:
+    """Yield the effects, each with that of the replication."""
+    if report.replication is None:
+        yield from map(str, report.effects)
+        return
+    for effect, other in zip(report.effects, report.replication.effects, strict=True):
+        verdict = {True: "confirmed by ", False: "not confirmed by ", None: ""}
+        yield f"{effect}; {verdict[effect.confirmed_by(other)]}other seeds: {other.result}"
+
+
+def _lowest(report: Comparison) -> Iterator[str]:
+    """Yield the lowest losses during training, if a loss rose after it."""
+    rows = [record(report, variant) for variant in report.ranked if not variant.apart]
+    rows = [row for row in rows if row["loss"] is not None]
+    if any(row["loss"] - row["lowest"] > SMALL for row in rows):
+        lowest = ", ".join(f"{row['name']} {row['lowest']:.3f}" for row in rows)
+        yield f"some losses rose before the end; the lowest of each run, as means: {lowest}"
 
 
 def described(report: Comparison) -> str:
@@ -235,7 +278,8 @@ def described(report: Comparison) -> str:
     parts = [
         ", ".join(sorted(texts)),
         *(f"{steps:,} steps of {tokens:,} tokens" for steps, tokens in sorted(budgets)),
-        f"{report.experiment.seeds} seeds",
+        f"{report.experiment.seeds} seeds"
+        + (", and as many others to confirm the claims" if report.replication else ""),
         *(
             ", ".join(f"{key} {value}" for key, value in machine.items())
             for machine in report.machines
@@ -254,6 +298,13 @@ def as_dict(report: Comparison) -> dict[str, Any]:
         "command": report.command,
         "date": report.date,
         "machines": [dict(machine) for machine in report.machines],
+        **_measured(report),
+        "replication": _measured(report.replication) if report.replication else None,
+    }
+
+
+def _measured(report: Comparison) -> dict[str, Any]:
+    return {
         "effects": [{name: getattr(effect, name) for name in EFFECT} for effect in report.effects],
         "variants": [
             {

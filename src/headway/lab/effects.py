@@ -1,4 +1,9 @@
-"""The effect of a variant: differences of losses, paired by seed, with an interval."""
+"""The effect of a variant: differences of losses, paired by seed, with an interval.
+
+Fewer seeds than ENOUGH show a tendency. A claim needs an interval, and other seeds confirm it.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +12,9 @@ from statistics import mean, stdev
 
 from scipy.stats import t
 
-ENOUGH = 5  # seeds for an interval; with fewer, only a unanimous and large effect counts
-FEWEST = 3  # seeds for any claim
+ENOUGH = 5  # seeds for an interval, and therefore for a claim
+FEWEST = 3  # seeds for a tendency
+CLAIMS = ("better", "worse", "no difference")
 SMALL = 0.01  # a difference in nats per token that does not matter
 SURE = 0.95  # of an interval
 
@@ -38,38 +44,47 @@ class Effect:
 
     @property
     def claim(self) -> str:
-        """better, worse, no difference, undecided; or nothing, if runs are missing."""
+        """One of CLAIMS, tendency (all of a few seeds agree), undecided, or nothing (runs are
+        missing)."""
         values = [*self.differences.values()]
         if len(values) < self.planned:  # a failed run may have been the worst
             return "nothing"
-        if len(values) < FEWEST:
-            return "undecided"
-        low, high = self.interval or (min(values), max(values))
+        if self.interval is None:
+            agree = max(values) < 0 or min(values) > 0
+            return "tendency" if agree and len(values) >= FEWEST else "undecided"
+        low, high = self.interval
         if max(abs(low), abs(high)) <= SMALL:
             return "no difference"
-        if self.interval is not None or _is_large(values):
-            if high < 0:
-                return "better"
-            if low > 0:
-                return "worse"
-        return "undecided"
+        if high < 0:
+            return "better"
+        return "worse" if low > 0 else "undecided"
+
+    @property
+    def result(self) -> str:
+        """The claim with its evidence."""
+        seeds = len(self.differences)
+        if self.claim == "nothing":
+            return f"no conclusion, because only {seeds} of {self.planned} seeds have ended in both"
+        average = self.mean or 0.0
+        size = f"by {abs(average):.3f} {self.unit}"
+        found = self.claim
+        if self.interval is None:
+            if self.claim == "tendency":
+                side = "lower" if average < 0 else "higher"
+                found = f"tendency: {side} {size} in all {seeds} seeds"
+            by_seed = ", ".join(f"{value:+.3f}" for value in self.differences.values())
+            return f"{found} ({by_seed}); a claim needs {ENOUGH} seeds"
+        if self.claim in ("better", "worse"):
+            found = f"{self.claim} {size}"
+        low, high = self.interval
+        return f"{found} ({SURE:.0%} interval {low:+.3f} to {high:+.3f}, {seeds} seeds)"
+
+    def confirmed_by(self, other: Effect) -> bool | None:
+        """Whether other seeds give the same claim; None if there is no claim."""
+        return self.claim == other.claim if self.claim in CLAIMS else None
 
     def __str__(self) -> str:
-        by_seed = ", ".join(f"{value:+.3f}" for value in self.differences.values())
-        if self.interval is None:
-            evidence = f"by seed: {by_seed}"
-        else:
-            low, high = self.interval
-            evidence = (
-                f"{SURE:.0%} interval {low:+.3f} to {high:+.3f}, {len(self.differences)} seeds"
-            )
-        start = f"{self.variant} compared with {self.against}"
-        if self.claim == "nothing":
-            ended = f"{len(self.differences)} of {self.planned} seeds have ended in both"
-            return f"{start}: no conclusion, because only {ended}"
-        if self.mean is not None and self.claim in ("better", "worse"):
-            return f"{start}: {self.claim} by {abs(self.mean):.3f} {self.unit} ({evidence})"
-        return f"{start}: {self.claim} ({evidence})"
+        return f"{self.variant} compared with {self.against}: {self.result}"
 
 
 def effect_of(
@@ -91,11 +106,3 @@ def interval(numbers: Sequence[float]) -> tuple[float, float] | None:
         return None
     reach = t.ppf((1 + SURE) / 2, len(numbers) - 1) * stdev(numbers) / sqrt(len(numbers))
     return mean(numbers) - float(reach), mean(numbers) + float(reach)
-
-
-def _is_large(differences: Sequence[float]) -> bool:
-    """Whether a few differences agree: of one sign, none SMALL, and farther from 0 than from each
-    other."""
-    nearest = min(map(abs, differences))
-    one_sign = min(differences) > 0 or max(differences) < 0
-    return one_sign and nearest > max(SMALL, max(differences) - min(differences))

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 LEGEND = (
     "Means over the seeds; for exact also minimum and maximum. All seeds translate the same "
-    "sentences, so the bands do not include their sampling error. Better and worse are fractions "
-    "of sentences without an exact match. All models train for the same number of steps on the "
-    "same batches; the Transformer has another learning rate. AER: alignment error rate, given the "
-    "right target. Punctuation marks count as words."
+    "sentences, so the bands do not include their sampling error. Comparisons are about the "
+    "fraction of sentences without an exact match. All models train for the same number of steps "
+    "on the same batches; the Transformer has another learning rate. AER: alignment error rate, "
+    "given the right target. Punctuation marks count as words."
 )
 PAIRED = (("bahdanau", "rnn"), ("transformer", "bahdanau"))
 _COLOURS = dict(zip(KINDS, (INK, *COLOURS), strict=False))

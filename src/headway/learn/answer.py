@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import inspect
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -146,9 +147,11 @@ def load(path: Path, source: str, exercise: Exercise) -> Answer:
 
 @contextmanager
 def errors_as_wrong() -> Iterator[None]:
-    """Convert errors of the answer to `Wrong`, whose cause is the error."""
+    """Convert errors of the answer to `Wrong`, whose cause is the error; ignore its warnings."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except Wrong:
         raise
     except (Exception, SystemExit) as error:

@@ -60,13 +60,15 @@ def compare(
     *,
     more: Sequence[Inputs] = (),
     what: str = "result",
-    hint: Callable[[Array, Array], str] = lambda result, right: "",
+    measured: Callable[[View], Iterable[Fault]] = lambda view: (),
+    hint: Callable[[View], str] = lambda view: "",
 ) -> View:
     """Return the first view in which the answer is right; raise `Wrong` if there is none.
 
     views: the ways to call the answer that are accepted. cases: inputs of different shapes, the
-    smallest first. formulas: the right ones. more: cases that only help to name a mistake. hint:
-    what is known of a wrong result without a name, from this result and the right one.
+    smallest first. formulas: the right ones. more: cases that only help to name a mistake.
+    measured: faults with numbers that are measured. hint: what is known of a wrong result without
+    a name.
     """
     expected = [[_run(formula, case) for case in cases] for formula in formulas]
     outcomes = []
@@ -84,15 +86,75 @@ def compare(
     # The first fault of each name is its usual form.
     usual = [*{fault.name: fault for fault in reversed(faults)}.values()][::-1]
     pairs = [pair for pair in combinations(usual, 2) if not pair[0].steps.keys() & pair[1].steps]
-    for combined in (singles, pairs):
-        for results in outcomes:
-            if all(isinstance(result, Wrong) for result in results):
-                continue
+    seen = _without_copies(views, outcomes)
+    for view, results in seen:
+        _check_is_repeatable(view, cases, results)
+    for attempt in ("one fault", "one fault with measured numbers", "two faults"):
+        for view, results in seen:
+            combined: Sequence[tuple[Fault, ...]] = singles if attempt == "one fault" else pairs
+            if attempt == "one fault with measured numbers":
+                combined = [(fault,) for fault in measured(view)]
             for formula, right in zip(formulas, expected, strict=True):
                 found = _explanations(combined, formula, cases, results)
                 if found:
                     raise _named(found, cases, results, right, what)
-    raise _unknown(cases, _best(outcomes, expected[0]), expected[0], what, hint)
+    view, results = _best(views, outcomes, expected[0])
+    _check_uses_inputs(view, cases, results, expected[0], what)
+    raise _unknown(cases, results, expected[0], what, lambda: hint(view))
+
+
+def _without_copies(
+    views: Sequence[View], outcomes: list[list[Array | Wrong]]
+) -> list[tuple[View, list[Array | Wrong]]]:
+    """Return the views with results, without those that give the same ones."""
+    found: list[tuple[View, list[Array | Wrong]]] = []
+    for view, results in zip(views, outcomes, strict=True):
+        is_empty = all(isinstance(result, Wrong) for result in results)
+        if not is_empty and not any(all(map(agree, results, other)) for _, other in found):
+            found.append((view, results))
+    return found
+
+
+def _check_is_repeatable(
+    view: View, cases: Sequence[Inputs], results: Sequence[Array | Wrong]
+) -> None:
+    """Raise `Wrong` if a second call with the same inputs gives another result."""
+    case, result = next(
+        pair for pair in zip(cases, results, strict=True) if not isinstance(pair[1], Wrong)
+    )
+    if not agree(_outcome(view, case, result), result):
+        raise Wrong(
+            "not-repeatable",
+            "A second call with the same inputs gave another result. The result must depend on the "
+            "inputs alone: no random numbers, and no variables that keep something between calls.",
+            look=r"rand|global|append|\+=",
+        )
+
+
+def _check_uses_inputs(
+    view: View,
+    cases: Sequence[Inputs],
+    results: Sequence[Array | Wrong],
+    right: Sequence[Any],
+    what: str,
+) -> None:
+    """Raise `Wrong` if an input has no influence in any case."""
+    known = [pair for pair in zip(cases, results, strict=True) if not isinstance(pair[1], Wrong)]
+    for name, array in cases[0].items():
+        if (
+            np.asarray(array).dtype.kind == "f"
+            and known
+            and all(
+                agree(_outcome(view, {**case, name: 1.7 * case[name] + 0.3}, result), result)
+                for case, result in known
+            )
+        ):
+            raise Wrong(
+                "input-unused",
+                f"The {what} does not depend on {name}. Use the argument, not a variable from "
+                "outside of the function.",
+                example=_example(cases, results, right, what),
+            )
 
 
 def _run(formula: Any, case: Inputs) -> Array | Wrong:
@@ -168,16 +230,18 @@ def _example(
     return Example(inputs, result, expected, first, what)
 
 
-def _best(outcomes: list[list[Array | Wrong]], right: Sequence[Any]) -> list[Array | Wrong]:
-    """Return the results of the view that is nearest to the right ones."""
+def _best(
+    views: Sequence[View], outcomes: list[list[Array | Wrong]], right: Sequence[Any]
+) -> tuple[View, list[Array | Wrong]]:
+    """Return the view whose results are nearest to the right ones."""
 
-    def score(results: list[Array | Wrong]) -> int:
+    def score(pair: tuple[View, list[Array | Wrong]]) -> int:
         return sum(
             0 if isinstance(result, Wrong) else 1 + (result.shape == expected.shape)
-            for result, expected in zip(results, right, strict=True)
+            for result, expected in zip(pair[1], right, strict=True)
         )
 
-    return max(outcomes, key=score)
+    return max(zip(views, outcomes, strict=True), key=score)
 
 
 def _unknown(
@@ -185,7 +249,7 @@ def _unknown(
     results: list[Array | Wrong],
     right: Sequence[Any],
     what: str,
-    hint: Callable[[Array, Array], str],
+    hint: Callable[[], str],
 ) -> Wrong:
     example = _example(cases, results, right, what)
     assert example is not None  # some result is wrong
@@ -216,7 +280,7 @@ def _unknown(
     assert cell is not None
     message = f"The {what} is wrong. The first wrong cell is {list(cell)}: it is {result[cell]:.4g}"
     message += f", but it must be {expected[cell]:.4g}."
-    known = " ".join(filter(None, [_known_rows(results, right), hint(result, expected)]))
+    known = " ".join(filter(None, [_known_rows(results, right), hint()]))
     return Wrong("unknown", f"{message} {known}".strip(), example=example)
 
 

@@ -57,7 +57,8 @@ def _call(
     instance = _instance(answer, inputs)
     _set_weights(answer, instance, inputs, transposed)
     x = inputs["x"][None] if batch else inputs["x"]
-    result = answer.call(x, of=instance, shape=(1, *shape) if batch else shape)
+    called = instance if callable(instance) else getattr(instance, "forward", instance)
+    result = answer.call(x, of=called, shape=(1, *shape) if batch else shape)
     return result[0] if batch and result.shape[:1] == (1,) else result
 
 

@@ -6,10 +6,28 @@ A grader raises `Wrong` for a wrong answer. It may return a remark for the learn
 from collections.abc import Callable
 
 from headway.learn.answer import Answer
-from headway.learn.graders import batches, fused, softmax
+from headway.learn.graders import (
+    batches,
+    bottleneck,
+    dropout,
+    fused,
+    heads,
+    mask,
+    projections,
+    scale,
+    similarity,
+    softmax,
+)
 
 GRADERS: dict[str, Callable[[Answer], str | None]] = {
+    "bottleneck": bottleneck.grade,
+    "similarity": similarity.grade,
     "softmax": softmax.grade,
+    "projections": projections.grade,
+    "scale": scale.grade,
+    "mask": mask.grade,
+    "dropout": dropout.grade,
+    "heads": heads.grade,
     "fused": fused.grade,
     "batches": batches.grade,
 }

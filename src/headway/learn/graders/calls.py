@@ -1,0 +1,69 @@
+"""The ways to call an answer that are accepted, and what a call must not do."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from headway.learn.answer import Answer
+from headway.learn.graders.compare import Array, Inputs, View
+from headway.learn.grades import Wrong
+
+
+@dataclass
+class Watched:
+    """An answer that notes which of its arguments it changes in place."""
+
+    answer: Answer
+    changed: set[int] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, answer: Answer) -> Watched:
+        """Watch a function."""
+        watched = cls(answer)
+        library, entry = answer.library, answer.entry
+
+        @functools.wraps(entry)
+        def call(*inputs: Any, **options: Any) -> Any:
+            arrays = [x for x in (*inputs, *options.values()) if library.is_array(x)]
+            before = [library.numpy(array) for array in arrays]
+            result = entry(*inputs, **options)
+            for number, (array, old) in enumerate(zip(arrays, before, strict=True)):
+                if not np.array_equal(library.numpy(array), old, equal_nan=True):
+                    watched.changed.add(number)
+            return result
+
+        watched.answer = replace(answer, entry=call)
+        return watched
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise `Wrong` if a call changed an argument. names: of the arrays, in their order."""
+        if self.changed:
+            name = names[min(self.changed)]
+            raise Wrong(
+                "in-place",
+                f"The result is right, but the function changes its argument {name}, which the "
+                f"caller may still need. Write `{name} = {name} - ...` instead of `{name} -= ...`, "
+                "and do not assign to its cells.",
+                look=rf"{name}(\[.*\])? ?[-+*/]?=|_\(|out=|\] ?=",
+            )
+
+
+def views(answer: Answer, axes: Sequence[int] = (0, 1)) -> Iterator[View]:
+    """Return calls with the inputs as they are and with leading axes of length 1.
+
+    axes: the numbers of leading axes.
+    """
+
+    def call(inputs: Inputs, shape: tuple[int, ...], *, leading: int) -> Array:
+        given = {name: array[(None,) * leading] for name, array in inputs.items()}
+        result = answer.call_named(given, (1,) * leading + shape)
+        is_batch = result.ndim >= leading and set(result.shape[:leading]) <= {1}
+        return np.asarray(result[(0,) * leading] if is_batch else result)
+
+    for leading in axes:
+        yield functools.partial(call, leading=leading)
