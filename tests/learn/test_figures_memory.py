@@ -1,5 +1,8 @@
 """The figure `memory`: addresses and strides are those of NumPy."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +12,23 @@ from headway.attention.formula import attention
 from headway.attention.heads import merge
 from headway.attention.masks import causal
 from headway.attention.spec import Spec
+from headway.ladder.rungs import LADDER
+from headway.learn.guide import CHAPTERS
 
 pytestmark = pytest.mark.xdist_group("browser")
+
+
+def test_what_the_chapter_says():
+    text = (CHAPTERS / "09_fused.md").read_text()
+    products = [LADDER[name].products(4, 1) for name in ("stacked", "multihead", "fused")]
+    assert (
+        "With 4 heads these are {} in the loop, {} in `multihead` and {}".format(*products) in text
+    )
+    climb = json.loads((Path(__file__).parents[2] / "docs/lab/climb/report.json").read_text())
+    speeds = {one["name"]: f"{one['tokens_per_second']:,.0f}" for one in climb["variants"]}
+    assert (
+        f"{speeds['stacked']} tokens per second, and with `multihead` {speeds['multihead']}" in text
+    )
 
 
 def blocks(page, view):
