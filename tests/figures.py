@@ -5,6 +5,8 @@ import re
 import tomllib
 from importlib import resources
 
+import numpy as np
+
 from headway.ladder.rung import INPUTS, SENTENCE
 from headway.ladder.trainable import BOOK
 from headway.learn.guide import CHAPTERS
@@ -73,6 +75,13 @@ def called(page, module, name, *arguments):
         page.goto(ADDRESS)
     script = "async ([module, name, given]) => (await import(`./learn/static/${module}.js`))[name](...given)"  # noqa: E501
     return page.evaluate(script, [module, name, arguments])
+
+
+def array(matrix):
+    """A matrix that a function of a module returned."""
+    data = matrix["data"]
+    numbers = list(data.values()) if isinstance(data, dict) else data
+    return np.array(numbers, float).reshape(matrix["rows"], matrix["columns"])
 
 
 def _answer(route):
