@@ -1,4 +1,4 @@
-"""What the tests of the explorer's page share: the browser, navigation, and reading numbers."""
+"""What the tests of pages share: the browser, navigation, reading numbers, a server."""
 
 import shutil
 import socket
@@ -46,11 +46,17 @@ def table(page):
 
 
 def served(tracer, ask, folder):
-    """A server in a thread, and its address."""
+    """The explorer's server in a thread, and its address."""
+    return started(
+        lambda port: server.app(server.Traces(tracer, ask, folder), server.Queue(), port)
+    )
+
+
+def started(app):
+    """A server in a thread, and its address. app: makes the application for a port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    app = server.app(server.Traces(tracer, ask, folder), server.Queue(), port)
-    running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
+    running = uvicorn.Server(uvicorn.Config(app(port), port=port, log_level="critical"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
     while not running.started:

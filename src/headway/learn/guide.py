@@ -60,14 +60,14 @@ def chapters() -> list[Chapter]:
 def _chapter(file: Path) -> Chapter:
     number, name = file.stem.split("_", 1)
     try:
-        title, html = _rendered(file.read_text(encoding="utf-8"), name)
+        title, html = rendered(file.read_text(encoding="utf-8"), name)
     except ValueError as error:
         raise ValueError(f"{file.name}: {error}") from error
     return Chapter(int(number), name, title, html)
 
 
-def _rendered(text: str, name: str) -> tuple[str, str]:
-    """Return the title and the sections of a chapter. Raises ValueError if it is not valid."""
+def rendered(text: str, name: str) -> tuple[str, str]:
+    """Return the title and the sections of a chapter as HTML. Raises ValueError if not valid."""
     tokens = _MARKDOWN.parse(text)
     if not tokens or tokens[0].tag != "h1":
         raise ValueError("the first line must be the question, as `# ...`")
@@ -134,7 +134,10 @@ def _exercise(options: Options) -> str:
     name = options["name"]
     exercise = exercises().get(name)
     if exercise is None:  # TODO
-        return f'<aside class="exercise" data-exercise="{name}"><h3>{name}</h3></aside>\n'
+        return (
+            f'<aside class="exercise" data-exercise="{name}"><h3>{name}</h3>'
+            '<div class="state"></div></aside>\n'
+        )
     return (
         f'<aside class="exercise" data-exercise="{name}">\n'
         f"<h3><small>Exercise {exercise.number}</small> {inline(exercise.title)}</h3>\n"
@@ -168,8 +171,10 @@ def _fence(renderer: RendererHTML, tokens: Sequence[Token], at: int, options: An
         return coloured(body, word or "text")
     try:
         return DIRECTIVES[word](tomllib.loads(body))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"a block `{word}` is not TOML: {error}") from error
     except KeyError as error:
-        raise ValueError(f"a block `{word}` must have {error}") from None
+        raise ValueError(f"a block `{word}` must have {error}") from error
 
 
 def _cell(renderer: RendererHTML, tokens: Sequence[Token], at: int, options: Any, env: Any) -> str:

@@ -95,5 +95,8 @@ window.addEventListener("resize", () => {
   show();
 });
 document.addEventListener("keydown", pressed);
+document.getElementById("contents")?.addEventListener("click", (event) => {
+  if (event.target instanceof Element && event.target.closest("a")) contents(false); // also for the chapter that is shown
+});
 moved();
 if (location.protocol === "http:") follow();

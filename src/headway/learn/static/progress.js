@@ -5,13 +5,14 @@ import { largest } from "../../explore/static/colours.js";
 import { matrix } from "../../explore/static/matrix.js";
 import { pixels } from "../../explore/static/numbers.js";
 
-/** Numbers, or "NaN", "Infinity" and "-Infinity", in lists. @typedef {number | string | any[]} Nested */
+/** Numbers, or "nan", "inf" and "-inf", in lists. @typedef {number | string | any[]} Nested */
 /** @typedef {{what: string, inputs: Record<string, Nested>, yours: Nested | null, right: Nested, wrong: number[] | null}} Example */
 /** @typedef {{passed: boolean, fault: string | null, message: string, line: number | null, code: string, example: Example | null, printed: string}} Grade */
 /** @typedef {{number: number, name: string, title: string, state: "locked" | "open" | "passed", file: string, grade: Grade | null}} Exercise */
 /** @typedef {{exercises: Exercise[], current: string | null}} Progress */
 
 const EVERY = 1000; // milliseconds
+const INFINITE = { inf: Infinity, "-inf": -Infinity };
 
 /** Ask the server every second while the page is in view, and show what has changed. */
 export function follow() {
@@ -96,7 +97,7 @@ function flat(numbers, at) {
   for (const i of at) part = Array.isArray(part) ? part[i] : part;
   while (Array.isArray(part) && Array.isArray(part[0]) && Array.isArray(part[0][0])) part = part[0];
   const rows = Array.isArray(part) ? (Array.isArray(part[0]) ? /** @type {Nested[][]} */ (part) : [part]) : [[part]];
-  return { data: rows.flat().map(Number), rows: rows.length, columns: rows[0].length };
+  return { data: rows.flat().map((x) => INFINITE[/** @type {keyof typeof INFINITE} */ (x)] ?? Number(x)), rows: rows.length, columns: rows[0].length };
 }
 
 /** An array as text, a row per line. @param {Nested} numbers @returns {string} */

@@ -1,0 +1,181 @@
+"""The chapters: their form, their directives, and what was measured."""
+
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from headway.learn import guide, measured, page
+from headway.learn.exercise import exercises
+
+HEADINGS = [
+    *("The picture", "The formula", "The code", "Break it", "What was measured", "Your turn")
+]
+CHAPTERS = guide.chapters()
+DOCS = Path(__file__).parents[2] / "docs" / "lab"
+SCALED, UNSCALED = "d_k 96, rate 1e-2, scaled", "d_k 96, rate 1e-2, unscaled"
+
+
+def html(text):
+    return guide.rendered(f"# Why?\n\n{text}", "why")[1]
+
+
+def block(word, body):
+    return f"```{word}\n{body}\n```\n"
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.name)
+def test_a_chapter_is_a_question_with_six_sections(chapter):
+    assert chapter.title.endswith("?")
+    headings = re.findall(r"<h2[^>]*>(.*?)</h2>", chapter.html)
+    assert headings == HEADINGS or chapter.name == "bugs"
+    assert f'<h1 id="{chapter.name}">' in chapter.html
+    assert f'data-exercise="{chapter.name}"' in chapter.html or chapter.name == "bugs"
+    assert 'class="live"' in chapter.html
+    assert "consequence" in chapter.html
+
+
+def test_each_exercise_is_in_one_chapter():
+    boxes = re.findall(r'data-exercise="([\w-]+)"', "".join(c.html for c in CHAPTERS))
+    assert len({*boxes}) == len(boxes)
+    assert {*boxes} >= {*exercises()} & {chapter.name for chapter in CHAPTERS}
+
+
+class Tags(HTMLParser):
+    """Checks that elements are closed, and collects attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.attributes = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.attributes += attributes
+        if tag not in ("meta", "link", "br", "hr", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attributes):
+        self.attributes += attributes
+
+
+def test_the_page_is_well_formed_and_its_policy_does_not_block_it():
+    tags = Tags()
+    tags.feed(page.page())
+    assert tags.open == []
+    names = {name for name, _ in tags.attributes}
+    assert not {name for name in names if name.startswith("on")} | names & {"style"}
+    identifiers = [value for name, value in tags.attributes if name == "id"]
+    assert len({*identifiers}) == len(identifiers)
+    links = {value for name, value in tags.attributes if name == "href"}
+    assert {link[1:] for link in links if link.startswith("#")} <= {*identifiers}
+
+
+def test_text_is_not_html():
+    assert "<script>" not in html("<script>alert(1)</script> and `<b>`")
+    assert "<strong>bold</strong>" in html("**bold**")
+    assert '<td class="right">' in html("| a | b |\n|--|--:|\n| 1 | 2 |")
+
+
+def test_a_figure_has_its_options_its_caption_and_its_consequence():
+    body = 'kind = "steps"\nsteps = ["x"]\ncaption = "*six* words"\nwithout = "the `mask`"\n'
+    drawn = html(block("figure", body + 'consequence = "A <leak>."'))
+    options = re.search('data-figure="([^"]*)"', drawn)[1].replace("&quot;", '"')
+    assert json.loads(options.replace("&lt;", "<").replace("&gt;", ">"))["steps"] == ["x"]
+    assert "<figcaption><em>six</em> words</figcaption>" in drawn
+    assert "<strong>Without the <code>mask</code>:</strong> A &lt;leak&gt;." in drawn
+
+
+def test_the_source_is_the_code_that_runs():
+    drawn = html(block("source", 'file = "ladder/causal.py"\nname = "apply"'))
+    text = re.sub("<[^>]+>", "", drawn)
+    assert "def apply(" in text
+    line = int(re.search(r"headway/ladder/causal.py, line (\d+)", text)[1])
+    lines = (guide.PACKAGE / "ladder/causal.py").read_text().splitlines()
+    assert lines[line - 1].startswith("def apply(")
+
+
+def test_a_chapter_can_be_given_to_a_site_generator():
+    """Only fenced blocks with one word are not CommonMark."""
+    words = {*guide.DIRECTIVES, "equation", "python", "text", "console"}
+    for file in guide.CHAPTERS.glob("*.md"):
+        fences = re.findall(r"^```(.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+        assert {*fences[::2]} <= words, file.name
+        assert {*fences[1::2]} <= {""}, file.name
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (block("figure", 'caption = "x"'), "kind"),
+        (block("figure", 'kind = "steps"\nwithout = "it"'), "consequence"),
+        (block("figure", "kind ="), "TOML"),
+        (
+            block("source", 'file = "ladder/causal.py"\nname = "aply"'),
+            "no function or class 'aply'",
+        ),
+        (block("source", 'file = "ladder/causal.py"'), "`source` must have 'name'"),
+        (block("measured", 'report = "nothing"'), "known: climb"),
+        (block("measured", 'report = "scale"\nvariants = ["x"]'), "unknown variant 'x'"),
+        (block("measured", 'report = "scale"\nwhat = "x"'), "unknown curve 'x'"),
+        (block("measured", 'report = "scale"\nsentences = ["x"]'), "no sentence that begins 'x'"),
+    ],
+)
+def test_errors_of_writers_are_told(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        html(text)
+
+
+def test_what_was_measured_is_what_the_reports_say():
+    reports = {file.parent.name: file for file in DOCS.glob("*/report.json")}
+    assert {file.stem for file in measured.FOLDER.iterdir()} == {*reports}
+    for name, file in reports.items():
+        report = json.loads(file.read_text(encoding="utf-8"))
+        assert measured.extracted(report) == measured.report(name), (
+            f"{name}: run python -m headway.learn.measured"
+        )
+
+
+def test_measured_curves_are_those_of_the_report_with_its_sentence():
+    drawn = measured.drawn({"report": "scale", "variants": [SCALED, UNSCALED]})
+    report = json.loads((DOCS / "scale" / "report.json").read_text(encoding="utf-8"))
+    (sentence,) = (a for a in report["answers"] if a.startswith(UNSCALED))
+    assert sentence in drawn
+    assert len(re.findall('<path d="M[^"]+" stroke', drawn)) == 6  # three seeds each
+    (scaled,) = (v for v in report["variants"] if v["name"] == SCALED)
+    assert f">{scaled['loss']:.3g}</tspan>" in drawn
+    assert "(d_k 96, rate 1e-2)" in drawn
+    assert ">scaled<" in drawn
+    assert "512 tokens of shakespeare" in drawn
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in measured.FOLDER.iterdir()))
+@pytest.mark.parametrize("what", [*measured.LABELS, "none"])
+def test_every_report_can_be_drawn(name, what):
+    report = measured.report(name)
+    variants = [n for n, curves in report["variants"].items() if what == "none" or what in curves]
+    beginnings = [sentence["sentence"] for sentence in report["effects"]] + report["remarks"]
+    if not variants:
+        pytest.skip("not recorded")
+    drawn = measured.drawn(
+        {"report": name, "variants": variants, "what": what, "sentences": beginnings}
+    )
+    assert drawn.count("<li>") >= len(beginnings)
+    labels = re.search(r'<svg class="labels">.*?</svg>', drawn)
+    places = sorted(float(y) for y in re.findall(r'y="([\d.]+)%"', labels[0])) if labels else []
+    assert all(b - a > 100 * measured.GAP - 0.2 for a, b in pairwise(places))
+    assert all(0 < place < 100 for place in places)
+    axis = re.search(r'<svg class="axis">.*?</svg>', drawn)
+    assert axis is None or 2 <= axis[0].count("<text") <= 8
+
+
+def test_one_file_needs_nothing_else():
+    whole = page.file()
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', whole)
+    imports = json.loads(re.search(r'<script type="importmap"[^>]*>(.*?)</script>', whole)[1])
+    assert {"learn/main.js", "explore/matrix.js"} <= {*imports["imports"]}
+    assert "script-src 'nonce-" in whole

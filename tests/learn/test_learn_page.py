@@ -1,0 +1,353 @@
+"""The page of the guide in a browser: every chapter and every figure, and what the server knows."""
+
+import http.client
+import json
+import re
+import time
+
+import pytest
+
+from headway.learn import guide, server
+from headway.learn import page as guide_page
+from pages import started
+
+pytestmark = pytest.mark.xdist_group("browser")
+CHAPTERS = [chapter.name for chapter in guide.chapters()]
+LIVE = [chapter.name for chapter in guide.chapters() if 'class="live"' in chapter.html]
+WIDTHS = (390, 1920)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """The address of the page as one file."""
+    path = tmp_path_factory.mktemp("guide") / "guide.html"
+    path.write_text(guide_page.file(), encoding="utf-8")
+    return path.as_uri()
+
+
+@pytest.fixture
+def page(page):
+    """A page whose policy blocks nothing that it needs."""
+    messages = []
+    page.on("console", lambda message: messages.append(message.text))
+    yield page
+    assert [one for one in messages if "status of 500" not in one] == []  # of a test
+
+
+def opened(page, address):
+    """Go there and wait until all figures are drawn."""
+    page.goto(address)
+    drawn(page)
+
+
+def drawn(page):
+    page.wait_for_function(
+        """() => {
+            const target = document.getElementById(location.hash.slice(1) || "start")
+            const article = target.closest("article")
+            const figures = [...article.querySelectorAll("figure.live")]
+            return !article.hidden && figures.every(figure => figure.dataset.drawn)
+        }"""
+    )
+
+
+PICTURE = r"""figure => {
+    const drawing = figure.querySelector(".drawing").outerHTML.replace(/hatch-\d+/g, "hatch")
+    const canvases = [...figure.querySelectorAll("canvas")].map(one => one.toDataURL())
+    return [drawing, ...canvases].join("\n")
+}"""
+
+
+@pytest.mark.parametrize("name", ["start", *CHAPTERS])
+def test_a_chapter_opens_in_a_second_and_draws_all_figures(page, file, name):
+    opened(page, file)
+    seconds = page.evaluate(
+        """async name => {
+            const before = performance.now()
+            location.hash = name
+            const shown = () => document.body.dataset.shown === name
+                && document.querySelectorAll("article:not([hidden]) .live:not([data-drawn])").length === 0
+            while (!shown()) await new Promise(requestAnimationFrame)
+            return (performance.now() - before) / 1000
+        }""",  # noqa: E501
+        name,
+    )
+    assert seconds < 1
+    assert page.locator("article:visible").count() == 1
+    assert page.locator(".failed").count() == 0
+    assert page.inner_text("article:visible h1") in page.title()
+    assert page.locator("article:visible .equation:not(:has(math))").count() == 0
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["start", *CHAPTERS])
+def test_nothing_is_wider_than_the_page(page, file, name, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    opened(page, f"{file}#{name}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    outside = page.evaluate(
+        """width => [...document.querySelectorAll("article:not([hidden]) *")].filter(one => {
+            const box = one.getBoundingClientRect()
+            if (box.width === 0 || box.right <= width + 1) return false
+            return !one.closest(".drawing *, .code, .scroll, table, .equation, svg, .example *")
+        }).map(one => one.outerHTML.slice(0, 80))""",
+        width,
+    )
+    assert outside == []
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_break_it_changes_the_picture_and_reset_restores_it(page, file, name):
+    opened(page, f"{file}#{name}")
+    figures = page.locator("article:visible .live:has(.break)")
+    assert figures.count() > 0
+    for figure in figures.all():
+        switch = figure.locator(".break")
+        before = figure.evaluate(PICTURE)
+        assert switch.get_attribute("aria-pressed") == "false"
+        assert not figure.locator(".consequence").is_visible()
+        switch.press("Enter")  # with the keyboard
+        page.wait_for_function("one => one.dataset.drawn === 'true'", arg=figure.element_handle())
+        assert switch.get_attribute("aria-pressed") == "true"
+        assert figure.locator(".consequence").is_visible()
+        assert figure.evaluate(PICTURE) != before
+        figure.get_by_role("button", name="Reset").first.press("Enter")
+        page.wait_for_function("one => one.dataset.drawn === 'false'", arg=figure.element_handle())
+        assert figure.evaluate(PICTURE) == before
+
+
+TEXTS = "all => all.map(one => one.tagName + one.textContent.slice(0, 50))"
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_presentation_shows_everything_one_slide_at_a_time(page, file, name):
+    page.set_viewport_size({"width": 1920, "height": 1080})
+    opened(page, f"{file}#{name}")
+    page.keyboard.press("p")
+    seen, slides = [], int(page.inner_text(".place").split("/")[1])
+    for slide in range(slides):
+        assert page.inner_text(".place") == f"{slide + 1} / {slides}"
+        page.wait_for_function(
+            "() => !document.querySelector('.live:not(.away):not([data-drawn])')"
+        )
+        visible = page.locator("article:visible > section > *:visible:not(h1, h2)")
+        texts = visible.evaluate_all(TEXTS)
+        assert texts
+        seen += texts
+        size = visible.first.evaluate(
+            "one => parseFloat(getComputedStyle(one).fontSize) * one.currentCSSZoom"
+        )
+        assert size >= 22
+        page.keyboard.press("ArrowRight" if slide < slides - 1 else "Escape")
+    assert page.locator(".place").count() == 0
+    every = page.locator("article:visible > section > *:not(h1, h2)")
+    assert seen == every.evaluate_all(TEXTS)
+
+
+def test_the_keyboard_alone(page, file):
+    opened(page, file)
+    names = ["start", *CHAPTERS]
+    for name in names[1:]:
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("name => document.body.dataset.shown === name", arg=name)
+    page.keyboard.press("ArrowRight")  # the last one
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("name => document.body.dataset.shown === name", arg=names[-2])
+    page.keyboard.press("?")
+    assert page.get_by_role("dialog").is_visible()
+    page.keyboard.press("Escape")
+    assert not page.get_by_role("dialog").is_visible()
+    # A presentation continues in the next chapter, and goes back to the end of the previous one.
+    page.goto(f"{file}#{names[1]}")
+    drawn(page)
+    page.keyboard.press("p")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("() => document.body.dataset.shown === 'start'")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("name => document.body.dataset.shown === name", arg=names[1])
+    assert page.inner_text(".place").startswith("1 /")
+
+
+def test_contents_are_a_drawer_on_a_phone(page, file):
+    page.set_viewport_size({"width": 390, "height": 800})
+    opened(page, f"{file}#{CHAPTERS[0]}")
+    menu, contents = page.get_by_role("button", name="Contents"), page.locator("#contents")
+    assert not contents.is_visible()
+    menu.press("Enter")
+    assert contents.is_visible()
+    assert menu.get_attribute("aria-expanded") == "true"
+    assert page.evaluate("document.activeElement.getAttribute('aria-current')") == "page"
+    page.keyboard.press("Escape")
+    assert not contents.is_visible()
+    assert page.evaluate("document.activeElement.className") == "menu"
+    menu.click()
+    contents.get_by_role("link").last.click()
+    page.wait_for_function("name => document.body.dataset.shown === name", arg=CHAPTERS[-1])
+    assert not contents.is_visible()
+
+
+def test_the_address_opens_a_section_and_a_wrong_one_the_first_page(page, file):
+    opened(page, f"{file}#scale-what-was-measured")
+    page.wait_for_timeout(50)
+    top = page.locator("#scale-what-was-measured").bounding_box()["y"]
+    assert 0 <= top < 300
+    page.goto(f"{file}#nothing")
+    page.wait_for_function("() => document.body.dataset.shown === 'start'")
+
+
+def test_lines_have_65_to_70_characters(page, file):
+    opened(page, f"{file}#{CHAPTERS[0]}")
+    lengths = page.evaluate(
+        """() => [...document.querySelectorAll("article:not([hidden]) section > p")].flatMap(p => {
+            const range = document.createRange()
+            range.selectNodeContents(p)
+            const bottoms = [...range.getClientRects()].map(box => Math.round(box.bottom / 8))
+            const lines = new Set(bottoms)
+            return lines.size > 3 ? [p.textContent.length / lines.size] : []
+        })"""
+    )
+    assert 60 < sum(lengths) / len(lengths) < 72
+
+
+def test_without_scripts_everything_can_be_read(browser, file):
+    context = browser.new_context(java_script_enabled=False)
+    still = context.new_page()
+    still.goto(file)
+    for name in CHAPTERS:
+        assert still.locator(f"#{name}").is_visible()
+    assert still.locator("article").count() == still.locator("article:visible").count()
+    assert still.locator(".consequence").count() == still.locator(".consequence:visible").count()
+    assert still.locator("#contents").is_visible()
+    context.close()
+
+
+def test_light_and_dark(page, file):
+    opened(page, f"{file}#scale")
+    colours = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_timeout(100)
+        colours.append(
+            page.evaluate(
+                """() => ["body", ".measured .curves [stroke^=light]", ".measured .labels text",
+                          ".code .k", ".live rect"].map(one => {
+                    const element = document.querySelector(`#scale ~ * ${one}, ${one}`)
+                    const { color, backgroundColor, stroke, fill } = getComputedStyle(element)
+                    return [color, backgroundColor, stroke, fill].join(" ")
+                })"""
+            )
+        )
+    assert all(light != dark for light, dark in zip(*colours, strict=True))
+
+
+def test_a_figure_that_fails_says_so_and_the_others_are_drawn(page, file, tmp_path):
+    whole = guide_page.file()
+    kind = re.search(r"&quot;kind&quot;: &quot;(\w+)&quot;", whole)
+    broken = tmp_path / "broken.html"
+    broken.write_text(whole.replace(kind[0], "&quot;kind&quot;: &quot;nothing&quot;", 1))
+    name = next(c.name for c in guide.chapters() if kind[0] in c.html)
+    opened(page, f"{broken.as_uri()}#{name}")
+    failed = page.locator("article:visible .failed")
+    assert failed.count() == 1
+    assert failed.inner_text() == 'This figure failed: there is no kind of figure "nothing".'
+
+
+GRADE = {
+    "passed": False,
+    "fault": "softmax-axis",
+    "message": "The rows do not sum to 1: <b>wrong</b> axis.",
+    "line": 12,
+    "code": "    return exps / exps.sum(axis=0)",
+    "printed": "a\n",
+    "example": {
+        "what": "weights",
+        "inputs": {"scores": [[1.0, "-inf"], [0.5, 2.0]]},
+        "yours": [[[0.5, 0.5], [1.0, "nan"]]],
+        "right": [[[0.5, 0.5], [1.0, 0.0]]],
+        "wrong": [0, 1, 1],
+    },
+}
+
+
+@pytest.fixture
+def progress():
+    """What the server says, which a test can change."""
+    exercise = {"number": 5, "name": "scale", "title": "Scaled attention", "grade": None}
+    exercise |= {"state": "open", "file": "learn/05_scale.py"}
+    return {"exercises": [exercise], "current": "scale"}
+
+
+@pytest.fixture
+def address(progress):
+    running, thread, address = started(lambda port: server.app(lambda: progress, port))
+    yield address
+    running.should_exit = True
+    thread.join()
+
+
+def test_the_state_of_an_exercise_and_the_last_grade(page, progress, address):
+    opened(page, f"{address}#scale")
+    box = page.locator("[data-exercise=scale]")
+    mark = page.locator("#contents [data-chapter=scale] .mark")
+    box.get_by_text("Your turn: edit learn/05_scale.py").wait_for()
+    assert mark.inner_text() == "●"
+    progress["exercises"][0]["grade"] = GRADE
+    box.get_by_text("softmax-axis The rows do not sum to 1: <b>wrong</b> axis.").wait_for()
+    assert "line 12" in box.inner_text()
+    assert "return exps / exps.sum(axis=0)" in box.inner_text()
+    assert box.locator("h3").all_inner_texts()[1:] == [
+        "Your weights at [0]",
+        "The right weights at [0]",
+    ]
+    values = box.locator("svg.matrix").evaluate_all(
+        "all => all.map(svg => [...svg.querySelectorAll('text')].map(one => one.dataset.value))"
+    )
+    assert values == [["0.5", "0.5", "1", "NaN"], ["0.5", "0.5", "1", "0"]]
+    assert box.locator(".outlined").count() == 2
+    box.get_by_text("For these inputs").click()
+    assert "-inf" in box.locator("dd").inner_text()
+    progress["exercises"][0] |= {"state": "passed", "grade": None}
+    box.get_by_text("✓ Passed.").wait_for()
+    assert mark.inner_text() == "✓"
+
+
+def test_the_page_survives_the_end_of_the_server(page, address):
+    opened(page, f"{address}#scale")
+    page.route("**/progress", lambda route: route.fulfill(status=500))
+    page.locator("body.stopped").wait_for()
+
+
+def asked(address, path, **headers):
+    host = address.removeprefix("http://").removesuffix("/")
+    connection = http.client.HTTPConnection(host, timeout=10)
+    connection.request("GET", path, headers=headers)
+    answer = connection.getresponse()
+    return answer.status, answer.headers, answer.read()
+
+
+def test_the_server_gives_the_page_and_nothing_else(progress, address):
+    status, headers, body = asked(address, "/")
+    assert (status, body.decode()) == (200, guide_page.page())
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self'")
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    for path in ("/learn/static/main.js", "/explore/static/base.css"):
+        assert asked(address, path)[0] == 200
+    for path in ("/learn/static/..%2fguide.py", "/attention/static/x.js", "/static/main.js"):
+        assert asked(address, path)[0] == 404
+    assert json.loads(asked(address, "/progress")[2]) == progress
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}],
+)
+def test_other_sites_are_refused(address, headers):
+    for path in ("/", "/progress", "/learn/static/main.js"):
+        assert asked(address, path, **headers)[0] == 403
+
+
+def test_the_page_is_made_quickly(address):
+    asked(address, "/")
+    before = time.monotonic()
+    asked(address, "/")
+    assert time.monotonic() - before < 0.5
