@@ -127,9 +127,7 @@ def test_a_presentation_shows_everything_one_slide_at_a_time(page, file, name):
     seen, slides = [], int(page.inner_text(".place").split("/")[1])
     for slide in range(slides):
         assert page.inner_text(".place") == f"{slide + 1} / {slides}"
-        page.wait_for_function(
-            "() => !document.querySelector('.live:not(.away):not([data-drawn])')"
-        )
+        drawn(page)
         visible = page.locator("article:visible > section > *:visible:not(h1, h2)")
         texts = visible.evaluate_all(TEXTS)
         assert texts

@@ -40,7 +40,7 @@ def extracted(report: Mapping[str, Any]) -> dict[str, Any]:
     variants: the curves by name, by what was measured, by seed. effects: the comparisons of two
     variants, with the sentence of the report. remarks: its other sentences.
     """
-    answers, effects = report["answers"], report.get("effects", report.get("findings", []))
+    answers, effects = report["answers"], report.get("effects", [])
     named = [(effect["variant"], effect["against"]) for effect in effects]
     sentences = answers[: len(effects)]
     runs = {
