@@ -13,6 +13,7 @@ from headway.learn.graders import (
     fused,
     heads,
     mask,
+    positions,
     projections,
     scale,
     similarity,
@@ -30,4 +31,5 @@ GRADERS: dict[str, Callable[[Answer], str | None]] = {
     "heads": heads.grade,
     "fused": fused.grade,
     "batches": batches.grade,
+    "positions": positions.grade,
 }
