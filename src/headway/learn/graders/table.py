@@ -9,6 +9,7 @@ from headway.learn.answer import Answer
 from headway.learn.graders import (
     batches,
     bottleneck,
+    cache,
     dropout,
     fused,
     heads,
@@ -32,4 +33,5 @@ GRADERS: dict[str, Callable[[Answer], str | None]] = {
     "fused": fused.grade,
     "batches": batches.grade,
     "positions": positions.grade,
+    "cache": cache.grade,
 }
