@@ -11,7 +11,8 @@ import numpy as np
 
 from headway.check.suspects.steps import Array, Step
 from headway.learn.answer import Answer
-from headway.learn.graders.compare import Fault, Inputs, View, compare
+from headway.learn.graders.compare import Fault, Inputs, View, agree, compare
+from headway.learn.grades import Wrong
 
 
 def halves(x: Array) -> tuple[Array, Array]:
@@ -88,7 +89,7 @@ def cases() -> list[dict[str, Any]]:
         for shape, base in (
             ((2, 4), {"base": 10.0}),
             ((4, 6), {"base": 100.0}),
-            ((6, 8), {}),
+            ((6, 8), {"base": 10_000.0}),
             ((40, 4), {"base": 1000.0}),
         )
     ]
@@ -395,4 +396,9 @@ def views(answer: Answer) -> Iterator[View]:
 
 def grade(answer: Answer) -> None:
     """Raise `Wrong` if the answer is wrong."""
-    compare([*views(answer)], cases(), FORMULAS, faults(), what="rotated x")
+    view = compare([*views(answer)], cases(), FORMULAS, faults(), what="rotated x")
+    x, base = cases()[2].values()
+    usual = view({"x": x, "base": base}, x.shape)
+    if not agree(view({"x": x}, x.shape), usual):
+        message = "Without the argument `base` the result is wrong: its default must be 10000.0."
+        raise Wrong("base-default", message, look=r"def .*base|base *=")
