@@ -44,7 +44,7 @@ TYPED = [
         "14_gpt",
         "by 0.052, 0.045 and 0.035 nats per token",
         "lab/longer/report.md",
-        r"by seed: -0\.052, -0\.045, -0\.035",
+        r"all 3 seeds \(-0\.052, -0\.045, -0\.035\)",
     ),
     (
         "15_bugs",
