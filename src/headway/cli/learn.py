@@ -156,11 +156,9 @@ def _hint(files: Folder, exercise: Exercise, console: Console) -> None:
     files.require()
     watch.opened(files, console)
     number, total = files.next_hint(exercise), len(exercise.hints)
-    left = (
-        f"{total - number} left"
-        if number < total
-        else f"the last; headway learn --solution {exercise.number}"
-    )
+    left = f"{total - number} left"
+    if number == total:
+        left = f"the last one; then: headway learn --solution {exercise.number}"
     console.print(f"[bold]Hint {number} of {total} for {exercise}[/] [dim]({left})[/]")
     console.print(Markdown(exercise.hints[number - 1]))
 

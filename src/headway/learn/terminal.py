@@ -68,10 +68,9 @@ def next_step(exercise: Exercise, file: Path) -> RenderableType:
 
 def locked(exercise: Exercise, current: Exercise) -> RenderableType:
     """Return what is said about a file whose exercise is locked."""
-    return Text(
-        f"{exercise} is locked: first pass {current}. To grade it anyway: "
-        f"headway learn --check {exercise.number}",
-        "yellow",
+    return Group(
+        Text(f"{exercise} is locked: first pass {current}. To grade it anyway:", "yellow"),
+        Text(f"  headway learn --check {exercise.number}"),
     )
 
 

@@ -40,7 +40,7 @@ class Session:
         for exercise in saved(self._folder, stop):
             try:
                 self._graded(exercise)
-            except Exception as error:  # of Headway or the system: the session goes on
+            except Exception as error:  # of Headway or the system: the session continues
                 self._console.print(f"not graded: {error!r}", style="red", markup=False)
 
     def state(self) -> dict[str, Any]:
@@ -65,11 +65,12 @@ class Session:
         if grade.passed:
             self._folder.mark_passed(exercise)
         self._console.print(terminal.grade(exercise, file, grade, self._console.width))
-        if grade.passed and is_new:
+        if grade.passed:
             progress = self._progress()
             self._console.print(terminal.passed(self._folder, progress))
-            if progress.current is not None and self._folder.is_started(progress.current):
-                self.check(progress.current)
+            following = progress.current
+            if is_new and following is not None and self._folder.is_started(following):
+                self.check(following)
         return grade
 
     def _graded(self, exercise: Exercise) -> None:

@@ -1,0 +1,170 @@
+"""`headway learn` as a person would use and misuse it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from command import headway, run
+from headway.learn.exercise import exercises, find
+
+# On one worker, because starting the process that imports PyTorch takes seconds.
+pytestmark = pytest.mark.xdist_group("grading")
+
+SOFTMAX = find("softmax")
+WRONG = SOFTMAX.solution.replace("axis=-1", "axis=0")
+FIRST = next(iter(exercises().values()))
+
+
+def start(folder, *words):
+    """Start `headway learn`; Ctrl-C is pressed as soon as the files exist."""
+    last = [*exercises().values()][-1].file
+    return run(folder, "learn", *words, interrupt=(folder / "learn" / last).exists)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder in which `headway learn` was started once, without the page."""
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    start(tmp_path)
+    return tmp_path
+
+
+def test_without_the_page_it_works_in_the_terminal(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    done = start(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"learn: {len(exercises())} new files, one per exercise" in done.stdout
+    needed = "the guide needs starlette: pip install 'headway[explore]'"
+    assert needed in " ".join(done.stdout.split())
+    assert f"Next: {FIRST.number} {FIRST.name}" in done.stdout
+    assert len([*(tmp_path / "learn").iterdir()]) == len(exercises())
+
+
+def test_grade(tmp_path):
+    file, words = tmp_path / "answer.py", ("learn", "--grade", "answer.py", "--chapter")
+    file.write_text(SOFTMAX.solution)
+    assert "✓ Correct" in headway(tmp_path, *words, "softmax").stdout
+    file.write_text(WRONG)
+    done = headway(tmp_path, *words, "3", rc=1)
+    for part in ("✗", "axis=-1", "answer.py:", "your weights", "right weights", "▸"):
+        assert part in done.stdout
+    done = headway(tmp_path, *words, "3", "--json", rc=1)
+    grade = json.loads(done.stdout)
+    assert [*grade] == ["passed", "fault", "message", "line", "code", "example", "printed"]
+    assert (grade["passed"], grade["fault"]) == (False, "softmax-axis")
+    assert grade["code"] in WRONG
+    example = grade["example"]
+    row, column = example["wrong"]
+    assert example["yours"][row][column] != example["right"][row][column]
+
+
+def test_list(place):
+    listed = json.loads(headway(place, "learn", "--list", "--json").stdout)
+    assert [row["name"] for row in listed] == [*exercises()]
+    assert [*listed[0]] == ["number", "name", "title", "state", "file"]
+    assert [row["state"] for row in listed[:2]] == ["open", "locked"]
+    printed = headway(place, "learn", "--list").stdout
+    assert all(name in printed for name in exercises())
+    assert json.loads(headway(place, "learn", "--list", "--json", "--folder", "no").stdout)
+
+
+def test_check_and_progress(place):
+    assert "Not started" in headway(place, "learn", "--check", "3", rc=1).stdout
+    (place / "learn" / SOFTMAX.file).write_text(SOFTMAX.solution)
+    checked = headway(place, "learn", "--check", "3").stdout
+    assert f"1 of {len(exercises())} exercises passed" in checked
+    progress = headway(place, "learn", "--progress").stdout
+    assert "✓ softmax" in progress
+    assert "Next: " in progress
+
+
+def test_hints_and_solution(place):
+    for number, left in ((1, "2 left"), (2, "1 left"), (3, "the last one"), (3, "the last one")):
+        printed = headway(place, "learn", "--hint", "softmax").stdout
+        assert f"Hint {number} of 3" in printed
+        assert left in printed
+    assert "3 hints" in headway(place, "learn", "--progress").stdout
+    assert headway(place, "learn", "--solution", "3").stdout == SOFTMAX.solution
+
+
+def test_reset(place):
+    (place / "learn" / SOFTMAX.file).write_text("mine")
+    printed = headway(place, "learn", "--reset", "3").stdout
+    assert "your file is now learn/03_softmax.backup-1.py" in " ".join(printed.split())
+    assert (place / "learn" / "03_softmax.backup-1.py").read_text() == "mine"
+    assert "backup" not in headway(place, "learn", "--reset", "3").stdout
+
+
+def test_a_damaged_progress_is_one_line(place):
+    (place / "learn" / SOFTMAX.file).write_text(SOFTMAX.solution)
+    (place / "learn" / "progress.json").write_text("{")
+    printed = headway(place, "learn", "--progress").stdout
+    assert "learn/progress.json is damaged; grading your files again" in printed
+    assert "✓ softmax" in printed
+    assert "damaged" not in headway(place, "learn", "--progress").stdout
+
+
+def test_the_guide_as_one_file(tmp_path):
+    assert "guide.html: " in headway(tmp_path, "learn", "--html", "guide.html").stdout
+    assert "<article" in (tmp_path / "guide.html").read_text()
+    assert [file.name for file in tmp_path.iterdir()] == ["guide.html"]
+
+
+BAD = {
+    "two commands": ("--check 3 --hint 3", "one command per call (got --check and --hint)"),
+    "grade alone": ("--grade a.py", "--grade FILE and --chapter NAME must be given together"),
+    "chapter alone": ("--chapter 3", "--grade FILE and --chapter NAME must be given together"),
+    "json alone": ("--progress --json", "--json needs --list or --grade"),
+    "name": ("--grade a.py --chapter softmx", "unknown exercise 'softmx'; did you mean 'softmax'?"),
+    "number": ("--solution 99", "no exercise 99; did you mean"),
+    "negative": ("--solution -1", "no exercise -1; did you mean"),
+    "no folder": ("--check 3 --folder no", "folder 'no' not found; run `headway learn` here first"),
+    "hint without a folder": ("--hint 3", "folder 'learn' not found"),
+    "progress without a folder": ("--progress", "folder 'learn' not found"),
+    "a file as folder": ("--folder a.txt --no-open", "a.txt is a file; give another --folder"),
+    "no such folder for html": ("--html no/guide.html", "no/guide.html: No such file"),
+    "port": ("--port 80 --no-open", "port must be from 1024 to 65535 (got 80)"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line(name, tmp_path):
+    (tmp_path / "a.txt").write_text("mine")
+    words, message = BAD[name]
+    done = headway(tmp_path, "learn", *words.split(), rc=1)
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_page_follows_the_files(tmp_path):
+    """The command in a process of its own: the page, a save, the grade on the page, Ctrl-C."""
+    command = [Path(sys.executable).parent / "headway", "learn", "--no-open", "--port", "18430"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    try:
+        printed = ""
+        while "http://" not in printed:
+            printed = process.stdout.readline()
+        address = printed.split()[0]
+
+        def state():
+            with urllib.request.urlopen(f"{address}progress") as answer:
+                return json.load(answer)["exercises"][0]
+
+        assert state()["state"] == "open"
+        (tmp_path / "learn" / FIRST.file).write_text(FIRST.solution)
+        end = time.monotonic() + 60
+        while state()["state"] != "passed":
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert state()["grade"]["passed"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        process.stdout.close()

@@ -1,0 +1,162 @@
+"""Each save is graded, and the session survives whatever is saved."""
+
+import json
+import time
+from io import StringIO
+from threading import Event, Thread
+
+import pytest
+from rich.console import Console
+
+from headway.learn import grading, watch
+from headway.learn.exercise import exercises, find
+from headway.learn.folder import Folder
+from headway.learn.grades import Grade
+
+pytestmark = pytest.mark.xdist_group("grading")
+
+EVERY = [*exercises().values()]
+FIRST, SECOND = EVERY[:2]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = Folder(tmp_path / "learn")
+    folder.create()
+    return folder
+
+
+@pytest.fixture
+def session(folder, monkeypatch):
+    """A running session, which grades in this process: "right" passes, the rest does not."""
+
+    def grade(path, exercise):
+        text = path.read_text() if path.exists() else "none"
+        if text == "crash":
+            raise RuntimeError("the process that grades answers did not start")
+        return Grade(text == "right", None if text == "right" else "wrong", f"saw {text}.")
+
+    monkeypatch.setattr(grading, "grade", grade)
+    output, stop = StringIO(), Event()
+    session = watch.Session(folder, Console(file=output, width=200))
+    session.folder, session.printed = folder, output.getvalue
+    thread = Thread(target=session.run, args=[stop])
+    thread.start()
+    wait(lambda: output.getvalue())
+    yield session
+    stop.set()
+    thread.join()
+
+
+def wait(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def save(session, exercise, text):
+    session.folder.file(exercise).write_text(text)
+
+
+def state(session, exercise):
+    return next(row for row in session.state()["exercises"] if row["name"] == exercise.name)
+
+
+def test_it_begins_with_what_to_do(session):
+    assert f"Next: {FIRST.number} {FIRST.name}" in session.printed()
+    assert f"write {FIRST.entry}, and save" in session.printed()
+    assert session.state()["current"] == FIRST.name
+    assert state(session, FIRST)["grade"] is None
+
+
+def test_each_save_is_graded_and_a_pass_unlocks_the_next(session):
+    save(session, FIRST, "wrong")
+    wait(lambda: "✗ saw wrong." in session.printed())
+    assert state(session, FIRST)["grade"]["fault"] == "wrong"
+    assert state(session, SECOND)["state"] == "locked"
+    save(session, FIRST, "right")
+    wait(lambda: f"Next: {SECOND.number} {SECOND.name}" in session.printed())
+    assert f"1 of {len(EVERY)} exercises passed" in session.printed()
+    assert state(session, FIRST)["state"] == "passed"
+    assert state(session, SECOND)["state"] == "open"
+    assert session.state()["current"] == SECOND.name
+    json.dumps(session.state(), allow_nan=False)
+
+
+def test_a_passed_exercise_that_is_broken_stays_passed(session):
+    save(session, FIRST, "right")
+    wait(lambda: "✓" in session.printed())
+    save(session, FIRST, "wrong")
+    wait(lambda: "✗" in session.printed())
+    assert state(session, FIRST)["state"] == "passed"
+    assert state(session, FIRST)["grade"]["passed"] is False
+
+
+def test_a_locked_exercise_is_graded_when_it_is_unlocked(session):
+    save(session, SECOND, "right")
+    wait(lambda: "is locked: first pass" in session.printed())
+    assert f"headway learn --check {SECOND.number}" in session.printed()
+    save(session, FIRST, "right")
+    wait(lambda: f"2 of {len(EVERY)} exercises passed" in session.printed())
+
+
+def test_an_editor_that_replaces_the_file(session):
+    new = session.folder.path / "new"
+    new.write_text("right")
+    new.rename(session.folder.file(FIRST))
+    wait(lambda: "✓ saw right." in session.printed())
+
+
+def test_it_survives_files_that_disappear_errors_and_damage(session):
+    session.folder.file(FIRST).unlink()
+    wait(lambda: "✗ saw none." in session.printed())
+    save(session, FIRST, "crash")
+    wait(lambda: "not graded: RuntimeError" in session.printed())
+    (session.folder.path / "progress.json").write_text("{")
+    assert session.state()["current"] == FIRST.name
+    save(session, FIRST, "right")
+    wait(lambda: f"1 of {len(EVERY)} exercises passed" in session.printed())
+    assert "progress.json is damaged; grading your files again" in session.printed()
+
+
+def test_the_folder_disappears(session):
+    for file in session.folder.path.iterdir():
+        file.unlink()
+    session.folder.path.rmdir()
+    wait(lambda: "✗ saw none." in session.printed())
+    session.folder.create()
+    save(session, FIRST, "right")
+    wait(lambda: f"1 of {len(EVERY)} exercises passed" in session.printed())
+
+
+def test_a_session_continues_where_the_last_one_ended(folder, monkeypatch):
+    monkeypatch.setattr(grading, "grade", lambda path, exercise: Grade(True, None, "Correct."))
+    folder.file(FIRST).write_text("started")
+    output, stop = StringIO(), Event()
+    stop.set()
+    watch.Session(folder, Console(file=output, width=200)).run(stop)
+    assert f"1 of {len(EVERY)} exercises passed" in output.getvalue()
+    for exercise in EVERY:
+        folder.mark_passed(exercise)
+    watch.Session(folder, Console(file=output, width=200)).run(stop)
+    assert f"All {len(EVERY)} exercises passed" in output.getvalue()
+
+
+def test_a_real_grade_after_a_save(folder):
+    """From the save to the printed grade in less than two seconds, imports aside."""
+    softmax = find("softmax")
+    for exercise in EVERY[: EVERY.index(softmax)]:
+        folder.mark_passed(exercise)
+    grading.grade(folder.file(softmax), softmax)  # imports
+    output, stop = StringIO(), Event()
+    thread = Thread(target=watch.Session(folder, Console(file=output, width=200)).run, args=[stop])
+    thread.start()
+    wait(output.getvalue)
+    begun = time.monotonic()
+    folder.file(softmax).write_text(softmax.solution)
+    wait(lambda: "✓" in output.getvalue())
+    seconds = time.monotonic() - begun
+    stop.set()
+    thread.join()
+    assert seconds < 2
