@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from command import headway, run
+from headway.learn import watch
 from headway.learn.exercise import exercises, find
 
 # On one worker, because starting the process that imports PyTorch takes seconds.
@@ -21,29 +23,30 @@ WRONG = SOFTMAX.solution.replace("axis=-1", "axis=0")
 FIRST = next(iter(exercises().values()))
 
 
-def start(folder, *words):
-    """Start `headway learn`; Ctrl-C is pressed as soon as the files exist."""
-    last = [*exercises().values()][-1].file
-    return run(folder, "learn", *words, interrupt=(folder / "learn" / last).exists)
-
-
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder in which `headway learn` was started once, without the page."""
+    """A folder in which `headway learn` was started once, without the page, until Ctrl-C."""
     monkeypatch.setitem(sys.modules, "starlette", None)
-    start(tmp_path)
+    watching = threading.Event()
+
+    def saved(*arguments):
+        watching.set()
+        return original(*arguments)
+
+    original = watch.saved
+    monkeypatch.setattr(watch, "saved", saved)
+    done = run(tmp_path, "learn", interrupt=watching.is_set)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "printed.txt").write_text(done.stdout)
     return tmp_path
 
 
-def test_without_the_page_it_works_in_the_terminal(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "starlette", None)
-    done = start(tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert f"learn: {len(exercises())} new files, one per exercise" in done.stdout
+def test_without_the_page_it_works_in_the_terminal(place):
+    printed = (place / "printed.txt").read_text()
+    assert f"learn: {len(exercises())} new files, one per exercise" in printed
     needed = "the guide needs starlette: pip install 'headway[explore]'"
-    assert needed in " ".join(done.stdout.split())
-    assert f"Next: {FIRST.number} {FIRST.name}" in done.stdout
-    assert len([*(tmp_path / "learn").iterdir()]) == len(exercises())
+    assert needed in " ".join(printed.split())
+    assert len([*(place / "learn").iterdir()]) == len(exercises())
 
 
 def test_grade(tmp_path):

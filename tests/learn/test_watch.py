@@ -160,3 +160,20 @@ def test_a_real_grade_after_a_save(folder):
     stop.set()
     thread.join()
     assert seconds < 2
+
+
+def test_a_save_during_a_grade_is_graded_too(folder, monkeypatch):
+    texts, stop = [], Event()
+
+    def grade(path, exercise):
+        texts.append(path.read_text())
+        if len(texts) == 1:
+            path.write_text("second")
+        else:
+            stop.set()
+        return Grade(False, "wrong", "Wrong.")
+
+    monkeypatch.setattr(grading, "grade", grade)
+    folder.file(FIRST).write_text("first")
+    watch.Session(folder, Console(file=StringIO())).run(stop)
+    assert texts == ["first", "second"]

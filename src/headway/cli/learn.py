@@ -201,5 +201,7 @@ def _start(files: Folder, console: Console, port: int, show: bool) -> None:
 
     thread = threading.Thread(target=session.run, args=[stop], daemon=True)
     thread.start()
-    serve(session.state, port=port, show=show)
-    stop.set()
+    try:
+        serve(session.state, port=port, show=show)
+    finally:
+        stop.set()

@@ -30,6 +30,7 @@ class Session:
 
     def run(self, stop: Event) -> None:
         """Grade the current exercise, and then every file that is saved, until `stop` is set."""
+        saves = saved(self._folder, stop)
         current = self._progress().current
         if current is None:
             self._console.print(terminal.finished())
@@ -37,7 +38,7 @@ class Session:
             self._graded(current)
         else:
             self._console.print(terminal.next_step(current, self._folder.file(current)))
-        for exercise in saved(self._folder, stop):
+        for exercise in saves:
             try:
                 self._graded(exercise)
             except Exception as error:  # of Headway or the system: the session continues
@@ -111,9 +112,12 @@ def summaries(folder: Folder, progress: Progress) -> list[dict[str, Any]]:
 
 
 def saved(folder: Folder, stop: Event) -> Iterator[Exercise]:
-    """Yield each exercise whose file was saved or has disappeared, until `stop` is set."""
+    """Return the exercises whose files are saved or disappear from now on, until `stop` is set."""
     files = {exercise.name: folder.file(exercise) for exercise in exercises().values()}
-    seen = {name: _stamp(file) for name, file in files.items()}
+    return _changed(files, {name: _stamp(file) for name, file in files.items()}, stop)
+
+
+def _changed(files: dict[str, Path], seen: dict[str, Stamp], stop: Event) -> Iterator[Exercise]:
     while not stop.wait(INTERVAL):
         for name, file in files.items():
             stamp = _stamp(file)
