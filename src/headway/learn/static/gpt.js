@@ -23,18 +23,18 @@ export function stages({ vocabulary, context, width, layers, heads }) {
     { name: "embedding", does: "one learned vector per token", shape: stream, parameters: vocabulary * width },
     { name: "block", does: "", shape: stream, parameters: 0, repeat: layers, inside: [
       { name: "norm", does: "every vector to one length", shape: stream, parameters: width },
-      { name: "queries, keys, values", does: "three products, split into heads", shape: `3 × ${ofHeads}`, parameters: 3 * width * width + 2 * d, chapters: [[4, "projections"], [8, "heads"], [9, "fused"]] },
+      { name: "queries, keys, values", does: "three products, cut into heads", shape: `3 × ${ofHeads}`, parameters: 3 * width * width + 2 * d, chapters: [[4, "projections"], [8, "heads"], [9, "fused"]] },
       { name: "rotation", does: "by the position of the token", shape: ofHeads, parameters: 0, chapters: [[11, "positions"]] },
       { name: "scores", does: "dot products, divided by √d", shape: `(batch, ${heads}, ${context}, ${context})`, parameters: 0, chapters: [[2, "similarity"], [5, "scale"]] },
       { name: "mask", does: "no look at later tokens", shape: "", parameters: 0, chapters: [[6, "mask"], [10, "batches"]] },
       { name: "weights", does: "softmax", shape: `(batch, ${heads}, ${context}, ${context})`, parameters: 0, chapters: [[3, "softmax"], [7, "dropout"], [13, "online"]] },
       { name: "context", does: "weighted sums of the values", shape: ofHeads, parameters: 0, chapters: [[1, "bottleneck"], [12, "cache"]] },
-      { name: "output", does: "the heads together; added to the stream", shape: stream, parameters: width * width, chapters: [[9, "fused"]] },
-      { name: "norm, MLP", does: "each token on its own; added to the stream", shape: stream, parameters: width + 3 * width * hidden },
+      { name: "output", does: "all heads; added to the stream", shape: stream, parameters: width * width, chapters: [[9, "fused"]] },
+      { name: "norm, MLP", does: "token by token; added too", shape: stream, parameters: width + 3 * width * hidden },
     ] },
     { name: "norm", does: "once more", shape: stream, parameters: width },
-    { name: "logits", does: "compared with the vector of every token", shape: `(batch, ${context}, ${vocabulary})`, parameters: 0 },
-    { name: "next token", does: "softmax of the last row, and a draw", shape: "(batch)", parameters: 0, chapters: [[3, "softmax"]] },
+    { name: "logits", does: "compared with every token", shape: `(batch, ${context}, ${vocabulary})`, parameters: 0 },
+    { name: "next token", does: "softmax of the last row", shape: "(batch)", parameters: 0, chapters: [[3, "softmax"]] },
   ];
 }
 
