@@ -77,8 +77,8 @@ export function draw(options, figure) {
 
   update();
   return h("div", { class: "several" }, choice, pictures,
-    h("div", { class: "shelf" }, input, result),
-    h("details", {}, h("summary", {}, "The matrices of the heads"),
+    h("div", { class: "shelf" }, !figure.large && input, result),
+    h("details", {}, h("summary", {}, "The matrices of the heads"), figure.large && input,
       heads.map((head) => h("div", {}, h("h3", {}, head.name), h("div", { class: "shelf" }, (/** @type {const} */ (["W_query", "W_key", "W_value"])).map((name) =>
         titled(part(name, matrixOf(head[name]), { rowLabels: options.features, height: 22, width: 30 }))))))));
 }
@@ -94,9 +94,9 @@ function joined(heads) {
   return { name: "one head", W_query: beside("W_query"), W_key: beside("W_key"), W_value: beside("W_value") };
 }
 
-/** A picture that gets smaller on a narrow screen. @param {SVGElement} svg */
+/** A picture that gets smaller on a narrow screen, without the margins for long words. @param {SVGElement} svg */
 function scaling(svg) {
-  svg.setAttribute("viewBox", `0 0 ${svg.getAttribute("width")} ${svg.getAttribute("height")}`);
+  svg.setAttribute("viewBox", `45 0 ${Number(svg.getAttribute("width")) - 90} ${svg.getAttribute("height")}`);
   svg.removeAttribute("height");
   return svg;
 }

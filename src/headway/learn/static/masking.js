@@ -1,4 +1,4 @@
-// Three ways to mask: -inf before the softmax, 0 after it, and 0 after it with a division by the sum.
+// Two ways to mask: -inf before the softmax, and 0 after it with a division by the sum.
 
 import { h } from "../../explore/static/dom.js";
 import { legend, matrix } from "../../explore/static/matrix.js";
@@ -9,16 +9,9 @@ import { part, slider, withBook } from "./controls.js";
 
 /** @typedef {import("./figure.js").Figure} Figure */
 
-/** @type {Record<string, (row: number[], i: number) => number[]>} */
-const WAYS = {
-  "−∞ before the softmax": (row, i) => softmax(row.map((score, j) => (j > i ? -Infinity : score))),
-  "0 after the softmax": (row, i) => erased(softmax(row), i),
-  "0 after it, divided by the sum": (row, i) => divided(erased(softmax(row), i)),
-};
-
 /**
  * Options: query and key, the row and the column of the score that a slider changes; the key is
- * after the query.
+ * after the query. While the figure is broken, the weights are not divided by their sum.
  * @param {Record<string, any>} options @param {Figure} figure
  */
 export function draw({ query, key }, figure) {
@@ -31,18 +24,19 @@ export function draw({ query, key }, figure) {
   function update() {
     const scores = rowsOf(scaled);
     scores[query][key] = state.score;
-    const width = pixels((figure.width - 160) / words.length, 22, 34);
-    const of = (/** @type {(row: number[], i: number) => number[]} */ way) => scores.map(way);
-    picture.replaceChildren(...Object.entries(WAYS).map(([name, way]) => {
-      const rows = of(way);
+    const width = pixels((figure.width - 160) / words.length, 31, 36);
+    const before = scores.map((row, i) => softmax(row.map((score, j) => (j > i ? -Infinity : score))));
+    const erased = scores.map((row, i) => softmax(row).map((weight, j) => (j > i ? 0 : weight)));
+    const after = figure.broken ? erased : erased.map(divided);
+    const ways = { "−∞ before the softmax": before, [`0 after the softmax${figure.broken ? "" : ", divided by the sum"}`]: after };
+    picture.replaceChildren(...Object.entries(ways).map(([name, rows]) => {
       const cells = { width, height: 26, rowLabels: words, columnLabels: words, role: "weights" };
       const weights = matrix(part(name, matrixOf(rows), { ...cells, scale: "share", most: 1, hatched: (i, j) => j > i }));
       const sums = matrix(part("sums of the rows", matrixOf(rows.map((row) => [row.reduce((sum, x) => sum + x, 0)])), { ...cells, width: 38, rowLabels: null, columnLabels: ["sum"], most: Infinity }));
       weights.light(query, null);
       return h("figure", { "data-way": name }, h("h3", { class: "weights" }, name), h("div", { class: "beside-sums scroll" }, weights.element, sums.element));
     }));
-    const [before, after] = Object.values(WAYS).map((way) => short(of(way)[query][0]));
-    figure.say([[`weight of “${words[0]}” for “${words[query]}”`, `${before} with −∞, ${after} with 0 after the softmax`]]);
+    figure.say([[`weight of “${words[0]}” for “${words[query]}”`, `${short(before[query][0])} with −∞, ${short(after[query][0])} with 0 after the softmax`]]);
   }
 
   update();
@@ -52,9 +46,4 @@ export function draw({ query, key }, figure) {
       update();
     })),
     picture, legend("share", 1, true));
-}
-
-/** @param {number[]} row @param {number} i */
-function erased(row, i) {
-  return row.map((weight, j) => (j > i ? 0 : weight));
 }
