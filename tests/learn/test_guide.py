@@ -169,7 +169,7 @@ def test_every_report_can_be_drawn(name, what):
     places = sorted(float(y) for y in re.findall(r'y="([\d.]+)%"', labels[0])) if labels else []
     assert all(b - a > 100 * measured.GAP - 0.2 for a, b in pairwise(places))
     assert all(0 < place < 100 for place in places)
-    axis = re.search(r'<svg class="levels">.*?</svg>', drawn)
+    axis = re.search(r'<svg class="axis">.*?</svg>', drawn)
     assert axis is None or 2 <= axis[0].count("<text") <= 8
 
 

@@ -206,7 +206,7 @@ def _plot(extract: Mapping[str, Any], chosen: Sequence[str], what: str) -> str:
     return (
         f"<h3>{escape(heading[0].upper() + heading[1:])}</h3>\n"
         f'<div class="plot" role="img" aria-label="{escape(heading)} by step">'
-        f'<svg class="levels">{axis}</svg>'
+        f'<svg class="axis">{axis}</svg>'
         f'<svg class="curves" viewBox="0 0 1 1" preserveAspectRatio="none">{grid}{lines}</svg>'
         f'<svg class="labels">{labels}</svg>'
         f'<p class="steps"><span>0</span><span>steps</span><span>{last:,}</span></p></div>\n'

@@ -14,7 +14,6 @@ from headway.learn.graders import (
     fused,
     heads,
     mask,
-    online,
     positions,
     projections,
     scale,
@@ -35,5 +34,4 @@ GRADERS: dict[str, Callable[[Answer], str | None]] = {
     "batches": batches.grade,
     "positions": positions.grade,
     "cache": cache.grade,
-    "online": online.grade,
 }

@@ -5,7 +5,7 @@ import { hashed, times } from "../../explore/static/attention.js";
 import { book } from "./book.js";
 
 /** @typedef {import("../../explore/static/trace.js").Matrix} Matrix */
-/** What a broken computation leaves out or does wrongly. @typedef {"scale" | "mask" | "softmax" | "softmax-axis" | "exp" | "projections"} Fault */
+/** What a broken computation leaves out or does wrongly. @typedef {"scale" | "mask" | "softmax" | "softmax-axis" | "exp" | "projections" | "content" | "difference"} Fault */
 
 /** A matrix of rows. @param {number[][]} rows @returns {Matrix} */
 export function matrixOf(rows) {
@@ -63,19 +63,21 @@ export function sparsemax(scores) {
 /**
  * The steps of one head, by their names.
  * @param {{x: Matrix, W_query: Matrix, W_key: Matrix, W_value: Matrix}} inputs
- * @param {"simplified" | "trainable" | "causal"} rung  of the ladder
+ * @param {"fixed" | "simplified" | "trainable" | "causal"} rung  of the ladder
  * @param {Fault | null} [fault]
  * @returns {Record<string, Matrix>}
  */
 export function attention({ x, W_query, W_key, W_value }, rung, fault = null) {
-  const [learned, causal] = [rung !== "simplified", rung === "causal"];
+  const [learned, causal] = [rung === "trainable" || rung === "causal", rung === "causal"];
   const project = (/** @type {Matrix} */ W) => (learned && fault !== "projections" ? times(x, W) : x);
   const [queries, keys, values] = [W_query, W_key, W_value].map(project);
-  const scores = times(queries, transpose(keys));
+  const positional = rung === "fixed" || fault === "content";
+  const distances = Array.from({ length: x.rows }, (_, i) => Array.from({ length: x.rows }, (_, j) => Math.abs(i - j)));
+  const scores = positional ? matrixOf(distances.map((row) => row.map((steps) => 0.5 ** steps))) : times(queries, transpose(keys));
   const scale = learned && fault !== "scale" ? 1 / Math.sqrt(keys.columns) : 1;
   const divisions = rowsOf(scores).map((row) => row.map((score) => score * scale));
   const masked = divisions.map((row, i) => row.map((score, j) => (causal && fault !== "mask" && j > i ? -Infinity : score)));
-  const weights = matrixOf(normalized(masked, fault));
+  const weights = matrixOf(normalized(masked, fault ?? (positional ? "content" : null)));
   return {
     x, W_query, W_key, W_value, queries, keys, values, scores, scaled: matrixOf(divisions), masked: matrixOf(masked), weights,
     context: times(weights, values),
@@ -85,7 +87,8 @@ export function attention({ x, W_query, W_key, W_value }, rung, fault = null) {
 /** The weights of rows of scores. @param {number[][]} scores @param {Fault | null} fault */
 function normalized(scores, fault) {
   if (fault === "softmax") return scores.map((row) => row.map((score) => (score === -Infinity ? 0 : score)));
-  if (fault === "exp") return scores.map((row) => divided(row.map((score) => (score === -Infinity ? 0 : score))));
+  if (fault === "difference") return scores.map((row) => divided(row.map(() => 1)));
+  if (fault === "exp" || fault === "content") return scores.map((row) => divided(row.map((score) => (score === -Infinity ? 0 : score))));
   if (fault === "softmax-axis") return rowsOf(transpose(matrixOf(rowsOf(transpose(matrixOf(scores))).map(softmax)))); // each column
   return scores.map(softmax);
 }

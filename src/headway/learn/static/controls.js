@@ -1,14 +1,35 @@
-// What several figures use: sliders, choices, titled matrices, and the steps with the matrices of the book.
+// What several figures use: the sentence, sliders, choices, titled matrices, and the steps with the matrices of the book.
 
 import { h } from "../../explore/static/dom.js";
 import { largest } from "../../explore/static/colours.js";
 import { matrix } from "../../explore/static/matrix.js";
 import { short } from "../../explore/static/numbers.js";
 import { book } from "./book.js";
-import { attention, matrixOf } from "./compute.js";
+import { attention, matrixOf, wordsOf } from "./compute.js";
 
 /** @typedef {import("../../explore/static/trace.js").Matrix} Matrix */
 /** @typedef {import("../../explore/static/matrix.js").Part} Part */
+/** @typedef {import("./figure.js").Figure} Figure */
+
+/**
+ * A text box for the sentence, which is kept in `figure.state.text`. words: the first words, at
+ * most `most`. @param {Figure} figure @param {string | undefined} text  before the reader changes it
+ * @param {number} most @param {() => void} update  called at every change
+ */
+export function sentenceBox({ state }, text, most, update) {
+  const input = /** @type {HTMLInputElement} */ (h("input", {
+    value: state.text ?? text ?? book.sentence, size: 40, maxlength: 200, spellcheck: "false",
+    oninput: () => { state.text = input.value; tell(); update(); },
+  }));
+  const note = h("span", { class: "note", role: "status" });
+  const words = () => wordsOf(input.value).slice(0, most);
+  const tell = () => {
+    const count = wordsOf(input.value).length;
+    note.textContent = count > most ? `The figure uses the first ${most} words.` : count ? "" : "Type at least one word.";
+  };
+  tell();
+  return { element: h("div", { class: "row" }, h("label", {}, "Sentence ", input), note), words };
+}
 
 /**
  * A slider with its label and its value.

@@ -12,6 +12,10 @@ const KINDS = {
   masking: () => import("./masking.js"),
   memory: () => import("./memory.js"),
   sample: () => import("./sample.js"),
+  bottleneck: () => import("./bottleneck.js"),
+  dot: () => import("./dot.js"),
+  softmax: () => import("./softmax.js"),
+  spread: () => import("./spread.js"),
   steps: () => import("./steps.js"),
   axes: () => import("./axes.js"),
   positions: () => import("./positions.js"),
@@ -83,5 +87,6 @@ export class Figure {
       this.drawing.replaceChildren(h("p", { class: "failed", role: "alert" }, `This figure failed: ${error instanceof Error ? error.message : error}.`));
     }
     this.element.dataset.drawn = String(this.broken); // for tests
+    this.element.dispatchEvent(new Event("drawn", { bubbles: true }));
   }
 }

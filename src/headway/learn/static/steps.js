@@ -6,7 +6,8 @@ import { equation } from "../../explore/static/math.js";
 import { legend, matrix, product, transposed } from "../../explore/static/matrix.js";
 import { bracket, exact, pixels, short } from "../../explore/static/numbers.js";
 import { book } from "./book.js";
-import { attention, features, matrixOf, rowsOf, wordsOf } from "./compute.js";
+import { sentenceBox } from "./controls.js";
+import { attention, features, matrixOf, rowsOf } from "./compute.js";
 import { edit } from "./edit.js";
 
 /** @typedef {import("./figure.js").Figure} Figure */
@@ -19,29 +20,26 @@ import { edit } from "./edit.js";
  * @typedef {{words: string[], steps: Record<string, Matrix>, right: Record<string, Matrix>, rung: string, fault: string | null, drawn: Map<string, Drawn>}} Example
  */
 
-export const WORDS = 10; // the first words of a sentence
+const WORDS = 10; // the first words of a sentence
 const MATRICES = /** @type {const} */ (["W_query", "W_key", "W_value"]);
 const SQUARE = ["scores", "scaled", "masked", "weights"]; // queries by keys
 
 /**
- * Options: steps, the names in order. rung, which decides how they are computed: "simplified",
- * "trainable" or "causal" (the default). products: the steps that are drawn with their factors.
+ * Options: steps, the names in order; an empty name begins a new line. rung, which decides how they are computed: "fixed",
+ * "simplified", "trainable" or "causal" (the default). products: the steps that are drawn with their factors.
  * remove: the fault of compute.js while the figure is broken. text: another sentence.
  * @param {Record<string, any>} options @param {Figure} figure
  */
 export function draw(options, figure) {
   const { state } = figure; // text; features: changed numbers by the word; matrices: changed ones by their names
-  const sentence = () => state.text ?? options.text ?? book.sentence;
-  const slots = options.steps.map((/** @type {string} */ name) => h("figure", { "data-step": name }));
-  const input = /** @type {HTMLInputElement} */ (h("input", { value: sentence(), size: 40, maxlength: 200, spellcheck: "false", oninput: () => { state.text = input.value; update(); } }));
-  const more = h("p", { class: "note", role: "status" });
+  const sentence = sentenceBox(figure, options.text, WORDS, update);
+  const slots = options.steps.map((/** @type {string} */ name) => (name ? h("figure", { "data-step": name }) : h("hr", {})));
 
   function update() {
-    const words = wordsOf(sentence());
-    more.textContent = words.length > WORDS ? `The figure uses the first ${WORDS} words.` : words.length ? "" : "Type at least one word.";
-    const example = computed(words.slice(0, WORDS), options, figure);
+    const words = sentence.words();
+    const example = computed(words, options, figure);
     for (const [at, slot] of slots.entries()) {
-      if (slot.querySelector("input")) continue; // its number is being changed
+      if (!options.steps[at] || slot.querySelector("input")) continue; // a number is being changed
       slot.replaceChildren(...(words.length ? step(options.steps[at], at, example) : []));
     }
   }
@@ -117,8 +115,7 @@ export function draw(options, figure) {
 
   update();
   return h("div", { class: "steps" },
-    h("div", { class: "row" }, h("label", {}, "Sentence ", input)),
-    more,
+    sentence.element,
     h("div", { class: "shelf" }, slots),
     options.steps.includes("weights") && legend("share", 1, options.steps.includes("masked") || (options.rung ?? "causal") === "causal"),
     h("p", { class: "note" }, "Blue is negative, red is positive. ", options.steps.some((/** @type {string} */ name) => name === "x" || name.startsWith("W_")) && "The numbers of x and of the matrices W can be changed: click one, or move there with the arrow keys and press Enter."));
@@ -140,17 +137,24 @@ function same(one, other) {
   return one.rows === other.rows && one.columns === other.columns && rowsOf(one).flat().every((x, i) => x === other.data[i]);
 }
 
+/** @param {string} rung */
+function isLearned(rung) {
+  return rung === "trainable" || rung === "causal";
+}
+
 /** What a step is computed from. @param {string} name @param {string[]} earlier  steps that are shown @param {Example} example */
 function formula(name, earlier, example) {
   const factors = factorsOf(name, example);
   const { rung, fault } = example;
-  const raw = earlier.includes("scores") || rung !== "simplified" ? "scores" : "x x^T";
-  const last = rung === "causal" ? "masked" : rung === "simplified" || fault === "scale" ? raw : earlier.includes("scaled") ? "scaled" : `${raw} / sqrt(d_k)`;
-  const normalized = { softmax: last, exp: `${last} / (sum ${last})`, "softmax-axis": `softmax(${last}) in every column` }[fault ?? ""];
+  const raw = earlier.includes("scores") || isLearned(rung) ? "scores" : rung === "fixed" ? "2^-|i - j|" : "x x^T";
+  const last = rung === "causal" ? "masked" : !isLearned(rung) || fault === "scale" ? raw : earlier.includes("scaled") ? "scaled" : `${raw} / sqrt(d_k)`;
+  const divided = `${last} / (sum ${last})`;
+  const normalized = { softmax: last, exp: divided, content: divided, difference: "1 / n", "softmax-axis": `softmax(${last}) in every column` }[fault ?? (rung === "fixed" ? "content" : "")];
   return factors?.join(" ") ?? {
     queries: "x",
     keys: "x",
     values: "x",
+    scores: "2^-|i - j|",
     scaled: fault === "scale" ? "scores" : "scores / sqrt(d_k)",
     masked: fault === "mask" ? "scaled" : "scaled if j <= i else -inf",
     weights: normalized ?? `softmax(${last})`,
@@ -159,11 +163,11 @@ function formula(name, earlier, example) {
 
 /** The factors of a step that is a product; ^T for a transposed one. @param {string} name @param {Example} example @returns {[string, string] | null} */
 function factorsOf(name, { rung, fault }) {
-  const plain = rung === "simplified";
+  const plain = !isLearned(rung);
   /** @type {Record<string, [string, string]>} */
   const factors = {
     ...(fault !== "projections" && { queries: ["x", "W_query"], keys: ["x", "W_key"], values: ["x", "W_value"] }),
-    scores: plain ? ["x", "x^T"] : ["queries", "keys^T"],
+    ...(fault !== "content" && rung !== "fixed" && { scores: plain ? ["x", "x^T"] : ["queries", "keys^T"] }),
     context: ["weights", plain ? "x" : "values"],
   };
   return factors[name] ?? null;
