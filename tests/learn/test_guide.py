@@ -165,11 +165,16 @@ def test_every_report_can_be_drawn(name, what):
         {"report": name, "variants": variants, "what": what, "sentences": beginnings}
     )
     assert drawn.count("<li>") >= len(beginnings)
-    labels = re.search(r'<svg class="labels">.*?</svg>', drawn)
-    places = sorted(float(y) for y in re.findall(r'y="([\d.]+)%"', labels[0])) if labels else []
-    assert all(b - a > 100 * measured.GAP - 0.2 for a, b in pairwise(places))
-    assert all(0 < place < 100 for place in places)
-    axis = re.search(r'<svg class="axis">.*?</svg>', drawn)
+    labels = re.search(r'<svg class="labels" height="(\d+)">.*?</svg>', drawn)
+    texts = re.findall(r'y="([\d.]+)%"[^>]*>(.*?)</text>', labels[0]) if labels else []
+    half = 50 * measured.LINE / int(labels[1]) if labels else 0
+    areas = sorted(
+        (float(y) - half * text.count("<tspan"), float(y) + half * text.count("<tspan"))
+        for y, text in texts
+    )
+    assert all(end <= start + 0.1 for (_, end), (start, _) in pairwise(areas))
+    assert all(0 <= start < end <= 100 for start, end in areas)
+    axis = re.search(r'<svg class="levels".*?</svg>', drawn)
     assert axis is None or 2 <= axis[0].count("<text") <= 8
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from html import escape
@@ -28,7 +29,8 @@ LABELS = {
     "first": ("weight of the first token", False),
     "query_gradient": ("gradient norm of W_query", True),
 }
-GAP = 0.115  # the distance of two labels, as a part of the height
+HEIGHT, LINE = 280, 15.5  # pixels: the least height of a picture, and of a line of a label
+LETTERS = 16  # of a line of a label
 
 Curves = dict[str, list[list[float]]]  # by seed: pairs of a step and a value
 Options = Mapping[str, Any]
@@ -189,7 +191,10 @@ def _plot(extract: Mapping[str, Any], chosen: Sequence[str], what: str) -> str:
         return round(1 - (scale(value) - low) / (high - low), 4)
 
     marks = _ticks(low, high, logarithmic)
-    axis = "".join(_text(_short(mark), height(mark), "end") for mark in marks)
+    axis = "".join(
+        f'<text x="100%" y="{height(mark):.1%}" dy=".35em" text-anchor="end">{_short(mark)}</text>'
+        for mark in marks
+    )
     grid = "".join(f'<path class="grid" d="M0 {height(mark)}H1"/>' for mark in marks)
     lines, ends = "", {}
     for name, seeds in curves.items():
@@ -198,17 +203,21 @@ def _plot(extract: Mapping[str, Any], chosen: Sequence[str], what: str) -> str:
             path = "L".join(f"{step / last:.4f} {height(value)}" for step, value in points)
             lines += f'<path d="M{path}" stroke="{colour}"/>'
         ends[name] = mean(points[-1][1] for points in seeds.values())
+    pixels = {name: LINE * (len(_wrapped(short[name])) + 1.2) for name in chosen}
+    tall = max(HEIGHT, math.ceil(sum(pixels.values())))
+    sizes = {name: size / tall for name, size in pixels.items()}
     labels = "".join(
-        _text(short[name], at, "start", _colour(chosen.index(name)), _short(ends[name]))
-        for name, at in _apart({name: height(end) for name, end in ends.items()}).items()
+        _label(short[name], _short(ends[name]), at, _colour(chosen.index(name)))
+        for name, at in _apart({name: height(end) for name, end in ends.items()}, sizes).items()
     )
     heading = f"{label}{f' ({shared})' if shared else ''}"
     return (
         f"<h3>{escape(heading[0].upper() + heading[1:])}</h3>\n"
         f'<div class="plot" role="img" aria-label="{escape(heading)} by step">'
-        f'<svg class="axis">{axis}</svg>'
-        f'<svg class="curves" viewBox="0 0 1 1" preserveAspectRatio="none">{grid}{lines}</svg>'
-        f'<svg class="labels">{labels}</svg>'
+        f'<svg class="levels" height="{tall}">{axis}</svg>'
+        f'<svg class="curves" height="{tall}" viewBox="0 0 1 1" preserveAspectRatio="none">'
+        f"{grid}{lines}</svg>"
+        f'<svg class="labels" height="{tall}">{labels}</svg>'
         f'<p class="steps"><span>0</span><span>steps</span><span>{last:,}</span></p></div>\n'
     )
 
@@ -238,25 +247,31 @@ def _shortened(names: Sequence[str]) -> tuple[str, dict[str, str]]:
     return ", ".join(shared), dict(zip(names, short, strict=True))
 
 
-def _apart(heights: Mapping[str, float]) -> dict[str, float]:
-    """Move labels away from each other, within the picture."""
+def _apart(heights: Mapping[str, float], sizes: Mapping[str, float]) -> dict[str, float]:
+    """Move labels away from each other, within the picture. Return their centres."""
     names = sorted(heights, key=lambda name: heights[name])
-    places = [min(max(heights[name], GAP / 2), 1 - GAP / 2) for name in names]
-    for i in range(1, len(places)):
-        places[i] = max(places[i], places[i - 1] + GAP)
-    if places[-1] > 1 - GAP / 2:  # too low: move up from the last one
-        places[-1] = 1 - GAP / 2
-        for i in range(len(places) - 2, -1, -1):
-            places[i] = min(places[i], places[i + 1] - GAP)
-    return dict(zip(names, places, strict=True))
+    tops: list[float] = []
+    for name in names:
+        least = tops[-1] + sizes[names[len(tops) - 1]] if tops else 0.0
+        tops.append(max(heights[name] - sizes[name] / 2, least))
+    most = 1.0
+    for i in reversed(range(len(names))):  # the last ones may be too low
+        tops[i] = min(tops[i], most - sizes[names[i]])
+        most = tops[i]
+    return {name: top + sizes[name] / 2 for name, top in zip(names, tops, strict=True)}
 
 
-def _text(text: str, at: float, anchor: str, colour: str = "", value: str = "") -> str:
-    place = f'x="{100 if anchor == "end" else 0}%" y="{at:.1%}" text-anchor="{anchor}"'
-    more = f'<tspan class="value" x="0" dy="1.15em">{value}</tspan>' if value else ""
-    dy = "-.1em" if value else ".35em"
-    fill = f' fill="{colour}"' if colour else ""
-    return f'<text {place} dy="{dy}"{fill}>{escape(text)}{more}</text>'
+def _label(name: str, value: str, at: float, colour: str) -> str:
+    first, *others = _wrapped(name)
+    up = 0.35 - 0.575 * (1 + len(others))  # so that all lines together are centred
+    spans = f'<tspan x="0" dy="{up:.3g}em">{escape(first)}</tspan>'
+    spans += "".join(f'<tspan x="0" dy="1.15em">{escape(line)}</tspan>' for line in others)
+    spans += f'<tspan x="0" dy="1.15em" class="value">{value}</tspan>'
+    return f'<text y="{at:.1%}" fill="{colour}">{spans}</text>'
+
+
+def _wrapped(name: str) -> list[str]:
+    return textwrap.wrap(name, LETTERS)
 
 
 def _colour(index: int) -> str:
