@@ -14,6 +14,7 @@ from headway.learn.graders import (
     fused,
     heads,
     mask,
+    online,
     positions,
     projections,
     scale,
@@ -34,4 +35,5 @@ GRADERS: dict[str, Callable[[Answer], str | None]] = {
     "batches": batches.grade,
     "positions": positions.grade,
     "cache": cache.grade,
+    "online": online.grade,
 }

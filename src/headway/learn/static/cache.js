@@ -91,9 +91,10 @@ function position(words, figure) {
   const seen = words.slice(0, figure.state.step);
   const whole = newest(seen, (i) => i);
   const cached = newest(seen, figure.broken ? () => 0 : (i) => i);
-  const width = pixels((figure.width - 90) / words.length, 34, 52);
+  const width = pixels((figure.width - 105) / words.length, 31, 52);
+  const narrow = figure.width < 500;
   const rows = (/** @type {"weights" | "context"} */ name, /** @type {object} */ look) =>
-    titled(part(name === "weights" ? `weights of “${seen.at(-1)}”` : name, matrixOf([...rowsOf(whole[name]), ...rowsOf(cached[name])]), { rowLabels: name === "weights" ? ["whole", "cache"] : null, role: name, width, ...look }));
+    titled(part(name === "weights" ? `weights of “${seen.at(-1)}”` : name, matrixOf([...rowsOf(whole[name]), ...rowsOf(cached[name])]), { rowLabels: name === "weights" || narrow ? ["whole", "cache"] : null, role: name, width, ...look }));
   figure.say([["position of the newest token", String(figure.broken ? 0 : seen.length - 1)], ["largest difference of the context", short(difference(whole.context.data, cached.context.data))]]);
-  return [h("div", { class: "shelf joined" }, rows("weights", { columnLabels: seen, scale: "share", most: 1 }), rows("context", {}))];
+  return [h("div", { class: narrow ? "shelf" : "shelf joined" }, rows("weights", { columnLabels: seen, scale: "share", most: 1 }), rows("context", {}))];
 }

@@ -87,6 +87,5 @@ export class Figure {
       this.drawing.replaceChildren(h("p", { class: "failed", role: "alert" }, `This figure failed: ${error instanceof Error ? error.message : error}.`));
     }
     this.element.dataset.drawn = String(this.broken); // for tests
-    this.element.dispatchEvent(new Event("drawn", { bubbles: true }));
   }
 }

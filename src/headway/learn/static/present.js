@@ -6,7 +6,7 @@ import { figuresOf } from "./figure.js";
 /** @typedef {{title: string, parts: Element[]}} Slide */
 
 const LARGEST = 3; // times the size on the page
-const NARROWEST = 600; // pixels of the page, before it is enlarged
+const [NARROW, WIDE] = [600, 1280]; // pixels of the page before it is enlarged, at the largest and at the smallest size
 const BAR = 64; // pixels above and below it
 
 /** The slides of a chapter. @param {HTMLElement} article @returns {Slide[]} */
@@ -32,6 +32,7 @@ export class Presentation {
     this.article = null;
     this.at = 0;
     this.by = 1; // the direction of the last move
+    this.turns = 0; // only the latest fitting continues
     this.main = /** @type {HTMLElement} */ (document.querySelector("main"));
     this.place = h("span", { class: "place", "aria-live": "polite" });
     this.bar = h("div", { class: "row slides" }, this.place,
@@ -39,7 +40,6 @@ export class Presentation {
       button("→", () => this.move(1), { "aria-label": "next slide" }),
       button("✕", () => this.leave(), { "aria-label": "leave the presentation", title: "Esc" }));
     window.addEventListener("resize", () => this.show());
-    document.addEventListener("drawn", () => this.fit());
   }
 
   get open() {
@@ -61,11 +61,15 @@ export class Presentation {
     const { article } = this;
     if (!article) return;
     this.article = null;
+    this.turns++;
     document.body.classList.remove("present");
     this.bar.remove();
     for (const name of ["zoom", "padding-top"]) this.main.style.removeProperty(name);
     for (const part of document.querySelectorAll(".away")) part.classList.remove("away");
-    enlarge(article, false);
+    for (const figure of figuresOf(article).filter(({ large }) => large)) {
+      figure.large = false;
+      figure.redraw();
+    }
     slidesOf(article)[this.at].parts[1].scrollIntoView({ block: "center" });
   }
 
@@ -89,34 +93,29 @@ export class Presentation {
       part.classList.toggle("away", !slide.parts.some((one) => part.contains(one)));
     }
     this.place.textContent = `${this.at + 1} / ${slides.length}`;
-    document.body.dataset.slide = String(this.at); // for tests
     window.scrollTo(0, 0);
-    this.fit();
-    enlarge(article, true);
+    this.fit(article);
   }
 
-  /** As large as the window allows. What does not fit at the size of the page can be scrolled. */
-  fit() {
-    if (!this.article) return;
-    for (let zoom = Math.min(LARGEST, window.innerWidth / NARROWEST); zoom > 1; zoom *= 0.95) {
+  /** As large as the window allows; what is too tall at the smallest size can be scrolled. @param {HTMLElement} article */
+  async fit(article) {
+    const mine = ++this.turns;
+    const figures = figuresOf(article).filter(({ element }) => !element.matches(".away"));
+    const least = Math.max(1, window.innerWidth / WIDE);
+    let zoom = Math.max(least, Math.min(LARGEST, window.innerWidth / NARROW));
+    for (let fits = false; !fits; zoom = Math.max(least, zoom * 0.9)) {
       this.main.style.setProperty("zoom", String(zoom));
-      const parts = this.article.querySelectorAll(".drawing, .code, .plot, .equation");
+      this.main.style.setProperty("padding-top", `${BAR / zoom}px`);
+      for (const figure of figures) {
+        figure.large = true;
+        await figure.redraw(); // for the room that it has at this size
+      }
+      if (mine !== this.turns) return; // another slide is shown
+      const parts = article.querySelectorAll(".drawing, .scroll, .code, .equation");
       const wide = [...parts].some((part) => part.scrollWidth > part.clientWidth + 1);
-      const free = window.innerHeight - BAR - this.article.getBoundingClientRect().height;
-      if (free < 0 || wide) continue;
-      this.main.style.setProperty("padding-top", `${(BAR + free / 3) / zoom}px`);
-      return;
+      const free = window.innerHeight - BAR - article.getBoundingClientRect().height;
+      fits = (free >= 0 && !wide) || zoom === least;
+      if (free > 0) this.main.style.setProperty("padding-top", `${(BAR + free / 3) / zoom}px`);
     }
-    this.main.style.setProperty("zoom", "1");
-    this.main.style.setProperty("padding-top", `${BAR}px`);
-  }
-}
-
-/** Draw the figures that are shown, for a presentation or for the page. @param {HTMLElement} article @param {boolean} large */
-function enlarge(article, large) {
-  for (const figure of figuresOf(article)) {
-    if (!large && !figure.large) continue;
-    figure.large = large;
-    if (!figure.element.matches(".away")) figure.redraw();
   }
 }
