@@ -14,6 +14,7 @@ import numpy as np
 from headway.check.suspects.steps import Step, hide, softmax, unchanged
 from headway.learn.answer import Answer
 from headway.learn.graders.attention_faults import MASK, SCALE
+from headway.learn.graders.calls import COPIES, copies, one_of
 from headway.learn.graders.compare import Array, Fault, Inputs, View
 from headway.learn.grades import Wrong
 
@@ -101,10 +102,8 @@ def views(answer: Answer, axes: Sequence[int] = (0, 1, 2)) -> Iterator[View]:
     order = inputs_of(answer)
 
     def call(inputs: Inputs, shape: tuple[int, ...], *, order: Any, leading: int) -> Array:
-        given = [inputs[name][(None,) * leading] for name in order]
-        result = answer.call(*given, shape=(1,) * leading + shape)
-        is_batch = result.ndim >= leading and set(result.shape[:leading]) <= {1}
-        return np.asarray(result[(0,) * leading] if is_batch else result)
+        given = [copies(inputs[name], leading) for name in order]
+        return one_of(answer.call(*given, shape=COPIES[:leading] + shape), leading)
 
     for leading in axes:
         for names in [order] if order else permutations(QKV):

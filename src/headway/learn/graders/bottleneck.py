@@ -10,10 +10,11 @@ import numpy as np
 
 from headway.check.suspects.steps import Step, softmax
 from headway.learn.answer import Answer
-from headway.learn.graders.attention_faults import ROLES
 from headway.learn.graders.calls import Watched, views
 from headway.learn.graders.compare import Array, Fault, compare, fault
 from headway.learn.graders.faults import of_results, total
+
+LOOK = r"@|matmul|einsum|dot|bmm|\*|sum|mean|norm|cdist|cov|corr"
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,23 @@ def faults() -> list[Fault]:
     right = "Row i of the result is the sum of weights[i, j] * x[j] over all j: weights @ x."
 
     def add(name: str, message: str, *mixes: Callable[[Array, Array], Any]) -> None:
-        found.extend(fault(name, f"{message} {right}", ROLES, mix=mix) for mix in mixes)
+        found.extend(fault(name, f"{message} {right}", LOOK, mix=mix) for mix in mixes)
 
     add("factors-exchanged", "The factors are exchanged: x @ weights.", lambda w, x: x @ w)
     add("weights-transposed",
         "The weights are used as columns (weights.T, or weights[j, i] in a loop).",
         lambda w, x: w.T @ x)  # fmt: skip
-    add("weights-transposed", "x.T @ weights uses the weights as columns.", lambda w, x: x.T @ w)
-    add("x-transposed", "x is transposed, which only works if d = tokens.", lambda w, x: w @ x.T)
-    add("both-transposed", "weights and x are transposed.", lambda w, x: w.T @ x.T)
+    add(
+        "weights-transposed",
+        "The product x.T @ weights uses the weights as columns.",
+        lambda w, x: x.T @ w,
+    )
+    add(
+        "x-transposed",
+        "The matrix x is transposed, which only works if d = tokens.",
+        lambda w, x: w @ x.T,
+    )
+    add("both-transposed", "Both weights and x are transposed.", lambda w, x: w.T @ x.T)
     add("elementwise",
         "The weights and x are multiplied cell by cell (*), without a sum over the tokens.",
         lambda w, x: w * x, lambda w, x: w.T * x, lambda w, x: w * x.T)  # fmt: skip
@@ -79,7 +88,7 @@ def faults() -> list[Fault]:
     add("weights-unused", "The rows of x are added without the weights.",
         lambda w, x: np.broadcast_to(x.sum(0), x.shape), lambda w, x: x.sum(0),
         lambda w, x: x.sum(0, keepdims=True))  # fmt: skip
-    add("weights-unused", "x is returned as it is.", lambda w, x: x)
+    add("weights-unused", "The matrix x is returned as it is.", lambda w, x: x)
     add("x-unused", "The weights are returned.", lambda w, x: w)
     add("cumulative-average", "The rows of x are averaged up to the token, without the weights.",
         lambda w, x: x.cumsum(0) / np.arange(1, len(x) + 1)[:, None])  # fmt: skip
@@ -110,7 +119,7 @@ def faults() -> list[Fault]:
         lambda w, x: w @ x / total(w))  # fmt: skip
     add("softmax-added", "A softmax is applied to the weights. They are weights already.",
         lambda w, x: softmax(w) @ x, lambda w, x: softmax(w, -2) @ x)  # fmt: skip
-    add("residual", "x is added to the result.", lambda w, x: w @ x + x)
+    add("residual", "The matrix x is added to the result.", lambda w, x: w @ x + x)
     add("added", "The weights and x are added, not multiplied.",
         lambda w, x: w + x, lambda w, x: (w[:, :, None] + x[None]).sum(1))  # fmt: skip
     add("x-normalized", "The rows of x are divided by their length first.",

@@ -45,6 +45,14 @@ def of_normalization() -> list[Fault]:
     def add(name: str, message: str, *steps: Callable[[Array], Array]) -> None:
         found.extend(fault(name, message, SOFTMAX, normalize=step) for step in steps)
 
+    for copies in (2, 3):  # as many as in `calls.COPIES`
+        for hidden in (np.nan, 0.0):
+            add(
+                "softmax-axis",
+                "The softmax runs over an axis of the batch, so that the rows of the weights do "
+                "not sum to 1. Use the last axis (the keys).",
+                partial(_equal, number=1 / copies, hidden=hidden),
+            )
     keepdims = "Without keepdims, NumPy and PyTorch divide each column, not each row. Write "
     keepdims += "keepdims=True (keepdim=True in PyTorch)."
     add(
@@ -229,6 +237,10 @@ def of_normalization() -> list[Fault]:
     return found
 
 
+def _equal(scores: Array, *, number: float, hidden: float) -> Array:
+    return np.where(np.isfinite(scores), number, hidden)
+
+
 def of_results(what: str, rows: str = "token") -> list[Fault]:
     """Return faults of the step `finish`: the result is right, but something is done to it."""
     found: list[Fault] = []
@@ -311,6 +323,8 @@ def of_attention() -> list[Fault]:
     for name, message, factor in (
         ("scale-rounded", "The square root is rounded to an integer.",
          lambda d: 1 / np.floor(np.sqrt(d))),
+        ("scale-half", "The scores are divided by 2 * d_k: / d_k ** 1 / 2 is (/ d_k) / 2.",
+         lambda d: 1 / (2 * d)),
         ("scale-logarithm", "The scores are divided by the logarithm of d_k.",
          lambda d: 1 / np.log(d)),
         ("scale-three-halves", "The scores are divided by d_k and by sqrt(d_k).",
@@ -455,6 +469,16 @@ def of_mask() -> list[Fault]:
         drop_structure=lambda w, allowed: softmax(np.where(allowed, w, -np.inf)))  # fmt: skip
     add("softmax-twice", twice, hide_structure=unchanged,
         drop_structure=lambda w, allowed: softmax(remove(w, allowed)))  # fmt: skip
+    add("mask-reversed + mask-after-softmax",
+        "The causal mask is reversed (exchange tril and triu), and it sets weights to 0 after the "
+        "softmax, so that the rows no longer sum to 1. Set scores to -inf before the softmax.",
+        hide_structure=unchanged, structure=lambda call: call.distance() <= 0,
+        drop_structure=remove)  # fmt: skip
+    add("mask-shifted + mask-after-softmax",
+        "The causal mask is shifted by one, and it sets weights to 0 after the softmax, so that "
+        "the rows no longer sum to 1. Set scores with j > i to -inf before the softmax.",
+        hide_structure=unchanged, structure=lambda call: call.distance() > 0,
+        drop_structure=remove)  # fmt: skip
     add("mask-on-context", "The mask is applied to the context. Apply it to the scores.",
         structure=lambda call: np.ones(call.shape, bool), finish=np.tril)  # fmt: skip
     add("mask-added",

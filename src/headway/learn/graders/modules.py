@@ -12,6 +12,7 @@ import numpy as np
 
 from headway.check.modules import is_module
 from headway.learn.answer import Answer
+from headway.learn.graders.calls import COPIES, copies, one_of
 from headway.learn.graders.compare import Array, View
 from headway.learn.grades import Wrong
 
@@ -42,7 +43,7 @@ def has_one_width(answer: Answer) -> bool:
 def modules(answer: Answer) -> Iterator[View]:
     """Return the ways to call an instance: its matrices (d_in, d_out) or transposed."""
     for transposed in (False, True):
-        for batch in (True, False):
+        for batch in (1, 0):
             yield partial(_call, answer, batch=batch, transposed=transposed)
 
 
@@ -51,15 +52,14 @@ def _call(
     inputs: Mapping[str, Any],
     shape: tuple[int, ...],
     *,
-    batch: bool,
+    batch: int,
     transposed: bool,
 ) -> Array:
     instance = _instance(answer, inputs)
     _set_weights(answer, instance, inputs, transposed)
-    x = inputs["x"][None] if batch else inputs["x"]
     called = instance if callable(instance) else getattr(instance, "forward", instance)
-    result = answer.call(x, of=called, shape=(1, *shape) if batch else shape)
-    return result[0] if batch and result.shape[:1] == (1,) else result
+    x = copies(inputs["x"], batch)
+    return one_of(answer.call(x, of=called, shape=COPIES[:batch] + shape), batch)
 
 
 def _names(answer: Answer) -> list[str]:

@@ -14,7 +14,7 @@ from headway.check.suspects.steps import Step
 from headway.learn.answer import Answer
 from headway.learn.graders.attention import OF_SEVERAL_HEADS, Attention, hint, measured
 from headway.learn.graders.attention_faults import ROLES, SCALE, of_roles, of_scale
-from headway.learn.graders.calls import Watched
+from headway.learn.graders.calls import COPIES, Watched, copies, one_of
 from headway.learn.graders.compare import Array, Fault, View, compare, fault
 from headway.learn.graders.faults import of_attention, of_normalization, of_results, without
 from headway.learn.graders.modules import modules
@@ -82,7 +82,11 @@ def of_projections() -> list[Fault]:
                 change(x, matrix) if i == number else x @ matrix for i, matrix in enumerate(w)
             )
 
-        add("no-projection", f"x is used as {role}, without {name}.", changed(lambda x, w: x))
+        add(
+            "no-projection",
+            f"The matrix x is used as {role}, without {name}.",
+            changed(lambda x, w: x),
+        )
         add("matrix-transposed", f"{name} is transposed, and the other matrices are not.",
             changed(lambda x, w: x @ w.T))  # fmt: skip
         add("projected-twice", f"{name} is applied twice.", changed(lambda x, w: x @ w @ w))
@@ -91,11 +95,11 @@ def of_projections() -> list[Fault]:
             changed(lambda x, w: x + w), changed(lambda x, w: x * w))  # fmt: skip
         add("matrix-reshaped", f"{name} is reshaped, not transposed.",
             changed(lambda x, w: x @ w.reshape(w.shape[::-1]).T))  # fmt: skip
-        add("residual", f"x is added to the {role}.", changed(lambda x, w: x @ w + x))
-    add("no-projection", "x is used without the matrices.", lambda x, q, k, v: (x, x, x))
-    add("no-projection", "x is used as queries and keys, without W_query and W_key.",
+        add("residual", f"The matrix x is added to the {role}.", changed(lambda x, w: x @ w + x))
+    add("no-projection", "The matrix x is used without the matrices.", lambda x, q, k, v: (x, x, x))
+    add("no-projection", "The matrix x is used as queries and keys, without W_query and W_key.",
         lambda x, q, k, v: (x, x, x @ v))  # fmt: skip
-    add("no-projection", "x is used as keys and values, without W_key and W_value.",
+    add("no-projection", "The matrix x is used as keys and values, without W_key and W_value.",
         lambda x, q, k, v: (x @ q, x, x))  # fmt: skip
     one = "Only {} is used, for queries, keys and values."
     for number, name in enumerate(MATRICES):
@@ -123,18 +127,17 @@ def views(answer: Answer) -> Iterator[View]:
     is_named = sorted(filter(None, known)) == sorted(MATRICES)
 
     def call(
-        inputs: Mapping[str, Any], shape: tuple[int, ...], *, order: Any, turned: bool, batch: bool
+        inputs: Mapping[str, Any], shape: tuple[int, ...], *, order: Any, turned: bool, batch: int
     ) -> Array:
         matrices = [inputs[name] for name in order]
         if turned:
             matrices = [matrix.swapaxes(-1, -2) for matrix in matrices]
         if len(names) == 2:
             matrices = [np.concatenate(matrices, axis=-2 if turned else -1)]
-        x = inputs["x"][None] if batch else inputs["x"]
-        result = answer.call(x, *matrices, shape=(1, *shape) if batch else shape)
-        return result[0] if batch and result.shape[:1] == (1,) else result
+        x = copies(inputs["x"], batch)
+        return one_of(answer.call(x, *matrices, shape=COPIES[:batch] + shape), batch)
 
-    for batch in (False, True):
+    for batch in (0, 1):
         for turned in (False, True):
             for order in [known] if is_named else permutations(MATRICES):
                 yield partial(call, order=order, turned=turned, batch=batch)

@@ -10,10 +10,11 @@ import numpy as np
 
 from headway.check.suspects.steps import Step, softmax
 from headway.learn.answer import Answer
-from headway.learn.graders.attention_faults import ROLES
 from headway.learn.graders.calls import Watched, views
 from headway.learn.graders.compare import Array, Fault, compare, fault
 from headway.learn.graders.faults import of_results, total, without
+
+LOOK = r"@|matmul|einsum|dot|bmm|\*|sum|mean|norm|cdist|cov|corr"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def faults() -> list[Fault]:
     right = "scores[i, j] is the sum of x[i, k] * x[j, k] over the features k: x @ x.T."
 
     def add(name: str, message: str, *products: Callable[[Array], Any]) -> None:
-        found.extend(fault(name, f"{message} {right}", ROLES, products=p) for p in products)
+        found.extend(fault(name, f"{message} {right}", LOOK, products=p) for p in products)
 
     def each(column: Array) -> Array:
         """Repeat a column for each token."""
@@ -53,13 +54,13 @@ def faults() -> list[Fault]:
     def unit(x: Array) -> Array:
         return np.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True))
 
-    add("features-compared", "x.T @ x compares features, not tokens.",
+    add("features-compared", "The product x.T @ x compares features, not tokens.",
         lambda x: x.T @ x)  # fmt: skip
     add("not-transposed", "The second factor is not transposed, which only works for square x.",
         lambda x: x @ x)  # fmt: skip
     add("reshaped", "The second factor is reshaped, not transposed: reshape keeps the order in "
         "memory. Use x.T.", lambda x: x @ x.reshape(x.shape[::-1]))  # fmt: skip
-    add("elementwise", "x is multiplied cell by cell (*), which is not a dot product.",
+    add("elementwise", "The matrix x is multiplied cell by cell (*), which is not a dot product.",
         lambda x: x * x, lambda x: x * x.T)  # fmt: skip
     add("not-summed", "The products of features are not summed.",
         lambda x: x[:, None] * x[None], lambda x: x[:, :, None] * x[:, None])  # fmt: skip
@@ -149,7 +150,7 @@ def faults() -> list[Fault]:
         lambda x: (x @ x.T) / (x @ x.T).max(-1, keepdims=True))  # fmt: skip
     add("sums-instead", "The sums of rows are returned, not dot products.",
         lambda x: x.sum(-1), lambda x: total(x))  # fmt: skip
-    add("x-returned", "x is returned as it is.", lambda x: x, lambda x: x.T)
+    add("x-returned", "The matrix x is returned as it is.", lambda x: x, lambda x: x.T)
     add("equality", "Rows are tested for equality, not multiplied.",
         lambda x: np.eye(len(x)))  # fmt: skip
     symmetric = ("transposed", "reshaped", "features-summed", "features-averaged")
