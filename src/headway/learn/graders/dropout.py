@@ -22,7 +22,7 @@ SEEDS = count()
 
 def grade(answer: Answer) -> None:
     """Raise `Wrong` if the answer is wrong."""
-    watched = Watched.of(answer)
+    watched = Watched(answer) if answer.library.name == "jax" else Watched.of(answer)
     call = Caller(watched.answer)
     found = [*_small(call)]
     for rate in RATES:
@@ -254,7 +254,8 @@ def _wrong(call: Caller, found: dict[str, tuple[str, str]]) -> Wrong:
     is_evaluation = any(name.startswith("evaluation") for name in found)
     weights, rate = np.full((3, 3), 1 / 3), 0.5
     result = call(weights, rate, not is_evaluation)
-    right = weights if is_evaluation else np.where(result == 0, 0, weights / (1 - rate))
+    kept = result != 0 if result.shape == weights.shape else np.eye(3)
+    right = weights if is_evaluation else kept * weights / (1 - rate)
     inputs = {"weights": weights, "rate": np.array(rate), "training": np.array(not is_evaluation)}
     look = "|".join(look for _, look in found.values())
     example = Example(inputs, result, right, None, "result")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from headway.check.suspects.steps import Step
+from headway.check.suspects.steps import Step, softmax
 from headway.learn.answer import Answer
 from headway.learn.graders.attention import Attention, hint, measured
 from headway.learn.graders.attention_faults import MASK, SCALE, of_causal, of_roles, of_scale
@@ -184,18 +184,22 @@ def of_heads() -> list[Fault]:
         fault("heads-share-weights",
               "The weights of all heads are averaged. Each head has its own.",
               HEADS, mix=lambda w, v: w.mean(1, keepdims=True) @ v),
-        fault("softmax-over-heads",
-              "The softmax runs over the heads (axis 0), so that the rows of the weights do not "
-              "sum to 1. Use axis=-1.", r"softmax|sum\(",
-              normalize=lambda s: np.exp(s) / np.exp(s).sum(1, keepdims=True)),
-        fault("softmax-over-heads",
-              "The softmax runs over the heads (axis 0), so that the rows of the weights do not "
-              "sum to 1. Use axis=-1.", r"softmax|sum\(",
-              normalize=lambda s: np.nan_to_num(np.exp(s) / np.exp(s).sum(1, keepdims=True))),
         fault("softmax-all",
               "The softmax runs over all heads together. Use axis=-1.", r"softmax|sum\(",
               normalize=lambda s: np.exp(s) / np.exp(s).sum()),
     ]  # fmt: skip
+    for hidden in (np.nan, 0.0, None):  # of cells that all heads hide
+        found.append(
+            fault(
+                "softmax-over-heads",
+                "The softmax runs over the heads (axis 0), so that the rows of the weights do not "
+                "sum to 1. Use axis=-1.",
+                r"softmax|sum\(",
+                normalize=lambda s, hidden=hidden: np.nan_to_num(
+                    softmax(s, 1), nan=1 / s.shape[1] if hidden is None else hidden
+                ),
+            )
+        )
     for text, keep in (
         ("first head only", lambda h: h == 0),
         ("last head only", lambda h: h == h.max()),

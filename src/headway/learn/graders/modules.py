@@ -27,10 +27,10 @@ ARGUMENTS = {
 }
 WEIGHTS = {
     "fused": r"qkv|in_proj|c_attn",
+    "W_query": r"(^|[._w])q|quer",
+    "W_key": r"(^|[._w])k|key",
+    "W_value": r"(^|[._w])v|val",
     "W_output": r"out|(^|[._])w?_?o([._]|$)|o_proj|c_proj|(^|[._])proj",
-    "W_query": r"q",
-    "W_key": r"k",
-    "W_value": r"v",
 }
 QUERY_KEY_VALUE = ("W_query", "W_key", "W_value")
 
@@ -41,10 +41,17 @@ def has_one_width(answer: Answer) -> bool:
 
 
 def modules(answer: Answer) -> Iterator[View]:
-    """Return the ways to call an instance: its matrices (d_in, d_out) or transposed."""
-    for transposed in (False, True):
-        for batch in (1, 0):
-            yield partial(_call, answer, batch=batch, transposed=transposed)
+    """Return the ways to call an instance: its matrices (d_in, d_out) or transposed.
+
+    With one matrix per head (heads, d_in, d_k), the argument d_out of the class may be the width of
+    one head or of all of them.
+    """
+    for of_all_heads in (False, True):
+        for transposed in (False, True):
+            for batch in (1, 0):
+                yield partial(
+                    _call, answer, batch=batch, transposed=transposed, of_all_heads=of_all_heads
+                )
 
 
 def _call(
@@ -54,8 +61,9 @@ def _call(
     *,
     batch: int,
     transposed: bool,
+    of_all_heads: bool,
 ) -> Array:
-    instance = _instance(answer, inputs)
+    instance = _instance(answer, inputs, of_all_heads)
     _set_weights(answer, instance, inputs, transposed)
     called = instance if callable(instance) else getattr(instance, "forward", instance)
     x = copies(inputs["x"], batch)
@@ -69,11 +77,12 @@ def _names(answer: Answer) -> list[str]:
         return []
 
 
-def _instance(answer: Answer, inputs: Mapping[str, Any]) -> Any:
+def _instance(answer: Answer, inputs: Mapping[str, Any], of_all_heads: bool) -> Any:
+    *heads, d_in, d_out = inputs["W_query"].shape
     sizes = {
-        "d_in": inputs["W_query"].shape[0],
-        "d_out": inputs["W_query"].shape[1],
-        "heads": inputs.get("heads", 1),
+        "d_in": d_in,
+        "d_out": d_out * heads[0] if heads and of_all_heads else d_out,
+        "heads": heads[0] if heads else inputs.get("heads", 1),
         "tokens": 16,
         "dropout": 0.0,
         "bias": False,
@@ -98,8 +107,8 @@ def _set_weights(
     answer: Answer, instance: Any, inputs: Mapping[str, Any], transposed: bool
 ) -> None:
     matrices = {name: array for name, array in inputs.items() if name.startswith("W_")}
-    matrices["fused"] = np.concatenate([matrices[name] for name in QUERY_KEY_VALUE], axis=1)
-    used = set()
+    matrices["fused"] = np.concatenate([matrices[name] for name in QUERY_KEY_VALUE], axis=-1)
+    used: list[str] = []
     for path, value, assign in _weights(answer, instance):
         if np.ndim(value) < 2:  # a bias
             assign(np.zeros(tuple(value.shape)))
@@ -107,23 +116,29 @@ def _set_weights(
         name = next((name for name, look in WEIGHTS.items() if re.search(look, path.lower())), None)
         if name is None:
             continue
-        is_linear = path.endswith(".weight")
-        matrix = matrices[name].T if is_linear or transposed else matrices[name]
+        matrix = matrices[name] if name in matrices else np.eye(len(value))
+        if matrix.ndim > np.ndim(value):  # one matrix per head
+            wide = np.concatenate([*matrix], axis=-1)
+            is_wide = sorted(wide.shape) == sorted(value.shape)
+            matrix = wide if is_wide else matrix[used.count(name) % len(matrix)]
+        if path.endswith(".weight") or transposed:
+            matrix = matrix.swapaxes(-1, -2)
         if tuple(value.shape) != matrix.shape:
             raise Wrong(
                 "weights",
                 f"{path} has the shape {tuple(value.shape)}, but it must be {matrix.shape} for "
-                f"d_in = {inputs['x'].shape[-1]} and d_out = {inputs['W_query'].shape[1]}.",
+                f"d_in = {inputs['x'].shape[-1]} and d_out = {inputs['W_query'].shape[-1]}.",
                 look=re.escape(path.rpartition(".")[0] or path),
             )
         assign(matrix)
-        used.add(name)
+        used.append(name)
     wanted = {*QUERY_KEY_VALUE, *(["W_output"] if "W_output" in inputs else [])}
-    used |= {*QUERY_KEY_VALUE} if "fused" in used else set()
-    if wanted - used:
-        missing = ", ".join(sorted(wanted - used))
+    missing = wanted - {*used, *(QUERY_KEY_VALUE if "fused" in used else ())}
+    if missing:
         raise Wrong(
-            "weights", f"{missing} was not found in the class: name it so.", look="__init__"
+            "weights",
+            f"{', '.join(sorted(missing))} was not found in the class: name it so.",
+            look="__init__",
         )
 
 
