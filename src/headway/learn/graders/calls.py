@@ -29,8 +29,7 @@ class Watched:
         watched = cls(answer)
         library, entry = answer.library, answer.entry
         if library.name == "jax":
-            compiled = library.compiled(lambda function, *inputs: function(*inputs), entry, {})
-            watched.answer = replace(answer, entry=functools.wraps(entry)(compiled))
+            watched.answer = replace(answer, entry=_compiled(entry))
             return watched
 
         @functools.wraps(entry)
@@ -57,6 +56,22 @@ class Watched:
                 "and do not assign to its cells.",
                 look=rf"{name}(\[.*\])? ?[-+*/]?=|_\(|out=|\] ?=",
             )
+
+
+def _compiled(entry: Any) -> Any:
+    """Compile a function of JAX, if it can be compiled."""
+    import jax
+
+    compiled = jax.jit(entry)
+
+    @functools.wraps(entry)
+    def call(*inputs: Any, **options: Any) -> Any:
+        try:
+            return compiled(*inputs, **options)
+        except Exception:  # any other error occurs again in this call
+            return entry(*inputs, **options)
+
+    return call
 
 
 def views(answer: Answer, axes: Sequence[int] = (0, 1)) -> Iterator[View]:
