@@ -55,7 +55,7 @@ function cells(words, figure) {
       h("thead", {}, h("tr", {}, h("td"), h("th", { scope: "col" }, "with a cache"), h("th", { scope: "col" }, "without"))),
       h("tbody", {},
         row("scores, this step", (x) => x.scores), row("scores so far", (x) => x.allScores),
-        row("queries, keys and values, this step", (x) => x.vectors), row("so far", (x) => x.allVectors),
+        row("queries, keys and values, this step", (x) => x.vectors), row("queries, keys and values so far", (x) => x.allVectors),
         row("vectors kept in memory", (x) => x.kept)))];
 }
 
