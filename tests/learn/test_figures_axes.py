@@ -104,3 +104,13 @@ def test_the_causal_mask_hides_padding_on_the_right_only(page):
     assert said(page)["difference"] == "0"
     page.get_by_label("padding on the").select_option("left")
     assert said(page)["difference"] != "0"
+
+
+def test_the_short_text_can_be_typed(page):
+    drawn(page, "axes", {"view": "padding", "texts": PADDED})
+    page.get_by_label("Sentence").fill("the old dog chased the quick fox")
+    assert page.locator(".texts tr").last.locator("td:not(.padding)").count() == 7
+    assert page.locator(".texts td.padding").count() == 1 + 4
+    assert "context of “fox”, its text alone" in said(page)
+    page.get_by_label("Sentence").fill(" ")
+    assert page.locator(".texts").count() == 0

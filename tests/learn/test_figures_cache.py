@@ -92,3 +92,16 @@ def test_the_text_of_the_figure_is_the_book(page):
     drawn(page, "cache")
     labels = page.locator("svg.matrix.steps-grid text").all_text_contents()
     assert labels == WORDS
+
+
+def test_a_sentence_has_as_many_steps_as_words(page):
+    drawn(page, "cache")
+    page.get_by_label("Sentence").fill("one step")
+    assert said(page)["step"] == "2"
+    page.get_by_label("Sentence").fill("the old dog chased the quick fox")
+    slider = page.get_by_role("slider")
+    slider.focus()
+    page.keyboard.press("End")
+    assert said(page)["scores in this step"] == "7"
+    page.get_by_label("Sentence").fill("")
+    assert page.locator("svg").count() == 0

@@ -7,13 +7,14 @@ import { legend, matrix } from "../../explore/static/matrix.js";
 import { pixels, short } from "../../explore/static/numbers.js";
 import { book } from "./book.js";
 import { attention, features, matrixOf, rowsOf, softmax, wordsOf } from "./compute.js";
-import { choice, difference, list, part, slider, tick, titled, withBook } from "./controls.js";
+import { choice, difference, list, part, sentenceBox, slider, tick, titled, withBook } from "./controls.js";
 
 /** @typedef {import("./figure.js").Figure} Figure */
 /** @typedef {import("../../explore/static/trace.js").Matrix} Matrix */
 /** @typedef {{name: string, axes: string[], does: Record<string, string>, code: string}} Operation  does: what happens to each axis */
 
 const PADDING = "░";
+const WORDS = 8; // the first words of a sentence
 
 /** @type {Operation[]} */
 export const OPERATIONS = [
@@ -129,6 +130,7 @@ function padding(options, figure) {
   state.side ??= "right";
   state.extra ??= 0;
   state.causal ??= false;
+  const sentence = sentenceBox(figure, options.texts.at(-1), WORDS, update); // of the last text
   const place = h("div");
   const change = (/** @type {string} */ name) => (/** @type {any} */ value) => {
     state[name] = value;
@@ -137,9 +139,11 @@ function padding(options, figure) {
 
   function update() {
     const layout = { side: state.side, extra: state.extra, causal: state.causal };
-    const rows = batch(options.texts, { ...layout, masked: !figure.broken });
-    const watched = rows.length - 1; // the shortest text
-    const [alone] = batch([options.texts[watched]], { ...layout, extra: 0, masked: true });
+    const watched = options.texts.length - 1;
+    const text = sentence.words().join(" ");
+    if (!text) return place.replaceChildren();
+    const rows = batch([...options.texts.slice(0, watched), text], { ...layout, masked: !figure.broken });
+    const [alone] = batch([text], { ...layout, extra: 0, masked: true });
     const { words, real, context } = rows[watched];
     const [own, inBatch] = [rowsOf(alone.context).at(-1) ?? [], rowsOf(context)[real[1] - 1]];
     const width = pixels((figure.width - 110) / words.length, 16, 34);
@@ -153,7 +157,7 @@ function padding(options, figure) {
     figure.say([[`context of “${words[real[1] - 1]}”, its text alone`, list(own)], ["in this batch", list(inBatch)], ["difference", short(difference(own, inBatch))]]);
   }
   update();
-  return h("div", {},
+  return h("div", {}, sentence.element,
     h("div", { class: "row" },
       slider("more padding", { least: 0, most: 4, value: state.extra }, change("extra")),
       choice("padding on the", { right: "right", left: "left" }, state.side, change("side")),

@@ -4,24 +4,34 @@ import { h, s } from "../../explore/static/dom.js";
 import { times } from "../../explore/static/attention.js";
 import { largest } from "../../explore/static/colours.js";
 import { pixels, short } from "../../explore/static/numbers.js";
-import { book } from "./book.js";
-import { features, matrixOf, rowsOf, softmax, transpose, wordsOf } from "./compute.js";
-import { difference, part, slider, titled, withBook } from "./controls.js";
+import { features, matrixOf, rowsOf, softmax, transpose } from "./compute.js";
+import { difference, part, sentenceBox, slider, titled, withBook } from "./controls.js";
 import { rotated } from "./positions.js";
 
 /** @typedef {import("./figure.js").Figure} Figure */
 
-const SIZE = 26; // pixels of a cell
+const WORDS = 10; // the first words of a sentence
 
 /** The cells of every step, or with view = "position" the step's weights with rotary positions. @param {Record<string, any>} options @param {Figure} figure */
 export function draw(options, figure) {
   const { state } = figure;
-  const words = wordsOf(options.text ?? book.sentence);
-  state.step ??= Math.min(4, words.length);
+  const sentence = sentenceBox(figure, options.text, WORDS, reset);
   const place = h("div");
-  const update = () => place.replaceChildren(...(options.view === "position" ? position(words, figure) : cells(words, figure)));
-  update();
-  return h("div", {}, h("div", { class: "row" }, slider("Step", { least: 1, most: words.length, value: state.step }, (x) => { state.step = x; update(); })), place);
+  const steps = h("div", { class: "row" });
+
+  function update() {
+    const words = sentence.words();
+    place.replaceChildren(...(!words.length ? [] : options.view === "position" ? position(words, figure) : cells(words, figure)));
+  }
+  /** As many steps as there are words. */
+  function reset() {
+    const most = Math.max(1, sentence.words().length);
+    state.step = Math.min(state.step ?? 4, most);
+    steps.replaceChildren(slider("Step", { least: 1, most, value: state.step }, (x) => { state.step = x; update(); }));
+    update();
+  }
+  reset();
+  return h("div", {}, sentence.element, steps, place);
 }
 
 /** What is computed until a step: scores of allowed cells, and vectors of queries, keys and values. @param {number} step @param {boolean} cached */
@@ -37,7 +47,7 @@ export function work(step, cached) {
 function cells(words, figure) {
   const { state, broken } = figure;
   const { keys, values } = withBook(words.map(features));
-  const size = pixels((figure.width - 120) / words.length, 18, SIZE + 8);
+  const size = pixels((figure.width - 120) / words.length, 18, 34); // pixels of a cell
   const held = (/** @type {string} */ name, /** @type {import("../../explore/static/trace.js").Matrix} */ matrix) => titled(part(name, matrix, {
     rowLabels: name === "keys" ? words : null, role: name, height: size, most: largest(matrix.data), hidden: (i) => i >= state.step,
     lit: { rows: [broken ? 0 : state.step - 1, state.step], columns: [0, matrix.columns] },
@@ -91,7 +101,7 @@ function position(words, figure) {
   const seen = words.slice(0, figure.state.step);
   const whole = newest(seen, (i) => i);
   const cached = newest(seen, figure.broken ? () => 0 : (i) => i);
-  const width = pixels((figure.width - 105) / words.length, 31, 52);
+  const width = pixels((figure.width - 105) / words.length, 22, 52);
   const narrow = figure.width < 500;
   const rows = (/** @type {"weights" | "context"} */ name, /** @type {object} */ look) =>
     titled(part(name === "weights" ? `weights of “${seen.at(-1)}”` : name, matrixOf([...rowsOf(whole[name]), ...rowsOf(cached[name])]), { rowLabels: name === "weights" || narrow ? ["whole", "cache"] : null, role: name, width, ...look }));
