@@ -27,7 +27,8 @@ test-all: $(READY) lint chromium
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 # Measure the tables of docs/conventions.md, docs/check.md, docs/parity.md and docs/models.md again,
-# take the explorer's pictures of runs/demo, and follow one of its heads in docs/explorer.md.
+# take the explorer's pictures of runs/demo, follow one of its heads in docs/explorer.md, extract the
+# lab's reports for the guide and take its pictures.
 docs: $(READY) | runs/demo
 	PYTHONPATH=tests $(BIN)/python -W ignore::UserWarning -m conventions
 	PYTHONPATH=tests/check $(BIN)/python -m trial
@@ -36,6 +37,8 @@ docs: $(READY) | runs/demo
 	PYTHONPATH=tests/hf $(BIN)/python -m families_table
 	PYTHONPATH=tests:tests/explore $(BIN)/python -m pictures runs/demo
 	PYTHONPATH=tests/explore $(BIN)/python -m one_head runs/demo
+	$(BIN)/python -m headway.learn.measured
+	PYTHONPATH=tests:tests/learn $(BIN)/python -m learn_pictures
 
 # Run every family of transformers in all situations and write docs/observatory.md (minutes).
 observatory: $(READY)
@@ -46,11 +49,11 @@ lint: $(READY) types
 	$(BIN)/ruff format --check src tests examples benchmarks
 	$(BIN)/mypy
 
-# Check the types of the explorer's page.
+# Check the types of the pages' scripts.
 types:
 	@command -v npm > /dev/null || (apt-get update -qq && apt-get install -y -qq nodejs npm) || true
 	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory $(TSC) && $(TSC); \
-	else echo "npm IS MISSING: the types of the explorer's page were NOT checked"; fi
+	else echo "npm IS MISSING: the types of the pages' scripts were NOT checked"; fi
 
 $(TSC):
 	npm install --silent --no-save --no-package-lock --prefix .venv/tsc typescript@5.9.3
@@ -58,7 +61,7 @@ $(TSC):
 runs/demo:
 	$(MAKE) demo
 
-# The tests of the explorer need a Chromium. Without one they are skipped with a notice.
+# The tests of the pages need a Chromium. Without one they are skipped with a notice.
 chromium:
 	@command -v chromium-headless-shell > /dev/null || command -v chromium > /dev/null || \
 	(apt-get update -qq && apt-get install -y -qq chromium-headless-shell) || \

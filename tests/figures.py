@@ -15,7 +15,7 @@ ADDRESS = "http://127.0.0.1:1/"  # answered by `route`, without a server
 TYPES = {"js": "text/javascript", "css": "text/css"}
 EXAMPLE = {"sentence": SENTENCE, "inputs": INPUTS, **{k: v.tolist() for k, v in BOOK.items()}}
 HTML = f"""<!doctype html><meta charset="utf-8"><main></main>
-<link rel="stylesheet" href="explore/static/style.css">
+<link rel="stylesheet" href="explore/static/base.css">
 <link rel="stylesheet" href="learn/static/figures.css">
 <script type="application/json" id="book">{json.dumps(EXAMPLE)}</script>"""
 DRAW = """async ([kind, options, broken, width]) => {

@@ -253,14 +253,14 @@ def test_a_figure_that_fails_says_so_and_the_others_are_drawn(page, file, tmp_pa
 GRADE = {
     "passed": False,
     "fault": "softmax-axis",
-    "message": "The rows do not sum to 1: <b>wrong</b> axis.",
+    "message": "The rows do not sum to 1: `<b>wrong</b>` axis.",
     "line": 12,
     "code": "    return exps / exps.sum(axis=0)",
     "printed": "a\n",
     "example": {
         "what": "weights",
         "inputs": {"scores": [[1.0, "-inf"], [0.5, 2.0]]},
-        "yours": [[[0.5, 0.5], [1.0, "nan"]]],
+        "yours": [[[0.5, 0.5], ["inf", "nan"]]],
         "right": [[[0.5, 0.5], [1.0, 0.0]]],
         "wrong": [0, 1, 1],
     },
@@ -270,9 +270,10 @@ GRADE = {
 @pytest.fixture
 def progress():
     """What the server says, which a test can change."""
-    exercise = {"number": 5, "name": "scale", "title": "Scaled attention", "grade": None}
-    exercise |= {"state": "open", "file": "learn/05_scale.py"}
-    return {"exercises": [exercise], "current": "scale"}
+    scale = {"number": 5, "name": "scale", "title": "Scaled attention", "grade": None}
+    scale |= {"state": "open", "file": "learn/05_scale.py"}
+    mask = {**scale, "number": 6, "name": "mask", "title": "A mask", "state": "locked"}
+    return {"exercises": [scale, mask], "current": "scale"}
 
 
 @pytest.fixture
@@ -284,29 +285,41 @@ def address(progress):
 
 
 def test_the_state_of_an_exercise_and_the_last_grade(page, progress, address):
+    scale, mask = progress["exercises"]
     opened(page, f"{address}#scale")
-    box = page.locator("[data-exercise=scale]")
+    box, stub = page.locator("#exercise-scale"), page.locator("#exercise-scale .stub pre")
     mark = page.locator("#contents [data-chapter=scale] .mark")
     box.get_by_text("Your turn: edit learn/05_scale.py").wait_for()
     assert mark.inner_text() == "●"
-    progress["exercises"][0]["grade"] = GRADE
+    locked = page.locator("#exercise-mask .state")
+    assert locked.text_content() == "Locked: first pass Scaled attention."
+    assert stub.is_visible()
+    scale["grade"] = GRADE
     box.get_by_text("softmax-axis The rows do not sum to 1: <b>wrong</b> axis.").wait_for()
+    assert not stub.is_visible()
+    assert box.locator(".wrong code").inner_text() == "<b>wrong</b>"
     assert "line 12" in box.inner_text()
     assert "return exps / exps.sum(axis=0)" in box.inner_text()
-    assert box.locator("h3").all_inner_texts()[1:] == [
-        "Your weights at [0]",
-        "The right weights at [0]",
-    ]
+    titles = box.locator(".compared h3").all_inner_texts()
+    assert titles == ["Your weights at [0]", "The right weights at [0]"]
     values = box.locator("svg.matrix").evaluate_all(
         "all => all.map(svg => [...svg.querySelectorAll('text')].map(one => one.dataset.value))"
     )
-    assert values == [["0.5", "0.5", "1", "NaN"], ["0.5", "0.5", "1", "0"]]
+    assert values == [["0.5", "0.5", "Infinity", "NaN"], ["0.5", "0.5", "1", "0"]]
     assert box.locator(".outlined").count() == 2
     box.get_by_text("For these inputs").click()
     assert "-inf" in box.locator("dd").inner_text()
-    progress["exercises"][0] |= {"state": "passed", "grade": None}
+    scale["grade"] = {**GRADE, "fault": "not-started", "example": None}
+    stub.wait_for()
+    assert "softmax-axis" not in box.inner_text()
+    scale |= {"state": "passed", "grade": None}
+    mask |= {"state": "open"}
+    progress["current"] = "mask"
     box.get_by_text("✓ Passed.").wait_for()
     assert mark.inner_text() == "✓"
+    box.get_by_role("link", name="A mask").click()
+    page.wait_for_function("() => document.body.dataset.shown === 'mask'")
+    page.locator("#exercise-mask").get_by_text("Your turn: edit").wait_for()
 
 
 def test_the_page_survives_the_end_of_the_server(page, address):

@@ -8,9 +8,10 @@ is one word, and whose body is TOML:
     caption = "Six words, and the *weights* between them."
     ```
 
-GitHub shows such a block as code, editors colour it, and the site generators zensical and
-mkdocs-material can call a function of ours for it (`pymdownx.superfences`, `custom_fences`), so the
-chapters do not depend on the renderer below.
+GitHub shows such a block as code, and the site generators zensical and mkdocs-material, which both
+render with Python-Markdown, call a function for it (`custom_fences` of `pymdownx.superfences`). The
+word alone stands in the first line, because the generators read other attributes there than
+CommonMark does.
 """
 
 from __future__ import annotations
@@ -139,10 +140,10 @@ def _exercise(options: Options) -> str:
             '<div class="state"></div></aside>\n'
         )
     return (
-        f'<aside class="exercise" data-exercise="{name}">\n'
+        f'<aside class="exercise" id="exercise-{name}" data-exercise="{name}">\n'
         f"<h3><small>Exercise {exercise.number}</small> {inline(exercise.title)}</h3>\n"
         f"{_MARKDOWN.render(exercise.task)}"
-        f"<details open><summary><code>learn/{exercise.file}</code></summary>\n"
+        f'<details class="stub" open><summary><code>learn/{exercise.file}</code></summary>\n'
         f"{coloured(exercise.stub)}</details>\n"
         '<div class="state"><p>Start with <code>headway learn</code>, edit this file and save it. '
         "It is graded at each save.</p></div>\n</aside>\n"

@@ -11,7 +11,6 @@ const KINDS = {
   leak: () => import("./leak.js"),
   masking: () => import("./masking.js"),
   memory: () => import("./memory.js"),
-  sample: () => import("./sample.js"),
   bottleneck: () => import("./bottleneck.js"),
   dot: () => import("./dot.js"),
   softmax: () => import("./softmax.js"),

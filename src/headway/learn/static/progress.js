@@ -12,6 +12,7 @@ import { pixels } from "../../explore/static/numbers.js";
 /** @typedef {{exercises: Exercise[], current: string | null}} Progress */
 
 const EVERY = 1000; // milliseconds
+const NOT_STARTED = "not-started"; // the fault of a file that is still the stub
 const INFINITE = { inf: Infinity, "-inf": -Infinity };
 
 /** Ask the server every second while the page is in view, and show what has changed. */
@@ -37,6 +38,8 @@ function show({ exercises, current }) {
     const box = document.querySelector(`[data-exercise="${exercise.name}"]`);
     box?.setAttribute("data-state", exercise.state);
     box?.querySelector(".state")?.replaceChildren(...stateOf(exercise, exercises, exercise.name === current));
+    const { grade } = exercise;
+    box?.querySelector(".stub")?.toggleAttribute("open", exercise.state === "open" && (!grade || grade.fault === NOT_STARTED));
   }
   for (const article of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("article"))) {
     const boxes = /** @type {HTMLElement[]} */ ([...article.querySelectorAll("[data-state]")]);
@@ -52,19 +55,30 @@ function show({ exercises, current }) {
 /** @param {Exercise} exercise @param {Exercise[]} every @param {boolean} isCurrent @returns {Node[]} */
 function stateOf({ state, file, grade, number, name }, every, isCurrent) {
   if (state === "locked") {
-    const before = every.filter((one) => one.number < number && one.state !== "passed").at(-1);
-    return [h("p", { class: "note" }, "Locked. ", before && h("span", {}, "First pass ", h("a", { href: `#${before.name}` }, before.title), "."))];
+    const before = every.find((one) => one.state === "open");
+    return [h("p", { class: "note" }, "Locked", before && [": first pass ", link(before)], ".")];
   }
-  if (state === "passed") return [h("p", { class: "passed" }, "✓ Passed. ", h("code", {}, file)), ...(grade && !grade.passed ? graded(grade) : [])];
-  const invitation = h("p", {}, isCurrent ? "Your turn: edit " : "Edit ", h("code", {}, file), " and save it. It is graded at each save.");
-  return grade ? [...graded(grade), invitation] : [invitation, h("p", { class: "note" }, `A hint: headway learn --hint ${name}`)];
+  const mistake = grade && !grade.passed && grade.fault !== NOT_STARTED ? graded(grade) : [];
+  if (state === "passed") {
+    const next = every.find((one) => one.number > number && one.state !== "passed");
+    return [h("p", {}, h("strong", { class: "passed" }, "✓ Passed. "), next && ["Next: ", link(next)]), ...mistake];
+  }
+  return [
+    ...mistake,
+    h("p", {}, isCurrent ? "Your turn: edit " : "Edit ", h("code", {}, file), " and save it. It is graded at each save."),
+    h("p", { class: "note" }, "A hint: ", h("code", {}, `headway learn --hint ${name}`)),
+  ];
 }
 
-/** @param {Grade} grade @returns {Node[]} */
-function graded({ passed, fault, message, line, code, example, printed }) {
-  if (passed) return [h("p", { class: "passed" }, `✓ ${message}`)];
+/** @param {Exercise} exercise */
+function link({ name, title }) {
+  return h("a", { href: `#exercise-${name}` }, title);
+}
+
+/** What is wrong, and where. @param {Grade} grade @returns {Node[]} */
+function graded({ fault, message, line, code, example, printed }) {
   return [
-    h("p", { class: "wrong" }, h("strong", {}, fault ?? ""), " ", message),
+    h("p", { class: "wrong" }, h("strong", {}, fault ?? ""), " ", message.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part))),
     ...(line ? [h("pre", { class: "code" }, h("span", { class: "c1" }, `line ${line}   `), code.trim())] : []),
     ...(example ? [compared(example)] : []),
     ...(printed ? [h("details", {}, h("summary", {}, "What your code printed"), h("pre", { class: "code" }, printed))] : []),
