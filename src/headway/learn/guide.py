@@ -10,8 +10,8 @@ is one word, and whose body is TOML:
 
 GitHub shows such a block as code, and the site generators zensical and mkdocs-material, which both
 render with Python-Markdown, call a function for it (`custom_fences` of `pymdownx.superfences`). The
-word alone stands in the first line, because the generators read other attributes there than
-CommonMark does.
+options are in the body, because behind the word the generators have a syntax of their own, and
+GitHub would not show them.
 """
 
 from __future__ import annotations

@@ -6,21 +6,21 @@ import { button, h } from "../../explore/static/dom.js";
 
 /** A new kind of figure is a module and a line here. @type {Record<string, () => Promise<Kind>>} */
 const KINDS = {
+  axes: () => import("./axes.js"),
+  bottleneck: () => import("./bottleneck.js"),
+  cache: () => import("./cache.js"),
+  dot: () => import("./dot.js"),
   dropout: () => import("./dropout.js"),
+  gpt: () => import("./gpt.js"),
   heads: () => import("./heads.js"),
   leak: () => import("./leak.js"),
   masking: () => import("./masking.js"),
   memory: () => import("./memory.js"),
-  bottleneck: () => import("./bottleneck.js"),
-  dot: () => import("./dot.js"),
+  positions: () => import("./positions.js"),
   softmax: () => import("./softmax.js"),
   spread: () => import("./spread.js"),
   steps: () => import("./steps.js"),
-  axes: () => import("./axes.js"),
-  positions: () => import("./positions.js"),
-  cache: () => import("./cache.js"),
   tiles: () => import("./tiles.js"),
-  gpt: () => import("./gpt.js"),
 };
 
 /** The figures of the page, by their elements. @type {Map<Element, Figure>} */
