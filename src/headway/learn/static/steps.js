@@ -75,7 +75,7 @@ export function draw(options, figure) {
     const own = name.replace(/\^T$/, "");
     const { data, rows, columns } = steps[own];
     const square = SQUARE.includes(own);
-    const width = square ? pixels((figure.width - 110) / words.length, 22, 44) : 44;
+    const width = square ? pixels((figure.width - 110) / words.length, 22, 42) : 44;
     const share = own === "weights";
     const free = own === "x" || own.startsWith("W_");
     /** @type {Part} */
