@@ -17,7 +17,8 @@ export function draw(options, figure) {
   const { state } = figure;
   const sentence = sentenceBox(figure, options.text, WORDS, reset);
   const place = h("div");
-  const steps = h("div", { class: "row" });
+  const steps = h("span");
+  sentence.element.append(steps);
 
   function update() {
     const words = sentence.words();
@@ -31,7 +32,7 @@ export function draw(options, figure) {
     update();
   }
   reset();
-  return h("div", {}, sentence.element, steps, place);
+  return h("div", {}, sentence.element, place);
 }
 
 /** What is computed until a step: scores of allowed cells, and vectors of queries, keys and values. @param {number} step @param {boolean} cached */
@@ -54,19 +55,20 @@ function cells(words, figure) {
   }));
   const row = (/** @type {string} */ name, /** @type {(x: ReturnType<typeof work>) => number} */ of) =>
     h("tr", {}, h("th", { scope: "row" }, name), [true, false].map((cached) => h("td", { "data-value": of(work(state.step, cached)), "aria-current": cached !== broken ? "true" : false }, of(work(state.step, cached)).toLocaleString("en"))));
+  const table = h("table", { class: "numbers work" },
+    h("thead", {}, h("tr", {}, h("td"), h("th", { scope: "col" }, "with a cache"), h("th", { scope: "col" }, "without"))),
+    h("tbody", {},
+      row("scores, this step", (x) => x.scores), row("scores so far", (x) => x.allScores),
+      row("queries, keys and values, this step", (x) => x.vectors), row("queries, keys and values so far", (x) => x.allVectors),
+      row("vectors kept in memory", (x) => x.kept)));
   const now = work(state.step, !broken);
   figure.say([["step", String(state.step)], ["scores in this step", String(now.scores)], ["vectors in this step", String(now.vectors)], ["vectors kept", String(now.kept)]]);
   return [
     h("div", { class: "shelf" },
       h("figure", {}, h("h3", { class: "weights" }, "scores ", h("span", { class: "shape" }, `step ${state.step}: the token “${words[state.step - 1]}”`)), grid(words, state.step, broken, size)),
-      h("div", { class: "shelf joined" }, held("keys", keys), held("values", values))),
-    h("p", { class: "legend" }, swatch("now"), " computed now ", swatch("again"), " computed again ", swatch("before"), " computed in an earlier step and not needed any more"),
-    h("table", { class: "numbers work" },
-      h("thead", {}, h("tr", {}, h("td"), h("th", { scope: "col" }, "with a cache"), h("th", { scope: "col" }, "without"))),
-      h("tbody", {},
-        row("scores, this step", (x) => x.scores), row("scores so far", (x) => x.allScores),
-        row("queries, keys and values, this step", (x) => x.vectors), row("queries, keys and values so far", (x) => x.allVectors),
-        row("vectors kept in memory", (x) => x.kept)))];
+      h("div", { class: "shelf joined" }, held("keys", keys), held("values", values)),
+      table),
+    h("p", { class: "legend" }, swatch("now"), " computed now ", swatch("again"), " computed again ", swatch("before"), " computed in an earlier step and not needed any more")];
 }
 
 /** The allowed cells of the scores, by when they are computed. @param {string[]} words @param {number} step @param {boolean} broken @param {number} size */

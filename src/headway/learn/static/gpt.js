@@ -70,7 +70,7 @@ function path(figure) {
   update();
   return h("div", {},
     h("div", { class: "row" }, size("vocabulary", [65, 1024, 50257]), size("context", [64, 256, 1024]), size("width", [64, 128, 256, 768]), size("layers", [1, 2, 4, 8, 12]), size("heads", [1, 2, 4])),
-    place, h("p", { class: "note" }, "The numbers at the right are the chapters that built the part."));
+    place);
 }
 
 /** @param {Record<string, any>} options @param {Figure} figure */

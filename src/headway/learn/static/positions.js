@@ -5,8 +5,8 @@ import { times } from "../../explore/static/attention.js";
 import { largest } from "../../explore/static/colours.js";
 import { pixels, short } from "../../explore/static/numbers.js";
 import { pairs } from "../../explore/static/rotary.js";
-import { features, matrixOf, rowsOf, softmax, transpose, wordsOf } from "./compute.js";
-import { choice, difference, list, part, slider, titled, withBook } from "./controls.js";
+import { features, matrixOf, rowsOf, softmax, transpose } from "./compute.js";
+import { choice, difference, list, part, sentenceBox, slider, titled, withBook } from "./controls.js";
 
 /** @typedef {import("./figure.js").Figure} Figure */
 /** @typedef {import("../../explore/static/trace.js").Matrix} Matrix */
@@ -19,6 +19,7 @@ const SCHEMES = {
 const SLOPE = 0.5; // of ALiBi
 const TABLE = [-0.6, -0.2, 0.4, 0.8, 0.1, -0.3, -0.7]; // a bias for each distance, as training could find it
 const FARTHEST = 24;
+const WORDS = 6; // the first words of a sentence
 
 /** Two orders of a sentence, or with view = "rotary" the dials. @param {Record<string, any>} options @param {Figure} figure */
 export function draw(options, figure) {
@@ -69,15 +70,15 @@ export function contexts(words, scheme) {
 /** @param {Record<string, any>} options @param {Figure} figure */
 function order(options, figure) {
   const { state } = figure;
-  state.text ??= options.text;
   state.scheme ??= options.scheme ?? "added";
   const place = h("div");
-  const input = /** @type {HTMLInputElement} */ (h("input", { value: state.text, size: 24, maxlength: 80, spellcheck: "false", oninput: () => { state.text = input.value; update(); } }));
+  const sentence = sentenceBox(figure, options.text, WORDS, update);
 
   function update() {
-    const words = wordsOf(state.text).slice(0, 6);
+    const words = sentence.words();
     const scheme = figure.broken ? "none" : state.scheme;
     const back = [...words].reverse();
+    if (!words.length) return place.replaceChildren();
     const [one, other] = [words, back].map((order) => contexts(order, scheme));
     const room = figure.width > 720 ? figure.width / 2 - 20 : figure.width; // the two orders next to each other
     const width = pixels((room - 112) / (words.length + 2), 31, 44);
@@ -87,7 +88,6 @@ function order(options, figure) {
       h("div", { class: "shelf joined" },
         titled(part("weights", weights, { rowLabels: order, columnLabels: order, scale: "share", most: 1, role: "weights", width })),
         titled(part("context", context, { role: "context", most, width })))))), describe(words.length, scheme));
-    if (!words.length) return;
     const [first, last] = [rowsOf(one.context)[0], rowsOf(other.context)[words.length - 1]];
     figure.say([[`context of “${words[0]}” as the first word`, list(first)], ["as the last word", list(last)], ["difference", short(difference(first, last))]]);
   }
@@ -95,17 +95,15 @@ function order(options, figure) {
   /** What a scheme adds or rotates. @param {number} tokens @param {Scheme} scheme */
   function describe(tokens, scheme) {
     const range = Array.from({ length: tokens }, (_, i) => String(i));
-    if (scheme === "none" || !tokens) return h("p", { class: "note" }, "Nothing says where a word is.");
+    if (scheme === "none") return h("p", { class: "note" }, "Nothing says where a word is.");
     if (scheme === "added") return titled(part("added to the words", matrixOf(sinusoidal(tokens, 4).map((row) => row.slice(0, 3))), { rowLabels: range.map((i) => `place ${i}`) }));
     if (scheme === "rotary") return titled(part("angle of the rotation, in degrees", matrixOf(range.map((i) => [(Number(i) * 180) / Math.PI])), { rowLabels: range.map((i) => `place ${i}`), role: "queries" }));
     return titled(part("added to the scores", matrixOf(range.map((_, i) => range.map((_, j) => bias(scheme, i, j)))), { rowLabels: range.map((i) => `query ${i}`), columnLabels: range.map((i) => `key ${i}`) }));
   }
 
   update();
-  return h("div", {},
-    h("div", { class: "row" }, h("label", {}, "Words ", input),
-      figure.broken ? null : choice("Positions as", SCHEMES, state.scheme, (value) => { state.scheme = value; update(); })),
-    place);
+  if (!figure.broken) sentence.element.append(choice("Positions as", SCHEMES, state.scheme, (value) => { state.scheme = value; update(); }));
+  return h("div", {}, sentence.element, place);
 }
 
 /** The score of a query and a key at two positions, and the share of each pair of features. @param {number[]} query @param {number[]} key @param {number} m @param {number} n */
