@@ -123,8 +123,14 @@ def weights_of(view: View, queries: Array, keys: Array) -> Array | None:
 def measured(view: View, *, causal: bool) -> list[Fault]:
     """Return faults with numbers that are measured from the weights: the scale, the mask.
 
-    They are measured with two tokens. In a causal answer, only the second one sees both.
+    The numbers are measured with two tokens. In a causal answer, only the second one sees both.
     """
+    of_mask = measured_mask(view) if causal else []
+    return [*of_mask, *measured_numbers(view, causal=causal)]
+
+
+def measured_numbers(view: View, *, causal: bool) -> list[Fault]:
+    """Return the faults with another scale, or with another number instead of -inf."""
     random = np.random.default_rng(7)
     factors: dict[int, float] = {}
     hidden, added = [], []
@@ -150,6 +156,29 @@ def measured(view: View, *, causal: bool) -> list[Fault]:
             if np.ptp(numbers) < 1e-2 * abs(number):
                 found.append(_of_mask(float(number), is_added=numbers is added))
     return found
+
+
+def measured_mask(view: View) -> list[Fault]:
+    """Return the fault of a causal answer whose tokens see other tokens than they should."""
+    random = np.random.default_rng(9)
+    seen: dict[int, Array] = {}
+    for tokens in (2, 3, 4, 5, 6):
+        queries, keys = random.normal(size=(2, tokens, 8)) / 4
+        weights = weights_of(view, queries, keys)
+        if weights is None or not np.isfinite(weights).all():
+            return []
+        seen[tokens] = weights > 1e-6
+    for cells in seen.values():
+        for row, columns in enumerate(cells):
+            if columns.any() and not np.array_equal(columns, np.arange(len(cells)) <= row):
+                keys = ", ".join(map(str, np.flatnonzero(columns)))
+                message = (
+                    f"With {len(cells)} tokens, token {row} attends to the tokens {keys}, but "
+                )
+                message += f"it must attend to the tokens 0 to {row}. Hide j > i and nothing else."
+                step = {"structure": lambda call: seen[call.shape[0]]}
+                return [Fault("mask-wrong", message, MASK, step)]
+    return []
 
 
 def _of_mask(number: float, *, is_added: bool) -> Fault:

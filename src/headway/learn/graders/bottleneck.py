@@ -96,6 +96,8 @@ def faults() -> list[Fault]:
         lambda w, x: x[w.argmax(-1)])  # fmt: skip
     add("largest-weight-only", "Only the row of x with the largest weight is used (max).",
         lambda w, x: x[w.argmax(-1)] * w.max(-1, keepdims=True))  # fmt: skip
+    add("maximum", "The largest product over the tokens is used, not the sum.",
+        lambda w, x: (w[:, :, None] * x[None]).max(1))  # fmt: skip
     add("overwritten",
         "Only the last row of x is used: the sum is overwritten. Use += in the loop.",
         lambda w, x: w[:, -1:] * x[-1:])  # fmt: skip

@@ -177,7 +177,7 @@ def _run(formula: Any, case: Inputs) -> Array | Wrong:
     with np.errstate(all="ignore"):
         try:
             return np.asarray(formula(**case))
-        except (ValueError, IndexError) as error:  # a fault with impossible shapes
+        except Exception as error:  # a fault with impossible shapes
             return Wrong("error", str(error))
 
 
@@ -292,6 +292,9 @@ def _unknown(
         case = next(c for c, r in zip(cases, results, strict=True) if isinstance(r, Wrong))
         message = f"The {what} is wrong, and with {_shapes(case)} {errors[0].message}"
         return Wrong("unknown", message, example=example)
+    known_fault = _proportional(results, right, what)
+    if known_fault is not None:
+        return Wrong(*known_fault, look="return", example=example)
     cell = example.wrong
     assert cell is not None
     message = f"The {what} is wrong. The first wrong cell is {list(cell)}: it is {result[cell]:.4g}"
@@ -305,6 +308,29 @@ def _shapes(inputs: Inputs) -> str:
         f"{name} {np.shape(value)}" if np.ndim(value) else f"{name} = {value}"
         for name, value in inputs.items()
     )
+
+
+def _proportional(
+    results: Sequence[Any], right: Sequence[Any], what: str
+) -> tuple[str, str] | None:
+    """Return the fault and its message if all results are nearly right, or right up to a factor."""
+    pairs = [*zip(results, right, strict=True)]
+    if any(r.shape != e.shape or not np.isfinite([r, e]).all() for r, e in pairs):
+        return None
+    result, expected = (np.concatenate([r.ravel() for r in rs]) for rs in (results, right))
+    largest, difference = np.abs(expected).max(), result - expected
+    if np.abs(difference).max() < 1e-2 * largest:
+        return "precision", (
+            f"The {what} is nearly right: the largest difference is {np.abs(difference).max():.2g}."
+            " Do not round, compute with float32 or float64, and do not add numbers to avoid a "
+            "division by 0."
+        )
+    factor = float(result @ expected / (expected @ expected))
+    if np.abs(result - factor * expected).max() < TOLERANCE * np.abs(result).max():
+        return "factor", f"All numbers of the {what} are {factor:.4g} times what they must be."
+    if np.ptp(difference) < TOLERANCE * largest:
+        return "offset", f"All numbers of the {what} are too large by {difference.mean():.4g}."
+    return None
 
 
 def _known_rows(results: Sequence[Any], right: Sequence[Any]) -> str:

@@ -116,6 +116,17 @@ def of_normalization() -> list[Fault]:
         lambda s: softmax(s / np.abs(s).max(axis=-1, keepdims=True)),
     )
     add(
+        "divided-by-count",
+        "The exponentials are divided by the number of scores in a row. Divide by their sum.",
+        lambda s: np.exp(s) / s.shape[-1],
+        lambda s: exponentials(s) / s.shape[-1],
+    )
+    add(
+        "softmax-axis + log-softmax",
+        "Logarithms over the wrong axis are returned (log_softmax). Use the softmax with axis=-1.",
+        lambda s: np.log(softmax(s, -2)),
+    )
+    add(
         "denominator-without-exp",
         "The exponentials are divided by the sum of the scores. Divide them by the sum of the "
         "exponentials.",
@@ -165,6 +176,7 @@ def of_normalization() -> list[Fault]:
         lambda s: np.abs(finite(s)) / total(np.abs(finite(s))),
         lambda s: finite(s) ** 2 / total(finite(s) ** 2),
         lambda s: np.maximum(finite(s), 0) / total(np.maximum(finite(s), 0)),
+        lambda s: np.maximum(finite(s), 0) / (total(np.maximum(finite(s), 0)) + 1e-9),
     )
     add(
         "sigmoid",
@@ -175,6 +187,7 @@ def of_normalization() -> list[Fault]:
         "softplus",
         "The weights use log(1 + exp(score)). Use exp(score).",
         lambda s: (e := np.log1p(np.exp(s))) / total(e),
+        lambda s: np.log1p(np.exp(s)),
     )
     add(
         "sign",
@@ -353,6 +366,32 @@ def of_attention() -> list[Fault]:
     add("scaled-also-after-softmax",
         f"The weights or the context are multiplied by sqrt(d_k), too. {once}", SCALE,
         exchange=lambda q, k, v: (q, k, v * q.shape[-1] ** 0.5))  # fmt: skip
+    add("scale-after-softmax", after, SCALE,
+        exchange=lambda q, k, v: (q * q.shape[-1] ** 0.5, k, v / q.shape[-1]))  # fmt: skip
+    for power, verb in ((-1.0, "divided by"), (0.5, "multiplied by the square root of")):
+        add("scale-of-tokens", f"The scores are {verb} the number of tokens. {once}", SCALE,
+            scale=lambda q, k, call, power=power: k.shape[-2] ** power)  # fmt: skip
+    for divisor in (
+        lambda s: s.std(),
+        lambda s: np.linalg.norm(s), lambda s: np.linalg.norm(s, axis=-1, keepdims=True),
+        lambda s: s.max(), lambda s: np.abs(s).max(),
+    ):  # fmt: skip
+        add("scores-normalized",
+            "The scores are divided by a number that is made from the scores (maximum, length or "
+            f"deviation). {once}", SCALE,
+            normalize=lambda s, divisor=divisor: softmax(s / divisor(s)))  # fmt: skip
+    for function, name in ((lambda x: np.maximum(x, 0), "relu"), (np.tanh, "tanh")):
+        for parts, of in (
+            ((0,), "queries"),
+            ((1,), "keys"),
+            ((2,), "values"),
+            ((0, 1), "queries and keys"),
+            ((0, 1, 2), "queries, keys and values"),
+        ):
+            add("activation-added", f"An activation ({name}) is applied to the {of}. Use them as "
+                "they are.", "relu|max|clip|tanh",
+                exchange=lambda *qkv, f=function, parts=parts: tuple(
+                    f(x) if i in parts else x for i, x in enumerate(qkv)))  # fmt: skip
     add("floor-division", "The scores are rounded down by //. Use /.", r"//",
         normalize=lambda s: softmax(np.floor(s)))  # fmt: skip
     dots = "The scores are dot products: queries @ keys.T."
@@ -387,6 +426,17 @@ def of_attention() -> list[Fault]:
     add("scale-sign",
         "The sign of the scores is wrong: the best key gets the smallest weight. Remove the minus "
         "sign.", "-", scores=lambda q, k: -(q @ k.swapaxes(-1, -2)))  # fmt: skip
+    for features_mix in (
+        lambda w, v: w @ v.swapaxes(-1, -2), lambda w, v: (w @ v.swapaxes(-1, -2)).swapaxes(-1, -2),
+        lambda w, v: v @ w,
+    ):  # fmt: skip
+        add("features-compared",
+            f"The features, not the tokens, are compared: queries.T @ keys. {dots}",
+            structure=lambda call: np.ones((1, 1), bool),
+            scores=lambda q, k: q.swapaxes(-1, -2) @ k, mix=features_mix)  # fmt: skip
+    add("elementwise", f"Queries, keys and values are multiplied cell by cell (*). {dots}",
+        structure=lambda call: np.ones((1, 1), bool), scores=lambda q, k: q * k,
+        mix=lambda w, v: w * v)  # fmt: skip
     roles = "The context is weights @ values."
     for name, message, mix in (
         ("values-reshaped", "The values are transposed, which only works if d_v = tokens.",
@@ -479,6 +529,9 @@ def of_mask() -> list[Fault]:
         "the rows no longer sum to 1. Set scores with j > i to -inf before the softmax.",
         hide_structure=unchanged, structure=lambda call: call.distance() > 0,
         drop_structure=remove)  # fmt: skip
+    add("mask-on-values", "The mask is applied to the values. Apply it to the scores.",
+        structure=lambda call: np.ones(call.shape, bool),
+        exchange=lambda q, k, v: (q, k, np.tril(v)))  # fmt: skip
     add("mask-on-context", "The mask is applied to the context. Apply it to the scores.",
         structure=lambda call: np.ones(call.shape, bool), finish=np.tril)  # fmt: skip
     add("mask-added",

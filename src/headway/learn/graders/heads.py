@@ -34,12 +34,21 @@ class SeveralHeads(Attention):
     share: Step = lambda *matrices: matrices
     project: Step = lambda x, *matrices: tuple(x @ matrix for matrix in matrices)
     merge: Step = lambda contexts: np.concatenate([*contexts], axis=-1)
+    is_chain: bool = False
 
     def __call__(  # type: ignore[override]  # the inputs of the exercise
         self, x: Array, W_query: Array, W_key: Array, W_value: Array
     ) -> Array:
         """Return the contexts of all heads, concatenated (tokens, heads * d_k)."""
-        qkv = self.project(x, *self.share(W_query, W_key, W_value))
+        matrices = self.share(W_query, W_key, W_value)
+        if self.is_chain:
+            contexts = []
+            for head in zip(*matrices, strict=True):
+                qkv = self.project(x, *head)
+                x = self.heads(*(array[None, None] for array in qkv))[0, 0]
+                contexts.append(x)
+            return np.asarray(self.finish(self.merge(np.array(contexts))))
+        qkv = self.project(x, *matrices)
         contexts = self.heads(*(array[None] for array in qkv))[0]
         return np.asarray(self.finish(self.merge(contexts)))
 
@@ -161,6 +170,9 @@ def of_heads() -> list[Fault]:
 
     look = "reshape|view|flatten"
     found += [
+        fault("heads-chained",
+              "Each head reads the result of the head before it. All heads read x.", r"x =",
+              is_chain=True),
         fault("weights-reshaped",
               "The matrices (heads, d_in, d_k) are reshaped to (d_in, heads * d_k), which mixes "
               "rows and columns. Transpose to (d_in, heads, d_k) first, or multiply head by head.",

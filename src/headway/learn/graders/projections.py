@@ -64,6 +64,11 @@ def faults() -> list[Fault]:
     ]
 
 
+def transposed_in_memory(matrix: Array) -> Array:
+    """Reshape where a transpose is meant, and transpose back."""
+    return matrix.swapaxes(-1, -2).reshape(matrix.shape)
+
+
 def of_projections() -> list[Fault]:
     """Return faults of the projections."""
     found: list[Fault] = []
@@ -88,14 +93,16 @@ def of_projections() -> list[Fault]:
             changed(lambda x, w: x),
         )
         add("matrix-transposed", f"{name} is transposed, and the other matrices are not.",
-            changed(lambda x, w: x @ w.T))  # fmt: skip
+            changed(lambda x, w: x @ w.swapaxes(-1, -2)))  # fmt: skip
         add("projected-twice", f"{name} is applied twice.", changed(lambda x, w: x @ w @ w))
         add("matrix-as-projection", f"{name} is used without x.", changed(lambda x, w: w))
         add("matrix-added", f"{name} is added to x, or multiplied cell by cell.",
             changed(lambda x, w: x + w), changed(lambda x, w: x * w))  # fmt: skip
         add("matrix-reshaped", f"{name} is reshaped, not transposed.",
-            changed(lambda x, w: x @ w.reshape(w.shape[::-1]).T))  # fmt: skip
+            changed(lambda x, w: x @ transposed_in_memory(w)))  # fmt: skip
         add("residual", f"The matrix x is added to the {role}.", changed(lambda x, w: x @ w + x))
+    add("matrix-first", "The matrices come first (W @ x), which only works if all sizes are equal.",
+        lambda x, q, k, v: (q @ x, k @ x, v @ x))  # fmt: skip
     add("no-projection", "The matrix x is used without the matrices.", lambda x, q, k, v: (x, x, x))
     add("no-projection", "The matrix x is used as queries and keys, without W_query and W_key.",
         lambda x, q, k, v: (x, x, x @ v))  # fmt: skip
@@ -108,11 +115,13 @@ def of_projections() -> list[Fault]:
         fault("scale-of-d-in",
               "The scores are divided by the square root of the width of x (d_in). Use the width "
               "of the queries, d_k = W_query.shape[1].", SCALE,
-              project=lambda x, q, k, v: (x @ q * (q.shape[1] / q.shape[0]) ** 0.5, x @ k, x @ v)),
+              project=lambda x, q, k, v: (
+                  x @ q * (q.shape[-1] / q.shape[-2]) ** 0.5, x @ k, x @ v)),
         fault("scale-of-d-in",
               "The scores are divided by the width of x (d_in). Use the square root of the width "
               "of the queries, d_k = W_query.shape[1].", SCALE,
-              project=lambda x, q, k, v: (x @ q * q.shape[1] ** 0.5 / q.shape[0], x @ k, x @ v)),
+              project=lambda x, q, k, v: (
+                  x @ q * q.shape[-1] ** 0.5 / q.shape[-2], x @ k, x @ v)),
     ]  # fmt: skip
     return found
 

@@ -11,7 +11,7 @@ import numpy as np
 from headway.check.suspects.steps import Step, softmax
 from headway.learn.answer import Answer
 from headway.learn.graders.calls import Watched, views
-from headway.learn.graders.compare import Array, Fault, compare, fault
+from headway.learn.graders.compare import Array, Fault, View, compare, fault
 from headway.learn.graders.faults import of_results, total, without
 
 LOOK = r"@|matmul|einsum|dot|bmm|\*|sum|mean|norm|cdist|cov|corr"
@@ -144,7 +144,12 @@ def faults() -> list[Fault]:
     add("applied-twice", "The matrix of scores is multiplied once more.",
         lambda x: (x @ x.T) @ (x @ x.T), lambda x: x @ x.T @ x)  # fmt: skip
     add("exponential", "The exponential is applied. That is the next chapter: return the scores.",
-        lambda x: np.exp(x @ x.T))  # fmt: skip
+        lambda x: np.exp(x @ x.T), lambda x: np.exp(x @ x.T / x.shape[1] ** 0.5))  # fmt: skip
+    add("lengths", "The lengths of the rows are multiplied, not the rows.",
+        lambda x: np.outer(n := np.linalg.norm(x, axis=1), n))  # fmt: skip
+    add("rows-shifted", "One of the indices is shifted: each row is compared with wrong ones.",
+        lambda x: np.roll(x @ x.T, 1, 1), lambda x: np.roll(x @ x.T, -1, 1),
+        lambda x: np.roll(x @ x.T, 1, 0), lambda x: np.roll(x @ x.T, -1, 0))  # fmt: skip
     add("divided-by-maximum", "The scores are divided by the largest one.",
         lambda x: (x @ x.T) / (x @ x.T).max(),
         lambda x: (x @ x.T) / (x @ x.T).max(-1, keepdims=True))  # fmt: skip
@@ -160,5 +165,16 @@ def faults() -> list[Fault]:
 def grade(answer: Answer) -> None:
     """Raise `Wrong` if the answer is wrong."""
     watched = Watched.of(answer)
-    compare([*views(watched.answer)], cases(), [Scores()], faults(), what="matrix of scores")
+    what = "matrix of scores"
+    compare([*views(watched.answer)], cases(), [Scores()], faults(), what=what, measured=measured)
     watched.check(("x",))
+
+
+def measured(view: View) -> list[Fault]:
+    """Return the fault of an answer that is right outside of the diagonal."""
+
+    def products(x: Array) -> Array:
+        return np.where(np.eye(len(x)) > 0, view({"x": x}, (len(x), len(x))), x @ x.T)
+
+    message = "Only the diagonal is wrong. scores[i, i] is the dot product of x[i] with itself."
+    return [fault("diagonal", message, "diag|eye|triu|tril|i [!=]= j", products=products)]

@@ -12,6 +12,7 @@ from headway.learn.graders.attention_faults import SOFTMAX
 from headway.learn.graders.calls import Watched, views
 from headway.learn.graders.compare import Array, Fault, View, compare, fault
 from headway.learn.graders.faults import of_normalization, of_results, total, without
+from headway.learn.grades import Wrong
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,13 @@ def faults() -> list[Fault]:
         of_results("matrix of weights", rows="row of scores"),
         "softmax-added", "normalized-result", "absolute", "relu", "integers",
     )  # fmt: skip
-    return [*of_normalization(), *others]
+    scaled = "The scores are divided by the square root of the number of scores. Use them as they "
+    scaled += "are."
+    return [
+        *of_normalization(),
+        fault("scaled", scaled, "sqrt|0.5", normalize=lambda s: softmax(s / s.shape[-1] ** 0.5)),
+        *others,
+    ]
 
 
 def extreme_faults() -> list[Fault]:
@@ -99,8 +106,24 @@ def grade(answer: Answer) -> None:
     what = "matrix of weights"
     view = compare([*views(watched.answer)], cases(), [Softmax()], faults(), what=what,
                    measured=measured)  # fmt: skip
-    compare([view], extremes(), [Softmax()], extreme_faults(), what=what)
+    try:
+        compare([view], extremes(), [Softmax()], extreme_faults(), what=what)
+    except Wrong as wrong:
+        raise _of_extremes(wrong) from None
     watched.check(("scores",))
+
+
+def _of_extremes(wrong: Wrong) -> Wrong:
+    """Name a fault that has no name: it is one of large scores, or of -inf."""
+    if wrong.fault in ("unknown", "nan", "precision") and wrong.example is not None:
+        if np.isfinite(wrong.example.inputs["scores"]).all():
+            wrong.fault = "overflow"
+            message = "Ordinary scores are right, but very large or very small ones are not. "
+        else:
+            wrong.fault = "infinity"
+            message = "A score of -inf must give the weight 0. "
+        wrong.message = message + wrong.message
+    return wrong
 
 
 def measured(view: View) -> list[Fault]:
