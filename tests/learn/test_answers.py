@@ -1,12 +1,40 @@
 """The graders name the faults of wrong answers, and pass correct ones."""
 
+from collections import Counter
+
 import pytest
 
-from answer_trial import cases, said
+from answer_trial import PAGE, cases, said
 
 CASES = cases()
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.exercise}: {case.title}")
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            id=f"{case.exercise}: {case.title}",
+            marks=[pytest.mark.slow] if number % 3 else [],
+        )
+        for number, case in enumerate(CASES)
+    ],
+)
 def test_the_grader_names_the_fault_or_passes_the_answer(case):
     assert said(case).fault == case.fault, said(case).message
+
+
+def test_each_exercise_has_many_wrong_answers_and_some_correct_ones():
+    wrong = Counter(case.exercise for case in CASES if case.fault)
+    correct = Counter(case.exercise for case in CASES if not case.fault)
+    for exercise in {*wrong, *correct}:
+        if not exercise.startswith("bug"):
+            assert wrong[exercise] >= 10, exercise
+            assert correct[exercise] >= 5, exercise
+    assert sum(case.source.startswith("[") for case in CASES) >= 60
+
+
+def test_the_page_is_up_to_date():
+    text = PAGE.read_text()
+    for case in CASES:
+        assert f"| {case.title.replace('|', chr(92) + '|')} |" in text, "run `make docs`"

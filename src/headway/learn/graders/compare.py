@@ -81,7 +81,7 @@ def compare(
     measured: faults with numbers that are measured. hint: what is known of a wrong result without
     a name.
     """
-    expected = [[_run(formula, case) for case in cases] for formula in formulas]
+    expected = [[outcome_of(formula, case) for case in cases] for formula in formulas]
     outcomes = []
     for view in views:
         outcomes.append([_outcome(view, *pair) for pair in zip(cases, expected[0], strict=True)])
@@ -89,7 +89,7 @@ def compare(
             return view
     for case in more:
         for formula, right in zip(formulas, expected, strict=True):
-            right.append(_run(formula, case))
+            right.append(outcome_of(formula, case))
         for view, results in zip(views, outcomes, strict=True):
             results.append(_outcome(view, case, expected[0][-1]))
     cases, faults = [*cases, *more], [*faults]
@@ -173,7 +173,8 @@ def _check_uses_inputs(
             )
 
 
-def _run(formula: Any, case: Inputs) -> Array | Wrong:
+def outcome_of(formula: Any, case: Inputs) -> Array | Wrong:
+    """Return the result of a formula; an error if the shapes are impossible for it."""
     with np.errstate(all="ignore"):
         try:
             return np.asarray(formula(**case))
@@ -200,7 +201,7 @@ def _explanations(
     for faults in combined:
         steps = {name: step for fault in faults for name, step in fault.steps.items()}
         faulty = replace(formula, **steps)
-        if all(agree(_run(faulty, case), r) for case, r in zip(cases, results, strict=True)):
+        if all(agree(outcome_of(faulty, case), r) for case, r in zip(cases, results, strict=True)):
             found.setdefault(" + ".join(fault.name for fault in faults), faults)
     return found
 

@@ -8,10 +8,13 @@ from headway.learn.answer import Answer
 from headway.learn.graders import attention
 from headway.learn.graders.attention_faults import of_roles, of_scale
 from headway.learn.graders.calls import Watched
-from headway.learn.graders.compare import Fault, compare, fault
+from headway.learn.graders.compare import Array, Fault, compare, fault
 from headway.learn.graders.faults import of_attention, of_normalization, of_results, without
 
-SIZES = (3, 2, 2), (4, 3, 2), (6, 3, 4), (5, 5, 5), (2, 8, 3), (4, 6, 4)
+
+def cases() -> list[dict[str, Array]]:
+    """Return inputs, the smallest first; in one of them everything has the same size."""
+    return attention.cases((3, 2, 2), (4, 3, 2), (6, 3, 4), (5, 5, 5), (2, 8, 3), (4, 6, 4))
 
 
 def faults() -> list[Fault]:
@@ -33,7 +36,7 @@ def grade(answer: Answer) -> None:
     watched = Watched.of(answer)
     compare(
         [*attention.views(watched.answer)],
-        attention.cases(*SIZES),
+        cases(),
         [attention.Attention()],
         faults(),
         what="context",

@@ -1,0 +1,44 @@
+"""The faults of the graders are none of a right answer, and can be told apart."""
+
+from dataclasses import replace
+
+import pytest
+
+from headway.learn.graders import (
+    attention,
+    bottleneck,
+    heads,
+    mask,
+    projections,
+    scale,
+    similarity,
+    softmax,
+)
+from headway.learn.graders.compare import agree, outcome_of
+
+FORMULAS = {
+    "bottleneck": (bottleneck.Context(), bottleneck.cases(), bottleneck.faults()),
+    "similarity": (similarity.Scores(), similarity.cases(), similarity.faults()),
+    "softmax": (softmax.Softmax(), softmax.cases(), softmax.faults()),
+    "extreme scores": (softmax.Softmax(), softmax.extremes(), softmax.extreme_faults()),
+    "projections": (projections.Projections(), projections.cases(), projections.faults()),
+    "scale": (attention.Attention(), scale.cases(), scale.faults()),
+    "mask": (attention.Attention(causal=True), mask.cases(), mask.faults()),
+    "heads": (heads.SeveralHeads(), heads.cases(), heads.faults()),
+}
+# Both names are right: a token that attends to itself only gets its own value.
+SAME = {("only-itself", "inputs-returned")}
+
+
+@pytest.mark.parametrize("exercise", FORMULAS)
+def test_faults_of_different_names_give_different_results(exercise):
+    formula, cases, faults = FORMULAS[exercise]
+    right = [outcome_of(formula, case) for case in cases]
+    known = []
+    for fault in faults:
+        results = [outcome_of(replace(formula, **fault.steps), case) for case in cases]
+        assert not all(map(agree, results, right)) or fault.name == "rounded", fault
+        for name, others in known:
+            if name != fault.name and (name, fault.name) not in SAME:
+                assert not all(map(agree, results, others)), (name, fault.name)
+        known.append((fault.name, results))
