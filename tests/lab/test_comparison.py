@@ -90,13 +90,16 @@ def test_both_groups_are_in_the_json():
     assert comparison.as_dict(replicated((1.0,) * 3, ()))["replication"] is None
 
 
-def test_losses_that_rise_are_also_compared_at_their_lowest():
-    runs = [ended("early", 0, 2.0), ended("late", 0, 1.9)]
-    trial = Experiment("trial", "?", [Variant(name, SETTINGS) for name in ("early", "late")], 1)
-    assert answers(Comparison(trial, runs, "again")) == []
-    runs[0].curve[:0] = [(0, 1.7)]
-    assert answers(Comparison(trial, runs, "again")) == [
-        "some losses rose before the end; the lowest of each run, as means: late 1.900, early 1.700"
+def test_if_losses_rise_their_lowest_are_compared_too():
+    report = replicated((-0.1,) * 5, (-0.1,) * 5)
+    assert len(answers(report)) == 1
+    for run in (*report.runs, *report.replication.runs):
+        lowest = {"old": 1.5, "new": 1.7}[run.job.variant]
+        run.curve.insert(0, (0, 1.0 if run.job.seed == 9 else lowest))
+    assert answers(report)[1:] == [
+        "at the lowest loss of each run, new compared with old: worse by 0.200 nats per token (95% "
+        "interval +0.200 to +0.200, 5 seeds); confirmed by other seeds: worse by 0.160 nats per "
+        "token (95% interval +0.049 to +0.271, 5 seeds)"
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -93,9 +93,24 @@ class Comparison:
         }
 
     @property
+    def lowest(self) -> dict[str, dict[int, float]]:
+        """The lowest losses during training by variant and seed."""
+        return {
+            variant.name: {
+                run.job.seed: min(loss for _, loss in run.curve)
+                for run in self.of(variant)
+                if run.result
+            }
+            for variant in self.experiment.variants
+        }
+
+    @property
     def effects(self) -> list[Effect]:
         """The effect of each variant, compared with its baseline."""
-        losses = self.losses
+        return self.effects_on(self.losses)
+
+    def effects_on(self, losses: Mapping[str, Mapping[int, float]]) -> list[Effect]:
+        """Return the effects on these losses by variant and seed."""
         return [
             effect_of(variant.name, variant.against, losses, self.experiment.seeds)
             for variant in self.experiment.variants
@@ -200,7 +215,7 @@ def record(report: Comparison, variant: Variant) -> dict[str, Any]:
         "loss": average(losses),
         "low": min(losses, default=None),
         "high": max(losses, default=None),
-        "lowest": average([min(loss for _, loss in run.curve) for run in runs if run.result]),
+        "lowest": average([*report.lowest[variant.name].values()]),
         "parameters": results[0]["parameters"] if results else None,
         "tokens_per_second": average([result["tokens_per_second"] for result in results]),
         "memory": None if memory is None else memory / 1e6,
@@ -238,7 +253,7 @@ def terminal(report: Comparison, width: int) -> RichTable:
 
 def answers(report: Comparison) -> list[str]:
     """Return the effects, remarks on single variants, failures and further remarks as sentences."""
-    sentences = [*_effects(report), *_lowest(report)]
+    sentences = [*_effects(report)]
     sentences += [f"{v.name}: {v.apart}" for v in report.experiment.variants if v.apart]
     sentences += [
         f"{run.name}, was resumed on another machine: {difference}"
@@ -253,22 +268,24 @@ def answers(report: Comparison) -> list[str]:
 
 
 def _effects(report: Comparison) -> Iterator[str]:
-    """Yield the effects, each with that of the replication."""
+    """Yield the effects at the end of training; if a loss rose before it, also at the lowest."""
+    yield from _sentences(report, lambda group: group.effects)
+    rows = [record(report, variant) for variant in report.experiment.variants if not variant.apart]
+    if any(row["loss"] is not None and row["loss"] - row["lowest"] > SMALL for row in rows):
+        for sentence in _sentences(report, lambda group: group.effects_on(group.lowest)):
+            yield f"at the lowest loss of each run, {sentence}"
+
+
+def _sentences(
+    report: Comparison, effects_of: Callable[[Comparison], list[Effect]]
+) -> Iterator[str]:
+    """Yield the effects, each with that of the replication if there is one."""
     if report.replication is None:
-        yield from map(str, report.effects)
+        yield from map(str, effects_of(report))
         return
-    for effect, other in zip(report.effects, report.replication.effects, strict=True):
+    for effect, other in zip(effects_of(report), effects_of(report.replication), strict=True):
         verdict = {True: "confirmed by ", False: "not confirmed by ", None: ""}
         yield f"{effect}; {verdict[effect.confirmed_by(other)]}other seeds: {other.result}"
-
-
-def _lowest(report: Comparison) -> Iterator[str]:
-    """Yield the lowest losses during training, if a loss rose after it."""
-    rows = [record(report, variant) for variant in report.ranked if not variant.apart]
-    rows = [row for row in rows if row["loss"] is not None]
-    if any(row["loss"] - row["lowest"] > SMALL for row in rows):
-        lowest = ", ".join(f"{row['name']} {row['lowest']:.3f}" for row in rows)
-        yield f"some losses rose before the end; the lowest of each run, as means: {lowest}"
 
 
 def described(report: Comparison) -> str:
