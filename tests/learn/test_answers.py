@@ -6,7 +6,11 @@ import pytest
 
 from answer_trial import PAGE, cases, said
 
-CASES = cases()
+# Training until the loss of exercise 14 is reached takes a minute.
+CASES = [
+    pytest.param(case, marks=pytest.mark.slow if case.exercise == "gpt" and not case.fault else ())
+    for case in cases()
+]
 
 
 @pytest.mark.parametrize(

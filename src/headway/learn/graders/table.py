@@ -4,14 +4,17 @@ A grader raises `Wrong` for a wrong answer. It may return a remark for the learn
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from headway.learn.answer import Answer
 from headway.learn.graders import (
     batches,
     bottleneck,
+    bugs,
     cache,
     dropout,
     fused,
+    gpt,
     heads,
     mask,
     online,
@@ -36,4 +39,6 @@ GRADERS: dict[str, Callable[[Answer], str | None]] = {
     "positions": positions.grade,
     "cache": cache.grade,
     "online": online.grade,
+    "gpt": gpt.grade,
+    **{name: partial(bugs.grade, name) for name in bugs.BUGS},
 }
