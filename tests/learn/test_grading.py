@@ -14,7 +14,15 @@ from headway.learn.worker import grade_here
 pytestmark = pytest.mark.xdist_group("grading")
 
 SOFTMAX = find("softmax")
-RIGHT = SOFTMAX.solution
+RIGHT = """\
+import numpy as np
+
+
+def softmax(scores):
+    exps = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return exps / exps.sum(axis=-1, keepdims=True)
+"""
+STUB_LINE = SOFTMAX.stub.splitlines().index("    raise NotImplementedError") + 1
 
 
 def graded(tmp_path, code, seconds=None, name="03_softmax.py"):
@@ -57,7 +65,7 @@ HOSTILE = {
         *("memory", "2 GB", 5),
     ),
     "NaN": (in_softmax("return scores * np.nan"), "nan", "NaN", None),
-    "wrong shape": (in_softmax("return scores[0]"), "shape", "shape", None),
+    "wrong shape": (in_softmax("return np.ones(3)"), "shape", "shape", None),
     "list": (in_softmax("return scores.tolist()"), "not-an-array", "returned a list", None),
     "text": (in_softmax("return 'scores'"), "not-an-array", "returned a str", None),
     "None": (in_softmax("pass"), "none", "return statement", None),
@@ -71,7 +79,7 @@ HOSTILE = {
     "no function": ("x = 1\n", "no-answer", "defines no function, but not softmax", None),
     "empty": ("\n\n", "empty", "headway learn --reset 3", None),
     "not UTF-8": (b"x = 1\ny = '\xff'\n", "not-utf-8", "Line 2", None),
-    "stub": (SOFTMAX.stub, "not-started", "replace `raise NotImplementedError`", 7),
+    "stub": (SOFTMAX.stub, "not-started", "replace `raise NotImplementedError`", STUB_LINE),
 }
 
 

@@ -23,11 +23,13 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from headway import cache
 from headway.learn.exercise import Exercise
 from headway.learn.grades import Grade
 
-SECONDS = {"gpt": 120}  # of a grade; every other exercise has:
+SECONDS = {"gpt": 120}  # of the processor for a grade; every other exercise has:
 DEFAULT_SECONDS = 10
+WAITING = 3  # times as long may pass, because other programs run too
 MEMORY = 2 * 2**30  # bytes, in addition to what the imports use
 START = 60  # seconds for the imports
 LINES = 10  # of the output, at its beginning and at its end
@@ -35,6 +37,11 @@ BYTES = 4096  # likewise
 WIDTH = 200  # characters of a line
 # Each grade has one thread: threads do not survive a fork, and each reserves memory.
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# What JAX compiles is kept: otherwise most of each grade is the compilation of small programs.
+ENVIRONMENT |= {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 # The module that starts the program is imported in each process again.
 PRELOAD = ["headway.cli.main", "torch", "headway.learn.worker"]
 
@@ -44,8 +51,12 @@ _context = get_context("forkserver")
 @contextmanager
 def _environment() -> Iterator[None]:
     """Set the variables that the process reads when it starts."""
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ.update(ENVIRONMENT)
+    variables = ENVIRONMENT.copy()
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        with suppress(OSError):  # no home, or it is not writable
+            variables["JAX_COMPILATION_CACHE_DIR"] = str(cache.folder("jax"))
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
@@ -116,7 +127,7 @@ def _read(results: Connection, output: Connection, seconds: float) -> tuple[str,
                     printed.add(data)
                 else:
                     if not said:
-                        deadline = time.monotonic() + seconds + 2
+                        deadline = time.monotonic() + WAITING * seconds + 2
                     said += data
     while output in open_ and wait([output], 0) and (data := os.read(output.fileno(), 2**16)):
         printed.add(data)
@@ -173,7 +184,9 @@ def _work(
     sys.path.insert(0, str(path.parent))  # as for `python file.py`
     sys.stdout = stdout = _Stdout(BufferedWriter(FileIO(1, "w")), line_buffering=True)
     faulthandler.enable(results.fileno())
-    faulthandler.dump_traceback_later(seconds, exit=True, file=results.fileno())
+    faulthandler.register(signal.SIGPROF, results.fileno(), chain=True)  # and end the process
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    faulthandler.dump_traceback_later(WAITING * seconds, exit=True, file=results.fileno())
     _limit_memory()
     os.write(results.fileno(), b"started\n")
     grade = grade_here(path, exercise)
@@ -200,7 +213,7 @@ def _stopped(said: str, path: Path, seconds: float, status: int | None) -> Grade
             code = path.read_text(encoding="utf-8").splitlines()[number - 1].strip()
     if not said:
         raise RuntimeError("the process that grades answers did not start")
-    if "Timeout" in said:
+    if "Timeout" in said or status == -signal.SIGPROF:
         message = f"It did not return within {seconds:g} seconds. Is there a loop without end?"
         return Grade(False, "time", message, number, code)
     message = f"It ended Python without a result (exit status {status}), as os._exit() does."
