@@ -1,8 +1,10 @@
 """A grade of any file is one helpful line, whatever its code does."""
 
+import json
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from headway.learn import grading
@@ -210,10 +212,6 @@ def test_an_error_of_a_grader_is_no_fault_of_the_answer(tmp_path, monkeypatch):
 
 
 def test_a_grade_survives_json():
-    import json
-
-    import numpy as np
-
     example = Example(
         {"x": np.array([[np.nan, -np.inf, 0.1]]), "lengths": np.array([2, 3]), "rate": 0.5},
         np.array([1.0, np.inf]),
@@ -229,6 +227,35 @@ def test_a_grade_survives_json():
     np.testing.assert_equal(back.example.yours, example.yours)
     assert back.example.wrong == (1,)
     assert Grade.from_json(Grade(True, None, "Correct.").as_json()) == Grade(True, None, "Correct.")
+
+
+ODD = (
+    "0.5",
+    "{}",
+    "np.array(1.0)",
+    "np.zeros(0)",
+    "np.ones(3)",
+    "np.ones((2, 2), bool)",
+    "np.ones((2, 2), complex)",
+    "np.array([['a', None]], object)",
+    "np.ones((1, 2, 3, 4, 5))",
+    "np.full((2, 2), np.nan)",
+    "args[0]",
+    "args",
+    "args[0] * np.nan",
+)
+
+
+@pytest.mark.parametrize("exercise", exercises().values(), ids=str)
+def test_odd_results_never_break_a_grader(exercise, tmp_path):
+    for odd in ODD:
+        code = f"import numpy as np\n\n\ndef {exercise.entry}(*args, **options):\n"
+        (tmp_path / exercise.file).write_text(
+            f"{code}    args += (*options.values(),)\n    return {odd}\n"
+        )
+        grade = grade_here(tmp_path / exercise.file, exercise)
+        assert grade.fault not in ("grader", None), (odd, grade.message)
+        json.dumps(grade.as_json(), allow_nan=False, default=str)
 
 
 @pytest.mark.parametrize("exercise", exercises().values(), ids=str)

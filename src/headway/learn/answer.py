@@ -120,7 +120,11 @@ class Answer:
                 advice += ", for example np.array(...) or torch.stack(...) of its elements"
             raise Wrong("not-an-array", f"it returned a {kind}; {advice}")
         with library.session():  # JAX has float64 only there
-            return library.numpy(result)
+            numbers = library.numpy(result)
+        if numbers.dtype.kind not in "fiub":
+            advice = "return real numbers"
+            raise Wrong("not-numbers", f"it returned an array of {numbers.dtype.name}; {advice}")
+        return numbers
 
 
 def load(path: Path, source: str, exercise: Exercise) -> Answer:

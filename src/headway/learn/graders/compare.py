@@ -99,12 +99,13 @@ def compare(
     pairs = [pair for pair in combinations(usual, 2) if not pair[0].steps.keys() & pair[1].steps]
     seen = _without_copies(views, outcomes)
     for view, results in seen:
-        _check_is_repeatable(view, cases, results)
+        _check_is_repeatable(view, cases, results, expected[0])
     for attempt in ("one fault", "one fault with measured numbers", "two faults"):
         for view, results in seen:
             combined: Sequence[tuple[Fault, ...]] = singles if attempt == "one fault" else pairs
             if attempt == "one fault with measured numbers":
-                combined = [(fault,) for fault in measured(view)]
+                is_measurable = all(map(_have_equal_shapes, results, expected[0]))
+                combined = [(fault,) for fault in measured(view)] if is_measurable else []
             for formula, right in zip(formulas, expected, strict=True):
                 found = _explanations(combined, formula, cases, results)
                 if 0 < len(found) <= MOST_NAMES:
@@ -127,14 +128,20 @@ def _without_copies(
     return found
 
 
+def _have_equal_shapes(result: Array | Wrong, right: Any) -> bool:
+    return not isinstance(result, Wrong) and result.shape == right.shape
+
+
 def _check_is_repeatable(
-    view: View, cases: Sequence[Inputs], results: Sequence[Array | Wrong]
+    view: View, cases: Sequence[Inputs], results: Sequence[Array | Wrong], right: Sequence[Any]
 ) -> None:
     """Raise `Wrong` if a second call with the same inputs gives another result."""
-    case, result = next(
-        pair for pair in zip(cases, results, strict=True) if not isinstance(pair[1], Wrong)
+    case, result, expected = next(
+        found
+        for found in zip(cases, results, right, strict=True)
+        if not isinstance(found[1], Wrong)
     )
-    if not agree(_outcome(view, case, result), result):
+    if not agree(_outcome(view, case, expected), result):
         raise Wrong(
             "not-repeatable",
             "A second call with the same inputs gave another result. The result must depend on the "
@@ -152,17 +159,17 @@ def _check_uses_inputs(
 ) -> None:
     """Raise `Wrong` if an input has no influence in any case."""
     known = [
-        (case, result)
-        for case, result in zip(cases, results, strict=True)
-        if not isinstance(result, Wrong) and np.isfinite(result).any()
+        found
+        for found in zip(cases, results, right, strict=True)
+        if not isinstance(found[1], Wrong) and np.isfinite(found[1]).any()
     ]
     for name, array in cases[0].items():
         if (
             np.asarray(array).dtype.kind == "f"
             and known
             and all(
-                agree(_outcome(view, {**case, name: 1.7 * case[name] + 0.3}, result), result)
-                for case, result in known
+                agree(_outcome(view, {**case, name: 1.7 * case[name] + 0.3}, expected), result)
+                for case, result, expected in known
             )
         ):
             raise Wrong(
