@@ -55,7 +55,7 @@ def test_grade(tmp_path):
     assert "✓ Correct" in headway(tmp_path, *words, "softmax").stdout
     file.write_text(WRONG)
     done = headway(tmp_path, *words, "3", rc=1)
-    for part in ("✗", "wrong axis", "answer.py:", "your weights", "right weights", "▸"):
+    for part in ("✗", "wrong axis", "answer.py:", "your matrix", "right matrix", "▸"):
         assert part in done.stdout
     done = headway(tmp_path, *words, "3", "--json", rc=1)
     grade = json.loads(done.stdout)

@@ -124,7 +124,7 @@ class Answer:
         if numbers.dtype.kind not in "fiub":
             advice = "return real numbers"
             raise Wrong("not-numbers", f"it returned an array of {numbers.dtype.name}; {advice}")
-        return numbers
+        return numbers.astype(np.float64)
 
 
 def load(path: Path, source: str, exercise: Exercise) -> Answer:
