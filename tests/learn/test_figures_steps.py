@@ -117,9 +117,41 @@ def test_without_the_mask_the_causal_figure_is_the_trainable_rung(page):
 
 
 def test_pointing_at_a_score_says_how_it_is_computed(page):
-    drawn(page, "steps", {"rung": "simplified", "steps": ["x", "scores"], "products": ["scores"]})
-    page.locator("[data-step=scores] .result .matrix").hover(position={"x": 74 + 50, "y": 58 + 10})
+    drawn(page, "steps", {"rung": "simplified", "steps": ["scores"], "products": ["scores"]})
+    page.locator("[data-step=scores] .result .matrix").hover(position={"x": 50, "y": 10})
     line = said(page)
     assert (line["query"], line["key"]) == ("Your", "journey")
     assert line["scores"] == "0.43 · 0.55 + 0.15 · 0.87 + 0.89 · 0.66 = 0.954"
     assert page.locator("[data-step=scores] .above .lit[visibility=visible]").count() == 1
+
+
+def test_a_factor_of_a_product_is_changed(page):
+    drawn(page, "steps", {"rung": "fixed", "steps": ["context"], "products": ["context"]})
+    page.locator("[data-step=context] .above .matrix").click(position={"x": 74 + 10, "y": 10})
+    page.keyboard.type("5")
+    page.keyboard.press("Enter")
+    x = words_and_inputs()[1]
+    x[0, 0] = 5
+    _, steps, _ = run_example(LADDER["fixed"])
+    result = "[data-step=context] .result .matrix > g > text"
+    numbers = page.locator(result).evaluate_all("all => all.map(one => one.dataset.value)")
+    expected = steps["weights"] @ x
+    np.testing.assert_allclose([float(one) for one in numbers], expected.ravel(), rtol=1e-12)
+
+
+def test_equal_weights_give_every_token_the_same_context(page):
+    options = {"rung": "fixed", "steps": ["weights", "context"], "remove": "difference"}
+    drawn(page, "steps", options)
+    _, steps, _ = run_example(LADDER["fixed"])
+    np.testing.assert_allclose(shown(page, "weights"), steps["weights"], rtol=1e-12)
+    drawn(page, "steps", options, broken=True)
+    mean = words_and_inputs()[1].mean(0)
+    np.testing.assert_allclose(shown(page, "context"), np.tile(mean, (6, 1)), rtol=1e-12)
+
+
+def test_without_the_content_the_simplified_rung_is_the_fixed_one(page):
+    options = {"rung": "simplified", "steps": ["scores", "weights"], "remove": "content"}
+    drawn(page, "steps", options, broken=True)
+    _, steps, _ = run_example(LADDER["fixed"])
+    for name in ("scores", "weights"):
+        np.testing.assert_allclose(shown(page, name), steps[name], rtol=1e-12)

@@ -11,7 +11,7 @@ import { slider } from "./controls.js";
  * @typedef {{clauses: string, english: string, german: string, links: string, exact: {with: number, without: number}}} Pair
  */
 
-const [ROW, COLUMN, GAP, BOX] = [25, 104, 120, 34]; // pixels: of a word, of its column, between the columns; of the vector
+const [ROW, COLUMN, GAP, BOX] = [23, 104, 150, 34]; // pixels: of a word, of its column, between the columns; of the vector
 
 /** The words and signs of a sentence. @param {string} text */
 function pieces(text) {
@@ -32,16 +32,17 @@ export function draw(options, figure) {
   /** @type {Pair[]} */
   const pairs = options.pairs;
   const holder = h("div", {});
-  const measured = pairs.flatMap(({ clauses, exact }) => /** @type {const} */ (["with", "without"]).map((name) =>
+  const measured = pairs.map(({ clauses, exact }) => h("div", { class: "bars" }, /** @type {const} */ (["with", "without"]).map((name) =>
     h("div", { class: "bar" }, h("span", {}, name === "with" ? clauses : ""),
       h("span", { class: "track" }, h("span", { class: `fill ${name}`, style: { width: percent(exact[name]).replace(" ", "") } })),
-      h("span", { class: "number" }, `${name}: ${percent(exact[name])}`))));
+      h("span", { class: "number" }, `${name}: ${percent(exact[name])}`)))));
   const choices = pairs.map(({ clauses }, at) => button(clauses, () => { Object.assign(state, { pair: at, written: 0 }); show(); }));
 
   function show() {
     const chosen = state.pair ?? 1;
     const pair = pairs[chosen];
     choices.forEach((choice, at) => choice.setAttribute("aria-pressed", String(at === chosen)));
+    measured.forEach((bars, at) => bars.toggleAttribute("aria-current", at === chosen));
     const [english, german] = [pieces(pair.english), pieces(pair.german)];
     const links = /** @type {[number, number][]} */ (pair.links.split(" ").map((link) => link.split("-").map(Number)));
     const picture = h("div", { class: "scroll" });
@@ -53,7 +54,6 @@ export function draw(options, figure) {
         ["next German word", german[written] ?? "none: the translation is complete"],
         ["it translates", next.map((at) => english[at]).join(" ") || "nothing"],
         [figure.broken ? "words that the vector must still hold" : "words of which any can be read", String(figure.broken ? kept : english.length)],
-        [`exactly right, ${pair.clauses} between subject and verb`, `${percent(pair.exact.with)} with attention, ${percent(pair.exact.without)} without`],
       ]);
     };
     const written = Math.min(state.written ?? 0, german.length);
@@ -66,7 +66,7 @@ export function draw(options, figure) {
   show();
   return h("div", { class: "bottleneck" },
     h("div", { class: "row" }, h("span", {}, "Between subject and verb:"), choices),
-    h("div", { class: "pictures" }, holder, h("div", {}, h("h3", {}, "Sentences translated exactly, as measured"), h("div", { class: "bars" }, measured))));
+    h("div", { class: "pictures" }, holder, h("div", {}, h("h3", {}, "Sentences translated exactly, as measured"), measured)));
 }
 
 /** @param {number} share */
@@ -80,8 +80,8 @@ function percent(share) {
  */
 function translation(english, german, links, written, broken) {
   const rows = Math.max(english.length, german.length);
-  const [left, right, height] = [COLUMN, COLUMN + GAP, rows * ROW + 30];
-  const y = (/** @type {number} */ at) => 30 + (at + 0.5) * ROW;
+  const [left, right, height] = [COLUMN, COLUMN + GAP, rows * ROW + 26];
+  const y = (/** @type {number} */ at) => 24 + (at + 0.5) * ROW;
   const middle = { x: left + GAP / 2, y: y((rows - 1) / 2) };
   const line = (/** @type {number} */ i, /** @type {number} */ j) => {
     const now = j === written;

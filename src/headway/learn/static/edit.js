@@ -3,12 +3,13 @@
 import { h } from "../../explore/static/dom.js";
 
 /**
- * Put an input over a cell of the matrix in a slot, which must be positioned.
+ * Put an input over a cell of the matrix in a slot, which must be positioned. Of several matrices
+ * it is the first whose cells can be picked.
  * @param {HTMLElement} slot @param {number} at  the index of the cell @param {number} value @param {string} label
  * @param {(number: number) => void} set  called at each change @param {() => void} closed  draws the matrix again
  */
 export function edit(slot, at, value, label, set, closed) {
-  const cell = /** @type {Element} */ (slot.querySelectorAll(".matrix > g > rect")[at]);
+  const cell = /** @type {Element} */ (slot.querySelectorAll(".matrix[tabindex] > g > rect")[at]);
   const [outer, inner] = [slot, cell].map((one) => one.getBoundingClientRect());
   const zoom = outer.width / slot.offsetWidth; // in a presentation
   let open = true;
@@ -18,7 +19,7 @@ export function edit(slot, at, value, label, set, closed) {
     const focus = document.activeElement === field;
     field.remove();
     closed();
-    if (focus) /** @type {HTMLElement | null} */ (slot.querySelector(".matrix"))?.focus();
+    if (focus) /** @type {HTMLElement | null} */ (slot.querySelector(".matrix[tabindex]"))?.focus();
   };
   const field = /** @type {HTMLInputElement} */ (h("input", {
     type: "number", step: 0.1, value, class: "cell", "aria-label": label,

@@ -8,6 +8,7 @@ import { figuresOf } from "./figure.js";
 const LARGEST = 3; // times the size on the page
 const [NARROW, WIDE] = [600, 1280]; // pixels of the page before it is enlarged, at the largest and at the smallest size
 const BAR = 64; // pixels above and below it
+const LETTERS = 900; // of a text; the next paragraph is on another slide
 
 /** The slides of a chapter. @param {HTMLElement} article @returns {Slide[]} */
 function slidesOf(article) {
@@ -16,9 +17,12 @@ function slidesOf(article) {
     /** @type {Element[][]} */
     const groups = [[]];
     for (const part of rest) {
-      const alone = part.matches("figure, .exercise");
-      if (alone || groups.at(-1)?.some((one) => one.matches("figure, .exercise"))) groups.push([part]);
-      else groups.at(-1)?.push(part);
+      const alone = "figure, .exercise";
+      const last = /** @type {Element[]} */ (groups.at(-1));
+      const letters = [...last, part].reduce((sum, one) => sum + (one.textContent?.length ?? 0), 0);
+      const full = letters > LETTERS && !part.matches(".equation"); // which belongs to the text before it
+      if (full || part.matches(alone) || last.some((one) => one.matches(alone))) groups.push([part]);
+      else last.push(part);
     }
     return groups.filter((parts) => parts.length).map((parts) => ({ title: heading.textContent ?? "", parts: [heading, ...parts] }));
   });

@@ -128,7 +128,7 @@ function curves(sizes, size, broken) {
     return s("g", { class: `${scaled ? "scaled" : "raw"}${scaled === broken ? " faint" : ""}` },
       s("polyline", { points: points.map(([one, gradient]) => `${x(one)},${y(gradient)}`).join(" ") }),
       s("circle", { cx: x(now[0]), cy: y(now[1]), r: scaled === broken ? 0 : 5, "data-value": now[1] }),
-      s("text", { x: WIDTH, y: y(points[SIZES.length - 1][1]) - 8, "text-anchor": "end" }, scaled ? "with 1/√d_k" : "without"));
+      s("text", { x: WIDTH, y: y(points[SIZES.length - 1][1]) + (scaled ? 16 : -8), "text-anchor": "end" }, scaled ? "with 1/√d_k" : "without"));
   });
   return s("svg", { class: "chart lines", viewBox: `0 0 ${WIDTH} ${HEIGHT + 18}`, role: "img", "aria-label": "gradient of the softmax for d_k from 1 to 512" },
     drawn,

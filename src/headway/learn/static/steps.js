@@ -21,6 +21,7 @@ import { edit } from "./edit.js";
  */
 
 const WORDS = 10; // the first words of a sentence
+const PRODUCT = 520; // pixels that the factors of a product need
 const MATRICES = /** @type {const} */ (["W_query", "W_key", "W_value"]);
 const SQUARE = ["scores", "scaled", "masked", "weights"]; // queries by keys
 
@@ -48,10 +49,13 @@ export function draw(options, figure) {
   function step(name, at, example) {
     const { steps, right } = example;
     const text = formula(name, options.steps.slice(0, at), example);
-    const factors = options.products?.includes(name) && figure.width > 520 ? factorsOf(name, example) : null;
-    const picture = factors ? product(part(factors[0], example), part(factors[1], example), part(name, example)) : single(name, example);
+    const all = options.products?.includes(name) ? factorsOf(name, example) : null;
+    const factors = figure.width > PRODUCT ? all : null;
+    const inputs = !factors && all?.includes("x") && !options.steps.includes("x") ? [h("h3", {}, "x"), h("div", { class: "factor" }, single("x", at, example))] : [];
+    const picture = factors ? multiplied(name, factors, at, example) : single(name, at, example);
     const changed = figure.broken && !same(steps[name], right[name]);
     return [
+      ...inputs,
       factors ? null : h("h3", { class: name }, name, h("span", { class: "shape" }, ` ${steps[name].rows} × ${steps[name].columns}`)),
       text && equation(`${factors ? `${name} = ` : ""}${text}`),
       changed ? h("p", { class: "note changed" }, "changed") : null,
@@ -59,24 +63,31 @@ export function draw(options, figure) {
     ].filter((node) => node != null);
   }
 
-  /** One matrix; next to weights the sums of their rows. @param {string} name @param {Example} example */
-  function single(name, example) {
-    const drawn = matrix(part(name, example));
+  /** A step with its factors, whose labels it does not repeat. @param {string} name @param {[string, string]} factors @param {number} at @param {Example} example */
+  function multiplied(name, factors, at, example) {
+    const [left, top, result] = [...factors, name].map((one) => part(one, at, example));
+    for (const one of [left, top]) if (one.name !== "x") one.onpick = undefined; // one matrix of a slot can be changed
+    return product({ ...left, columnLabels: null }, top, { ...result, columnLabels: null, rowLabels: top.rowLabels && example.words });
+  }
+
+  /** One matrix; next to weights the sums of their rows. @param {string} name @param {number} at  of the slot @param {Example} example */
+  function single(name, at, example) {
+    const drawn = matrix(part(name, at, example));
     example.drawn.set(name, drawn);
     if (name !== "weights") return drawn.element;
     const sums = rowsOf(example.steps.weights).map((row) => [row.reduce((sum, x) => sum + x, 0)]);
-    const column = matrix({ ...part(name, example), ...matrixOf(sums), name: "sums of the rows", rowLabels: null, columnLabels: ["sum"], scale: "signed", most: Infinity, hatched: undefined, onhover: undefined });
+    const column = matrix({ ...part(name, at, example), ...matrixOf(sums), name: "sums of the rows", rowLabels: null, columnLabels: ["sum"], scale: "signed", most: Infinity, hatched: undefined, onhover: undefined });
     return h("div", { class: "beside-sums" }, drawn.element, column.element);
   }
 
-  /** @param {string} name @param {Example} example @returns {Part} */
-  function part(name, example) {
+  /** @param {string} name @param {number} at  of the slot @param {Example} example @returns {Part} */
+  function part(name, at, example) {
     const { words, steps } = example;
     const own = name.replace(/\^T$/, "");
     const { data, rows, columns } = steps[own];
     const square = SQUARE.includes(own);
-    const width = square ? pixels((figure.width - 110) / words.length, 22, 42) : 44;
     const share = own === "weights";
+    const width = square ? pixels((figure.width - (share ? 146 : 110)) / words.length, 22, 42) : 44; // labels and sums
     const free = own === "x" || own.startsWith("W_");
     /** @type {Part} */
     const drawn = {
@@ -88,15 +99,15 @@ export function draw(options, figure) {
         for (const [one, [row, column]] of sources(own, cell, example)) example.drawn.get(one)?.light(row, column);
         figure.say(cell ? calculation(own, cell, example) : []);
       },
-      onpick: free ? (cell) => change(own, cell, example) : undefined,
+      onpick: free ? (cell) => change(own, cell, slots[at], example) : undefined,
       at: state.at?.[0] === own ? state.at[1] : null,
     };
     if (name === own) return drawn;
     return { ...transposed(drawn), rowLabels: null, columnLabels: words, onpick: undefined };
   }
 
-  /** Let the reader change a number. @param {string} name @param {Cell} cell @param {Example} example */
-  function change(name, cell, { words, steps }) {
+  /** Let the reader change a number. @param {string} name @param {Cell} cell @param {HTMLElement} slot @param {Example} example */
+  function change(name, cell, slot, { words, steps }) {
     const [i, j] = cell;
     const { data, columns } = steps[name];
     const label = `${name}, ${name === "x" ? words[i] : `row ${i}`}, column ${j}`;
@@ -107,7 +118,7 @@ export function draw(options, figure) {
       else state.matrices = { ...state.matrices, [name]: rows };
       update();
     };
-    edit(slots[options.steps.indexOf(name)], i * columns + j, data[i * columns + j], label, set, () => {
+    edit(slot, i * columns + j, data[i * columns + j], label, set, () => {
       state.at = [name, cell];
       update();
     });
@@ -118,7 +129,7 @@ export function draw(options, figure) {
     sentence.element,
     h("div", { class: "shelf" }, slots),
     options.steps.includes("weights") && legend("share", 1, options.steps.includes("masked") || (options.rung ?? "causal") === "causal"),
-    h("p", { class: "note" }, "Blue is negative, red is positive. ", options.steps.some((/** @type {string} */ name) => name === "x" || name.startsWith("W_")) && "The numbers of x and of the matrices W can be changed: click one, or move there with the arrow keys and press Enter."));
+    h("p", { class: "note" }, "Blue is negative, red is positive. ", slots.some((/** @type {Element} */ slot) => slot.querySelector(".matrix[tabindex]")) && "The numbers of x and of the matrices W can be changed: click one, or move there with the arrow keys and press Enter."));
 }
 
 /** @param {string[]} words @param {Record<string, any>} options @param {Figure} figure @returns {Example} */
