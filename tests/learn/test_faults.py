@@ -16,14 +16,23 @@ from headway.learn.graders import (
 )
 from headway.learn.graders.compare import agree, outcome_of
 
+SQUARE = attention.cases((5, 5, 5))
 FORMULAS = {
-    "bottleneck": (bottleneck.Context(), bottleneck.cases(), bottleneck.faults()),
+    "bottleneck": (
+        bottleneck.Context(),
+        [*bottleneck.cases(), *bottleneck.cases(square=True)],
+        bottleneck.faults(),
+    ),
     "similarity": (similarity.Scores(), similarity.cases(), similarity.faults()),
     "softmax": (softmax.Softmax(), softmax.cases(), softmax.faults()),
     "extreme scores": (softmax.Softmax(), softmax.extremes(), softmax.extreme_faults()),
-    "projections": (projections.Projections(), projections.cases(), projections.faults()),
-    "scale": (attention.Attention(), scale.cases(), scale.faults()),
-    "mask": (attention.Attention(causal=True), mask.cases(), mask.faults()),
+    "projections": (
+        projections.Projections(),
+        [*projections.cases(), *projections.cases(square=True)],
+        projections.faults(),
+    ),
+    "scale": (attention.Attention(), [*scale.cases(), *SQUARE], scale.faults()),
+    "mask": (attention.Attention(causal=True), [*mask.cases(), *SQUARE], mask.faults()),
     "heads": (heads.SeveralHeads(), heads.cases(), heads.faults()),
 }
 # Both names are right: a token that attends to itself only gets its own value.

@@ -100,10 +100,15 @@ def inputs_of(answer: Answer) -> tuple[str, ...] | None:
 def views(answer: Answer, axes: Sequence[int] = (0, 1, 2)) -> Iterator[View]:
     """Return calls with queries, keys and values; in any order if their names do not say it."""
     order = inputs_of(answer)
+    is_known = order is not None
 
     def call(inputs: Inputs, shape: tuple[int, ...], *, order: Any, leading: int) -> Array:
         given = [copies(inputs[name], leading) for name in order]
-        return one_of(answer.call(*given, shape=COPIES[:leading] + shape), leading)
+        by_name = dict(zip(answer.names(), given, strict=False)) if is_known else {}
+        result = answer.call(
+            *([] if is_known else given), shape=COPIES[:leading] + shape, **by_name
+        )
+        return one_of(result, leading)
 
     for leading in axes:
         for names in [order] if order else permutations(QKV):

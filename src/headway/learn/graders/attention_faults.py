@@ -14,7 +14,7 @@ import numpy as np
 from headway.check.suspects.steps import Array, Call, remove, scale, softmax, unchanged
 from headway.learn.graders.compare import Fault, fault
 
-SCALE = r"sqrt|\*\* ?-?\(?0\.5|scale|\* ?-0\.5"
+SCALE = r"sqrt|\*\* ?-?\(?0\.5|scale|\* ?-0\.5|(@|einsum|matmul|bmm|dot).*/"
 SOFTMAX = r"softmax|exp\(|sum\(|argmax|sigmoid"
 MASK = r"mask|tril|triu|inf|where|causal|1e-?9|>|<"
 ROLES = r"@|matmul|einsum|dot|bmm"
@@ -31,8 +31,8 @@ def of_scale() -> list[Fault]:
 
     def add(name: str, message: str, factor: Callable[[Array, Array], float]) -> None:
         step = {"scale": lambda q, k, call: factor(q, k)}
-        advice = "Divide the scores by the square root of the number of features of one head, "
-        advice += "once, before the softmax."
+        advice = "Divide the scores by sqrt(d_k), once, before the softmax; d_k is the number of "
+        advice += "features of a query (of one head, if there are several)."
         found.append(Fault(name, f"{message} {advice}", SCALE, step))
 
     def d(q: Array) -> float:
@@ -129,7 +129,7 @@ def of_softmax(axes: dict[Any, str]) -> list[Fault]:
 
     for axis, name in axes.items():
         wrong = f"The softmax runs over {name}, so that the rows of the weights do not sum to 1."
-        advice = "Use the last axis (the keys)."
+        advice = "Use the last axis, the keys: axis=-1 (dim=-1)."
         for normalize in (
             lambda scores, axis=axis: softmax(scores, axis),
             lambda scores, axis=axis: np.nan_to_num(softmax(scores, axis)),

@@ -29,17 +29,20 @@ class Context:
         return np.asarray(self.finish(self.mix(weights, x)))
 
 
-def cases() -> list[dict[str, Array]]:
-    """Return inputs, the smallest first. In the last two, rows of weights do not sum to 1."""
+def cases(square: bool = False) -> list[dict[str, Array]]:
+    """Return inputs, the smallest first. In the last one, rows of weights do not sum to 1.
+
+    square: the cases where wrong shapes fit, too.
+    """
     random = np.random.default_rng(1)
+    sizes = [(3, 3), (4, 4)] if square else [(2, 3), (3, 2), (4, 3), (6, 3), (5, 4), (3, 2)]
     found = []
-    for tokens, d in ((2, 3), (3, 2), (4, 3), (3, 3), (6, 3), (5, 4)):
+    for number, (tokens, d) in enumerate(sizes, 1):
         weights = random.dirichlet(np.ones(tokens), tokens).round(1)
         weights[:, -1] += 1 - weights.sum(axis=1)
-        found.append({"weights": weights, "x": random.normal(size=(tokens, d)).round(1)})
-    for tokens, d in ((3, 2), (4, 4)):
-        sizes = (tokens, tokens), (tokens, d)
-        weights, x = (random.normal(size=size) for size in sizes)
+        x = random.normal(size=(tokens, d)).round(1)
+        if number == len(sizes):
+            weights, x = random.normal(size=(tokens, tokens)), random.normal(size=(tokens, d))
         found.append({"weights": weights, "x": x})
     return found
 
@@ -132,5 +135,12 @@ def faults() -> list[Fault]:
 def grade(answer: Answer) -> None:
     """Raise `Wrong` if the answer is wrong."""
     watched = Watched.of(answer)
-    compare([*views(watched.answer)], cases(), [Context()], faults(), what="context")
+    compare(
+        [*views(watched.answer)],
+        cases(),
+        [Context()],
+        faults(),
+        more=cases(square=True),
+        what="context",
+    )
     watched.check(("weights", "x"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,9 +27,15 @@ class Watched:
 
     @classmethod
     def of(cls, answer: Answer) -> Watched:
-        """Watch a function. JAX cannot change its arrays; there it is compiled, which is faster."""
+        """Watch a function, or the method of a class.
+
+        JAX cannot change its arrays; there it is compiled, which is faster.
+        """
         watched = cls(answer)
         library, entry = answer.library, answer.entry
+        if answer.is_class:
+            watched.answer = replace(answer, entry=_method(entry))
+            return watched
         if library.name == "jax":
             watched.answer = replace(answer, entry=_compiled(entry))
             return watched
@@ -52,10 +60,34 @@ class Watched:
             raise Wrong(
                 "in-place",
                 f"The result is right, but the function changes its argument {name}, which the "
-                f"caller may still need. Write `{name} = {name} - ...` instead of `{name} -= ...`, "
-                "and do not assign to its cells.",
+                "caller may still need. Compute a new array instead of changing this one with "
+                "-=, /=, an assignment to its cells, or a method such as sub_.",
                 look=rf"{name}(\[.*\])? ?[-+*/]?=|_\(|out=|\] ?=",
             )
+
+
+def _method(cls: type) -> Any:
+    """Return a function that calls a new instance of a class without weights.
+
+    Arguments of the class that have no default are widths, or the root of one.
+    """
+    method = getattr(cls, "forward", cls.__call__)
+    needed = [
+        name
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is parameter.empty and parameter.kind < parameter.VAR_POSITIONAL
+    ]
+
+    def call(*inputs: Any, **options: Any) -> Any:
+        width = [*inputs, *options.values()][0].shape[-1]
+        is_root = [re.match("temp|scale", name) for name in needed]
+        instance = cls(*(width**0.5 if root else width for root in is_root))
+        return method(instance, *inputs, **options)
+
+    names = inspect.signature(method)
+    parameters = [*names.parameters.values()][1:]  # without self
+    call.__signature__ = names.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return call
 
 
 def _compiled(entry: Any) -> Any:

@@ -22,7 +22,8 @@ SEEDS = count()
 
 def grade(answer: Answer) -> None:
     """Raise `Wrong` if the answer is wrong."""
-    watched = Watched(answer) if answer.library.name == "jax" else Watched.of(answer)
+    is_plain = answer.is_class or answer.library.name == "jax"
+    watched = Watched(answer) if is_plain else Watched.of(answer)
     call = Caller(watched.answer)
     found = [*_small(call)]
     if not found:
@@ -43,6 +44,11 @@ class Caller:
 
     def __call__(self, weights: Array, rate: float, training: bool) -> Array:
         """Return the result; a new random state for answers that ask for one."""
+        if self.answer.is_class:  # a module
+            instance = self.answer.entry(rate)
+            getattr(instance, "train", lambda mode: setattr(instance, "training", mode))(training)
+            called = instance if callable(instance) else instance.forward
+            return self.answer.call(weights, of=called, shape=weights.shape)
         inputs: dict[str, Any] = {"weights": weights, "rate": rate, "training": training}
         for name in self.answer.names()[3:]:
             state = self._state(name)

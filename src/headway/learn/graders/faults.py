@@ -40,7 +40,7 @@ def without(faults: list[Fault], *names: str) -> list[Fault]:
 
 def of_normalization() -> list[Fault]:
     """Return faults of the softmax in the step `normalize`."""
-    found = of_softmax({-2: "the wrong axis", (-2, -1): "the whole matrix"})
+    found = of_softmax({-2: "the columns (axis 0 of a matrix)", (-2, -1): "the whole matrix"})
 
     def add(name: str, message: str, *steps: Callable[[Array], Array]) -> None:
         found.extend(fault(name, message, SOFTMAX, normalize=step) for step in steps)
@@ -50,7 +50,7 @@ def of_normalization() -> list[Fault]:
             add(
                 "softmax-axis",
                 "The softmax runs over an axis of the batch, so that the rows of the weights do "
-                "not sum to 1. Use the last axis (the keys).",
+                "not sum to 1. Use the last axis, the keys: axis=-1 (dim=-1).",
                 partial(_equal, number=1 / copies, hidden=hidden),
             )
     keepdims = "Without keepdims, NumPy and PyTorch divide each column, not each row. Write "

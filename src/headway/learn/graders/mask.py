@@ -17,7 +17,7 @@ from headway.learn.graders.faults import (
     without,
 )
 
-SIZES = (3, 2, 2), (4, 3, 2), (6, 3, 4), (5, 5, 5), (2, 8, 3)
+SIZES = (3, 2, 2), (4, 3, 2), (6, 3, 4), (2, 8, 3)
 
 
 def cases() -> list[dict[str, Array]]:
@@ -49,6 +49,7 @@ def grade(answer: Answer) -> None:
         cases(),
         [attention.Attention(causal=True)],
         faults(),
+        more=attention.cases((5, 5, 5)),  # where wrong shapes fit, too
         what="context",
         measured=partial(attention.measured, causal=True),
         hint=partial(attention.hint, causal=True),

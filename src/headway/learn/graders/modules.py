@@ -19,7 +19,7 @@ from headway.learn.grades import Wrong
 # Names of the arguments of classes. The widths of a class with one width are d_in = d_out.
 ARGUMENTS = {
     "d_in": r"d_?in|in_?dim|input_?dim|in_features|d_?model|emb\w*|n_embd|dim|hidden\w*|width|d",
-    "d_out": r"d_?out|out_?dim|output_?dim|out_features",
+    "d_out": r"d_?out|out_?dim|output_?dim|out_features|head_?(size|dim)|d_?(k|v|head)",
     "heads": r"h|n_?heads?|num_?heads|heads|nhead",
     "tokens": r"context\w*|block_?size|max_?\w*|seq\w*|tokens",
     "dropout": r"dropout\w*|p|rate",

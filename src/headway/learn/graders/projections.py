@@ -36,13 +36,12 @@ class Projections(Attention):
         return super().__call__(*self.project(x, W_query, W_key, W_value))
 
 
-def cases() -> list[dict[str, Array]]:
-    """Return inputs, the smallest first; in some of them the matrices are square."""
+def cases(square: bool = False) -> list[dict[str, Array]]:
+    """Return inputs, the smallest first. square: those where wrong shapes fit, too."""
     random = np.random.default_rng(4)
+    sizes = (3, 4, 2), (3, 2, 2), (4, 3, 2), (6, 3, 2), (2, 4, 5), (5, 4, 4)
     found = []
-    for tokens, d_in, d_out in (
-        (2, 3, 2), (3, 2, 2), (4, 3, 2), (6, 3, 2), (3, 4, 5), (3, 3, 3), (5, 4, 4),
-    ):  # fmt: skip
+    for tokens, d_in, d_out in [(3, 3, 3)] if square else sizes:
         digits = 1 if tokens < 5 else 5
         shapes = {"x": (tokens, d_in), **dict.fromkeys(MATRICES, (d_in, d_out))}
         found.append({n: random.normal(size=shape).round(digits) for n, shape in shapes.items()})
@@ -186,6 +185,7 @@ def grade(answer: Answer) -> None:
         cases(),
         [Projections(), replace(Projections(), scale=lambda q, k, call: 1.0)],
         faults(),
+        more=cases(square=True),
         what="context",
         measured=lambda view: measured(qkv_view(view), causal=False),
         hint=lambda view: hint(qkv_view(view), causal=False),

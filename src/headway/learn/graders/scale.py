@@ -13,8 +13,8 @@ from headway.learn.graders.faults import of_attention, of_normalization, of_resu
 
 
 def cases() -> list[dict[str, Array]]:
-    """Return inputs, the smallest first; in one of them everything has the same size."""
-    return attention.cases((3, 2, 2), (4, 3, 2), (6, 3, 4), (5, 5, 5), (2, 8, 3), (4, 6, 4))
+    """Return inputs, the smallest first."""
+    return attention.cases((3, 2, 2), (4, 3, 2), (6, 3, 4), (2, 8, 3), (4, 6, 3))
 
 
 def faults() -> list[Fault]:
@@ -39,6 +39,7 @@ def grade(answer: Answer) -> None:
         cases(),
         [attention.Attention()],
         faults(),
+        more=attention.cases((5, 5, 5)),  # where wrong shapes fit, too
         what="context",
         measured=partial(attention.measured, causal=False),
         hint=partial(attention.hint, causal=False),

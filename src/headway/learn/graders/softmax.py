@@ -87,10 +87,9 @@ def extreme_faults() -> list[Fault]:
         f"scores are 0, and 0 / 0 is NaN. {each}",
         lambda s: shifted(s, s.max()), lambda s: np.nan_to_num(shifted(s, s.max())),
         lambda s: shifted(s.astype(np.float64), s.max()))  # fmt: skip
-    for limit in (10, 20, 30, 50, 80, 85, 88, 100, 500, 700, 709):
+    for limit in (50, 150, 500):  # other limits give the same weights
         add("clipped",
-            f"Scores are cut off (at {limit}, for example), so that different large scores get "
-            f"equal weights. {each}",
+            f"Large scores are cut off (clip), so that different ones get equal weights. {each}",
             lambda s, limit=limit: softmax(np.clip(s, -limit, limit)),
             lambda s, limit=limit: softmax(np.minimum(s, limit)))  # fmt: skip
     infinite = "A score of -inf does not get the weight 0, but NaN or another number. "
