@@ -11,7 +11,7 @@ import { slider } from "./controls.js";
  * @typedef {{clauses: string, english: string, german: string, links: string, exact: {with: number, without: number}}} Pair
  */
 
-const [ROW, COLUMN, GAP, BOX] = [23, 104, 150, 34]; // pixels: of a word, of its column, between the columns; of the vector
+const [ROW, COLUMN, GAP, BOX] = [21, 104, 150, 34]; // pixels: of a word, of its column, between the columns; of the vector
 
 /** The words and signs of a sentence. @param {string} text */
 function pieces(text) {
