@@ -180,7 +180,9 @@ def measured_mask(view: View) -> list[Fault]:
                 message = (
                     f"With {len(cells)} tokens, token {row} attends to the tokens {keys}, but "
                 )
-                message += f"it must attend to the tokens 0 to {row}. Hide j > i and nothing else."
+                message += (
+                    "it must attend to itself and all earlier ones. Hide only j > i."
+                )
                 step = {"structure": lambda call: seen[call.shape[0]]}
                 return [Fault("mask-wrong", message, MASK, step)]
     return []
