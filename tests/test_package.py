@@ -38,6 +38,8 @@ explore run The --html page.html
 check run
 runs
 info run
+learn --list
+learn --html guide.html
 translate train --pairs pairs.tsv --name german --steps 2 --batch 100 --width 8 --vocabulary 300
 """
 EXTENDED = """

@@ -141,6 +141,11 @@ def test_many_lines_are_shortened(tmp_path):
     assert len(lines) == 2 * grading.LINES + 1
 
 
+def test_the_output_of_one_call_is_shown(tmp_path):
+    code = "print('imported')\n" + RIGHT.replace("    exps", "    print(scores.shape)\n    exps", 1)
+    assert graded(tmp_path, code).printed == "imported\n(2, 2)"
+
+
 def test_a_line_without_end_is_shortened(tmp_path):
     assert len(graded(tmp_path, "print('x' * 10**7)\n" + RIGHT).printed) < 1000
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass, field
 from importlib.abc import ExecutionLoader
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,12 +42,14 @@ ALIASES = {
 class Answer:
     """The function or class that an exercise asks for.
 
-    entry: the function, or the class of a module. library: of the arrays that it takes.
+    entry: the function, or the class of a module. library: of the arrays that it takes. calls: the
+    numbers of the calls; only the first one may print, because the learner knows of one.
     """
 
     entry: Any
     library: Library
     source: str
+    calls: Iterator[int] = field(default_factory=count)
 
     @property
     def is_class(self) -> bool:
@@ -60,7 +64,7 @@ class Answer:
         """
         inputs = tuple(map(self.given, inputs))
         options = {name: self.given(value) for name, value in options.items()}
-        with errors_as_wrong():
+        with errors_as_wrong(), _silence() if next(self.calls) else nullcontext():
             return (of or self.entry)(*inputs, **options)
 
     def call(
@@ -147,6 +151,12 @@ def load(path: Path, source: str, exercise: Exercise) -> Answer:
             )
         entry = getattr(module, found[0])
     return Answer(entry, _library(tree), source)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    with open(os.devnull, "w") as nothing, redirect_stdout(nothing):
+        yield
 
 
 @contextmanager

@@ -29,10 +29,11 @@ def heading(exercise: Exercise, file: Path) -> RenderableType:
 
 def grade(exercise: Exercise, file: Path, grade: Grade, width: int) -> RenderableType:
     """Return a grade: the message, the line of code, and the smallest example."""
-    style = "green" if grade.passed else "bold red"
-    parts: list[RenderableType] = [Text(f"{'✓' if grade.passed else '✗'} {grade.message}", style)]
+    mark = ("✓ ", "bold green") if grade.passed else ("✗ ", "bold red")
+    parts: list[RenderableType] = [Text.assemble(mark, (grade.message, "bold"))]
     if grade.line is not None:
         line = Text.assemble((f"  {file}:{grade.line}  ", "dim"), (grade.code, "cyan"))
+        line.no_wrap, line.overflow = True, "ellipsis"
         parts.append(line)
     if grade.example is not None:
         parts += ["", *_example(grade.example, width)]
