@@ -314,7 +314,7 @@ def misapplied(name: str, mask: str, hidden: str, hide: str, drop: str) -> list[
     add("added", ones, **{hide: lambda scores, allowed: scores + allowed})
     add("added", ones, **{hide: lambda scores, allowed: scores + ~allowed})
     weak = f"The {mask} {{}} {hidden}, which is not low enough. Use -inf."
-    for fixed in (-1.0, -10.0):
+    for fixed in (-1.0, -5.0):
         add_both(
             "too-small",
             weak.format(f"sets the score to {fixed:g} for"),
