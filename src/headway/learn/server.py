@@ -37,9 +37,10 @@ def serve(progress: Progress, *, port: int = PORT, show: bool) -> None:
 
 def app(progress: Progress, port: int) -> Starlette:
     """Return the web application."""
+    html = page()
 
     async def index(request: Request) -> Response:
-        return HTMLResponse(page())
+        return HTMLResponse(html)
 
     async def static(request: Request) -> Response:
         folders = {"explore": EXPLORER, "learn": STATIC}
