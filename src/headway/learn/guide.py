@@ -33,7 +33,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
-from headway.learn.exercise import exercises
+from headway.learn.exercise import find
 from headway.learn.measured import drawn
 
 PACKAGE = Path(__file__).parents[1]
@@ -132,13 +132,8 @@ def _source(options: Options) -> str:
 
 
 def _exercise(options: Options) -> str:
-    name = options["name"]
-    exercise = exercises().get(name)
-    if exercise is None:  # TODO
-        return (
-            f'<aside class="exercise" data-exercise="{name}"><h3>{name}</h3>'
-            '<div class="state"></div></aside>\n'
-        )
+    exercise = find(options["name"])
+    name = exercise.name
     return (
         f'<aside class="exercise" id="exercise-{name}" data-exercise="{name}">\n'
         f"<h3><small>Exercise {exercise.number}</small> {inline(exercise.title)}</h3>\n"
