@@ -55,9 +55,10 @@ function show() {
 
 async function moved() {
   const place = presentation.open ? null : target();
-  await show();
+  const drawn = show();
   if (presentation.open && presentation.article !== current()) presentation.start(current());
-  else if (place?.matches("h1")) window.scrollTo(0, 0);
+  await drawn;
+  if (place?.matches("h1")) window.scrollTo(0, 0);
   else place?.scrollIntoView();
 }
 
