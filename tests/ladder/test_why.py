@@ -82,7 +82,6 @@ def shown():
     assert np.allclose(*qk_norm, rtol=1e-4)
     once = X + simplified(X)
     plain = LADDER["trainable"](X[ORDER], BOOK)
-    contexts = [run_example(LADDER[name])[2] for name in ("multihead", "fused")]
     return {
         "x": [softmax((n * X) @ (n * X).mT)[1].max() for n in (1, 10)],
         "queries": [steps["scores"][0, 4], steps["scores"][4, 0]],
@@ -91,7 +90,6 @@ def shown():
         "norm": [largest, 100 * largest, qk_norm[0]],
         "rotary": [abs(plain - context)[1].max(), abs(rotated(X[ORDER]) - rotated(X))[1].max()],
         "capped": [1, largest, np.tanh(largest)],
-        "fused": [abs(contexts[0] - contexts[1]).max()],
         "stream": [spread(X), spread(simplified(simplified(X))), spread(once + simplified(once))],
     }
 

@@ -146,7 +146,7 @@ def test_measured_curves_are_those_of_the_report_with_its_sentence():
     report = json.loads((DOCS / "scale" / "report.json").read_text(encoding="utf-8"))
     (sentence,) = (a for a in report["answers"] if a.startswith(UNSCALED))
     assert sentence in drawn
-    assert len(re.findall('<path d="M[^"]+" stroke', drawn)) == 6  # three seeds each
+    assert len(re.findall('<path d="M[^"]+" stroke', drawn)) == 10  # five seeds each
     (scaled,) = (v for v in report["variants"] if v["name"] == SCALED)
     assert f">{scaled['loss']:.3g}</tspan>" in drawn
     assert "(d_k 96, rate 1e-2)" in drawn
