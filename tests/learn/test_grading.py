@@ -68,7 +68,7 @@ HOSTILE = {
     ),
     "NaN": (in_softmax("return scores * np.nan"), "nan", "NaN", None),
     "wrong shape": (in_softmax("return np.concatenate([scores] * 3)"), "shape", "shape", None),
-    "list": (in_softmax("return scores.tolist()"), "not-an-array", "returned a list", None),
+    "list": (in_softmax("return [scores, 1]"), "not-an-array", "returned a list", None),
     "text": (in_softmax("return 'scores'"), "not-an-array", "returned a str", None),
     "None": (in_softmax("pass"), "none", "return statement", None),
     "no arguments": ("def softmax():\n    return 1\n", "arguments", "0 positional", None),
@@ -192,10 +192,19 @@ def test_a_warm_grade_takes_less_than_two_seconds(tmp_path):
     assert min(seconds) < 2
 
 
-@pytest.mark.parametrize("library", ["torch", "jax"])
-def test_other_libraries(library, tmp_path):
-    softmax = {"torch": "torch.softmax", "jax": "jax.nn.softmax"}[library]
-    code = f"import {library}\n\n\ndef softmax(scores):\n    return {softmax}(scores, -1)\n"
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import torch\n\n\ndef softmax(scores):\n"
+        "    weights = (scores - scores.amax(-1, keepdim=True)).exp()\n"
+        "    return weights / weights.sum(-1, keepdim=True)\n",
+        "import torch\n" + RIGHT,
+        "import jax\n" + RIGHT,
+        "import jax.numpy as np\n" + RIGHT.partition("\n")[2],
+        "import torch\n" + RIGHT.replace("scores.max", "torch.from_numpy(scores).numpy().max"),
+    ],
+)
+def test_other_libraries(code, tmp_path):
     assert graded(tmp_path, code).passed
 
 

@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from importlib.abc import ExecutionLoader
 from itertools import count
@@ -28,6 +28,8 @@ from headway.training.memory import is_exhausted
 
 # Names of arguments that mean the same.
 ALIASES = {
+    "weights": ("weights", "attention_weights", "attn_weights", "attn", "attention", "a", "w"),
+    "x": ("x", "inputs", "input", "embeddings", "tokens", "values", "v"),
     "queries": ("queries", "query", "q"),
     "keys": ("keys", "key", "k"),
     "values": ("values", "value", "v"),
@@ -42,14 +44,20 @@ ALIASES = {
 class Answer:
     """The function or class that an exercise asks for.
 
-    entry: the function, or the class of a module. library: of the arrays that it takes. calls: the
-    numbers of the calls; only the first one may print, because the learner knows of one.
+    entry: the function, or the class of a module. libraries: whose arrays it may take; only one is
+    left as soon as a call with arrays works. calls: the numbers of the calls; only the first one
+    may print, because the learner knows of one.
     """
 
     entry: Any
-    library: Library
+    libraries: list[Library]
     source: str
     calls: Iterator[int] = field(default_factory=count)
+
+    @property
+    def library(self) -> Library:
+        """The library of the arrays that the answer takes."""
+        return self.libraries[0]
 
     @property
     def is_class(self) -> bool:
@@ -62,10 +70,24 @@ class Answer:
         NumPy arrays, also those in `options`, become arrays of its library, float32 if they are
         floating-point numbers. of: what to call instead of `entry`, such as an instance of it.
         """
-        inputs = tuple(map(self.given, inputs))
-        options = {name: self.given(value) for name, value in options.items()}
+        failure = None
+        for library in [*self.libraries]:
+            try:
+                result = self._run(library, of or self.entry, inputs, options)
+            except Wrong as wrong:
+                failure = failure or wrong
+            else:
+                if any(isinstance(value, np.ndarray) for value in (*inputs, *options.values())):
+                    self.libraries[:] = [library]
+                return result
+        assert failure is not None
+        raise failure
+
+    def _run(self, library: Library, called: Any, inputs: Any, options: Mapping[str, Any]) -> Any:
+        inputs = [given(value, library) for value in inputs]
+        options = {name: given(value, library) for name, value in options.items()}
         with errors_as_wrong(), _silence() if next(self.calls) else nullcontext():
-            return (of or self.entry)(*inputs, **options)
+            return called(*inputs, **options)
 
     def call(
         self, *inputs: Any, of: Any = None, shape: tuple[int, ...] | None = None, **options: Any
@@ -105,7 +127,7 @@ class Answer:
 
     def given(self, value: Any) -> Any:
         """Convert a NumPy array to the library of the answer; return anything else as it is."""
-        return self.library.array(value, "float32") if isinstance(value, np.ndarray) else value
+        return given(value, self.library)
 
     def array(self, result: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
         """Convert a result to NumPy; `shape` as in `call`. Raises `Wrong` if it is no array."""
@@ -117,6 +139,9 @@ class Answer:
         if isinstance(result, np.generic | int | float):
             return np.array(result, dtype=float)
         library = _library_of(result)
+        if library is None and isinstance(result, list):
+            with suppress(Exception):  # such as rows of different lengths
+                result, library = np.array(result), LIBRARIES["numpy"]()
         if library is None:
             kind = type(result).__name__
             advice = "return an array"
@@ -129,6 +154,11 @@ class Answer:
             advice = "return real numbers"
             raise Wrong("not-numbers", f"it returned an array of {numbers.dtype.name}; {advice}")
         return numbers.astype(np.float64)
+
+
+def given(value: Any, library: Library) -> Any:
+    """Convert a NumPy array to a library; return anything else as it is."""
+    return library.array(value, "float32") if isinstance(value, np.ndarray) else value
 
 
 def load(path: Path, source: str, exercise: Exercise) -> Answer:
@@ -150,7 +180,7 @@ def load(path: Path, source: str, exercise: Exercise) -> Answer:
                 f"the file defines {names}, but not {exercise.entry}; name it as in the task",
             )
         entry = getattr(module, found[0])
-    return Answer(entry, _library(tree), source)
+    return Answer(entry, _libraries(tree), source)
 
 
 @contextmanager
@@ -227,16 +257,15 @@ def _used_by_others(tree: ast.Module) -> set[str]:
     }
 
 
-def _library(tree: ast.Module) -> Library:
-    """Return the library whose arrays the file expects, from what it imports."""
-    imported = set()
+def _libraries(tree: ast.Module) -> list[Library]:
+    """Return the libraries whose arrays the file may expect: those that it imports, and NumPy."""
+    imported = {"numpy"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imported |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add((node.module or "").partition(".")[0])
-    name = next((name for name in LIBRARIES if name in imported), "numpy")
-    return LIBRARIES[name]()
+    return [library() for name, library in LIBRARIES.items() if name in imported]
 
 
 def _library_of(result: Any) -> Library | None:

@@ -180,9 +180,7 @@ def measured_mask(view: View) -> list[Fault]:
                 message = (
                     f"With {len(cells)} tokens, token {row} attends to the tokens {keys}, but "
                 )
-                message += (
-                    "it must attend to itself and all earlier ones. Hide only j > i."
-                )
+                message += "it must attend to itself and all earlier ones. Hide only j > i."
                 step = {"structure": lambda call: seen[call.shape[0]]}
                 return [Fault("mask-wrong", message, MASK, step)]
     return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import re
@@ -32,16 +33,17 @@ class Watched:
         JAX cannot change its arrays; there it is compiled, which is faster.
         """
         watched = cls(answer)
-        library, entry = answer.library, answer.entry
+        entry = answer.entry
         if answer.is_class:
             watched.answer = replace(answer, entry=_method(entry))
             return watched
-        if library.name == "jax":
+        if answer.library.name == "jax":
             watched.answer = replace(answer, entry=_compiled(entry))
             return watched
 
         @functools.wraps(entry)
         def call(*inputs: Any, **options: Any) -> Any:
+            library = answer.library
             arrays = [x for x in (*inputs, *options.values()) if library.is_array(x)]
             before = [library.numpy(array) for array in arrays]
             result = entry(*inputs, **options)
@@ -63,6 +65,30 @@ class Watched:
                 "caller may still need. Compute a new array instead of changing this one with "
                 "-=, /=, an assignment to its cells, or a method such as sub_.",
                 look=rf"{name}(\[.*\])? ?[-+*/]?=|_\(|out=|\] ?=",
+            )
+
+
+def check_is_own(answer: Answer, name: str) -> None:
+    """Raise `Wrong` if the answer calls a function or class of a library with this name."""
+    tree = ast.parse(answer.source)
+    nodes = [*ast.walk(tree)]
+    own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    imported = {
+        alias.asname or alias.name
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name.lower().endswith(name)
+    } - own
+    for called in [node.func for node in nodes if isinstance(node, ast.Call)]:
+        text = ast.unparse(called)
+        is_method = isinstance(called, ast.Attribute) and called.attr.lower().endswith(name)
+        if (is_method and not text.startswith("self.")) or text in imported:
+            raise Wrong(
+                "ready-made",
+                f"The result is right, but {text} is a ready-made {name}. Write the formula "
+                "yourself: that is what this exercise is about.",
+                look=re.escape(text) + r"\(",
             )
 
 
@@ -109,15 +135,20 @@ def _compiled(entry: Any) -> Any:
 def views(answer: Answer, axes: Sequence[int] = (0, 1)) -> Iterator[View]:
     """Return calls with the inputs as they are, and with copies of them along leading axes.
 
-    axes: the numbers of leading axes.
+    The arguments are passed by their names, if these are known, or in their order. axes: the
+    numbers of leading axes.
     """
 
-    def call(inputs: Inputs, shape: tuple[int, ...], *, leading: int) -> Array:
+    def call(inputs: Inputs, shape: tuple[int, ...], *, leading: int, by_name: bool) -> Array:
         given = {name: copies(array, leading) for name, array in inputs.items()}
-        return one_of(answer.call_named(given, COPIES[:leading] + shape), leading)
+        shape = COPIES[:leading] + shape
+        if by_name:
+            return one_of(answer.call_named(given, shape), leading)
+        return one_of(answer.call(*given.values(), shape=shape), leading)
 
     for leading in axes:
-        yield functools.partial(call, leading=leading)
+        for by_name in (True, False):
+            yield functools.partial(call, leading=leading, by_name=by_name)
 
 
 def copies(array: Array, leading: int) -> Array:

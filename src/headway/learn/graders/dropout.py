@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from headway.learn.answer import Answer
-from headway.learn.graders.calls import Watched
+from headway.learn.graders.calls import Watched, check_is_own
 from headway.learn.graders.compare import Array
 from headway.learn.grades import Example, Wrong
 
@@ -34,6 +34,7 @@ def grade(answer: Answer) -> None:
     if found:
         raise _wrong(call, {name: (message, look) for name, message, look in found})
     watched.check(("weights",))
+    check_is_own(answer, "dropout")
 
 
 class Caller:

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import permutations, product
 from typing import Any
 
 import numpy as np
@@ -44,14 +45,20 @@ def modules(answer: Answer) -> Iterator[View]:
     """Return the ways to call an instance: its matrices (d_in, d_out) or transposed.
 
     With one matrix per head (heads, d_in, d_k), the argument d_out of the class may be the width of
-    one head or of all of them.
+    one head or of all of them. If the class may hold the three matrices in one array, which needs
+    the number 3, they can have any order.
     """
-    for of_all_heads in (False, True):
-        for transposed in (False, True):
-            for batch in (1, 0):
-                yield partial(
-                    _call, answer, batch=batch, transposed=transposed, of_all_heads=of_all_heads
-                )
+    orders = [*permutations(QUERY_KEY_VALUE)] if re.search(r"\b3\b", answer.source) else []
+    for order in orders or [QUERY_KEY_VALUE]:
+        for of_all_heads, transposed, batch in product((False, True), (False, True), (1, 0)):
+            yield partial(
+                _call,
+                answer,
+                order=order,
+                batch=batch,
+                transposed=transposed,
+                of_all_heads=of_all_heads,
+            )
 
 
 def _call(
@@ -59,12 +66,13 @@ def _call(
     inputs: Mapping[str, Any],
     shape: tuple[int, ...],
     *,
+    order: tuple[str, ...],
     batch: int,
     transposed: bool,
     of_all_heads: bool,
 ) -> Array:
     instance = _instance(answer, inputs, of_all_heads)
-    _set_weights(answer, instance, inputs, transposed)
+    _set_weights(answer, instance, inputs, order, transposed)
     called = instance if callable(instance) else getattr(instance, "forward", instance)
     x = copies(inputs["x"], batch)
     return one_of(answer.call(x, of=called, shape=COPIES[:batch] + shape), batch)
@@ -104,30 +112,53 @@ def _instance(answer: Answer, inputs: Mapping[str, Any], of_all_heads: bool) -> 
 
 
 def _set_weights(
-    answer: Answer, instance: Any, inputs: Mapping[str, Any], transposed: bool
+    answer: Answer,
+    instance: Any,
+    inputs: Mapping[str, Any],
+    order: tuple[str, ...],
+    transposed: bool,
 ) -> None:
     matrices = {name: array for name, array in inputs.items() if name.startswith("W_")}
-    matrices["fused"] = np.concatenate([matrices[name] for name in QUERY_KEY_VALUE], axis=-1)
+    side_by_side = np.concatenate([matrices[name] for name in order], axis=-1)
     used: list[str] = []
+    roles: dict[int, str] = {}
     for path, value, assign in _weights(answer, instance):
-        if np.ndim(value) < 2:  # a bias
-            assign(np.zeros(tuple(value.shape)))
+        shape = tuple(value.shape)
+        if len(shape) < 2:  # a bias
+            assign(np.zeros(shape))
             continue
         name = next((name for name, look in WEIGHTS.items() if re.search(look, path.lower())), None)
+        stacked = np.stack([matrices[name] for name in order])
+        is_stacked = stacked.ndim == 3 == len(shape) and sorted(shape) == sorted(stacked.shape)
+        if name is None and (is_stacked or sorted(shape) == sorted(side_by_side.shape)):
+            name = "fused"
         if name is None:
             continue
-        matrix = matrices[name] if name in matrices else np.eye(len(value))
-        if matrix.ndim > np.ndim(value):  # one matrix per head
+        if roles.setdefault(id(value), name) != name:
+            raise Wrong(
+                "same-layer",
+                f"{roles[id(value)]} and {name} are the same layer, so that they have the same "
+                "numbers. Create one layer for each.",
+                look=r"self\.\w+ = self\.\w+$",
+            )
+        if name == "fused":
+            matrix = stacked if is_stacked else side_by_side
+        else:
+            matrix = matrices.get(name, np.eye(len(value)))
+        if matrix.ndim > len(shape):  # one matrix per head
             wide = np.concatenate([*matrix], axis=-1)
-            is_wide = sorted(wide.shape) == sorted(value.shape)
+            is_wide = sorted(wide.shape) == sorted(shape)
             matrix = wide if is_wide else matrix[used.count(name) % len(matrix)]
         if path.endswith(".weight") or transposed:
             matrix = matrix.swapaxes(-1, -2)
-        if tuple(value.shape) != matrix.shape:
+        if shape != matrix.shape:
+            advice = f"it must be {matrix.shape}"
+            if shape == matrix.shape[::-1] and path.endswith(".weight"):
+                advice += "; write nn.Linear(d_in, d_out), the width of x first"
             raise Wrong(
                 "weights",
-                f"{path} has the shape {tuple(value.shape)}, but it must be {matrix.shape} for "
-                f"d_in = {inputs['x'].shape[-1]} and d_out = {inputs['W_query'].shape[-1]}.",
+                f"{path} has the shape {shape}, but {advice} (for d_in = {inputs['x'].shape[-1]} "
+                f"and d_out = {inputs['W_query'].shape[-1]}).",
                 look=re.escape(path.rpartition(".")[0] or path),
             )
         assign(matrix)
@@ -135,9 +166,11 @@ def _set_weights(
     wanted = {*QUERY_KEY_VALUE, *(["W_output"] if "W_output" in inputs else [])}
     missing = wanted - {*used, *(QUERY_KEY_VALUE if "fused" in used else ())}
     if missing:
+        names = " and ".join(sorted(missing))
         raise Wrong(
             "weights",
-            f"{', '.join(sorted(missing))} was not found in the class: name it so.",
+            f"No layer or matrix of the class can be recognized as {names}. The grader sets them "
+            f"by their names: write for example self.{min(missing)} = nn.Linear(...).",
             look="__init__",
         )
 
@@ -145,9 +178,8 @@ def _set_weights(
 def _weights(answer: Answer, instance: Any) -> Iterator[tuple[str, Any, Any]]:
     """Yield the path of each array, its value, and a function that replaces it."""
     if is_module(instance):
-        for path, parameter in instance.named_parameters():
+        for path, parameter in instance.named_parameters(remove_duplicate=False):
             yield path, parameter, partial(_assign, answer, parameter)
-        return
     for name, value in list(vars(instance).items()):
         if answer.library.is_array(value) or isinstance(value, np.ndarray):
             yield name, value, partial(_set, answer, instance, name)

@@ -9,7 +9,7 @@ import numpy as np
 from headway.check.suspects.steps import Step, softmax
 from headway.learn.answer import Answer
 from headway.learn.graders.attention_faults import SOFTMAX
-from headway.learn.graders.calls import Watched, views
+from headway.learn.graders.calls import Watched, check_is_own, views
 from headway.learn.graders.compare import Array, Fault, View, compare, fault
 from headway.learn.graders.faults import of_normalization, of_results, total, without
 from headway.learn.grades import Wrong
@@ -110,6 +110,7 @@ def grade(answer: Answer) -> None:
     except Wrong as wrong:
         raise _of_extremes(wrong) from None
     watched.check(("scores",))
+    check_is_own(answer, "softmax")
 
 
 def _of_extremes(wrong: Wrong) -> Wrong:
