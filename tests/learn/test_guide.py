@@ -121,6 +121,7 @@ def test_a_chapter_can_be_given_to_a_site_generator():
         (block("source", 'file = "ladder/causal.py"'), "`source` must have 'name'"),
         (block("measured", 'report = "nothing"'), "known: climb"),
         (block("measured", 'report = "scale"\nvariants = ["x"]'), "unknown variant 'x'"),
+        (block("measured", 'report = "scale"\nlabels = ["x"]'), "8 variants must have as many"),
         (block("measured", 'report = "scale"\nwhat = "x"'), "unknown curve 'x'"),
         (block("measured", 'report = "scale"\nsentences = ["x"]'), "no sentence that begins 'x'"),
         (block("exercise", 'name = "sofmax"'), "softmax"),
@@ -145,13 +146,67 @@ def test_measured_curves_are_those_of_the_report_with_its_sentence():
     drawn = measured.drawn({"report": "scale", "variants": [SCALED, UNSCALED]})
     report = json.loads((DOCS / "scale" / "report.json").read_text(encoding="utf-8"))
     (sentence,) = (a for a in report["answers"] if a.startswith(UNSCALED))
-    assert sentence in drawn
+    conclusion, size = sentence.split(": ")[1].split(" (")[0].split(" by ")
+    assert conclusion == "worse"
+    size = size.removesuffix(" nats per token")
+    words = f"With <em>unscaled</em> the loss is higher by {size} than with <em>scaled</em>"
+    assert f"<li>{words} (5 seeds, confirmed by 5 others).</li>" in drawn
+    numbers = drawn[drawn.index("<details>") : drawn.index("</details>")]
+    low, high = re.search(r"interval \+([\d.]+) to \+([\d.]+)", sentence).groups()
+    assert f"higher by {size} nats per token (95% interval {low} to {high}, 5 seeds)" in numbers
     assert len(re.findall('<path d="M[^"]+" stroke', drawn)) == 10  # five seeds each
     (scaled,) = (v for v in report["variants"] if v["name"] == SCALED)
     assert f">{scaled['loss']:.3g}</tspan>" in drawn
     assert "(d_k 96, rate 1e-2)" in drawn
     assert ">scaled<" in drawn
     assert "512 tokens of shakespeare" in drawn
+
+
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [
+        (
+            "better",
+            "With <em>A</em> the loss is lower by 0.024 than with <em>&lt;b&gt;</em> (3 seeds)",
+        ),
+        ("tendency", "than with <em>&lt;b&gt;</em> (a tendency in 3 seeds)"),
+        (
+            "undecided",
+            "Between <em>A</em> and <em>&lt;b&gt;</em> there is no clear difference (3 seeds)",
+        ),
+    ],
+)
+def test_a_conclusion_in_plain_words(claim, words):
+    effect = {"variant": "a", "against": "<b>", "claim": claim, "mean": -0.024}
+    effect |= {"seeds": 3, "others": 0, "confirmed": False}
+    assert words in measured._plain(effect, {"a": "A"})
+
+
+def test_a_sign_does_not_contradict_the_words():
+    sentence = "x compared with y: better by 0.024 nats per token (95% interval -0.037 to -0.011)"
+    assert measured._unsigned(sentence).endswith(
+        "lower by 0.024 nats per token (95% interval 0.011 to 0.037)"
+    )
+    undecided = "x compared with y: undecided (95% interval -0.016 to +0.013, 5 seeds)"
+    assert measured._unsigned(undecided) == undecided
+
+
+def test_labels_are_used_in_the_picture_and_in_the_sentence():
+    labels = ["with <it>", "without"]
+    drawn = measured.drawn({"report": "scale", "variants": [SCALED, UNSCALED], "labels": labels})
+    assert "With <em>without</em> the loss is higher by" in drawn
+    assert ">with &lt;it&gt;</tspan>" in drawn
+    assert "(d_k 96, rate 1e-2)" not in drawn
+
+
+def test_many_seeds_are_a_mean_and_a_band_and_no_curve_is_cut_off():
+    drawn = measured.drawn({"report": "position", "sentences": []})
+    many = len(measured.report("position")["variants"])
+    assert drawn.count('class="band"') == many
+    paths = re.findall('<path d="M([^"]+)" stroke', drawn)
+    assert len(paths) == many
+    heights = [float(point.split()[1]) for path in paths for point in path.split("L")]
+    assert 0 <= min(heights) < max(heights) <= 1
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in measured.FOLDER.iterdir()))

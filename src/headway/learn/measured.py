@@ -1,4 +1,4 @@
-"""What the lab measured, as the guide shows it: curves of all seeds, and the report's sentences.
+"""What the lab measured, as the guide shows it: curves of all seeds, and what the report concludes.
 
 `python -m headway.learn.measured` extracts the reports `docs/lab/*/report.json` of a checkout into
 the folder `measured`, which is part of the package.
@@ -10,7 +10,7 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -31,6 +31,7 @@ LABELS = {
 }
 HEIGHT, LINE = 280, 15.5  # pixels: the least height of a picture, and of a line of a label
 LETTERS = 16  # of a line of a label
+MOST = 10  # lines; a picture with more seeds has a mean and a band per variant
 
 Curves = dict[str, list[list[float]]]  # by seed: pairs of a step and a value
 Options = Mapping[str, Any]
@@ -40,11 +41,11 @@ def extracted(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the guide needs of a report of `headway compare`, `climb` or `translate race`.
 
     variants: the curves by name, by what was measured, by seed. effects: the comparisons of two
-    variants, with the sentence of the report. remarks: its other sentences.
+    variants, with the sentence of the report, the seeds, and the `others` that repeated them.
+    remarks: its other sentences.
     """
     answers, effects = report["answers"], report.get("effects", [])
-    named = [(effect["variant"], effect["against"]) for effect in effects]
-    sentences = answers[: len(effects)]
+    others = (report.get("replication") or {}).get("effects", [None] * len(effects))
     runs = {
         variant["name"]: [(run["seed"], run) for run in variant["runs"]]
         for variant in report.get("variants", [])
@@ -56,8 +57,14 @@ def extracted(report: Mapping[str, Any]) -> dict[str, Any]:
         "command": report["command"],
         "budget": _budget(report, max(map(len, runs.values()))),
         "effects": [
-            {"variant": variant, "against": against, "sentence": sentence}
-            for (variant, against), sentence in zip(named, sentences, strict=True)
+            {
+                **{key: effect[key] for key in ("variant", "against", "claim", "mean")},
+                "seeds": len(effect["differences"]),
+                "others": len(other["differences"]) if other else 0,
+                "confirmed": bool(other) and other["claim"] == effect["claim"],
+                "sentence": sentence,
+            }
+            for effect, other, sentence in zip(effects, others, answers, strict=False)
         ],
         "remarks": answers[len(effects) :],
         "variants": {name: _curves(of_seeds) for name, of_seeds in runs.items()},
@@ -116,11 +123,12 @@ def report(name: str) -> dict[str, Any]:
 
 
 def drawn(options: Options) -> str:
-    """Return the curves of a report and its sentences about them as HTML.
+    """Return the curves of a report and what it concludes as HTML.
 
-    options: `report`, optional `variants` (by default all), `what` (a key of LABELS; "none" draws
-    no curves) and `sentences`, the beginnings of sentences to quote (by default those that compare
-    two of the variants). Raises ValueError if something is unknown.
+    options: `report`, optional `variants` (by default all), `labels` (names for people, in the
+    order of the variants), `what` (a key of LABELS; "none" draws no curves) and `sentences`, the
+    beginnings of sentences to show (by default those that compare two of the variants). Raises
+    ValueError if something is unknown.
     """
     extract = report(options["report"])
     chosen = options.get("variants", [*extract["variants"]])
@@ -128,62 +136,110 @@ def drawn(options: Options) -> str:
         if name not in extract["variants"]:
             known = "; ".join(extract["variants"])
             raise ValueError(f"unknown variant {name!r} of {options['report']!r}; known: {known}")
-    sentences = "".join(
-        f"<li>{escape(one)}.</li>\n" for one in _sentences(extract, options, chosen)
-    )
+    shared, labels = _labels(chosen, options.get("labels"))
+    effects, remarks = _sentences(extract, options, chosen)
+    plain = [_plain(effect, labels) for effect in effects] + [f"{escape(one)}." for one in remarks]
+    exact = [escape(_unsigned(effect["sentence"])) for effect in effects]
     what = options.get("what", "validation")
     return (
         '<figure class="measured">\n'
-        + ("" if what == "none" else _plot(extract, chosen, what))
-        + f"<ul>\n{sentences}</ul>\n"
-        f"<figcaption>Measured: {escape(extract['budget'])}. Again: "
+        + ("" if what == "none" else _plot(extract, labels, shared, what))
+        + _list(plain)
+        + (f"<details><summary>The numbers</summary>\n{_list(exact)}</details>\n" * bool(exact))
+        + f"<figcaption>Measured: {escape(extract['budget'])}. Again: "
         f"<code>{escape(extract['command'])}</code></figcaption>\n</figure>\n"
     )
 
 
-def _sentences(extract: Mapping[str, Any], options: Options, chosen: Sequence[str]) -> list[str]:
+def _labels(chosen: Sequence[str], labels: Sequence[str] | None) -> tuple[str, dict[str, str]]:
+    """Return what all names share, and how each is called in the picture and in sentences."""
+    if labels is None:
+        return _shortened(chosen)
+    if len(labels) != len(chosen):
+        raise ValueError(f"{len(chosen)} variants must have as many labels, not {len(labels)}")
+    return "", dict(zip(chosen, labels, strict=True))
+
+
+def _list(items: Sequence[str]) -> str:
+    lines = "".join(f"<li>{item}</li>\n" for item in items)
+    return f"<ul>\n{lines}</ul>\n" if items else ""
+
+
+def _plain(effect: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    """Return a comparison in the words of the guide."""
+    new, old = (
+        f"<em>{escape(labels.get(effect[key], effect[key]))}</em>" for key in ("variant", "against")
+    )
+    claim, seeds = effect["claim"], f"{effect['seeds']} seeds"
+    size = f"{'lower' if effect['mean'] < 0 else 'higher'} by {abs(effect['mean']):.3f}"
+    if claim == "tendency":
+        return f"With {new} the loss is {size} than with {old} (a tendency in {seeds})."
+    if effect["others"] and claim != "undecided":
+        verdict = "confirmed" if effect["confirmed"] else "not confirmed"
+        seeds += f", {verdict} by {effect['others']} others"
+    if claim in ("better", "worse"):
+        return f"With {new} the loss is {size} than with {old} ({seeds})."
+    return f"Between {new} and {old} there is no clear difference ({seeds})."
+
+
+def _unsigned(sentence: str) -> str:
+    """Return a sentence of a report with differences as sizes: lower by 0.011 to 0.037."""
+
+    def sizes(match: re.Match[str]) -> str:
+        side = {"better": "lower", "worse": "higher"}[match[1]]
+        low, high = sorted(match.group(4, 5), key=lambda one: abs(float(one)))
+        return f"{side} by {match[2]} ({match[3]} interval {low[1:]} to {high[1:]}"
+
+    return re.sub(
+        r"(better|worse) by ([\d.]+ [\w ]+) \((\d+%) interval ([-+][\d.]+) to ([-+][\d.]+)",
+        sizes,
+        sentence,
+    )
+
+
+def _sentences(
+    extract: Mapping[str, Any], options: Options, chosen: Sequence[str]
+) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """Return the comparisons and the remarks to show."""
     if "sentences" not in options:
-        found = [
-            effect["sentence"]
+        effects = [
+            effect
             for effect in extract["effects"]
             if {effect["variant"], effect["against"]} <= {*chosen}
         ]
-        if not found and extract["effects"]:
+        if not effects and extract["effects"]:
             raise ValueError(f"{options['report']!r} does not compare {' with '.join(chosen)}")
-        return found
-    every = [effect["sentence"] for effect in extract["effects"]] + extract["remarks"]
-    found = []
+        return effects, []
+    effects, remarks = [], []
     for beginning in options["sentences"]:
-        matching = [sentence for sentence in every if sentence.startswith(beginning)]
-        if not matching:
+        of_effects = [e for e in extract["effects"] if e["sentence"].startswith(beginning)]
+        of_remarks = [one for one in extract["remarks"] if one.startswith(beginning)]
+        if not of_effects and not of_remarks:
             raise ValueError(f"{options['report']!r} has no sentence that begins {beginning!r}")
-        found += matching
-    return found
+        effects += of_effects
+        remarks += of_remarks
+    return effects, remarks
 
 
-def _plot(extract: Mapping[str, Any], chosen: Sequence[str], what: str) -> str:
+def _plot(extract: Mapping[str, Any], short: Mapping[str, str], shared: str, what: str) -> str:
     """Return three pictures side by side: the axis, the curves, and their labels.
 
-    The curves are stretched to the width of the page and the texts are not, without a script.
+    short: how the variants are called. shared: what is true of all of them. The curves are
+    stretched to the width of the page and the texts are not, without a script.
     """
     if what not in LABELS:
         raise ValueError(f"unknown curve {what!r}; known: {', '.join(LABELS)}, none")
+    chosen = [*short]
     curves = {name: extract["variants"][name].get(what, {}) for name in chosen}
     empty = [name for name, seeds in curves.items() if not seeds]
     if empty:
         raise ValueError(f"{extract['command']!r} did not record {what!r} of {empty[0]!r}")
     label, logarithmic = LABELS[what]
-    shared, short = _shortened(chosen)
-    last = max(step for seeds in curves.values() for points in seeds.values() for step, _ in points)
-    late = [
-        value
-        for seeds in curves.values()
-        for points in seeds.values()
-        for step, value in points
-        if step >= last / 4  # the first losses are much larger
-    ]
+    points = [point for seeds in curves.values() for line in seeds.values() for point in line]
+    last = max(step for step, _ in points)
     scale = math.log10 if logarithmic else float
-    low, high = scale(min(late)), scale(max(late))
+    values = [scale(value) for _, value in points]
+    low, high = min(values), max(values)
     margin = 0.06 * (high - low or 1)
     low, high = low - margin, high + margin
 
@@ -196,13 +252,21 @@ def _plot(extract: Mapping[str, Any], chosen: Sequence[str], what: str) -> str:
         for mark in marks
     )
     grid = "".join(f'<path class="grid" d="M0 {height(mark)}H1"/>' for mark in marks)
-    lines, ends = "", {}
+    many = sum(map(len, curves.values())) > MOST
+
+    def path(points: Sequence[Sequence[float]]) -> str:
+        return "M" + "L".join(f"{step / last:.4f} {height(value)}" for step, value in points)
+
+    bands, lines, ends = "", "", {}
     for name, seeds in curves.items():
-        colour = _colour(chosen.index(name))
-        for points in seeds.values():
-            path = "L".join(f"{step / last:.4f} {height(value)}" for step, value in points)
-            lines += f'<path d="M{path}" stroke="{colour}"/>'
-        ends[name] = mean(points[-1][1] for points in seeds.values())
+        colour, of_seeds = _colour(chosen.index(name)), [*seeds.values()]
+        ends[name] = mean(points[-1][1] for points in of_seeds)
+        if many:
+            lowest, middle, highest = (_at_each_step(of_seeds, of) for of in (min, mean, max))
+            outline = path([*lowest, *reversed(highest)])
+            bands += f'<path class="band" d="{outline}Z" fill="{colour}"/>'
+            of_seeds = [middle]
+        lines += "".join(f'<path d="{path(line)}" stroke="{colour}"/>' for line in of_seeds)
     pixels = {name: LINE * (len(_wrapped(short[name])) + 1.2) for name in chosen}
     tall = max(HEIGHT, math.ceil(sum(pixels.values())))
     sizes = {name: size / tall for name, size in pixels.items()}
@@ -210,16 +274,26 @@ def _plot(extract: Mapping[str, Any], chosen: Sequence[str], what: str) -> str:
         _label(short[name], _short(ends[name]), at, _colour(chosen.index(name)))
         for name, at in _apart({name: height(end) for name, end in ends.items()}, sizes).items()
     )
-    heading = f"{label}{f' ({shared})' if shared else ''}"
+    notes = [shared] * bool(shared) + ["mean, and lowest to highest of all seeds"] * many
+    heading = label + (f" ({'; '.join(notes)})" if notes else "")
     return (
         f"<h3>{escape(heading[0].upper() + heading[1:])}</h3>\n"
         f'<div class="plot" role="img" aria-label="{escape(heading)} by step">'
         f'<svg class="levels" height="{tall}">{axis}</svg>'
         f'<svg class="curves" height="{tall}" viewBox="0 0 1 1" preserveAspectRatio="none">'
-        f"{grid}{lines}</svg>"
+        f"{grid}{bands}{lines}</svg>"
         f'<svg class="labels" height="{tall}">{labels}</svg>'
         f'<p class="steps"><span>0</span><span>steps</span><span>{last:,}</span></p></div>\n'
     )
+
+
+def _at_each_step(
+    curves: Sequence[Sequence[Sequence[float]]], of: Callable[[Iterable[float]], float]
+) -> list[tuple[float, float]]:
+    """Return one curve of several, which have the same steps."""
+    return [
+        (points[0][0], of(value for _, value in points)) for points in zip(*curves, strict=True)
+    ]
 
 
 def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:
@@ -240,8 +314,8 @@ def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:
 def _shortened(names: Sequence[str]) -> tuple[str, dict[str, str]]:
     """Return the parts (between commas) that all names have, and the other parts of each name."""
     parts = [name.split(", ") for name in names]
-    shared = [part for part in parts[0] if all(part in other for other in parts)]
-    if len(names) == 1 or any(len(one) == len(shared) for one in parts):
+    shared = [part for part in parts[0] if all(part in one for one in parts)] if parts else []
+    if len(names) < 2 or any(len(one) == len(shared) for one in parts):
         return "", dict(zip(names, names, strict=True))
     short = [", ".join(part for part in one if part not in shared) for one in parts]
     return ", ".join(shared), dict(zip(names, short, strict=True))
