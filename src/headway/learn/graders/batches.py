@@ -21,6 +21,7 @@ from headway.learn.graders.attention_faults import (
     of_scale,
     of_softmax,
 )
+from headway.learn.graders.calls import Watched
 from headway.learn.graders.compare import Fault, Inputs, agree, compare, fault
 from headway.learn.grades import Example, Wrong
 
@@ -84,6 +85,7 @@ def faults() -> list[Fault]:
     axes[(-2, -1)] = "all queries and keys together"
     return [
         *of_padding(),
+        *of_both_masks(),
         *of_causal(),
         *of_scale(),
         fault(
@@ -188,6 +190,32 @@ def of_padding() -> list[Fault]:
     return found
 
 
+def of_both_masks() -> list[Fault]:
+    """Return faults of the causal mask and the padding mask in one."""
+    one = {"structure": lambda call: call.structure() & call.given, "given": lambda call: None}
+    names = ("masks", "mask (causal and padding)", "hidden keys")
+    found = [
+        replace(fault, steps={**one, **fault.steps})
+        for fault in misapplied(*names, "hide_structure", "drop_structure")
+    ]
+    reverse = "The mask (causal and padding) is reversed: what it allows is hidden, and what it "
+    reverse += "hides is allowed. Exchange True and False, for example with ~mask."
+    both = "Both masks must allow a key: combine `causal` and `real` with &, or `future` and "
+    both += "`padded` with |."
+    for name, message, allowed in (
+        ("masks-reversed", reverse, lambda call: ~(call.structure() & call.given)),
+        ("masks-combined", both, lambda call: call.structure() | call.given),
+    ):
+        steps = {**one, "structure": allowed}
+        for other in (
+            {},
+            {"hide_structure": low},
+            {"normalize": lambda scores: np.nan_to_num(softmax(scores))},
+        ):
+            found.append(Fault(name, message, LENGTHS, {**steps, **other}))
+    return found
+
+
 def of_axes() -> list[Fault]:
     """Return faults of the axes of batch, heads and tokens."""
     found = []
@@ -254,6 +282,7 @@ def of_axes() -> list[Fault]:
 
 def grade(answer: Answer) -> None:
     """Raise `Wrong` if the answer is wrong."""
+    answer = Watched.of(answer).answer
 
     def view(inputs: Inputs, shape: tuple[int, ...]) -> Array:
         result = answer.call_named(inputs, shape)
@@ -277,7 +306,11 @@ def _grade_empty_text(answer: Answer) -> None:
     case = {**cases()[0], "lengths": np.array([2, 0])}
     with np.errstate(all="ignore"):
         right = Batches(zero=True)(**case)
-    result = answer.call_named(case, right.shape)
+    try:
+        result = answer.call_named(case, right.shape)
+    except Wrong as wrong:
+        wrong.message = f"For a text of the length 0 {wrong.message}"
+        raise
     if result.shape != right.shape or not np.isfinite(result).all():
         raise Wrong(
             "nan-for-empty-text",

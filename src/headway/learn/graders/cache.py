@@ -13,7 +13,8 @@ import numpy as np
 from headway.check.declaration import Declaration
 from headway.check.suspects.steps import RIGHT, Array, Call, Step, Steps
 from headway.learn.answer import ALIASES, Answer
-from headway.learn.graders.attention_faults import of_roles, of_scale, of_softmax
+from headway.learn.graders.attention_faults import SCALE, of_roles, of_scale, of_softmax
+from headway.learn.graders.calls import Watched
 from headway.learn.graders.compare import Fault, Inputs, View, agree, compare
 from headway.learn.grades import Example, Wrong
 
@@ -155,6 +156,9 @@ def of_history() -> list[Fault]:
     twice += "cache."
     add("appended-twice", twice, seen(lambda t: [*range(t), *range(t + 1)]))
     add("appended-twice", twice, seen(lambda t: [*range(t + 1), t]))
+    first = "The first key and value are appended twice: they fill the empty cache, and then they "
+    first += "are appended to it."
+    add("appended-twice", first, seen(lambda t: [0, *range(t + 1)]))
     swapped = "Keys and values are exchanged in the cache: they are stored as (values, keys) and "
     swapped += "read as (keys, values)."
     add("cache-exchanged", swapped, alternate)
@@ -165,6 +169,22 @@ def of_history() -> list[Fault]:
             np.concatenate([v[:t], k[t : t + 1]]),
             np.concatenate([k[:t], v[t : t + 1]]),
         ),
+    )
+    add(
+        "cache-exchanged",
+        "Keys and values are exchanged: the new key is appended to the values, and the new value "
+        "to the keys.",
+        lambda t, k, v: (
+            np.concatenate([k[:1], v[1 : t + 1]]),
+            np.concatenate([v[:1], k[1 : t + 1]]),
+        ),
+    )
+    add(
+        "scale-of-values",
+        "The scores are divided by the square root of the width of the values. Divide by the "
+        "square root of the width of the query.",
+        lambda t, k, v: (k[: t + 1] * (k.shape[1] / v.shape[1]) ** 0.5, v[: t + 1]),
+        SCALE,
     )
     again = "The cached keys are scaled again at each step. Scale the scores instead."
     add(
@@ -187,6 +207,25 @@ def of_history() -> list[Fault]:
         )
     )
     return found
+
+
+def of_empty_rows(case: Inputs, view: View) -> Iterator[Fault]:
+    """Return the fault that a buffer of zeros is used whole. The first context gives its length."""
+    query, key, value = (case[name][0] for name in ("queries", "keys", "values"))
+    share = view(case, case["values"].shape)[0] @ value / (value @ value)
+    if not 0 < share < 1:
+        return
+    rows = 1 + round(float(np.exp(query @ key / len(key) ** 0.5) * (1 / share - 1)))
+
+    def history(t: int, keys: Array, values: Array) -> tuple[Array, Array]:
+        empty = [np.zeros((rows - t - 1, array.shape[1])) for array in (keys, values)]
+        return np.concatenate([keys[: t + 1], empty[0]]), np.concatenate(
+            [values[: t + 1], empty[1]]
+        )
+
+    message = f"The cache has {rows} rows from the start, and the empty ones get weight: their "
+    message += "scores are 0, and exp(0) is 1. Use only the rows that are filled."
+    yield Fault("empty-rows", message, LOOK + "|zeros|empty", {"history": history})
 
 
 def alternate(t: int, keys: Array, values: Array) -> tuple[Array, Array]:
@@ -240,7 +279,7 @@ def run(answer: Answer, inputs: Inputs, axes: int) -> tuple[Array, Any]:
             if not t:
                 raise
             wrong.message = (
-                f"In step {t + 1}, with the cache of the step before, {wrong.message}. Keys and "
+                f"in step {t + 1}, with the cache of the step before, {wrong.message}. Keys and "
                 "values must both get one row longer in each step."
             )
             if wrong.fault == "error" and re.search(ALONG_FEATURES, answer.source):
@@ -268,9 +307,18 @@ def views(answer: Answer) -> Iterator[View]:
 
 def grade(answer: Answer) -> None:
     """Raise `Wrong` if the answer is wrong."""
+    answer = Watched.of(answer).answer
     ways, few, more = [*views(answer)], cases()[:3], cases()[3:]
     _grade_second_text(ways, few[0])
-    way = compare(ways, few, [Cached()], faults(), more=more, what="context of each step")
+    way = compare(
+        ways,
+        few,
+        [Cached()],
+        faults(),
+        more=more,
+        what="context of each step",
+        measured=partial(of_empty_rows, few[0]),
+    )
     _grade_two_continuations(answer, few[0], (1, 0, 2, 3)[ways.index(way)])
 
 
@@ -297,23 +345,30 @@ def _grade_second_text(ways: list[View], case: Inputs) -> None:
 
 
 def _grade_two_continuations(answer: Answer, case: Inputs, axes: int) -> None:
-    start = {name: array[:2] for name, array in case.items()}
-    _, cache = run(answer, start, axes)
-    for sign in (1, -1):
-        token = {name: sign * array[2:] for name, array in case.items()}
-        text = {name: np.concatenate([start[name], token[name]]) for name in case}
-        right = Cached()(**text)[2:]
+    """Start two continuations from one cache, and then go on with the first of them."""
+    start, last = (
+        {name: array[part] for name, array in case.items()} for part in (slice(2), slice(2, None))
+    )
+    known = {"start": (start, run(answer, start, axes)[1])}
+    for before, after, sign in (("start", "first", 1), ("start", "second", -1), ("first", "", -1)):
+        text, cache = known[before]
+        token = {name: sign * array for name, array in last.items()}
+        text = {name: np.concatenate([text[name], token[name]]) for name in case}
+        right = Cached()(**text)[-1:]
         given = [part.reshape((*(1,) * axes, -1)) for part in token.values()]
+        context: Array | Wrong
         try:
-            context = step(answer, given, cache, given[2].shape)[0].reshape((1, -1))
+            result, cache = step(answer, given, cache, given[2].shape)
+            context = result.reshape((1, -1))
         except Wrong as wrong:
             context = wrong
+        known[after] = text, cache
         if not agree(context, right):
             yours = None if isinstance(context, Wrong) else context
             raise Wrong(
                 "cache-changed",
                 "The cache that is passed in is changed. Two continuations may start from the same "
                 "cache: make new arrays (concatenate, torch.cat) instead of changing it in place.",
-                look=r"append|extend|\+=|cache\[|insert",
-                example=Example(dict(text), yours, right, (0, 0), "context of the second one"),
+                look=r"append|extend|\+=|cache\[|insert|\] = ",
+                example=Example(dict(text), yours, right, (0, 0), "context of a continuation"),
             )

@@ -120,11 +120,13 @@ def _compiled(entry: Any) -> Any:
     """Compile a function of JAX, if it can be compiled."""
     import jax
 
-    compiled = jax.jit(entry)
-
     @functools.wraps(entry)
     def call(*inputs: Any, **options: Any) -> Any:
         try:
+            # Numbers, such as the number of heads, are known when it is compiled.
+            numbers = [i for i, value in enumerate(inputs) if isinstance(value, int | float)]
+            names = [name for name, value in options.items() if isinstance(value, int | float)]
+            compiled = jax.jit(entry, static_argnums=numbers, static_argnames=names)
             return compiled(*inputs, **options)
         except Exception:  # any other error occurs again in this call
             return entry(*inputs, **options)

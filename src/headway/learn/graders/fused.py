@@ -22,6 +22,7 @@ from headway.learn.graders.attention_faults import (
     of_scale,
     of_softmax,
 )
+from headway.learn.graders.calls import Watched
 from headway.learn.graders.compare import Fault, View, compare
 from headway.learn.graders.modules import has_one_width, modules
 
@@ -378,6 +379,7 @@ def views(answer: Answer) -> Iterator[View]:
     if answer.is_class:
         yield from modules(answer)
         return
+    answer = Watched.of(answer).answer
 
     def call(inputs: Any, shape: tuple[int, ...], *, batch: bool, transposed: bool) -> Array:
         given = dict(inputs)

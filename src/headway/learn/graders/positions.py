@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +13,9 @@ import numpy as np
 
 from headway.check.suspects.steps import Array, Step
 from headway.learn.answer import Answer
+from headway.learn.graders.calls import Watched
 from headway.learn.graders.compare import Fault, Inputs, View, agree, compare
+from headway.learn.graders.modules import ARGUMENTS
 from headway.learn.grades import Wrong
 
 
@@ -81,6 +85,9 @@ class Rotary:
 FORMULAS = [Rotary(), Rotary(take=neighbors, put=interleave)]
 
 
+LONGEST = 40  # tokens
+
+
 def cases() -> list[dict[str, Any]]:
     """Return inputs of different shapes, the smallest first."""
     random = np.random.default_rng(11)
@@ -90,7 +97,7 @@ def cases() -> list[dict[str, Any]]:
             ((2, 4), {"base": 10.0}),
             ((4, 6), {"base": 100.0}),
             ((6, 8), {"base": 10_000.0}),
-            ((40, 4), {"base": 1000.0}),
+            ((LONGEST, 4), {"base": 1000.0}),
         )
     ]
 
@@ -108,7 +115,12 @@ def of_rotation() -> list[Fault]:
     def add(name: str, message: str, step: Step, look: str = r"cos|sin") -> None:
         found.append(Fault(name, f"{message} {right}", look, {"rotate": step}))
 
-    add("no-rotation", "Nothing is rotated.", lambda a, b, c, s: (a, b), r"return")
+    add(
+        "no-rotation",
+        "Nothing is rotated: x is returned, or all positions are 0.",
+        lambda a, b, c, s: (a, b),
+        r"return",
+    )
     add(
         "direction",
         "The rotation has the opposite direction: the sine has the wrong sign. Scores stay the "
@@ -225,6 +237,12 @@ def of_angles() -> list[Fault]:
         "exponent",
         "The exponent is i / (d/2 - 1): divide by d/2.",
         frequencies=by(lambda i, d: -i / (d / 2 - 1)),
+    )
+    add(
+        "exponent",
+        "The exponent is rounded: // is an integer division. Use /.",
+        "//",
+        frequencies=by(lambda i, d: -2 * i // d),
     )
     add(
         "exponent-sign",
@@ -383,6 +401,10 @@ def of_pairs() -> list[Fault]:
 
 def views(answer: Answer) -> Iterator[View]:
     """Return the ways to call the answer: without and with axes of batch and heads."""
+    if answer.is_class:
+        answer = replace(answer, entry=_function(answer.entry))
+    else:
+        answer = Watched.of(answer).answer
 
     def call(inputs: Inputs, shape: tuple[int, ...], *, axes: int) -> Array:
         ones = (1,) * axes
@@ -392,6 +414,27 @@ def views(answer: Answer) -> Iterator[View]:
 
     for axes in range(3):
         yield partial(call, axes=axes)
+
+
+def _function(cls: type) -> Any:
+    """Return a function that calls an instance of a class, such as Rotary(width, base)(x)."""
+    parameters = inspect.signature(cls).parameters.values()
+
+    def call(x: Any, base: float | None = None) -> Any:
+        given = [] if base is None else [base]
+        arguments: dict[str, Any] = {}
+        for parameter in parameters:
+            if re.search("base|theta", parameter.name):
+                arguments |= dict.fromkeys([parameter.name] * len(given), base)
+                given = []
+            elif parameter.default is parameter.empty and parameter.kind < parameter.VAR_POSITIONAL:
+                is_length = re.fullmatch(ARGUMENTS["tokens"], parameter.name)
+                arguments[parameter.name] = LONGEST if is_length else x.shape[-1]
+        instance = cls(**arguments)
+        method = instance if callable(instance) else instance.forward
+        return method(x, *given)
+
+    return call
 
 
 def grade(answer: Answer) -> None:
