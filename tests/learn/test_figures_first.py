@@ -67,7 +67,7 @@ def test_what_the_vector_must_hold(page, pairs, broken):
         slider.fill(str(written))
         needed = {english for english, at in links if at >= written}
         line = said(page)
-        assert line.get("words that the vector must still hold") == (
+        assert line.get("words and signs that the vector must still hold") == (
             str(len(needed)) if broken else None
         )
         assert line["next German word"].startswith(
@@ -148,6 +148,10 @@ def test_weights_of_a_row_of_scores(page):
     np.testing.assert_allclose(weights(page, "softmax"), softmax(2 * scores, allowed), rtol=1e-9)
     expected = sparsemax(2 * scores, allowed)
     np.testing.assert_allclose(weights(page, "sparsemax"), expected, atol=1e-9)
+    for _ in range(15):  # the slider ends, the scores do not
+        page.get_by_role("button", name="Double all").click()
+    assert weights(page, "softmax").max() > 0.99999
+    page.get_by_role("button", name="Add 1 to all").click()
     for i in (0, 2, 3, 4, 5):
         page.get_by_label("−∞").nth(i).check()
     for kind in ("softmax", "sparsemax", "argmax"):
@@ -160,6 +164,10 @@ def test_scores_divided_by_their_sum(page):
     scores = np.array(broken["scores"])
     np.testing.assert_allclose(weights(page, "softmax"), scores / scores.sum())
     assert said(page)["sum of the scores"] == "0.5"  # as the chapter says
+    bars = page.locator("[data-kind=softmax] .fill").evaluate_all(
+        "all => all.map(one => one.offsetWidth)"
+    )
+    np.testing.assert_allclose(np.array(bars) / max(bars), np.abs(scores) / 2, atol=0.02)
     page.get_by_label("score of Your").fill("1")
     assert said(page)["sum of the scores"] == "0"
 

@@ -125,6 +125,16 @@ def test_pointing_at_a_score_says_how_it_is_computed(page):
     assert page.locator("[data-step=scores] .above .lit[visibility=visible]").count() == 1
 
 
+def test_the_keyboard_says_how_a_number_is_computed(page):
+    drawn(page, "steps", {"rung": "fixed", "steps": ["weights", "x", "context"]})
+    page.locator("[data-step=context] .matrix").focus()
+    page.keyboard.press("ArrowDown")
+    weights, x = expected("fixed", "weights"), expected("fixed", "x")
+    assert said(page)["context"].startswith(f"{weights[0, 0]:.3g} · {x[0, 0]:.3g} + ")
+    assert page.locator("[data-step=weights] .lit[visibility=visible]").count() == 1
+    assert not page.locator("[data-step=context] .pickable").count()  # to point at, not to change
+
+
 def test_a_factor_of_a_product_is_changed(page):
     drawn(page, "steps", {"rung": "fixed", "steps": ["context"], "products": ["context"]})
     page.locator("[data-step=context] .above .matrix").click(position={"x": 74 + 10, "y": 10})

@@ -67,7 +67,7 @@ def test_the_states_are_those_of_the_online_softmax(page, block):
             shrink = np.exp(expected[i - 1].largest - state.largest).item()
             np.testing.assert_allclose(got["shrink"], shrink, rtol=1e-12)
     np.testing.assert_allclose([x for _, x in last[3:]], softmax(SCORES), rtol=1e-12)
-    assert said(page)["difference from the softmax over all keys"] == "0"
+    assert said(page)["difference of the context from that softmax"] == "0"
 
 
 def test_a_score_can_be_changed(page):
@@ -86,16 +86,21 @@ def test_without_the_rescaling_the_context_is_wrong_if_the_maximum_rises(page):
     powers = np.exp([s - max(SCORES[: 2 * (i // 2) + 2]) for i, s in enumerate(SCORES)])
     wrong = powers / powers.sum()
     np.testing.assert_allclose([x for _, x in rows(page)[-1][3:]], wrong @ VALUES, rtol=1e-12)
-    assert said(page)["difference from the softmax over all keys"] != "0"
+    assert said(page)["difference of the context from that softmax"] != "0"
     # What chapter 13 says about the last key.
     right = np.exp(SCORES) / np.exp(SCORES).sum()
     assert [round(100 * weights[-1]) for weights in (right, wrong)] == [68, 23]
+    assert (
+        said(page)["weight of the last key"]
+        == f"{wrong[-1]:.3g}, by the softmax over all keys {right[-1]:.3g}"
+    )
     page.get_by_label("score of key 0").fill("6")
-    assert said(page)["difference from the softmax over all keys"] == "0"
+    assert said(page)["difference of the context from that softmax"] == "0"
 
 
 def test_only_one_block_and_the_state_are_in_memory(page):
     drawn(page, "tiles", OPTIONS)
+    page.get_by_label("Read").fill("3")
     assert said(page)["numbers in memory"] == f"2 scores and m, l, c: {2 + 2 + 2}"
     marked = page.locator(".keys-table th[aria-current]").all_inner_texts()
     assert marked == ["4", "5"]

@@ -14,7 +14,7 @@ const SHOWN = { "-": "−", "<=": "≤", ">=": "≥", "...": "…", inf: "∞", 
 
 /**
  * An equation. Two spaces begin a new line; `_` and `^` lower and raise the next name, number or
- * parenthesis; `a / b` is a fraction. It wraps before relations, words and sums.
+ * what is in parentheses; `a / b` is a fraction. It wraps before relations, words and sums.
  * @param {string} text
  */
 export function equation(text) {
@@ -78,7 +78,7 @@ function power(signs) {
   let base = atom(signs);
   if (peek(signs) === "_") {
     signs.shift();
-    base = m("msub", {}, base, atom(signs));
+    base = m("msub", {}, base, bare(signs));
   }
   if (peek(signs) !== "^") return base;
   signs.shift();

@@ -97,15 +97,16 @@ export function matrix(part) {
       }
     }
   }
+  const pointed = part.onhover || part.onpick;
   const shown = { fill: "none", stroke: "currentColor", "stroke-width": 2, class: "lit", visibility: "hidden" };
   const [row, column] = [s("rect", shown), s("rect", shown)];
   const element = s(
     "svg",
     {
-      class: "matrix", role: part.onpick ? "application" : "img",
-      "aria-label": `${part.name}: ${rows} by ${columns}${part.onpick ? "; arrows move, enter opens a cell" : ""}`,
+      class: part.onpick ? "matrix pickable" : "matrix", role: pointed ? "application" : "img",
+      "aria-label": `${part.name}: ${rows} by ${columns}${pointed ? "; arrows move" : ""}${part.onpick ? ", enter opens a cell" : ""}`,
       width: left + columns * width + (part.columnLabels && !part.large ? PAGE.top / 2 : 1), height: top + rows * height + 1,
-      "font-family": "system-ui, sans-serif", tabindex: part.onpick ? 0 : false,
+      "font-family": "system-ui, sans-serif", tabindex: pointed ? 0 : false,
     },
     s("defs", {}, hatch(pattern)),
     cells,
@@ -123,7 +124,7 @@ export function matrix(part) {
     band(row, i == null ? null : i - first[0], rows, (at) => [left, top + at * height, columns * width, height]);
     band(column, j == null ? null : j - first[1], columns, (at) => [left + at * width, top, width, rows * height]);
   };
-  if (part.onhover || part.onpick) listen(element, part, left, top, light);
+  if (pointed) listen(element, part, left, top, light);
   return { element, light };
 }
 

@@ -53,7 +53,7 @@ export function draw(options, figure) {
       figure.say([
         ["next German word", german[written] ?? "none: the translation is complete"],
         ["it translates", next.map((at) => english[at]).join(" ") || "nothing"],
-        [figure.broken ? "words that the vector must still hold" : "words of which any can be read", String(figure.broken ? kept : english.length)],
+        figure.broken ? ["words and signs that the vector must still hold", String(kept)] : ["English words and signs that it can look at", `all ${english.length}`],
       ]);
     };
     const written = Math.min(state.written ?? 0, german.length);

@@ -9,7 +9,7 @@ import { h } from "../../explore/static/dom.js";
  * @param {(number: number) => void} set  called at each change @param {() => void} closed  draws the matrix again
  */
 export function edit(slot, at, value, label, set, closed) {
-  const cell = /** @type {Element} */ (slot.querySelectorAll(".matrix[tabindex] > g > rect")[at]);
+  const cell = /** @type {Element} */ (slot.querySelectorAll(".pickable > g > rect")[at]);
   const [outer, inner] = [slot, cell].map((one) => one.getBoundingClientRect());
   const zoom = outer.width / slot.offsetWidth; // in a presentation
   let open = true;
@@ -19,7 +19,7 @@ export function edit(slot, at, value, label, set, closed) {
     const focus = document.activeElement === field;
     field.remove();
     closed();
-    if (focus) /** @type {HTMLElement | null} */ (slot.querySelector(".matrix[tabindex]"))?.focus();
+    if (focus) /** @type {HTMLElement | null} */ (slot.querySelector(".pickable"))?.focus();
   };
   const field = /** @type {HTMLInputElement} */ (h("input", {
     type: "number", step: 0.1, value, class: "cell", "aria-label": label,

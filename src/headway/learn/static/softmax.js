@@ -8,7 +8,8 @@ import { divided, matrixOf, rowsOf, softmax, sparsemax, transpose, wordsOf } fro
 
 /** @typedef {import("./figure.js").Figure} Figure */
 
-const MOST = 8; // the largest score of a slider
+const MOST = 8; // the largest score of a slider; the buttons go on
+const LIMIT = 1e6; // of the buttons
 
 /**
  * Options: scores, one per word of the sentence; by default the dot products of the word `query`
@@ -25,6 +26,7 @@ export function draw(options, figure) {
   const masked = state.masked ?? words.map(() => false);
   const title = figure.broken ? "score / sum" : "softmax";
   const rows = words.map((word, i) => row(word, i));
+  const powers = h("th", { scope: "col" });
   const sums = ["exp", "softmax", "sparsemax", "argmax"].map((name) => h("td", { "data-sum": name }));
   const moves = [
     button("Add 1 to all", () => all((score) => score + 1)),
@@ -51,7 +53,8 @@ export function draw(options, figure) {
 
   /** @param {(score: number) => number} change */
   function all(change) {
-    scores.forEach((score, i) => { scores[i] = Math.max(-MOST, Math.min(MOST, change(score))); });
+    if (scores.some((score) => Math.abs(change(score)) > LIMIT)) return;
+    scores.forEach((score, i) => { scores[i] = change(score); });
     changed();
   }
 
@@ -62,15 +65,19 @@ export function draw(options, figure) {
 
   function update() {
     const given = scores.map((score, i) => (masked[i] ? -Infinity : score));
-    const parts = given.map((score) => (figure.broken ? (score === -Infinity ? 0 : score) : Math.exp(score)));
+    const add = (/** @type {number[]} */ numbers) => numbers.reduce((a, b) => a + b, 0);
     const most = Math.max(...given);
     const best = given.indexOf(most);
+    const shift = add(given.map(Math.exp)) === Infinity ? most : 0; // exponentials that are too large for a computer
+    const parts = given.map((score) => (figure.broken ? (score === -Infinity ? 0 : score) : Math.exp(score - shift)));
+    powers.textContent = figure.broken ? "score" : shift ? "exp(score − largest)" : "exp(score)";
     /** @type {Record<string, number[]>} */
     const weights = {
       softmax: figure.broken ? divided(parts) : softmax(given),
       sparsemax: sparsemax(given),
       argmax: given.map((_, i) => (i === best && most > -Infinity ? 1 : 0)),
     };
+    const longest = Math.max(1, ...weights.softmax.map(Math.abs)); // "weights" without exp may be above 1
     rows.forEach(({ slider, score, power, kinds }, i) => {
       slider.value = String(scores[i]);
       slider.disabled = masked[i];
@@ -78,28 +85,31 @@ export function draw(options, figure) {
       power.textContent = short(parts[i]);
       for (const { name, fill, number } of kinds) {
         const weight = weights[name][i];
-        fill.style.width = `${100 * Math.min(1, Math.abs(weight))}%`;
+        fill.style.width = `${(100 * Math.abs(weight)) / (name === "softmax" ? longest : 1)}%`;
         fill.classList.toggle("negative", weight < 0);
         number.textContent = short(weight);
         number.dataset.value = String(weight);
       }
     });
-    const add = (/** @type {number[]} */ numbers) => numbers.reduce((a, b) => a + b, 0);
     const sum = add(parts);
     for (const cell of sums) cell.textContent = short(add(weights[cell.dataset.sum ?? ""] ?? parts));
     figure.say([
-      [figure.broken ? "sum of the scores" : "sum of the exponentials", short(sum)],
+      [figure.broken ? "sum of the scores" : shift ? "sum of exp(score − largest)" : "sum of the exponentials", short(sum)],
       [`weight of ${words[best]}`, `${short(parts[best])} / ${short(sum)} = ${short(weights.softmax[best])}`],
       ["largest − smallest weight", short(Math.max(...weights.softmax) - Math.min(...weights.softmax))],
     ]);
   }
 
   update();
-  const heads = ["", "score", figure.broken ? "score" : "exp(score)", title, "sparsemax", "argmax"];
   return h("div", { class: "softmax" },
     h("table", { class: figure.width < 640 ? "narrow" : "" },
-      h("thead", {}, h("tr", {}, heads.map((one) => h("th", { scope: "col" }, one)))),
+      h("thead", {}, h("tr", {}, ["", "score"].map(head), powers, [title, "sparsemax", "argmax"].map(head))),
       h("tbody", {}, rows.map(({ element }) => element)),
       h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "sum"), h("td", {}), sums))),
     h("div", { class: "row" }, moves));
+}
+
+/** @param {string} text */
+function head(text) {
+  return h("th", { scope: "col" }, text);
 }

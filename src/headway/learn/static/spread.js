@@ -11,7 +11,8 @@ import { slider } from "./controls.js";
 
 const [QUERIES, KEYS, MOST] = [64, 16, 512];
 const SIZES = Array.from({ length: 10 }, (_, i) => 2 ** i); // of d_k
-const [WIDTH, HEIGHT, BINS] = [300, 110, 61];
+const [WIDTH, HEIGHT] = [300, 110];
+const END = 64; // of the axis of scores
 
 /** A number from a normal distribution with mean 0 and variance 1, by Box and Muller. @param {...number} place */
 function normal(...place) {
@@ -74,10 +75,7 @@ export function draw(options, figure) {
       const { largest, gradient } = facts(scores, scale);
       figure.say([["d_k", String(size)], ["largest weight, mean of 64 queries", short(largest)], ["gradient, sum of w (1 − w)", short(gradient)]]);
     } else {
-      const most = 4 * Math.sqrt(size);
-      picture.replaceChildren(
-        titled("scores", histogram(scores.flat(), Math.max(most, 8), "raw")),
-        titled("scores / √d_k", histogram(scores.flat().map((score) => score * scaled), Math.max(most, 8), "scaled")));
+      picture.replaceChildren(histograms(scores.flat(), scaled, Math.min(figure.width, 820)));
       const [raw, divided] = [facts(scores, 1), facts(scores, scaled)];
       figure.say([["d_k", String(size)], ["√d_k", short(Math.sqrt(size))], ["typical score", short(raw.size)], ["typical score / √d_k", short(divided.size)]]);
     }
@@ -96,16 +94,23 @@ function titled(title, drawing) {
   return h("div", {}, h("h3", {}, title), drawing);
 }
 
-/** @param {number[]} numbers @param {number} most  the ends of the axis @param {string} kind */
-function histogram(numbers, most, kind) {
-  const counts = Array(BINS).fill(0);
-  for (const number of numbers) counts[Math.max(0, Math.min(BINS - 1, Math.floor(((number / most + 1) / 2) * BINS)))]++;
-  const highest = Math.max(...counts);
-  const wide = WIDTH / BINS;
-  return s("svg", { class: `chart ${kind}`, viewBox: `0 0 ${WIDTH} ${HEIGHT + 18}`, role: "img", "aria-label": `histogram of ${numbers.length} numbers` },
-    counts.map((count, i) => s("rect", { x: i * wide, y: HEIGHT - (HEIGHT * count) / highest, width: wide - 0.6, height: (HEIGHT * count) / highest })),
-    s("line", { x1: 0, x2: WIDTH, y1: HEIGHT, y2: HEIGHT }),
-    [-1, -0.5, 0, 0.5, 1].map((at) => s("text", { x: (WIDTH * (at + 1)) / 2, y: HEIGHT + 14, "text-anchor": at < -0.9 ? "start" : at > 0.9 ? "end" : "middle" }, short(at * most))));
+/** The scores above an axis, and the scores times the scale below it. @param {number[]} scores @param {number} scale @param {number} width */
+function histograms(scores, scale, width) {
+  const x = (/** @type {number} */ score) => (width * (score / END + 1)) / 2;
+  const half = (/** @type {string} */ name, /** @type {string} */ kind, /** @type {number} */ factor, /** @type {1 | -1} */ up) => {
+    const bin = factor / scale / 4; // the spread of the scores is 1 / scale
+    const wide = x(bin) - x(0);
+    const counts = new Map();
+    for (const score of scores) counts.set(Math.floor((score * factor) / bin), (counts.get(Math.floor((score * factor) / bin)) ?? 0) + 1);
+    const highest = Math.max(...counts.values());
+    return s("g", { class: kind },
+      [...counts].map(([at, count]) => s("rect", { x: x(at * bin), width: wide > 4 ? wide - 0.6 : wide, y: up > 0 ? HEIGHT * (1 - count / highest) : HEIGHT, height: (HEIGHT * count) / highest })),
+      s("text", { class: "name", x: 0, y: HEIGHT - up * (HEIGHT - 14) }, name));
+  };
+  return s("svg", { class: "chart histograms", width, viewBox: `0 0 ${width} ${2 * HEIGHT + 18}`, role: "img", "aria-label": `histograms of ${scores.length} scores, and of the same divided by the root of d_k` },
+    half("scores", "raw", 1, 1), half("scores / √d_k", "scaled", scale, -1),
+    s("line", { x1: 0, x2: width, y1: HEIGHT, y2: HEIGHT }),
+    [-1, -0.5, 0, 0.5, 1].map((at) => s("text", { x: x(at * END), y: 2 * HEIGHT + 14, "text-anchor": at === -1 ? "start" : at === 1 ? "end" : "middle" }, short(at * END))));
 }
 
 /** @param {number[]} weights */

@@ -87,7 +87,7 @@ export function draw(options, figure) {
     const { data, rows, columns } = steps[own];
     const square = SQUARE.includes(own);
     const share = own === "weights";
-    const width = square ? pixels((figure.width - (share ? 146 : 110)) / words.length, 22, 42) : 44; // labels and sums
+    const width = square ? pixels((figure.width - (share ? 146 : 110)) / words.length, 22, 38) : 42; // labels and sums
     const free = own === "x" || own.startsWith("W_");
     /** @type {Part} */
     const drawn = {
@@ -129,7 +129,7 @@ export function draw(options, figure) {
     sentence.element,
     h("div", { class: "shelf" }, slots),
     options.steps.includes("weights") && legend("share", 1, options.steps.includes("masked") || (options.rung ?? "causal") === "causal"),
-    h("p", { class: "note" }, "Blue is negative, red is positive. ", slots.some((/** @type {Element} */ slot) => slot.querySelector(".matrix[tabindex]")) && "The numbers of x and of the matrices W can be changed: click one, or move there with the arrow keys and press Enter."));
+    h("p", { class: "note" }, "Blue is negative, red is positive. ", slots.some((/** @type {Element} */ slot) => slot.querySelector(".pickable")) && "The numbers of x and of the matrices W can be changed: click one, or move there with the arrow keys and press Enter."));
 }
 
 /** @param {string[]} words @param {Record<string, any>} options @param {Figure} figure @returns {Example} */

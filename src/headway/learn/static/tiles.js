@@ -28,7 +28,7 @@ function tiles(options, figure) {
   const { state } = figure;
   state.scores ??= [...options.scores];
   state.block ??= 2;
-  state.frame ??= 3;
+  state.frame ??= 1;
   /** @type {number[][]} */
   const values = options.values;
   const keys = values.map((_, j) => j);
@@ -71,8 +71,15 @@ function tiles(options, figure) {
     const { output } = frame.rows[0];
     figure.say([
       ["numbers in memory", frame.divided ? `m, l, c: ${2 + right.length}` : `${frame.to - frame.from} scores and m, l, c: ${frame.to - frame.from + 2 + right.length}`], ["the whole row", `${keys.length} scores`],
-      ...(frame.divided ? /** @type {[string, string][]} */ ([["difference from the softmax over all keys", short(difference(output, right))]]) : []),
+      ...(frame.divided ? /** @type {[string, string][]} */ ([
+        ["weight of the last key", `${short(lastWeight(frames[at - 1].rows[0]))}, by the softmax over all keys ${short(softmax(state.scores)[keys.length - 1])}`],
+        ["difference of the context from that softmax", short(difference(output, right))]]) : []),
     ]);
+  }
+
+  /** Its exponential, divided by the sum so far. @param {{largest: number, total: number}} row */
+  function lastWeight({ largest: m, total }) {
+    return Math.exp(state.scores[keys.length - 1] - m) / total;
   }
 
   /** A row for each block so far. @param {ReturnType<typeof tileFrames>} frames */
@@ -101,7 +108,7 @@ function tiles(options, figure) {
   }
 
   count();
-  const table = h("table", { class: "numbers keys-table" }, h("thead", {}, blockHead), h("tbody", {},
+  const table = h("table", { class: "numbers keys-table", style: { "--rows": keys.length + 1 } }, h("thead", {}, blockHead), h("tbody", {},
     h("tr", {}, h("th", { scope: "row" }, "score s"), inputs.map((input) => h("td", {}, input))),
     h("tr", {}, h("th", { scope: "row" }, "value"), values.map((row) => h("td", {}, `(${row.join(", ")})`))),
     raisedRow));
