@@ -36,6 +36,7 @@ ALIASES = {
     "W_query": ("w_query", "w_queries", "w_q", "wq", "wquery", "query_weights"),
     "W_key": ("w_key", "w_keys", "w_k", "wk", "wkey", "key_weights"),
     "W_value": ("w_value", "w_values", "w_v", "wv", "wvalue", "value_weights"),
+    "base": ("base", "theta", "rope_theta"),
     "heads": ("heads", "num_heads", "n_heads", "n_head", "nhead", "h"),
     "W_output": ("w_output", "w_out", "w_o", "wo", "woutput", "output_weights"),
 }

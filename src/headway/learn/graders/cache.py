@@ -123,14 +123,15 @@ def of_history() -> list[Fault]:
     add(
         "replaced",
         "A token sees only the previous token and itself: the cache is replaced by the new key and "
-        "value. " + itself,
+        "value, or cut. " + itself,
         seen(lambda t: range(max(t - 1, 0), t + 1)),
     )
-    add(
-        "forgets",
-        "A token sees only the last three tokens. " + itself,
-        seen(lambda t: range(max(t - 2, 0), t + 1)),
-    )
+    for count in (3, 4, 5):
+        add(
+            "forgets",
+            f"A token sees only the last {count} tokens. " + itself,
+            seen(lambda t, count=count: range(max(t + 1 - count, 0), t + 1)),
+        )
     add(
         "previous-only",
         "A token sees only the previous one. " + itself,

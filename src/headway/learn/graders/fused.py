@@ -121,6 +121,9 @@ def of_heads() -> list[Fault]:
         """Transpose all axes: (d, tokens, heads)."""
         return np.asarray(context[0].T.reshape((1, context.shape[2], -1)))
 
+    def merged_within_heads(context: Array) -> Array:
+        return np.asarray(context.swapaxes(2, 3).reshape((1, context.shape[2], -1)))
+
     back = "Split with reshape(tokens, heads, d_head) and swap the first two axes; merge in the "
     back += "opposite order."
     mixed = "Tokens and features are mixed: the heads are {} by a reshape or view without a "
@@ -140,6 +143,12 @@ def of_heads() -> list[Fault]:
     order = "The features are merged in another order than they were split. " + back
     add("merge-order", order, merge=merged_by_strides)
     add("merge-order", order, merge=merged_by_features)
+    add(
+        "merge-axes",
+        "The wrong axes are swapped before the heads are merged: tokens and features instead of "
+        "heads and tokens. " + back,
+        merge=merged_within_heads,
+    )
     exchanged = "The axes of heads and tokens are exchanged: the heads of one token attend to each "
     exchanged += "other, and tokens do not. Swap the axes to (heads, tokens, d_head)."
     by_token: dict[str, Any] = {

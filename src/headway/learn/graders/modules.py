@@ -145,6 +145,10 @@ def _set_weights(
             matrix = stacked if is_stacked else side_by_side
         else:
             matrix = matrices.get(name, np.eye(len(value)))
+        if name in QUERY_KEY_VALUE and matrix.ndim == 2:
+            of_heads = np.stack(np.split(matrix, inputs.get("heads", 1), axis=-1))
+            if sorted(shape) == sorted(of_heads.shape[1:]):
+                matrix = of_heads
         if matrix.ndim > len(shape):  # one matrix per head
             wide = np.concatenate([*matrix], axis=-1)
             is_wide = sorted(wide.shape) == sorted(shape)

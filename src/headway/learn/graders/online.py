@@ -24,8 +24,8 @@ class Online:
     """The right answer, in steps: m is the largest score so far, l the sum, c the context.
 
     weights: of (scores, new m, old m). shrink_total, shrink_context: of exp(old m - new m). part:
-    the factor of what the block adds. each: l and c after each block. combine: the result from the
-    context, sum and maximum of each block, instead of the steps.
+    the factor of what the block adds. block: what it adds to the context. each: l and c after each
+    block. combine: the result from the context, sum and maximum of each block, not from the steps.
     """
 
     read: Step = lambda blocks: blocks
@@ -37,6 +37,7 @@ class Online:
     shrink_total: Step = lambda r: r
     shrink_context: Step = lambda r: r
     part: Step = lambda r: 1.0
+    block: Step = np.matmul
     each: Step = lambda total, context: (total, context)
     finish: Step = lambda context, total, keys: context / total
     combine: Step | None = None
@@ -56,7 +57,9 @@ class Online:
             parts.append((weights @ v, weights.sum(), scores.max(), len(k)))
             shrink = np.exp(m - new)
             total = total * self.shrink_total(shrink) + self.part(shrink) * self.add_up(weights)
-            context = context * self.shrink_context(shrink) + self.part(shrink) * (weights @ v)
+            context = context * self.shrink_context(shrink) + self.part(shrink) * self.block(
+                weights, v
+            )
             total, context = self.each(total, context)
             m = new
         if self.combine is not None:
@@ -207,6 +210,15 @@ def of_rescaling() -> list[Fault]:
         "/",
         finish=lambda c, total, n: c / total / total,
     )
+    for finish in (lambda c, total, n: c / total, lambda c, total, n: c):
+        add(
+            "divided-each-block",
+            "What each block adds to the context is divided by the sum of the block. Divide once, "
+            "after the last block.",
+            "/",
+            block=lambda weights, v: weights @ v / weights.sum(),
+            finish=finish,
+        )
     for step in (np.mean, np.max, len, lambda weights: weights[-1]):
         add(
             "wrong-sum",
@@ -274,6 +286,12 @@ def of_blocks() -> list[Fault]:
     )
     add(
         "last-block-twice", "The last block counts twice.", read=lambda blocks: blocks + blocks[-1:]
+    )
+    add(
+        "sum-from-1",
+        "The sum starts with 1 instead of 0, as if there were one more key, with the score 0.",
+        "= ?1",
+        read=lambda blocks: [tuple(np.zeros_like(part[:1]) for part in blocks[0]), *blocks],
     )
     for index in (0, -1):
         add(
@@ -528,9 +546,11 @@ class Watched:
 
 
 def _size(value: Any) -> int:
-    """Return how many numbers an array, or the arrays of a list, have."""
+    """Return how many numbers an array or a list has."""
     if isinstance(value, dict):
         value = [*value.values()]
     if isinstance(value, list | tuple):
         return sum(map(_size, value))
+    if isinstance(value, float):
+        return 1
     return int(np.prod(getattr(value, "shape", (0,)) or (1,)))
