@@ -13,11 +13,11 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def named(table: Mapping[str, _Value], name: str, what: str) -> _Value:
-    """Return an entry of a table. Raises ValueError with the nearest name and all names."""
+    """Return an entry of a table. Raises ValueError with a similar name, if any, and all names."""
     if name not in table:
-        raise ValueError(
-            f"unknown {what} {name!r}; {suggestion(name, table)} Available: {', '.join(table)}"
-        )
+        is_similar = get_close_matches(name, table, cutoff=0.5)
+        near = f"; {suggestion(name, table)}" if is_similar else "."
+        raise ValueError(f"unknown {what} {name!r}{near} Available: {', '.join(table)}")
     return table[name]
 
 

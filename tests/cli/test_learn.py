@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from command import headway, run
+from headway import cache
 from headway.learn import watch
 from headway.learn.exercise import exercises, find
 
@@ -46,7 +47,7 @@ def test_without_the_page_it_works_in_the_terminal(place):
     assert f"learn: {len(exercises())} new files, one per exercise" in printed
     needed = "the guide needs starlette: pip install 'headway[explore]'"
     assert needed in " ".join(printed.split())
-    assert len([*(place / "learn").iterdir()]) == len(exercises())
+    assert len([*(place / "learn").glob("*.py")]) == len(exercises())
 
 
 def test_grade(tmp_path):
@@ -55,7 +56,7 @@ def test_grade(tmp_path):
     assert "✓ Correct" in headway(tmp_path, *words, "softmax").stdout
     file.write_text(WRONG)
     done = headway(tmp_path, *words, "3", rc=1)
-    for part in ("✗", "wrong axis", "answer.py:", "your matrix", "right matrix", "▸"):
+    for part in ("✗", "do not sum to 1", "answer.py:", "your matrix", "right matrix", "▸"):
         assert part in done.stdout
     done = headway(tmp_path, *words, "3", "--json", rc=1)
     grade = json.loads(done.stdout)
@@ -65,6 +66,13 @@ def test_grade(tmp_path):
     example = grade["example"]
     row, column = example["wrong"]
     assert example["yours"][row][column] != example["right"][row][column]
+
+
+def test_two_sessions_in_one_folder(place):
+    with cache.locked(place / "learn"):
+        done = headway(place, "learn", "--no-open", rc=1)
+    assert "another process uses learn: wait until it has ended, or stop it" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_list(place):
@@ -125,8 +133,10 @@ BAD = {
     "chapter alone": ("--chapter 3", "--grade FILE and --chapter NAME must be given together"),
     "json alone": ("--progress --json", "--json needs --list or --grade"),
     "name": ("--grade a.py --chapter softmx", "unknown exercise 'softmx'; did you mean 'softmax'?"),
-    "number": ("--solution 99", "no exercise 99; did you mean"),
-    "negative": ("--solution -1", "no exercise -1; did you mean"),
+    "number": ("--solution 99", "no exercise 99: they are 1 to 20"),
+    "negative": ("--solution -1", "no exercise -1: they are 1 to 20"),
+    "zero": ("--check 0", "no exercise 0: they are 1 to 20"),
+    "far name": ("--check banana", "unknown exercise 'banana'. Available: bottleneck, similarity"),
     "no folder": ("--check 3 --folder no", "folder 'no' not found; run `headway learn` here first"),
     "hint without a folder": ("--hint 3", "folder 'learn' not found"),
     "progress without a folder": ("--progress", "folder 'learn' not found"),

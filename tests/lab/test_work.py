@@ -203,8 +203,8 @@ def test_two_processes_do_not_train_the_same_runs(done):
     trial, place = done
     runs = place / work.RUNS
     (runs / trial.jobs[0].folder / work.RESULT).rename(place / "kept")
-    line = "import sys; from pathlib import Path; from headway.lab import work\n"
-    line += "with work._locked(Path(sys.argv[1])): print('in', flush=True); input()"
+    line = "import sys; from pathlib import Path; from headway import cache\n"
+    line += "with cache.locked(Path(sys.argv[1])): print('in', flush=True); input()"
     command = [sys.executable, "-c", line, runs]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"in\n"

@@ -122,6 +122,25 @@ def test_a_loop_without_end_is_stopped(name, tmp_path):
         assert grade.line == line + 1
 
 
+def test_the_line_is_that_of_the_text_that_was_graded(tmp_path):
+    """Also if the file is saved while it is graded."""
+    code = "open(__file__, 'w').write('newer\\n' * 9)\n" + in_softmax("while True: pass")
+    grade = graded(tmp_path, code, 0.4)
+    assert (grade.line, grade.code) == (6, "while True: pass")
+    code = "open(__file__, 'w').write('newer\\n' * 9)\n" + RIGHT.replace("-1", "0")
+    assert graded(tmp_path, code).code in code
+
+
+def test_only_the_time_of_the_processor_counts(tmp_path):
+    """Waiting is free, up to three times the limit. This test needs no idle machine."""
+    waits = "import time\ntime.sleep(0.5)\n"
+    assert graded(tmp_path, waits + RIGHT, 0.4).passed
+    # The loop switches the other limit off.
+    loops = "import faulthandler\nfaulthandler.cancel_dump_traceback_later()\nwhile True: pass\n"
+    grade = graded(tmp_path, loops, 0.4)
+    assert (grade.fault, grade.line) == ("time", 3)
+
+
 def test_a_file_that_disappeared(tmp_path):
     assert grading.grade(tmp_path / "a.py", SOFTMAX).fault == "no-file"
     assert grading.grade(tmp_path, SOFTMAX).fault == "no-file"

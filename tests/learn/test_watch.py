@@ -30,7 +30,7 @@ def folder(tmp_path):
 def session(folder, monkeypatch):
     """A running session, which grades in this process: "right" passes, the rest does not."""
 
-    def grade(path, exercise):
+    def grade(path, exercise, **options):
         text = path.read_text() if path.exists() else "none"
         if text == "crash":
             raise RuntimeError("the process that grades answers did not start")
@@ -95,7 +95,7 @@ def test_a_passed_exercise_that_is_broken_stays_passed(session):
 
 def test_a_locked_exercise_is_graded_when_it_is_unlocked(session):
     save(session, SECOND, "right")
-    wait(lambda: "is locked: first pass" in session.printed())
+    wait(lambda: "is locked: pass" in session.printed())
     assert f"headway learn --check {SECOND.number}" in session.printed()
     save(session, FIRST, "right")
     wait(lambda: f"2 of {len(EVERY)} exercises passed" in session.printed())
@@ -120,18 +120,37 @@ def test_it_survives_files_that_disappear_errors_and_damage(session):
     assert "progress.json is damaged; grading your files again" in session.printed()
 
 
-def test_the_folder_disappears(session):
-    for file in session.folder.path.iterdir():
-        file.unlink()
-    session.folder.path.rmdir()
-    wait(lambda: "✗ saw none." in session.printed())
-    session.folder.create()
+def test_a_locked_exercise_is_one_line_at_each_save(session):
+    line = "12 (cache) is locked: pass 1 (bottleneck) first, or: headway learn --check 12\n"
+    for number in (1, 2):
+        save(session, EVERY[11], f"answer {number}")
+        wait(lambda number=number: session.printed().count(line) == number)
+    begun = len(session.printed())
+    session.folder.file(EVERY[11]).unlink()
+    save(session, FIRST, "wrong")
+    wait(lambda: "✗ saw wrong." in session.printed())
+    assert "is locked" not in session.printed()[begun:]
+
+
+def test_the_folder_disappears_and_returns(session):
+    """As if it were moved away and back: one line each."""
+    save(session, FIRST, "wrong")
+    wait(lambda: "✗ saw wrong." in session.printed())
+    begun, away = len(session.printed()), session.folder.path.with_name("away")
+    session.folder.path.rename(away)
+    wait(lambda: "learn was deleted; put it back" in session.printed())
+    away.rename(session.folder.path)
+    wait(lambda: session.printed().count("✗ saw wrong.") == 2)
+    lines = session.printed()[begun:].split("\n")
+    assert "was deleted" in lines[0]
+    assert lines[1].endswith("learn is back")
+    assert [line for line in lines if line and line[0].isdigit()] == [lines[3]]  # one heading
     save(session, FIRST, "right")
     wait(lambda: f"1 of {len(EVERY)} exercises passed" in session.printed())
 
 
 def test_a_session_continues_where_the_last_one_ended(folder, monkeypatch):
-    monkeypatch.setattr(grading, "grade", lambda path, exercise: Grade(True, None, "Correct."))
+    monkeypatch.setattr(grading, "grade", lambda *_, **options: Grade(True, None, "Correct."))
     folder.file(FIRST).write_text("started")
     output, stop = StringIO(), Event()
     stop.set()
@@ -162,18 +181,19 @@ def test_a_real_grade_after_a_save(folder):
     assert seconds < 2
 
 
-def test_a_save_during_a_grade_is_graded_too(folder, monkeypatch):
-    texts, stop = [], Event()
-
-    def grade(path, exercise):
-        texts.append(path.read_text())
-        if len(texts) == 1:
-            path.write_text("second")
-        else:
-            stop.set()
-        return Grade(False, "wrong", "Wrong.")
-
-    monkeypatch.setattr(grading, "grade", grade)
-    folder.file(FIRST).write_text("first")
-    watch.Session(folder, Console(file=StringIO())).run(stop)
-    assert texts == ["first", "second"]
+def test_a_save_cancels_the_running_grade(folder):
+    """A grade of the learner's endless loop stops at the next save, which is graded."""
+    output, stop = StringIO(), Event()
+    session = watch.Session(folder, Console(file=output, width=200))
+    thread = Thread(target=session.run, args=[stop])
+    thread.start()
+    wait(output.getvalue)
+    loop = "open('begun', 'w')\nwhile True:\n    pass\n"
+    folder.file(FIRST).write_text(loop.replace("begun", str(folder.path / "begun")))
+    wait((folder.path / "begun").exists)
+    folder.file(FIRST).write_text(FIRST.solution)
+    wait(lambda: "✓" in output.getvalue())
+    stop.set()
+    thread.join()
+    assert "the file changed, so this grade was stopped" in output.getvalue()
+    assert "✗" not in output.getvalue()

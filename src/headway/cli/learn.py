@@ -182,13 +182,20 @@ def _check(files: Folder, exercise: Exercise, console: Console) -> None:
 
 
 def _start(files: Folder, console: Console, port: int, show: bool) -> None:
+    from headway import cache
     from headway.learn import grading
-    from headway.learn.watch import Session
 
     created = files.create()
-    if created:
-        console.print(f"{files.path}: {len(created)} new files, one per exercise", markup=False)
-    grading.warm_up()
+    with cache.locked(files.path):  # two sessions would grade each file twice
+        if created:
+            console.print(f"{files.path}: {len(created)} new files, one per exercise", markup=False)
+        grading.warm_up()
+        _watch(files, console, port, show)
+
+
+def _watch(files: Folder, console: Console, port: int, show: bool) -> None:
+    from headway.learn.watch import Session
+
     session, stop = Session(files, console), threading.Event()
     try:
         require("explore", "the guide")

@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from headway.cache import atomic
+from headway import cache
 from headway.engines import Name
 from headway.lab.experiments import Job
 from headway.training.loop import Step
@@ -55,7 +55,7 @@ def run(
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     workers = min(workers_here(), len(missing))
-    with _locked(folder), ProcessPoolExecutor(workers, context, _begin, (stop,)) as pool:
+    with cache.locked(folder), ProcessPoolExecutor(workers, context, _begin, (stop,)) as pool:
         try:
             with _no_interrupts():  # inherited by the workers
                 waiting = {
@@ -76,24 +76,6 @@ def run(
         finally:
             stop.set()
     return errors
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock the folder, so that two processes do not train the same run."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(
-                f"another process uses {folder}: wait until it has ended, or stop it"
-            ) from None
-        yield
 
 
 @contextmanager
@@ -233,13 +215,13 @@ def _forget_after(step: int, file: Path) -> None:
     if file.exists():
         lines = file.read_text(encoding="utf-8").split("\n")[:-1]
         kept = [line for line in lines if json.loads(line)["step"] <= step]
-        with atomic(file) as temporary:
+        with cache.atomic(file) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def write(file: Path, values: dict[str, Any]) -> None:
     """Write JSON; the file is never incomplete."""
-    with atomic(file) as temporary:
+    with cache.atomic(file) as temporary:
         temporary.write_text(json.dumps(values), encoding="utf-8")
 
 

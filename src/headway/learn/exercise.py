@@ -10,7 +10,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from headway.nearest import named, suggestion
+from headway.nearest import named
 
 FOLDER = Path(__file__).with_name("exercises")
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -51,13 +51,12 @@ def exercises() -> dict[str, Exercise]:
 
 
 def find(name: str) -> Exercise:
-    """Return the exercise with this name or number. Raises ValueError with a suggestion."""
+    """Return the exercise with this name or number. Raises ValueError if there is none."""
     if not name.lstrip("+-").isdigit():
         return named(exercises(), name, "exercise")
     numbers = {exercise.number: exercise for exercise in exercises().values()}
     if int(name) not in numbers:
-        near = suggestion(name, map(str, numbers))
-        raise ValueError(f"no exercise {name}; {near} They are {min(numbers)} to {max(numbers)}")
+        raise ValueError(f"no exercise {name}: they are {min(numbers)} to {max(numbers)}")
     return numbers[int(name)]
 
 

@@ -14,7 +14,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from io import BufferedWriter, FileIO, TextIOWrapper
@@ -32,6 +32,7 @@ DEFAULT_SECONDS = 10
 WAITING = 3  # times as long may pass, because other programs run too
 MEMORY = 2 * 2**30  # bytes, in addition to what the imports use
 START = 60  # seconds for the imports
+POLL = 0.2  # seconds between two questions whether the grade is still wanted
 LINES = 10  # of the output, at its beginning and at its end
 BYTES = 4096  # likewise
 WIDTH = 200  # characters of a line
@@ -74,20 +75,34 @@ def warm_up() -> None:
         forkserver.ensure_running()
 
 
-def grade(path: Path, exercise: Exercise, seconds: float | None = None) -> Grade:
-    """Grade a file. Every error of its code, and every limit, is a `Grade` too."""
-    path = path.absolute()
+class Cancelled(Exception):  # noqa: N818 - as `Wrong`: no error
+    """Raised by `grade` when the grade is no longer wanted."""
+
+
+def grade(
+    path: Path,
+    exercise: Exercise,
+    seconds: float | None = None,
+    is_cancelled: Callable[[], bool] = lambda: False,
+) -> Grade:
+    """Grade a file. Every error of its code, and every limit, is a `Grade` too.
+
+    The grade is that of the text which the file has now, also if it is saved meanwhile.
+    """
+    path, content = path.absolute(), None
+    with suppress(OSError):  # the process describes it
+        content = path.read_bytes()
     seconds = seconds or SECONDS.get(exercise.name, DEFAULT_SECONDS)
     warm_up()
     results, results_of_child = _context.Pipe(duplex=False)
     output, output_of_child = _context.Pipe(duplex=False)
-    arguments = (path, exercise, seconds, results_of_child, output_of_child)
+    arguments = (path, content, exercise, seconds, results_of_child, output_of_child)
     process = _context.Process(target=_work, args=arguments, daemon=True)
     process.start()
     results_of_child.close()
     output_of_child.close()
     try:
-        said, printed = _read(results, output, seconds)
+        said, printed = _read(results, output, seconds, is_cancelled)
         line = said.rpartition("\n")[2]
         process.join(0 if line.startswith("{") else 1)
     finally:
@@ -97,7 +112,7 @@ def grade(path: Path, exercise: Exercise, seconds: float | None = None) -> Grade
     if line.startswith("{"):
         grade = Grade.from_json(json.loads(line))
     else:
-        grade = _stopped(said, path, seconds, process.exitcode)
+        grade = _stopped(said, path, content or b"", seconds, process.exitcode)
     return replace(grade, printed=str(printed))
 
 
@@ -109,13 +124,17 @@ def _kill(process: BaseProcess) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _read(results: Connection, output: Connection, seconds: float) -> tuple[str, Printed]:
+def _read(
+    results: Connection, output: Connection, seconds: float, is_cancelled: Callable[[], bool]
+) -> tuple[str, Printed]:
     """Read both pipes until the result is complete, the process has ended or time is up."""
     said, printed, open_ = b"", Printed(), [results, output]
     deadline = time.monotonic() + START
     while results in open_ and not said.endswith(b"}\n"):
-        ready = wait(open_, max(deadline - time.monotonic(), 0))
-        if not ready:
+        ready = wait(open_, POLL)
+        if is_cancelled():
+            raise Cancelled
+        if not ready and time.monotonic() > deadline:
             said += b"\nTimeout"
             break
         for pipe in (results, output):
@@ -173,7 +192,12 @@ class _Stdout(TextIOWrapper):
 
 
 def _work(
-    path: Path, exercise: Exercise, seconds: float, results: Connection, output: Connection
+    path: Path,
+    content: bytes | None,
+    exercise: Exercise,
+    seconds: float,
+    results: Connection,
+    output: Connection,
 ) -> None:
     """Grade in the new process, and write the result as one line."""
     from headway.learn.worker import grade_here  # late: it imports PyTorch
@@ -189,7 +213,7 @@ def _work(
     faulthandler.dump_traceback_later(WAITING * seconds, exit=True, file=results.fileno())
     _limit_memory()
     os.write(results.fileno(), b"started\n")
-    grade = grade_here(path, exercise)
+    grade = grade_here(path, exercise, content)
     with suppress(ValueError):  # the answer closed it
         stdout.flush()
     with open(results.fileno(), "w", closefd=False) as file:
@@ -203,14 +227,14 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
 
 
-def _stopped(said: str, path: Path, seconds: float, status: int | None) -> Grade:
+def _stopped(said: str, path: Path, content: bytes, seconds: float, status: int | None) -> Grade:
     """Return the grade of an answer whose process ended without a result."""
     frames = re.findall(r'File "(.*?)", line (\d+)', said)
     number = next((int(line) for file, line in frames if file == str(path)), None)
     code = ""
     if number is not None:
-        with suppress(OSError, UnicodeDecodeError, IndexError):
-            code = path.read_text(encoding="utf-8").splitlines()[number - 1].strip()
+        with suppress(UnicodeDecodeError, IndexError):
+            code = content.decode().splitlines()[number - 1].strip()
     if not said:
         raise RuntimeError("the process that grades answers did not start")
     if "Timeout" in said or status == -signal.SIGPROF:

@@ -69,10 +69,8 @@ def next_step(exercise: Exercise, file: Path) -> RenderableType:
 
 def locked(exercise: Exercise, current: Exercise) -> RenderableType:
     """Return what is said about a file whose exercise is locked."""
-    return Group(
-        Text(f"{exercise} is locked: first pass {current}. To grade it anyway:", "yellow"),
-        Text(f"  headway learn --check {exercise.number}"),
-    )
+    anyway = f"headway learn --check {exercise.number}"
+    return Text(f"{exercise} is locked: pass {current} first, or: {anyway}", "yellow")
 
 
 def table(listed: Sequence[dict[str, Any]], progress: Progress) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -30,19 +30,19 @@ class Session:
 
     def run(self, stop: Event) -> None:
         """Grade the current exercise, and then every file that is saved, until `stop` is set."""
-        saves = saved(self._folder, stop)
-        current = self._progress().current
-        if current is None:
-            self._console.print(terminal.finished())
-        elif self._folder.is_started(current):
-            self._graded(current)
-        else:
-            self._console.print(terminal.next_step(current, self._folder.file(current)))
-        for exercise in saves:
-            try:
-                self._graded(exercise)
-            except Exception as error:  # of Headway or the system: the session continues
-                self._console.print(f"not graded: {error!r}", style="red", markup=False)
+        saves, exists = saved(self._folder, stop), True
+        self._begin()
+        for files in saves:
+            existed, exists = exists, self._folder.path.is_dir()
+            if exists and existed:
+                for exercise in files:
+                    self._grade(exercise)
+            elif exists:
+                self._say(f"the folder {self._folder.path} is back", "yellow")
+                self._begin()
+            elif existed:
+                advice = "put it back, or start `headway learn` again to begin anew"
+                self._say(f"the folder {self._folder.path} was deleted; {advice}", "yellow")
 
     def state(self) -> dict[str, Any]:
         """Return the state of all exercises, for the page."""
@@ -57,30 +57,53 @@ class Session:
         ]
         return {"exercises": listed, "current": progress.current.name if progress.current else None}
 
-    def check(self, exercise: Exercise) -> Grade:
+    def check(self, exercise: Exercise, is_cancelled: Callable[[], bool] = lambda: False) -> Grade:
         """Grade an exercise, print the grade and record it if it is passed."""
         file = self._folder.file(exercise)
         self._console.print(terminal.heading(exercise, file))
-        grade = self._grades[exercise.name] = grading.grade(file, exercise)
-        is_new = exercise.name not in self._progress().passed
+        grade = grading.grade(file, exercise, is_cancelled=is_cancelled)
+        self._grades[exercise.name] = grade
         if grade.passed:
             self._folder.mark_passed(exercise)
         self._console.print(terminal.grade(exercise, file, grade, self._console.width))
         if grade.passed:
-            progress = self._progress()
-            self._console.print(terminal.passed(self._folder, progress))
-            following = progress.current
-            if is_new and following is not None and self._folder.is_started(following):
-                self.check(following)
+            self._console.print(terminal.passed(self._folder, self._progress()))
         return grade
 
-    def _graded(self, exercise: Exercise) -> None:
+    def _begin(self) -> None:
+        current = self._progress().current
+        if current is None:
+            self._console.print(terminal.finished())
+        elif self._folder.is_started(current):
+            self._grade(current)
+        else:
+            self._console.print(terminal.next_step(current, self._folder.file(current)))
+
+    def _grade(self, exercise: Exercise) -> None:
+        try:
+            self._grade_open(exercise)
+        except grading.Cancelled:
+            self._say("the file changed, so this grade was stopped", "dim")
+        except Exception as error:  # of Headway or the system: the session continues
+            self._say(f"not graded: {error!r}", "red")
+
+    def _grade_open(self, exercise: Exercise) -> None:
+        """Grade an exercise unless it is locked, and those that it unlocks."""
         progress = self._progress()
         if progress.state(exercise) == "locked":
-            assert progress.current is not None
-            self._console.print(terminal.locked(exercise, progress.current))
-        else:
-            self.check(exercise)
+            if self._folder.is_started(exercise):
+                assert progress.current is not None
+                self._console.print(terminal.locked(exercise, progress.current))
+            return
+        file = self._folder.file(exercise)
+        stamp = _stamp(file)
+        self.check(exercise, lambda: _stamp(file) != stamp)
+        following = self._progress().current
+        if following not in (None, progress.current) and self._folder.is_started(following):
+            self._grade(following)
+
+    def _say(self, text: str, style: str) -> None:
+        self._console.print(text, style=style, markup=False)
 
     def _progress(self) -> Progress:
         return opened(self._folder, self._console)
@@ -111,22 +134,25 @@ def summaries(folder: Folder, progress: Progress) -> list[dict[str, Any]]:
     ]
 
 
-def saved(folder: Folder, stop: Event) -> Iterator[Exercise]:
+def saved(folder: Folder, stop: Event) -> Iterator[list[Exercise]]:
     """Return the exercises whose files are saved or disappear from now on, until `stop` is set."""
-    files = {exercise.name: folder.file(exercise) for exercise in exercises().values()}
-    return _changed(files, {name: _stamp(file) for name, file in files.items()}, stop)
+    return _changes(folder, _stamps(folder), stop)
 
 
-def _changed(files: dict[str, Path], seen: dict[str, Stamp], stop: Event) -> Iterator[Exercise]:
+def _changes(folder: Folder, seen: dict[str, Stamp], stop: Event) -> Iterator[list[Exercise]]:
     while not stop.wait(INTERVAL):
-        for name, file in files.items():
-            stamp = _stamp(file)
-            if stamp == seen[name]:
-                continue
+        stamps = _stamps(folder)
+        if stamps != seen:
             time.sleep(SETTLED)
-            if stamp == _stamp(file):
-                seen[name] = stamp
-                yield exercises()[name]
+        if stamps == seen or stamps != _stamps(folder):
+            continue
+        changed = [exercises()[name] for name, stamp in stamps.items() if stamp != seen[name]]
+        seen = stamps
+        yield changed
+
+
+def _stamps(folder: Folder) -> dict[str, Stamp]:
+    return {name: _stamp(folder.file(exercise)) for name, exercise in exercises().items()}
 
 
 def _stamp(file: Path) -> Stamp:

@@ -16,11 +16,11 @@ Line = tuple[int | None, str]  # the number of a line, and its code
 NO_LINE: Line = (None, "")
 
 
-def grade_here(path: Path, exercise: Exercise) -> Grade:
-    """Grade a file. Its code runs in this process, without limits."""
+def grade_here(path: Path, exercise: Exercise, content: bytes | None = None) -> Grade:
+    """Grade a file, or the content that it had. Its code runs in this process, without limits."""
     source = ""
     try:
-        source = _read(path, exercise)
+        source = _read(path, exercise, content)
         remark = GRADERS[exercise.name](load(path, source, exercise))
     except Wrong as wrong:
         line, code = _raised_at(wrong.__cause__, path, source) or _matching(wrong.look, source)
@@ -37,10 +37,10 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + ("" if text[-1] in ".?!" else ".")
 
 
-def _read(path: Path, exercise: Exercise) -> str:
+def _read(path: Path, exercise: Exercise, content: bytes | None) -> str:
     again = f"to get the stub again: headway learn --reset {exercise.number}"
     try:
-        source = path.read_bytes().decode("utf-8-sig")
+        source = (path.read_bytes() if content is None else content).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise Wrong("not-utf-8", f"line {line} is not UTF-8 text; save the file as UTF-8") from None
