@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import linecache
 import os
+import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
@@ -26,6 +29,9 @@ from headway.learn.exercise import DEFINITIONS, Exercise, public
 from headway.learn.grades import Wrong
 from headway.training.memory import is_exhausted
 
+# Errors of NumPy, PyTorch and JAX for arrays whose shapes do not fit.
+NOT_FITTING = "mismatch|broadcast|cannot be multiplied|must match|aligned|batch2|dot_general"
+MODULE = "answer "  # how the names of imported answers begin
 # Names of arguments that mean the same.
 ALIASES = {
     "weights": ("weights", "attention_weights", "attn_weights", "attn", "attention", "a", "w"),
@@ -182,6 +188,13 @@ def load(path: Path, source: str, exercise: Exercise) -> Answer:
                 f"the file defines {names}, but not {exercise.entry}; name it as in the task",
             )
         entry = getattr(module, found[0])
+        if isinstance(entry, type) and callable(getattr(entry, exercise.entry, None)):
+            raise Wrong(
+                "no-answer",
+                f"{exercise.entry} is defined inside of the class {found[0]}; define it outside, "
+                "as in the task",
+                look=f"def {exercise.entry}",
+            )
     return Answer(entry, _libraries(tree), source)
 
 
@@ -223,13 +236,40 @@ def _described(error: BaseException) -> tuple[str, str]:
         return "memory", "it needs more than 2 GB of memory; are the shapes what you expect?"
     if isinstance(error, TypeError) and not user_frames(error):  # raised by the call itself
         return "arguments", f"it must take the arguments of the stub: {text}"
-    return "error", f"it raised {type(error).__name__}" + (f": {text}" if text else "")
+    found = _shapes_at(error) if re.search(NOT_FITTING, text) else None
+    return found or ("error", f"it raised {type(error).__name__}" + (f": {text}" if text else ""))
+
+
+def _shapes_at(error: BaseException) -> tuple[str, str] | None:
+    """Describe an error with the shapes of the arrays in the line of the answer that raised it."""
+    frames = [*traceback.walk_tb(error.__traceback__)]
+    own = [pair for pair in frames if pair[0].f_globals.get("__name__", "").startswith(MODULE)]
+    if not own:
+        return None
+    frame, number = own[-1]
+    line = linecache.getline(frame.f_code.co_filename, number, frame.f_globals).strip()
+    shapes = {
+        name: tuple(frame.f_locals[name].shape)
+        for name in dict.fromkeys(re.findall(r"\w+", line))
+        if hasattr(frame.f_locals.get(name), "shape")
+    }
+    if not shapes:
+        return None
+    listed = ", ".join(f"{name} has the shape {shape}" for name, shape in shapes.items())
+    message = f"the shapes do not fit ({type(error).__name__}): {listed}"
+    for name, shape in shapes.items():
+        if len(shape) > 2 and re.search(rf"\b{name}\.T\b", line):
+            message += f". {name}.T reverses all {len(shape)} axes: exchange the last two with "
+            return "axes-reversed", f"{message}{name}.swapaxes(-1, -2)"
+    if ".weight" in line:
+        message += ". The weight of nn.Linear is (d_out, d_in): call the layer with x instead"
+    return "shapes", message
 
 
 def _imported(path: Path, source: str) -> ModuleType:
     """Run the source as a module of its own. No bytecode is written, and none is read."""
     loader = _Loader(path, source)
-    spec = importlib.util.spec_from_loader(f"answer {path.stem}", loader)
+    spec = importlib.util.spec_from_loader(MODULE + path.stem, loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and `inspect` look there

@@ -202,6 +202,9 @@ def _work(
     """Grade in the new process, and write the result as one line."""
     from headway.learn.worker import grade_here  # late: it imports PyTorch
 
+    with suppress(OSError):
+        if b"import jax" in path.read_bytes():
+            import jax  # noqa: F401 - seconds that are none of the answer
     os.setsid()  # so that Ctrl-C does not reach it, and it is killed with all its processes
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
@@ -238,7 +241,11 @@ def _stopped(said: str, path: Path, content: bytes, seconds: float, status: int 
     if not said:
         raise RuntimeError("the process that grades answers did not start")
     if "Timeout" in said or status == -signal.SIGPROF:
-        message = f"It did not return within {seconds:g} seconds. Is there a loop without end?"
+        message = f"It did not return within {seconds:g} seconds of the processor. Is there a loop "
+        message += "without end?"
+        if "Timeout" in said:
+            message = f"It did not return within {WAITING * seconds:g} seconds. Does it wait for "
+            message += "something?"
         return Grade(False, "time", message, number, code)
     message = f"It ended Python without a result (exit status {status}), as os._exit() does."
     return Grade(False, "crash", message, number, code)

@@ -65,10 +65,22 @@ def _raised_at(error: BaseException | None, path: Path, source: str) -> Line | N
 
 
 def _matching(pattern: str, source: str) -> Line:
-    """Return the first simple statement that matches a regular expression."""
+    """Return the first simple statement that matches a regular expression.
+
+    The lines of a helper for the softmax match only an expression that looks for the softmax.
+    """
     if not pattern:
         return NO_LINE
-    statements = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)]
+    tree = ast.parse(source)
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    helpers = {
+        node
+        for function in functions[:-1]
+        if "exp(" in (code := ast.unparse(function)) and "softmax" not in pattern
+        if not re.search("@|matmul|einsum|dot|bmm", code)
+        for node in ast.walk(function)
+    }
+    statements = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and n not in helpers]
     for node in sorted(statements, key=lambda node: node.lineno):
         if not hasattr(node, "body") and re.search(pattern, ast.unparse(node)):
             return _line(node.lineno, source)

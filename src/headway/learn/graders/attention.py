@@ -178,9 +178,9 @@ def measured_mask(view: View) -> list[Fault]:
             if columns.any() and not np.array_equal(columns, np.arange(len(cells)) <= row):
                 keys = ", ".join(map(str, np.flatnonzero(columns)))
                 message = (
-                    f"With {len(cells)} tokens, token {row} attends to the tokens {keys}, but "
+                    f"With {len(cells)} tokens, token {row} (counted from 0) attends to {keys}, "
                 )
-                message += "it must attend to itself and all earlier ones. Hide only j > i."
+                message += "but it must attend to itself and all earlier ones. Hide only j > i."
                 step = {"structure": lambda call: seen[call.shape[0]]}
                 return [Fault("mask-wrong", message, MASK, step)]
     return []
@@ -218,6 +218,8 @@ def hint(view: View, *, causal: bool) -> str:
     if weights is None:
         return ""
     known = []
+    if not np.isfinite(weights).all():
+        return "The weights contain NaN or infinity."
     if not np.allclose(weights.sum(axis=-1), 1, atol=1e-3):
         sums = ", ".join(f"{number:.3g}" for number in weights.sum(axis=-1))
         known.append(f"The rows of the weights sum to {sums}, but each must sum to 1.")

@@ -17,7 +17,10 @@ from headway.learn.graders.compare import Fault, fault
 SCALE = r"sqrt|\*\* ?-?\(?0\.5|scale|\* ?-0\.5|(@|einsum|matmul|bmm|dot).*/"
 SOFTMAX = r"softmax|exp\(|sum\(|argmax|sigmoid"
 MASK = r"mask|tril|triu|inf|where|causal|1e-?9|>|<"
-ROLES = r"@|matmul|einsum|dot|bmm"
+# Products that are no projections: of the scores, and of the context.
+ROLES = r"^(?!.*\b(W_?\w|w_?[qkv])).*(@|matmul|einsum|dot|bmm)"
+MIX = r"^(?!.*(\b(W_?\w|w_?[qkv])|\.m?T\b|transpose|swapaxes|permute)).*(@|matmul|einsum|dot|bmm)"
+MIX += r"|softmax\(.*\) @"
 
 
 def low(scores: Array, allowed: Array) -> Array:
@@ -240,8 +243,19 @@ def of_causal() -> list[Fault]:
         structure=lambda call: distance(call) > 0,
         hide_structure=lambda scores, allowed: np.where(allowed, scores, low),
     )
+    for hide in (
+        lambda scores, allowed: np.where(allowed, scores, scores - 1e9),
+        lambda scores, allowed: np.where(allowed & (scores != 0), scores, low),  # tril(s, -1) == 0
+    ):
+        add(
+            "mask-hides-itself",
+            itself,
+            structure=lambda call: distance(call) > 0,
+            hide_structure=hide,
+        )
     reverse = "The causal mask is reversed: tokens attend to later tokens, not to earlier ones. "
     reverse += "Exchange tril and triu, or True and False."
+    add("mask-reversed", reverse, structure=lambda call: distance(call) <= 0)
     add("mask-reversed", reverse, structure=lambda call: distance(call) < 0)
     add(
         "mask-reversed",
@@ -255,7 +269,6 @@ def of_causal() -> list[Fault]:
         structure=lambda call: distance(call) < 0,
         hide_structure=lambda scores, allowed: np.where(allowed, scores, low),
     )
-    add("mask-reversed", reverse, structure=lambda call: distance(call) <= 0)
     add(
         "only-itself",
         "Each token gets only its own value. It must attend to all earlier tokens, too: look at "
@@ -398,12 +411,13 @@ def of_roles() -> list[Fault]:
         ("keys-only", "Only the keys are used, three times.", lambda q, k, v: (k, k, k)),
         ("values-only", "Only the values are used, three times.", lambda q, k, v: (v, v, v)),
     ):
-        found.append(Fault(name, f"{message} {roles}", ROLES, {"exchange": exchange}))
+        look = MIX if name == "values-unused" else ROLES
+        found.append(Fault(name, f"{message} {roles}", look, {"exchange": exchange}))
     found += [
         fault(
             "weights-transposed",
             f"The weights are transposed before the product with the values. {roles}",
-            ROLES,
+            MIX,
             mix=lambda w, v: w.swapaxes(-1, -2) @ v,
         ),
         fault(

@@ -47,6 +47,14 @@ def cases(square: bool = False) -> list[dict[str, Array]]:
     return found
 
 
+def in_place(weights: Array, x: Array) -> Array:
+    """Return what an answer computes that stores each row of the result in x."""
+    x = x.copy()
+    for i, row in enumerate(weights):
+        x[i] = row @ x
+    return x
+
+
 def faults() -> list[Fault]:
     """Return the faults that the grader knows."""
     found: list[Fault] = []
@@ -59,6 +67,14 @@ def faults() -> list[Fault]:
     add("weights-transposed",
         "The weights are used as columns (weights.T, or weights[j, i] in a loop).",
         lambda w, x: w.T @ x)  # fmt: skip
+    add("weights-transposed",
+        "The weights are used as columns, and divided by the sums of these columns.",
+        lambda w, x: w.T / total(w.T) @ x)  # fmt: skip
+    add("weights-transposed + last-token-missing",
+        "The weights are used as columns, and the last row of x is left out.",
+        lambda w, x: w[:-1].T @ x[:-1])  # fmt: skip
+    add("in-place", "The rows of x are overwritten while later rows still need them: the result "
+        "is the array x itself. Write the result to a new array.", in_place)  # fmt: skip
     add(
         "weights-transposed",
         "The product x.T @ weights uses the weights as columns.",

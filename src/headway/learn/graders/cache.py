@@ -283,7 +283,7 @@ def run(answer: Answer, inputs: Inputs, axes: int) -> tuple[Array, Any]:
                 f"in step {t + 1}, with the cache of the step before, {wrong.message}. Keys and "
                 "values must both get one row longer in each step."
             )
-            if wrong.fault == "error" and re.search(ALONG_FEATURES, answer.source):
+            if wrong.fault in ("error", "shapes") and re.search(ALONG_FEATURES, answer.source):
                 wrong.fault = "concatenate-axis"
                 wrong.message += " Concatenate along the tokens (axis=0 of (tokens, d)), not along "
                 wrong.message += "the features."

@@ -19,6 +19,8 @@ Array = np.ndarray
 Inputs = Mapping[str, Any]  # arrays and numbers
 # Calls the answer with the inputs of a case; the second argument is the right shape.
 View = Callable[[Inputs, tuple[int, ...]], Array]
+# Together, these two are a softmax over the columns, which is a more likely mistake.
+SAME_AS_AXIS = {"queries-keys-exchanged", "weights-transposed"}
 MOST_NAMES = 3  # if more mistakes explain a result, none is named
 TOLERANCE = 2e-4  # relative to the largest number; answers compute in float32
 
@@ -96,7 +98,11 @@ def compare(
     singles = [(fault,) for fault in faults]
     # The first fault of each name is its usual form.
     usual = [*{fault.name: fault for fault in reversed(faults)}.values()][::-1]
-    pairs = [pair for pair in combinations(usual, 2) if not pair[0].steps.keys() & pair[1].steps]
+    pairs = [
+        pair
+        for pair in combinations(usual, 2)
+        if not pair[0].steps.keys() & pair[1].steps and {f.name for f in pair} != SAME_AS_AXIS
+    ]
     seen = _without_copies(views, outcomes)
     for view, results in seen:
         _check_is_repeatable(view, cases, results, expected[0])
@@ -163,6 +169,8 @@ def _check_uses_inputs(
         for found in zip(cases, results, right, strict=True)
         if not isinstance(found[1], Wrong) and np.isfinite(found[1]).any()
     ]
+    if len(known) < len(cases) / 2:
+        return
     for name, array in cases[0].items():
         if (
             np.asarray(array).dtype.kind == "f"
@@ -205,7 +213,11 @@ def _explanations(
 ) -> dict[str, tuple[Fault, ...]]:
     """Return the faults that give these results, by name."""
     found: dict[str, tuple[Fault, ...]] = {}
+    # One case with a result proves one fault, but not two.
+    count = sum(not isinstance(result, Wrong) for result in results)
     for faults in combined:
+        if count < len(faults):
+            continue
         steps = {name: step for fault in faults for name, step in fault.steps.items()}
         faulty = replace(formula, **steps)
         if all(agree(outcome_of(faulty, case), r) for case, r in zip(cases, results, strict=True)):
@@ -260,10 +272,7 @@ def _best(
     """Return the view whose results are nearest to the right ones."""
 
     def score(pair: tuple[View, list[Array | Wrong]]) -> int:
-        return sum(
-            0 if isinstance(result, Wrong) else 1 + (result.shape == expected.shape)
-            for result, expected in zip(pair[1], right, strict=True)
-        )
+        return sum(map(_have_equal_shapes, pair[1], right))
 
     return max(zip(views, outcomes, strict=True), key=score)
 
@@ -279,13 +288,20 @@ def _unknown(
     assert example is not None  # some result is wrong
     result, expected = example.yours, example.right
     errors = [r for r in results if isinstance(r, Wrong)]
-    if errors and sum(map(agree, results, right)) == len(results) - len(errors) > 0:
-        message = f"Some sizes work, but with {_shapes(example.inputs)} {errors[0].message}. Take "
-        message += "all sizes from the shapes of the inputs, and transpose with `swapaxes`."
-        return Wrong("sizes", message, look=r"shape|= \d|arange|zeros|ones", example=example)
-    if result is None or (errors and result.shape != expected.shape):
+    if errors and isinstance(errors[0].__cause__, ArithmeticError):
         errors[0].example = example
         return errors[0]
+    right_shapes = [*map(_have_equal_shapes, results, right)]
+    if not all(right_shapes) and sum(map(agree, results, right)) == sum(right_shapes) > 0:
+        message = f"Some sizes work, but with {_shapes(example.inputs)} "
+        message += errors[0].message if errors else f"the {what} has the wrong shape"
+        message += ". Take every size from the shape of the array that has it: no fixed numbers, "
+        message += "and no other array."
+        return Wrong("sizes", message, look=r"shape|len\(|= \d|arange|zeros|ones", example=example)
+    if errors and not any(right_shapes):
+        errors[0].example = example
+        return errors[0]
+    assert result is not None  # otherwise all are errors
     if result.shape != expected.shape:
         message = (
             f"The {what} has the shape {result.shape}, but it must have {expected.shape} "
@@ -294,12 +310,16 @@ def _unknown(
         return Wrong("shape", message, example=example)
     if not np.isfinite(result).all() and np.isfinite(expected).all():
         message = f"The {what} contains NaN or infinity. Look for a division by 0, 0 * infinity, "
-        message += "log(0), exp of a large number, and rows whose scores are all -inf."
-        return Wrong("nan", message, look=r"exp|log|/|inf", example=example)
+        message += "log(0), the root of a negative number, rows whose scores are all -inf, and exp "
+        message += "of a large number: the inputs are float32, where exp(89) is infinite and "
+        message += "exp(-104) is 0."
+        look = r"\* ?-?(\w+\.)?inf\b|-inf|log\(|sqrt\(\w+ @|~"
+        return Wrong("nan", message, look=look, example=example)
     if errors:
         case = next(c for c, r in zip(cases, results, strict=True) if isinstance(r, Wrong))
-        message = f"The {what} is wrong, and with {_shapes(case)} {errors[0].message}"
-        return Wrong("unknown", message, example=example)
+        errors[0].message = f"With {_shapes(case)} {errors[0].message}"
+        errors[0].example = example
+        return errors[0]
     known_fault = _proportional(results, right, what)
     if known_fault is not None:
         return Wrong(*known_fault, look="return", example=example)
@@ -335,7 +355,10 @@ def _proportional(
         )
     factor = float(result @ expected / (expected @ expected))
     if np.abs(result - factor * expected).max() < TOLERANCE * np.abs(result).max():
-        return "factor", f"All numbers of the {what} are {factor:.4g} times what they must be."
+        message = (
+            f"All numbers of the {what} are {factor:.4g} times what they must be. Remove this "
+        )
+        return "factor", f"{message}factor."
     if np.ptp(difference) < TOLERANCE * largest:
         return "offset", f"All numbers of the {what} are too large by {difference.mean():.4g}."
     return None

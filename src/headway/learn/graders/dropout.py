@@ -92,6 +92,14 @@ def _training(call: Caller, rate: float) -> Iterator[Found]:
     weights = weights_of(SIZE)
     result, again = call(weights, rate, True), call(weights, rate, True)
     same = np.array_equal(result, again, equal_nan=True)
+    if _kind(result) != "some":
+        kinds = {_kind(call(weights, rate, True)) for _ in range(40)}
+        if {"all", "none"} <= kinds:
+            yield "one-draw", (
+                "One random number decides for all weights: either all or none are dropped. Draw "
+                "one for each weight: the random array needs the shape of `weights`."
+            ), "rand|bernoulli|binomial|choice"  # fmt: skip
+            return
     if np.allclose(result, weights, rtol=1e-4):
         yield "no-dropout", "Nothing is dropped with training=True.", "training|if"
         return
@@ -121,8 +129,8 @@ def _training(call: Caller, rate: float) -> Iterator[Found]:
             ), "<|>"  # fmt: skip
             return
         yield "same-mask", (
-            "Every call drops the same weights. Draw new random numbers in each call: no seed "
-            "inside of the function."
+            "Every call drops the same weights. Draw the random numbers inside of the function, so "
+            "that each call has new ones, and set no seed there."
         ), "seed|default_rng|PRNGKey|random.key|Generator"  # fmt: skip
     # By chance, three equal numbers occur in one of 10,000 grades.
     numbers = {int((r == 0).sum()) for r in (result, again, call(weights, rate, True))}
@@ -130,9 +138,20 @@ def _training(call: Caller, rate: float) -> Iterator[Found]:
     yield from _share_and_scale(weights, result, zero, rate)
 
 
+def _kind(result: Array) -> str:
+    """Return how many numbers of a result are 0: "all", "none" or "some"."""
+    zero = result == 0
+    return "all" if zero.all() else "some" if zero.any() else "none"
+
+
 def _without_zeros(weights: Array, result: Array, rate: float) -> Iterator[Found]:
     ratio = result / weights
-    if np.ptp(ratio) < 1e-3:
+    if abs(float(np.isclose(result, -rate, atol=1e-6).mean()) - rate) < NEAR:
+        yield "brackets", (
+            "The rate is subtracted from the result: `/ 1 - rate` means (/ 1) - rate. Write "
+            "/ (1 - rate)."
+        ), r"/ ?1 ?- ?"  # fmt: skip
+    elif np.ptp(ratio) < 1e-3:
         yield "only-scaled", (
             f"Nothing is dropped: all weights are multiplied by {ratio.mean():.3g}. Set a random "
             "share of them to 0."
@@ -161,6 +180,10 @@ def _pattern(zero: Array, same_number: bool) -> Iterator[Found]:
         yield "drops-columns", f"Whole columns are dropped. {each}", look
     elif (zero == zero[:, :1]).all():
         yield "drops-rows", f"Whole rows are dropped. {each}", look
+    elif (rows := int(zero.any(axis=1).sum())) < len(zero) / 2:
+        yield "rows-missed", (
+            f"Weights are dropped in {rows} of {len(zero)} rows only. {each}"
+        ), look  # fmt: skip
     elif same_number:
         yield "fixed-number", (
             f"Every call drops exactly {zero.sum()} of {zero.size} weights. {each}"
@@ -195,7 +218,11 @@ def _share_and_scale(weights: Array, result: Array, zero: Array, rate: float) ->
     look = r"/|\*"
     right = f"Divide the others by 1 - rate: {1 / keep:.3g}-fold for rate = {rate:g}."
     sums = result.sum(axis=1)
-    if np.ptp(ratio) > 1e-3 * abs(factor):
+    if np.ptp(result[~zero]) < 1e-3 * abs(result[~zero].mean()):
+        yield "mask-returned", (
+            "The mask is returned, not the weights. Return weights * kept / (1 - rate)."
+        ), "return"  # fmt: skip
+    elif np.ptp(ratio) > 1e-3 * abs(factor):
         if np.allclose(sums[sums > 0], 1, atol=1e-3):
             yield "normalized-again", (
                 f"After the dropout, each row is divided by its sum. {right}"

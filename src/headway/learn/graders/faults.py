@@ -84,9 +84,44 @@ def of_normalization() -> list[Fault]:
         "keepdims=True in both.",
         lambda s: (e := exponentials(s)) / e.sum(axis=-2, keepdims=True),
         lambda s: (e := exponentials(s)) / e.sum(axis=(-2, -1), keepdims=True),
+    )
+    add(
+        "sum-axis",
+        "The maximum is taken over the columns, and the sum over the whole matrix. Use axis=-1 and "
+        "keepdims=True in both.",
         lambda s: (
             (e := np.exp(s - s.max(axis=-2, keepdims=True))) / e.sum(axis=(-2, -1), keepdims=True)
         ),
+    )
+    add(
+        "maximum-in-one",
+        "The maximum is subtracted in the denominator only. Subtract it from the scores first, and "
+        "use the same exponentials above and below.",
+        lambda s: np.exp(s) / total(exponentials(s)),
+    )
+    add(
+        "maximum-in-one",
+        "The maximum is subtracted in the numerator only. Subtract it from the scores first, and "
+        "use the same exponentials above and below.",
+        lambda s: exponentials(s) / total(np.exp(s)),
+    )
+    add(
+        "exponential-of-sum",
+        "The exponentials are divided by the exponential of the sum of the scores. Take the "
+        "exponentials first, then their sum.",
+        lambda s: np.exp(s) / np.exp(total(s)),
+        lambda s: (t := s - s.max(axis=-1, keepdims=True), np.exp(t) / np.exp(total(t)))[1],
+    )
+    add(
+        "sum-not-reset",
+        "The sum of the exponentials is not set to 0 for each row: it also contains earlier rows.",
+        lambda s: np.exp(s) / total(np.exp(s)).cumsum(axis=-2),
+        lambda s: exponentials(s) / total(exponentials(s)).cumsum(axis=-2),
+    )
+    add(
+        "softmax-off-by-one",
+        "A number of 1 is added to the sum of the exponentials. Remove it.",
+        lambda s: exponentials(s) / (1 + total(exponentials(s))),
     )
     add(
         "sum-axis",
@@ -111,6 +146,7 @@ def of_normalization() -> list[Fault]:
         "the sum of the exponentials.",
         lambda s: np.exp(s / total(s)),
         lambda s: np.exp(s / total(np.exp(s))),
+        lambda s: (t := s - s.max(axis=-1, keepdims=True), np.exp(t / total(np.exp(t))))[1],
         lambda s: softmax(s / total(s)),
         lambda s: softmax(s / s.max(axis=-1, keepdims=True)),
         lambda s: softmax(s / np.abs(s).max(axis=-1, keepdims=True)),
@@ -240,9 +276,9 @@ def of_normalization() -> list[Fault]:
     )
     add("one-minus", "The result is 1 - softmax.", lambda s: 1 - softmax(s))
     add(
-        "maximum-added",
-        "The maximum is added to the scores of other rows or columns, or multiplied. Subtract the "
-        "maximum of each row inside the exponential.",
+        "maximum-outside",
+        "The maximum is subtracted from the exponentials. Subtract it from the scores, inside the "
+        "exponential: np.exp(scores - maximum).",
         lambda s: (e := np.exp(s) - s.max(axis=-1, keepdims=True)) / total(e),
         lambda s: np.exp(s) - s.max(axis=-1, keepdims=True),
         lambda s: (e := np.exp(s) - np.exp(s).max(axis=-1, keepdims=True)) / total(e),
@@ -285,6 +321,10 @@ def of_results(what: str, rows: str = "token") -> list[Fault]:
     add("not-reset", "The sum is not set to 0 for each row: each row also contains earlier ones.",
         lambda r: r.cumsum(axis=0))  # fmt: skip
     add("rows-reversed", "The rows are in reversed order.", lambda r: r[::-1])
+    add("one-column-only", f"Only the first column of the {what} is filled: the others are 0.",
+        lambda r: np.where(np.arange(r.shape[-1]) == 0, r, 0))  # fmt: skip
+    add("one-column-only", f"Only the last column of the {what} is filled: the others are 0.",
+        lambda r: np.where(np.arange(r.shape[-1]) == r.shape[-1] - 1, r, 0))  # fmt: skip
     add("rows-summed", f"The rows are added to a single one. Return one row per {rows}.",
         lambda r: r.sum(axis=0), lambda r: r.sum(axis=0, keepdims=True))  # fmt: skip
     add("rows-averaged", f"The rows are averaged to a single one. Return one row per {rows}.",
@@ -374,7 +414,7 @@ def of_attention() -> list[Fault]:
     for divisor in (
         lambda s: s.std(),
         lambda s: np.linalg.norm(s), lambda s: np.linalg.norm(s, axis=-1, keepdims=True),
-        lambda s: s.max(), lambda s: np.abs(s).max(),
+        lambda s: s.max(), lambda s: np.abs(s).max(), lambda s: np.sqrt(np.abs(s).max()),
     ):  # fmt: skip
         add("scores-normalized",
             "The scores are divided by a number that is made from the scores (maximum, length or "
@@ -427,8 +467,8 @@ def of_attention() -> list[Fault]:
         "The sign of the scores is wrong: the best key gets the smallest weight. Remove the minus "
         "sign.", "-", scores=lambda q, k: -(q @ k.swapaxes(-1, -2)))  # fmt: skip
     for features_mix in (
-        lambda w, v: w @ v.swapaxes(-1, -2), lambda w, v: (w @ v.swapaxes(-1, -2)).swapaxes(-1, -2),
-        lambda w, v: v @ w,
+        np.matmul, lambda w, v: w @ v.swapaxes(-1, -2),
+        lambda w, v: (w @ v.swapaxes(-1, -2)).swapaxes(-1, -2), lambda w, v: v @ w,
     ):  # fmt: skip
         add("features-compared",
             f"The features, not the tokens, are compared: queries.T @ keys. {dots}",
@@ -437,6 +477,22 @@ def of_attention() -> list[Fault]:
     add("elementwise", f"Queries, keys and values are multiplied cell by cell (*). {dots}",
         structure=lambda call: np.ones((1, 1), bool), scores=lambda q, k: q * k,
         mix=lambda w, v: w * v)  # fmt: skip
+    add("softmax-of-inputs",
+        "The softmax is applied to queries and keys before their product. Apply it to the scores: "
+        "softmax(queries @ keys.T).", SOFTMAX,
+        exchange=lambda q, k, v: (softmax(q), softmax(k), v), normalize=lambda s: s,
+        scale=lambda q, k, call: 1.0)  # fmt: skip
+    for scale in (1.0, -0.5):
+        add("softmax-of-inputs",
+            "The softmax is applied to the keys before the product with the queries. Apply it to "
+            "the scores: softmax(queries @ keys.T).", SOFTMAX,
+            exchange=lambda q, k, v, scale=scale: (
+                q, softmax((k if scale == 1 else k * k.shape[-1] ** scale), -2), v),
+            normalize=lambda s: s, scale=lambda q, k, call: 1.0)  # fmt: skip
+    add("softmax-misplaced",
+        "The softmax is applied to the product of scores and values, not to the scores: a bracket "
+        "is in the wrong place. Write softmax(scores) @ values.", SOFTMAX,
+        normalize=lambda s: s, finish=softmax)  # fmt: skip
     roles = "The context is weights @ values."
     for name, message, mix in (
         ("values-reshaped", "The values are transposed, which only works if d_v = tokens.",
@@ -532,6 +588,26 @@ def of_mask() -> list[Fault]:
     add("mask-on-values", "The mask is applied to the values. Apply it to the scores.",
         structure=lambda call: np.ones(call.shape, bool),
         exchange=lambda q, k, v: (q, k, np.tril(v)))  # fmt: skip
+    add("mask-on-values", "The mask is applied to the keys. Apply it to the scores.",
+        structure=lambda call: np.ones(call.shape, bool),
+        exchange=lambda q, k, v: (q, np.tril(k), v))  # fmt: skip
+    add("mask-on-values", "The mask is applied to the queries. Apply it to the scores.",
+        structure=lambda call: np.ones(call.shape, bool),
+        exchange=lambda q, k, v: (np.tril(q), k, v))  # fmt: skip
+    multiplied = (
+        "The scores are multiplied by the mask and a large number. Multiplying never hides "
+    )
+    multiplied += "a score: add -inf where j > i, and 0 elsewhere."
+    add("mask-multiplied", multiplied,
+        hide_structure=lambda s, allowed: np.where(allowed, -1e9 * s, 0))  # fmt: skip
+    add("mask-multiplied", multiplied,
+        hide_structure=lambda s, allowed: np.where(allowed, 0, -1e9 * s))  # fmt: skip
+    add("mask-multiplied", multiplied,
+        hide_structure=lambda s, allowed: np.where(allowed, s, -1e9 * s))  # fmt: skip
+    add("scale-of-tokens",
+        "The scores are divided by the square root of the number of visible tokens. Divide them by "
+        "sqrt(d_k); d_k is queries.shape[-1].",
+        scale=lambda q, k, call: (call.distance()[:, :1] + 1.0) ** -0.5)  # fmt: skip
     add("mask-on-context", "The mask is applied to the context. Apply it to the scores.",
         structure=lambda call: np.ones(call.shape, bool), finish=np.tril)  # fmt: skip
     add("mask-added",

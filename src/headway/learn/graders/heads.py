@@ -82,6 +82,15 @@ def faults() -> list[Fault]:
     ]
 
 
+def overlapping(contexts: Array) -> Array:
+    """Return what an answer computes that stores head h in the columns h to h + d_k."""
+    heads, tokens, d_k = contexts.shape
+    result = np.zeros((tokens, heads * d_k))
+    for head, context in enumerate(contexts):
+        result[:, head : head + d_k] = context
+    return result
+
+
 def of_heads() -> list[Fault]:
     """Return faults of the heads."""
     found: list[Fault] = []
@@ -133,6 +142,12 @@ def of_heads() -> list[Fault]:
            lambda c: tiled(c[0], len(c)))  # fmt: skip
     merged("same-head", "Every head is the last one.",
            lambda c: tiled(c[-1], len(c)))  # fmt: skip
+    merged("heads-cumulative", "Each head also contains the heads before it.",
+           lambda c: np.concatenate([*c.cumsum(0)], -1))  # fmt: skip
+    merged("heads-overlap", "The columns of the heads overlap: head h has the columns h * d_k to "
+           "(h + 1) * d_k.", overlapping)  # fmt: skip
+    merged("two-heads-only", "Only the first two heads are returned. Take the number of heads from "
+           "W_query.shape[0].", lambda c: np.concatenate([*c[:2]], -1))  # fmt: skip
     merged("divided-by-heads", "The result is divided by the number of heads.",
            lambda c: np.concatenate([*c], -1) / len(c))  # fmt: skip
 
@@ -185,6 +200,10 @@ def of_heads() -> list[Fault]:
               "The scores are divided by the square root of the number of heads times d_k. Use "
               "sqrt(d_k), the width of one head.", SCALE,
               scale=lambda q, k, call: (q.shape[-1] * call.heads) ** -0.5),
+        fault("scale-divided-by-heads",
+              "d_k is divided by the number of heads once more. It is W_query.shape[-1], the width "
+              "of one head already.", SCALE,
+              scale=lambda q, k, call: (q.shape[-1] // call.heads) ** -0.5),
         fault("heads-share-scores",
               "The scores of all heads are added before the softmax. Each head has its own.",
               HEADS, scores=lambda q, k: (s := q @ k.swapaxes(-1, -2)).sum(1, keepdims=True)

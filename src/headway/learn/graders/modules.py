@@ -50,7 +50,7 @@ def modules(answer: Answer) -> Iterator[View]:
     """
     orders = [*permutations(QUERY_KEY_VALUE)] if re.search(r"\b3\b", answer.source) else []
     for order in orders or [QUERY_KEY_VALUE]:
-        for of_all_heads, transposed, batch in product((False, True), (False, True), (1, 0)):
+        for of_all_heads, transposed, batch in product((False, True), (False, True), (0, 1)):
             yield partial(
                 _call,
                 answer,

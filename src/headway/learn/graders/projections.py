@@ -13,7 +13,7 @@ import numpy as np
 from headway.check.suspects.steps import Step
 from headway.learn.answer import Answer
 from headway.learn.graders.attention import OF_SEVERAL_HEADS, Attention, hint, measured
-from headway.learn.graders.attention_faults import ROLES, SCALE, of_roles, of_scale
+from headway.learn.graders.attention_faults import SCALE, of_roles, of_scale
 from headway.learn.graders.calls import COPIES, Watched, copies, one_of
 from headway.learn.graders.compare import Array, Fault, View, compare, fault
 from headway.learn.graders.faults import of_attention, of_normalization, of_results, without
@@ -41,7 +41,7 @@ def cases(square: bool = False) -> list[dict[str, Array]]:
     random = np.random.default_rng(4)
     sizes = (3, 4, 2), (3, 2, 2), (4, 3, 2), (6, 3, 2), (2, 4, 5), (5, 4, 4)
     found = []
-    for tokens, d_in, d_out in [(3, 3, 3)] if square else sizes:
+    for tokens, d_in, d_out in [(3, 3, 3), (4, 4, 4)] if square else sizes:
         digits = 1 if tokens < 5 else 5
         shapes = {"x": (tokens, d_in), **dict.fromkeys(MATRICES, (d_in, d_out))}
         found.append({n: random.normal(size=shape).round(digits) for n, shape in shapes.items()})
@@ -74,7 +74,9 @@ def of_projections() -> list[Fault]:
 
     def add(name: str, message: str, *projects: Callable[..., tuple[Any, ...]]) -> None:
         right = "queries = x @ W_query, keys = x @ W_key, values = x @ W_value."
-        found.extend(fault(name, f"{message} {right}", ROLES, project=p) for p in projects)
+        matrix = next((matrix for matrix in MATRICES if message.startswith(matrix)), "")
+        look = matrix or r"@ x\b|\bx\.m?T\b|= x$"
+        found.extend(fault(name, f"{message} {right}", look, project=p) for p in projects)
 
     for number, name in enumerate(MATRICES):
         role = ("queries", "keys", "values")[number]
@@ -166,7 +168,11 @@ def qkv_view(view: View, heads: int = 0) -> View:
         selected = dict(zip(MATRICES, np.split(np.eye(3 * width), 3, axis=1), strict=True))
         if heads:
             selected = {name: np.stack([matrix] * heads) for name, matrix in selected.items()}
-        return view({"x": x, **selected}, (len(x), max(heads, 1) * width))[:, : shape[1]]
+        context = view({"x": x, **selected}, (len(x), max(heads, 1) * width))
+        parts = np.split(context, max(heads, 1), axis=1)
+        if not all(np.allclose(part, parts[0], equal_nan=True) for part in parts):
+            raise ValueError("the heads are not side by side")
+        return parts[0][:, : shape[1]]
 
     return call
 

@@ -106,20 +106,6 @@ def faults() -> list[Fault]:
         lambda x: x @ x.T / x.shape[1] ** 0.5)  # fmt: skip
     add("softmax-added", "A softmax is applied. That is the next chapter: return the scores.",
         lambda x: softmax(x @ x.T / x.shape[1] ** 0.5), lambda x: softmax(x @ x.T, 0))  # fmt: skip
-    add("upper-half-only", "Only pairs with j >= i are computed; the others are 0.",
-        lambda x: np.triu(x @ x.T))  # fmt: skip
-    add("upper-half-only", "Only pairs with j > i are computed; the others are 0.",
-        lambda x: np.triu(x @ x.T, 1))  # fmt: skip
-    add("lower-half-only", "Only pairs with j <= i are computed; the others are 0.",
-        lambda x: np.tril(x @ x.T))  # fmt: skip
-    add("lower-half-only", "Only pairs with j < i are computed; the others are 0.",
-        lambda x: np.tril(x @ x.T, -1))  # fmt: skip
-    add("own-score-missing", "The diagonal is 0: a token is also compared with itself.",
-        lambda x: (x @ x.T) * (1 - np.eye(len(x))))  # fmt: skip
-    add("own-score-missing", "The diagonal is -inf: a token is also compared with itself.",
-        lambda x: np.where(np.eye(len(x)) > 0, -np.inf, x @ x.T))  # fmt: skip
-    add("own-score-missing", "The diagonal is 1: a token is also compared with itself.",
-        lambda x: np.where(np.eye(len(x)) > 0, 1, x @ x.T))  # fmt: skip
     add("last-feature-missing", "The last feature is left out: the loop is too short.",
         lambda x: x[:, :-1] @ x[:, :-1].T)  # fmt: skip
     add("first-feature-missing", "The first feature is left out: the loop starts at 1.",
@@ -155,9 +141,28 @@ def faults() -> list[Fault]:
         lambda x: (x @ x.T) / (x @ x.T).max(-1, keepdims=True))  # fmt: skip
     add("sums-instead", "The sums of rows are returned, not dot products.",
         lambda x: x.sum(-1), lambda x: total(x))  # fmt: skip
-    add("x-returned", "The matrix x is returned as it is.", lambda x: x, lambda x: x.T)
+    add("x-returned", "The matrix x is returned as it is.", lambda x: x)
+    add("x-returned", "The matrix x is transposed, but not multiplied.", lambda x: x.T)
+    add("not-reset", "The sum is not set to 0 for each pair: it also contains earlier ones.",
+        lambda x: (x @ x.T).cumsum(1),
+        lambda x: (x @ x.T).cumsum().reshape(len(x), -1))  # fmt: skip
     add("equality", "Rows are tested for equality, not multiplied.",
         lambda x: np.eye(len(x)))  # fmt: skip
+    for name, message, finish in (
+        ("upper-half-only", "Only pairs with j >= i are computed; the others are 0.", np.triu),
+        ("upper-half-only", "Only pairs with j > i are computed; the others are 0.",
+         lambda s: np.triu(s, 1)),
+        ("lower-half-only", "Only pairs with j <= i are computed; the others are 0.", np.tril),
+        ("lower-half-only", "Only pairs with j < i are computed; the others are 0.",
+         lambda s: np.tril(s, -1)),
+        ("own-score-missing", "The diagonal is 0: a token is also compared with itself.",
+         lambda s: s * (1 - np.eye(len(s)))),
+        ("own-score-missing", "The diagonal is -inf: a token is also compared with itself.",
+         lambda s: np.where(np.eye(len(s)) > 0, -np.inf, s)),
+        ("own-score-missing", "The diagonal is 1: a token is also compared with itself.",
+         lambda s: np.where(np.eye(len(s)) > 0, 1, s)),
+    ):  # fmt: skip
+        found.append(fault(name, f"{message} {right}", LOOK, finish=finish))
     symmetric = ("transposed", "reshaped", "features-summed", "features-averaged")
     return [*found, *without(of_results("matrix of scores"), *symmetric)]
 

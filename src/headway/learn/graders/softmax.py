@@ -55,8 +55,11 @@ def faults() -> list[Fault]:
     return [
         *of_normalization(),
         fault("scaled", scaled, "sqrt|0.5", normalize=lambda s: softmax(s / s.shape[-1] ** 0.5)),
+        fault("causal-mask", "There is a causal mask: scores with j > i are hidden. That is a "
+              "later chapter; leave it out here.", "tri|mask|inf",
+              normalize=lambda s: softmax(np.where(np.tri(*s.shape) > 0, s, -np.inf))),
         *others,
-    ]
+    ]  # fmt: skip
 
 
 def extreme_faults() -> list[Fault]:
@@ -92,6 +95,10 @@ def extreme_faults() -> list[Fault]:
             f"Large scores are cut off (clip), so that different ones get equal weights. {each}",
             lambda s, limit=limit: softmax(np.clip(s, -limit, limit)),
             lambda s, limit=limit: softmax(np.minimum(s, limit)))  # fmt: skip
+    add("clipped",
+        "Large scores are cut off (clip), so that different ones get equal weights, and in float32 "
+        f"exp(100) is still infinite. {each}",
+        lambda s: (e := np.exp(np.clip(s, -100, 100))) / total(e))  # fmt: skip
     infinite = "A score of -inf does not get the weight 0, but NaN or another number. "
     add("infinity", infinite + "Do not replace -inf by 0, and do not multiply it.",
         lambda s: softmax(np.where(np.isfinite(s), s, 0)),
@@ -108,22 +115,22 @@ def grade(answer: Answer) -> None:
     try:
         compare([view], extremes(), [Softmax()], extreme_faults(), what=what)
     except Wrong as wrong:
-        raise _of_extremes(wrong) from None
+        _name_extremes(wrong)
+        raise
     watched.check(("scores",))
     check_is_own(answer, "softmax")
 
 
-def _of_extremes(wrong: Wrong) -> Wrong:
+def _name_extremes(wrong: Wrong) -> None:
     """Name a fault that has no name: it is one of large scores, or of -inf."""
-    if wrong.fault in ("unknown", "nan", "precision") and wrong.example is not None:
+    if wrong.fault in ("unknown", "nan", "precision", "error") and wrong.example is not None:
         if np.isfinite(wrong.example.inputs["scores"]).all():
             wrong.fault = "overflow"
             message = "Ordinary scores are right, but very large or very small ones are not. "
         else:
             wrong.fault = "infinity"
             message = "A score of -inf must give the weight 0. "
-        wrong.message = message + wrong.message
-    return wrong
+        wrong.message = message + wrong.message[0].upper() + wrong.message[1:]
 
 
 def measured(view: View) -> list[Fault]:
