@@ -30,6 +30,7 @@ from headway.learn.worker import grade_here
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "learn" / "answers.md"
+NO_NAMES = ("unknown", "error")  # described, but not named
 ANSWER = re.compile(
     r"^## (?P<title>[^\n]+)\n\n"
     r"fault: (?P<fault>[^\n]+)\n"
@@ -76,7 +77,7 @@ def page() -> str:
     """Return the page: for each answer, what was said."""
     graded = [(case, said(case)) for case in cases()]
     wrong = [(case, grade) for case, grade in graded if case.fault]
-    named = sum(case.fault == grade.fault for case, grade in wrong)
+    named = sum(case.fault == grade.fault not in NO_NAMES for case, grade in wrong)
     passed = sum(grade.passed for case, grade in graded if not case.fault)
     lines = [
         "# What the graders say",

@@ -67,7 +67,7 @@ def _raised_at(error: BaseException | None, path: Path, source: str) -> Line | N
 def _matching(pattern: str, source: str) -> Line:
     """Return the first simple statement that matches a regular expression.
 
-    The lines of a helper for the softmax match only an expression that looks for the softmax.
+    The lines of a helper for the softmax match only an expression that looks for exponentials.
     """
     if not pattern:
         return NO_LINE
@@ -76,7 +76,7 @@ def _matching(pattern: str, source: str) -> Line:
     helpers = {
         node
         for function in functions[:-1]
-        if "exp(" in (code := ast.unparse(function)) and "softmax" not in pattern
+        if "exp(" in (code := ast.unparse(function)) and "exp" not in pattern
         if not re.search("@|matmul|einsum|dot|bmm", code)
         for node in ast.walk(function)
     }

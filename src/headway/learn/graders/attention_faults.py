@@ -417,7 +417,7 @@ def of_roles() -> list[Fault]:
         fault(
             "weights-transposed",
             f"The weights are transposed before the product with the values. {roles}",
-            MIX,
+            r"\.m?T @|(transpose|swapaxes|permute)\([^()]*\) @|@ \w+\.m?T$",
             mix=lambda w, v: w.swapaxes(-1, -2) @ v,
         ),
         fault(

@@ -307,7 +307,8 @@ def of_results(what: str, rows: str = "token") -> list[Fault]:
         lambda r: r[1], lambda r: r[1:2])  # fmt: skip
     add("same-row", f"All rows are equal: each is the result of the first {rows}.",
         lambda r: np.broadcast_to(r[:1], r.shape))  # fmt: skip
-    add("same-row", f"All rows are equal: each is the result of the last {rows}.",
+    add("same-row", f"All rows are equal: each is the result of the last {rows}. "
+        "If a loop appends one array again and again, append a copy of it.",
         lambda r: np.broadcast_to(r[-1:], r.shape))  # fmt: skip
     early = "The loop ends after the first row: the other rows are 0. Is `return` indented too far?"
     add("loop-ends-early", early,
@@ -345,8 +346,8 @@ def of_results(what: str, rows: str = "token") -> list[Fault]:
     add("absolute", f"The {what} has lost its sign (abs).", np.abs)
     add("relu", f"Negative numbers of the {what} are set to 0 (relu).", lambda r: np.maximum(r, 0))
     add("doubled", f"The {what} is twice too large: something is added twice.", lambda r: 2 * r)
-    add("halved", f"The {what} is half as large as it must be.", lambda r: r / 2)
-    add("divided-by-rows", f"The {what} is divided by the number of rows.",
+    add("halved", f"The {what} is half as large as it must be. Do not divide it.", lambda r: r / 2)
+    add("divided-by-rows", f"The {what} is divided by the number of rows. Do not divide it.",
         lambda r: r / len(r))  # fmt: skip
     add("softmax-added", f"A softmax is applied to the {what}. Return it without.",
         softmax)  # fmt: skip
@@ -414,12 +415,16 @@ def of_attention() -> list[Fault]:
     for divisor in (
         lambda s: s.std(),
         lambda s: np.linalg.norm(s), lambda s: np.linalg.norm(s, axis=-1, keepdims=True),
-        lambda s: s.max(), lambda s: np.abs(s).max(), lambda s: np.sqrt(np.abs(s).max()),
+        lambda s: s.max(), lambda s: np.abs(s).max(),
     ):  # fmt: skip
         add("scores-normalized",
             "The scores are divided by a number that is made from the scores (maximum, length or "
             f"deviation). {once}", SCALE,
             normalize=lambda s, divisor=divisor: softmax(s / divisor(s)))  # fmt: skip
+    add("scores-normalized",
+        f"The scores are divided by the root of the largest score. {once}", SCALE,
+        scale=lambda q, k, call: 1.0,
+        normalize=lambda s: softmax(s / np.sqrt(np.abs(s).max())))  # fmt: skip
     for function, name in ((lambda x: np.maximum(x, 0), "relu"), (np.tanh, "tanh")):
         for parts, of in (
             ((0,), "queries"),
@@ -479,19 +484,19 @@ def of_attention() -> list[Fault]:
         mix=lambda w, v: w * v)  # fmt: skip
     add("softmax-of-inputs",
         "The softmax is applied to queries and keys before their product. Apply it to the scores: "
-        "softmax(queries @ keys.T).", SOFTMAX,
+        "softmax(queries @ keys.T).", r"softmax\(",
         exchange=lambda q, k, v: (softmax(q), softmax(k), v), normalize=lambda s: s,
         scale=lambda q, k, call: 1.0)  # fmt: skip
     for scale in (1.0, -0.5):
         add("softmax-of-inputs",
             "The softmax is applied to the keys before the product with the queries. Apply it to "
-            "the scores: softmax(queries @ keys.T).", SOFTMAX,
+            "the scores: softmax(queries @ keys.T).", r"softmax\(",
             exchange=lambda q, k, v, scale=scale: (
                 q, softmax((k if scale == 1 else k * k.shape[-1] ** scale), -2), v),
             normalize=lambda s: s, scale=lambda q, k, call: 1.0)  # fmt: skip
     add("softmax-misplaced",
         "The softmax is applied to the product of scores and values, not to the scores: a bracket "
-        "is in the wrong place. Write softmax(scores) @ values.", SOFTMAX,
+        "is in the wrong place. Write softmax(scores) @ values.", r"softmax\(",
         normalize=lambda s: s, finish=softmax)  # fmt: skip
     roles = "The context is weights @ values."
     for name, message, mix in (

@@ -23,7 +23,11 @@ from headway.learn.graders.faults import (
 )
 from headway.learn.graders.projections import MATRICES, ONE_MATRIX, of_projections, qkv_view, views
 
-HEADS = r"cat|stack|sum|mean|reshape|view|transpose|permute|append|for "
+# Lines that put the heads together: no projections, and no scores.
+HEADS = (
+    r"^(?!.*(sqrt|W_|0\.5|inf)).*(cat|stack|sum|mean|reshape|view|append|transpose|permute|\] = )"
+)
+HEADS += r"|^return .*(cat|stack|sum|mean)"
 
 
 @dataclass(frozen=True)
