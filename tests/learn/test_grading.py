@@ -70,7 +70,7 @@ HOSTILE = {
     "wrong shape": (in_softmax("return np.concatenate([scores] * 3)"), "shape", "shape", None),
     "list": (in_softmax("return [scores, 1]"), "not-an-array", "returned a list", None),
     "text": (in_softmax("return 'scores'"), "not-an-array", "returned a str", None),
-    "None": (in_softmax("pass"), "none", "return statement", None),
+    "None": (in_softmax("pass"), "no-result", "return statement", None),
     "no arguments": ("def softmax():\n    return 1\n", "arguments", "0 positional", None),
     "reads the keyboard": (in_softmax("return input('scores? ')"), "input", "waits for input", 5),
     "unknown module": ("import tensorlow\n", "import", "No module named 'tensorlow'", 1),

@@ -140,7 +140,7 @@ class Answer:
     def array(self, result: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
         """Convert a result to NumPy; `shape` as in `call`. Raises `Wrong` if it is no array."""
         if result is None:
-            raise Wrong("none", "it returned None; is the return statement missing?")
+            raise Wrong("no-result", "it returned None; is the return statement missing?")
         if isinstance(result, tuple) and shape is not None and result:
             shapes = [tuple(getattr(part, "shape", ())) for part in result]
             result = result[shapes.index(shape) if shape in shapes else 0]
