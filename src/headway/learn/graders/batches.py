@@ -22,7 +22,7 @@ from headway.learn.graders.attention_faults import (
     of_softmax,
 )
 from headway.learn.graders.calls import Watched
-from headway.learn.graders.compare import Fault, Inputs, agree, compare, fault
+from headway.learn.graders.compare import Fault, Inputs, View, agree, compare, fault
 from headway.learn.grades import Example, Wrong
 
 QKV = Declaration(kind="qkv")
@@ -298,8 +298,18 @@ def grade(answer: Answer) -> None:
         return right if np.isfinite(result).all() and agree(result, again) else result
 
     few, more = cases()[:3], cases()[3:]
-    compare([view], few, FORMULAS, faults(), more=more, what="context")
+    compare([view], few, FORMULAS, faults(), more=more, what="context", hint=_of_padded_rows)
     _grade_empty_text(answer)
+
+
+def _of_padded_rows(view: View) -> str:
+    """Say if only the rows of padded tokens are wrong."""
+    for case in cases()[:3]:
+        right = RIGHT(**case)
+        real = padding(case["lengths"], right.shape[2])[:, None, :, None]
+        if not agree(np.where(real, view(case, right.shape), 0), np.where(real, right, 0)):
+            return ""
+    return "The rows of real tokens are right, but in those of padded tokens padded keys take part."
 
 
 def _grade_empty_text(answer: Answer) -> None:
