@@ -7,6 +7,7 @@ import pytest
 
 from headway.ladder.rung import run_example, words_and_inputs
 from headway.ladder.rungs import LADDER
+from headway.learn.measured import report
 
 
 @pytest.fixture
@@ -41,3 +42,20 @@ def test_the_scores_of_two_features(chapter):
     text = chapter("05_scale")
     assert f"between {scores.min() - 0.05:.1f} and {scores.max() + 0.05:.1f}" in text
     assert 0.2 < scores.min() < scores.max() < 1.9
+
+
+def test_the_entropies_without_the_scale(chapter):
+    text = chapter("05_scale")
+    variants = report("scale")["variants"]
+    [without, scaled] = (
+        [dict(points) for points in variants[f"d_k 96, rate 1e-2, {name}"]["entropy"].values()]
+        for name in ("unscaled", "scaled")
+    )
+    assert "after 200 steps the entropy is about 0.01" in text
+    assert all(0.005 < run[200] < 0.02 for run in without)
+    recovered = [next(step for step in run if step > 200 and run[step] > 0.1) for run in without]
+    last = [step - 100 for step in recovered]
+    assert f"Until step {min(last)} to {max(last)} it stays below 0.1" in text
+    assert "at the end the entropy is about 0.2, against 0.6 with the scale" in text
+    assert {round(run[3000], 1) for run in without} == {0.2}
+    assert np.mean([run[3000] for run in scaled]).round(1) == 0.6

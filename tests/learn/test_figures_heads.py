@@ -64,7 +64,7 @@ def test_lines_matrix_and_a_number_that_is_changed(page):
     for _ in range(5):
         page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
-    page.get_by_label("x, him, to").fill("-1")
+    page.get_by_label("x, him, for whom").fill("-1")
     assert said(page)["“him”, who is meant?"] == "fox 0.998"
     page.keyboard.press("Enter")
     assert matrix(page, "[data-matrix=x] .matrix")[9][5] == -1

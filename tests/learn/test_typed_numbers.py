@@ -18,6 +18,18 @@ TYPED = [
     ),
     (
         "01_bottleneck",
+        "32.6 of 100 points of BLEU",
+        "lab/race/report.md",
+        r"depth 0 \| rnn [^%]*% [^|]*\| 32\.6 ",
+    ),
+    (
+        "01_bottleneck",
+        "these are 99.6 points",
+        "lab/race/report.md",
+        r"depth 0 \| bahdanau [^%]*% [^|]*\| 99\.6 ",
+    ),
+    (
+        "01_bottleneck",
         "about 580,000 parameters",
         "lab/race/report.md",
         r"rnn 582,988 parameters.* bahdanau 579,568 parameters.* transformer 584,064 parameters",

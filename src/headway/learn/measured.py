@@ -31,6 +31,17 @@ LABELS = {
 }
 HEIGHT, LINE = 280, 15.5  # pixels: the least height of a picture, and of a line of a label
 LETTERS = 16  # of a line of a label
+WORDS = {
+    "token": "A piece of text that the model reads as one: in these experiments, a character.",
+    "step": "One change of all the numbers of the model by the training.",
+    "validation loss": "How badly the model guesses the next token of a text that it has not "
+    "trained on: minus the natural logarithm of the probability that it gave to the right token, "
+    "as a mean. The unit is called nat. Lower is better: 0.1 nats less are a probability that is "
+    "10 % higher.",
+    "seed": "The number from which everything random in a training follows, such as the first "
+    "numbers of the model. Each seed is one training.",
+    "tendency": "All seeds agree, but there are fewer than five of them, too few for a claim.",
+}
 MOST = 10  # lines; a picture with more seeds has a mean and a band per variant
 
 Curves = dict[str, list[list[float]]]  # by seed: pairs of a step and a value
@@ -146,9 +157,15 @@ def drawn(options: Options) -> str:
         + ("" if what == "none" else _plot(extract, labels, shared, what))
         + _list(plain)
         + (f"<details><summary>The numbers</summary>\n{_list(exact)}</details>\n" * bool(exact))
+        + ("" if what == "none" else _words())
         + f"<figcaption>Measured: {escape(extract['budget'])}. Again: "
         f"<code>{escape(extract['command'])}</code></figcaption>\n</figure>\n"
     )
+
+
+def _words() -> str:
+    words = "".join(f"<dt>{word}</dt><dd>{meaning}</dd>\n" for word, meaning in WORDS.items())
+    return f"<details><summary>What the words mean</summary>\n<dl>{words}</dl></details>\n"
 
 
 def _labels(chosen: Sequence[str], labels: Sequence[str] | None) -> tuple[str, dict[str, str]]:
