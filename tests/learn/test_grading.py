@@ -130,6 +130,8 @@ def test_the_line_is_that_of_the_text_that_was_graded(tmp_path):
     assert (grade.line, grade.code) == (6, "while True: pass")
     code = "open(__file__, 'w').write('newer\\n' * 9)\n" + RIGHT.replace("-1", "0")
     assert graded(tmp_path, code).code in code
+    code = "open(__file__, 'w').write('newer\\n' * 9)\n" + in_softmax("return scores @ scores[:1]")
+    assert "scores has the shape" in graded(tmp_path, code).message
 
 
 def test_only_the_time_of_the_processor_counts(tmp_path):

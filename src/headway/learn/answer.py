@@ -273,6 +273,8 @@ def _imported(path: Path, source: str) -> ModuleType:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and `inspect` look there
+    # What shows lines of the source shows this text, not that of a newer file.
+    linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
     loader.exec_module(module)
     return module
 
