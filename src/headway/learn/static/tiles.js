@@ -28,7 +28,7 @@ function tiles(options, figure) {
   const { state } = figure;
   state.scores ??= [...options.scores];
   state.block ??= 2;
-  state.frame ??= 1;
+  let frame = state.frame ?? (figure.broken ? Infinity : 1); // a fault shows at the end
   /** @type {number[][]} */
   const values = options.values;
   const keys = values.map((_, j) => j);
@@ -48,30 +48,30 @@ function tiles(options, figure) {
   /** The slider of the blocks, which ends at another number for other blocks. */
   function count() {
     const most = Math.ceil(keys.length / state.block) + 1;
-    state.frame = Math.min(state.frame, most);
-    read.replaceChildren(slider("Read", { least: 1, most, value: state.frame, shown: (x) => (x === most ? "all, and divide" : `${x} of ${most - 1} blocks`) }, (x) => { state.frame = x; update(); }));
+    frame = Math.min(frame, most);
+    read.replaceChildren(slider("Read", { least: 1, most, value: frame, shown: (x) => (x === most ? "all, and divide" : `${x} of ${most - 1} blocks`) }, (x) => { state.frame = frame = x; update(); }));
   }
 
   function update() {
     const frames = tileFrames(matrixOf([state.scores]), matrixOf(values), state.block, !figure.broken);
-    const at = state.frame - 1;
-    const frame = frames[at];
-    const inBlock = (/** @type {number} */ j) => !frame.divided && j >= frame.from && j < frame.to;
+    const at = frame - 1;
+    const now = frames[at];
+    const inBlock = (/** @type {number} */ j) => !now.divided && j >= now.from && j < now.to;
     blockHead.replaceChildren(h("th", {}, "key"), ...keys.map((j) => h("th", { scope: "col", class: j % state.block ? false : "first", "aria-current": inBlock(j) ? "true" : false }, j)));
     inputs.forEach((input, j) => {
       const fill = colour(state.scores[j], "signed", largest(state.scores) || 1);
-      input.parentElement?.setAttribute("class", inBlock(j) ? "inside" : j < frame.to ? "past" : "later");
+      input.parentElement?.setAttribute("class", inBlock(j) ? "inside" : j < now.to ? "past" : "later");
       Object.assign(input.style, { background: fill, color: ink(fill) });
     });
     raisedRow.replaceChildren(h("th", { scope: "row" }, "exp(s − m)"), ...keys.map((j) =>
-      h("td", { "data-value": inBlock(j) ? Math.exp(state.scores[j] - frame.rows[0].largest) : false }, inBlock(j) ? short(Math.exp(state.scores[j] - frame.rows[0].largest)) : j < frame.to ? "forgotten" : "not read")));
-    if (scrolled.scrollWidth > scrolled.clientWidth) scrolled.scrollLeft = (inputs[frame.from].parentElement?.offsetLeft ?? 0) - 90;
+      h("td", { "data-value": inBlock(j) ? Math.exp(state.scores[j] - now.rows[0].largest) : false }, inBlock(j) ? short(Math.exp(state.scores[j] - now.rows[0].largest)) : j < now.to ? "forgotten" : "not read")));
+    if (scrolled.scrollWidth > scrolled.clientWidth) scrolled.scrollLeft = (inputs[now.from].parentElement?.offsetLeft ?? 0) - 90;
     const right = direct(state.scores, values);
     place.replaceChildren(h("div", { class: "scroll" }, history(frames.slice(0, at + 1))), h("p", {}, sentence(frames, at, right)));
-    const { output } = frame.rows[0];
+    const { output } = now.rows[0];
     figure.say([
-      ["numbers in memory", frame.divided ? `m, l, c: ${2 + right.length}` : `${frame.to - frame.from} scores and m, l, c: ${frame.to - frame.from + 2 + right.length}`], ["the whole row", `${keys.length} scores`],
-      ...(frame.divided ? /** @type {[string, string][]} */ ([
+      ["numbers in memory", now.divided ? `m, l, c: ${2 + right.length}` : `${now.to - now.from} scores and m, l, c: ${now.to - now.from + 2 + right.length}`], ["the whole row", `${keys.length} scores`],
+      ...(now.divided ? /** @type {[string, string][]} */ ([
         ["weight of the last key", `${short(lastWeight(frames[at - 1].rows[0]))}, by the softmax over all keys ${short(softmax(state.scores)[keys.length - 1])}`],
         ["difference of the context from that softmax", short(difference(output, right))]]) : []),
     ]);
