@@ -191,8 +191,8 @@ def load(path: Path, source: str, exercise: Exercise) -> Answer:
         if isinstance(entry, type) and callable(getattr(entry, exercise.entry, None)):
             raise Wrong(
                 "no-answer",
-                f"{exercise.entry} is defined inside of the class {found[0]}; define it outside, "
-                "as in the task",
+                f"the function {exercise.entry} is defined inside of the class {found[0]}; define "
+                "it outside, as in the task",
                 look=f"def {exercise.entry}",
             )
     return Answer(entry, _libraries(tree), source)

@@ -203,7 +203,8 @@ def _work(
     from headway.learn.worker import grade_here  # late: it imports PyTorch
 
     if content and b"import jax" in content:
-        import jax  # noqa: F401 - seconds that are none of the answer
+        with suppress(Exception):  # such as JAX that is not installed: the answer raises it again
+            import jax.numpy  # noqa: F401 - seconds that are none of the answer
     os.setsid()  # so that Ctrl-C does not reach it, and it is killed with all its processes
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)

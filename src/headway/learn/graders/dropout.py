@@ -221,7 +221,7 @@ def _share_and_scale(weights: Array, result: Array, zero: Array, rate: float) ->
     if np.ptp(result[~zero]) < 1e-3 * abs(result[~zero].mean()):
         yield "mask-returned", (
             "The mask is returned, not the weights. Return weights * kept / (1 - rate)."
-        ), "return"  # fmt: skip
+        ), "^return (?!weights$)"  # fmt: skip
     elif np.ptp(ratio) > 1e-3 * abs(factor):
         if np.allclose(sums[sums > 0], 1, atol=1e-3):
             yield "normalized-again", (
