@@ -27,13 +27,14 @@ test-all: $(READY) lint chromium
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 # Measure the tables of docs/conventions.md, docs/check.md, docs/learn/answers.md, docs/parity.md
-# and docs/models.md again,
+# and docs/models.md again, grade the sample of docs/learn.md,
 # take the explorer's pictures of runs/demo, follow one of its heads in docs/explorer.md, extract the
 # lab's reports for the guide and take its pictures.
 docs: $(READY) | runs/demo
 	PYTHONPATH=tests $(BIN)/python -W ignore::UserWarning -m conventions
 	PYTHONPATH=tests/check $(BIN)/python -m trial
 	PYTHONPATH=tests/learn $(BIN)/python -W ignore -m answer_trial
+	PYTHONPATH=tests/learn $(BIN)/python -m grade_sample
 	PYTHONPATH=tests:tests/jax $(BIN)/python -m parity_table
 	PYTHONPATH=tests/hf $(BIN)/python -m equal_table
 	PYTHONPATH=tests/hf $(BIN)/python -m families_table

@@ -5,6 +5,8 @@ from collections import Counter
 import pytest
 
 from answer_trial import PAGE, cases, said
+from grade_sample import PAGE as DOCS
+from grade_sample import SAMPLE, sample
 from headway.learn.exercise import exercises
 
 CASES = cases()
@@ -50,3 +52,7 @@ def test_the_page_is_up_to_date():
     text = PAGE.read_text()
     for case in CASES:
         assert f"| {case.title.replace('|', chr(92) + '|')} |" in text, "run `make docs`"
+
+
+def test_the_sample_of_a_grade_is_real():
+    assert SAMPLE.findall(DOCS.read_text()) == [sample()], "run `make docs`"
