@@ -134,6 +134,11 @@ def test_the_line_is_that_of_the_text_that_was_graded(tmp_path):
     assert "scores has the shape" in graded(tmp_path, code).message
 
 
+def test_the_line_of_a_wrong_axis_has_the_axis(tmp_path):
+    body = "exps = np.exp(scores)\n    return exps / exps.sum(axis=0)"
+    assert graded(tmp_path, in_softmax(body)).line == 6
+
+
 def test_only_the_time_of_the_processor_counts(tmp_path):
     """Waiting is free, up to three times the limit. This test needs no idle machine."""
     waits = "import time\ntime.sleep(0.5)\n"

@@ -29,7 +29,8 @@ class Wrong(Exception):  # noqa: N818 - as `Refused`: what it says about an answ
     """Raised by a grader for a wrong answer.
 
     fault: the name of the mistake, such as "softmax-axis". message: what is wrong and what to do,
-    in one or two sentences. look: a regular expression for the line of the answer to look at.
+    in one or two sentences. look: a regular expression for the line of the answer to look at, or
+    several, one a line: the first one that matches counts.
     """
 
     def __init__(

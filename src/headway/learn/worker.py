@@ -65,7 +65,7 @@ def _raised_at(error: BaseException | None, path: Path, source: str) -> Line | N
 
 
 def _matching(pattern: str, source: str) -> Line:
-    """Return the first simple statement that matches a regular expression.
+    """Return the first simple statement that matches a regular expression, as in `Wrong`.
 
     The lines of a helper for the softmax match only an expression that looks for exponentials.
     """
@@ -81,9 +81,11 @@ def _matching(pattern: str, source: str) -> Line:
         for node in ast.walk(function)
     }
     statements = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and n not in helpers]
-    for node in sorted(statements, key=lambda node: node.lineno):
-        if not hasattr(node, "body") and re.search(pattern, ast.unparse(node)):
-            return _line(node.lineno, source)
+    statements.sort(key=lambda node: node.lineno)
+    for line in pattern.splitlines():
+        for node in statements:
+            if not hasattr(node, "body") and re.search(line, ast.unparse(node)):
+                return _line(node.lineno, source)
     return NO_LINE
 
 

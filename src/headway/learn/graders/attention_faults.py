@@ -16,6 +16,11 @@ from headway.learn.graders.compare import Fault, fault
 
 SCALE = r"sqrt|\*\* ?-?\(?0\.5|scale|\* ?-0\.5|(@|einsum|matmul|bmm|dot).*/"
 SOFTMAX = r"softmax|exp\(|sum\(|argmax|sigmoid"
+# An axis that is not the last one, or none; if there is no such line, the softmax.
+OTHER_AXIS = (
+    r"^(?!.*(cat|stack)).*((axis|dim)=(0|-2|None)\b|(softmax\(.*, |sum\()(0|-2)\)|sum\(\w*\))"
+)
+OTHER_AXIS += f"\n{SOFTMAX}"
 MASK = r"mask|tril|triu|inf|where|causal|1e-?9|>|<"
 # Products that are no projections: of the scores, and of the context.
 ROLES = r"^(?!.*\b(W_?\w|w_?[qkv])).*(@|matmul|einsum|dot|bmm)"
@@ -127,8 +132,10 @@ def of_softmax(axes: dict[Any, str]) -> list[Fault]:
     def divided(scores: Array) -> Array:
         return np.asarray(scores / scores.sum(axis=-1, keepdims=True))
 
-    def add(name: str, message: str, normalize: Callable[[Array], Array]) -> None:
-        found.append(Fault(name, message, SOFTMAX, {"normalize": normalize}))
+    def add(
+        name: str, message: str, normalize: Callable[[Array], Array], look: str = SOFTMAX
+    ) -> None:
+        found.append(Fault(name, message, look, {"normalize": normalize}))
 
     for axis, name in axes.items():
         wrong = f"The softmax runs over {name}, so that the rows of the weights do not sum to 1."
@@ -137,7 +144,7 @@ def of_softmax(axes: dict[Any, str]) -> list[Fault]:
             lambda scores, axis=axis: softmax(scores, axis),
             lambda scores, axis=axis: np.nan_to_num(softmax(scores, axis)),
         ):
-            add("softmax-axis", f"{wrong} {advice}", normalize)
+            add("softmax-axis", f"{wrong} {advice}", normalize, OTHER_AXIS)
     # The doctor's softmax is NaN for an axis without any key.
     again = "The softmax is applied twice, which makes the weights almost equal. Apply it once."
     add(
