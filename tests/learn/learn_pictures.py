@@ -3,19 +3,33 @@
 PYTHONPATH=tests:tests/learn python -m learn_pictures
 """
 
+import base64
 import tempfile
 from pathlib import Path
 
 from headway.learn import grading, page, server
 from headway.learn.exercise import exercises
-from headway.learn.guide import chapters
+from headway.learn.guide import chapters, coloured
 from pages import CHROMIUM, started
 
 FOLDER = Path("docs/learn")
 TALLEST = 1500  # pixels of a chapter
 NAME = "softmax"
-WRONG = "axis=0"  # instead of:
-RIGHT = "axis=-1"
+WRONG = """\
+import numpy as np
+
+def softmax(scores):
+    e = np.exp(scores)
+    return e / e.sum(axis=0)
+"""
+RIGHT = """\
+import numpy as np
+
+def softmax(scores):
+    top = scores.max(-1, keepdims=True)
+    e = np.exp(scores - top)
+    return e / e.sum(-1, keepdims=True)
+"""
 
 
 def opened(context, address):
@@ -56,19 +70,26 @@ def take_chapters(browser, address):
     slide.screenshot(path=FOLDER / "present.png")
 
 
+SEQUENCE = """<!doctype html><body style="display: flex; gap: 14px; margin: 0; padding: 2px">
+STEPS</body>"""
+STEP = '<img style="width: 400px; align-self: start" src="data:image/png;base64,{}">'
+# Instead of the task and the stub, the learner's file.
+ANSWER = """(box, code) => {
+    for (const one of box.querySelectorAll(":scope > p")) one.remove()
+    box.querySelector(".stub").open = true
+    box.querySelector(".stub .code").outerHTML = code
+}"""
+
+
 def take_exercise(browser, folder):
-    """The box of an exercise for the stub, a wrong answer and the right one."""
+    """One picture of an exercise: its task with the stub, a wrong answer, and the right one."""
     exercise = exercises()[NAME]
-    assert RIGHT in exercise.solution
-    answers = {
-        "stub": exercise.stub,
-        "wrong": exercise.solution.replace(RIGHT, WRONG),
-        "right": exercise.solution,
-    }
+    answers = {"stub": exercise.stub, "wrong": WRONG, "right": RIGHT}
     state = {"number": exercise.number, "name": NAME, "title": exercise.title}
     progress = {"exercises": [state], "current": NAME}
     running, thread, address = started(lambda port: server.app(lambda: progress, port))
-    context = browser.new_context(viewport={"width": 1000, "height": 860}, device_scale_factor=1.5)
+    context = browser.new_context(viewport={"width": 436, "height": 1600}, device_scale_factor=1.5)
+    steps = []
     for name, code in answers.items():
         file = folder / exercise.file
         file.write_text(code, encoding="utf-8")
@@ -81,10 +102,16 @@ def take_exercise(browser, folder):
         box.get_by_text(
             "Your turn" if name == "stub" else "softmax-axis" if name == "wrong" else "Passed"
         ).wait_for()
-        box.screenshot(path=FOLDER / f"exercise-{name}.png")
+        if name != "stub":
+            box.evaluate(ANSWER, coloured(code))
+        steps.append(STEP.format(base64.b64encode(box.screenshot()).decode()))
         shown.close()
     running.should_exit = True
     thread.join()
+    context = browser.new_context(viewport={"width": 1232, "height": 860}, device_scale_factor=1.5)
+    shown = context.new_page()
+    shown.set_content(SEQUENCE.replace("STEPS", "".join(steps)))
+    shown.locator("body").screenshot(path=FOLDER / "exercise.png")
 
 
 def main():

@@ -18,7 +18,7 @@ SCALE = r"sqrt|\*\* ?-?\(?0\.5|scale|\* ?-0\.5|(@|einsum|matmul|bmm|dot).*/"
 SOFTMAX = r"softmax|exp\(|sum\(|argmax|sigmoid"
 # An axis that is not the last one, or none; if there is no such line, the softmax.
 OTHER_AXIS = (
-    r"^(?!.*(cat|stack)).*((axis|dim)=(0|-2|None)\b|(softmax\(.*, |sum\()(0|-2)\)|sum\(\w*\))"
+    r"^(?!.*(cat|stack)).*((axis|dim)=(0|-2|None)\b|(softmax\(.*, |sum\()(0|-2)\b|sum\(\w*\))"
 )
 OTHER_AXIS += f"\n{SOFTMAX}"
 MASK = r"mask|tril|triu|inf|where|causal|1e-?9|>|<"
