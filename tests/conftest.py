@@ -11,7 +11,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-from pages import CHROMIUM
+from pages import CHROMIUM, watched
 
 # The tests use neither the cache nor the data of the user.
 _cache = tempfile.TemporaryDirectory(prefix="headway-tests-")  # deleted with this process
@@ -93,15 +93,5 @@ def browser():
 @pytest.fixture
 def page(browser):
     """A page that fails the test when a script of it fails or a request leaves the machine."""
-    # Without animations, which take a quarter of a second each.
-    options = {"accept_downloads": True, "reduced_motion": "reduce"}
-    context = browser.new_context(viewport={"width": 1280, "height": 860}, **options)
-    opened = context.new_page()
-    errors, requests = [], []
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.on("request", lambda request: requests.append(request.url))
-    yield opened
-    context.close()
-    assert errors == []
-    inside = ("http://127.0.0.1:", "file:", "data:", "blob:", "about:")
-    assert [url for url in requests if not url.startswith(inside)] == []
+    with watched(browser) as opened:
+        yield opened

@@ -4,6 +4,7 @@ import shutil
 import socket
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import uvicorn
@@ -12,6 +13,23 @@ from headway.explore import export, server
 
 # Debian's headless shell needs half the processor time of the complete browser.
 CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+
+
+@contextmanager
+def watched(browser):
+    """A new page. At the end no script of it has failed, and no request has left the machine."""
+    # Without animations, which take a quarter of a second each.
+    options = {"accept_downloads": True, "reduced_motion": "reduce"}
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, **options)
+    opened = context.new_page()
+    errors, requests = [], []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("request", lambda request: requests.append(request.url))
+    yield opened
+    context.close()
+    assert errors == []
+    inside = ("http://127.0.0.1:", "file:", "data:", "blob:", "about:")
+    assert [url for url in requests if not url.startswith(inside)] == []
 
 
 def written(folder, *trace, **options):

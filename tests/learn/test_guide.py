@@ -156,7 +156,7 @@ def test_measured_curves_are_those_of_the_report_with_its_sentence():
     assert f"higher by {size} nats per token (95% interval {low} to {high}, 5 seeds)" in numbers
     assert len(re.findall('<path d="M[^"]+" stroke', drawn)) == 10  # five seeds each
     (scaled,) = (v for v in report["variants"] if v["name"] == SCALED)
-    assert f">{scaled['loss']:.3g}</tspan>" in drawn
+    assert f">{scaled['loss']:#.3g}</tspan>" in drawn
     assert "(d_k 96, rate 1e-2)" in drawn
     assert ">scaled<" in drawn
     assert "512 tokens of shakespeare" in drawn

@@ -288,13 +288,13 @@ def _plot(extract: Mapping[str, Any], short: Mapping[str, str], shared: str, wha
     tall = max(HEIGHT, math.ceil(sum(pixels.values())))
     sizes = {name: size / tall for name, size in pixels.items()}
     labels = "".join(
-        _label(short[name], _short(ends[name]), at, _colour(chosen.index(name)))
+        _label(short[name], f"{ends[name]:#.3g}", at, _colour(chosen.index(name)))
         for name, at in _apart({name: height(end) for name, end in ends.items()}, sizes).items()
     )
-    notes = [shared] * bool(shared) + ["mean, and lowest to highest of all seeds"] * many
-    heading = label + (f" ({'; '.join(notes)})" if notes else "")
+    heading = f"{label}{f' ({shared})' if shared else ''}"
+    note = "<small>mean, and band from the lowest to the highest seed</small>" if many else ""
     return (
-        f"<h3>{escape(heading[0].upper() + heading[1:])}</h3>\n"
+        f"<h3>{escape(heading[0].upper() + heading[1:])} {note}</h3>\n"
         f'<div class="plot" role="img" aria-label="{escape(heading)} by step">'
         f'<svg class="levels" height="{tall}">{axis}</svg>'
         f'<svg class="curves" height="{tall}" viewBox="0 0 1 1" preserveAspectRatio="none">'

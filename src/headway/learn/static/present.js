@@ -5,10 +5,19 @@ import { figuresOf } from "./figure.js";
 
 /** @typedef {{title: string, parts: Element[]}} Slide */
 
-const LARGEST = 3; // times the size on the page
-const [NARROW, WIDE] = [600, 1280]; // pixels of the page before it is enlarged, at the largest and at the smallest size
-const BAR = 64; // pixels above and below it
-const LETTERS = 900; // of a text; the next paragraph is on another slide
+const NARROW = 640; // pixels; on a window that is narrower nothing is enlarged, and a tall slide can be scrolled
+const WIDTHS = [640, 760, 880, 1000, 1120, 1280, 1600]; // pixels of a slide before it is enlarged
+const SIDE = 240; // pixels of the column of text next to a figure, with its gap; also in guide.css
+const [BAR, EDGE] = [50, 18]; // pixels above the slide, and around it
+const LINES = 12; // of a text; the next paragraph is on another slide
+const LETTERS = 75; // of a line
+
+/** About how many lines a part of a text has. @param {Element} part */
+function linesOf(part) {
+  if (part.matches(".equation")) return 2;
+  if (part.matches("pre, table, ul, ol")) return 1 + (part.textContent?.trim().split(/\n+/).length ?? 0);
+  return 1 + Math.ceil((part.textContent?.length ?? 0) / LETTERS);
+}
 
 /** The slides of a chapter. @param {HTMLElement} article @returns {Slide[]} */
 function slidesOf(article) {
@@ -19,8 +28,7 @@ function slidesOf(article) {
     for (const part of rest) {
       const alone = "figure, .exercise";
       const last = /** @type {Element[]} */ (groups.at(-1));
-      const letters = [...last, part].reduce((sum, one) => sum + (one.textContent?.length ?? 0), 0);
-      const full = letters > LETTERS && !part.matches(".equation"); // which belongs to the text before it
+      const full = [...last, part].reduce((sum, one) => sum + linesOf(one), 0) > LINES;
       if (full || part.matches(alone) || last.some((one) => one.matches(alone))) groups.push([part]);
       else last.push(part);
     }
@@ -39,7 +47,8 @@ export class Presentation {
     this.turns = 0; // only the latest fitting continues
     this.main = /** @type {HTMLElement} */ (document.querySelector("main"));
     this.place = h("span", { class: "place", "aria-live": "polite" });
-    this.bar = h("div", { class: "row slides" }, this.place,
+    this.title = h("span", { class: "title" });
+    this.bar = h("div", { class: "row slides" }, this.title, this.place,
       button("←", () => this.move(-1), { "aria-label": "previous slide" }),
       button("→", () => this.move(1), { "aria-label": "next slide" }),
       button("✕", () => this.leave(), { "aria-label": "leave the presentation", title: "Esc" }));
@@ -68,7 +77,8 @@ export class Presentation {
     this.turns++;
     document.body.classList.remove("present");
     this.bar.remove();
-    for (const name of ["zoom", "padding-top"]) this.main.style.removeProperty(name);
+    this.main.removeAttribute("style");
+    this.main.classList.remove("beside");
     for (const part of document.querySelectorAll(".away")) part.classList.remove("away");
     for (const figure of figuresOf(article).filter(({ large }) => large)) {
       figure.large = false;
@@ -96,32 +106,49 @@ export class Presentation {
     for (const part of article.querySelectorAll(":scope > *, :scope > section > *")) {
       part.classList.toggle("away", !slide.parts.some((one) => part.contains(one)));
     }
+    this.title.textContent = this.at ? slide.title : "";
     this.place.textContent = `${this.at + 1} / ${slides.length}`;
     window.scrollTo(0, 0);
     this.fit(article);
   }
 
-  /** As large as the window allows; what is too tall at the smallest size can be scrolled. @param {HTMLElement} article */
+  /** As large as the window allows: try widths, with the text of a figure below it and next to it. @param {HTMLElement} article */
   async fit(article) {
     const mine = ++this.turns;
+    const { main } = this;
     const figures = figuresOf(article).filter(({ element }) => !element.matches(".away"));
-    const least = Math.max(1, window.innerWidth / WIDE);
-    let zoom = Math.max(least, Math.min(LARGEST, window.innerWidth / NARROW));
-    const smaller = figures.length ? 0.8 : 0.9; // figures are drawn again for each size
-    for (let fits = false; !fits; zoom = Math.max(least, zoom * smaller)) {
-      this.main.style.setProperty("zoom", String(zoom));
-      this.main.style.setProperty("padding-top", `${BAR / zoom}px`);
+    const sides = article.querySelector("figure.live:not(.away), .exercise:not(.away)") ? [0, SIDE] : [0];
+    const drawn = async (/** @type {number} */ width) => {
+      Object.assign(main.style, { width: `${width}px`, transform: "" });
+      main.classList.remove("beside");
       for (const figure of figures) {
         figure.large = true;
-        await figure.redraw(); // for the room that it has at this size
+        await figure.redraw(); // for the room that it has at this width
       }
-      if (mine !== this.turns) return; // another slide is shown
-      const parts = article.querySelectorAll(".drawing, .scroll, .code, .equation");
-      const wide = [...parts].some((part) => part.scrollWidth > part.clientWidth + 1);
-      const free = window.innerHeight - BAR - article.getBoundingClientRect().height;
-      fits = (free >= 0 && !wide) || zoom === least;
-      if (free > 0) this.main.style.setProperty("padding-top", `${(BAR + free / 3) / zoom}px`);
+    };
+    const placed = (/** @type {number} */ width, /** @type {number} */ side) => {
+      main.style.width = `${width + side}px`;
+      main.classList.toggle("beside", side > 0);
+    };
+    const [across, down] = [window.innerWidth - 2 * EDGE, window.innerHeight - BAR - EDGE];
+    let best = { scale: 0, width: Math.min(across, NARROW), side: 0 };
+    for (const width of across < NARROW ? [] : WIDTHS) {
+      if (across / width <= best.scale) break; // cannot become larger
+      await drawn(width);
+      for (const side of sides) {
+        placed(width, side);
+        const parts = [...article.querySelectorAll(".drawing, .scroll, .code, .equation, table")];
+        const wide = parts.some((part) => part.scrollWidth > part.clientWidth + 1);
+        const scale = Math.min(across / (width + side), down / article.offsetHeight);
+        if (scale > best.scale && (!wide || width === WIDTHS.at(-1))) best = { scale, width, side };
+      }
     }
+    await drawn(best.width);
+    if (mine !== this.turns) return; // another slide is shown
+    placed(best.width, best.side);
+    const scale = best.scale || 1;
+    const [left, top] = [window.innerWidth - scale * main.offsetWidth, Math.max(0, down - scale * article.offsetHeight)];
+    main.style.transform = `translate(${left / 2}px, ${BAR + top / 3}px) scale(${scale})`;
     document.body.dataset.slide = String(this.at); // for tests
   }
 }

@@ -5,7 +5,7 @@ import { largest } from "../../explore/static/colours.js";
 import { matrix } from "../../explore/static/matrix.js";
 import { pixels } from "../../explore/static/numbers.js";
 
-/** Numbers, or "nan", "inf" and "-inf", in lists. @typedef {number | string | any[]} Nested */
+/** Numbers, or "NaN", "Infinity" and "-Infinity", in lists. @typedef {number | string | any[]} Nested */
 /** @typedef {{what: string, inputs: Record<string, Nested>, yours: Nested | null, right: Nested, wrong: number[] | null}} Example */
 /** @typedef {{passed: boolean, fault: string | null, message: string, line: number | null, code: string, example: Example | null, printed: string}} Grade */
 /** @typedef {{number: number, name: string, title: string, state: "locked" | "open" | "passed", file: string, grade: Grade | null}} Exercise */
@@ -13,7 +13,7 @@ import { pixels } from "../../explore/static/numbers.js";
 
 const EVERY = 1000; // milliseconds
 const NOT_STARTED = "not-started"; // the fault of a file that is still the stub
-const INFINITE = { inf: Infinity, "-inf": -Infinity };
+const SEVERAL = ["projections", "dropout", "positions", "gpt"]; // exercises with several right results
 
 /** Ask the server every second while the page is in view, and show what has changed. */
 export function follow() {
@@ -37,7 +37,7 @@ function show({ exercises, current }) {
   for (const exercise of exercises) {
     const box = document.querySelector(`[data-exercise="${exercise.name}"]`);
     box?.setAttribute("data-state", exercise.state);
-    box?.querySelector(".state")?.replaceChildren(...stateOf(exercise, exercises, exercise.name === current));
+    box?.querySelector(".state")?.replaceChildren(...stateOf(exercise, exercises, current));
     const { grade } = exercise;
     box?.querySelector(".stub")?.toggleAttribute("open", exercise.state === "open" && (!grade || grade.fault === NOT_STARTED));
   }
@@ -52,41 +52,41 @@ function show({ exercises, current }) {
   }
 }
 
-/** @param {Exercise} exercise @param {Exercise[]} every @param {boolean} isCurrent @returns {Node[]} */
-function stateOf({ state, file, grade, number, name }, every, isCurrent) {
+/** @param {Exercise} exercise @param {Exercise[]} every @param {string | null} current @returns {Node[]} */
+function stateOf({ state, file, grade, number, name }, every, current) {
   if (state === "locked") {
-    const before = every.find((one) => one.state === "open");
-    return [h("p", { class: "note" }, "Locked", before && [": first pass ", link(before)], ".")];
+    const now = every.find((one) => one.name === current);
+    return [h("p", { class: "note" }, "Locked.", now && [" Current exercise: ", link(now), "."])];
   }
-  const mistake = grade && !grade.passed && grade.fault !== NOT_STARTED ? graded(grade) : [];
+  const mistake = grade && !grade.passed && grade.fault !== NOT_STARTED ? graded(grade, SEVERAL.includes(name)) : [];
   if (state === "passed") {
     const next = every.find((one) => one.number > number && one.state !== "passed");
     return [h("p", {}, h("strong", { class: "passed" }, "✓ Passed. "), next && ["Next: ", link(next)]), ...mistake];
   }
   return [
     ...mistake,
-    h("p", {}, isCurrent ? "Your turn: edit " : "Edit ", h("code", {}, file), " and save it. It is graded at each save."),
-    h("p", { class: "note" }, "A hint: ", h("code", {}, `headway learn --hint ${name}`)),
+    h("p", {}, name === current ? "Your turn: edit " : "Edit ", h("code", {}, file), " and save it. It is graded at each save."),
+    h("p", { class: "note" }, "A hint: ", h("code", {}, `headway learn --hint ${number}`)),
   ];
 }
 
 /** @param {Exercise} exercise */
-function link({ name, title }) {
-  return h("a", { href: `#exercise-${name}` }, title);
+function link({ number, name, title }) {
+  return h("a", { href: `#exercise-${name}` }, `${number} ${title}`);
 }
 
-/** What is wrong, and where. @param {Grade} grade @returns {Node[]} */
-function graded({ fault, message, line, code, example, printed }) {
+/** What is wrong, and where. @param {Grade} grade @param {boolean} several  right results exist @returns {Node[]} */
+function graded({ fault, message, line, code, example, printed }, several) {
   return [
-    h("p", { class: "wrong" }, h("strong", {}, fault ?? ""), " ", message.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part))),
+    h("p", { class: "wrong", title: fault }, message.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part))),
     ...(line ? [h("pre", { class: "code" }, h("span", { class: "c1" }, `line ${line}   `), code.trim())] : []),
-    ...(example ? [compared(example)] : []),
+    ...(example ? [compared(example, several)] : []),
     ...(printed ? [h("details", {}, h("summary", {}, "What your code printed"), h("pre", { class: "code" }, printed))] : []),
   ];
 }
 
-/** The learner's matrix next to the right one; the first wrong cell is outlined. @param {Example} example */
-function compared({ what, inputs, yours, right, wrong }) {
+/** The learner's matrix next to the right one; the first wrong cell is outlined. @param {Example} example @param {boolean} several */
+function compared({ what, inputs, yours, right, wrong }, several) {
   const at = wrong ?? [];
   const [own, other] = [yours, right].map((numbers) => (numbers == null ? null : flat(numbers, at.slice(0, -2))));
   if (!other) return h("div");
@@ -101,7 +101,7 @@ function compared({ what, inputs, yours, right, wrong }) {
   };
   const given = Object.entries(inputs).map(([name, numbers]) => h("div", {}, h("dt", {}, h("code", {}, name)), h("dd", {}, h("code", {}, written(numbers)))));
   return h("div", { class: "example" },
-    h("div", { class: "compared" }, own && picture(`Your ${what}${where}`, own), picture(`The right ${what}${where}`, other)),
+    h("div", { class: "compared" }, own && picture(`Your ${what}${where}`, own), picture(`${several ? "One" : "The"} right ${what}${where}`, other)),
     h("details", {}, h("summary", {}, "For these inputs"), h("dl", {}, given)));
 }
 
@@ -111,7 +111,7 @@ function flat(numbers, at) {
   for (const i of at) part = Array.isArray(part) ? part[i] : part;
   while (Array.isArray(part) && Array.isArray(part[0]) && Array.isArray(part[0][0])) part = part[0];
   const rows = Array.isArray(part) ? (Array.isArray(part[0]) ? /** @type {Nested[][]} */ (part) : [part]) : [[part]];
-  return { data: rows.flat().map((x) => INFINITE[/** @type {keyof typeof INFINITE} */ (x)] ?? Number(x)), rows: rows.length, columns: rows[0].length };
+  return { data: rows.flat().map(Number), rows: rows.length, columns: rows[0].length };
 }
 
 /** An array as text, a row per line. @param {Nested} numbers @returns {string} */

@@ -50,7 +50,7 @@ export function draw(options, figure) {
     const { steps, right } = example;
     const text = formula(name, options.steps.slice(0, at), example);
     const all = options.products?.includes(name) ? factorsOf(name, example) : null;
-    const factors = figure.width > PRODUCT ? all : null;
+    const factors = figure.width > PRODUCT && !figure.large ? all : null; // on a slide large numbers are better
     const inputs = !factors && all?.includes("x") && !options.steps.includes("x") ? [h("h3", {}, "x"), h("div", { class: "factor" }, single("x", at, example))] : [];
     const picture = factors ? multiplied(name, factors, at, example) : single(name, at, example);
     const changed = figure.broken && !same(steps[name], right[name]);
