@@ -146,7 +146,7 @@ function padding(options, figure) {
     const [alone] = batch([text], { ...layout, extra: 0, masked: true });
     const { words, real, context } = rows[watched];
     const [own, inBatch] = [rowsOf(alone.context).at(-1) ?? [], rowsOf(context)[real[1] - 1]];
-    const width = pixels((figure.width - 110) / words.length, 16, 34);
+    const width = pixels((figure.width - 110) / words.length, 16, figure.large ? 42 : 34);
     place.replaceChildren(
       h("div", { class: "scroll" }, h("table", { class: "texts" }, h("tbody", {}, rows.map(({ words, real }, i) => h("tr", {},
         h("th", { scope: "row" }, `text ${i}`), words.map((word, j) => h("td", { class: j < real[0] || j >= real[1] ? "padding" : false }, word))))))),

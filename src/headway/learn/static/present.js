@@ -7,8 +7,8 @@ import { figuresOf } from "./figure.js";
 
 const NARROW = 640; // pixels; on a window that is narrower nothing is enlarged, and a tall slide can be scrolled
 const WIDTHS = [640, 760, 880, 1000, 1120, 1280, 1600]; // pixels of a slide before it is enlarged
-const SIDE = 240; // pixels of the column of text next to a figure, with its gap; also in guide.css
-const [BAR, EDGE] = [50, 18]; // pixels above the slide, and around it
+const SIDE = 240; // pixels of a second column, with its gap: the text of a figure; also in guide.css
+const [BAR, EDGE] = [46, 12]; // pixels above the slide, and around it
 const LINES = 12; // of a text; the next paragraph is on another slide
 const LETTERS = 75; // of a line
 
@@ -112,12 +112,12 @@ export class Presentation {
     this.fit(article);
   }
 
-  /** As large as the window allows: try widths, with the text of a figure below it and next to it. @param {HTMLElement} article */
+  /** As large as the window allows: try widths, with one column and with two. @param {HTMLElement} article */
   async fit(article) {
     const mine = ++this.turns;
     const { main } = this;
     const figures = figuresOf(article).filter(({ element }) => !element.matches(".away"));
-    const sides = article.querySelector("figure.live:not(.away), .exercise:not(.away)") ? [0, SIDE] : [0];
+    const sides = article.querySelector(":is(.live, .exercise):not(.away)") ? [0, SIDE] : [0];
     const drawn = async (/** @type {number} */ width) => {
       Object.assign(main.style, { width: `${width}px`, transform: "" });
       main.classList.remove("beside");

@@ -87,7 +87,7 @@ export function draw(options, figure) {
     const { data, rows, columns } = steps[own];
     const square = SQUARE.includes(own);
     const share = own === "weights";
-    const width = square ? pixels((figure.width - (share ? 146 : 110)) / words.length, 22, 38) : 42; // labels and sums
+    const width = square ? pixels((figure.width - (share ? 146 : 110)) / words.length, 22, figure.large ? 47 : 38) : figure.large ? 47 : 42; // labels and sums
     const free = own === "x" || own.startsWith("W_");
     /** @type {Part} */
     const drawn = {
