@@ -40,7 +40,7 @@ class Session:
             elif exists:
                 self._say(f"the folder {self._folder.path} is back", "yellow")
                 self._begin()
-            elif existed:
+            else:
                 advice = "put it back, or start `headway learn` again to begin anew"
                 self._say(f"the folder {self._folder.path} was deleted; {advice}", "yellow")
 
