@@ -14,7 +14,7 @@ import numpy as np
 from headway.check.suspects.steps import Step, hide, softmax, unchanged
 from headway.learn.answer import Answer
 from headway.learn.graders.attention_faults import MASK, SCALE
-from headway.learn.graders.calls import COPIES, copies, one_of
+from headway.learn.graders.calls import COPIES, of_one_copy
 from headway.learn.graders.compare import Array, Fault, Inputs, View
 from headway.learn.grades import Wrong
 
@@ -103,12 +103,12 @@ def views(answer: Answer, axes: Sequence[int] = (0, 1, 2)) -> Iterator[View]:
     is_known = order is not None
 
     def call(inputs: Inputs, shape: tuple[int, ...], *, order: Any, leading: int) -> Array:
-        given = [copies(inputs[name], leading) for name in order]
-        by_name = dict(zip(answer.names(), given, strict=False)) if is_known else {}
-        result = answer.call(
-            *([] if is_known else given), shape=COPIES[:leading] + shape, **by_name
-        )
-        return one_of(result, leading)
+        def run(*arrays: Array) -> Array:
+            by_name = dict(zip(answer.names(), arrays, strict=False)) if is_known else {}
+            given = () if is_known else arrays
+            return answer.call(*given, shape=COPIES[:leading] + shape, **by_name)
+
+        return of_one_copy(run, [inputs[name] for name in order], leading)
 
     for leading in axes:
         for names in [order] if order else permutations(QKV):

@@ -6,7 +6,7 @@ import ast
 import functools
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -142,11 +142,13 @@ def views(answer: Answer, axes: Sequence[int] = (0, 1)) -> Iterator[View]:
     """
 
     def call(inputs: Inputs, shape: tuple[int, ...], *, leading: int, by_name: bool) -> Array:
-        given = {name: copies(array, leading) for name, array in inputs.items()}
-        shape = COPIES[:leading] + shape
-        if by_name:
-            return one_of(answer.call_named(given, shape), leading)
-        return one_of(answer.call(*given.values(), shape=shape), leading)
+        def run(*arrays: Array) -> Array:
+            if by_name:
+                given = dict(zip(inputs, arrays, strict=True))
+                return answer.call_named(given, COPIES[:leading] + shape)
+            return answer.call(*arrays, shape=COPIES[:leading] + shape)
+
+        return of_one_copy(run, [*inputs.values()], leading)
 
     for leading in axes:
         for by_name in (True, False):
@@ -156,6 +158,26 @@ def views(answer: Answer, axes: Sequence[int] = (0, 1)) -> Iterator[View]:
 def copies(array: Array, leading: int) -> Array:
     """Return copies of an array along a number of leading axes."""
     return np.broadcast_to(array, COPIES[:leading] + array.shape)
+
+
+def of_one_copy(run: Callable[..., Array], arrays: Sequence[Array], leading: int) -> Array:
+    """Call an answer with copies of arrays along leading axes; return the result of one copy.
+
+    Raises `Wrong` if the result has no such axes, or if one text of a batch changes another.
+    """
+    given = [copies(array, leading) for array in arrays]
+    result = run(*given)
+    if not leading:
+        return result
+    if result.shape[:leading] != COPIES[:leading]:
+        raise Wrong("shape", "The result of a batch must begin with the axes of the batch.")
+    other = [array.copy() for array in given]
+    for array in other:
+        array[(0,) * leading] *= -2
+    one = one_of(result, leading)
+    if one is not result and not np.allclose(run(*other)[(-1,) * leading], one, 1e-3, 1e-5, True):
+        raise Wrong("batch", "The result of one text of a batch depends on another text.")
+    return one
 
 
 def one_of(result: Array, leading: int) -> Array:

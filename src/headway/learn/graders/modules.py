@@ -13,7 +13,7 @@ import numpy as np
 
 from headway.check.modules import is_module
 from headway.learn.answer import Answer
-from headway.learn.graders.calls import COPIES, copies, one_of
+from headway.learn.graders.calls import COPIES, of_one_copy
 from headway.learn.graders.compare import Array, View
 from headway.learn.grades import Wrong
 
@@ -74,8 +74,11 @@ def _call(
     instance = _instance(answer, inputs, of_all_heads)
     _set_weights(answer, instance, inputs, order, transposed)
     called = instance if callable(instance) else getattr(instance, "forward", instance)
-    x = copies(inputs["x"], batch)
-    return one_of(answer.call(x, of=called, shape=COPIES[:batch] + shape), batch)
+
+    def run(x: Array) -> Array:
+        return answer.call(x, of=called, shape=COPIES[:batch] + shape)
+
+    return of_one_copy(run, [inputs["x"]], batch)
 
 
 def _names(answer: Answer) -> list[str]:

@@ -14,7 +14,7 @@ from headway.check.suspects.steps import Step
 from headway.learn.answer import Answer
 from headway.learn.graders.attention import OF_SEVERAL_HEADS, Attention, hint, measured
 from headway.learn.graders.attention_faults import SCALE, of_roles, of_scale
-from headway.learn.graders.calls import COPIES, Watched, copies, one_of
+from headway.learn.graders.calls import COPIES, Watched, of_one_copy
 from headway.learn.graders.compare import Array, Fault, View, compare, fault
 from headway.learn.graders.faults import of_attention, of_normalization, of_results, without
 from headway.learn.graders.modules import modules
@@ -144,8 +144,11 @@ def views(answer: Answer) -> Iterator[View]:
             matrices = [matrix.swapaxes(-1, -2) for matrix in matrices]
         if len(names) == 2:
             matrices = [np.concatenate(matrices, axis=-2 if turned else -1)]
-        x = copies(inputs["x"], batch)
-        return one_of(answer.call(x, *matrices, shape=COPIES[:batch] + shape), batch)
+
+        def run(x: Array) -> Array:
+            return answer.call(x, *matrices, shape=COPIES[:batch] + shape)
+
+        return of_one_copy(run, [inputs["x"]], batch)
 
     for batch in (0, 1):
         for turned in (False, True):
