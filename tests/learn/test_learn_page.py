@@ -145,6 +145,7 @@ SLIDES = """async () => {
         const isInside = left > -1 && top > -1 && right < innerWidth + 1 && bottom < innerHeight + 1
         return width > 0 && !isInside && !one.closest("details:not([open])")
     }
+    const outside = () => all("main *").filter(isOutside).map(one => one.outerHTML.slice(0, 80))
     const slides = []
     scrollTo(0, 0) // a presentation begins where the reader is
     delete document.body.dataset.slide
@@ -159,11 +160,17 @@ SLIDES = """async () => {
             text: Math.min(...shown.filter(one => !one.matches(".source")).map(size)),
             code: Math.min(...all("main .code").map(size)),
             figure: Math.min(...all(".drawing *, .plot text").filter(hasText).map(size)),
-            outside: all("main *").filter(isOutside).map(one => one.outerHTML.slice(0, 80)),
+            outside: outside(),
             wide: all(".drawing, .scroll, .code, .equation, main table")
                 .filter(one => one.scrollWidth > one.clientWidth + 1)
                 .map(one => one.outerHTML.slice(0, 80)),
         })
+        for (const one of all(".break")) { // what is taller then is made smaller
+            one.click()
+            for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame)
+            slides.at(-1).outside.push(...outside())
+            one.click()
+        }
         if (at < many - 1) press("ArrowRight")
     }
     press("Escape")

@@ -53,6 +53,7 @@ export class Presentation {
       button("→", () => this.move(1), { "aria-label": "next slide" }),
       button("✕", () => this.leave(), { "aria-label": "leave the presentation", title: "Esc" }));
     window.addEventListener("resize", () => this.show());
+    new ResizeObserver(() => this.enlarge()).observe(this.main);
   }
 
   get open() {
@@ -112,6 +113,20 @@ export class Presentation {
     this.fit(article);
   }
 
+  /** The pixels of a slide, across and down. */
+  get room() {
+    return [window.innerWidth - 2 * EDGE, window.innerHeight - BAR - EDGE];
+  }
+
+  /** Also after a change in a figure, which may be taller then. */
+  enlarge() {
+    const { article, main, room: [across, down] } = this;
+    if (!article) return;
+    const scale = across < NARROW ? 1 : Math.min(across / main.offsetWidth, down / article.offsetHeight);
+    const [left, top] = [window.innerWidth - scale * main.offsetWidth, Math.max(0, down - scale * article.offsetHeight)];
+    main.style.transform = `translate(${left / 2}px, ${BAR + top / 3}px) scale(${scale})`;
+  }
+
   /** As large as the window allows: try widths, with one column and with two. @param {HTMLElement} article */
   async fit(article) {
     const mine = ++this.turns;
@@ -130,7 +145,7 @@ export class Presentation {
       main.style.width = `${width + side}px`;
       main.classList.toggle("beside", side > 0);
     };
-    const [across, down] = [window.innerWidth - 2 * EDGE, window.innerHeight - BAR - EDGE];
+    const [across, down] = this.room;
     let best = { scale: 0, width: Math.min(across, NARROW), side: 0 };
     for (const width of across < NARROW ? [] : WIDTHS) {
       if (across / width <= best.scale) break; // cannot become larger
@@ -146,9 +161,7 @@ export class Presentation {
     await drawn(best.width);
     if (mine !== this.turns) return; // another slide is shown
     placed(best.width, best.side);
-    const scale = best.scale || 1;
-    const [left, top] = [window.innerWidth - scale * main.offsetWidth, Math.max(0, down - scale * article.offsetHeight)];
-    main.style.transform = `translate(${left / 2}px, ${BAR + top / 3}px) scale(${scale})`;
+    this.enlarge();
     document.body.dataset.slide = String(this.at); // for tests
   }
 }
