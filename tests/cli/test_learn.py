@@ -21,7 +21,7 @@ pytestmark = pytest.mark.xdist_group("grading")
 
 SOFTMAX = find("softmax")
 WRONG = SOFTMAX.solution.replace("axis=-1", "axis=0")
-FIRST = next(iter(exercises().values()))
+FIRST, SECOND = [*exercises().values()][:2]
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_bad_input_is_one_line(name, tmp_path):
 
 
 def test_the_page_follows_the_files(tmp_path):
-    """The command in a process of its own: the page, a save, the grade on the page, Ctrl-C."""
+    """The command in a process of its own: the page, a save, its grade, the end of a grade."""
     command = [Path(sys.executable).parent / "headway", "learn", "--no-open", "--port", "18430"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
@@ -176,8 +176,16 @@ def test_the_page_follows_the_files(tmp_path):
             assert time.monotonic() < end
             time.sleep(0.1)
         assert state()["grade"]["passed"]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 0
+        begun = tmp_path / "begun"
+        loop = f"open({str(begun)!r}, 'w')\nwhile True: pass\n"
+        (tmp_path / "learn" / SECOND.file).write_text(loop)
+        while not begun.exists():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        printed = process.communicate(timeout=20)[0]
+        assert process.returncode == 0
+        assert "✗" not in printed  # the grade that was stopped
     finally:
         process.kill()
         process.stdout.close()

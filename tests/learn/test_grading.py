@@ -1,8 +1,14 @@
 """A grade of any file is one helpful line, whatever its code does."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
+from select import select
 
 import numpy as np
 import pytest
@@ -10,7 +16,7 @@ import pytest
 from headway.learn import grading
 from headway.learn.exercise import exercises, find
 from headway.learn.grades import Example, Grade
-from headway.learn.worker import grade_here
+from headway.learn.worker import _matching, grade_here
 
 # On one worker, because starting the process that imports PyTorch takes seconds.
 pytestmark = pytest.mark.xdist_group("grading")
@@ -58,12 +64,12 @@ HOSTILE = {
     ),
     "recursion": (in_softmax("return softmax(scores)"), "recursion", "calls itself", 5),
     "array larger than memory": (
-        in_softmax("return np.zeros((10**6, 10**6)) + 1"),
+        in_softmax("return np.zeros(3 * 10**9, np.uint8)"),
         *("memory", "2 GB", 5),
     ),
-    "list larger than memory": (in_softmax("return [0] * 10**10"), "memory", "2 GB", 5),
+    "list larger than memory": (in_softmax("return [0] * (3 * 10**9 // 8)"), "memory", "2 GB", 5),
     "tensor larger than memory": (
-        "import torch\n\n\ndef softmax(x):\n    return torch.ones(10**6, 10**6)\n",
+        "import torch\n\n\ndef softmax(x):\n    return torch.empty(3 * 10**9, dtype=torch.uint8)\n",
         *("memory", "2 GB", 5),
     ),
     "NaN": (in_softmax("return scores * np.nan"), "nan", "NaN", None),
@@ -165,6 +171,53 @@ def test_a_file_that_disappeared(tmp_path):
 def test_a_thread_that_hangs_does_not_delay_the_grade(tmp_path):
     thread = "import threading, time\nthreading.Thread(target=time.sleep, args=[1000]).start()\n"
     assert graded(tmp_path, thread + RIGHT).passed
+
+
+def test_a_path_with_the_word_timeout_is_no_timeout():
+    said = 'started\nFatal Python error\n  File "/Timeout/a.py", line 1 in softmax'
+    assert grading._stopped(said, Path("/Timeout/a.py"), b"1 / 0", 1, -11).fault == "crash"
+
+
+# It starts a program, and both keep a pipe open as long as they run.
+LEAVES = """\
+import subprocess
+pipe = open({pipe!r}, "w")
+subprocess.Popen(["sleep", "1000"], stdout=pipe)
+"""
+
+
+def test_programs_that_an_answer_has_started_are_ended(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with open(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)) as pipe:
+        assert graded(tmp_path, LEAVES.format(pipe=str(tmp_path / "pipe")) + RIGHT).passed
+        assert_ends(pipe)
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGKILL"])
+def test_nothing_is_left_after_the_end_of_the_terminal(name, tmp_path):
+    """The answer holds Python's lock, so that no thread of it could end the process."""
+    os.mkfifo(tmp_path / "pipe")
+    loop = LEAVES.format(pipe=str(tmp_path / "pipe")) + "sum(iter(int, 1))\n"
+    (tmp_path / "a.py").write_text(loop)
+    command = [Path(sys.executable).parent / "headway", "learn", "--grade", "a.py"]
+    process = subprocess.Popen([*command, "--chapter", "14"], cwd=tmp_path)
+    with open(tmp_path / "pipe") as pipe:  # waits for the answer
+        process.send_signal(getattr(signal, name))
+        assert_ends(pipe)
+    process.wait(timeout=20)
+    assert process.returncode == -getattr(signal, name)
+
+
+def assert_ends(pipe):
+    """All programs that could write to a pipe have ended."""
+    assert select([pipe], [], [], 20)[0]
+    assert not pipe.read()
+
+
+def test_the_first_matching_statement_is_shown():
+    """Also if it is in a loop, and a later one is not."""
+    source = "def f(x):\n    for row in x:\n        row = row @ x\n    return row @ x\n"
+    assert _matching("@", source) == (3, "row = row @ x")
 
 
 def test_many_lines_are_shortened(tmp_path):

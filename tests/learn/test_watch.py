@@ -4,6 +4,7 @@ import json
 import time
 from io import StringIO
 from threading import Event, Thread
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -149,6 +150,22 @@ def test_the_folder_disappears_and_returns(session):
     wait(lambda: f"1 of {len(EVERY)} exercises passed" in session.printed())
 
 
+def test_a_file_that_is_still_written_is_not_graded(folder, monkeypatch):
+    parts = ["a", "ab"]
+
+    def sleep(seconds):  # meanwhile the editor writes
+        if parts:
+            folder.file(FIRST).write_text(parts.pop())
+
+    stop = Event()
+    saves = watch.saved(folder, stop)
+    monkeypatch.setattr(watch, "INTERVAL", 0.001)
+    monkeypatch.setattr(watch, "time", SimpleNamespace(sleep=sleep))
+    folder.file(FIRST).write_text("")
+    assert next(saves) == [FIRST]
+    assert not parts
+
+
 def test_a_session_continues_where_the_last_one_ended(folder, monkeypatch):
     monkeypatch.setattr(grading, "grade", lambda *_, **options: Grade(True, None, "Correct."))
     folder.file(FIRST).write_text("started")
@@ -197,3 +214,22 @@ def test_a_save_cancels_the_running_grade(folder):
     thread.join()
     assert "the file changed, so this grade was stopped" in output.getvalue()
     assert "✗" not in output.getvalue()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_nothing_is_printed_once_it_is_stopped(folder, damaged):
+    """Neither if all answers are graded again."""
+    begun = folder.path / "begun"
+    folder.file(FIRST).write_text(f"open({str(begun)!r}, 'w')\nwhile True:\n    pass\n")
+    if damaged:
+        (folder.path / "progress.json").write_text("{")
+    output, stop = StringIO(), Event()
+    session = watch.Session(folder, Console(file=output, width=200))
+    thread = Thread(target=session.run, args=[stop])
+    thread.start()
+    wait(begun.exists)
+    before = output.getvalue()
+    stop.set()
+    thread.join(2)
+    assert not thread.is_alive()
+    assert output.getvalue() == before

@@ -212,3 +212,4 @@ def _watch(files: Folder, console: Console, port: int, show: bool) -> None:
         serve(session.state, port=port, show=show)
     finally:
         stop.set()
+        thread.join(2)  # longer only if PyTorch is still imported for the first grade

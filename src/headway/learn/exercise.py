@@ -13,6 +13,7 @@ from markdown_it.token import Token
 from headway.nearest import named
 
 FOLDER = Path(__file__).with_name("exercises")
+SECONDS = 10  # of the processor for a grade
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -21,7 +22,8 @@ class Exercise:
     """One exercise.
 
     task, hints: Markdown. stub: the file that the learner starts from. solution: a right answer.
-    entry: the name of the function or class that the stub defines.
+    entry: the name of the function or class that the stub defines. seconds: of the processor that
+    a grade may take.
     """
 
     number: int
@@ -32,6 +34,7 @@ class Exercise:
     hints: tuple[str, ...]
     solution: str
     entry: str
+    seconds: int
 
     @property
     def file(self) -> str:
@@ -61,7 +64,7 @@ def find(name: str) -> Exercise:
 
 
 def parsed(file: Path) -> Exercise:
-    """Parse the file of an exercise: title, task and stub, hints, solution."""
+    """Parse the file of an exercise: title, task and stub, hints, solution, and perhaps seconds."""
     text = file.read_text(encoding="utf-8")
     tokens, lines = MarkdownIt().parse(text), text.splitlines(keepends=True)
     sections: dict[str, tuple[str, list[Token]]] = {}
@@ -83,6 +86,7 @@ def parsed(file: Path) -> Exercise:
         hints=tuple(body for heading, (body, _) in others if heading.startswith("Hint")),
         solution=_code(sections["Solution"][1]),
         entry=public(ast.parse(stub))[0],
+        seconds=int(sections["Seconds"][0]) if "Seconds" in sections else SECONDS,
     )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from io import BufferedWriter, FileIO, TextIOWrapper
-from multiprocessing import forkserver, get_context
+from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -27,8 +27,6 @@ from headway import cache
 from headway.learn.exercise import Exercise
 from headway.learn.grades import Grade
 
-SECONDS = {"gpt": 120}  # of the processor for a grade; every other exercise has:
-DEFAULT_SECONDS = 10
 WAITING = 3  # times as long may pass, because other programs run too
 MEMORY = 2 * 2**30  # bytes, in addition to what the imports use
 START = 60  # seconds for the imports
@@ -92,7 +90,7 @@ def grade(
     path, content = path.absolute(), None
     with suppress(OSError):  # the process describes it
         content = path.read_bytes()
-    seconds = seconds or SECONDS.get(exercise.name, DEFAULT_SECONDS)
+    seconds = seconds or exercise.seconds
     warm_up()
     results, results_of_child = _context.Pipe(duplex=False)
     output, output_of_child = _context.Pipe(duplex=False)
@@ -202,10 +200,11 @@ def _work(
     """Grade in the new process, and write the result as one line."""
     from headway.learn.worker import grade_here  # late: it imports PyTorch
 
+    os.setsid()  # so that Ctrl-C does not reach it, and it is killed with all its processes
+    _end_with_the_caller(results, output)
     if content and b"import jax" in content:
         with suppress(Exception):  # such as JAX that is not installed: the answer raises it again
             import jax.numpy  # noqa: F401 - seconds that are none of the answer
-    os.setsid()  # so that Ctrl-C does not reach it, and it is killed with all its processes
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
     sys.path.insert(0, str(path.parent))  # as for `python file.py`
@@ -221,6 +220,18 @@ def _work(
         stdout.flush()
     with open(results.fileno(), "w", closefd=False) as file:
         file.write(json.dumps(grade.as_json(), default=str) + "\n")
+
+
+def _end_with_the_caller(*pipes: Connection) -> None:
+    """Start a process that waits for the end of the caller, which signals may kill, and then ends
+    all processes of the group."""
+    caller = parent_process()
+    assert caller is not None
+    if os.fork() == 0:
+        for pipe in pipes:  # their end is that of the answer
+            pipe.close()
+        caller.join()
+        os.killpg(0, signal.SIGKILL)
 
 
 def _limit_memory() -> None:
@@ -240,10 +251,11 @@ def _stopped(said: str, path: Path, content: bytes, seconds: float, status: int 
             code = content.decode().splitlines()[number - 1].strip()
     if not said:
         raise RuntimeError("the process that grades answers did not start")
-    if "Timeout" in said or status == -signal.SIGPROF:
+    waited = re.search("^Timeout", said, re.MULTILINE)
+    if waited or status == -signal.SIGPROF:
         message = f"It did not return within {seconds:g} seconds of the processor. Is there a loop "
         message += "without end?"
-        if "Timeout" in said:
+        if waited:
             message = f"It did not return within {WAITING * seconds:g} seconds. Does it wait for "
             message += "something?"
         return Grade(False, "time", message, number, code)

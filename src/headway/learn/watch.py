@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -27,10 +28,16 @@ class Session:
     def __init__(self, folder: Folder, console: Console) -> None:
         self._folder, self._console = folder, console
         self._grades: dict[str, Grade] = {}
+        self._stop = Event()
 
     def run(self, stop: Event) -> None:
         """Grade the current exercise, and then every file that is saved, until `stop` is set."""
-        saves, exists = saved(self._folder, stop), True
+        self._stop = stop
+        with suppress(grading.Cancelled):  # it was set during a grade
+            self._run()
+
+    def _run(self) -> None:
+        saves, exists = saved(self._folder, self._stop), True
         self._begin()
         for files in saves:
             existed, exists = exists, self._folder.path.is_dir()
@@ -83,6 +90,8 @@ class Session:
         try:
             self._grade_open(exercise)
         except grading.Cancelled:
+            if self._stop.is_set():
+                raise
             self._say("the file changed, so this grade was stopped", "dim")
         except Exception as error:  # of Headway or the system: the session continues
             self._say(f"not graded: {error!r}", "red")
@@ -97,7 +106,7 @@ class Session:
             return
         file = self._folder.file(exercise)
         stamp = _stamp(file)
-        self.check(exercise, lambda: _stamp(file) != stamp)
+        self.check(exercise, lambda: self._stop.is_set() or _stamp(file) != stamp)
         following = self._progress().current
         if following not in (None, progress.current) and self._folder.is_started(following):
             self._grade(following)
@@ -106,16 +115,23 @@ class Session:
         self._console.print(text, style=style, markup=False)
 
     def _progress(self) -> Progress:
-        return opened(self._folder, self._console)
+        return opened(self._folder, self._console, self._stop.is_set)
 
 
-def opened(folder: Folder, console: Console) -> Progress:
+def opened(
+    folder: Folder, console: Console, is_cancelled: Callable[[], bool] = lambda: False
+) -> Progress:
     """Return the progress; if its file is damaged, grade all answers again."""
     try:
         return folder.progress()
     except ValueError as error:
         console.print(f"{error}; grading your files again", style="yellow", markup=False)
-        kept = folder.repair(lambda exercise: grading.grade(folder.file(exercise), exercise).passed)
+
+        def passed(exercise: Exercise) -> bool:
+            file = folder.file(exercise)
+            return grading.grade(file, exercise, is_cancelled=is_cancelled).passed
+
+        kept = folder.repair(passed)
         console.print(f"the damaged file is now {kept}", style="yellow", markup=False)
         return folder.progress()
 
