@@ -34,8 +34,16 @@ BELOW["hf"] = set(BELOW) - {"reference"}
 BELOW["explore"] = set(BELOW) - {"reference"}
 BELOW["check"] = set(BELOW) - {"reference", "explore"}
 BELOW["bench"] = set(BELOW) - {"reference", "explore"}
-# The course shows figures of the explorer, and the doctor grades its exercises.
-BELOW["learn"] = set(BELOW) - {"reference"}
+# What the course needs of the other tools.
+OF_TOOLS = {
+    "explore.export": "the style sheets and scripts of the pages",
+    "explore.local": "the web server",
+    "explore.offline": "a page as one file",
+    "check": "the doctor grades the exercises",
+    "bench.pages": "the colours of curves",
+}
+BELOW["learn"] = {"cache", "data", "ladder", "nearest", "training"}
+BELOW["learn"] |= {module.split(".")[0] for module in OF_TOOLS}
 BELOW["lab"] = set(BELOW) - {"reference", "explore", "check"}
 BELOW["cli"] = set(BELOW) - {"reference"}
 ENGINE_FREE = ("tracing", "cache", "attention", "ladder", "models", "data")
@@ -68,6 +76,17 @@ def test_imports_point_one_way(name):
         parts = imported.split(".")
         if parts[0] == "headway" and len(parts) > 1:
             assert parts[1] in BELOW[importing] | {importing}, f"{name} imports {imported}"
+
+
+def test_the_course_needs_little_of_other_tools():
+    tools = tuple(f"headway.{module.split('.')[0]}." for module in OF_TOOLS)
+    files = [name for name in FILES if package(name) == "learn"]
+    used = {one + "." for name in files for one in imports(TREES[name]) if one.startswith(tools)}
+    listed = {
+        module: {one for one in used if one.startswith(f"headway.{module}.")} for module in OF_TOOLS
+    }
+    assert all(listed.values())
+    assert used == set().union(*listed.values())
 
 
 def test_every_package_has_a_rule():

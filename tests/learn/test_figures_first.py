@@ -56,6 +56,15 @@ def test_the_shares_are_those_of_the_race(pairs):
         assert [round(100 * pair["exact"][name]) for name in ("with", "without")] == of_models
 
 
+def test_the_bars_are_the_shares(page, pairs):
+    drawn(page, "bottleneck", {"pairs": pairs})
+    shares = page.locator(".bars .fill").evaluate_all(
+        "all => all.map(one => one.offsetWidth / one.parentElement.offsetWidth)"
+    )
+    expected = [pair["exact"][name] for pair in pairs for name in ("with", "without")]
+    np.testing.assert_allclose(shares, expected, atol=0.02)
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_what_the_vector_must_hold(page, pairs, broken):
     drawn(page, "bottleneck", {"pairs": pairs}, broken=broken)
@@ -227,6 +236,18 @@ def test_the_spread_of_the_scores(page):
         typical = np.sqrt((random_scores(2**place) ** 2).mean())
         assert number(line["typical score"]) == pytest.approx(typical, rel=0.006)
         assert number(line["typical score / √d_k"]) == pytest.approx(1, rel=0.2)
+        spread = 2 ** (place / 2)
+        for kind, factor in (("raw", 1), ("scaled", 1 / spread)):
+            step = factor * spread / 4
+            bins, counts = np.unique(
+                np.floor(factor * random_scores(2**place) / step), return_counts=True
+            )
+            bars = page.locator(f".{kind} rect").evaluate_all(
+                "all => all.map(bar => ['x', 'height'].map(key => Number(bar.getAttribute(key))))"
+            )
+            left, height = np.array(sorted(bars)).T
+            np.testing.assert_allclose(left, 760 * (bins * step / 64 + 1) / 2, rtol=1e-9)
+            np.testing.assert_allclose(height, 110 * counts / counts.max(), rtol=1e-9)
     before = said(page)
     page.get_by_role("button", name="Other random vectors").click()
     assert said(page)["typical score"] != before["typical score"]

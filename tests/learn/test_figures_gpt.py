@@ -91,6 +91,7 @@ def test_samples(page):
     page.keyboard.press("ArrowLeft")
     assert page.inner_text("pre") == stages[-2]["text"]
     assert said(page)["validation loss"] == f"{stages[-2]['loss']} nats per token"
+    assert said(page)["as if it chose among"] == f"{math.exp(stages[-2]['loss']):.1f} characters"
     drawn(page, "gpt", options, broken=True)
     assert page.inner_text("pre") == stages[0]["text"]
     assert page.locator("input").count() == 0

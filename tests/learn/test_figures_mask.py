@@ -1,4 +1,4 @@
-"""The figures of chapter 6: the recorded leak, and three ways to mask."""
+"""The figures of chapter 6: the recorded leak, and two ways to mask."""
 
 import json
 from pathlib import Path

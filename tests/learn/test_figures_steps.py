@@ -94,8 +94,6 @@ def softmax(scores, axis=-1):
 FAULTS = {
     "scale": lambda s: softmax(s["scores"]),
     "softmax-axis": lambda s: softmax(s["scaled"], 0),
-    "softmax": lambda s: s["scaled"],
-    "exp": lambda s: s["scaled"] / s["scaled"].sum(-1, keepdims=True),
     "projections": lambda s: softmax(s["x"] @ s["x"].T / 3**0.5),
 }
 

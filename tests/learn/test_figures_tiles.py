@@ -56,6 +56,10 @@ def test_the_states_are_those_of_the_online_softmax(page, block):
     page.get_by_label("Block size").fill(str(block))
     read_all(page)
     *blocks, last = rows(page)
+    changed = page.locator(".running tbody tr").evaluate_all(
+        "all => all.map(row => row.matches('.changed-row'))"
+    )
+    assert [changed[0], changed[-1]] == [False, False]
     expected = states(SCORES, block)
     assert len(blocks) == len(expected)
     for i, (row, state) in enumerate(zip(blocks, expected, strict=True)):
@@ -64,6 +68,7 @@ def test_the_states_are_those_of_the_online_softmax(page, block):
         np.testing.assert_allclose(got["l"], state.total.item(), rtol=1e-12)
         np.testing.assert_allclose([x for _, x in row[3:]], state.context[0, 0], rtol=1e-12)
         if i:
+            assert changed[i] == (expected[i - 1].largest < state.largest).item()
             shrink = np.exp(expected[i - 1].largest - state.largest).item()
             np.testing.assert_allclose(got["shrink"], shrink, rtol=1e-12)
     np.testing.assert_allclose([x for _, x in last[3:]], softmax(SCORES), rtol=1e-12)

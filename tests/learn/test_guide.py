@@ -162,6 +162,26 @@ def test_measured_curves_are_those_of_the_report_with_its_sentence():
     assert "512 tokens of shakespeare" in drawn
 
 
+def test_only_comparisons_of_chosen_variants_are_shown():
+    effects = [{"variant": new, "against": old} for new, old in ("ab", "ac", "cd")]
+    extract = {"effects": effects, "remarks": []}
+    assert measured._sentences(extract, {"report": "x"}, ["a", "b"])[0] == effects[:1]
+    with pytest.raises(ValueError, match="does not compare b with d"):
+        measured._sentences(extract, {"report": "x"}, ["b", "d"])
+
+
+def test_a_smaller_loss_is_lower():
+    points = measured.report("scale")["variants"][SCALED]["validation"]["0"]
+    assert points[0][1] > points[-1][1]
+    drawn = measured.drawn({"report": "scale", "variants": [SCALED], "sentences": []})
+    path = re.search('<path d="M([^"]+)" stroke', drawn)[1].split("L")
+    first, *_, last = (float(point.split()[1]) for point in path)
+    assert first < last  # from the top
+    marks = re.findall(r'y="([\d.]+)%"[^>]*>([\d.]+)</text>', drawn)
+    numbers = [float(number) for _, number in sorted(marks[:4], key=lambda mark: float(mark[0]))]
+    assert numbers == sorted(numbers, reverse=True)
+
+
 @pytest.mark.parametrize(
     ("claim", "words"),
     [

@@ -45,7 +45,7 @@ Options = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Chapter:
-    """A chapter. name: also the name of its exercise. html: its sections, as elements."""
+    """A chapter. name: also that of its exercise, unless it has several. html: its sections."""
 
     number: int
     name: str

@@ -1,10 +1,6 @@
-"""The page of the guide: all chapters, of which the address selects one.
-
-`python -m headway.learn.page guide.html` writes it as one file, without a server or a network.
-"""
+"""The page of the guide: all chapters, of which the address selects one."""
 
 import json
-import sys
 from html import escape
 from pathlib import Path
 
@@ -37,7 +33,7 @@ def page() -> str:
 
 
 def file() -> str:
-    """Return the page as one file."""
+    """Return the page as one file, which needs neither a server nor a network."""
     whole = page()
     return inlined(whole, [EXPLORER, STATIC], 'import("learn/main.js");', whole.encode())
 
@@ -61,7 +57,3 @@ def _article(chapter: Chapter, before: Chapter | None, after: Chapter | None) ->
         f'<article data-name="{escape(chapter.name)}" data-number="{chapter.number}">\n'
         f'{chapter.html}<nav class="around" aria-label="chapters">{links}</nav>\n</article>\n'
     )
-
-
-if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(file(), encoding="utf-8")

@@ -1,10 +1,8 @@
 """The web server of the guide, which accepts requests only from this machine and its own page.
 
-    GET /                       the page
-    GET /PACKAGE/static/NAME    the files of the page, of `learn` and of `explore`
-    GET /progress               the exercises and the last grade, as JSON
-
-`python -m headway.learn.server` serves the page without exercises.
+GET /                       the page
+GET /PACKAGE/static/NAME    the files of the page, of `learn` and of `explore`
+GET /progress               the exercises and the last grade, as JSON
 """
 
 from collections.abc import Callable
@@ -20,12 +18,10 @@ from headway.explore import local
 from headway.explore.export import STATIC as EXPLORER
 from headway.learn.page import STATIC, page
 
-PORT = 8430
-
 Progress = Callable[[], dict[str, Any]]
 
 
-def serve(progress: Progress, *, port: int = PORT, show: bool) -> None:
+def serve(progress: Progress, *, port: int, show: bool) -> None:
     """Serve the page until Ctrl-C, at this port or at the next free one.
 
     progress: returns at once what `/progress` answers: `exercises`, a list with `number`, `name`,
@@ -58,7 +54,3 @@ def app(progress: Progress, port: int) -> Starlette:
         Route("/progress", state),
     ]
     return local.application(routes, port)
-
-
-if __name__ == "__main__":
-    serve(lambda: {"exercises": [], "current": None}, show=False)

@@ -46,7 +46,7 @@ def grade(exercise: Exercise, file: Path, grade: Grade, width: int) -> Renderabl
 
 
 def passed(folder: Folder, progress: Progress) -> RenderableType:
-    """Return what follows the first pass of an exercise."""
+    """Return how many exercises are passed, and what is next."""
     if progress.current is None:
         return finished()
     following = next_step(progress.current, folder.file(progress.current))

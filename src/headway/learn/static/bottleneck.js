@@ -34,8 +34,8 @@ export function draw(options, figure) {
   const holder = h("div", {});
   const measured = pairs.map(({ clauses, exact }) => h("div", { class: "bars" }, /** @type {const} */ (["with", "without"]).map((name) =>
     h("div", { class: "bar" }, h("span", {}, name === "with" ? clauses : ""),
-      h("span", { class: "track" }, h("span", { class: `fill ${name}`, style: { width: percent(exact[name]).replace(" ", "") } })),
-      h("span", { class: "number" }, `${name}: ${percent(exact[name])}`)))));
+      h("span", { class: "track" }, h("span", { class: `fill ${name}`, style: { width: `${100 * exact[name]}%` } })),
+      h("span", { class: "number" }, `${name}: ${Math.round(100 * exact[name])} %`)))));
   const choices = pairs.map(({ clauses }, at) => button(clauses, () => { Object.assign(state, { pair: at, written: 0 }); show(); }));
 
   function show() {
@@ -67,11 +67,6 @@ export function draw(options, figure) {
   return h("div", { class: "bottleneck" },
     h("div", { class: "row" }, h("span", {}, "Between subject and verb:"), choices),
     h("div", { class: "pictures" }, holder, h("div", {}, h("h3", {}, "Sentences translated exactly, as measured"), measured)));
-}
-
-/** @param {number} share */
-function percent(share) {
-  return `${Math.round(100 * share)} %`;
 }
 
 /**

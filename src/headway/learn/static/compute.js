@@ -5,7 +5,7 @@ import { hashed, times } from "../../explore/static/attention.js";
 import { book } from "./book.js";
 
 /** @typedef {import("../../explore/static/trace.js").Matrix} Matrix */
-/** What a broken computation leaves out or does wrongly. @typedef {"scale" | "mask" | "softmax" | "softmax-axis" | "exp" | "projections" | "content" | "difference"} Fault */
+/** What a broken computation leaves out or does wrongly. @typedef {"scale" | "mask" | "softmax-axis" | "projections" | "content" | "difference"} Fault */
 
 /** A matrix of rows. @param {number[][]} rows @returns {Matrix} */
 export function matrixOf(rows) {
@@ -86,9 +86,8 @@ export function attention({ x, W_query, W_key, W_value }, rung, fault = null) {
 
 /** The weights of rows of scores. @param {number[][]} scores @param {Fault | null} fault */
 function normalized(scores, fault) {
-  if (fault === "softmax") return scores.map((row) => row.map((score) => (score === -Infinity ? 0 : score)));
   if (fault === "difference") return scores.map((row) => divided(row.map(() => 1)));
-  if (fault === "exp" || fault === "content") return scores.map((row) => divided(row.map((score) => (score === -Infinity ? 0 : score))));
+  if (fault === "content") return scores.map((row) => divided(row.map((score) => (score === -Infinity ? 0 : score))));
   if (fault === "softmax-axis") return rowsOf(transpose(matrixOf(rowsOf(transpose(matrixOf(scores))).map(softmax)))); // each column
   return scores.map(softmax);
 }

@@ -4,9 +4,8 @@ import { button, h } from "../../explore/static/dom.js";
 import { kept } from "../../explore/static/attention.js";
 import { legend } from "../../explore/static/matrix.js";
 import { pixels, short } from "../../explore/static/numbers.js";
-import { book } from "./book.js";
-import { features, matrixOf, rowsOf, wordsOf } from "./compute.js";
-import { difference, part, slider, titled, withBook } from "./controls.js";
+import { features, matrixOf, rowsOf } from "./compute.js";
+import { difference, part, sentenceBox, slider, titled, withBook } from "./controls.js";
 
 /** @typedef {import("./figure.js").Figure} Figure */
 /** @typedef {import("./compute.js").Matrix} Matrix */
@@ -20,11 +19,11 @@ const WORDS = 8; // the first words of a sentence
  * @param {Record<string, any>} options @param {Figure} figure
  */
 export function draw(options, figure) {
-  const state = /** @type {{rate: number, seed: number, draws: number, text: string}} */ (figure.state);
+  const state = /** @type {{rate: number, seed: number, draws: number}} */ (figure.state);
   state.rate ??= options.rate ?? 0.5;
   state.seed ??= options.seed ?? 123;
   state.draws ??= DRAWS.indexOf(options.draws ?? 1);
-  state.text ??= options.text ?? book.sentence;
+  const sentence = sentenceBox(figure, options.text, WORDS, update);
   const picture = h("div", { class: "shelf" });
   const seed = h("output", {});
   const another = (/** @type {number} */ by) => {
@@ -33,8 +32,8 @@ export function draw(options, figure) {
   };
 
   function update() {
-    const words = wordsOf(state.text).slice(0, WORDS);
-    if (!words.length) return picture.replaceChildren("Type at least one word.");
+    const words = sentence.words();
+    if (!words.length) return picture.replaceChildren();
     const { weights } = withBook(words.map(features), "causal");
     const dropped = drop(weights, state, figure.broken);
     const mean = meanOf(weights, state.rate, DRAWS[state.draws], figure.broken);
@@ -69,12 +68,8 @@ export function draw(options, figure) {
         update();
       })),
     h("div", { class: "row" },
-      button("◀ seed", () => another(-1), { "aria-label": "previous seed" }), button("draw again", () => another(1)), seed,
-      h("label", {}, "Sentence ", h("input", { value: state.text, size: 34, maxlength: 200, spellcheck: "false", oninput: (/** @type {any} */ event) => {
-        state.text = event.target.value;
-        update();
-      } }))),
-    picture, legend("share", 1, true));
+      button("◀ seed", () => another(-1), { "aria-label": "previous seed" }), button("draw again", () => another(1)), seed),
+    sentence.element, picture, legend("share", 1, true));
 }
 
 /** One draw: the same cells as `attention/dropout.py` drops. @param {Matrix} weights @param {{rate: number, seed: number}} training @param {boolean} broken @returns {Matrix} */

@@ -1,7 +1,7 @@
 // How the spread of dot products grows with the number of features, and what the softmax makes of it.
 
 import { hashed } from "../../explore/static/attention.js";
-import { h, s } from "../../explore/static/dom.js";
+import { button, h, s } from "../../explore/static/dom.js";
 import { short } from "../../explore/static/numbers.js";
 import { softmax } from "./compute.js";
 import { slider } from "./controls.js";
@@ -70,8 +70,8 @@ export function draw(options, figure) {
     if (options.show === "weights") {
       const scale = figure.broken ? 1 : scaled;
       picture.replaceChildren(
-        titled("Weights of one query on 16 keys", bars(softmax(scores[0].map((score) => score * scale)))),
-        titled("Gradient of the softmax, by d_k", curves(sizes, size, figure.broken)));
+        headed("Weights of one query on 16 keys", bars(softmax(scores[0].map((score) => score * scale)))),
+        headed("Gradient of the softmax, by d_k", curves(sizes, size, figure.broken)));
       const { largest, gradient } = facts(scores, scale);
       figure.say([["d_k", String(size)], ["largest weight, mean of 64 queries", short(largest)], ["gradient, sum of w (1 − w)", short(gradient)]]);
     } else {
@@ -85,12 +85,12 @@ export function draw(options, figure) {
   return h("div", { class: "spread" },
     h("div", { class: "row" },
       slider("d_k", { least: 0, most: SIZES.length - 1, value: place(), shown: (at) => String(SIZES[at]) }, (at) => { state.place = at; update(); }),
-      h("button", { type: "button", onclick: () => { state.seed = seed() + 1; sizes = scoresBySize(seed()); update(); } }, "Other random vectors")),
+      button("Other random vectors", () => { state.seed = seed() + 1; sizes = scoresBySize(seed()); update(); })),
     picture);
 }
 
 /** @param {string} title @param {Element} drawing */
-function titled(title, drawing) {
+function headed(title, drawing) {
   return h("div", {}, h("h3", {}, title), drawing);
 }
 

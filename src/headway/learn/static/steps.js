@@ -159,8 +159,7 @@ function formula(name, earlier, example) {
   const { rung, fault } = example;
   const raw = earlier.includes("scores") || isLearned(rung) ? "scores" : rung === "fixed" ? "2^-|i - j|" : "x x^T";
   const last = rung === "causal" ? "masked" : !isLearned(rung) || fault === "scale" ? raw : earlier.includes("scaled") ? "scaled" : `${raw} / sqrt(d_k)`;
-  const divided = `${last} / (sum ${last})`;
-  const normalized = { softmax: last, exp: divided, content: divided, difference: "1 / n", "softmax-axis": `softmax(${last}) in every column` }[fault ?? (rung === "fixed" ? "content" : "")];
+  const normalized = { content: `${last} / (sum ${last})`, difference: "1 / n", "softmax-axis": `softmax(${last}) in every column` }[fault ?? (rung === "fixed" ? "content" : "")];
   return factors?.join(" ") ?? {
     queries: "x",
     keys: "x",
