@@ -238,7 +238,7 @@ def app(traces: Traces | File, queue: Queue, port: int) -> Starlette:
         [
             Route("/", index),
             Route("/static/{name}", static),
-            Route("/docs/lab/{name}/report.md", report),
+            Route("/docs/{path:path}", report),
             Route("/trace/{id}", trace),
             *(_posts(traces, queue, token) if isinstance(traces, Traces) else ()),
         ],
