@@ -86,6 +86,7 @@ def take_exercise(browser, folder):
     exercise = exercises()[NAME]
     answers = {"stub": exercise.stub, "wrong": WRONG, "right": RIGHT}
     state = {"number": exercise.number, "name": NAME, "title": exercise.title}
+    state["right"] = exercise.right
     progress = {"exercises": [state], "current": NAME}
     running, thread, address = started(lambda port: server.app(lambda: progress, port))
     context = browser.new_context(viewport={"width": 436, "height": 1600}, device_scale_factor=1.5)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from answer_trial import PAGE, cases, said
@@ -36,6 +37,15 @@ FAST = [case for exercise in exercises() for case in fast(exercise)]
 )
 def test_the_grader_names_the_fault_or_passes_the_answer(case):
     assert said(case).fault == case.fault, said(case).message
+
+
+def test_the_examples_of_dropout_show_one_rate_and_a_right_result_with_zeros():
+    for case in CASES:
+        if case.exercise == "dropout" and (example := said(case).example):
+            right = example.right
+            assert example.inputs["rate"] == 0.2, case.title
+            assert not example.inputs["training"] or (right == 0).sum() == 2, case.title
+            assert not np.allclose(example.yours, right), case.title
 
 
 def test_each_exercise_has_many_wrong_answers_and_some_correct_ones():

@@ -330,6 +330,7 @@ GRADE = {
 def progress():
     """What the server says, which a test can change."""
     scale = {"number": 5, "name": "scale", "title": "Scaled attention", "grade": None}
+    scale["right"] = "the right"
     scale |= {"state": "open", "file": "learn/05_scale.py"}
     mask = {**scale, "number": 6, "name": "mask", "title": "A mask", "state": "locked"}
     return {"exercises": [scale, mask], "current": "scale"}

@@ -251,7 +251,7 @@ def _shapes_at(error: BaseException) -> tuple[str, str] | None:
     shapes = {
         name: tuple(frame.f_locals[name].shape)
         for name in dict.fromkeys(re.findall(r"\w+", line))
-        if hasattr(frame.f_locals.get(name), "shape")
+        if isinstance(getattr(frame.f_locals.get(name), "shape", None), tuple)
     }
     if not shapes:
         return None

@@ -14,6 +14,8 @@ from headway.nearest import named
 
 FOLDER = Path(__file__).with_name("exercises")
 SECONDS = 10  # of the processor for a grade
+# Exercises with several right results.
+SEVERAL = ("projections", "dropout", "batches", "positions", "gpt")
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -40,6 +42,11 @@ class Exercise:
     def file(self) -> str:
         """Return the name of the learner's file."""
         return f"{self.number:02}_{self.name}.py"
+
+    @property
+    def right(self) -> str:
+        """Return what a right result is called: "the right", or "one right" of several."""
+        return "one right" if self.name in SEVERAL else "the right"
 
     def __str__(self) -> str:
         return f"{self.number} ({self.name})"

@@ -36,7 +36,7 @@ def grade(exercise: Exercise, file: Path, grade: Grade, width: int) -> Renderabl
         line.no_wrap, line.overflow = True, "ellipsis"
         parts.append(line)
     if grade.example is not None:
-        parts += ["", *_example(grade.example, width)]
+        parts += ["", *_example(grade.example, exercise.right, width)]
     if grade.printed:
         printed = Text("  printed: ", "dim") + Text(grade.printed.replace("\n", "\n           "))
         parts += ["", printed]
@@ -96,7 +96,7 @@ class _Block(NamedTuple):
     width: int
 
 
-def _example(example: Example, width: int) -> Iterator[RenderableType]:
+def _example(example: Example, right: str, width: int) -> Iterator[RenderableType]:
     """Yield the lines of the smallest example: the inputs, then yours next to the right result."""
     wrong = example.wrong or ()
     inputs = [_block(name, value, wrong) for name, value in example.inputs.items()]
@@ -107,7 +107,7 @@ def _example(example: Example, width: int) -> Iterator[RenderableType]:
         style = "bold white on red" if is_marked else ""
         results = [_block(f"your {example.what}", example.yours, wrong, digits, style)]
     style = "bold green" if is_marked else ""
-    results.append(_block(f"right {example.what}", example.right, wrong, digits, style))
+    results.append(_block(f"{right} {example.what}", example.right, wrong, digits, style))
     yield from _side_by_side(results, width)
 
 

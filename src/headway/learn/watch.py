@@ -58,9 +58,10 @@ class Session:
         except ValueError:  # repaired at the next save
             progress = Progress()
         grades = {name: grade.as_json() for name, grade in self._grades.copy().items()}
+        every = summaries(self._folder, progress)
         listed = [
-            {**summary, "grade": grades.get(summary["name"])}
-            for summary in summaries(self._folder, progress)
+            {**summary, "right": exercise.right, "grade": grades.get(exercise.name)}
+            for summary, exercise in zip(every, exercises().values(), strict=True)
         ]
         return {"exercises": listed, "current": progress.current.name if progress.current else None}
 

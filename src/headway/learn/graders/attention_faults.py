@@ -361,7 +361,8 @@ def misapplied(name: str, mask: str, hidden: str, hide: str, drop: str) -> list[
 def of_roles() -> list[Fault]:
     """Return faults of the roles of queries, keys and values."""
     found = []
-    roles = "The scores are queries @ keys.T, and the context is weights @ values."
+    roles = "The scores have a row for each query and a column for each key, and the weights "
+    roles += "multiply the values."
     for name, message, exchange in (
         (
             "queries-keys-exchanged",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from headway.check.declaration import Declaration
-from headway.check.suspects.steps import Array, Call, Step, Steps, softmax
+from headway.check.suspects.steps import Array, Call, Step, Steps, remove, softmax
 from headway.learn.answer import Answer
 from headway.learn.graders.attention_faults import (
     MASK,
@@ -121,6 +121,13 @@ def of_padding() -> list[Fault]:
         return lambda lengths, tokens: padding(change(lengths, tokens), tokens)
 
     add("no-padding", "There is no padding mask: padded keys get weight.", given=lambda call: None)
+    add(
+        "padding-zero",
+        "Padded keys and values are set to 0, but exp(0) is 1, so that in the rows of padded "
+        "tokens padded keys still get weight, and the weights of the others no longer sum to 1.",
+        hide_given=lambda scores, allowed: np.where(allowed | (scores < -1e8), scores, 0.0),
+        drop_given=remove,
+    )
     add_all(
         "padding-reversed",
         "The meaning of the padding mask is reversed: the tokens of the text are hidden, and "
@@ -282,7 +289,8 @@ def of_axes() -> list[Fault]:
 
 def grade(answer: Answer) -> None:
     """Raise `Wrong` if the answer is wrong."""
-    answer = Watched.of(answer).answer
+    watched = Watched.of(answer)
+    answer = watched.answer
 
     def view(inputs: Inputs, shape: tuple[int, ...]) -> Array:
         result = answer.call_named(inputs, shape)
@@ -294,12 +302,17 @@ def grade(answer: Answer) -> None:
             name: np.where(real, inputs[name], 3 - inputs[name]) for name in ("keys", "values")
         }
         again = answer.call_named({**inputs, **changed}, shape)
-        # What the rows of padded tokens hold does not matter, as long as no padded key has weight.
-        return right if np.isfinite(result).all() and agree(result, again) else result
+        # What the rows of padded tokens hold does not matter, as long as no padded key has weight:
+        # the weights of the others sum to 1, or the row does not depend on the values.
+        sums = answer.call_named({**inputs, "values": np.ones_like(inputs["values"])}, shape)
+        is_complete = np.isclose(sums, 1, atol=1e-4) | np.isclose(sums, result, atol=1e-6)
+        is_right = np.isfinite(result).all() and agree(result, again) and is_complete.all()
+        return right if is_right else result
 
     few, more = cases()[:3], cases()[3:]
     compare([view], few, FORMULAS, faults(), more=more, what="context", hint=_of_padded_rows)
     _grade_empty_text(answer)
+    watched.check()
 
 
 def _of_padded_rows(view: View) -> str:

@@ -58,7 +58,7 @@ def in_place(weights: Array, x: Array) -> Array:
 def faults() -> list[Fault]:
     """Return the faults that the grader knows."""
     found: list[Fault] = []
-    right = "Row i of the result is the sum of weights[i, j] * x[j] over all j: weights @ x."
+    right = "Row i of the result is the sum of weights[i, j] * x[j] over all j."
 
     def add(name: str, message: str, *mixes: Callable[[Array, Array], Any]) -> None:
         found.extend(fault(name, f"{message} {right}", LOOK, mix=mix) for mix in mixes)
@@ -159,4 +159,4 @@ def grade(answer: Answer) -> None:
         more=cases(square=True),
         what="context",
     )
-    watched.check(("weights", "x"))
+    watched.check()

@@ -308,7 +308,8 @@ def views(answer: Answer) -> Iterator[View]:
 
 def grade(answer: Answer) -> None:
     """Raise `Wrong` if the answer is wrong."""
-    answer = Watched.of(answer).answer
+    watched = Watched.of(answer)
+    answer = watched.answer
     ways, few, more = [*views(answer)], cases()[:3], cases()[3:]
     _grade_second_text(ways, few[0])
     way = compare(
@@ -321,6 +322,7 @@ def grade(answer: Answer) -> None:
         measured=partial(of_empty_rows, few[0]),
     )
     _grade_two_continuations(answer, few[0], (1, 0, 2, 3)[ways.index(way)])
+    watched.check()
 
 
 def _grade_second_text(ways: list[View], case: Inputs) -> None:

@@ -182,8 +182,8 @@ def _check_uses_inputs(
         ):
             raise Wrong(
                 "input-unused",
-                f"The {what} does not depend on {name}. Use the argument, not a variable from "
-                "outside of the function.",
+                f"The {what} does not depend on {name}. Use this argument, not another "
+                "one, and not a variable from outside of the function.",
                 example=_example(cases, results, right, what),
             )
 

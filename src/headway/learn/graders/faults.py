@@ -40,7 +40,7 @@ def without(faults: list[Fault], *names: str) -> list[Fault]:
 
 def of_normalization() -> list[Fault]:
     """Return faults of the softmax in the step `normalize`."""
-    found = of_softmax({-2: "the columns (axis 0 of a matrix)", (-2, -1): "the whole matrix"})
+    found = of_softmax({-2: "each column, not each row", (-2, -1): "the whole matrix"})
 
     def add(name: str, message: str, *steps: Callable[[Array], Array]) -> None:
         found.extend(fault(name, message, SOFTMAX, normalize=step) for step in steps)
@@ -80,14 +80,14 @@ def of_normalization() -> list[Fault]:
     )
     add(
         "sum-axis",
-        "The maximum is taken over the rows, but the sum over the wrong axis. Use axis=-1 and "
+        "The maximum is taken of each row, but the sum over the wrong axis. Use axis=-1 and "
         "keepdims=True in both.",
         lambda s: (e := exponentials(s)) / e.sum(axis=-2, keepdims=True),
         lambda s: (e := exponentials(s)) / e.sum(axis=(-2, -1), keepdims=True),
     )
     add(
         "sum-axis",
-        "The maximum is taken over the columns, and the sum over the whole matrix. Use axis=-1 and "
+        "The maximum is taken of each column, and the sum over the whole matrix. Use axis=-1 and "
         "keepdims=True in both.",
         lambda s: (
             (e := np.exp(s - s.max(axis=-2, keepdims=True))) / e.sum(axis=(-2, -1), keepdims=True)
@@ -498,7 +498,7 @@ def of_attention() -> list[Fault]:
         "The softmax is applied to the product of scores and values, not to the scores: a bracket "
         "is in the wrong place. Write softmax(scores) @ values.", r"softmax\(",
         normalize=lambda s: s, finish=softmax)  # fmt: skip
-    roles = "The context is weights @ values."
+    roles = "The context is the sum of the values, each multiplied by its weight."
     for name, message, mix in (
         ("values-reshaped", "The values are transposed, which only works if d_v = tokens.",
          lambda w, v: w @ v.swapaxes(-1, -2)),

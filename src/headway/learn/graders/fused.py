@@ -129,7 +129,10 @@ def of_heads() -> list[Fault]:
     mixed = "Tokens and features are mixed: the heads are {} by a reshape or view without a "
     mixed += "transpose. " + back
     add("split-by-view", mixed.format("split"), split=by_view)
-    add("merged-by-view", mixed.format("merged"), merge=merged_by_view)
+    merging = r"(context|weights|softmax|attn|out)\b.*(reshape|view)|^return.*(reshape|view)"
+    merging += f"\n{look}"
+    message = mixed.format("merged")
+    found.append(Fault("merged-by-view", message, merging, {"merge": merged_by_view}))
     add(
         "split-and-merged-by-view",
         mixed.format("split and merged"),
@@ -241,11 +244,8 @@ def of_output() -> list[Fault]:
     def add(name: str, message: str, **steps: Any) -> None:
         found.append(Fault(name, message, look, steps))
 
-    add(
-        "no-output",
-        "W_output is not used. Multiply the merged heads with it.",
-        output=lambda context, W, x: context,
-    )
+    message = "W_output is not used. Multiply the merged heads with it."
+    found.append(Fault("no-output", message, "^return", {"output": lambda context, W, x: context}))
     add(
         "output-transposed",
         "W_output is transposed. Multiply the merged heads with W_output as it is.",
@@ -388,7 +388,6 @@ def views(answer: Answer) -> Iterator[View]:
     if answer.is_class:
         yield from modules(answer)
         return
-    answer = Watched.of(answer).answer
 
     def call(inputs: Any, shape: tuple[int, ...], *, batch: bool, transposed: bool) -> Array:
         given = dict(inputs)
@@ -418,4 +417,6 @@ def grade(answer: Answer) -> None:
     is_square = answer.is_class and has_one_width(answer)
     few, more = cases(is_square)[:3], cases(is_square)[3:]
     formulas = [Multihead(), Multihead(hide_structure=low)]
-    compare([*views(answer)], few, formulas, faults(), more=more)
+    watched = Watched(answer) if answer.is_class else Watched.of(answer)
+    compare([*views(watched.answer)], few, formulas, faults(), more=more)
+    watched.check()

@@ -156,9 +156,10 @@ def of_heads() -> list[Fault]:
            lambda c: np.concatenate([*c], -1) / len(c))  # fmt: skip
 
     each = "Head h uses W_query[h], W_key[h] and W_value[h]."
+    look = "\n".join((r"W\w*\[(0|-1)\]", r"W\w*\[", r"W|\["))
 
     def shared(name: str, message: str, *shares: Callable[..., tuple[Array, ...]]) -> None:
-        found.extend(fault(name, f"{message} {each}", r"W|\[", share=share) for share in shares)
+        found.extend(fault(name, f"{message} {each}", look, share=share) for share in shares)
 
     def one(matrices: Array, head: int) -> Array:
         return np.broadcast_to(matrices[head], matrices.shape)
@@ -272,9 +273,9 @@ def of_heads() -> list[Fault]:
 
 def grade(answer: Answer) -> None:
     """Raise `Wrong` if the answer is wrong."""
-    watched = answer if answer.is_class else Watched.of(answer).answer
+    watched = Watched(answer) if answer.is_class else Watched.of(answer)
     compare(
-        [*views(watched)],
+        [*views(watched.answer)],
         cases(),
         [SeveralHeads()],
         faults(),
@@ -282,3 +283,4 @@ def grade(answer: Answer) -> None:
         measured=lambda view: measured(qkv_view(view, heads=2), causal=True),
         hint=lambda view: hint(qkv_view(view, heads=2), causal=True),
     )
+    watched.check()

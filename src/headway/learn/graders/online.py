@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import numpy as np
 from headway.check.suspects.steps import Array, Step
 from headway.learn.answer import Answer
 from headway.learn.graders.attention_faults import ROLES, SCALE
+from headway.learn.graders.calls import Watched
 from headway.learn.graders.compare import Fault, Inputs, View, agree, compare
 from headway.learn.grades import Example, Wrong
 
@@ -240,7 +242,8 @@ def of_blocks() -> list[Fault]:
 
     def joined(name: str, message: str, combine: Step) -> None:
         local: Step = lambda s, new, old: np.exp(s - s.max())  # noqa: E731
-        add(name, message, r"mean|sum|/|softmax", weights=local, combine=combine)
+        look = "mean|average|softmax\nsum|/"
+        add(name, message, look, weights=local, combine=combine)
 
     joined(
         "blocks-averaged",
@@ -475,10 +478,13 @@ def views(answer: Answer) -> Iterator[View]:
 
 def grade(answer: Answer) -> None:
     """Raise `Wrong` if the answer is wrong."""
+    watched = Watched.of(answer, as_it_is=True)
+    answer = watched.answer
     ways = [*views(answer)]
     view = compare(ways, cases()[:3], [Online()], faults(), more=cases()[3:], what="context")
     _grade_large_scores(view)
     _grade_memory(answer, ways.index(view))
+    watched.check()
 
 
 def _grade_large_scores(view: View) -> None:
@@ -507,18 +513,18 @@ BLOCKS, SIZE, WIDTH = 64, 4, 8
 
 
 def _grade_memory(answer: Answer, axes: int) -> None:
-    watched = Watched(answer)
-    call(answer, iter(watched), np.ones(WIDTH), (WIDTH,), axes)
-    if watched.kept:
+    blocks = ManyBlocks(answer)
+    call(answer, iter(blocks), np.ones(WIDTH), (WIDTH,), axes)
+    if blocks.kept:
         raise Wrong(
             "all-at-once",
-            f"All blocks are in memory at the same time: after {BLOCKS} blocks {watched.kept}. Use "
+            f"All blocks are in memory at the same time: after {BLOCKS} blocks {blocks.kept}. Use "
             "each block and forget it: only the largest score, the sum and the context are kept.",
             look=r"list\(|append|concat|cat\(|stack|blocks\]|\*blocks",
         )
 
 
-class Watched:
+class ManyBlocks:
     """Blocks that look at what the answer keeps."""
 
     def __init__(self, answer: Answer) -> None:
@@ -553,4 +559,5 @@ def _size(value: Any) -> int:
         return sum(map(_size, value))
     if isinstance(value, float):
         return 1
-    return int(np.prod(getattr(value, "shape", (0,)) or (1,)))
+    shape = getattr(value, "shape", None)  # also a function of the module NumPy
+    return math.prod(shape) if isinstance(shape, tuple) else 0

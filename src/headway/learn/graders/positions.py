@@ -401,10 +401,6 @@ def of_pairs() -> list[Fault]:
 
 def views(answer: Answer) -> Iterator[View]:
     """Return the ways to call the answer: without and with axes of batch and heads."""
-    if answer.is_class:
-        answer = replace(answer, entry=_function(answer.entry))
-    else:
-        answer = Watched.of(answer).answer
 
     def call(inputs: Inputs, shape: tuple[int, ...], *, axes: int) -> Array:
         ones = (1,) * axes
@@ -439,9 +435,14 @@ def _function(cls: type) -> Any:
 
 def grade(answer: Answer) -> None:
     """Raise `Wrong` if the answer is wrong."""
-    view = compare([*views(answer)], cases(), FORMULAS, faults(), what="rotated x")
+    if answer.is_class:
+        watched = Watched(replace(answer, entry=_function(answer.entry)))
+    else:
+        watched = Watched.of(answer)
+    view = compare([*views(watched.answer)], cases(), FORMULAS, faults(), what="rotated x")
     x, base = cases()[2].values()
     usual = view({"x": x, "base": base}, x.shape)
     if not agree(view({"x": x}, x.shape), usual):
         message = "Without the argument `base` the result is wrong: its default must be 10000.0."
         raise Wrong("base-default", message, look=r"def .*base|base *=")
+    watched.check()

@@ -188,9 +188,9 @@ def order_of(name: str) -> str | None:
 
 def grade(answer: Answer) -> None:
     """Raise `Wrong` if the answer is wrong."""
-    watched = answer if answer.is_class else Watched.of(answer).answer
+    watched = Watched(answer) if answer.is_class else Watched.of(answer)
     compare(
-        [*views(watched)],
+        [*views(watched.answer)],
         cases(),
         [Projections(), replace(Projections(), scale=lambda q, k, call: 1.0)],
         faults(),
@@ -199,3 +199,4 @@ def grade(answer: Answer) -> None:
         measured=lambda view: measured(qkv_view(view), causal=False),
         hint=lambda view: hint(qkv_view(view), causal=False),
     )
+    watched.check()

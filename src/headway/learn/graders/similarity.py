@@ -39,7 +39,7 @@ def cases() -> list[dict[str, Array]]:
 def faults() -> list[Fault]:
     """Return the faults that the grader knows."""
     found: list[Fault] = []
-    right = "scores[i, j] is the sum of x[i, k] * x[j, k] over the features k: x @ x.T."
+    right = "scores[i, j] is the sum of x[i, k] * x[j, k] over the features k."
 
     def add(name: str, message: str, *products: Callable[[Array], Any]) -> None:
         found.extend(fault(name, f"{message} {right}", LOOK, products=p) for p in products)
@@ -59,7 +59,7 @@ def faults() -> list[Fault]:
     add("not-transposed", "The second factor is not transposed, which only works for square x.",
         lambda x: x @ x)  # fmt: skip
     add("reshaped", "The second factor is reshaped, not transposed: reshape keeps the order in "
-        "memory. Use x.T.", lambda x: x @ x.reshape(x.shape[::-1]))  # fmt: skip
+        "memory.", lambda x: x @ x.reshape(x.shape[::-1]))  # fmt: skip
     add("elementwise", "The matrix x is multiplied cell by cell (*), which is not a dot product.",
         lambda x: x * x, lambda x: x * x.T)  # fmt: skip
     add("not-summed", "The products of features are not summed.",
@@ -172,7 +172,7 @@ def grade(answer: Answer) -> None:
     watched = Watched.of(answer)
     what = "matrix of scores"
     compare([*views(watched.answer)], cases(), [Scores()], faults(), what=what, measured=measured)
-    watched.check(("x",))
+    watched.check()
 
 
 def measured(view: View) -> list[Fault]:

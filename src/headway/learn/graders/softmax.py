@@ -117,7 +117,7 @@ def grade(answer: Answer) -> None:
     except Wrong as wrong:
         _name_extremes(wrong)
         raise
-    watched.check(("scores",))
+    watched.check()
     check_is_own(answer, "softmax")
 
 

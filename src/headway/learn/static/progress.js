@@ -8,12 +8,11 @@ import { pixels } from "../../explore/static/numbers.js";
 /** Numbers, or "NaN", "Infinity" and "-Infinity", in lists. @typedef {number | string | any[]} Nested */
 /** @typedef {{what: string, inputs: Record<string, Nested>, yours: Nested | null, right: Nested, wrong: number[] | null}} Example */
 /** @typedef {{passed: boolean, fault: string | null, message: string, line: number | null, code: string, example: Example | null, printed: string}} Grade */
-/** @typedef {{number: number, name: string, title: string, state: "locked" | "open" | "passed", file: string, grade: Grade | null}} Exercise */
+/** @typedef {{number: number, name: string, title: string, state: "locked" | "open" | "passed", file: string, right: string, grade: Grade | null}} Exercise */
 /** @typedef {{exercises: Exercise[], current: string | null}} Progress */
 
 const EVERY = 1000; // milliseconds
 const NOT_STARTED = "not-started"; // the fault of a file that is still the stub
-const SEVERAL = ["projections", "dropout", "positions", "gpt"]; // exercises with several right results
 
 /** Ask the server every second while the page is in view, and show what has changed. */
 export function follow() {
@@ -53,12 +52,12 @@ function show({ exercises, current }) {
 }
 
 /** @param {Exercise} exercise @param {Exercise[]} every @param {string | null} current @returns {Node[]} */
-function stateOf({ state, file, grade, number, name }, every, current) {
+function stateOf({ state, file, grade, number, name, right }, every, current) {
   if (state === "locked") {
     const now = every.find((one) => one.name === current);
     return [h("p", { class: "note" }, "Locked.", now && [" Current exercise: ", link(now), "."])];
   }
-  const mistake = grade && !grade.passed && grade.fault !== NOT_STARTED ? graded(grade, SEVERAL.includes(name)) : [];
+  const mistake = grade && !grade.passed && grade.fault !== NOT_STARTED ? graded(grade, right) : [];
   if (state === "passed") {
     const next = every.find((one) => one.number > number && one.state !== "passed");
     return [h("p", {}, h("strong", { class: "passed" }, "✓ Passed. "), next && ["Next: ", link(next)]), ...mistake];
@@ -75,18 +74,18 @@ function link({ number, name, title }) {
   return h("a", { href: `#exercise-${name}` }, `${number} ${title}`);
 }
 
-/** What is wrong, and where. @param {Grade} grade @param {boolean} several  right results exist @returns {Node[]} */
-function graded({ fault, message, line, code, example, printed }, several) {
+/** What is wrong, and where. @param {Grade} grade @param {string} called  "the right" or "one right" @returns {Node[]} */
+function graded({ fault, message, line, code, example, printed }, called) {
   return [
     h("p", { class: "wrong", title: fault }, message.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part))),
     ...(line ? [h("pre", { class: "code" }, h("span", { class: "c1" }, `line ${line}   `), code.trim())] : []),
-    ...(example ? [compared(example, several)] : []),
+    ...(example ? [compared(example, called)] : []),
     ...(printed ? [h("details", {}, h("summary", {}, "What your code printed"), h("pre", { class: "code" }, printed))] : []),
   ];
 }
 
-/** The learner's matrix next to the right one; the first wrong cell is outlined. @param {Example} example @param {boolean} several */
-function compared({ what, inputs, yours, right, wrong }, several) {
+/** The learner's matrix next to the right one; the first wrong cell is outlined. @param {Example} example @param {string} called */
+function compared({ what, inputs, yours, right, wrong }, called) {
   const at = wrong ?? [];
   const [own, other] = [yours, right].map((numbers) => (numbers == null ? null : flat(numbers, at.slice(0, -2))));
   if (!other) return h("div");
@@ -101,7 +100,7 @@ function compared({ what, inputs, yours, right, wrong }, several) {
   };
   const given = Object.entries(inputs).map(([name, numbers]) => h("div", {}, h("dt", {}, h("code", {}, name)), h("dd", {}, h("code", {}, written(numbers)))));
   return h("div", { class: "example" },
-    h("div", { class: "compared" }, own && picture(`Your ${what}${where}`, own), picture(`${several ? "One" : "The"} right ${what}${where}`, other)),
+    h("div", { class: "compared" }, own && picture(`Your ${what}${where}`, own), picture(`${called[0].toUpperCase()}${called.slice(1)} ${what}${where}`, other)),
     h("details", {}, h("summary", {}, "For these inputs"), h("dl", {}, given)));
 }
 
