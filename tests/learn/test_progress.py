@@ -19,7 +19,8 @@ def test_the_matrix_with_the_first_wrong_cell_is_shown(page):
     example = {"what": "weights", "inputs": {}, "wrong": [1, 0, 1, 2]}
     example |= {"yours": yours.tolist(), "right": right.tolist()}
     grade = {"passed": False, "fault": "x", "message": "Wrong.", "line": None, "printed": ""}
-    exercise = {"number": 8, "name": "heads", "title": "", "state": "open", "file": "a.py"}
+    exercise = {"number": 8, "name": "heads", "title": "", "state": "open"}
+    exercise |= {"file": "a.py", "right": "the right"}
     exercise["grade"] = {**grade, "example": example}
     progress = json.dumps({"exercises": [exercise], "current": "heads"})
     drawn(page, "gpt")  # any figure: it opens the page
