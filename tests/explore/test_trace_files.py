@@ -158,7 +158,7 @@ VIEWS = {
     "ladder": ("", "rung=causal&head=0", "rung=stacked&head=1&cell=2,1"),
     "attention": ("", "layer=0", "layer=0&head=3&step=context", "layer=0&head=1&cell=3,0"),
 }
-SHOWN = 8  # files per kind in the browser
+SHOWN = 3  # files per kind in the browser
 
 
 @browser_test
