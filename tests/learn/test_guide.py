@@ -99,6 +99,16 @@ def test_the_source_is_the_code_that_runs():
     assert lines[line - 1].startswith("def apply(")
 
 
+def test_the_source_of_a_method():
+    drawn = html(block("source", 'file = "torch/gpt.py"\nname = "Block.forward"'))
+    text = re.sub("<[^>]+>", "", drawn)
+    assert "\ndef forward(self, x: Stream" in text  # not indented
+    assert "class Block" not in text
+    line = int(re.search(r"headway/torch/gpt.py, line (\d+)", text)[1])
+    lines = (guide.PACKAGE / "torch/gpt.py").read_text().splitlines()
+    assert lines[line - 1].startswith("    def forward(self, x: Stream")
+
+
 def test_a_chapter_can_be_given_to_a_site_generator():
     """Only fenced blocks with one word are not CommonMark."""
     words = {*guide.DIRECTIVES, "equation", "python", "text", "console"}
@@ -116,7 +126,11 @@ def test_a_chapter_can_be_given_to_a_site_generator():
         (block("figure", "kind ="), "TOML"),
         (
             block("source", 'file = "ladder/causal.py"\nname = "aply"'),
-            "no function or class 'aply'",
+            "no function, class or method 'aply'",
+        ),
+        (
+            block("source", 'file = "torch/gpt.py"\nname = "Block.forwards"'),
+            "no function, class or method 'Block.forwards'",
         ),
         (block("source", 'file = "ladder/causal.py"'), "`source` must have 'name'"),
         (block("measured", 'report = "nothing"'), "known: climb"),

@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from markdown_it import MarkdownIt
@@ -120,10 +121,12 @@ def _figure(options: Options) -> str:
 def _source(options: Options) -> str:
     file, name = options["file"], options["name"]
     text = (PACKAGE / file).read_text(encoding="utf-8")
-    node = next((n for n in ast.parse(text).body if getattr(n, "name", "") == name), None)
-    if node is None:
-        raise ValueError(f"{file} has no function or class {name!r}")
-    code = "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
+    node: Any = ast.parse(text)
+    for part in name.split("."):  # `Block.forward` is a method
+        node = next((n for n in node.body if getattr(n, "name", "") == part), None)
+        if node is None:
+            raise ValueError(f"{file} has no function, class or method {name!r}")
+    code = dedent("\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno]))
     where = f"headway/{file}, line {node.lineno}"
     return (
         f'<figure class="source">{coloured(code)}'
