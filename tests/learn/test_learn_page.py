@@ -111,6 +111,18 @@ OUTSIDE = """width => [...document.querySelectorAll("article:not([hidden]) *")].
 }).map(one => one.outerHTML.slice(0, 80))"""
 
 
+def test_the_hatching_of_masked_cells_is_in_the_picture_itself(page, file):
+    """That of another chapter is not drawn while the chapter is hidden."""
+    opened(page, f"{file}#dropout")
+    opened(page, f"{file}#batches")
+    hatched = page.locator("article:visible [fill^='url(#']")
+    assert hatched.count() > 1
+    assert hatched.evaluate_all(
+        "all => all.every(one => one.closest('svg').contains("
+        "document.querySelector(one.getAttribute('fill').slice(4, -1))))"
+    )
+
+
 def breaks_and_is_restored(page, figure):
     switch, before = figure.locator(".break"), figure.evaluate(PICTURE)
     assert switch.get_attribute("aria-pressed") == "false"

@@ -81,13 +81,13 @@ export function matrix(part) {
   const font = Math.max(type.font, Math.min(width / 3.9, 0.55 * height));
   const left = part.rowLabels || part.beside ? type.left : 1;
   const top = part.columnLabels || part.beside ? type.top : 1;
-  const pattern = `hatch-${patterns++}`;
+  const [hatched, pattern] = hatch();
   const cells = s("g", {});
   for (let i = 0; i < rows; i++) {
     for (let j = 0; j < columns; j++) {
       const number = part.data[i * columns + j];
       const [cannot, hidden] = [part.hatched?.(first[0] + i, first[1] + j), part.hidden?.(i, j)];
-      const fill = hidden ? "var(--soft)" : cannot ? `url(#${pattern})` : colour(number, scale, most);
+      const fill = hidden ? "var(--soft)" : cannot ? hatched : colour(number, scale, most);
       const [x, y] = [left + j * width, top + i * height];
       cells.append(s("rect", { x, y, width: width - (width > 6 ? 1 : 0), height: height - (height > 6 ? 1 : 0), fill }));
       if (width >= type.width && height >= type.height && !cannot && !hidden) {
@@ -108,7 +108,7 @@ export function matrix(part) {
       width: left + columns * width + (part.columnLabels && !part.large ? PAGE.top / 2 : 1), height: top + rows * height + 1,
       "font-family": "system-ui, sans-serif", tabindex: pointed ? 0 : false,
     },
-    s("defs", {}, hatch(pattern)),
+    pattern,
     cells,
     part.rowLabels?.map((text, i) => label(text, LETTERS, first[0] + i, { "text-anchor": "end", "font-size": fits(height, type), x: left - type.label / 2, y: top + (i + 0.5) * height + 0.36 * type.label })),
     part.columnLabels?.map((text, j) => {
@@ -150,14 +150,14 @@ export function table(part) {
 /** The legend of the colours. @param {Scale} scale @param {number} most @param {boolean} masks */
 export function legend(scale, most, masks) {
   const middle = scale === "share" ? most / 4 : 0; // the middle of the scale, which uses the square root
+  const [hatched, pattern] = hatch();
   return h(
     "div",
     { class: "legend" },
     h("span", {}, short(scale === "share" ? 0 : -most)),
     ramp(scale, most, 24),
     h("span", {}, `${short(most)}  (middle ${short(middle)})`),
-    masks && h("span", { class: "masked-key" }, s("svg", { width: 12, height: 12 }, s("defs", {}, hatch("hatch-key")),
-      s("rect", { width: 12, height: 12, fill: "url(#hatch-key)" })), " masked (not allowed; distinct from a weight of 0)"),
+    masks && h("span", { class: "masked-key" }, s("svg", { width: 12, height: 12 }, pattern, s("rect", { width: 12, height: 12, fill: hatched })), " masked (not allowed; distinct from a weight of 0)"),
   );
 }
 
@@ -200,14 +200,16 @@ function hatching(diagonal) {
   return diagonal % 6 === 0 ? 0xa0888888 : 0x40888888;
 }
 
-/** @param {string} id */
-function hatch(id) {
-  return s(
+/** The fill of masked cells, and its definition. Each picture has its own, because that of a hidden picture is not drawn. @returns {[string, SVGElement]} */
+function hatch() {
+  const id = `hatch-${patterns++}`;
+  const pattern = s(
     "pattern",
     { id, width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
     s("rect", { width: 6, height: 6, fill: "#8883" }),
     s("rect", { width: 1.5, height: 6, fill: "#888a" }),
   );
+  return [`url(#${id})`, s("defs", {}, pattern)];
 }
 
 /** The font size of a label next to so many pixels. @param {number} room @param {typeof PAGE} type */
