@@ -101,9 +101,12 @@ def test_a_chapter(page, file, name):
         drawn(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(OUTSIDE, width) == []
+        assert page.evaluate(CUT_OFF) == []
     assert page.locator(".failed").count() == 0
 
 
+CUT_OFF = """() => [...document.querySelectorAll("article:not([hidden]) .equation")]
+    .filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.textContent)"""
 OUTSIDE = """width => [...document.querySelectorAll("article:not([hidden]) *")].filter(one => {
     const box = one.getBoundingClientRect()
     if (box.width === 0 || box.right <= width + 1) return false

@@ -14,7 +14,7 @@ const SHOWN = { "-": "−", "<=": "≤", ">=": "≥", "...": "…", inf: "∞", 
 
 /**
  * An equation. Two spaces begin a new line; `_` and `^` lower and raise the next name, number or
- * what is in parentheses; `a / b` is a fraction. It wraps before relations, words and sums.
+ * what is in parentheses; `a / b` is a fraction. It wraps before relations, words, sums and factors.
  * @param {string} text
  */
 export function equation(text) {
@@ -28,7 +28,10 @@ function line(text) {
   const pieces = [[]];
   while (signs.length) {
     if (/^[=→+]$/.test(peek(signs)) || WORD.test(peek(signs))) pieces.push([]);
-    pieces.at(-1)?.push(...next(signs));
+    for (const element of next(signs)) {
+      if (element.localName === "mspace") pieces.push([]); // before a factor
+      pieces.at(-1)?.push(element);
+    }
   }
   return h("div", {}, pieces.filter((piece) => piece.length).map((piece) => [m("math", { displaystyle: "true" }, piece), h("wbr")]));
 }
