@@ -23,6 +23,7 @@ DRAW = """async ([kind, options, broken, width]) => {
     const figure = {
         broken, width, large: false, state: {}, said: {},
         say: pairs => { figure.said = Object.fromEntries(pairs) },
+        point: pairs => { figure.say(pairs ?? []) },
         redraw: () => { document.querySelector("main").replaceChildren(draw(options, figure)) },
     }
     window.figure = figure

@@ -62,6 +62,11 @@ def test_the_keys_and_values_that_are_kept(page):
             "all => all.map(one => Number(one.dataset.value))"
         )
         np.testing.assert_allclose(numbers, kept.ravel(), rtol=1e-12)
+    page.locator("[data-matrix=values] .matrix").focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowDown")
+    later = {"row": "one", "column": "0", "values": "not computed yet"}
+    assert said(page) == later
 
 
 def rotated(tokens, positions):

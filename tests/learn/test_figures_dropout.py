@@ -41,6 +41,11 @@ def test_the_controls(page):
     assert said(page)["this draw keeps"] == f"{np.count_nonzero(dropped(0.6, 6))} of 21 weights"
     page.get_by_label("draws in the mean").press("End")
     assert page.inner_text("[data-matrix=mean] h3") == "mean over 1000 draws 6 × 6"
+    page.locator("[data-matrix=dropped] .matrix").focus()
+    for key in ("Down", "Down", "Right", "Right"):
+        page.keyboard.press(f"Arrow{key}")
+    masked = {"query": "fox", "key": "bit", "dropped": "0 (masked)"}
+    assert said(page) == masked
     page.get_by_label("Sentence").fill("one")
     assert matrix(page, "[data-matrix=weights] .matrix") == [[1]]
     page.get_by_label("Sentence").fill(" ")

@@ -126,6 +126,29 @@ def test_the_hatching_of_masked_cells_is_in_the_picture_itself(page, file):
     )
 
 
+@pytest.mark.parametrize("name", ["mask", "dropout", "batches", "positions", "cache"])
+def test_a_matrix_says_the_number_in_a_cell(page, file, name):
+    """By mouse and by keyboard. Without the pointer, the line has the figure's numbers again."""
+    opened(page, f"{file}#{name}")
+    numbers = "svg[aria-label]:has([data-value]):not([aria-label^='sums'])"
+    figures = page.locator(f"article:visible .live:has({numbers})").all()
+    assert figures
+    for figure in figures:
+        line = figure.locator(".said")
+        before = line.text_content()
+        for matrix in figure.locator(numbers).all():
+            cell = matrix.locator("[data-value]").first
+            cell.hover()
+            shown = line.locator("dd").last.text_content()
+            value = float(cell.get_attribute("data-value"))
+            assert float(shown.split("=")[-1].replace("−", "-")) == pytest.approx(value, rel=0.01)
+            page.mouse.move(0, 0)
+            assert line.text_content() == before
+            matrix.focus()
+            page.keyboard.press("ArrowDown")
+            assert line.locator("dd").last.text_content() == shown  # also the first cell
+
+
 def breaks_and_is_restored(page, figure):
     switch, before = figure.locator(".break"), figure.evaluate(PICTURE)
     assert switch.get_attribute("aria-pressed") == "false"

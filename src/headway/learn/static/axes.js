@@ -3,11 +3,11 @@
 import { button, h } from "../../explore/static/dom.js";
 import { times } from "../../explore/static/attention.js";
 import { largest } from "../../explore/static/colours.js";
-import { legend, matrix } from "../../explore/static/matrix.js";
+import { legend } from "../../explore/static/matrix.js";
 import { pixels, short } from "../../explore/static/numbers.js";
 import { book } from "./book.js";
 import { attention, features, matrixOf, rowsOf, softmax, wordsOf } from "./compute.js";
-import { choice, difference, list, part, sentenceBox, slider, tick, titled, withBook } from "./controls.js";
+import { choice, difference, list, part, readable, sentenceBox, slider, tick, titled, withBook } from "./controls.js";
 
 /** @typedef {import("./figure.js").Figure} Figure */
 /** @typedef {import("../../explore/static/trace.js").Matrix} Matrix */
@@ -80,9 +80,9 @@ function axes(options, figure) {
     const most = largest(all.flat().flatMap(({ data }) => [...data]));
     return h("div", { class: "batch" }, all.map((heads, text) => h("div", { class: "entry" }, h("h4", {}, `text ${text}`), h("div", { class: "heads" }, heads.map((one, head) => h("figure", {},
       heads.length > 1 && h("h4", {}, `head ${head}`),
-      matrix(part(`${name}, text ${text}${heads.length > 1 ? `, head ${head}` : ""}`, one, {
+      readable(part(`${name}, text ${text}${heads.length > 1 ? `, head ${head}` : ""}`, one, {
         width, height: 20, most, scale: name === "weights" ? "share" : "signed", rowLabels: head ? null : words[text],
-      })).element))))));
+      }), figure, [words[text], ["scores", "weights"].includes(name) ? words[text] : null]).element))))));
   }
 
   /** @param {number} at */
@@ -152,7 +152,7 @@ function padding(options, figure) {
         h("th", { scope: "row" }, `text ${i}`), words.map((word, j) => h("td", { class: j < real[0] || j >= real[1] ? "padding" : false }, word))))))),
       h("div", { class: "shelf" }, rows.map(({ words, weights, allowed }, i) => titled(part(`weights of text ${i}`, weights, {
         rowLabels: words, columnLabels: words, scale: "share", most: 1, width, height: 22, role: "weights", hatched: (q, k) => !allowed[q][k],
-      })))),
+      }), figure))),
       legend("share", 1, true));
     figure.say([[`context of “${words[real[1] - 1]}”, its text alone`, list(own)], ["in this batch", list(inBatch)], ["difference", short(difference(own, inBatch))]]);
   }

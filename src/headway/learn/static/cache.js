@@ -52,7 +52,7 @@ function cells(words, figure) {
   const held = (/** @type {string} */ name, /** @type {import("../../explore/static/trace.js").Matrix} */ matrix) => titled(part(name, matrix, {
     rowLabels: name === "keys" ? words : null, role: name, height: size, most: largest(matrix.data), hidden: (i) => i >= state.step,
     lit: { rows: [broken ? 0 : state.step - 1, state.step], columns: [0, matrix.columns] },
-  }));
+  }), figure, [words, null]);
   const row = (/** @type {string} */ name, /** @type {(x: ReturnType<typeof work>) => number} */ of) =>
     h("tr", {}, h("th", { scope: "row" }, name), [true, false].map((cached) => h("td", { "data-value": of(work(state.step, cached)), "aria-current": cached !== broken ? "true" : false }, of(work(state.step, cached)).toLocaleString("en"))));
   const table = h("table", { class: "numbers work" },
@@ -106,7 +106,7 @@ function position(words, figure) {
   const width = pixels((figure.width - 105) / words.length, 22, 52);
   const narrow = figure.width < 500;
   const rows = (/** @type {"weights" | "context"} */ name, /** @type {object} */ look) =>
-    titled(part(name === "weights" ? `weights of “${seen.at(-1)}”` : name, matrixOf([...rowsOf(whole[name]), ...rowsOf(cached[name])]), { rowLabels: name === "weights" || narrow ? ["whole", "cache"] : null, role: name, width, ...look }));
+    titled(part(name === "weights" ? `weights of “${seen.at(-1)}”` : name, matrixOf([...rowsOf(whole[name]), ...rowsOf(cached[name])]), { rowLabels: name === "weights" || narrow ? ["whole", "cache"] : null, role: name, width, ...look }), figure, [["whole", "cache"], name === "weights" ? seen : null]);
   figure.say([["position of the newest token", String(figure.broken ? 0 : seen.length - 1)], ["largest difference of the context", short(difference(whole.context.data, cached.context.data))]]);
   return [h("div", { class: narrow ? "shelf" : "shelf joined" }, rows("weights", { columnLabels: seen, scale: "share", most: 1 }), rows("context", {}))];
 }

@@ -3,7 +3,7 @@
 import { h } from "../../explore/static/dom.js";
 import { largest } from "../../explore/static/colours.js";
 import { matrix } from "../../explore/static/matrix.js";
-import { short } from "../../explore/static/numbers.js";
+import { exact, short } from "../../explore/static/numbers.js";
 import { book } from "./book.js";
 import { attention, matrixOf, wordsOf } from "./compute.js";
 
@@ -71,11 +71,28 @@ export function part(name, numbers, options = {}) {
   return { name, title: name, ...numbers, first: [0, 0], scale: "signed", most: largest(numbers.data) || 1, width: 44, height: 26, ...options };
 }
 
-/** A matrix under its title and shape. @param {Part} one */
-export function titled(one) {
+/** The names of rows and of columns; the same words if they are queries and keys. @typedef {[string[] | null | undefined, string[] | null | undefined]} Names */
+
+/** A matrix that says what is in the cell that the reader points at, with the mouse or the arrow keys. @param {Part} one @param {Figure} figure @param {Names} [names] */
+export function readable(one, figure, names = [one.rowLabels, one.columnLabels]) {
+  return matrix({ ...one, onhover: (cell) => figure.point(cell && readout(one, cell, names)) });
+}
+
+/** @param {Part} one @param {import("../../explore/static/matrix.js").Cell} cell @param {Names} names @returns {[string, string][]} */
+function readout(one, [i, j], [rows, columns]) {
+  const [row, column] = rows && rows === columns ? ["query", "key"] : ["row", "column"];
+  const number = exact(one.data[i * one.columns + j]);
+  return [
+    [row, rows?.[i] ?? String(i)], [column, columns?.[j] ?? String(j)],
+    [one.name, one.hidden?.(i, j) ? "not computed yet" : one.hatched?.(i, j) ? `${number} (masked)` : number],
+  ];
+}
+
+/** A readable matrix under its title and shape. @param {Part} one @param {Figure} figure @param {Names} [names] */
+export function titled(one, figure, names) {
   return h("figure", { "data-matrix": one.name },
     h("h3", { class: one.role }, `${one.title} `, h("span", { class: "shape" }, `${one.rows} × ${one.columns}`)),
-    h("div", { class: "scroll" }, matrix(one).element));
+    h("div", { class: "scroll" }, readable(one, figure, names).element));
 }
 
 /** The steps of attention with the matrices of the book. @param {number[][]} rows  of x @param {"trainable" | "causal"} [rung] */

@@ -44,7 +44,7 @@ export function draw(options, figure) {
     picture.replaceChildren(...Object.entries(matrices).map(([name, matrix], at) => titled(part(name, matrix, {
       title: titles[/** @type {keyof typeof titles} */ (name)], role: name === "mean" ? "weights" : name, rowLabels: at && inOneRow ? null : words, columnLabels: words,
       scale: "share", most: 1, width: inOneRow ? pixels((figure.width - 76 - 3 * 58) / 3 / rows, 31, 38) : pixels((figure.width - 110) / rows, 22, 38), hatched: (i, j) => j > i,
-    }))));
+    }), figure, [words, words])));
     seed.textContent = `seed ${state.seed}`;
     const sum = (/** @type {Matrix} */ one) => short(rowsOf(one)[rows - 1].reduce((total, x) => total + x, 0));
     const pairs = (rows * (rows + 1)) / 2;

@@ -44,6 +44,8 @@ export class Figure {
     /** What the reader has changed; it survives redraws. @type {Record<string, any>} */
     this.state = {};
     this.broken = false;
+    /** @type {[string, string][]} */
+    this.said = [];
     this.large = false; // in a presentation, where the drawing is enlarged
     this.drawing = /** @type {HTMLElement} */ (element.querySelector(".drawing"));
     this.consequence = /** @type {HTMLElement | null} */ (element.querySelector(".consequence"));
@@ -68,6 +70,18 @@ export class Figure {
 
   /** Show numbers below the drawing. @param {[string, string][]} pairs */
   say(pairs) {
+    this.said = pairs;
+    this.show(pairs);
+  }
+
+  /** Show the numbers of a cell instead, as long as the reader points at it. @param {[string, string][] | null} pairs */
+  point(pairs) {
+    this.show(pairs ?? this.said, pairs ? this.numbers.offsetHeight : 0); // the page does not move
+  }
+
+  /** @param {[string, string][]} pairs @param {number} [height]  at least, in pixels */
+  show(pairs, height = 0) {
+    this.numbers.style.minHeight = `${height}px`;
     this.numbers.replaceChildren(...pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
   }
 

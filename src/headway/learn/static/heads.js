@@ -42,7 +42,7 @@ export function draw(options, figure) {
       button("Matrix", () => show(true), { "aria-pressed": String(Boolean(state.asMatrix)) }));
     pictures.replaceChildren(...heads.map((head, at) => weightsOf(head, steps[at].weights)), ...(state.asMatrix ? [legend("share", 1, true)] : []));
     const context = asking.map((/** @type {number} */ i) => steps.flatMap((one) => rowsOf(one.context)[i]));
-    result.replaceChildren(titled(part("context", matrixOf(context), { rowLabels: asking.map((/** @type {number} */ i) => words[i]), columnLabels: options.values, role: "context", most: 1, width: 54, height: 22 })));
+    result.replaceChildren(titled(part("context", matrixOf(context), { rowLabels: asking.map((/** @type {number} */ i) => words[i]), columnLabels: options.values, role: "context", most: 1, width: 54, height: 22 }), figure));
     if (!input.querySelector("input")) input.replaceChildren(h("h3", {}, "x ", h("span", { class: "shape" }, `${x.length} × ${x[0].length}`)), h("div", { class: "scroll" }, changeable(x)));
     const last = asking.at(-1);
     figure.say(steps.map(({ weights }, at) => {
@@ -56,7 +56,7 @@ export function draw(options, figure) {
     const shown = part(head.name, weights, {
       rowLabels: words, columnLabels: words, scale: "share", most: 1, width: pixels((figure.width - 110) / words.length, 20, 34), height: 22, role: "weights", hatched: (i, j) => j > i,
     });
-    if (state.asMatrix) return titled(shown);
+    if (state.asMatrix) return titled(shown, figure);
     const data = Float64Array.from(weights.data, (weight, cell) => (asking.includes(Math.floor(cell / words.length)) ? weight : 0));
     return h("figure", { "data-matrix": head.name }, h("h3", { class: "weights" }, head.name), scaling(lines({ ...shown, data })));
   }
@@ -80,7 +80,7 @@ export function draw(options, figure) {
     h("div", { class: "shelf" }, !figure.large && input, result),
     h("details", {}, h("summary", {}, "The matrices of the heads"), figure.large && input,
       heads.map((head) => h("div", {}, h("h3", {}, head.name), h("div", { class: "shelf" }, (/** @type {const} */ (["W_query", "W_key", "W_value"])).map((name) =>
-        titled(part(name, matrixOf(head[name]), { rowLabels: options.features, height: 22, width: 30 }))))))));
+        titled(part(name, matrixOf(head[name]), { rowLabels: options.features, height: 22, width: 30 }), figure)))))));
 }
 
 /** The steps of a head. @param {Head} head @param {number[][]} x */

@@ -21,17 +21,13 @@ export function draw({ recorded }, figure) {
   const drawn = matrix(part("weights", matrixOf(weights), {
     rowLabels: letters, columnLabels: letters, scale: "share", most: 1, width, height: 26, role: "weights",
     hatched: figure.broken ? undefined : (i, j) => j > i,
-    onhover: (cell) => (cell ? figure.say([["token", letters[cell[0]]], ["reads", letters[cell[1]]], ["weight", short(weights[cell[0]][cell[1]])]]) : summary()),
+    onhover: (cell) => figure.point(cell && [["token", letters[cell[0]]], ["reads", letters[cell[1]]], ["weight", short(weights[cell[0]][cell[1]])]]),
   }));
   const cells = drawn.element.querySelectorAll(":scope > g > rect");
   letters.slice(1).forEach((_, i) => cells[i * letters.length + i + 1].classList.add("target"));
 
-  function summary() {
-    const next = weights.slice(0, -1).map((row, i) => row[i + 1]);
-    figure.say([["weight on the next character, which the token should predict", figure.broken ? `${short(Math.min(...next))} to ${short(Math.max(...next))}` : "not allowed"]]);
-  }
-
-  summary();
+  const next = weights.slice(0, -1).map((row, i) => row[i + 1]);
+  figure.say([["weight on the next character, which the token should predict", figure.broken ? `${short(Math.min(...next))} to ${short(Math.max(...next))}` : "not allowed"]]);
   return h("div", { class: "leak" },
     h("div", { class: "scroll" }, drawn.element),
     legend("share", 1, true),

@@ -5,7 +5,7 @@ import { legend, matrix } from "../../explore/static/matrix.js";
 import { pixels, short } from "../../explore/static/numbers.js";
 import { book } from "./book.js";
 import { divided, features, matrixOf, rowsOf, softmax, wordsOf } from "./compute.js";
-import { part, slider, withBook } from "./controls.js";
+import { part, readable, slider, withBook } from "./controls.js";
 
 /** @typedef {import("./figure.js").Figure} Figure */
 
@@ -31,9 +31,10 @@ export function draw({ query, key }, figure) {
     const ways = { "−∞ before the softmax": before, [`0 after the softmax${figure.broken ? "" : ", divided by the sum"}`]: after };
     picture.replaceChildren(...Object.entries(ways).map(([name, rows]) => {
       const cells = { width, height: 26, rowLabels: words, columnLabels: words, role: "weights" };
-      const weights = matrix(part(name, matrixOf(rows), { ...cells, scale: "share", most: 1, hatched: (i, j) => j > i }));
+      const weights = readable(part(name, matrixOf(rows), { ...cells, scale: "share", most: 1, hatched: (i, j) => j > i }), figure);
       const sums = matrix(part("sums of the rows", matrixOf(rows.map((row) => [row.reduce((sum, x) => sum + x, 0)])), { ...cells, width: 38, rowLabels: null, columnLabels: ["sum"], most: Infinity }));
       weights.light(query, null);
+      weights.element.addEventListener("pointerleave", () => weights.light(query, null));
       return h("figure", { "data-way": name }, h("h3", { class: "weights" }, name), h("div", { class: "beside-sums scroll" }, weights.element, sums.element));
     }));
     figure.say([[`weight of “${words[0]}” for “${words[query]}”`, `${short(before[query][0])} with −∞, ${short(after[query][0])} with 0 after the softmax`]]);

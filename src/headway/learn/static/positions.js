@@ -86,8 +86,8 @@ function order(options, figure) {
     place.replaceChildren(h("div", { class: "orders" }, [{ order: words, ...one }, { order: back, ...other }].map(({ order, weights, context }) => h("div", {},
       h("p", {}, h("strong", {}, order.join(" "))),
       h("div", { class: "shelf joined" },
-        titled(part("weights", weights, { rowLabels: order, columnLabels: order, scale: "share", most: 1, role: "weights", width })),
-        titled(part("context", context, { role: "context", most, width })))))), describe(words.length, scheme));
+        titled(part("weights", weights, { rowLabels: order, columnLabels: order, scale: "share", most: 1, role: "weights", width }), figure),
+        titled(part("context", context, { role: "context", most, width }), figure, [order, null]))))), describe(words.length, scheme));
     const [first, last] = [rowsOf(one.context)[0], rowsOf(other.context)[words.length - 1]];
     figure.say([[`context of “${words[0]}” as the first word`, list(first)], ["as the last word", list(last)], ["difference", short(difference(first, last))]]);
   }
@@ -96,9 +96,9 @@ function order(options, figure) {
   function describe(tokens, scheme) {
     const range = Array.from({ length: tokens }, (_, i) => String(i));
     if (scheme === "none") return h("p", { class: "note" }, "Nothing says where a word is.");
-    if (scheme === "added") return titled(part("added to the words", matrixOf(sinusoidal(tokens, 4).map((row) => row.slice(0, 3))), { rowLabels: range.map((i) => `place ${i}`) }));
-    if (scheme === "rotary") return titled(part("angle of the rotation, in degrees", matrixOf(range.map((i) => [(Number(i) * 180) / Math.PI])), { rowLabels: range.map((i) => `place ${i}`), role: "queries" }));
-    return titled(part("added to the scores", matrixOf(range.map((_, i) => range.map((_, j) => bias(scheme, i, j)))), { rowLabels: range.map((i) => `query ${i}`), columnLabels: range.map((i) => `key ${i}`) }));
+    if (scheme === "added") return titled(part("added to the words", matrixOf(sinusoidal(tokens, 4).map((row) => row.slice(0, 3))), { rowLabels: range.map((i) => `place ${i}`) }), figure);
+    if (scheme === "rotary") return titled(part("angle of the rotation, in degrees", matrixOf(range.map((i) => [(Number(i) * 180) / Math.PI])), { rowLabels: range.map((i) => `place ${i}`), role: "queries" }), figure);
+    return titled(part("added to the scores", matrixOf(range.map((_, i) => range.map((_, j) => bias(scheme, i, j)))), { rowLabels: range.map((i) => `query ${i}`), columnLabels: range.map((i) => `key ${i}`) }), figure);
   }
 
   update();

@@ -97,7 +97,7 @@ export function draw(options, figure) {
       hatched: own === "masked" || own === "weights" ? (i, j) => steps.masked.data[i * columns + j] === -Infinity : undefined,
       onhover: (cell) => {
         for (const [one, [row, column]] of sources(own, cell, example)) example.drawn.get(one)?.light(row, column);
-        figure.say(cell ? calculation(own, cell, example) : []);
+        figure.point(cell && calculation(own, cell, example));
       },
       onpick: free ? (cell) => change(own, cell, slots[at], example) : undefined,
       at: state.at?.[0] === own ? state.at[1] : null,
