@@ -12,6 +12,7 @@ import { difference, part, sentenceBox, slider, titled, withBook } from "./contr
 
 const DRAWS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
 const WORDS = 8; // the first words of a sentence
+const LABELS = 215; // pixels of the labels and the gaps of three matrices in a row
 
 /**
  * Options: rate, seed and text at first. While the figure is broken, the weights that survive are
@@ -40,10 +41,10 @@ export function draw(options, figure) {
     const rows = words.length;
     const matrices = { weights, dropped, mean };
     const titles = { weights: "weights", dropped: `dropped, seed ${state.seed}`, mean: `mean over ${DRAWS[state.draws] === 1 ? "1 draw" : `${DRAWS[state.draws]} draws`}` };
-    const inOneRow = figure.width > 76 + 3 * (rows * 31 + 58);
+    const inOneRow = figure.width > LABELS + 3 * rows * 31;
     picture.replaceChildren(...Object.entries(matrices).map(([name, matrix], at) => titled(part(name, matrix, {
       title: titles[/** @type {keyof typeof titles} */ (name)], role: name === "mean" ? "weights" : name, rowLabels: at && inOneRow ? null : words, columnLabels: words,
-      scale: "share", most: 1, width: inOneRow ? pixels((figure.width - 76 - 3 * 58) / 3 / rows, 31, 38) : pixels((figure.width - 110) / rows, 22, 38), hatched: (i, j) => j > i,
+      scale: "share", most: 1, width: inOneRow ? pixels((figure.width - LABELS) / 3 / rows, 31, figure.large ? 44 : 38) : pixels((figure.width - 110) / rows, 22, 38), hatched: (i, j) => j > i,
     }), figure, [words, words])));
     seed.textContent = `seed ${state.seed}`;
     const sum = (/** @type {Matrix} */ one) => short(rowsOf(one)[rows - 1].reduce((total, x) => total + x, 0));
