@@ -2,11 +2,12 @@
 
     python -m benchmarks.gpu --output docs/bench/gpu.json
 
-It takes under ten minutes on an H100 or H200. It writes the file after each section and, if all
-sections ran, the tables of docs/performance.md. Both sides of a ratio run in turns in one process,
+It takes about 15 minutes on an H200, half of it in torch.compile. It writes the file and the tables
+of docs/performance.md after each row; `--only` replaces the rows of some sections in the file. Both
+sides of a ratio run in turns in one process,
 in bfloat16, with random weights and GPT-2's size (12 layers, 12 heads, width 768, vocabulary
-50,304). A section that fails is recorded with its error. `--only` selects sections. `--small` runs
-tiny models, on a CPU too, to test this script.
+50,304). A section that fails is recorded with its error. `--small` runs tiny models, on a CPU too,
+to test this script.
 """
 
 from __future__ import annotations
@@ -376,21 +377,24 @@ SECTIONS = {
 
 
 def tables(report: dict[str, Any]) -> str:
-    """The report as Markdown tables, one per section and kind of row."""
+    """The report as Markdown, one table per section. An empty cell: the kernel refuses the call."""
     about = report["machine"]
     versions = f"PyTorch {about['torch']}, JAX {about.get('jax', 'not installed')}"
     parts = [f"{about.get('accelerator') or about['processor']}, {versions}, {about['date'][:10]}."]
     for section, content in report["sections"].items():
-        parts.append(f"**{section}** ({content['seconds']:.0f} s)")
-        names: list[str] = []
-        for row in content["rows"]:
-            if list(row) != names:
-                names = list(row)
-                parts.append(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
-            cells = ("" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-                     for value in row.values())  # fmt: skip
-            parts[-1] += f"\n| {' | '.join(cells)} |"
+        rows = [row for row in content["rows"] if "error" not in row or row["what"] == "failed"]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+        lines += [f"| {' | '.join(cell(row.get(name)) for name in names)} |" for row in rows]
+        parts += [f"**{section}** ({content['seconds']:.0f} s)", "\n".join(lines)]
     return "\n\n".join(parts)
+
+
+def cell(value: Any) -> str:
+    """A number with three digits, or a text."""
+    if isinstance(value, (int, float)):
+        return f"{value:,.0f}" if value >= 100 or isinstance(value, int) else f"{value:.3g}"
+    return "" if value is None else str(value)
 
 
 def write_tables(report: dict[str, Any], page: Path) -> None:
@@ -403,7 +407,9 @@ def write_tables(report: dict[str, Any], page: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", help="also write JSON to this file, after each section")
+    parser.add_argument(
+        "--output", help="also write JSON to this file, and the tables of docs/performance.md"
+    )
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--jax-step", action="store_true", help=argparse.SUPPRESS)
@@ -415,23 +421,32 @@ def main() -> None:
     if options.jax_step:
         jax_step(bench)
         return
+    output = Path(options.output) if options.output else None
     report: dict[str, Any] = {"machine": machine(device), "sections": {}}
+    if output and output.exists() and options.only != list(SECTIONS):
+        report["sections"] = json.loads(output.read_text(encoding="utf-8"))["sections"]
     for name in options.only:
-        began, rows = time.perf_counter(), []
-        try:
-            for row in SECTIONS[name](bench):
-                rows.append(row)
-                print(f"{name}: {json.dumps(row)}", flush=True)
-        except Exception as error:
-            traceback.print_exc()
-            rows.append({"what": "failed", "error": str(error).splitlines()[:1]})
-        seconds = round(time.perf_counter() - began, 1)
-        report["sections"][name] = {"seconds": seconds, "rows": rows}
-        if options.output:
-            with open(options.output, "w", encoding="utf-8") as file:
-                file.write(json.dumps(report, indent=1) + "\n")
-    if not options.small and options.only == list(SECTIONS):
-        write_tables(report, PAGE)
+        began = time.perf_counter()
+        section = report["sections"][name] = {"seconds": 0.0, "rows": []}
+        for row in rows_of(SECTIONS[name], bench):
+            section["rows"].append(row)
+            section["seconds"] = round(time.perf_counter() - began, 1)
+            print(f"{name}: {json.dumps(row)}", flush=True)
+            if output:
+                output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+                if not options.small:
+                    write_tables(report, PAGE)
+
+
+def rows_of(
+    section: Callable[[Bench], Iterator[dict[str, Any]]], bench: Bench
+) -> Iterator[dict[str, Any]]:
+    """The rows of a section; if it fails, the last one is the error."""
+    try:
+        yield from section(bench)
+    except Exception as error:
+        traceback.print_exc()
+        yield {"what": "failed", "error": str(error).splitlines()[:1]}
 
 
 if __name__ == "__main__":

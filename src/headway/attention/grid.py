@@ -23,9 +23,9 @@ class Grid(NamedTuple):
     head: Array
     query: Array
     key: Array
-    heads: slice = slice(None)
-    rows: slice = slice(None)
-    columns: slice = slice(None)
+    heads: slice
+    rows: slice
+    columns: slice
 
     def select(
         self, *, heads: slice = slice(None), rows: slice = slice(None), columns: slice = slice(None)
@@ -97,4 +97,7 @@ def grid_of(
         head=integers(heads, queries).reshape((heads, 1, 1)),
         query=integers(rows, queries).reshape((rows, 1)) + first,
         key=integers(columns, queries),
+        heads=slice(None),  # as defaults of the fields torch.compile of PyTorch 2.11 refuses them
+        rows=slice(None),
+        columns=slice(None),
     )
