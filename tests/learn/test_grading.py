@@ -229,6 +229,26 @@ def test_many_lines_are_shortened(tmp_path):
     assert len(lines) == 2 * grading.LINES + 1
 
 
+def printed(text):
+    output = grading.Printed()
+    for start in range(0, len(text), 1000):
+        output.add(text[start : start + 1000].encode())
+    return str(output).splitlines()
+
+
+def test_the_lines_left_out_are_counted():
+    wide = ["x" * 300] * 15 + ["end"]  # more than BYTES
+    assert printed("\n".join(wide)) == ["x" * grading.WIDTH] * 15 + ["end"]
+    assert printed("x" * 9999) == ["x" * grading.WIDTH, "...", "x" * grading.WIDTH]
+    for count in (20, 21, 22, 5000):
+        for end in ("", "\n"):
+            lines = [f"line {i}" for i in range(count)]
+            shown = printed("\n".join(lines) + end)
+            if count > 20:
+                lines[10:-10] = [f"... {count - 20:,} more lines ..."]
+            assert shown == lines
+
+
 def test_the_output_of_one_call_is_shown(tmp_path):
     code = "print('imported')\n" + RIGHT.replace("    exps", "    print(scores.shape)\n    exps", 1)
     assert graded(tmp_path, code).printed == "imported\n(2, 2)"

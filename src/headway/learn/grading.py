@@ -165,11 +165,13 @@ class Printed:
         self._last = (self._last + data)[-BYTES:]
 
     def __str__(self) -> str:
-        lines = _lines(self._first)
-        if self._bytes > BYTES or len(lines) > 2 * LINES:
-            first, last = lines[:LINES], _lines(self._last)[-LINES:]
-            left_out = max(self._lines - len(first) - len(last), 0)
-            lines = [*first, f"... {left_out:,} more lines ...", *last]
+        in_both = len(self._first) + len(self._last) - self._bytes
+        between = b"\n...\n" if in_both < 0 else b""
+        lines = _lines(self._first + between + self._last[max(in_both, 0) :])
+        if len(lines) > 2 * LINES:
+            count = self._lines + (not self._last.endswith(b"\n"))
+            left_out = max(count, len(lines)) - 2 * LINES
+            lines[LINES:-LINES] = [f"... {left_out:,} more lines ..."]
         return "\n".join(lines)
 
 
