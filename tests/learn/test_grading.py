@@ -76,6 +76,14 @@ HOSTILE = {
     "wrong shape": (in_softmax("return np.concatenate([scores] * 3)"), "shape", "shape", None),
     "list": (in_softmax("return [scores, 1]"), "not-an-array", "returned a list", None),
     "text": (in_softmax("return 'scores'"), "not-an-array", "returned a str", None),
+    "array of text": (
+        in_softmax("return np.array([['a', 'b']])"),
+        *("not-numbers", "returned an array of text; return real numbers.", None),
+    ),
+    "instance": (
+        "class A: pass\n\n\ndef softmax(scores):\n    return A()\n",
+        *("not-an-array", "returned an instance of the class A; return an array.", None),
+    ),
     "None": (in_softmax("pass"), "no-result", "return statement", None),
     "no arguments": ("def softmax():\n    return 1\n", "arguments", "0 positional", None),
     "reads the keyboard": (in_softmax("return input('scores? ')"), "input", "waits for input", 5),

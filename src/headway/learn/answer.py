@@ -151,17 +151,24 @@ class Answer:
             with suppress(Exception):  # such as rows of different lengths
                 result, library = np.array(result), LIBRARIES["numpy"]()
         if library is None:
-            kind = type(result).__name__
             advice = "return an array"
             if isinstance(result, list | tuple):
                 advice += ", for example np.array(...) or torch.stack(...) of its elements"
-            raise Wrong("not-an-array", f"it returned a {kind}; {advice}")
+            raise Wrong("not-an-array", f"it returned {kind_of(result)}; {advice}")
         with library.session():  # JAX has float64 only there
             numbers = library.numpy(result)
         if numbers.dtype.kind not in "fiub":
-            advice = "return real numbers"
-            raise Wrong("not-numbers", f"it returned an array of {numbers.dtype.name}; {advice}")
+            kinds = {"U": "text", "S": "bytes", "O": "objects", "c": "complex numbers"}
+            found = kinds.get(numbers.dtype.kind, numbers.dtype.name)
+            raise Wrong("not-numbers", f"it returned an array of {found}; return real numbers")
         return numbers.astype(np.float64)
+
+
+def kind_of(result: Any) -> str:
+    """Return what a result is: "a list", "an instance of the class Model"."""
+    kind = type(result)
+    is_class = kind.__module__ != "builtins"
+    return f"an instance of the class {kind.__name__}" if is_class else f"a {kind.__name__}"
 
 
 def given(value: Any, library: Library) -> Any:

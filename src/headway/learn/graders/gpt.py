@@ -15,7 +15,7 @@ from headway.check import diagnose
 from headway.check.modules import is_module
 from headway.check.suspects.steps import Array
 from headway.data.corpora import manual, read_file
-from headway.learn.answer import Answer
+from headway.learn.answer import Answer, kind_of
 from headway.learn.grades import Wrong
 
 LENGTH = 64  # tokens of a text that the model is called with
@@ -34,7 +34,7 @@ def grade(answer: Answer) -> str:
     if not callable(model):
         raise Wrong(
             "no-model",
-            f"train returned a {type(model).__name__}. Return the trained model: it is called as "
+            f"train returned {kind_of(model)}. Return the trained model: it is called as "
             "model(tokens).",
             look=r"^return",
         )
