@@ -155,9 +155,23 @@ def test_the_line_is_that_of_the_text_that_was_graded(tmp_path, monkeypatch):
     assert graded(tmp_path, RIGHT).passed
 
 
-def test_the_line_of_a_wrong_axis_has_the_axis(tmp_path):
-    body = "exps = np.exp(scores)\n    return exps / exps.sum(axis=0)"
-    assert graded(tmp_path, in_softmax(body)).line == 6
+@pytest.mark.parametrize(
+    ("largest", "exps", "total", "message", "line"),
+    [
+        ("0", "np.exp(scores)", "exps.sum(axis=0)", "over each column", 7),
+        ("scores.max(axis=-1, keepdims=True)", None, "exps.sum(axis=0)", "sum over each column", 7),
+        ("scores.max(axis=-1, keepdims=True)", None, "np.sum(exps, 0)", "sum over each column", 7),
+        ("scores.max(axis=-1, keepdims=True)", None, "exps.sum()", "sum over the whole matrix", 7),
+        ("scores.max(axis=-1, keepdims=True)", None, "exps.sum(axis=-1)", "Write keepdims", 7),
+        ("scores.max(axis=0)", None, "exps.sum(axis=-1, keepdims=True)", "of each column", 5),
+        ("scores.max(axis=0)", None, "exps.sum()", "of each column", 5),
+    ],
+)
+def test_the_line_of_a_wrong_axis_has_the_axis(largest, exps, total, message, line, tmp_path):
+    body = f"largest = {largest}\n    exps = {exps or 'np.exp(scores - largest)'}\n"
+    grade = graded(tmp_path, in_softmax(f"{body}    return exps / {total}"))
+    assert message in grade.message
+    assert grade.line == line
 
 
 def test_only_the_time_of_the_processor_counts(tmp_path):

@@ -18,9 +18,11 @@ SCALE = r"sqrt|\*\* ?-?\(?0\.5|scale|\* ?-0\.5|(@|einsum|matmul|bmm|dot).*/"
 SOFTMAX = r"softmax|exp\(|sum\(|argmax|sigmoid"
 # An axis that is not the last one, or none; if there is no such line, the softmax.
 OTHER_AXIS = (
-    r"^(?!.*(cat|stack)).*((axis|dim)=(0|-2|None)\b|(softmax\(.*, |sum\()(0|-2)\b|sum\(\w*\))"
+    r"^(?!.*(cat|stack)).*((axis|dim)=(0|-2|None)\b|(softmax|sum)\((.*, )?(0|-2)\b|sum\(\w*\))"
 )
 OTHER_AXIS += f"\n{SOFTMAX}"
+# The sum, or the maximum; if it has no line of its own, the softmax.
+SUM, MAXIMUM = f"sum\\(\n{SOFTMAX}", f"max\\(\n{SOFTMAX}"
 MASK = r"mask|tril|triu|inf|where|causal|1e-?9|>|<"
 # Products that are no projections: of the scores, and of the context.
 ROLES = r"^(?!.*\b(W_?\w|w_?[qkv])).*(@|matmul|einsum|dot|bmm)"
@@ -154,8 +156,8 @@ def of_softmax(axes: dict[Any, str]) -> list[Fault]:
     )
     add("softmax-twice", again, lambda scores: softmax(softmax(scores)))
     missing = "There is no softmax: the scores are used as weights. Apply the softmax to each row."
-    add("no-softmax", missing, lambda scores: scores)
-    add("no-softmax", missing, finite)
+    add("no-softmax", missing, lambda scores: scores, f"{SOFTMAX}\n{ROLES}")
+    add("no-softmax", missing, finite, f"{SOFTMAX}\n{ROLES}")
     add(
         "not-divided",
         "The exponentials are not divided by their sum. Divide each row by its sum.",

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 
 from headway.check.suspects.steps import remove, softmax, unchanged
-from headway.learn.graders.attention_faults import MASK, ROLES, SCALE, SOFTMAX, of_softmax
+from headway.learn.graders.attention_faults import (
+    MASK,
+    MAXIMUM,
+    OTHER_AXIS,
+    ROLES,
+    SCALE,
+    SOFTMAX,
+    SUM,
+    of_softmax,
+)
 from headway.learn.graders.compare import Array, Fault, fault
 
 
@@ -42,8 +51,8 @@ def of_normalization() -> list[Fault]:
     """Return faults of the softmax in the step `normalize`."""
     found = of_softmax({-2: "each column, not each row", (-2, -1): "the whole matrix"})
 
-    def add(name: str, message: str, *steps: Callable[[Array], Array]) -> None:
-        found.extend(fault(name, message, SOFTMAX, normalize=step) for step in steps)
+    def add(name: str, message: str, *steps: Callable[[Array], Array], look: str = SOFTMAX) -> None:
+        found.extend(fault(name, message, look, normalize=step) for step in steps)
 
     for copies in (2, 3):  # as many as in `calls.COPIES`
         for hidden in (np.nan, 0.0):
@@ -60,12 +69,14 @@ def of_normalization() -> list[Fault]:
         f"The sums of the rows have lost an axis. {keepdims}",
         lambda s: np.exp(s) / across(total(np.exp(s))),
         lambda s: exponentials(s) / across(total(exponentials(s))),
+        look=SUM,
     )
     add(
         "max-without-keepdims",
         "The maxima of the rows are subtracted from the columns. Write keepdims=True "
         "(keepdim=True in PyTorch).",
         lambda s: (e := np.exp(s - across(s.max(axis=-1, keepdims=True)))) / total(e),
+        look=MAXIMUM,
     )
     add(
         "no-keepdims",
@@ -77,14 +88,16 @@ def of_normalization() -> list[Fault]:
         "The maximum of each column is subtracted, which changes the weights of a row. Subtract "
         "the maximum of each row: axis=-1, keepdims=True.",
         lambda s: (e := np.exp(s - s.max(axis=-2, keepdims=True))) / total(e),
+        look=MAXIMUM,
     )
-    add(
-        "sum-axis",
-        "The maximum is taken of each row, but the sum over the wrong axis. Use axis=-1 and "
-        "keepdims=True in both.",
-        lambda s: (e := exponentials(s)) / e.sum(axis=-2, keepdims=True),
-        lambda s: (e := exponentials(s)) / e.sum(axis=(-2, -1), keepdims=True),
-    )
+    for axes, name in ((-2, "each column"), ((-2, -1), "the whole matrix")):
+        add(
+            "sum-axis",
+            f"The maximum is taken of each row, but the sum over {name}. Use axis=-1 and "
+            "keepdims=True in both.",
+            partial(_divided_by_sum, axes=axes),
+            look=SUM,
+        )
     add(
         "sum-axis",
         "The maximum is taken of each column, and the sum over the whole matrix. Use axis=-1 and "
@@ -92,6 +105,7 @@ def of_normalization() -> list[Fault]:
         lambda s: (
             (e := np.exp(s - s.max(axis=-2, keepdims=True))) / e.sum(axis=(-2, -1), keepdims=True)
         ),
+        look=OTHER_AXIS,
     )
     add(
         "maximum-in-one",
@@ -128,6 +142,7 @@ def of_normalization() -> list[Fault]:
         "Each row is divided by the sum of a column. Sum each row: axis=-1, keepdims=True.",
         lambda s: np.exp(s) / across(np.exp(s).sum(axis=-2, keepdims=True)),
         lambda s: (e := exponentials(s)) / across(e.sum(axis=-2, keepdims=True)),
+        look=SUM,
     )
     add(
         "mean-not-sum",
@@ -284,6 +299,11 @@ def of_normalization() -> list[Fault]:
         lambda s: (e := np.exp(s) - np.exp(s).max(axis=-1, keepdims=True)) / total(e),
     )
     return found
+
+
+def _divided_by_sum(scores: Array, *, axes: Any) -> Array:
+    e = exponentials(scores)
+    return np.asarray(e / e.sum(axis=axes, keepdims=True))
 
 
 def _equal(scores: Array, *, number: float, hidden: float) -> Array:
