@@ -5,12 +5,15 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from answer_trial import PAGE, cases, said
+from answer_trial import PAGE, Case, cases, said
 from grade_sample import PAGE as DOCS
 from grade_sample import SAMPLE, sample
-from headway.learn.exercise import exercises
+from headway.learn.exercise import exercises, find
+from headway.learn.folder import stub
+from headway.learn.guide import CHAPTERS
 
 CASES = cases()
+NO_CODE = ("#", '"', "'", "import ", "from ")  # how comments, docstrings and imports begin
 
 
 def fast(exercise):
@@ -36,7 +39,47 @@ FAST = [case for exercise in exercises() for case in fast(exercise)]
     ],
 )
 def test_the_grader_names_the_fault_or_passes_the_answer(case):
-    assert said(case).fault == case.fault, said(case).message
+    grade = said(case)
+    assert grade.fault == case.fault, grade.message
+    assert not grade.code.startswith(NO_CODE), grade.code
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=f"{case.exercise}: {case.title}") for case in FAST if case.fault]
+)
+def test_the_line_shown_is_code_also_under_the_task_and_the_docstring_of_the_stub(case):
+    start = stub(find(case.exercise)).rpartition('"""')[0] + '"""\n'
+    grade = said(case._replace(code=start + case.code))
+    assert grade.fault == case.fault, grade.message
+    assert not grade.code.startswith(NO_CODE), grade.code
+    assert grade.line is None or grade.line > start.count("\n")
+
+
+SOFTMAX = find("softmax").solution
+SCALES = {"": None, "/ keys.shape[-1] ** 0.5": None, "/ 7": "scale-constant"}
+SCALES |= {"* 3": "scale-constant", "/ keys.shape[-1]": "scale-without-root"}
+SCALES |= {"* keys.shape[-1] ** 0.5": "scale-multiplied"}
+PROJECTED = f"""{SOFTMAX}
+
+def attention(x, W_query, W_key, W_value):
+    queries, keys, values = x @ W_query, x @ W_key, x @ W_value
+    scores = queries @ keys.T
+    return softmax(scores) @ values
+"""
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_exercise_4_accepts_the_scales_that_its_chapter_names(scale):
+    code = PROJECTED.replace("keys.T", f"keys.T {scale}")
+    assert said(Case("projections", "", None, "", code)).fault == SCALES[scale]
+    text = (CHAPTERS / "04_projections.md").read_text()
+    assert "accepts scores that are divided by sqrt(d_k) or not divided," in text
+
+
+def test_a_softmax_that_is_never_called_is_not_shown():
+    code = PROJECTED.replace("softmax(scores) @", "scores @")
+    grade = said(Case("projections", "", None, "", code))
+    assert (grade.fault, grade.code) == ("no-softmax", "scores = queries @ keys.T")
 
 
 def test_the_examples_of_dropout_show_one_rate_and_a_right_result_with_zeros():

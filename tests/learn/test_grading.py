@@ -239,7 +239,15 @@ def assert_ends(pipe):
 def test_the_first_matching_statement_is_shown():
     """Also if it is in a loop, and a later one is not."""
     source = "def f(x):\n    for row in x:\n        row = row @ x\n    return row @ x\n"
-    assert _matching("@", source) == (3, "row = row @ x")
+    assert _matching("@", source, "f") == (3, "row = row @ x")
+
+
+def test_only_code_that_runs_is_searched():
+    used = 'def f(x):\n    """Return x @ x."""\n    # x @ x\n    return x @ x\n'
+    source = f'"""x @ x"""\nimport at as mat  # @\ndef g(x):\n    return x @ mat\n{used}'
+    assert _matching("@|mat", source, "f") == (8, "return x @ x")
+    # The answer may have another name.
+    assert _matching("@|mat", source, "softmax") == (4, "return x @ mat")
 
 
 def test_many_lines_are_shortened(tmp_path):

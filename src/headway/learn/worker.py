@@ -8,11 +8,12 @@ import traceback
 from pathlib import Path
 
 from headway.learn.answer import load
-from headway.learn.exercise import Exercise
+from headway.learn.exercise import DEFINITIONS, Exercise, public
 from headway.learn.graders.table import GRADERS
 from headway.learn.grades import Grade, Wrong
 
 Line = tuple[int | None, str]  # the number of a line, and its code
+IMPORTS = (ast.Import, ast.ImportFrom)
 NO_LINE: Line = (None, "")
 
 
@@ -23,7 +24,9 @@ def grade_here(path: Path, exercise: Exercise, content: bytes | None = None) -> 
         source = _read(path, exercise, content)
         remark = GRADERS[exercise.name](load(path, source, exercise))
     except Wrong as wrong:
-        line, code = _raised_at(wrong.__cause__, path, source) or _matching(wrong.look, source)
+        line, code = _raised_at(wrong.__cause__, path, source) or _matching(
+            wrong.look, source, exercise.entry
+        )
         return Grade(False, wrong.fault, _sentence(wrong.message), line, code, wrong.example)
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
@@ -64,14 +67,15 @@ def _raised_at(error: BaseException | None, path: Path, source: str) -> Line | N
     return _line(numbers[-1] or 1, source) if numbers else None
 
 
-def _matching(pattern: str, source: str) -> Line:
+def _matching(pattern: str, source: str, entry: str) -> Line:
     """Return the first simple statement that matches a regular expression, as in `Wrong`.
 
-    The lines of a helper for the softmax match only an expression that looks for exponentials.
+    entry: the name of the function or class that the exercise asks for. The lines of a helper
+    for the softmax match only an expression that looks for exponentials.
     """
     if not pattern:
         return NO_LINE
-    tree = ast.parse(source)
+    tree = _parsed(source, entry)
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     helpers = {
         node
@@ -87,6 +91,25 @@ def _matching(pattern: str, source: str) -> Line:
             if not hasattr(node, "body") and re.search(line, ast.unparse(node)):
                 return _line(node.lineno, source)
     return NO_LINE
+
+
+def _parsed(source: str, entry: str) -> ast.Module:
+    """Parse a file without its docstrings, imports, and functions that are never used.
+
+    None of them is the cause of a wrong result. entry: as in `_matching`.
+    """
+    tree = ast.parse(source)
+    if entry in public(tree):  # otherwise the answer has another name, and nothing uses it either
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} | {entry}
+        tree.body = [n for n in tree.body if not isinstance(n, DEFINITIONS) or n.name in used]
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            body[:] = [n for n in body if not _is_text(n) and not isinstance(n, IMPORTS)]
+    return tree
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _line(number: int, source: str) -> Line:
