@@ -157,6 +157,7 @@ def test_bad_input_is_one_line(name, tmp_path):
 
 def test_the_page_follows_the_files(tmp_path):
     """The command in a process of its own: the page, a save, its grade, the end of a grade."""
+    (tmp_path / "random.py").write_text("1 / 0")  # it hides no module of Python
     command = [Path(sys.executable).parent / "headway", "learn", "--no-open", "--port", "18430"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:

@@ -213,18 +213,21 @@ def _silence() -> Iterator[None]:
 
 @contextmanager
 def errors_as_wrong() -> Iterator[None]:
-    """Convert errors of the answer to `Wrong`, whose cause is the error; ignore its warnings."""
+    """Convert errors of the answer to `Wrong`, whose cause is the error; ignore its warnings.
+
+    MemoryError ends the grade: no further call could get memory while its objects exist.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except Wrong:
+    except (Wrong, MemoryError):
         raise
     except (Exception, SystemExit) as error:
-        raise Wrong(*_described(error)) from error
+        raise Wrong(*described(error)) from error
 
 
-def _described(error: BaseException) -> tuple[str, str]:
+def described(error: BaseException) -> tuple[str, str]:
     """Return the name of the fault and the message for an error."""
     text = " ".join(str(error).split())[:300]
     if isinstance(error, NotImplementedError):
@@ -240,7 +243,8 @@ def _described(error: BaseException) -> tuple[str, str]:
     if isinstance(error, ModuleNotFoundError):
         return "import", f"{text}; use NumPy, PyTorch or JAX, and install what you import"
     if is_exhausted(error):
-        return "memory", "it needs more than 2 GB of memory; are the shapes what you expect?"
+        text = "it needs more than 2 GB of memory; are the shapes what you expect, or does a list "
+        return "memory", text + "grow without end?"
     if isinstance(error, TypeError) and not user_frames(error):  # raised by the call itself
         return "arguments", f"it must take the arguments of the stub: {text}"
     found = _shapes_at(error) if re.search(NOT_FITTING, text) else None

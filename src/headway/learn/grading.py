@@ -20,7 +20,6 @@ from dataclasses import replace
 from io import BufferedWriter, FileIO, TextIOWrapper
 from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from headway import cache
@@ -29,8 +28,10 @@ from headway.learn.grades import Grade
 
 WAITING = 3  # times as long may pass, because other programs run too
 MEMORY = 2 * 2**30  # bytes, in addition to what the imports use
+CHECK = 0.01  # seconds between two looks at the memory
 START = 60  # seconds for the imports
 POLL = 0.2  # seconds between two questions whether the grade is still wanted
+MANY = 1000  # printed lines, which take time
 LINES = 10  # of the output, at its beginning and at its end
 BYTES = 4096  # likewise
 WIDTH = 200  # characters of a line
@@ -41,6 +42,9 @@ ENVIRONMENT |= {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
+# The current folder may contain files such as random.py, which are not those of Python.
+ENVIRONMENT["PYTHONSAFEPATH"] = "1"
+MARK = "HEADWAY_GRADE"  # in the environment of all programs that an answer starts
 # The module that starts the program is imported in each process again.
 PRELOAD = ["headway.cli.main", "torch", "headway.learn.worker"]
 
@@ -94,7 +98,7 @@ def grade(
     warm_up()
     results, results_of_child = _context.Pipe(duplex=False)
     output, output_of_child = _context.Pipe(duplex=False)
-    arguments = (path, content, exercise, seconds, results_of_child, output_of_child)
+    arguments = (path, content, exercise, seconds, MEMORY, results_of_child, output_of_child)
     process = _context.Process(target=_work, args=arguments, daemon=True)
     process.start()
     results_of_child.close()
@@ -104,22 +108,27 @@ def grade(
         line = said.rpartition("\n")[2]
         process.join(0 if line.startswith("{") else 1)
     finally:
-        _kill(process)
+        assert process.pid is not None
+        _kill(process.pid)
         results.close()
         output.close()
     if line.startswith("{"):
         grade = Grade.from_json(json.loads(line))
     else:
-        grade = _stopped(said, path, content or b"", seconds, process.exitcode)
+        grade = _stopped(said, path, content or b"", seconds, process.exitcode, printed)
     return replace(grade, printed=str(printed))
 
 
-def _kill(process: BaseProcess) -> None:
-    """End a process, also one that waits for its threads, and those that it started."""
-    assert process.pid is not None
-    process.kill()
+def _kill(pid: int) -> None:
+    """End a process, also one that waits for its threads, and all programs that it started."""
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+    for environment in Path("/proc").glob("[0-9]*/environ"):  # also programs in other groups
+        with suppress(OSError):  # it has ended, or belongs to another user
+            if f"{MARK}={pid}\0".encode() in environment.read_bytes():
+                os.kill(int(environment.parent.name), signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _read(
@@ -152,14 +161,14 @@ def _read(
 
 
 class Printed:
-    """The beginning and the end of what was printed."""
+    """The beginning and the end of what was printed, and the number of lines."""
 
     def __init__(self) -> None:
-        self._first, self._last, self._lines, self._bytes = b"", b"", 0, 0
+        self._first, self._last, self.lines, self._bytes = b"", b"", 0, 0
 
     def add(self, data: bytes) -> None:
         """Add some output."""
-        self._lines += data.count(b"\n")
+        self.lines += data.count(b"\n")
         self._bytes += len(data)
         self._first += data[: BYTES - len(self._first)]
         self._last = (self._last + data)[-BYTES:]
@@ -169,7 +178,7 @@ class Printed:
         between = b"\n...\n" if in_both < 0 else b""
         lines = _lines(self._first + between + self._last[max(in_both, 0) :])
         if len(lines) > 2 * LINES:
-            count = self._lines + (not self._last.endswith(b"\n"))
+            count = self.lines + (not self._last.endswith(b"\n"))
             left_out = max(count, len(lines)) - 2 * LINES
             lines[LINES:-LINES] = [f"... {left_out:,} more lines ..."]
         return "\n".join(lines)
@@ -196,6 +205,7 @@ def _work(
     content: bytes | None,
     exercise: Exercise,
     seconds: float,
+    memory: int,
     results: Connection,
     output: Connection,
 ) -> None:
@@ -203,21 +213,23 @@ def _work(
     from headway.learn.worker import grade_here  # late: it imports PyTorch
 
     os.setsid()  # so that Ctrl-C does not reach it, and it is killed with all its processes
+    os.environ[MARK] = str(os.getpid())
     _end_with_the_caller(results, output)
     if content and b"import jax" in content:
         with suppress(Exception):  # such as JAX that is not installed: the answer raises it again
             import jax.numpy  # noqa: F401 - seconds that are none of the answer
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
-    sys.path.insert(0, str(path.parent))  # as for `python file.py`
+    sys.path.append(str(path.parent))  # at the end, because it may contain files such as random.py
     sys.stdout = stdout = _Stdout(BufferedWriter(FileIO(1, "w")), line_buffering=True)
     faulthandler.enable(results.fileno())
     faulthandler.register(signal.SIGPROF, results.fileno(), chain=True)  # and end the process
     signal.setitimer(signal.ITIMER_PROF, seconds)
     faulthandler.dump_traceback_later(WAITING * seconds, exit=True, file=results.fileno())
-    _limit_memory()
+    _limit_memory(memory)
     os.write(results.fileno(), b"started\n")
     grade = grade_here(path, exercise, content)
+    signal.setitimer(signal.ITIMER_REAL, 0)
     with suppress(ValueError):  # the answer closed it
         stdout.flush()
     with open(results.fileno(), "w", closefd=False) as file:
@@ -226,24 +238,42 @@ def _work(
 
 def _end_with_the_caller(*pipes: Connection) -> None:
     """Start a process that waits for the end of the caller, which signals may kill, and then ends
-    all processes of the group."""
-    caller = parent_process()
+    the grade."""
+    caller, grade = parent_process(), os.getpid()
     assert caller is not None
     if os.fork() == 0:
         for pipe in pipes:  # their end is that of the answer
             pipe.close()
         caller.join()
-        os.killpg(0, signal.SIGKILL)
+        _kill(grade)
 
 
-def _limit_memory() -> None:
+def _limit_memory(memory: int) -> None:
+    """Let MemoryError be raised. For many small objects it is raised before the memory is full,
+    because Python needs some to tell the line."""
     with suppress(OSError):  # not on macOS
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        used = pages * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
+        most = _memory() + memory
+        resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+
+        def check(*_: object) -> None:
+            is_limited = resource.getrlimit(resource.RLIMIT_AS)[0] == most
+            if is_limited and _memory() > most - memory // 8:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                raise MemoryError
+
+        signal.signal(signal.SIGALRM, check)
+        signal.setitimer(signal.ITIMER_REAL, CHECK, CHECK)
 
 
-def _stopped(said: str, path: Path, content: bytes, seconds: float, status: int | None) -> Grade:
+def _memory() -> int:
+    """Return the address space that this process uses, in bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * resource.getpagesize()
+
+
+def _stopped(
+    said: str, path: Path, content: bytes, seconds: float, status: int | None, printed: Printed
+) -> Grade:
     """Return the grade of an answer whose process ended without a result."""
     frames = re.findall(r'File "(.*?)", line (\d+)', said)
     number = next((int(line) for file, line in frames if file == str(path)), None)
@@ -260,6 +290,10 @@ def _stopped(said: str, path: Path, content: bytes, seconds: float, status: int 
         if waited:
             message = f"It did not return within {WAITING * seconds:g} seconds. Does it wait for "
             message += "something?"
+        if printed.lines >= MANY:
+            message += f" It printed {printed.lines:,} lines, which takes time too: print less."
         return Grade(False, "time", message, number, code)
     message = f"It ended Python without a result (exit status {status}), as os._exit() does."
+    if status is not None and status < 0:
+        message = f"Python crashed: {signal.strsignal(-status)} (signal {-status})."
     return Grade(False, "crash", message, number, code)

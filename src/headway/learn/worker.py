@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+import resource
 import traceback
 from pathlib import Path
 
-from headway.learn.answer import load
+from headway.learn.answer import described, load
 from headway.learn.exercise import DEFINITIONS, Exercise, public
 from headway.learn.graders.table import GRADERS
 from headway.learn.grades import Grade, Wrong
@@ -15,6 +16,7 @@ from headway.learn.grades import Grade, Wrong
 Line = tuple[int | None, str]  # the number of a line, and its code
 IMPORTS = (ast.Import, ast.ImportFrom)
 NO_LINE: Line = (None, "")
+MEMORY = resource.getrlimit(resource.RLIMIT_AS)  # before a grade limits it
 
 
 def grade_here(path: Path, exercise: Exercise, content: bytes | None = None) -> Grade:
@@ -28,6 +30,11 @@ def grade_here(path: Path, exercise: Exercise, content: bytes | None = None) -> 
             wrong.look, source, exercise.entry
         )
         return Grade(False, wrong.fault, _sentence(wrong.message), line, code, wrong.example)
+    except MemoryError as error:
+        resource.setrlimit(resource.RLIMIT_AS, MEMORY)  # the message needs memory too
+        fault, message = described(error)
+        line, code = _raised_at(error, path, source) or NO_LINE
+        return Grade(False, fault, _sentence(message), line, code)
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
