@@ -15,6 +15,7 @@ from command import headway, run
 from headway import cache
 from headway.learn import watch
 from headway.learn.exercise import exercises, find
+from headway.learn.folder import Folder
 
 # On one worker, because starting the process that imports PyTorch takes seconds.
 pytestmark = pytest.mark.xdist_group("grading")
@@ -109,7 +110,27 @@ def test_reset(place):
     printed = headway(place, "learn", "--reset", "3").stdout
     assert "your file is now learn/03_softmax.backup-1.py" in " ".join(printed.split())
     assert (place / "learn" / "03_softmax.backup-1.py").read_text() == "mine"
-    assert "backup" not in headway(place, "learn", "--reset", "3").stdout
+    assert headway(place, "learn", "--reset", "3").stdout.endswith(" is the stub again\n")
+
+
+def test_reset_says_what_is_lost(place):
+    files = Folder(place / "learn")
+    for exercise in [*exercises().values()][:3]:
+        files.mark_passed(exercise)
+    files.next_hint(SOFTMAX)
+    printed = " ".join(headway(place, "learn", "--reset", "3").stdout.split())
+    assert "3 (softmax) is no longer passed" in printed
+    assert "its hints start again with the first" in printed
+    assert "4 (projections) is locked until you pass 3 (softmax) again" in printed
+
+
+def test_in_the_folder_of_the_files(place):
+    """The folder learn is not created a second time."""
+    done = headway(place / "learn", "learn", "--check", "1", rc=1)
+    assert "1 bottleneck  01_bottleneck.py" in done.stdout
+    (place / "learn" / FIRST.file).unlink()
+    done = headway(place / "learn", "learn", "--check", "1", rc=1)
+    assert "folder 'learn' not found" in done.stderr
 
 
 def test_a_damaged_progress_is_one_line(place):
@@ -142,7 +163,10 @@ BAD = {
     "progress without a folder": ("--progress", "folder 'learn' not found"),
     "a file as folder": ("--folder a.txt --no-open", "a.txt is a file; give another --folder"),
     "no such folder for html": ("--html no/guide.html", "no/guide.html: No such file"),
+    "a file as folder of a check": ("--check 3 --folder a.txt", "a.txt is a file; give another"),
     "port": ("--port 80 --no-open", "port must be from 1024 to 65535 (got 80)"),
+    "large port": ("--port 65536", "port must be from 1024 to 65535 (got 65536)"),
+    "no port": ("--port 0", "port must be from 1024 to 65535 (got 0)"),
 }
 
 
@@ -153,17 +177,19 @@ def test_bad_input_is_one_line(name, tmp_path):
     done = headway(tmp_path, "learn", *words.split(), rc=1)
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_the_page_follows_the_files(tmp_path):
     """The command in a process of its own: the page, a save, its grade, the end of a grade."""
     (tmp_path / "random.py").write_text("1 / 0")  # it hides no module of Python
+    (tmp_path / "learn").mkdir()
+    (tmp_path / "learn" / FIRST.file).write_text("1 / 0")  # graded at once, below the address
     command = [Path(sys.executable).parent / "headway", "learn", "--no-open", "--port", "18430"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
-        printed = ""
-        while "http://" not in printed:
-            printed = process.stdout.readline()
+        created, printed = process.stdout.readline(), process.stdout.readline()
+        assert f"{len(exercises()) - 1} new files" in created
         address = printed.split()[0]
 
         def state():

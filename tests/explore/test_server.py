@@ -601,16 +601,13 @@ def test_mistakes_are_told_before_the_server_listens(monkeypatch):
             server.serve(Fake(), TraceRequest(text), port=8420, show=True)
 
 
-def test_a_port_that_is_taken_and_one_that_is_none():
+def test_a_port_that_is_taken():
     with local.listener(8420) as taken:
         port = taken.getsockname()[1]
         with local.listener(port) as listener:
             host, other = listener.getsockname()
             assert host == "127.0.0.1"
             assert port < other < port + 100
-    for wrong in (-1, 0, 80, 65536):
-        with pytest.raises(ValueError, match="1024 to 65535"):
-            local.listener(wrong)
 
 
 @contextmanager

@@ -203,7 +203,10 @@ def test_only_the_time_of_the_processor_counts(tmp_path):
 
 
 def test_a_file_that_disappeared(tmp_path):
-    assert grading.grade(tmp_path / "a.py", SOFTMAX).fault == "no-file"
+    grade = grading.grade(tmp_path / "a.py", SOFTMAX)
+    assert (grade.fault, grade.message) == ("no-file", "The file does not exist.")
+    grade = grading.grade(tmp_path / SOFTMAX.file, SOFTMAX)
+    assert "headway learn --reset 3" in grade.message
     assert grading.grade(tmp_path, SOFTMAX).fault == "no-file"
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headway.cli.parameters import Device, DType, Engine, Runs, Switch
+from headway.cli.parameters import Device, DType, Engine, Runs, Switch, check_port
 from headway.extras import require
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def explore(
     open
         Whether to open the browser.
     """
+    check_port(port)
     if ladder and text is not None:
         raise ValueError("--ladder takes one text in quotes, and no model")
     if ladder and compare is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from headway.cli.parameters import Switch
+from headway.cli.parameters import Switch, check_port
 from headway.extras import require
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def learn(
     reset: str | None = None,
     html: Path | None = None,
     as_json: Annotated[Switch, Parameter(name="--json")] = False,
-    folder: Path = Path("learn"),
+    folder: Path | None = None,
     port: int = 8430,
     open: bool = True,
 ) -> None:
@@ -65,7 +65,7 @@ def learn(
     as_json
         Print JSON, with --list and --grade.
     folder
-        Folder of your files.
+        Folder of your files; by default `learn`, or the current folder if your files are in it.
     port
         Port of the server; the next free one if it is in use.
     open
@@ -88,11 +88,12 @@ def learn(
         raise ValueError("--grade FILE and --chapter NAME must be given together")
     if as_json and not (list_ or grade):
         raise ValueError("--json needs --list or --grade")
+    check_port(port)
 
     from headway.learn.exercise import find  # late: `headway --help` is fast
-    from headway.learn.folder import Folder
+    from headway.learn.folder import Folder, default_folder
 
-    console, files = Console(highlight=False), Folder(folder)
+    console, files = Console(highlight=False), Folder(folder or default_folder())
     if html is not None:
         _write(html)
     elif grade is not None and chapter is not None:
@@ -165,12 +166,23 @@ def _hint(files: Folder, exercise: Exercise, console: Console) -> None:
 
 def _reset(files: Folder, exercise: Exercise, console: Console) -> None:
     from headway.learn import watch
+    from headway.learn.exercise import exercises
 
     files.require()
-    watch.opened(files, console)
+    before = watch.opened(files, console)
     kept = files.reset(exercise)
-    moved = "" if kept is None else f"; your file is now {kept}"
-    console.print(f"{files.file(exercise)} is the stub again{moved}", markup=False)
+    text = f"{files.file(exercise)} is the stub again"
+    if kept is not None:
+        text += f"; your file is now {kept}"
+    if exercise.name in before.passed:
+        text += f"; {exercise} is no longer passed"
+    if exercise.name in before.hints:
+        text += "; its hints start again with the first"
+    after = files.progress()
+    for other in exercises().values():
+        if after.state(other) == "locked" and before.state(other) != "locked":
+            text += f"; {other} is locked until you pass {exercise} again"
+    console.print(text, markup=False)
 
 
 def _check(files: Folder, exercise: Exercise, console: Console) -> None:
@@ -207,9 +219,9 @@ def _watch(files: Folder, console: Console, port: int, show: bool) -> None:
     from headway.learn.server import serve
 
     thread = threading.Thread(target=session.run, args=[stop], daemon=True)
-    thread.start()
     try:
-        serve(session.state, port=port, show=show)
+        serve(session.state, port=port, show=show, starting=thread.start)
     finally:
         stop.set()
-        thread.join(2)  # longer only if PyTorch is still imported for the first grade
+        if thread.is_alive():
+            thread.join(2)  # longer only if PyTorch is still imported for the first grade

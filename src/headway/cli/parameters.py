@@ -25,3 +25,9 @@ DType = Annotated[
     Parameter(help="Number format of the model; by default that of its config.json."),
 ]
 Switch = Annotated[bool, Parameter(negative=())]
+
+
+def check_port(port: int) -> None:
+    """Raise ValueError for a port that users may not open, before anything is written."""
+    if not 1024 <= port < 2**16:
+        raise ValueError(f"port must be from 1024 to {2**16 - 1} (got {port})")

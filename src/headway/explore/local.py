@@ -49,11 +49,17 @@ def application(routes: list[Route], port: int) -> Starlette:
 
 
 def run(
-    app: Callable[[int], Starlette], *, port: int, show: bool, stopping: Callable[[], None]
+    app: Callable[[int], Starlette],
+    *,
+    port: int,
+    show: bool,
+    starting: Callable[[], None] = lambda: None,
+    stopping: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve an application until Ctrl-C, at this port or at the next free one.
 
-    app: makes the application for a port. show: open the browser. stopping: called at Ctrl-C.
+    app: makes the application for a port. show: open the browser. starting: called when the address
+    has been printed. stopping: called at Ctrl-C.
     Raises ValueError if no port is free.
     """
     with listener(port) as listening, suppress(KeyboardInterrupt):
@@ -70,6 +76,7 @@ def run(
         )
         address = f"http://127.0.0.1:{port}/"
         print(f"{address}  (stop with Ctrl-C)", flush=True)
+        starting()
         if show:  # in a thread, because a text browser blocks until it is closed
             threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
         _Server(config, stopping).run([listening])
@@ -77,8 +84,6 @@ def run(
 
 def listener(port: int) -> socket.socket:
     """Return a socket that accepts only this machine. Raises ValueError if no port is free."""
-    if not 1024 <= port < 2**16:
-        raise ValueError(f"port must be from 1024 to {2**16 - 1} (got {port})")
     for free in range(port, min(port + 100, 2**16)):
         try:
             return socket.create_server(("127.0.0.1", free))

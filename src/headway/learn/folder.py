@@ -46,8 +46,7 @@ class Folder:
 
     def create(self) -> list[Path]:
         """Create the folder and the files that are missing. Returns the new files."""
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file; give another --folder")
+        self._check()
         self.path.mkdir(parents=True, exist_ok=True)
         created = []
         for exercise in exercises().values():
@@ -59,11 +58,16 @@ class Folder:
 
     def require(self) -> None:
         """Raise ValueError if there is no such folder."""
+        self._check()
         if not self.path.is_dir():
             raise ValueError(
                 f"folder {str(self.path)!r} not found; run `headway learn` here first, or give "
                 "--folder"
             )
+
+    def _check(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file; give another --folder")
 
     def file(self, exercise: Exercise) -> Path:
         """Return the learner's file of an exercise."""
@@ -130,6 +134,14 @@ class Folder:
     def _save(self, progress: Progress) -> None:
         with cache.atomic(self._record) as temporary:
             temporary.write_text(json.dumps(asdict(progress), indent=2) + "\n", encoding="utf-8")
+
+
+def default_folder() -> Path:
+    """Return `learn`, or the current folder if there is no `learn` and the files are here."""
+    path, here = Path("learn"), Path()
+    if not path.exists() and all((here / e.file).exists() for e in exercises().values()):
+        return here
+    return path
 
 
 def stub(exercise: Exercise) -> str:

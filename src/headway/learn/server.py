@@ -21,14 +21,15 @@ from headway.learn.page import STATIC, page
 Progress = Callable[[], dict[str, Any]]
 
 
-def serve(progress: Progress, *, port: int, show: bool) -> None:
+def serve(progress: Progress, *, port: int, show: bool, starting: Callable[[], None]) -> None:
     """Serve the page until Ctrl-C, at this port or at the next free one.
 
     progress: returns at once what `/progress` answers: `exercises`, a list with `number`, `name`,
         `title`, `state` ("locked", "open" or "passed"), `file` and `grade` of each, and `current`,
-        the name of one. show: open the browser. Raises ValueError if no port is free.
+        the name of one. show: open the browser. starting: called when the address has been printed.
+        Raises ValueError if no port is free.
     """
-    local.run(lambda port: app(progress, port), port=port, show=show, stopping=lambda: None)
+    local.run(lambda port: app(progress, port), port=port, show=show, starting=starting)
 
 
 def app(progress: Progress, port: int) -> Starlette:

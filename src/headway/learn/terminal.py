@@ -12,7 +12,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from headway.learn.exercise import Exercise, exercises
+from headway.learn.exercise import Exercise, exercises, find
 from headway.learn.folder import Folder, Progress
 from headway.learn.grades import Example, Grade
 
@@ -69,8 +69,12 @@ def next_step(exercise: Exercise, file: Path) -> RenderableType:
 
 def locked(exercise: Exercise, current: Exercise) -> RenderableType:
     """Return what is said about a file whose exercise is locked."""
+    before = find(str(exercise.number - 1))
+    text = f"{exercise} is locked until you pass {before}"
+    if before != current:
+        text += f" (now you are at {current})"
     anyway = f"headway learn --check {exercise.number}"
-    return Text(f"{exercise} is locked: pass {current} first, or: {anyway}", "yellow")
+    return Text(f"{text}; to grade it anyway: {anyway}", "yellow")
 
 
 def table(listed: Sequence[dict[str, Any]], progress: Progress) -> Table:

@@ -48,18 +48,20 @@ def _sentence(text: str) -> str:
 
 
 def _read(path: Path, exercise: Exercise, content: bytes | None) -> str:
-    again = f"to get the stub again: headway learn --reset {exercise.number}"
+    again = ""
+    if path.name == exercise.file:
+        again = f"; to get the stub again: headway learn --reset {exercise.number}"
     try:
         source = (path.read_bytes() if content is None else content).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise Wrong("not-utf-8", f"line {line} is not UTF-8 text; save the file as UTF-8") from None
     except FileNotFoundError:
-        raise Wrong("no-file", f"the file does not exist; {again}") from None
+        raise Wrong("no-file", f"the file does not exist{again}") from None
     except OSError as error:
         raise Wrong("no-file", f"the file cannot be read: {error.strerror}") from None
     if not source.strip():
-        raise Wrong("empty", f"the file is empty; {again}")
+        raise Wrong("empty", f"the file is empty{again}")
     return source
 
 
