@@ -243,11 +243,12 @@ def test_programs_that_an_answer_has_started_are_ended(code, tmp_path):
 def test_nothing_is_left_after_the_end_of_the_terminal(name, tmp_path):
     """The answer holds Python's lock, so that no thread of it could end the process."""
     os.mkfifo(tmp_path / "pipe")
-    loop = LEAVES.format(pipe=str(tmp_path / "pipe")) + "sum(iter(int, 1))\n"
-    (tmp_path / "a.py").write_text(loop)
+    loop = "print('begun', file=pipe, flush=True)\nsum(iter(int, 1))\n"
+    (tmp_path / "a.py").write_text(LEAVES.format(pipe=str(tmp_path / "pipe")) + loop)
     command = [Path(sys.executable).parent / "headway", "learn", "--grade", "a.py"]
     process = subprocess.Popen([*command, "--chapter", "14"], cwd=tmp_path)
-    with open(tmp_path / "pipe") as pipe:  # waits for the answer
+    with open(tmp_path / "pipe") as pipe:
+        assert pipe.readline() == "begun\n"
         process.send_signal(getattr(signal, name))
         assert_ends(pipe)
     process.wait(timeout=20)
