@@ -10,14 +10,12 @@ Beside them run the step's matrix products alone, with each library: JAX's step 
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from benchmarks.sides import Side, machine
+from benchmarks import report
+from benchmarks.sides import Side, in_turns, machine
 
 from headway.engines import Name, engine_named
 from headway.models.gpt import preset
@@ -57,14 +55,14 @@ def writing(name: Name) -> Callable[[], list[int]]:
 def products() -> Iterator[Product]:
     """The matrix products of a step, forward and backward: as einsum, shapes, how many of each."""
     rows, width, layers = TRAINING.batch * CONFIG.context, CONFIG.width, CONFIG.layers
-    linear = [(width, out, layers) for out in (3 * width, width, CONFIG.hidden)]
-    linear += [(CONFIG.hidden, width, layers), (width, CONFIG.vocabulary, 1)]
+    linear = [(width, out, layers) for out in (3 * width, width, CONFIG.mlp_width)]
+    linear += [(CONFIG.mlp_width, width, layers), (width, CONFIG.vocabulary, 1)]
     for d_in, d_out, count in linear:
         yield "nd,de->ne", (rows, d_in), (d_in, d_out), count  # x W
         yield "ne,de->nd", (rows, d_out), (d_in, d_out), count  # dy W^T
         yield "nd,ne->de", (rows, d_in), (rows, d_out), count  # x^T dy
-    heads = (TRAINING.batch * CONFIG.heads, CONFIG.context)
-    features, square = (*heads, CONFIG.head_dim), (*heads, CONFIG.context)
+    heads = (TRAINING.batch * CONFIG.attention.heads, CONFIG.context)
+    features, square = (*heads, CONFIG.d_k), (*heads, CONFIG.context)
     yield "hqd,hkd->hqk", features, features, 2 * layers  # scores; the weights' gradients
     yield "hqk,hkd->hqd", square, features, 2 * layers  # context; the queries' gradients
     yield "hqk,hqd->hkd", square, features, 2 * layers  # the keys' and the values' gradients
@@ -104,48 +102,48 @@ SIDES: dict[str, tuple[Any, ...]] = {
 }
 
 
+def tables(results: report.Report) -> str:
+    """Two tables: the times, and the ratios."""
+    rows = [
+        {
+            "what": name,
+            "ms": milliseconds,
+            "quartiles, ms": results["spread"][name],
+            "first call, s": results["first call, seconds"][name],
+        }
+        for name, milliseconds in results["milliseconds"].items()
+    ]
+    ratios = dict(results["JAX's time as a share of PyTorch's"])
+    ratios["step, beyond the products"] = results["of the step, beyond the products"]
+    shares = [{"what": name, "JAX's time / PyTorch's": share} for name, share in ratios.items()]
+    return f"{report.tables({**results, 'rows': rows})}\n\n{report.table(shares)}"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--output", help="also write JSON to this file")
-    options = parser.parse_args()
+    options = report.options(__doc__, rounds=15).parse_args()
     sides = {name: Side(*made) for name, made in SIDES.items()}
     first = {name: side.run() for name, side in sides.items()}
     losses = [first[name][1] for name in sides if name.startswith("step")]
     assert max(losses) - min(losses) < 1e-4, f"these are not the same model: {losses}"
-    for side in sides.values():
-        side.run()
-    spent: dict[str, list[float]] = {name: [] for name in sides}
-    order = np.random.default_rng(0)
-    for _ in range(options.rounds):
-        for name in order.permutation([*sides]):
-            spent[name].append(sides[name].run()[0])
-
-    def ratio(what: str) -> float:
-        pairs = zip(spent[f"{what}, JAX"], spent[f"{what}, PyTorch"], strict=True)
-        return statistics.median(jax / torch for jax, torch in pairs)
-
-    ratios = {what: round(ratio(what), 3) for what in ("step", "products", "writing")}
-    share = ratios["step"] / ratios["products"]
-    report = {
+    runs = {name: side.seconds for name, side in sides.items()}
+    in_turns(runs, 1)
+    spent = in_turns(runs, options.rounds)
+    milliseconds = {name: [1000 * s for s in seconds] for name, seconds in spent.items()}
+    ratios = {
+        what: report.ratio(spent[f"{what}, JAX"], spent[f"{what}, PyTorch"])
+        for what in ("step", "products", "writing")
+    }
+    share = report.digits(ratios["step"] / ratios["products"])
+    results = {
         "machine": machine(),
-        "milliseconds": {
-            name: round(1000 * statistics.median(seconds), 1) for name, seconds in spent.items()
-        },
-        "spread": {
-            name: [round(1000 * q, 1) for q in statistics.quantiles(seconds, n=4)[::2]]
-            for name, seconds in spent.items()
-        },
+        "milliseconds": {name: report.middle(times) for name, times in milliseconds.items()},
+        "spread": {name: report.quartiles(times) for name, times in milliseconds.items()},
         "first call, seconds": {name: round(seconds, 1) for name, (seconds, _) in first.items()},
         "JAX's time as a share of PyTorch's": ratios,
-        "of the step, beyond the products": round(share, 3),
+        "of the step, beyond the products": share,
         "target": f"at most {TARGET}: {'reached' if share <= TARGET else 'missed'}",
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options.output:
-        with open(options.output, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+    report.save(results, options.output)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ that of a trace file, served, and as one HTML file.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import shutil
@@ -27,6 +26,7 @@ from typing import Any
 
 import torch
 import uvicorn
+from benchmarks import report
 from benchmarks.sides import machine
 from playwright.sync_api import Browser, sync_playwright
 
@@ -121,9 +121,7 @@ def served(file: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", help="also write JSON to this file")
-    options = parser.parse_args()
+    options = report.options(__doc__).parse_args()
     rows: list[dict[str, Any]] = []
     for model, length in CASES:
         with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
@@ -149,20 +147,20 @@ def main() -> None:
                         heads = model.layers * model.attention.heads
                         measured.append(opened(browser, at, heads))
                         browser.close()
+                    seconds, memory = zip(*measured, strict=True)
                     row = {
                         "tokens": length,
                         "heads": f"{model.layers} x {model.attention.heads}",
                         "page": kind,
                         "file MB": round(content.stat().st_size / 1e6, 1),
-                        "seconds to open": round(median(seconds for seconds, _ in measured), 2),
-                        "private MB": round(median(memory for _, memory in measured)),
+                        "seconds to open": round(median(seconds), 2),
+                        "least to most, s": [round(f(seconds), 2) for f in (min, max)],
+                        "private MB": round(median(memory)),
                         "seconds to trace": round(traced, 1),
                     }
                     rows.append(row)
                     print(json.dumps(row), flush=True)
-    if options.output:
-        report = {"machine": machine(), "times": TIMES, "rows": rows}
-        Path(options.output).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    report.save({"machine": machine(), "times": TIMES, "rows": rows}, options.output)
 
 
 if __name__ == "__main__":

@@ -16,18 +16,17 @@ import argparse
 import gc
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from benchmarks import report
 from benchmarks.plain import GPT2, PlainTrainer, Sizes
 from torch import Tensor, nn
 
@@ -43,8 +42,6 @@ from headway.torch.train import Trainer
 from headway.training.settings import TrainingConfig
 from headway.training.speed import operations, peak
 
-BEGIN, END = "<!-- begin: written by benchmarks/gpu.py -->", "<!-- end -->"
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 TINY = Sizes(layers=2, heads=2, width=32, context=64, batch=4)
 Run = Callable[[], object]
 
@@ -109,15 +106,6 @@ class Bench:
         )
 
 
-def ratio(times: dict[str, list[float]], one: str, other: str) -> float:
-    """The median of the ratios of each round."""
-    return round(statistics.median(a / b for a, b in zip(times[one], times[other], strict=True)), 3)
-
-
-def middle(times: list[float]) -> float:
-    return round(statistics.median(times), 3)
-
-
 def training(bench: Bench) -> Iterator[dict[str, Any]]:
     """Steps, each side against the compiled plain trainer; the last rows have twice the batch."""
     batch = bench.sizes.batch
@@ -160,12 +148,12 @@ def training(bench: Bench) -> Iterator[dict[str, Any]]:
         config = bench.config("gpt2") if isinstance(side, PlainTrainer) else model.config
         parameters = sum(p.numel() for p in model.parameters())
         per_token = operations(config, parameters, bench.sizes.context)
-        speed = rows * bench.sizes.context / (middle(times["side"]) / 1000)
+        speed = rows * bench.sizes.context / (report.middle(times["side"]) / 1000)
         yield {
             "what": name,
-            "ms": middle(times["side"]),
-            "plain, compiled, ms": middle(times["plain"]),
-            "ratio": ratio(times, "side", "plain"),
+            "ms": report.middle(times["side"]),
+            "plain, compiled, ms": report.middle(times["plain"]),
+            "ratio": report.ratio(times["side"], times["plain"]),
             "tokens/s": round(speed),
             "MFU": round(speed * per_token / most, 3),
             "GiB": None if memory is None else round(memory - (before or 0), 2),
@@ -207,9 +195,9 @@ def head_and_loss(bench: Bench) -> Iterator[dict[str, Any]]:
         memory = bench.memory(run)
         yield {
             "what": name,
-            "ms": middle(times["loss"]),
-            "products, ms": middle(times["products"]),
-            "ratio": ratio(times, "loss", "products"),
+            "ms": report.middle(times["loss"]),
+            "products, ms": report.middle(times["products"]),
+            "ratio": report.ratio(times["loss"], times["products"]),
             "GiB": None if memory is None else round(memory - (before or 0), 2),
         }
 
@@ -252,7 +240,7 @@ def attention(bench: Bench) -> Iterator[dict[str, Any]]:
             yield {
                 "what": f"{case}, {batch} x {heads} x {tokens} x {features}",
                 "attend takes": headway.explain(*arrays, **options).chosen,
-                **{name: middle(values) for name, values in times.items()},
+                **{name: report.middle(values) for name, values in times.items()},
             }
 
 
@@ -287,9 +275,11 @@ def generation(bench: Bench) -> Iterator[dict[str, Any]]:
         bench.rounds = rounds
         yield {
             "what": f"batch {batch}, {count} tokens",
-            "headway, tokens/s": round(batch * count / (middle(times["headway"]) / 1000)),
-            "transformers, tokens/s": round(batch * count / (middle(times["transformers"]) / 1000)),
-            "times as fast": ratio(times, "transformers", "headway"),
+            "headway, tokens/s": round(batch * count / (report.middle(times["headway"]) / 1000)),
+            "transformers, tokens/s": round(
+                batch * count / (report.middle(times["transformers"]) / 1000)
+            ),
+            "times as fast": report.ratio(times["transformers"], times["headway"]),
         }
 
 
@@ -333,7 +323,7 @@ def jax(bench: Bench) -> Iterator[dict[str, Any]]:
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
     trainer = bench.headway("gpt2", bench.sizes.batch, compile=True)
-    torch_time = middle(bench.milliseconds({"torch": trainer.start}, at_once=3)["torch"])
+    torch_time = report.middle(bench.milliseconds({"torch": trainer.start}, at_once=3)["torch"])
     yield {"what": "gpt2, AdamW, PyTorch, compiled", "ms": torch_time}
     for row in json.loads(done.stdout.splitlines()[-1]):
         yield {**row, "ratio": round(row["ms"] / torch_time, 3)}
@@ -362,7 +352,9 @@ def jax_step(bench: Bench) -> None:
             pending = [trainer.start() for _ in range(3)]
             pending[-1].result()
             times.append(1000 * (time.perf_counter() - began) / 3)
-        rows.append({"what": f"{name}, JAX", "ms": middle(times), "first step, s": round(first, 1)})
+        rows.append(
+            {"what": f"{name}, JAX", "ms": report.middle(times), "first step, s": round(first, 1)}
+        )
     print(json.dumps(rows))
 
 
@@ -376,40 +368,17 @@ SECTIONS = {
 }
 
 
-def tables(report: dict[str, Any]) -> str:
-    """The report as Markdown, one table per section. An empty cell: the kernel refuses the call."""
-    about = report["machine"]
-    versions = f"PyTorch {about['torch']}, JAX {about.get('jax', 'not installed')}"
-    parts = [f"{about.get('accelerator') or about['processor']}, {versions}, {about['date'][:10]}."]
-    for section, content in report["sections"].items():
+def tables(results: report.Report) -> str:
+    """One table per section. An empty cell: the kernel refuses the call."""
+    parts = [report.about(results["machine"])]
+    for section, content in results["sections"].items():
         rows = [row for row in content["rows"] if "error" not in row or row["what"] == "failed"]
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-        lines += [f"| {' | '.join(cell(row.get(name)) for name in names)} |" for row in rows]
-        parts += [f"**{section}** ({content['seconds']:.0f} s)", "\n".join(lines)]
+        parts += [f"**{section}** ({content['seconds']:.0f} s)", report.table(rows)]
     return "\n\n".join(parts)
 
 
-def cell(value: Any) -> str:
-    """A number with three digits, or a text."""
-    if isinstance(value, (int, float)):
-        return f"{value:,.0f}" if value >= 100 or isinstance(value, int) else f"{value:.3g}"
-    return "" if value is None else str(value)
-
-
-def write_tables(report: dict[str, Any], page: Path) -> None:
-    """Replace the text between the two markers of a page."""
-    text = page.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    page.write_text(f"{before}{BEGIN}\n{tables(report)}\n{END}{after}", encoding="utf-8")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--output", help="also write JSON to this file, and the tables of docs/performance.md"
-    )
+    parser = report.options(__doc__)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--jax-step", action="store_true", help=argparse.SUPPRESS)
@@ -421,21 +390,20 @@ def main() -> None:
     if options.jax_step:
         jax_step(bench)
         return
-    output = Path(options.output) if options.output else None
-    report: dict[str, Any] = {"machine": machine(device), "sections": {}}
+    output = options.output
+    results: dict[str, Any] = {"machine": machine(device), "sections": {}}
     if output and output.exists() and options.only != list(SECTIONS):
-        report["sections"] = json.loads(output.read_text(encoding="utf-8"))["sections"]
+        results["sections"] = json.loads(output.read_text(encoding="utf-8"))["sections"]
     for name in options.only:
         began = time.perf_counter()
-        section = report["sections"][name] = {"seconds": 0.0, "rows": []}
+        section = results["sections"][name] = {"seconds": 0.0, "rows": []}
         for row in rows_of(SECTIONS[name], bench):
             section["rows"].append(row)
             section["seconds"] = round(time.perf_counter() - began, 1)
             print(f"{name}: {json.dumps(row)}", flush=True)
             if output:
-                output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-                if not options.small:
-                    write_tables(report, PAGE)
+                output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+                report.write_pages("gpu")
 
 
 def rows_of(

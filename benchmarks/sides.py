@@ -6,8 +6,9 @@ A process of its own, since an allocator's settings and a number of threads are 
 from __future__ import annotations
 
 import multiprocessing
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -36,6 +37,27 @@ class Side:
         """The seconds that one piece of work took, and what it gave."""
         self._here.send(arguments)
         return self._here.recv()
+
+    def seconds(self, *arguments: Any) -> float:
+        """The seconds that one piece of work took."""
+        return self.run(*arguments)[0]
+
+    def close(self) -> None:
+        """End the process."""
+        self._here.close()
+        self._process.join()
+
+
+def in_turns(
+    sides: Mapping[str, Callable[[], float]], rounds: int, seed: int = 0
+) -> dict[str, list[float]]:
+    """Run every side once in each round, in random order; return the seconds of each round."""
+    spent: dict[str, list[float]] = {name: [] for name in sides}
+    order = random.Random(seed)
+    for _ in range(rounds):
+        for name in order.sample([*sides], len(sides)):
+            spent[name].append(sides[name]())
+    return spent
 
 
 def machine() -> dict[str, Any]:

@@ -4,21 +4,21 @@
 
 The GPT-2-like model, batch 12, 64 tokens, 4 layers, 4 heads, width 128, float32, two threads.
 Both sides begin with the same weights, which is checked; they run in turns, five steps at a time.
-Ratios are of medians. Operations: as in `headway.training.speed`.
+Ratios are medians of the ratios of each round. Operations: as in `headway.training.speed`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from benchmarks import report
 from benchmarks.plain import SMALL, PlainGPT, PlainTrainer
-from benchmarks.sides import Side, machine
+from benchmarks.sides import Side, in_turns, machine
 
 from headway.models.gpt import preset
 from headway.torch import GPT
@@ -77,48 +77,42 @@ def _model() -> GPT:
     return GPT(preset("gpt2", sizes, attention={"heads": heads}))
 
 
+def tables(results: report.Report) -> str:
+    return report.tables({**results, "rows": report.named(results["sides"])})
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--output", help="also write JSON to this file")
-    options = parser.parse_args()
+    options = report.options(__doc__, rounds=40).parse_args()
     makers = {"plain": plain, "headway": headway, "headway, compiled": compiled}
     check_same()
     sides = {name: Side(make) for name, make in makers.items()}
-    peak = Side(multiplication)
     first = {name: side.run(1) for name, side in sides.items()}
-    for side in (*sides.values(), peak):
+    sides["peak"] = Side(multiplication)
+    for side in sides.values():
         side.run(10)
-    spent: dict[str, list[float]] = {name: [] for name in sides}
-    products = []
-    for _ in range(options.rounds):
-        for name, side in sides.items():
-            spent[name].append(side.run(AT_ONCE)[0] / AT_ONCE)
-        products.append(peak.run(10)[0] / 10)
-    speed = 2 * 1024**3 / statistics.median(products) / 1e9
+    spent = in_turns(
+        {name: partial(side.seconds, AT_ONCE) for name, side in sides.items()}, options.rounds
+    )
+    spent = {name: [seconds / AT_ONCE for seconds in times] for name, times in spent.items()}
+    speed = 2 * 1024**3 / statistics.median(spent.pop("peak")) / 1e9
     model = _model()
     parameters = sum(p.numel() for p in model.parameters())
     per_token = operations(model.config, parameters, SMALL.context)
     work = SMALL.batch * SMALL.context * per_token / 1e9
-    rows = {}
-    for name, seconds in spent.items():
-        median = statistics.median(seconds)
-        ratios = [p / s for p, s in zip(spent["plain"], seconds, strict=True)]
-        rows[name] = {
-            "milliseconds": round(1000 * median, 2),
-            "spread": [round(1000 * q, 2) for q in statistics.quantiles(seconds, n=4)[::2]],
-            "speed against plain": round(statistics.median(ratios), 3),
-            "GFLOP/s": round(work / median, 1),
-            "share of the peak": round(work / median / speed, 3),
-            "first step, seconds": round(first[name][0], 1),
+    rows = {
+        name: {
+            "ms": report.middle([1000 * x for x in seconds]),
+            "quartiles, ms": report.quartiles([1000 * x for x in seconds]),
+            "times as fast as plain": report.ratio(spent["plain"], seconds),
+            "GFLOP/s": report.digits(work / statistics.median(seconds)),
+            "share of the peak": report.digits(work / statistics.median(seconds) / speed),
+            "first step, s": report.digits(first[name][0]),
             "first loss": round(first[name][1][0], 4),
         }
-    report = {"machine": machine(), "peak GFLOP/s": round(speed, 1), "sides": rows}
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options.output:
-        with open(options.output, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+        for name, seconds in spent.items()
+    }
+    results = {"machine": machine(), "peak GFLOP/s": report.digits(speed), "sides": rows}
+    report.save(results, options.output)
 
 
 if __name__ == "__main__":
