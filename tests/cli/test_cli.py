@@ -1,6 +1,7 @@
 """The commands as a person would use and misuse them, most of them in this process."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -41,7 +42,7 @@ def place(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert "a sample" in done.stdout
     assert "step 4/4" in done.stdout
-    assert "adamw on cpu, float32" in done.stdout or "muon on cpu, float32" in done.stdout
+    assert re.search(r"(adamw|muon) on cpu, (float32|bfloat16)", done.stdout)
     assert re.search(r"\d tokens/s in a step without evaluation; MFU \d+%: ", done.stdout)
     return folder
 
@@ -120,6 +121,18 @@ def test_bad_input_is_one_line_a_failure_and_no_file(place, line, message):
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
     assert {f: f.stat().st_mtime_ns for f in place.rglob("*")} == before
+
+
+@pytest.mark.parametrize("own", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
+def test_threads_wait_briefly_unless_told_otherwise(own):
+    """Before PyTorch is imported: in another process."""
+    code = "import atexit, os, sys; from headway.cli.main import main; atexit.register(lambda: "
+    code += "print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))); main()"
+    environment = {k: v for k, v in os.environ.items() if "_SPINCOUNT" not in k} | own
+    command = [sys.executable, "-c", code, "--version"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    default = None if "OMP_WAIT_POLICY" in own else "1000"
+    assert done.stdout.split()[-2:] == ["False", str(own.get("GOMP_SPINCOUNT", default))]
 
 
 def test_the_ladder_shows_all_rungs_and_your_own_words(place):

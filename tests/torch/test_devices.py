@@ -45,6 +45,13 @@ def test_compiling_is_for_long_runs(monkeypatch):
 
 
 def test_precision_follows_the_hardware(monkeypatch):
+    for feature in ("avx512_bf16", "amx_bf16"):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda feature=feature: {feature: True})
+        assert suited().precision == "bfloat16"
+        assert suited(precision="float32").precision == "float32"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    assert suited().precision == "float32"
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert suited().precision == "float32"
     assert suited(precision="bfloat16").precision == "bfloat16"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)

@@ -13,12 +13,21 @@ from typing import Any
 
 from headway.attention.arrays import Array, widened
 from headway.attention.heads import repeat
-from headway.attention.kernels.kernel import Kernel, in_forward_mode, in_function_transform
+from headway.attention.kernels.kernel import (
+    Kernel,
+    in_forward_mode,
+    in_function_transform,
+    records_gradients,
+)
 from headway.attention.kernels.matrix import is_causal_from_top_left, is_unmasked, matrix
 from headway.attention.spec import Spec, Unsupported
 
 # The options that the attention functions of PyTorch and JAX support. They always use the softmax.
 SOFTMAX_ONLY = frozenset({"mask", "bias", "scale", "offset", "batch_offset"})
+
+# On a CPU, the backward pass of up to so many 16-bit tokens takes half the time in float32: 1.5 ms
+# instead of 3.4 for 12 x 4 x 64 x 32, 4.8 instead of 8.2 for twice the tokens (PyTorch 2.13).
+SHORT = 128
 
 
 def _refuse(queries: Array, keys: Array, values: Array, spec: Spec) -> str | None:
@@ -33,7 +42,9 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
 
     sdpa = torch.nn.functional.scaled_dot_product_attention
     options: dict[str, Any] = {"scale": spec.scale, "enable_gqa": _is_grouped(queries, keys)}
-    any_allowed = None
+    any_allowed, dtype = None, queries.dtype
+    if not queries.is_cuda and queries.shape[-2] <= SHORT and records_gradients(queries, keys):
+        queries, keys, values = widened(queries), widened(keys), widened(values)
     if is_unmasked(queries, keys, spec):
         context = sdpa(queries, keys, values, **options)
     elif is_causal_from_top_left(queries, keys, spec):
@@ -44,7 +55,8 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
         context = sdpa(queries, keys, values, attn_mask=mask, **options)
     if not queries.is_cuda:
         context = _with_nan(context, queries, keys)
-    return context if any_allowed is None else torch.where(any_allowed, context, 0.0)
+    context = context if any_allowed is None else torch.where(any_allowed, context, 0.0)
+    return context.to(dtype)
 
 
 def _with_nan(context: Array, queries: Array, keys: Array) -> Array:
