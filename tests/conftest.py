@@ -1,6 +1,7 @@
 """Shapes are checked in every test: jaxtyping's annotations, by beartype, on import."""
 
 import os
+import signal
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,8 @@ from pages import CHROMIUM, watched
 _cache = tempfile.TemporaryDirectory(prefix="headway-tests-")  # deleted with this process
 os.environ["XDG_CACHE_HOME"] = _cache.name
 os.environ.pop("HEADWAY_DATA", None)
+# A shell starts a program in the background with SIGINT ignored; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # All packages with shapes in their annotations.
 install_import_hook(
