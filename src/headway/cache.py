@@ -1,18 +1,38 @@
 """Headway's cache folder: downloaded texts and prepared tokens."""
 
+import functools
 import hashlib
 import os
+import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 def folder(name: str) -> Path:
-    """Create and return the folder `name` of the cache, in $XDG_CACHE_HOME (default ~/.cache)."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    path = Path(home) / "headway" / name
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    """Create and return the folder `name` of the cache, in $XDG_CACHE_HOME (default ~/.cache).
+
+    If it is not writable, it is a temporary folder of this process instead; warns once.
+    """
+    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headway"
+    try:
+        (path / name).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path / name):
+            return path / name
+    except OSError as error:
+        temporary = Path(_temporary(path, error.strerror).name) / name
+        temporary.mkdir(exist_ok=True)
+        return temporary
+
+
+@functools.cache
+def _temporary(path: Path, reason: str) -> tempfile.TemporaryDirectory[str]:
+    note = (
+        f"the cache folder {path} is not writable ({reason}), so that nothing is kept in it; set "
+    )
+    warnings.warn(f"{note}XDG_CACHE_HOME to another folder", stacklevel=4)
+    return tempfile.TemporaryDirectory(prefix="headway-cache-")  # deleted with the process
 
 
 def sha256(file: Path) -> str:

@@ -44,6 +44,13 @@ def test_compiling_is_for_long_runs(monkeypatch):
         assert suited(compile=True).compile is False
 
 
+def test_more_threads_than_cores_are_reported(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    with pytest.warns(UserWarning, match="3 threads on 2 cores .* OMP_NUM_THREADS=2 is faster"):
+        suited()
+
+
 def test_precision_follows_the_hardware(monkeypatch):
     for feature in ("avx512_bf16", "amx_bf16"):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda feature=feature: {feature: True})

@@ -52,6 +52,10 @@ def suited(
         warnings.warn(
             "training on MPS is little tested; it uses float32 and no torch.compile", stacklevel=2
         )
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    if kind == "cpu" and threads > cores:
+        note = f"{threads} threads on {cores} cores wait for each other; OMP_NUM_THREADS={cores} "
+        warnings.warn(note + "is faster", stacklevel=2)
     has_bfloat16 = multiplies_bfloat16(kind)
     if kind == "cuda" and not has_bfloat16 and training.precision is None:
         warnings.warn("this GPU does not support bfloat16; float32 is used", stacklevel=2)
