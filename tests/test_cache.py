@@ -13,7 +13,7 @@ def test_a_folder_that_is_not_writable_is_reported_once_and_replaced(tmp_path, m
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     tokenizer = tokenizers.tokenizer_for("to be", "char", None)
-    with pytest.warns(UserWarning, match="is not writable .Not a directory.*set XDG_CACHE_HOME"):
+    with pytest.warns(UserWarning, match="is not writable .Not a directory.*Set XDG_CACHE_HOME"):
         tokens = batches.prepared("to be", tokenizer)
     np.testing.assert_array_equal(tokens, tokenizer.encode("to be"))
     with warnings.catch_warnings():

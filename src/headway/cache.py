@@ -28,9 +28,7 @@ def folder(name: str) -> Path:
 
 @functools.cache
 def _temporary(path: Path, reason: str) -> tempfile.TemporaryDirectory[str]:
-    note = (
-        f"the cache folder {path} is not writable ({reason}), so that nothing is kept in it; set "
-    )
+    note = f"the cache folder {path} is not writable ({reason}); nothing is kept in it. Set "
     warnings.warn(f"{note}XDG_CACHE_HOME to another folder", stacklevel=4)
     return tempfile.TemporaryDirectory(prefix="headway-cache-")  # deleted with the process
 

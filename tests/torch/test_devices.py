@@ -46,9 +46,10 @@ def test_compiling_is_for_long_runs(monkeypatch):
 
 def test_more_threads_than_cores_are_reported(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    with pytest.warns(UserWarning, match="3 threads on 2 cores .* OMP_NUM_THREADS=2 is faster"):
-        suited()
+    with pytest.warns(UserWarning, match="3 threads, as before, but this machine has 2 cores"):
+        devices.use_threads(3)
+    assert torch.get_num_threads() == 3
+    devices.use_threads(1)
 
 
 def test_precision_follows_the_hardware(monkeypatch):

@@ -52,10 +52,6 @@ def suited(
         warnings.warn(
             "training on MPS is little tested; it uses float32 and no torch.compile", stacklevel=2
         )
-    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
-    if kind == "cpu" and threads > cores:
-        note = f"{threads} threads on {cores} cores wait for each other; OMP_NUM_THREADS={cores} "
-        warnings.warn(note + "is faster", stacklevel=2)
     has_bfloat16 = multiplies_bfloat16(kind)
     if kind == "cuda" and not has_bfloat16 and training.precision is None:
         warnings.warn("this GPU does not support bfloat16; float32 is used", stacklevel=2)
@@ -71,6 +67,15 @@ def suited(
         precision=training.precision or ("bfloat16" if has_bfloat16 else "float32"),
         compile=compiles,
     )
+
+
+def use_threads(threads: int) -> None:
+    """Let PyTorch use so many threads on the CPU. Warns if there are fewer cores."""
+    cores = os.cpu_count() or 1
+    if threads > cores:
+        note = f"the run uses {threads} threads, as before, but this machine has {cores} cores"
+        warnings.warn(f"{note}; a step takes longer", stacklevel=2)
+    torch.set_num_threads(threads)
 
 
 def multiplies_bfloat16(kind: str) -> bool:

@@ -122,7 +122,7 @@ class Trainer:
     ) -> list[str]:
         """Restore a state and the number of threads; see `training.loop.Trainer`."""
         if machine["device"] == self.device:  # JAX may have used another device
-            torch.set_num_threads(machine["threads"])
+            devices.use_threads(machine["threads"])
         weights.fill(self.model, state["model"])
         tensors = {name: torch.from_numpy(array) for name, array in state["optimizer"].items()}
         self._optimizer.restore(step, tensors)
