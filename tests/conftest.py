@@ -18,8 +18,10 @@ from pages import CHROMIUM, watched
 _cache = tempfile.TemporaryDirectory(prefix="headway-tests-")  # deleted with this process
 os.environ["XDG_CACHE_HOME"] = _cache.name
 os.environ.pop("HEADWAY_DATA", None)
-# A shell starts a program in the background with SIGINT ignored; tests send it.
+# Tests send these signals, which are ignored if the tests are started by a shell in the background
+# or by nohup.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # All packages with shapes in their annotations.
 install_import_hook(
