@@ -1,5 +1,9 @@
 """Generation in JAX: the same tokens as in PyTorch, one compiled step, batches of prompts."""
 
+import os
+import subprocess
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from headway.jax.generate import generate
 from headway.jax.gpt import Model
 from headway.jax.layers import multi_head, of_rung
 from headway.ladder.rungs import LADDER
+from headway.models.sampling import Sampling, sampled
 from headway.torch import GPT, weights
 from headway.torch import gpt as torch_gpt
 from headway.torch.generate import generate as torch_generate
@@ -69,6 +74,41 @@ def test_one_compiled_step_generates_all_tokens():
             pass
     assert module._decode._cache_size() == 1
     assert module._prefill._cache_size() == 1
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"top_k": 5}, {"top_p": 0.9}], ids=str)
+def test_numpy_on_a_cpu_and_the_compiled_function_sample_the_same(options, monkeypatch):
+    logits = np.random.default_rng(0).normal(size=(4, 300)).astype(np.float32) * 3
+    arguments = np.arange(4, dtype=np.int32), np.int32(7)
+    how = Sampling(seed=3, **options)
+    compiled, _ = module._sampled(jnp.asarray(logits), *arguments, sampling=how, candidates=256)
+    expected, _ = sampled(logits, *arguments, how)
+    assert compiled.tolist() == expected.tolist()
+    monkeypatch.setattr(module, "_sampled", None)  # not called on a CPU
+    assert len([*generate(model("gpt2"), PROMPTS, tokens=2, **options)]) == 2
+
+
+TWICE = """
+import jax, numpy, gpts
+from headway.engines import engine_named
+from headway.jax.gpt import Model, init
+engine, hits = engine_named("jax"), []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name.endswith("cache_hits")))
+config = gpts.gpt_config(27, 16, 16, 12, 4)
+for _ in engine.generate(Model(init(config, 0), config), [numpy.arange(3)], tokens=3): pass
+print(sum(hits))
+"""
+
+
+@pytest.mark.slow
+def test_compiled_programs_are_kept_between_processes(tmp_path):
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    variables |= {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    hits = [
+        int(subprocess.check_output([sys.executable, "-c", TWICE], env=variables, text=True))
+        for _ in range(2)
+    ]
+    assert hits == [0, 2]  # the prompt, and one token
 
 
 def test_tokens_are_generated_lazily_and_an_empty_prompt_raises():

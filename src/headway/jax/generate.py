@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int, Integer
 
 from headway import tracing
-from headway.attention.arrays import Array
+from headway.attention.arrays import Array, as_numpy
 from headway.attention.masks import padding
 from headway.attention.spec import Spec
 from headway.jax import gpt
@@ -56,6 +56,10 @@ def _next_tokens(
     capacity: the maximum number of tokens of new caches.
     """
     logits, caches = _read(model, capacity, texts, caches)
+    if all(device.platform == "cpu" for device in logits.devices()):
+        # NumPy is faster, and nothing needs to be compiled.
+        draw = partial(sampled, as_numpy(logits), prompt_seeds, step, sampling)
+        return tokens_of(draw, logits.shape[-1]), caches
 
     def sample(candidates: int) -> tuple[Array, Array]:
         return _sampled(

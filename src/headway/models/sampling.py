@@ -78,7 +78,7 @@ def sampled(
     prompt_seeds: those of `seeds_of`. candidates: the number of most likely
     tokens that top_p considers. If they are too few, the status is MORE_CANDIDATES.
     """
-    xp = namespace(logits)
+    xp, logits = namespace(logits), widened(logits)
     top = xp.max(logits, axis=-1, keepdims=True)
     is_finite = xp.isfinite(top)
     status = xp.where(xp.all(is_finite), OK, NOT_FINITE)
@@ -86,7 +86,7 @@ def sampled(
     if sampling.temperature == 0:
         return xp.argmax(logits, axis=-1), status
     with np.errstate(over="ignore"):  # -inf is right
-        scaled = widened(logits - top) / sampling.temperature
+        scaled = (logits - top) / sampling.temperature
     count = min(sampling.top_k or scaled.shape[-1], scaled.shape[-1])
     if sampling.top_p is not None and sampling.top_p < 1:
         best = largest(scaled, count if sampling.top_k else min(count, candidates))
