@@ -1,4 +1,4 @@
-"""Headway's cache folder: downloaded texts and prepared tokens."""
+"""Headway's cache folder: downloaded texts, prepared tokens and compiled code."""
 
 import functools
 import hashlib

@@ -17,7 +17,7 @@ from headway.ladder.rungs import LADDER
 from headway.models.sampling import Sampling
 from headway.torch import GPT
 from headway.torch import generate as module
-from headway.torch.decode import Decoder, is_supported
+from headway.torch.decode import Decoder, LastTokens, is_supported
 from headway.torch.generate import generate
 from headway.torch.gpt import multi_head, of_rung
 from headway.torch.layers import Cache
@@ -100,8 +100,9 @@ def test_steps_of_fixed_shapes_generate_the_same(choices, options, monkeypatch):
     monkeypatch.setattr(Decoder, "_compute", lambda self: steps.append(self) or compute(self))
     assert [*generate(model, PROMPTS, tokens=40, **options)] == expected
     assert len(steps) >= 20  # the other steps read the texts again
-    assert model.blocks[0].attention.attend is not steps[0]._model.blocks[0].attention.attend
-    assert model.embedding.weight is steps[0]._model.embedding.weight
+    copy = steps[0]._last_tokens.model
+    assert model.blocks[0].attention.attend is not copy.blocks[0].attention.attend
+    assert model.embedding.weight is copy.embedding.weight
 
 
 class Copies(TorchFunctionMode):
@@ -141,7 +142,8 @@ def test_a_step_of_fixed_shapes_can_be_captured(choices, how):
     for cache in caches:
         cache.extend(*torch.zeros(2, 3, kv_heads, 5, 4, dtype=torch.float64, device="meta"))
     assert is_supported(model)
-    decoder = Decoder(model, caches, torch.zeros(3, dtype=torch.int32, device="meta"), how)
+    prompt_seeds = torch.zeros(3, dtype=torch.int32, device="meta")
+    decoder = Decoder(LastTokens(model), caches, prompt_seeds, how)
     with torch.no_grad(), Copies() as copies:
         decoder._compute()
     assert decoder._outputs.shape == (4,)
@@ -183,6 +185,23 @@ def test_a_decoder_is_freed_without_the_garbage_collector(monkeypatch):
         assert not decoders
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_a_small_model_reads_each_new_token_with_one_thread(limit, monkeypatch):
+    monkeypatch.setattr(module, "SMALL", limit)
+    threads, forward = [], GPT.forward
+    monkeypatch.setattr(
+        GPT, "forward", lambda *a, **o: threads.append(torch.get_num_threads()) or forward(*a, **o)
+    )
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for _ in generate(random_model(), PROMPTS[:1], tokens=4):
+            assert torch.get_num_threads() == 2
+        assert threads == ([2, 1, 1, 1] if limit else [2, 2, 2, 2])
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_wide_heads_and_a_rotary_of_one_layer():

@@ -1,22 +1,26 @@
-"""Generate one token per text again and again, with fixed shapes, as one CUDA graph.
+"""Generate one token per text again and again, with fixed shapes: a CUDA graph or compiled code.
 
-For a single token, the CPU takes longer to launch a GPU's kernels than the GPU to run them. A graph
-launches all of them at once.
+For a single token, Python takes longer to start the operations than the device to run them. A CUDA
+graph starts all of them at once, and compiled code for a CPU starts them without Python.
 """
 
 import warnings
+from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from headway.attention import dispatch
+from headway.attention.arrays import Array, as_numpy
 from headway.attention.grid import grid_of
 from headway.attention.spec import Spec, used
 from headway.models.sampling import CANDIDATES, Sampling, sampled, tokens_of
+from headway.torch import ahead
 from headway.torch.gpt import GPT
 from headway.torch.layers import Cache
 
@@ -24,7 +28,7 @@ SUPPORTED = {"mask", "bias", "scale", "offset"}  # options of attention
 
 
 def is_supported(model: GPT) -> bool:
-    """Whether a `Decoder` computes what the model computes, with nothing but the GPU's kernels."""
+    """Whether a `LastTokens` computes what the model computes, with operations on tensors alone."""
     layers: list[Any] = [block.attention for block in model.blocks]
     masks = [layer.spec.mask for layer in layers]
     bands = {mask.band if mask is not None and mask.is_band else None for mask in masks}
@@ -35,38 +39,105 @@ def is_supported(model: GPT) -> bool:
     )
 
 
+def drawn(
+    logits: Float[Array, "batch vocabulary"],
+    prompt_seeds: Int[Array, " batch"],
+    step: int,
+    sampling: Sampling,
+) -> list[int]:
+    """Sample the next tokens; the arguments are those of `models.sampling.sampled`.
+
+    On a CPU, NumPy takes about a quarter of PyTorch's time.
+    """
+    if logits.device.type == "cpu":
+        logits, prompt_seeds = as_numpy(logits), as_numpy(prompt_seeds)
+    return tokens_of(partial(sampled, logits, prompt_seeds, step, sampling), logits.shape[-1])
+
+
+@final
+class LastTokens(nn.Module):
+    """The logits after one more token per text, as a function of tensors alone.
+
+    may_compile: as in `ahead.compiled`.
+    """
+
+    def __init__(self, model: GPT, *, may_compile: bool = False) -> None:
+        super().__init__()
+        # Copies of the modules with the same parameters, whose attention is `_SharedMask`.
+        self.model = deepcopy(model, {id(p): p for p in model.parameters()})
+        self.attention = _SharedMask()
+        layers: list[Any] = [block.attention for block in self.model.blocks]
+        for layer in layers:
+            layer.attend = self.attention
+        self._may_compile = may_compile
+        self._compiled: Callable[..., Tensor] | None = None
+        self._has_tried = False
+
+    def compile_ahead(self, inputs: Tensor, *arrays: Tensor) -> Callable[..., Tensor] | None:
+        """Return this module compiled for a CPU, or None; the arguments are as in `forward`."""
+        if not self._has_tried:
+            self._has_tried = True
+            examples = [torch.zeros_like(x) for x in (inputs, *arrays)]
+            self._compiled = ahead.compiled(self, examples, may_compile=self._may_compile)
+        return self._compiled
+
+    def forward(
+        self,
+        inputs: Int[Tensor, " inputs"],
+        *arrays: Float[Tensor, "batch kv_heads capacity d"],
+        starts: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch vocabulary"]:
+        """Add the last tokens to the arrays of the caches and return the logits of the next ones.
+
+        inputs: the step, the column of the last tokens, and these. arrays: the keys and the values
+        of each layer. starts: as in `Cache`.
+        """
+        self.attention.allowed = None
+        pairs = zip(arrays[::2], arrays[1::2], strict=True)
+        caches = [Cache.fixed(pair, inputs[1], starts) for pair in pairs]
+        logits: Tensor = self.model(inputs[2:, None], caches=caches)[:, -1]
+        return logits
+
+
 @final
 class Decoder:
     """The state of generating: a model, and caches that hold all tokens but the last one.
 
-    prompt_seeds, sampling: as in `models.sampling.sampled`. On other devices than CUDA, it computes
-    the same without a graph.
+    prompt_seeds, sampling: as in `models.sampling.sampled`. On CUDA it runs as a graph; on other
+    devices it computes the same without a graph.
     """
 
     def __init__(
         self,
-        model: GPT,
+        last_tokens: LastTokens,
         caches: list[Cache],
         prompt_seeds: Int[Tensor, " batch"],
         sampling: Sampling,
     ) -> None:
         self._prompt_seeds, self._sampling = prompt_seeds, sampling
-        self._length = int(caches[0].length)
+        self._length, self._starts = int(caches[0].length), caches[0].starts
         # The step, the column of the last tokens, and these, in one array, because each copy to the
         # device takes time.
         self._inputs = torch.zeros(
             2 + len(prompt_seeds), dtype=torch.int64, device=prompt_seeds.device
         )
-        self._caches = [cache.fixed(self._inputs[1]) for cache in caches]
-        # Copies of the modules with the same parameters, whose attention is `_SharedMask`.
-        self._model = deepcopy(model, {id(p): p for p in model.parameters()})
-        self._attention = _SharedMask()
-        layers: list[Any] = [block.attention for block in self._model.blocks]
-        for layer in layers:
-            layer.attend = self._attention
+        self._arrays = [array for cache in caches for array in cache.arrays]
+        self._last_tokens = last_tokens
+        self._run: Callable[..., Tensor] = partial(last_tokens, starts=self._starts)
         self._logits, self._outputs = prompt_seeds, prompt_seeds  # replaced by the first step
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captures = prompt_seeds.is_cuda
+
+    def compile_ahead(self) -> bool:
+        """Run compiled code from now on; return whether there is any.
+
+        There is none for texts of different lengths.
+        """
+        if self._starts is not None:
+            return False
+        run = self._last_tokens.compile_ahead(self._inputs, *self._arrays)
+        self._run = run or self._run
+        return run is not None
 
     @torch.no_grad()
     def next_tokens(self, step: int, last: list[int]) -> list[int]:
@@ -80,6 +151,9 @@ class Decoder:
         else:
             self._compute()
 
+        if self._inputs.device.type == "cpu":
+            return drawn(self._logits, self._prompt_seeds, step, self._sampling)
+
         def sample(candidates: int) -> tuple[Tensor, Tensor]:
             if candidates == CANDIDATES:
                 outputs = self._outputs.cpu()  # waits for the step
@@ -89,12 +163,12 @@ class Decoder:
         return tokens_of(sample, self._logits.shape[-1])
 
     def _compute(self) -> None:
-        """Compute the logits and the next tokens from `_inputs`; the CPU does not wait for it."""
-        self._attention.allowed = None
-        tokens = self._inputs[2:, None]
-        self._logits = self._model(tokens, caches=self._caches)[:, -1]
-        chosen, status = sampled(self._logits, self._prompt_seeds, self._inputs[0], self._sampling)
-        self._outputs = torch.cat([status.reshape(1), chosen])
+        """Compute the logits and, on a GPU, the next tokens from `_inputs`, without waiting."""
+        self._logits = self._run(self._inputs, *self._arrays)
+        if self._inputs.device.type != "cpu":
+            step = self._inputs[0]
+            chosen, status = sampled(self._logits, self._prompt_seeds, step, self._sampling)
+            self._outputs = torch.cat([status.reshape(1), chosen])
 
     def _capture(self) -> None:
         """Compute it, and capture it as a CUDA graph, which computes it from now on."""

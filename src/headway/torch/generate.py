@@ -10,12 +10,22 @@ from jaxtyping import Int, Integer
 from torch import Tensor
 
 from headway import tracing
-from headway.models.sampling import Sampling, sampled, seeds_of, tokens_of, truncated, write
-from headway.torch.decode import Decoder, is_supported
+from headway.models.sampling import Caches, NextTokens, Sampling, seeds_of, truncated, write
+from headway.torch.decode import Decoder, LastTokens, drawn, is_supported
 from headway.torch.gpt import GPT
 from headway.torch.layers import Cache
 
 FIXED = {"cuda"}  # devices on which every step has the same shapes
+
+# On a CPU, compiled code saves about 0.1 ms per token and layer. Compiling takes about 20 s; to
+# look for the code in the cache folder takes about 40 ms. So each of the two saves time from this
+# number of tokens times layers on:
+COMPILES_FROM = 150_000
+LOADS_FROM = 600
+
+# With more parameters, a step takes much longer to read them than Python takes. With fewer, waking
+# up a second thread takes longer than its share of the work.
+SMALL = 8_000_000
 
 
 def generate(
@@ -31,15 +41,40 @@ def generate(
     model.eval()
     context, device = model.config.context, next(model.parameters()).device
     longest = max((len(prompt) for prompt in prompts), default=1) + tokens
+    capacity, layers = min(longest, context), len(model.blocks)
     prompt_seeds = seeds_of([truncated(prompt, context) for prompt in prompts])
+    is_fixed = device.type in FIXED
+    is_small = device.type == "cpu" and sum(p.numel() for p in model.parameters()) < SMALL
+    # Compiled code reads all columns of the caches, also those after the text.
+    if is_small and tokens * layers >= LOADS_FROM and 2 * longest >= context:
+        is_fixed, capacity = True, context
+    last_tokens = None
+    if is_fixed and model.can_cache and is_supported(model):
+        last_tokens = LastTokens(model, may_compile=tokens * layers >= COMPILES_FROM)
     next_tokens = partial(
         _next_tokens,
         model,
         Sampling(**options),
         torch.from_numpy(prompt_seeds).to(device),
-        min(longest, context),
+        capacity,
+        last_tokens,
     )
+    if is_small:
+        next_tokens = partial(_with_one_thread, next_tokens)
     return write(next_tokens, prompts, context=context, tokens=tokens)
+
+
+def _with_one_thread(
+    next_tokens: NextTokens[Caches], texts: list[list[int]], caches: Caches | None, step: int
+) -> tuple[list[int], Caches | None]:
+    """Sample the next token of each text; with one thread, unless the texts must be read."""
+    threads = torch.get_num_threads()
+    if caches is not None:
+        torch.set_num_threads(1)
+    try:
+        return next_tokens(texts, caches, step)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.no_grad()
@@ -48,14 +83,15 @@ def _next_tokens(
     sampling: Sampling,
     prompt_seeds: Int[Tensor, " batch"],
     capacity: int,
+    last_tokens: LastTokens | None,
     texts: list[list[int]],
     caches: list[Cache] | Decoder | None,
     step: int,
 ) -> tuple[list[int], list[Cache] | Decoder | None]:
     """Sample the next token of each text; the caches hold all tokens except the last one.
 
-    On CUDA, the caches of all steps after the first are those of a `Decoder`. capacity: the maximum
-    number of tokens of new caches.
+    On CUDA and in compiled code, the caches of all steps after the first are those of a `Decoder`.
+    capacity: the maximum number of tokens of new caches. last_tokens: for the `Decoder`, if any.
     """
     device, starts = prompt_seeds.device, None
     if isinstance(caches, Decoder) and tracing.listening():
@@ -73,7 +109,8 @@ def _next_tokens(
         if caches is not None:
             starts = None  # the caches have it
     logits = model(torch.tensor(rows, device=device), caches=caches, starts=starts)[:, -1]
-    tokens = tokens_of(partial(sampled, logits, prompt_seeds, step, sampling), logits.shape[-1])
-    if caches is None or device.type not in FIXED or tracing.listening() or not is_supported(model):
+    tokens = drawn(logits, prompt_seeds, step, sampling)
+    if caches is None or last_tokens is None or tracing.listening():
         return tokens, caches
-    return tokens, Decoder(model, caches, prompt_seeds, sampling)
+    decoder = Decoder(last_tokens, caches, prompt_seeds, sampling)
+    return tokens, decoder if device.type in FIXED or decoder.compile_ahead() else caches

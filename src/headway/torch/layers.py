@@ -43,7 +43,7 @@ class Cache:
     def __init__(self, capacity: int, starts: Int[Tensor, " batch"] | None = None) -> None:
         self.capacity, self.starts = capacity, starts
         self.length: int | Tensor = 0
-        self._arrays: tuple[Tensor, ...] = ()  # keys and values
+        self.arrays: tuple[Tensor, ...] = ()  # keys and values, with room for all tokens
 
     def extend(
         self,
@@ -53,17 +53,17 @@ class Cache:
         """Add tokens and return all keys and values. Raises ValueError beyond the capacity."""
         if isinstance(self.length, Tensor):
             column = self.length.reshape(1)
-            for array, new in zip(self._arrays, (keys, values), strict=True):
+            for array, new in zip(self.arrays, (keys, values), strict=True):
                 array.index_copy_(-2, column, new)
-            return self._arrays
+            return self.arrays
         end = self.length + keys.shape[-2]
         if end > self.capacity:
             raise ValueError(f"the cache holds at most {self.capacity} tokens (got {end})")
-        if not self._arrays:  # zeros, because a masked value must be finite
-            self._arrays = tuple(
+        if not self.arrays:  # zeros, because a masked value must be finite
+            self.arrays = tuple(
                 x.new_zeros((*x.shape[:-2], self.capacity, x.shape[-1])) for x in (keys, values)
             )
-        for array, new in zip(self._arrays, (keys, values), strict=True):
+        for array, new in zip(self.arrays, (keys, values), strict=True):
             array[..., self.length : end, :] = new
         self.length = end
         return self.held
@@ -71,18 +71,24 @@ class Cache:
     @property
     def held(self) -> tuple[Tensor, ...]:
         """All keys and values so far. Raises ValueError if the cache is empty."""
-        if not self._arrays:
+        if not self.arrays:
             raise ValueError("the cache is empty")
-        return tuple(array[..., : self.length, :] for array in self._arrays)
+        return tuple(array[..., : self.length, :] for array in self.arrays)
 
-    def fixed(self, length: Int[Tensor, ""]) -> Cache:
-        """Return a cache with the same memory, whose results have the same shape in every call.
+    @classmethod
+    def fixed(
+        cls,
+        arrays: tuple[Tensor, ...],
+        length: Int[Tensor, ""],
+        starts: Int[Tensor, " batch"] | None = None,
+    ) -> Cache:
+        """Return a cache with these arrays, whose results have the same shape in every call.
 
         length: a tensor that is set before each call of `extend`, which adds one token in this
         column and returns the keys and values of all columns; those after it must be masked.
         """
-        cache = Cache(self.capacity, self.starts)
-        cache.length, cache._arrays = length, self._arrays
+        cache = cls(arrays[0].shape[-2], starts)
+        cache.length, cache.arrays = length, arrays
         return cache
 
     def __getitem__(self, rows: Int[Tensor, " rows"]) -> Cache:

@@ -1,0 +1,112 @@
+"""Compile a function of tensors ahead of time for a CPU, and keep it in Headway's cache folder.
+
+Compiling takes about 20 seconds; loading the result in another process takes a hundredth of one.
+"""
+
+import hashlib
+import platform
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from headway import cache
+
+# The weights are not stored in the file, but are those of the model.
+_SETTINGS = {"aot_inductor.package_constants_in_so": False, "always_keep_tensor_constants": True}
+
+
+@torch.no_grad()
+def compiled(
+    module: nn.Module, inputs: Sequence[Tensor], *, may_compile: bool
+) -> Callable[..., Tensor] | None:
+    """Return the compiled module for inputs of these shapes, or None if there is none.
+
+    may_compile: compile it if it is not in the cache folder, and warn if this fails. The module
+    runs once without being compiled, because the name of the file is a hash of its operations.
+    """
+    parameters = {name: p.detach() for name, p in module.state_dict(keep_vars=True).items()}
+    try:
+        file = cache.folder("torch") / f"{_identity(module, inputs)}.pt2"
+        if not file.exists():
+            if not may_compile:
+                return None
+            _compile(module, inputs, file)
+        # torch._inductor.aoti_load_package does the same, but imports the compiler for a second.
+        loader = torch._C._aoti.AOTIModelPackageLoader(str(file), "model", False, 1, -1)
+        constants = {name: parameters[name] for name in loader.get_constant_fqns()}
+        loader.load_constants(constants, False, True, True)  # not copied
+    except Exception as error:  # the compiler's errors have no common class
+        if may_compile:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            warnings.warn(f"text is generated without compiling: {reason[:200]}", stacklevel=2)
+        return None
+    return partial(_run, loader, constants)
+
+
+def _run(loader: Any, constants: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+    """Run the compiled module; the constants are an argument because they must stay in memory."""
+    output: Tensor = loader.run([*inputs])[0]
+    return output
+
+
+def _compile(module: nn.Module, inputs: Sequence[Tensor], file: Path) -> None:
+    with warnings.catch_warnings(action="ignore"), cache.atomic(file) as temporary:
+        program = torch.export.export(module, tuple(inputs), strict=False)
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(temporary), inductor_configs={**_SETTINGS}
+        )
+
+
+def _identity(module: nn.Module, inputs: Sequence[Tensor]) -> str:
+    """A hash of all operations of the module with these inputs, and of the machine."""
+    operations = _Operations(module, inputs)
+    with operations:
+        module(*inputs)
+    return operations.hash.hexdigest()
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A hash of the operations of PyTorch that run, with their arguments, and of the machine."""
+
+    def __init__(self, module: nn.Module, inputs: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        machine = torch.__version__, platform.node(), torch.backends.cpu.get_cpu_capability()
+        self.hash = hashlib.sha256(f"{machine} {_SETTINGS}".encode())
+        # In memory until the end, so that each has its own id.
+        self._tensors = [*module.state_dict(keep_vars=True).values(), *inputs]
+        self._numbers = {id(x): number for number, x in enumerate(self._tensors)}
+        for x in self._tensors:
+            self.hash.update(f"{x.dtype} {x.shape} {x.stride()}".encode())
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # True would import the compiler, which takes a second
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        described = tree_map(self._described, (arguments, options))
+        self.hash.update(f"{function} {described}".encode())
+        result = function(*arguments, **(options or {}))
+        tree_map(self._add, result)
+        return result
+
+    def _described(self, x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        if id(x) not in self._numbers:  # a constant
+            self._add(x)
+            return x.tolist()
+        return self._numbers[id(x)]
+
+    def _add(self, x: Any) -> None:
+        if isinstance(x, Tensor):
+            self._numbers.setdefault(id(x), len(self._tensors))
+            self._tensors.append(x)

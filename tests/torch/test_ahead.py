@@ -1,0 +1,149 @@
+"""Compiled code for generation on a CPU: the same text, kept between processes, or a warning."""
+
+import numpy as np
+import pytest
+import torch
+
+import headway
+from gpts import MODERN, gpt_config
+from headway.attention.masks import causal, window
+from headway.attention.spec import Spec
+from headway.torch import GPT, ahead
+from headway.torch import generate as module
+from headway.torch.decode import LastTokens
+from headway.torch.generate import generate
+
+PROMPT = np.array([3, 1, 4, 1, 5])
+SIZES = {"gpt2": {}, "modern": {"kv_heads": 2, **MODERN}}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The folder of the compiled code, which is empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "headway" / "torch"
+
+
+def random_model(**choices):
+    model = GPT(gpt_config(27, 16, 16, 2, 4, **choices)).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.3)
+    return model
+
+
+def identity(model, batch=1, capacity=16):
+    heads, dim = model.config.attention.groups, model.config.d_k
+    arrays = [torch.zeros(batch, heads, capacity, dim)] * 2 * len(model.blocks)
+    inputs = torch.zeros(2 + batch, dtype=torch.int64)
+    with torch.no_grad():
+        return ahead._identity(LastTokens(model), [inputs, *(x.clone() for x in arrays)])
+
+
+def never(*arguments, **options):
+    raise AssertionError("must not be called")
+
+
+@pytest.mark.parametrize("choices", SIZES.values(), ids=SIZES)
+def test_the_identity_is_that_of_the_operations_not_of_the_weights(choices):
+    model = random_model(**choices)
+    first = identity(model)
+    assert identity(random_model(**choices)) == first
+    assert identity(model, batch=2) != first
+    assert identity(model, capacity=15) != first
+    model.blocks[1].mlp.activation = torch.sigmoid
+    assert identity(model) != first
+
+
+def test_another_mask_or_number_is_another_identity():
+    model = random_model()
+    first, identities = identity(model), set()
+    for width in (5, 6):
+        for block in model.blocks:
+            block.attention.spec = Spec(mask=causal & window(width))
+        identities.add(identity(model))
+    model = random_model()
+    model.final_norm.eps = 0.1
+    assert len({first, *identities, identity(model)}) == 4
+
+
+def test_a_constant_is_part_of_the_identity():
+    model, identities = random_model(), set()
+    for number in (1.0, 2.0):
+        model.blocks[0].mlp.activation = lambda x, n=number: x * torch.tensor([n])
+        identities.add(identity(model))
+    assert len(identities) == 2
+
+
+def test_few_tokens_look_for_no_code(monkeypatch):
+    monkeypatch.setattr(ahead, "compiled", never)
+    assert len([*generate(random_model(), [PROMPT], tokens=40)]) == 40
+
+
+def test_code_that_is_not_there_is_compiled_only_for_many_tokens(monkeypatch):
+    """It is looked for once, although the text is read again when the context is full."""
+    model, calls, compiled = random_model(), [], ahead.compiled
+    expected = [*generate(model, [PROMPT], tokens=40)]
+    monkeypatch.setattr(ahead, "compiled", lambda *a, **o: calls.append(o) or compiled(*a, **o))
+    monkeypatch.setattr(ahead, "_compile", never)
+    monkeypatch.setattr(module, "LOADS_FROM", 80)  # 40 tokens, 2 layers
+    assert [*generate(model, [PROMPT], tokens=40)] == expected
+    assert calls == [{"may_compile": False}]
+    assert [*generate(model, [PROMPT], tokens=39)] == expected[:39]
+    monkeypatch.setattr(module, "SMALL", 0)
+    assert [*generate(model, [PROMPT], tokens=40)] == expected
+    assert len(calls) == 1
+
+
+def failing(*arguments):
+    raise RuntimeError("no compiler\n was found")
+
+
+@pytest.mark.parametrize("fault", ["compiler", "file"])
+def test_a_failure_is_one_warning_and_the_text_is_the_same(fault, monkeypatch):
+    model = random_model()
+    expected = [*generate(model, [PROMPT], tokens=40)]
+    monkeypatch.setattr(module, "LOADS_FROM", 0)
+    monkeypatch.setattr(module, "COMPILES_FROM", 0)
+    if fault == "compiler":
+        monkeypatch.setattr(ahead, "_compile", failing)
+    else:
+        monkeypatch.setattr(ahead, "_compile", lambda _1, _2, file: file.write_text("damaged"))
+    with pytest.warns(UserWarning, match="text is generated without compiling: .") as warnings:
+        assert [*generate(model, [PROMPT], tokens=40)] == expected
+    assert len(warnings) == 1
+    assert "\n" not in str(warnings[0].message)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choices", SIZES.values(), ids=SIZES)
+def test_compiled_code_generates_the_same_and_is_kept(choices, monkeypatch, folder):
+    model = random_model(**choices)
+    options = {"tokens": 40, "temperature": 0}
+    expected = [*generate(model, [PROMPT], **options)]
+    monkeypatch.setattr(module, "LOADS_FROM", 0)
+    monkeypatch.setattr(module, "COMPILES_FROM", 0)
+    logits, run = [], ahead._run
+    monkeypatch.setattr(ahead, "_run", lambda *a: logits.append(run(*a)) or logits[-1])
+    assert [*generate(model, [PROMPT], **options)] == expected
+    assert len(logits) >= 20
+    assert len([*folder.iterdir()]) == 1
+    text = torch.tensor([[*PROMPT, *(token for (token,) in expected[:3])]])
+    torch.testing.assert_close(logits[2], model(text)[:, -1], rtol=1e-4, atol=1e-4)
+
+    monkeypatch.setattr(ahead, "_compile", never)  # from here on it is loaded
+    other = random_model(**choices)  # the code contains no weights
+    assert [*generate(model, [PROMPT], **options)] == expected
+    count = len(logits)
+    loaded = [*generate(other, [PROMPT], **options)]
+    assert len(logits) >= count + 20
+    monkeypatch.setattr(module, "LOADS_FROM", 10**9)
+    assert [*generate(other, [PROMPT], **options)] == loaded
+
+    monkeypatch.setattr(module, "LOADS_FROM", 0)
+    steps = generate(model, [PROMPT], **options)
+    first = [next(steps) for _ in range(3)]
+    with headway.trace("blocks.0.attention.weights") as traced:
+        first.append(next(steps))
+    assert traced["blocks.0.attention.weights"].shape[0] == 1
+    assert [*first, *steps] == expected
