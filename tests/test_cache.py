@@ -19,5 +19,5 @@ def test_a_folder_that_is_not_writable_is_reported_once_and_replaced(tmp_path, m
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert batches.prepared("to be", tokenizer) is not None
-        assert cache.folder("tokens") == cache.folder("tokens")
+        assert cache.writable("tokens") == cache.writable("tokens")
     assert (tmp_path / "file").read_bytes() == b""

@@ -11,19 +11,25 @@ from pathlib import Path
 
 
 def folder(name: str) -> Path:
-    """Create and return the folder `name` of the cache, in $XDG_CACHE_HOME (default ~/.cache).
+    """Create and return the folder `name` of the cache, in $XDG_CACHE_HOME (default ~/.cache)."""
+    path = _home() / name
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
-    If it is not writable, it is a temporary folder of this process instead; warns once.
-    """
-    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headway"
+
+def writable(name: str) -> Path:
+    """Return the folder `name` of the cache, or a temporary one of this process; warns once."""
     try:
-        (path / name).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path / name):
-            return path / name
+        with tempfile.TemporaryFile(dir=folder(name)):
+            return folder(name)
     except OSError as error:
-        temporary = Path(_temporary(path, error.strerror).name) / name
+        temporary = Path(_temporary(_home(), error.strerror).name) / name
         temporary.mkdir(exist_ok=True)
         return temporary
+
+
+def _home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headway"
 
 
 @functools.cache

@@ -36,7 +36,7 @@ FRAMEWORK = "flax"  # see `training.session.Engine`
 _WORTH_KEEPING = 0.3  # seconds
 if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
     with suppress(OSError, RuntimeError):  # no home, or it is not writable
-        jax.config.update("jax_compilation_cache_dir", str(cache.folder("jax")))
+        jax.config.update("jax_compilation_cache_dir", str(cache.writable("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
 
 

@@ -33,7 +33,7 @@ def compiled(
     """
     parameters = {name: p.detach() for name, p in module.state_dict(keep_vars=True).items()}
     try:
-        file = cache.folder("torch") / f"{_identity(module, inputs)}.pt2"
+        file = cache.writable("torch") / f"{_identity(module, inputs)}.pt2"
         if not file.exists():
             if not may_compile:
                 return None
