@@ -86,13 +86,32 @@ def test_code_that_is_not_there_is_compiled_only_for_many_tokens(monkeypatch):
     expected = [*generate(model, [PROMPT], tokens=40)]
     monkeypatch.setattr(ahead, "compiled", lambda *a, **o: calls.append(o) or compiled(*a, **o))
     monkeypatch.setattr(ahead, "_compile", never)
-    monkeypatch.setattr(module, "LOADS_FROM", 80)  # 40 tokens, 2 layers
+    parameters = sum(p.numel() for p in model.parameters())
+    saved = 2 * module.SAVED_PER_LAYER + parameters * module.SAVED_PER_PARAMETER
+    monkeypatch.setattr(module, "LOADS_FROM", 39.5 * saved)
     assert [*generate(model, [PROMPT], tokens=40)] == expected
     assert calls == [{"may_compile": False}]
     assert [*generate(model, [PROMPT], tokens=39)] == expected[:39]
-    monkeypatch.setattr(module, "SMALL", 0)
-    assert [*generate(model, [PROMPT], tokens=40)] == expected
     assert len(calls) == 1
+
+
+def test_large_models_use_compiled_code_for_short_texts_too(monkeypatch):
+    model, calls = random_model(), []
+    monkeypatch.setattr(ahead, "compiled", lambda *a, **o: calls.append(o))
+    monkeypatch.setattr(module, "LOADS_FROM", 0)
+    [*generate(model, [PROMPT[:1]], tokens=2)]
+    assert calls == []
+    monkeypatch.setattr(module, "SMALL", 0)
+    [*generate(model, [PROMPT[:1]], tokens=2)]
+    assert calls == [{"may_compile": False}]
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (1, 1, 5), (2, 5), (2, 3, 5)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_the_product_with_one_row_is_that_of_a_linear_layer(shape, has_bias):
+    x, weight, bias = torch.randn(shape), torch.randn(4, 5), torch.randn(4) if has_bias else None
+    expected = torch.nn.functional.linear(x, weight, bias)
+    torch.testing.assert_close(ahead._linear(x, weight, bias), expected)
 
 
 def failing(*arguments):

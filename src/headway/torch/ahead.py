@@ -59,9 +59,22 @@ def _run(loader: Any, constants: dict[str, Tensor], *inputs: Tensor) -> Tensor:
 def _compile(module: nn.Module, inputs: Sequence[Tensor], file: Path) -> None:
     with warnings.catch_warnings(action="ignore"), cache.atomic(file) as temporary:
         program = torch.export.export(module, tuple(inputs), strict=False)
+        program = program.run_decompositions({torch.ops.aten.linear.default: _linear})
         torch._inductor.aoti_compile_and_package(
             program, package_path=str(temporary), inductor_configs={**_SETTINGS}
         )
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear layer; of one row as a product and a sum, which read the weights faster than MKL.
+
+    On an AMD processor MKL reads 17 GB/s, this 50 GB/s, as fast as the memory.
+    """
+    if x.shape[:-1].numel() > 1:
+        return torch.nn.functional.linear(x, weight, bias)
+    y = (x.reshape(-1) * weight).sum(-1)
+    y = y if bias is None else y + bias
+    return y.reshape(*x.shape[:-1], -1)
 
 
 def _identity(module: nn.Module, inputs: Sequence[Tensor]) -> str:
@@ -77,7 +90,9 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, module: nn.Module, inputs: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        machine = torch.__version__, platform.node(), torch.backends.cpu.get_cpu_capability()
+        processor = torch.backends.cpu.get_cpu_capability()
+        # The compiled code has a constant number of threads.
+        machine = torch.__version__, platform.node(), processor, torch.get_num_threads()
         self.hash = hashlib.sha256(f"{machine} {_SETTINGS}".encode())
         # In memory until the end, so that each has its own id.
         self._tensors = [*module.state_dict(keep_vars=True).values(), *inputs]

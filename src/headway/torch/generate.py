@@ -17,11 +17,13 @@ from headway.torch.layers import Cache
 
 FIXED = {"cuda"}  # devices on which every step has the same shapes
 
-# On a CPU, compiled code saves about 0.1 ms per token and layer. Compiling takes about 20 s; to
-# look for the code in the cache folder takes about 40 ms. So each of the two saves time from this
-# number of tokens times layers on:
-COMPILES_FROM = 150_000
-LOADS_FROM = 600
+# On a CPU, compiled code saves 0.1 ms per token and layer, and 0.14 ms per token and million
+# parameters, because it reads them faster than PyTorch's matrix products do (on an AMD processor).
+# Compiling takes about 20 s; to look for the code in the cache folder takes about 40 ms. So each of
+# the two is done if it saves so many seconds:
+COMPILES_FROM = 20.0
+LOADS_FROM = 0.06
+SAVED_PER_LAYER, SAVED_PER_PARAMETER = 1e-4, 1.4e-10
 
 # With more parameters, a step takes much longer to read them than Python takes. With fewer, waking
 # up a second thread takes longer than its share of the work.
@@ -44,13 +46,16 @@ def generate(
     capacity, layers = min(longest, context), len(model.blocks)
     prompt_seeds = seeds_of([truncated(prompt, context) for prompt in prompts])
     is_fixed = device.type in FIXED
-    is_small = device.type == "cpu" and sum(p.numel() for p in model.parameters()) < SMALL
-    # Compiled code reads all columns of the caches, also those after the text.
-    if is_small and tokens * layers >= LOADS_FROM and 2 * longest >= context:
+    parameters, is_cpu = sum(p.numel() for p in model.parameters()), device.type == "cpu"
+    is_small = is_cpu and parameters < SMALL
+    saved = tokens * (SAVED_PER_LAYER * layers + SAVED_PER_PARAMETER * parameters)
+    # Compiled code reads all columns of the caches, also those after the text: of a small model,
+    # as much as the parameters.
+    if is_cpu and saved >= LOADS_FROM and (2 * longest >= context or not is_small):
         is_fixed, capacity = True, context
     last_tokens = None
     if is_fixed and model.can_cache and is_supported(model):
-        last_tokens = LastTokens(model, may_compile=tokens * layers >= COMPILES_FROM)
+        last_tokens = LastTokens(model, may_compile=saved >= COMPILES_FROM)
     next_tokens = partial(
         _next_tokens,
         model,
