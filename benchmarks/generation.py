@@ -39,10 +39,16 @@ class Model(NamedTuple):
         return preset("gpt2", sizes, attention={"heads": self.heads})
 
 
-def eager(model: Model) -> Work:
-    from headway.torch.generate import generate
+def eager(model: Model, compiles: bool = False) -> Work:
+    from headway.torch import generate
 
-    return _ours(generate, GPT(model.config), model)
+    generate.COMPILES_FROM, generate.LOADS_FROM = (0, 0) if compiles else (10**9, 10**9)
+    return _ours(generate.generate, GPT(model.config), model)
+
+
+def compiled(model: Model) -> Work:
+    """With the code that a longer text would compile; compiling is not measured."""
+    return eager(model, compiles=True)
 
 
 def jax(model: Model) -> Work:
@@ -88,9 +94,22 @@ BASELINE, BOUND = "transformers, eager", "memory"
 SIDES: dict[str, tuple[Model, dict[str, Callable[[Model], Work]]]] = {
     "4 layers of width 128, 65 tokens": (
         SMALL,
-        {"Headway, eager": eager, "Headway, JAX": jax, BASELINE: transformers},
+        {
+            "Headway, eager": eager,
+            "Headway, compiled": compiled,
+            "Headway, JAX": jax,
+            BASELINE: transformers,
+        },
     ),
-    "GPT-2's size": (GPT2, {"Headway, eager": eager, BASELINE: transformers, BOUND: memory}),
+    "GPT-2's size": (
+        GPT2,
+        {
+            "Headway, eager": eager,
+            "Headway, compiled": compiled,
+            BASELINE: transformers,
+            BOUND: memory,
+        },
+    ),
 }
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 STEPS, WARMUP, RATE = 2000, 100, 3e-3
+NANOGPT = 1e-3  # nanoGPT's learning rate
 
 
 class Sizes(NamedTuple):
@@ -118,12 +119,15 @@ class PlainTrainer:
         seed: int = 0,
         sizes: Sizes = SMALL,
         *,
+        peak: float = RATE,
+        steps: int = STEPS,
         device: str = "cpu",
         compiled: bool = False,
         bfloat16: bool = False,
     ) -> None:
         torch.manual_seed(seed)
         self.tokens, self.step, self.sizes = tokens, 0, sizes
+        self.peak, self.steps = peak, steps
         self.device, self.bfloat16 = device, bfloat16
         self.model = PlainGPT(vocabulary, sizes).to(device)
         self.loss = torch.compile(self.model) if compiled else self.model
@@ -146,7 +150,7 @@ class PlainTrainer:
                 x.pin_memory().to("cuda", non_blocking=True) for x in (inputs, targets)
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.step)
+            group["lr"] = self.peak * share(self.step, self.steps)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
             loss = self.loss(inputs, targets)
         self.optimizer.zero_grad()
@@ -160,9 +164,9 @@ class PlainTrainer:
         return self.start().item()
 
 
-def rate(step: int) -> float:
-    """Up in a line, down along a cosine to a tenth."""
+def share(step: int, steps: int) -> float:
+    """The share of the learning rate: up in a line, down along a cosine to a tenth."""
     if step < WARMUP:
-        return RATE * (step + 1) / WARMUP
-    done = min(1.0, (step - WARMUP) / (STEPS - WARMUP))
-    return RATE * (0.55 + 0.45 * math.cos(math.pi * done))
+        return (step + 1) / WARMUP
+    done = min(1.0, (step - WARMUP) / (steps - WARMUP))
+    return 0.55 + 0.45 * math.cos(math.pi * done)

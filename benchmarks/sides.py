@@ -6,6 +6,7 @@ A process of its own, since an allocator's settings and a number of threads are 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ import torch
 from headway.bench.machine import machine as described
 
 THREADS = 2
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # for all sides, as the command `headway` does
 
 
 class Side:
