@@ -18,9 +18,9 @@ import sys
 
 from benchmarks import report
 
-DEFAULT = ("startup", "overhead", "train_step", "generation", "explorer", "engines", "sweep")
-DEFAULT += ("time_to_good",)
-ALL = (*DEFAULT, "tune")
+DEFAULT = ["startup", "overhead", "train_step", "generation", "explorer", "engines", "sweep"]
+DEFAULT += ["time_to_good"]
+ALL = [*DEFAULT, "tune"]
 
 
 def main() -> None:

@@ -21,3 +21,16 @@ def test_a_folder_that_is_not_writable_is_reported_once_and_replaced(tmp_path, m
         assert batches.prepared("to be", tokenizer) is not None
         assert cache.writable("tokens") == cache.writable("tokens")
     assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_a_file_in_a_folder_that_is_not_writable_is_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (cache.folder("texts") / "a.txt").touch()
+
+    def fail(**arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cache.tempfile, "TemporaryFile", fail)
+    assert cache.writable("texts", "a.txt") == cache.folder("texts") / "a.txt"
+    with pytest.warns(UserWarning, match="not writable .Permission denied"):
+        assert cache.writable("texts", "b.txt").parent != cache.folder("texts")

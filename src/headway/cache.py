@@ -17,15 +17,22 @@ def folder(name: str) -> Path:
     return path
 
 
-def writable(name: str) -> Path:
-    """Return the folder `name` of the cache, or a temporary one of this process; warns once."""
+def writable(name: str, file: str = "") -> Path:
+    """Return the folder `name` of the cache, or a file in it.
+
+    If the folder is not writable and does not have the file, it is a temporary folder of this
+    process instead; warns once.
+    """
+    path = _home() / name / file
+    if path.is_file():
+        return path
     try:
         with tempfile.TemporaryFile(dir=folder(name)):
-            return folder(name)
+            return path
     except OSError as error:
         temporary = Path(_temporary(_home(), error.strerror).name) / name
         temporary.mkdir(exist_ok=True)
-        return temporary
+        return temporary / file
 
 
 def _home() -> Path:

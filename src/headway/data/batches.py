@@ -46,7 +46,7 @@ def already_prepared(text_sha256: str, tokenizer: Tokenizer) -> Tokens | None:
 
 def _cached(text_sha256: str, tokenizer: Tokenizer) -> Path:
     name = digest(f"{_VERSION} {text_sha256} {tokenizer.fingerprint}")
-    return cache.writable("tokens") / f"{name}.npy"
+    return cache.writable("tokens", f"{name}.npy")
 
 
 def split(tokens: Tokens, context: int, held_out: float = 0.1) -> tuple[Tokens, Tokens]:

@@ -81,7 +81,7 @@ def read(source: str = "manual") -> str:
 def _public(name: str) -> Path:
     """Return the file of a public text from the cache or $HEADWAY_DATA; if absent, download it."""
     public = PUBLIC[name]
-    cached: Path = cache.writable("texts") / f"{name}.txt"
+    cached: Path = cache.writable("texts", f"{name}.txt")
     folder = os.environ.get("HEADWAY_DATA")
     local = sorted(Path(folder).rglob("*")) if folder else []
     for file in [cached, *local]:

@@ -273,6 +273,7 @@ class Trainer:
             "engine": "jax",
             "version": jax.__version__,
             "processor": platform.machine(),
+            "precision": self.config.precision,
             "kernels": tuning.digest(),
         }
 

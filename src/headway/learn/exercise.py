@@ -14,8 +14,6 @@ from headway.nearest import named
 
 FOLDER = Path(__file__).with_name("exercises")
 SECONDS = 10  # of the processor for a grade
-# Exercises with several right results.
-SEVERAL = ("projections", "dropout", "batches", "positions", "gpt")
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -25,7 +23,7 @@ class Exercise:
 
     task, hints: Markdown. stub: the file that the learner starts from. solution: a right answer.
     entry: the name of the function or class that the stub defines. seconds: of the processor that
-    a grade may take.
+    a grade may take. right: what a right result is called, "the right" or "one right" of several.
     """
 
     number: int
@@ -37,16 +35,12 @@ class Exercise:
     solution: str
     entry: str
     seconds: int
+    right: str
 
     @property
     def file(self) -> str:
         """Return the name of the learner's file."""
         return f"{self.number:02}_{self.name}.py"
-
-    @property
-    def right(self) -> str:
-        """Return what a right result is called: "the right", or "one right" of several."""
-        return "one right" if self.name in SEVERAL else "the right"
 
     def __str__(self) -> str:
         return f"{self.number} ({self.name})"
@@ -71,7 +65,10 @@ def find(name: str) -> Exercise:
 
 
 def parsed(file: Path) -> Exercise:
-    """Parse the file of an exercise: title, task and stub, hints, solution, and perhaps seconds."""
+    """Parse the file of an exercise: title, task and stub, hints, and solution.
+
+    There may be a section Seconds, and one named Several right results.
+    """
     text = file.read_text(encoding="utf-8")
     tokens, lines = MarkdownIt().parse(text), text.splitlines(keepends=True)
     sections: dict[str, tuple[str, list[Token]]] = {}
@@ -94,6 +91,7 @@ def parsed(file: Path) -> Exercise:
         solution=_code(sections["Solution"][1]),
         entry=public(ast.parse(stub))[0],
         seconds=int(sections["Seconds"][0]) if "Seconds" in sections else SECONDS,
+        right="one right" if "Several right results" in sections else "the right",
     )
 
 

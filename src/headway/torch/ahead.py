@@ -33,7 +33,7 @@ def compiled(
     """
     parameters = {name: p.detach() for name, p in module.state_dict(keep_vars=True).items()}
     try:
-        file = cache.writable("torch") / f"{_identity(module, inputs)}.pt2"
+        file = cache.writable("torch", f"{_identity(module, inputs)}.pt2")
         if not file.exists():
             if not may_compile:
                 return None
@@ -78,7 +78,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _identity(module: nn.Module, inputs: Sequence[Tensor]) -> str:
-    """A hash of all operations of the module with these inputs, and of the machine."""
+    """A hash of the operations of the module with these inputs, the machine, and this file."""
     operations = _Operations(module, inputs)
     with operations:
         module(*inputs)
@@ -86,14 +86,14 @@ def _identity(module: nn.Module, inputs: Sequence[Tensor]) -> str:
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A hash of the operations of PyTorch that run, with their arguments, and of the machine."""
+    """A hash of the operations that run, with their arguments, the machine, and this file."""
 
     def __init__(self, module: nn.Module, inputs: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         processor = torch.backends.cpu.get_cpu_capability()
         # The compiled code has a constant number of threads.
         machine = torch.__version__, platform.node(), processor, torch.get_num_threads()
-        self.hash = hashlib.sha256(f"{machine} {_SETTINGS}".encode())
+        self.hash = hashlib.sha256(f"{machine}".encode() + Path(__file__).read_bytes())
         # In memory until the end, so that each has its own id.
         self._tensors = [*module.state_dict(keep_vars=True).values(), *inputs]
         self._numbers = {id(x): number for number, x in enumerate(self._tensors)}

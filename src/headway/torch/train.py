@@ -138,6 +138,7 @@ class Trainer:
             "engine": "torch",
             "version": torch.__version__,
             "processor": platform.machine(),
+            "precision": self.config.precision,
             "kernels": tuning.digest(),
         }
 

@@ -43,7 +43,8 @@ def _run(queries: Array, keys: Array, values: Array, spec: Spec) -> Array:
     sdpa = torch.nn.functional.scaled_dot_product_attention
     options: dict[str, Any] = {"scale": spec.scale, "enable_gqa": _is_grouped(queries, keys)}
     any_allowed, dtype = None, queries.dtype
-    if not queries.is_cuda and queries.shape[-2] <= SHORT and records_gradients(queries, keys):
+    is_short = queries.device.type == "cpu" and queries.shape[-2] <= SHORT
+    if is_short and records_gradients(queries, keys, values):
         queries, keys, values = widened(queries), widened(keys), widened(values)
     if is_unmasked(queries, keys, spec):
         context = sdpa(queries, keys, values, **options)
