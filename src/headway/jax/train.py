@@ -273,7 +273,6 @@ class Trainer:
             "engine": "jax",
             "version": jax.__version__,
             "processor": platform.machine(),
-            "precision": self.config.precision,
             "kernels": tuning.digest(),
         }
 

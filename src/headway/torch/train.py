@@ -138,7 +138,6 @@ class Trainer:
             "engine": "torch",
             "version": torch.__version__,
             "processor": platform.machine(),
-            "precision": self.config.precision,
             "kernels": tuning.digest(),
         }
 

@@ -258,11 +258,7 @@ def require_same_shapes(given: Mapping[str, Any], expected: Mapping[str, Any]) -
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Describe the differences between two machines. Raises KeyError for missing entries.
-
-    Checkpoints of earlier versions have no precision; it counts as the same.
-    """
-    then = {"precision": now["precision"], **then}
+    """Describe the differences between two machines. Raises KeyError for missing entries."""
     return [f"{name} was {then[name]}, is {now[name]}" for name in now if then[name] != now[name]]
 
 
