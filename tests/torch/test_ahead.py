@@ -1,5 +1,7 @@
 """Compiled code for generation on a CPU: the same text, kept between processes, or a warning."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -32,12 +34,13 @@ def random_model(**choices):
     return model
 
 
-def identity(model, batch=1, capacity=16):
-    heads, dim = model.config.attention.groups, model.config.d_k
-    arrays = [torch.zeros(batch, heads, capacity, dim)] * 2 * len(model.blocks)
-    inputs = torch.zeros(2 + batch, dtype=torch.int64)
-    with torch.no_grad():
-        return ahead._identity(LastTokens(model), [inputs, *(x.clone() for x in arrays)])
+def identity(model, batch=1):
+    """The hash in the name of the model's file."""
+    with pytest.MonkeyPatch.context() as patch:
+        names = []
+        patch.setattr(ahead.cache, "writable", lambda _, file: names.append(file) or Path(file))
+        assert LastTokens(model).compiled(batch, may_compile=False) is None
+    return names[0]
 
 
 def never(*arguments, **options):
@@ -50,7 +53,6 @@ def test_the_identity_is_that_of_the_operations_not_of_the_weights(choices):
     first = identity(model)
     assert identity(random_model(**choices)) == first
     assert identity(model, batch=2) != first
-    assert identity(model, capacity=15) != first
     model.blocks[1].mlp.activation = torch.sigmoid
     assert identity(model) != first
 
@@ -95,15 +97,20 @@ def test_code_that_is_not_there_is_compiled_only_for_many_tokens(monkeypatch):
     assert len(calls) == 1
 
 
-def test_large_models_use_compiled_code_for_short_texts_too(monkeypatch):
-    model, calls = random_model(), []
-    monkeypatch.setattr(ahead, "compiled", lambda *a, **o: calls.append(o))
+@pytest.mark.parametrize("prompts", [[PROMPT, PROMPT[:4]], [PROMPT[:0]]], ids=["two", "empty"])
+def test_prompts_that_compiled_code_cannot_read_look_for_none(prompts, monkeypatch):
     monkeypatch.setattr(module, "LOADS_FROM", 0)
-    [*generate(model, [PROMPT[:1]], tokens=2)]
-    assert calls == []
-    monkeypatch.setattr(module, "SMALL", 0)
-    [*generate(model, [PROMPT[:1]], tokens=2)]
-    assert calls == [{"may_compile": False}]
+    monkeypatch.setattr(ahead, "compiled", never)
+    generate(random_model(), prompts, tokens=2)
+
+
+def test_an_open_trace_looks_for_no_code(monkeypatch):
+    monkeypatch.setattr(module, "LOADS_FROM", 0)
+    monkeypatch.setattr(ahead, "compiled", never)
+    model = random_model()
+    with headway.trace("embedded") as traced:
+        [*generate(model, [PROMPT], tokens=2)]
+    assert [step.shape[1] for step in traced["embedded"]] == [5, 1]
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 5), (1, 1, 5), (2, 5), (2, 3, 5)])
@@ -144,7 +151,8 @@ def test_compiled_code_generates_the_same_and_is_kept(choices, monkeypatch, fold
     monkeypatch.setattr(module, "COMPILES_FROM", 0)
     logits, run = [], ahead._run
     monkeypatch.setattr(ahead, "_run", lambda *a: logits.append(run(*a)) or logits[-1])
-    assert [*generate(model, [PROMPT], **options)] == expected
+    with pytest.warns(UserWarning, match="each step is compiled first"):
+        assert [*generate(model, [PROMPT], **options)] == expected
     assert len(logits) >= 20
     assert len([*folder.iterdir()]) == 1
     text = torch.tensor([[*PROMPT, *(token for (token,) in expected[:3])]])
@@ -153,6 +161,7 @@ def test_compiled_code_generates_the_same_and_is_kept(choices, monkeypatch, fold
     monkeypatch.setattr(ahead, "_compile", never)  # from here on it is loaded
     other = random_model(**choices)  # the code contains no weights
     assert [*generate(model, [PROMPT], **options)] == expected
+    assert [*generate(model, [PROMPT], **{**options, "tokens": 3})] == expected[:3]
     count = len(logits)
     loaded = [*generate(other, [PROMPT], **options)]
     assert len(logits) >= count + 20

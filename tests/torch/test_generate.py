@@ -94,13 +94,13 @@ def test_steps_of_fixed_shapes_generate_the_same(choices, options, monkeypatch):
     """What a GPU runs as one graph, here without a graph; also past the context."""
     model = random_model(**choices)
     expected = [*generate(model, PROMPTS, tokens=40, **options)]
-    monkeypatch.setattr(module, "FIXED", {"cpu"})
+    monkeypatch.setattr(module, "_last_tokens", lambda model, *_: LastTokens(model))
     steps = []
     compute = Decoder._compute
     monkeypatch.setattr(Decoder, "_compute", lambda self: steps.append(self) or compute(self))
     assert [*generate(model, PROMPTS, tokens=40, **options)] == expected
     assert len(steps) >= 20  # the other steps read the texts again
-    copy = steps[0]._last_tokens.model
+    copy = steps[0]._run.func.model
     assert model.blocks[0].attention.attend is not copy.blocks[0].attention.attend
     assert model.embedding.weight is copy.embedding.weight
 
@@ -173,7 +173,7 @@ def test_starts_belong_to_the_caches():
 
 
 def test_a_decoder_is_freed_without_the_garbage_collector(monkeypatch):
-    monkeypatch.setattr(module, "FIXED", {"cpu"})
+    monkeypatch.setattr(module, "_last_tokens", lambda model, *_: LastTokens(model))
     decoders = weakref.WeakSet()
     create = Decoder.__init__
     monkeypatch.setattr(
@@ -215,7 +215,7 @@ def test_wide_heads_and_a_rotary_of_one_layer():
 def test_a_trace_sees_steps_that_a_graph_would_hide(monkeypatch):
     model = random_model()
     expected = [*generate(model, PROMPTS, tokens=6, temperature=0)]
-    monkeypatch.setattr(module, "FIXED", {"cpu"})
+    monkeypatch.setattr(module, "_last_tokens", lambda model, *_: LastTokens(model))
     steps = generate(model, PROMPTS, tokens=6, temperature=0)
     first = [next(steps) for _ in range(3)]
     with headway.trace("blocks.0.attention.weights") as traced:

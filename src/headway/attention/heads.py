@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from einops import rearrange
 from jaxtyping import Shaped
 
 from headway.attention.arrays import Array, integers, namespace
@@ -21,12 +20,14 @@ def split(
         raise ValueError(
             f"{heads} heads do not divide {x.shape[-1]} features; heads must be a divisor"
         )
-    return rearrange(x, "... tokens (heads dim) -> ... heads tokens dim", heads=heads)
+    separate = x.reshape((*x.shape[:-1], heads, x.shape[-1] // heads))
+    return separate.swapaxes(-3, -2)
 
 
 def merge(x: Shaped[Array, "... heads tokens dim"]) -> Shaped[Array, "... tokens features"]:
     """Concatenate the features of all heads: the inverse of `split`."""
-    return rearrange(x, "... heads tokens dim -> ... tokens (heads dim)")
+    by_token = x.swapaxes(-3, -2)
+    return by_token.reshape((*by_token.shape[:-2], x.shape[-3] * x.shape[-1]))
 
 
 def repeat(

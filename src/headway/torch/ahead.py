@@ -24,12 +24,14 @@ _SETTINGS = {"aot_inductor.package_constants_in_so": False, "always_keep_tensor_
 
 @torch.no_grad()
 def compiled(
-    module: nn.Module, inputs: Sequence[Tensor], *, may_compile: bool
+    module: nn.Module, inputs: Sequence[Tensor], dynamic: Any, *, may_compile: bool
 ) -> Callable[..., Tensor] | None:
-    """Return the compiled module for inputs of these shapes, or None if there is none.
+    """Return the compiled module, or None if there is none.
 
-    may_compile: compile it if it is not in the cache folder, and warn if this fails. The module
-    runs once without being compiled, because the name of the file is a hash of its operations.
+    inputs: examples. dynamic: which of their sizes may differ, as `dynamic_shapes` of
+    `torch.export.export`. may_compile: compile it if it is not in the cache folder; says so, and
+    warns if this fails. The module runs once without being compiled, because the name of the file
+    is a hash of its operations.
     """
     parameters = {name: p.detach() for name, p in module.state_dict(keep_vars=True).items()}
     try:
@@ -37,7 +39,7 @@ def compiled(
         if not file.exists():
             if not may_compile:
                 return None
-            _compile(module, inputs, file)
+            _compile(module, inputs, dynamic, file)
         # torch._inductor.aoti_load_package does the same, but imports the compiler for a second.
         loader = torch._C._aoti.AOTIModelPackageLoader(str(file), "model", False, 1, -1)
         constants = {name: parameters[name] for name in loader.get_constant_fqns()}
@@ -56,9 +58,11 @@ def _run(loader: Any, constants: dict[str, Tensor], *inputs: Tensor) -> Tensor:
     return output
 
 
-def _compile(module: nn.Module, inputs: Sequence[Tensor], file: Path) -> None:
+def _compile(module: nn.Module, inputs: Sequence[Tensor], dynamic: Any, file: Path) -> None:
+    note = "each step is compiled first, which takes about 20 seconds; the code is kept"
+    warnings.warn(note, stacklevel=3)
     with warnings.catch_warnings(action="ignore"), cache.atomic(file) as temporary:
-        program = torch.export.export(module, tuple(inputs), strict=False)
+        program = torch.export.export(module, tuple(inputs), dynamic_shapes=dynamic, strict=False)
         program = program.run_decompositions({torch.ops.aten.linear.default: _linear})
         torch._inductor.aoti_compile_and_package(
             program, package_path=str(temporary), inductor_configs={**_SETTINGS}

@@ -13,6 +13,7 @@ from typing import Any, final
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.nn.functional import scaled_dot_product_attention
 
 from headway.attention import dispatch
@@ -25,6 +26,7 @@ from headway.torch.gpt import GPT
 from headway.torch.layers import Cache
 
 SUPPORTED = {"mask", "bias", "scale", "offset"}  # options of attention
+EXAMPLE = 16  # the capacity of the caches with which a step is compiled; any number from 2 on
 
 
 def is_supported(model: GPT) -> bool:
@@ -56,12 +58,9 @@ def drawn(
 
 @final
 class LastTokens(nn.Module):
-    """The logits after one more token per text, as a function of tensors alone.
+    """The logits after one more token per text, as a function of tensors alone."""
 
-    may_compile: as in `ahead.compiled`.
-    """
-
-    def __init__(self, model: GPT, *, may_compile: bool = False) -> None:
+    def __init__(self, model: GPT) -> None:
         super().__init__()
         # Copies of the modules with the same parameters, whose attention is `_SharedMask`.
         self.model = deepcopy(model, {id(p): p for p in model.parameters()})
@@ -69,17 +68,19 @@ class LastTokens(nn.Module):
         layers: list[Any] = [block.attention for block in self.model.blocks]
         for layer in layers:
             layer.attend = self.attention
-        self._may_compile = may_compile
-        self._compiled: Callable[..., Tensor] | None = None
-        self._has_tried = False
 
-    def compile_ahead(self, inputs: Tensor, *arrays: Tensor) -> Callable[..., Tensor] | None:
-        """Return this module compiled for a CPU, or None; the arguments are as in `forward`."""
-        if not self._has_tried:
-            self._has_tried = True
-            examples = [torch.zeros_like(x) for x in (inputs, *arrays)]
-            self._compiled = ahead.compiled(self, examples, may_compile=self._may_compile)
-        return self._compiled
+    def compiled(self, batch: int, *, may_compile: bool) -> Callable[..., Tensor] | None:
+        """Return this module compiled for a CPU, for caches of any capacity, or None.
+
+        may_compile: as in `ahead.compiled`.
+        """
+        config, capacity = self.model.config, Dim("capacity", min=2)
+        shape = batch, config.attention.groups, EXAMPLE, config.d_k
+        like = next(self.model.parameters())
+        arrays = [like.new_zeros(shape) for _ in range(2 * config.layers)]
+        inputs = torch.zeros(2 + batch, dtype=torch.int64)
+        dynamic = None, ({2: capacity},) * len(arrays)
+        return ahead.compiled(self, [inputs, *arrays], dynamic, may_compile=may_compile)
 
     def forward(
         self,
@@ -103,41 +104,30 @@ class LastTokens(nn.Module):
 class Decoder:
     """The state of generating: a model, and caches that hold all tokens but the last one.
 
+    last_tokens: a `LastTokens`, or compiled code of one, for texts of the same length.
     prompt_seeds, sampling: as in `models.sampling.sampled`. On CUDA it runs as a graph; on other
     devices it computes the same without a graph.
     """
 
     def __init__(
         self,
-        last_tokens: LastTokens,
+        last_tokens: Callable[..., Tensor],
         caches: list[Cache],
         prompt_seeds: Int[Tensor, " batch"],
         sampling: Sampling,
     ) -> None:
         self._prompt_seeds, self._sampling = prompt_seeds, sampling
-        self._length, self._starts = int(caches[0].length), caches[0].starts
+        self._length, starts = int(caches[0].length), caches[0].starts
         # The step, the column of the last tokens, and these, in one array, because each copy to the
         # device takes time.
         self._inputs = torch.zeros(
             2 + len(prompt_seeds), dtype=torch.int64, device=prompt_seeds.device
         )
         self._arrays = [array for cache in caches for array in cache.arrays]
-        self._last_tokens = last_tokens
-        self._run: Callable[..., Tensor] = partial(last_tokens, starts=self._starts)
+        self._run = last_tokens if starts is None else partial(last_tokens, starts=starts)
         self._logits, self._outputs = prompt_seeds, prompt_seeds  # replaced by the first step
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captures = prompt_seeds.is_cuda
-
-    def compile_ahead(self) -> bool:
-        """Run compiled code from now on; return whether there is any.
-
-        There is none for texts of different lengths.
-        """
-        if self._starts is not None:
-            return False
-        run = self._last_tokens.compile_ahead(self._inputs, *self._arrays)
-        self._run = run or self._run
-        return run is not None
 
     @torch.no_grad()
     def next_tokens(self, step: int, last: list[int]) -> list[int]:

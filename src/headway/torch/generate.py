@@ -1,6 +1,6 @@
 """Text generation with a GPT in PyTorch, one token at a time, from a cache."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,6 @@ from headway.models.sampling import Caches, NextTokens, Sampling, seeds_of, trun
 from headway.torch.decode import Decoder, LastTokens, drawn, is_supported
 from headway.torch.gpt import GPT
 from headway.torch.layers import Cache
-
-FIXED = {"cuda"}  # devices on which every step has the same shapes
 
 # On a CPU, compiled code saves 0.1 ms per token and layer, and 0.14 ms per token and million
 # parameters, because it reads them faster than PyTorch's matrix products do (on an AMD processor).
@@ -42,31 +40,33 @@ def generate(
     """
     model.eval()
     context, device = model.config.context, next(model.parameters()).device
-    longest = max((len(prompt) for prompt in prompts), default=1) + tokens
-    capacity, layers = min(longest, context), len(model.blocks)
-    prompt_seeds = seeds_of([truncated(prompt, context) for prompt in prompts])
-    is_fixed = device.type in FIXED
-    parameters, is_cpu = sum(p.numel() for p in model.parameters()), device.type == "cpu"
-    is_small = is_cpu and parameters < SMALL
-    saved = tokens * (SAVED_PER_LAYER * layers + SAVED_PER_PARAMETER * parameters)
-    # Compiled code reads all columns of the caches, also those after the text: of a small model,
-    # as much as the parameters.
-    if is_cpu and saved >= LOADS_FROM and (2 * longest >= context or not is_small):
-        is_fixed, capacity = True, context
-    last_tokens = None
-    if is_fixed and model.can_cache and is_supported(model):
-        last_tokens = LastTokens(model, may_compile=saved >= COMPILES_FROM)
-    next_tokens = partial(
-        _next_tokens,
-        model,
-        Sampling(**options),
-        torch.from_numpy(prompt_seeds).to(device),
-        capacity,
-        last_tokens,
-    )
-    if is_small:
+    texts, sampling = [truncated(prompt, context) for prompt in prompts], Sampling(**options)
+    prompt_seeds = torch.from_numpy(seeds_of(texts)).to(device)
+    capacity = min(max(map(len, texts), default=1) + tokens, context)
+    last_tokens = _last_tokens(model, [*map(len, texts)], tokens, device)
+    next_tokens = partial(_next_tokens, model, sampling, prompt_seeds, capacity, last_tokens)
+    if device.type == "cpu" and _size(model) < SMALL:
         next_tokens = partial(_with_one_thread, next_tokens)
     return write(next_tokens, prompts, context=context, tokens=tokens)
+
+
+def _last_tokens(
+    model: GPT, lengths: Sequence[int], tokens: int, device: torch.device
+) -> Callable[..., Tensor] | None:
+    """Return the function for a `Decoder` on CUDA, or with compiled code; otherwise None."""
+    if not model.can_cache or not is_supported(model):
+        return None
+    if device.type == "cuda":
+        return LastTokens(model)
+    saved = tokens * (SAVED_PER_LAYER * len(model.blocks) + SAVED_PER_PARAMETER * _size(model))
+    pays = device.type == "cpu" and saved >= LOADS_FROM
+    if not pays or len({*lengths}) > 1 or 0 in lengths or tracing.listening():
+        return None
+    return LastTokens(model).compiled(len(lengths), may_compile=saved >= COMPILES_FROM)
+
+
+def _size(model: GPT) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def _with_one_thread(
@@ -88,15 +88,15 @@ def _next_tokens(
     sampling: Sampling,
     prompt_seeds: Int[Tensor, " batch"],
     capacity: int,
-    last_tokens: LastTokens | None,
+    last_tokens: Callable[..., Tensor] | None,
     texts: list[list[int]],
     caches: list[Cache] | Decoder | None,
     step: int,
 ) -> tuple[list[int], list[Cache] | Decoder | None]:
     """Sample the next token of each text; the caches hold all tokens except the last one.
 
-    On CUDA and in compiled code, the caches of all steps after the first are those of a `Decoder`.
-    capacity: the maximum number of tokens of new caches. last_tokens: for the `Decoder`, if any.
+    With last_tokens, the caches of all steps after the first are those of a `Decoder`. capacity:
+    the maximum number of tokens of new caches.
     """
     device, starts = prompt_seeds.device, None
     if isinstance(caches, Decoder) and tracing.listening():
@@ -117,5 +117,4 @@ def _next_tokens(
     tokens = drawn(logits, prompt_seeds, step, sampling)
     if caches is None or last_tokens is None or tracing.listening():
         return tokens, caches
-    decoder = Decoder(last_tokens, caches, prompt_seeds, sampling)
-    return tokens, decoder if device.type in FIXED or decoder.compile_ahead() else caches
+    return tokens, Decoder(last_tokens, caches, prompt_seeds, sampling)

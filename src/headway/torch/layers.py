@@ -40,7 +40,9 @@ class Cache:
     column where the text of each row begins; by default 0.
     """
 
-    def __init__(self, capacity: int, starts: Int[Tensor, " batch"] | None = None) -> None:
+    def __init__(
+        self, capacity: int | torch.SymInt, starts: Int[Tensor, " batch"] | None = None
+    ) -> None:
         self.capacity, self.starts = capacity, starts
         self.length: int | Tensor = 0
         self.arrays: tuple[Tensor, ...] = ()  # keys and values, with room for all tokens
