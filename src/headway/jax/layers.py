@@ -167,7 +167,7 @@ def _rung(
 
 def linear(x: Float[Array, "*batch d_in"], params: Params) -> Float[Array, "*batch d_out"]:
     """x @ weight^T, plus the bias if there is one; the weight has the shape (d_out, d_in)."""
-    product = x @ params["weight"].mT
+    product = jnp.einsum("...i,oi->...o", x, params["weight"])  # without a transposed copy
     return product + params["bias"] if "bias" in params else product
 
 
