@@ -1465,7 +1465,7 @@ _MISTRAL = [
         _ATTENTION + "masked",
         "mask",
     ),
-    _mistral("hidden scores are 1 lower", "-math.inf", "-1.0", _ATTENTION + "masked", "mask"),
+    _mistral("hidden scores are 10 lower", "-math.inf", "-10.0", _ATTENTION + "masked", "mask"),
     _mistral(
         "a boolean mask is added to the scores",
         "scores + bias",

@@ -4,7 +4,7 @@ import math
 import re
 from collections import defaultdict
 from functools import partial
-from itertools import zip_longest
+from itertools import cycle, zip_longest
 
 import pytest
 import torch
@@ -29,6 +29,7 @@ SAME = 1e-9  # float64; larger differences are not due to rounding
 TRAINING = ("loss", "gradients.", "updates.")
 
 # Modules of a port -> the steps of Headway that their input and their output show; None: no step.
+# Four steps: those of the first and of the second call in a layer.
 # The input of an output projection shows how the heads are merged, which is part of the output.
 MODULES = {
     "gpt2": {
@@ -53,6 +54,7 @@ MODULES = {
     "qwen3": {"layers.*": (None, "blocks.*.after_mlp"), "": (None, "logits")},
     "mistral": {
         "layers.*.attention_norm": (None, "blocks.*.attention_norm"),
+        "layers.*.attention.rotary": (None, "blocks.*.attention.queries", None, None),
         "layers.*.attention.out": ("blocks.*.attention.output", "blocks.*.attention.output"),
         "layers.*.mlp_norm": (None, "blocks.*.mlp_norm"),
         "layers.*.mlp.down": ("blocks.*.mlp.hidden", "blocks.*.mlp.output"),
@@ -265,15 +267,18 @@ class Recorder(TorchFunctionMode):
             pattern, number = starred(name)
             for key in {name, pattern} & MODULES[port].keys():
                 steps = [step and step.replace("*", number) for step in MODULES[port][key]]
-                module.register_forward_hook(partial(self.see, steps))
+                calls = cycle(zip(steps[::2], steps[1::2], strict=True))
+                module.register_forward_hook(partial(self.see, calls))
 
     def see_first(self, module, inputs, output):
         if self.calls["layer"] % self.layers == 0:
             self.add("embedded", inputs[0])
         self.calls["layer"] += 1
 
-    def see(self, steps, module, inputs, output):
-        for step, value in zip(steps, (inputs[0], getattr(output, "logits", output)), strict=True):
+    def see(self, calls, module, inputs, output):
+        for step, value in zip(
+            next(calls), (inputs[0], getattr(output, "logits", output)), strict=True
+        ):
             self.add(step, value)
 
     def add(self, step, value):
@@ -386,6 +391,25 @@ def test_a_right_port_is_the_model(port, paths):
         if port in WITH_CACHE:
             for size in (1, 4):
                 assert relative(expected, one_by_one(model, batch, size)) < 1e-5
+
+
+@pytest.mark.parametrize("port", PORTS)
+def test_a_right_port_trains_as_the_model(port, right, paths):
+    """The loss, and the norms of the gradients; the order of features may differ."""
+    expected, _, parameters = right[port]
+    model, batch = headway.load(paths[port], device="cpu").model.double(), tokens()
+    outputs, targets = model(batch), batch
+    if port != "bert":
+        outputs, targets = outputs[:, :-1], targets[:, 1:]
+    loss = torch.nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+    assert relative(loss.detach(), expected["loss 1"]) < 1e-6
+    loss.backward()
+    assert expected["gradients 1"].keys() == set(parameters)
+    for name, parameter in model.named_parameters():
+        gradient = expected["gradients 1"][name]
+        if port == "bert" and ".attention.q." in name:  # its weights contain the scale
+            gradient = gradient * model.config.d_k**-0.5
+        assert abs(gradient.norm() - parameter.grad.norm()) < 1e-5 * parameter.grad.norm() + 1e-12
 
 
 def test_the_table():
