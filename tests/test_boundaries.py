@@ -33,7 +33,8 @@ BELOW["engines"] = set(BELOW) - {"reference"}
 BELOW["hf"] = set(BELOW) - {"reference"}
 BELOW["explore"] = set(BELOW) - {"reference"}
 BELOW["check"] = set(BELOW) - {"reference", "explore"}
-BELOW["bench"] = set(BELOW) - {"reference", "explore"}
+BELOW["divergence"] = set(BELOW) - {"reference", "explore"}  # check: imports file.py:name
+BELOW["bench"] = set(BELOW) - {"reference", "explore", "divergence"}
 # What the course needs of the other tools.
 OF_TOOLS = {
     "explore.export": "the style sheets and scripts of the pages",
@@ -44,7 +45,7 @@ OF_TOOLS = {
 }
 BELOW["learn"] = {"cache", "data", "ladder", "nearest", "training"}
 BELOW["learn"] |= {module.split(".")[0] for module in OF_TOOLS}
-BELOW["lab"] = set(BELOW) - {"reference", "explore", "check"}
+BELOW["lab"] = set(BELOW) - {"reference", "explore", "check", "divergence"}
 BELOW["cli"] = set(BELOW) - {"reference"}
 ENGINE_FREE = ("tracing", "cache", "attention", "ladder", "models", "data")
 ENGINE_FREE += ("training", "reference", "hf", "nearest")

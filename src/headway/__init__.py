@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from headway.attention.masks import Mask, causal, documents, padding, window
     from headway.attention.spec import Spec, Unsupported
     from headway.check.doctor import diagnose
+    from headway.divergence.report import diff
     from headway.engines import train
     from headway.explore.notebook import show
     from headway.hf.stored import load
@@ -25,6 +26,7 @@ _NAMES_BY_MODULE = {
     "headway.attention.masks": ("Mask", "causal", "documents", "padding", "window"),
     "headway.attention.spec": ("Spec", "Unsupported"),
     "headway.check.doctor": ("diagnose",),
+    "headway.divergence.report": ("diff",),
     "headway.engines": ("train",),
     "headway.explore.notebook": ("show",),
     "headway.hf.stored": ("load",),
@@ -43,6 +45,7 @@ __all__ = [
     "attention_weights",
     "causal",
     "diagnose",
+    "diff",
     "documents",
     "edit",
     "explain",

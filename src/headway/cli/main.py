@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError
 from rich.console import Console
 
 from headway.cli.bench import bench
+from headway.cli.diff import diff
 from headway.cli.eval import evaluate
 from headway.cli.explore import explore
 from headway.cli.export import export
@@ -36,8 +37,9 @@ LAZY = {
     "check": "Check an attention implementation: leaks, reversed masks, a wrong softmax axis.",
     "translate": "Train, use, measure and compare models that translate.",
 }
-for command in (ladder, learn, generate, explore, trace, bench, climb, compare, runs, info, export):
+for command in (ladder, learn, generate, explore, trace, diff, bench, climb, compare, runs, info):
     app.command(command)
+app.command(export)
 app.command(evaluate, name="eval")
 for name, description in LAZY.items():
     app.command(f"headway.cli.{name}:{name}", name=name, help=description)

@@ -1,0 +1,72 @@
+"""`headway diff`: the first step in which two models differ."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from headway.cli.parameters import Runs, Switch
+
+
+def diff(
+    a: str,
+    b: str,
+    text: str | None = None,
+    /,
+    *,
+    of_a: Annotated[list[str] | None, Parameter(name="--a", negative=())] = None,
+    of_b: Annotated[list[str] | None, Parameter(name="--b", negative=())] = None,
+    as_json: Annotated[Switch, Parameter(name="--json")] = False,
+    runs: Runs = "runs",
+) -> None:
+    """Compare two models step by step, and name the first step that differs, and why.
+
+    This runs the code of file.py: only compare code that you trust. The exit status is 1 if the
+    logits differ by more than rounding explains.
+
+    Parameters
+    ----------
+    a
+        The model that is taken to be right: a run, or a Hugging Face folder.
+    b
+        The same, or file.py:function that returns a torch.nn.Module, which takes tokens and returns
+        logits.
+    text
+        The input; by default random tokens.
+    of_a
+        name=value: how A is run: attention=KERNEL, dtype=FORMAT, engine=ENGINE; may be repeated.
+    of_b
+        The same for B.
+    as_json
+        Print JSON.
+    """
+    from headway.divergence import render, report  # late: `headway --help` is fast
+    from headway.divergence.sides import opened
+
+    settings = _settings(of_a or ()), _settings(of_b or ())
+    tokens = None
+    if text is not None:
+        sides = [opened(name, given, runs) for name, given in zip((a, b), settings, strict=True)]
+        tokens = report.encoded(text, sides)
+    result = report.diff(a, b, tokens, a_settings=settings[0], b_settings=settings[1], runs=runs)
+    if as_json:
+        print(json.dumps(result.as_dict(), indent=1))
+    else:
+        render.show(result, Console(highlight=False))
+    if not result.is_same:
+        sys.exit(1)
+
+
+def _settings(given: Iterable[str]) -> dict[str, str]:
+    settings = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--a and --b take name=value, such as dtype=bfloat16 (got {pair!r})")
+        settings[name] = value
+    return settings

@@ -1,0 +1,59 @@
+"""What the difference of two values of a step looks like."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from headway.divergence.measure import LOWEST, difference
+
+
+def describe(a: Tensor, b: Tensor, limit: float) -> str:
+    """Describe how `b` differs from `a`, (..., tokens, features), in a few words.
+
+    limit: the largest relative difference of equal values.
+    """
+    a, b = a.double(), b.double()
+    if (a <= LOWEST).any() or (b <= LOWEST).any():
+        if not torch.equal(a <= LOWEST, b <= LOWEST):
+            more, less = ((b <= LOWEST) & (a > LOWEST)).sum(), ((a <= LOWEST) & (b > LOWEST)).sum()
+            return f"the mask hides {int(more):,} other cells, and {int(less):,} cells too few"
+        a, b = (torch.where(x <= LOWEST, 0.0, x) for x in (a, b))
+    if bool(b.isnan().any()) and not bool(a.isnan().any()):
+        return f"{int(b.isnan().sum()):,} cells are NaN"
+    if not float(b.abs().max()):
+        return "all numbers are 0"
+    factor = float((a * b).sum() / (a * a).sum()) if float(a.norm()) else 0.0
+    if factor and difference(a * factor, b) <= 4 * limit:
+        return f"all numbers are {factor:.4g} times as large"
+    if a.ndim >= 2 and a.shape[-2] > 1:
+        if difference(a[..., :-1, :], b[..., 1:, :]) <= 4 * limit:
+            return "shifted by one position: each token has the value of the one before it"
+        if difference(a[..., 1:, :], b[..., :-1, :]) <= 4 * limit:
+            return "shifted by one position: each token has the value of the one after it"
+    if a.ndim >= 3 and difference(_sorted_heads(a), _sorted_heads(b)) <= 4 * limit:
+        return "the heads are in another order"
+    if difference(a.sort(-1).values, b.sort(-1).values) <= 4 * limit:
+        return "the features of each token are in another order"
+    if difference(a.flatten().sort().values, b.flatten().sort().values) <= 4 * limit:
+        return "the same numbers in another order, such as after a transpose"
+    if a.shape[-1] > 1 and difference(a.norm(dim=-1), b.norm(dim=-1)) <= 4 * limit:
+        return "only the directions differ, as with other angles or pairs of rotary positions"
+    change = (a - b).abs()
+    if a.ndim >= 2:
+        tokens = change.amax([axis for axis in range(a.ndim) if axis != a.ndim - 2])
+        right = tokens <= 4 * limit * a.abs().max()
+        if 0 < int(right.sum()) < len(right):
+            wrong = [index for index, is_right in enumerate(right.tolist()) if not is_right]
+            shown = ", ".join(map(str, wrong[:5])) + ", …" * (len(wrong) > 5)
+            return f"only some positions differ: {shown}"
+    centred = [x - x.mean() for x in (a, b)]
+    size = float(centred[0].norm() * centred[1].norm())
+    similarity = float((centred[0] * centred[1]).sum()) / size if size else 0.0
+    return f"the correlation of the numbers is {similarity:.2f}"
+
+
+def _sorted_heads(x: Tensor) -> Tensor:
+    """The heads in the order of their sums."""
+    order = x.sum((-1, -2), keepdim=True).argsort(-3)
+    return x.gather(-3, order.expand(x.shape))

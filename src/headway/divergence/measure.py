@@ -1,0 +1,41 @@
+"""How much two values of a step differ, and how much of it rounding explains."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+MARGIN = 8.0  # times the measured rounding; two right programs differ by about twice of it
+LOWEST = -1e4  # scores below this are treated as -inf, such as -1e9 in a mask of numbers
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference of two values, relative to the largest number of `a`.
+
+    Cells in which both are NaN, or both -inf, are equal; if only one of them is, the difference is
+    inf. A cell of `a` that is +inf is not compared.
+    """
+    a, b = _with_infinities(a.double()), _with_infinities(b.double())
+    compared = a != math.inf
+    same = (a == b) | (a.isnan() & b.isnan())
+    change = torch.where(same | ~compared, 0.0, a - b).abs()
+    if not bool(torch.isfinite(change).all()):
+        return math.inf
+    finite = torch.where(torch.isfinite(a), a, 0.0)
+    largest = float(finite.abs().max()) if a.numel() else 0.0
+    most = float(change.max()) if a.numel() else 0.0
+    return most / largest if largest else math.inf if most else 0.0
+
+
+def _with_infinities(x: Tensor) -> Tensor:
+    return torch.where(x <= LOWEST, -math.inf, x)
+
+
+def limit(rounding: float, dtype: torch.dtype) -> float:
+    """Return the largest difference that rounding explains.
+
+    rounding: the difference between one model in this dtype and in a higher precision.
+    """
+    return MARGIN * rounding + 4 * torch.finfo(dtype).eps
