@@ -308,14 +308,28 @@ class Search:
             step = self.steps[name]
             split = sum(size != 1 for size in step.shape)
             sources = self._ancestors(self._source(sites[0]), step, 40)
-            if not any(
+            is_split = any(
                 self._is_same(name, site) and sum(n != 1 for n in site.layout.shape) >= split
                 for site in sources
-            ):
+            )
+            if not is_split and not self._has_right_heads(name, sites[0]):
                 return found
         kinds = {name.rpartition(".")[2] for name in wrong}
         product = "context" if kinds == {"values"} else "scores"
         return Found(f"{prefix}.{product}", found.sites)
+
+    def _has_right_heads(self, name: str, site: Site) -> bool:
+        """Whether repeated heads are read in the wrong order."""
+        if site.repeats == 1 or isinstance(site.place, int):
+            return False
+        step = self.steps[name].repeat_interleave(site.repeats, -3)
+        value = self.operations[site.number].operands[site.place[1]].double()
+        heads = []
+        for x in (step, site.layout.undo(value, step.shape)):
+            rows = (x / x.norm()).flatten(-2).sort(-1).values
+            order = rows.norm(dim=-1) + rows[..., 0]
+            heads.append(order.sort(-1).values)
+        return difference(*heads) <= 4 * self.limits[name]
 
     def _is_same(self, name: str, site: Site) -> bool:
         """Whether the result at a place is the step, up to a factor and the order of features."""
