@@ -403,7 +403,8 @@ def main() -> None:
             print(f"{name}: {json.dumps(row)}", flush=True)
             if output:
                 output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-                report.write_pages("gpu")
+                if output.resolve() == report.BENCH / "gpu.json":
+                    report.write_pages("gpu")
 
 
 def rows_of(

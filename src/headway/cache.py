@@ -17,18 +17,23 @@ def folder(name: str) -> Path:
     return path
 
 
+def path(name: str, file: str) -> Path:
+    """Return the path of a file in the folder `name` of the cache; creates nothing."""
+    return _home() / name / file
+
+
 def writable(name: str, file: str = "") -> Path:
     """Return the folder `name` of the cache, or a file in it.
 
     If the folder is not writable and does not have the file, it is a temporary folder of this
     process instead; warns once.
     """
-    path = _home() / name / file
-    if path.is_file():
-        return path
+    kept = path(name, file)
+    if kept.is_file():
+        return kept
     try:
         with tempfile.TemporaryFile(dir=folder(name)):
-            return path
+            return kept
     except OSError as error:
         temporary = Path(_temporary(_home(), error.strerror).name) / name
         temporary.mkdir(exist_ok=True)

@@ -22,7 +22,6 @@ ALLOWED = {
     "five minutes": "a setting: from which time on `headway train` compiles on a GPU",
     "loss of 1.90": "a setting: the loss that benchmarks/time_to_good.py waits for",
     "three times": "README.md: an exercise is graded three times",
-    "1.1 times": "a setting: the target of benchmarks/engines.py",
 }
 
 

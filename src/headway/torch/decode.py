@@ -69,18 +69,21 @@ class LastTokens(nn.Module):
         for layer in layers:
             layer.attend = self.attention
 
-    def compiled(self, batch: int, *, may_compile: bool) -> Callable[..., Tensor] | None:
-        """Return this module compiled for a CPU, for caches of any capacity, or None.
+    def compiled(self, *, may_compile: bool) -> Callable[..., Tensor] | None:
+        """Return this module compiled for a CPU, one text, and caches of any capacity, or None.
 
         may_compile: as in `ahead.compiled`.
         """
         config, capacity = self.model.config, Dim("capacity", min=2)
-        shape = batch, config.attention.groups, EXAMPLE, config.d_k
+        shape = 1, config.attention.groups, EXAMPLE, config.d_k
         like = next(self.model.parameters())
         arrays = [like.new_zeros(shape) for _ in range(2 * config.layers)]
-        inputs = torch.zeros(2 + batch, dtype=torch.int64)
+        inputs = torch.zeros(3, dtype=torch.int64)
         dynamic = None, ({2: capacity},) * len(arrays)
-        return ahead.compiled(self, [inputs, *arrays], dynamic, may_compile=may_compile)
+        # The warnings are about the caller of `headway.torch.generate.generate`.
+        return ahead.compiled(
+            self, [inputs, *arrays], dynamic, may_compile=may_compile, stacklevel=5
+        )
 
     def forward(
         self,
@@ -104,7 +107,7 @@ class LastTokens(nn.Module):
 class Decoder:
     """The state of generating: a model, and caches that hold all tokens but the last one.
 
-    last_tokens: a `LastTokens`, or compiled code of one, for texts of the same length.
+    last_tokens: a `LastTokens`, or compiled code of one, for one text.
     prompt_seeds, sampling: as in `models.sampling.sampled`. On CUDA it runs as a graph; on other
     devices it computes the same without a graph.
     """

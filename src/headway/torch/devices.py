@@ -58,7 +58,7 @@ def suited(
     compiles = training.compile
     if compiles is None:
         compiles = kind != "mps" and 6.0 * parameters * tokens > _SPEED[kind] * _LONG[kind]
-    if compiles and (missing := _missing_for_compiling(kind)):
+    if compiles and (missing := missing_for_compiling(kind)):
         if training.compile or kind == "cuda":
             warnings.warn(f"torch.compile needs {missing}; the run is not compiled", stacklevel=2)
         compiles = False
@@ -70,7 +70,7 @@ def suited(
 
 
 def use_threads(threads: int) -> None:
-    """Let PyTorch use so many threads on the CPU. Warns if there are fewer cores."""
+    """Let PyTorch use this number of threads on the CPU. Warns if there are fewer cores."""
     cores = os.cpu_count() or 1
     if threads > cores:
         note = f"the run uses {threads} threads, as before, but this machine has {cores} cores"
@@ -90,8 +90,8 @@ def multiplies_bfloat16(kind: str) -> bool:
     return kind == "cpu" and any(has.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def _missing_for_compiling(kind: str) -> str | None:
-    """What torch.compile needs on this kind of device and does not find."""
+def missing_for_compiling(kind: str) -> str | None:
+    """What the compiler needs on this kind of device and does not find; None if it is complete."""
     if kind == "mps":
         return "another device than MPS"
     if kind == "cuda" and find_spec("triton") is None:

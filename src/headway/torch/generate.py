@@ -16,9 +16,10 @@ from headway.torch.gpt import GPT
 from headway.torch.layers import Cache
 
 # On a CPU, compiled code saves 0.1 ms per token and layer, and 0.14 ms per token and million
-# parameters, because it reads them faster than PyTorch's matrix products do (on an AMD processor).
-# Compiling takes about 20 s; to look for the code in the cache folder takes about 40 ms. So each of
-# the two is done if it saves so many seconds:
+# parameters, because it reads them faster than PyTorch's matrix products do (on an AMD processor);
+# this is so for one text in float32, and not for several or in 16 bits. Compiling takes about 20 s;
+# to look for the code in the cache folder takes about 50 ms. Each of the two is done if it saves
+# more seconds than this:
 COMPILES_FROM = 20.0
 LOADS_FROM = 0.06
 SAVED_PER_LAYER, SAVED_PER_PARAMETER = 1e-4, 1.4e-10
@@ -59,10 +60,12 @@ def _last_tokens(
     if device.type == "cuda":
         return LastTokens(model)
     saved = tokens * (SAVED_PER_LAYER * len(model.blocks) + SAVED_PER_PARAMETER * _size(model))
-    pays = device.type == "cpu" and saved >= LOADS_FROM
-    if not pays or len({*lengths}) > 1 or 0 in lengths or tracing.listening():
+    is_fast = next(model.parameters()).dtype == torch.float32 and len(lengths) == 1
+    if device.type != "cpu" or not is_fast or saved < LOADS_FROM:
         return None
-    return LastTokens(model).compiled(len(lengths), may_compile=saved >= COMPILES_FROM)
+    if 0 in lengths or tracing.listening():
+        return None
+    return LastTokens(model).compiled(may_compile=saved >= COMPILES_FROM)
 
 
 def _size(model: GPT) -> int:
