@@ -138,6 +138,13 @@ def test_bad_input_is_one_line(words, message, folders, tmp_path):
     assert len(output.strip().splitlines()) == 1
 
 
+def test_models_of_other_sizes_differ_where_the_shapes_do(folders):
+    result = headway.diff(folders["qwen3"], folders["llama"])
+    assert result.first == "embedded"
+    assert result.cause.looks == "its shape is (2, 23, 32) instead of (2, 23, 24)"
+    assert not result.is_proved
+
+
 def test_a_side_that_raises_and_other_vocabularies_are_one_line(folders):
     class Broken(torch.nn.Module):
         def forward(self, tokens):

@@ -13,6 +13,8 @@ def describe(a: Tensor, b: Tensor, limit: float) -> str:
 
     limit: the largest relative difference of equal values.
     """
+    if a.shape != b.shape:
+        return f"its shape is {tuple(b.shape)} instead of {tuple(a.shape)}"
     a, b = a.double(), b.double()
     if (a <= LOWEST).any() or (b <= LOWEST).any():
         if not torch.equal(a <= LOWEST, b <= LOWEST):

@@ -39,6 +39,8 @@ def conclusion(report: Report) -> str:
     if report.is_same:
         return f"{two} computes the same logits as {one}, up to rounding."
     which = "this step" if len(report.causes) == 1 else "these steps"
+    if report.causes and report.causes[-1].looks.startswith("its shape"):
+        return "A step of another size cannot be replaced, so the comparison ends there."
     if report.causes and report.is_proved:
         return f"With {which} of {one} in it, {two} computes the same logits: the cause is proved."
     if report.causes:

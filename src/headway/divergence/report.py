@@ -183,6 +183,9 @@ def _by_name(
             break
         here = two.steps(tokens, formats[1], replaced, is_inside=inside)[name]
         looks = describe(a[name], here, limits[name])
+        if here.shape != a[name].shape:  # nothing can be replaced
+            causes.append(Cause(name, "", looks, False))
+            break
         same = {n: x for n, x in a.items() if _kind(n) == _kind(name)}
         everywhere = two.steps(tokens, formats[1], {**replaced, **same}, is_inside=inside)
         single = two.steps(tokens, formats[1], {**replaced, name: a[name]}, is_inside=inside)

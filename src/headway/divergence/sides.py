@@ -186,7 +186,8 @@ def _called(function: Any, title: str) -> nn.Module:
     try:
         model = function()
     except Exception as error:
-        raise ValueError(f"{title}() raised {type(error).__name__}: {error}") from error
+        note = "expected a function without arguments that returns a torch.nn.Module"
+        raise ValueError(f"{title}() raised {type(error).__name__}: {error}; {note}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{title}() must return a torch.nn.Module (got {type(model).__name__})")
     return model
