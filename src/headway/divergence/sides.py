@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -52,19 +52,6 @@ class Settings:
             one_of("dtype", settings.dtype, ("float32", "float64", "bfloat16", "float16"))
         one_of("engine", settings.engine, ("torch", "jax"))
         return settings
-
-
-class Side(Protocol):
-    """A model that can be run in several number formats."""
-
-    title: str
-    settings: Settings
-    tokenizer: Tokenizer | None
-
-    @property
-    def vocabulary(self) -> int | None:
-        """The number of tokens, if it is known."""
-        ...
 
 
 @final
@@ -177,7 +164,7 @@ def opened(
         return Named(title, how, copied, is_watched, None, size)
     if how.attention is not None:
         raise ValueError(f"attention= needs a model of Headway ({title} is another module)")
-    return Module(title, replace(how), model)
+    return Module(title, how, model)
 
 
 def _called(function: Any, title: str) -> nn.Module:
