@@ -138,6 +138,24 @@ def test_bad_input_is_one_line(words, message, folders, tmp_path):
     assert len(output.strip().splitlines()) == 1
 
 
+def test_what_cannot_be_compared_is_one_line(folders):
+    model = headway.load(folders["llama"], dtype="float32").model
+    with torch.no_grad():
+        model.blocks[0].mlp.up.weight[0] = float("nan")
+    with pytest.raises(ValueError, match="GPT computes NaN, so there is nothing to compare with"):
+        headway.diff(model, folders["llama"])
+    with pytest.raises(ValueError, match="33 tokens do not fit a context of 32; give fewer"):
+        headway.diff(folders["llama"], folders["llama"], np.zeros((1, 33), int))
+    with pytest.raises(ValueError, match="settings need a model whose steps have names"):
+        headway.diff(folders["llama"], torch.nn.Identity(), b_settings={"dtype": "float32"})
+    with pytest.raises(ValueError, match="remove engine=jax from one side"):
+        headway.diff(folders["llama"], torch.nn.Identity(), a_settings={"engine": "jax"})
+    with pytest.raises(ValueError, match="tokens must be integers"):
+        headway.diff(folders["llama"], folders["llama"], [[0.5]])
+    short = GPT(gpt_config(9, 7, 8, 1, 2))
+    assert headway.diff(short, short).is_same  # fewer random tokens than usual
+
+
 def test_models_of_other_sizes_differ_where_the_shapes_do(folders):
     result = headway.diff(folders["qwen3"], folders["llama"])
     assert result.first == "embedded"

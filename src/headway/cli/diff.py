@@ -46,14 +46,9 @@ def diff(
         Print JSON.
     """
     from headway.divergence import render, report  # late: `headway --help` is fast
-    from headway.divergence.sides import opened
 
-    settings = _settings(of_a or ()), _settings(of_b or ())
-    tokens = None
-    if text is not None:
-        sides = [opened(name, given, runs) for name, given in zip((a, b), settings, strict=True)]
-        tokens = report.encoded(text, sides)
-    result = report.diff(a, b, tokens, a_settings=settings[0], b_settings=settings[1], runs=runs)
+    settings = {"a_settings": _settings(of_a or ()), "b_settings": _settings(of_b or ())}
+    result = report.diff(a, b, text, **settings, runs=runs)
     if as_json:
         print(json.dumps(result.as_dict(), indent=1))
     else:

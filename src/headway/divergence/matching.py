@@ -42,13 +42,13 @@ def layouts(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[Layout, ...
         return ()
     wide = [axis for axis, size in enumerate(shape) if size != 1]
     narrow = [axis for axis, size in enumerate(shape) if size == 1]
-    found, others = [], [size for size in other if size != 1]
+    output, others = [], [size for size in other if size != 1]
     for order in sorted(permutations(wide), key=_moved):
         sizes = [shape[axis] for axis in order]
         if _keeps_equal_sizes_in_order(order, shape) and _is_grouping(sizes, others):
-            found.append(Layout((*narrow, *order), other))
+            output.append(Layout((*narrow, *order), other))
     usual = Layout((*narrow, *wide), other)
-    return tuple(found) if usual in found else (*found, usual)
+    return tuple(output) if usual in output else (*output, usual)
 
 
 def _moved(order: tuple[int, ...]) -> int:

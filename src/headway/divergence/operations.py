@@ -30,8 +30,8 @@ class Operation(NamedTuple):
     """The result of an operation, and where it was computed.
 
     name: of the operation. module: the path of the innermost module. line: of the user's code.
-    inputs: the operations whose results it read; -1 for other tensors. shapes: of what it read.
-    operands: what it read, for a matrix product.
+    inputs: the operations that computed its arguments; -1 for other tensors. shapes: of its
+    arguments. operands: the arguments themselves, of a matrix product.
     """
 
     name: str

@@ -94,7 +94,8 @@ def diff(
 
     a: a run, a Hugging Face folder, or a model of Headway or of transformers; its steps have names.
     b: the same, or any `torch.nn.Module`, or `file.py:function` that returns one; called with
-    tokens (batch, tokens) it returns logits. tokens: integers (batch, tokens); by default random.
+    tokens (batch, tokens) it returns logits. tokens: integers (batch, tokens), or a text; random by
+    default.
     a_settings, b_settings: attention (a kernel), dtype, engine.
 
     The numbers are compared in float64, as far as both sides have it, and a step differs if its
@@ -107,17 +108,26 @@ def diff(
             f"the steps of {one.title} have no names; give it as the second model, and first a "
             "run, a Hugging Face folder, or a model of transformers"
         )
-    return compared(one, two, _tokens(tokens, one, two))
+    if isinstance(tokens, str):
+        tokens = _encoded(tokens, (one, two))
+    return _compared(one, two, _tokens(tokens, one, two))
 
 
-def compared(one: Named, two: Named | Module, tokens: np.ndarray) -> Report:
+def _compared(one: Named, two: Named | Module, tokens: np.ndarray) -> Report:
     """Compare two sides on tokens (batch, tokens)."""
     formats = [one.settings.dtype or "float32", two.settings.dtype or "float32"]
     coarse = max(formats, key=lambda name: torch.finfo(getattr(torch, name)).eps)
+    if one.settings.engine != "torch" and (isinstance(two, Module) or two.settings == one.settings):
+        raise ValueError("JAX computes in float32 here: remove engine=jax from one side")
     has_64 = one.settings.engine == two.settings.engine == "torch"
     in_torch = one if one.settings.engine == "torch" else two
     exact = in_torch.steps(tokens, "float64") if isinstance(in_torch, Named) else None
     first = one.steps(tokens, "float64" if has_64 else formats[0])
+    if bool(first["logits"].isnan().any()):
+        raise ValueError(
+            f"{one.title} computes NaN, so there is nothing to compare with: its weights are "
+            "damaged, or its number format is too narrow"
+        )
     rounded = one.steps(tokens, coarse if has_64 else formats[0])
     limits = {
         name: limit(difference((exact or first)[name], value), getattr(torch, coarse))
@@ -169,7 +179,7 @@ def _by_name(
 ) -> Report:
     """Compare steps that have the same names. dtype: None for that of each side, with its kernel.
 
-    With the kernels, the steps inside of an attention are compared only if its context differs.
+    Kernels have no steps inside of an attention: if one is wrong, its context is.
     """
     formats = [dtype or side.settings.dtype or "float32" for side in (one, two)]
     inside = dtype is not None
@@ -181,9 +191,8 @@ def _by_name(
         name = _first_wrong(a, b, limits, replaced)
         if name is None:
             break
-        here = two.steps(tokens, formats[1], replaced, is_inside=inside)[name]
-        looks = describe(a[name], here, limits[name])
-        if here.shape != a[name].shape:  # nothing can be replaced
+        looks = describe(a[name], b[name], limits[name])
+        if b[name].shape != a[name].shape:  # nothing can be replaced
             causes.append(Cause(name, "", looks, False))
             break
         same = {n: x for n, x in a.items() if _kind(n) == _kind(name)}
@@ -234,29 +243,37 @@ def _tokens(tokens: Any, *sides: Named | Module) -> np.ndarray:
     sizes = [side.vocabulary for side in sides if side.vocabulary is not None]
     if len({*sizes}) > 1:
         raise ValueError(f"the models have vocabularies of {sizes[0]:,} and {sizes[1]:,} tokens")
+    most = min((side.context for side in sides if side.context is not None), default=TOKENS)
     if tokens is None:
-        return np.random.default_rng(0).integers(0, min(sizes), (BATCH, TOKENS))
+        return np.random.default_rng(0).integers(0, min(sizes), (BATCH, min(TOKENS, most)))
     array = np.atleast_2d(np.asarray(tokens))
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer) or not array.size:
         given = f"{array.dtype} {array.shape}"
         raise ValueError(f"tokens must be integers (batch, tokens) (got {given})")
+    contexts = [side.context for side in sides if side.context is not None]
+    if contexts and array.shape[1] > min(contexts):
+        raise ValueError(
+            f"{array.shape[1]} tokens do not fit a context of {min(contexts)}; give fewer"
+        )
     if array.min() < 0 or array.max() >= min(sizes):
         raise ValueError(f"tokens must be from 0 to {min(sizes) - 1} (got {array.max()})")
     return array.astype(np.int64)
 
 
-def encoded(text: str, sides: Sequence[Named | Module]) -> np.ndarray:
+def _encoded(text: str, sides: Sequence[Named | Module]) -> np.ndarray:
     """The tokens of a text, by the tokenizer of the first side that has one.
 
-    Raises ValueError if there is none, or if the two give other tokens.
+    Raises ValueError without a tokenizer or tokens, or if the two give other tokens.
     """
     rows = [(side.title, side.tokenizer.prompt(text)) for side in sides if side.tokenizer]
     if not rows:
-        raise ValueError("no side has a tokenizer; leave out the text to compare random tokens")
+        raise ValueError("no side has a tokenizer; omit the text to compare random tokens")
     if len(rows) == 2 and not np.array_equal(rows[0][1], rows[1][1]):
         lengths = f"{len(rows[0][1])} and {len(rows[1][1])}"
         raise ValueError(
             f"the tokenizers of {rows[0][0]} and {rows[1][0]} give other tokens for this text "
-            f"({lengths} tokens); leave out the text to compare random tokens"
+            f"({lengths} tokens); omit the text to compare random tokens"
         )
+    if not len(rows[0][1]):
+        raise ValueError("the text is empty; give one with at least one character")
     return rows[0][1][None]

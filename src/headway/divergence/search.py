@@ -47,7 +47,7 @@ class Site(NamedTuple):
 
 
 @dataclass
-class Found:
+class WrongStep:
     """A step that is wrong in B, although everything that it was computed from is right.
 
     name: of the step. sites: the values that were replaced to prove it. in_all_layers: whether the
@@ -90,22 +90,22 @@ class Search:
 
     @property
     def is_healed(self) -> bool:
-        """Whether the output is right, if the causes found so far are replaced."""
+        """Whether the output is right, if the causes so far are replaced."""
         return self.names[-1] in self.matched
 
-    def all(self) -> list[Found]:
+    def all(self) -> list[WrongStep]:
         """Search until the output is right; return the causes."""
-        causes: list[Found] = []
+        causes: list[WrongStep] = []
         while not self.is_healed and len(causes) < MOST_CAUSES:
-            found = self._next()
-            if found is None:
+            wrong_step = self._next()
+            if wrong_step is None:
                 break
-            is_next = bool(causes) and _block(found.name) != _block(causes[0].name)
+            is_next = bool(causes) and _block(wrong_step.name) != _block(causes[0].name)
             if is_next and self._replace_in_all_layers(causes):
                 continue
-            self._look_at(found)
-            causes.append(found)
-            self._accept(found.sites)
+            self._look_at(wrong_step)
+            causes.append(wrong_step)
+            self._accept(wrong_step.sites)
         if causes and not self.is_healed:
             self._replace_in_all_layers(causes)
         if len([c for c in causes if _block(c.name) == _block(causes[0].name)]) > 2:
@@ -115,20 +115,23 @@ class Search:
             causes[0].name = missing[0]
         return causes
 
-    def _look_at(self, found: Found) -> None:
+    def _look_at(self, wrong_step: WrongStep) -> None:
         """Set the place and the numbers of a step that is about to be replaced."""
-        site = found.sites.get(found.name) or next(iter(found.sites.values()))
+        site = wrong_step.sites.get(wrong_step.name) or next(iter(wrong_step.sites.values()))
         x = self.operations[site.number]
         source = self._source(site)
-        found.place = self.operations[source if source >= 0 else site.number].place
-        if found.name not in found.sites:
+        wrong_step.place = self.operations[source if source >= 0 else site.number].place
+        if wrong_step.name not in wrong_step.sites:
             return
         value = x.value if isinstance(site.place, int) else x.operands[site.place[1]]
-        right = self.steps[found.name]
+        right = self.steps[wrong_step.name]
         if site.repeats > 1:
             right = right.repeat_interleave(site.repeats, -3)
         if value.numel() == right.numel():
-            found.value, found.right = site.layout.undo(value, right.shape) / site.factor, right
+            wrong_step.value, wrong_step.right = (
+                site.layout.undo(value, right.shape) / site.factor,
+                right,
+            )
 
     def _accept(self, sites: Mapping[str, Site]) -> None:
         self.forced |= sites
@@ -161,7 +164,7 @@ class Search:
                 break
         return output
 
-    def _next(self) -> Found | None:
+    def _next(self) -> WrongStep | None:
         """The first wrong step, if those of `forced` are replaced."""
         unmatched = [name for name in self.names if name not in self.matched]
         last = next((n for n in unmatched if n.endswith(("after_mlp", "logits"))), unmatched[-1])
@@ -190,9 +193,9 @@ class Search:
         if best.name in self.matched and kind in STREAM:
             between = site.number - self.matched[best.name].number
             if between > 3:  # more than a factor: what comes next begins with something else
-                return Found(self.names[position], best.sites)
+                return WrongStep(self.names[position], best.sites)
         if kind == "queries" and site.factor != 1 and self._is_multiple(best.name, site):
-            return Found(f"{best.name.removesuffix('queries')}scaled", best.sites)
+            return WrongStep(f"{best.name.removesuffix('queries')}scaled", best.sites)
         return self._inside(best)
 
     def _is_multiple(self, name: str, site: Site) -> bool:
@@ -277,18 +280,18 @@ class Search:
                     output.append(Site((reader, argument), layout))
         return output
 
-    def _inside(self, best: Trial) -> Found:
+    def _inside(self, best: Trial) -> WrongStep:
         """Which inputs of an attention are wrong, if its scores or its context are."""
-        found = Found(best.name, best.sites)
+        wrong_step = WrongStep(best.name, best.sites)
         prefix, _, kind = best.name.rpartition(".")
         if kind not in (*INSIDE, *INPUTS, "context", "output", "after_attention"):
-            return found
+            return wrong_step
         if kind == "after_attention":
             prefix = f"{prefix}.attention"
         reads = self._reads(prefix, best.sites[best.name].number)
         wrong = {name: sites for name, sites in reads.items() if not self._is_right(name, sites[0])}
         if not wrong:
-            return found
+            return wrong_step
         first = next(iter(wrong))
         # If the features of queries and keys are in another order, both must be replaced.
         for choices in ([name for name in reads if name in wrong], [*reads]):
@@ -296,14 +299,16 @@ class Search:
                 sites = dict(zip(choices, pick, strict=True))
                 reach = self._reach(sites)
                 if reach >= best.reach or reach == self.end:
-                    output = self._projected(Found(first, sites), prefix, best.reach, wrong)
+                    output = self._projected(WrongStep(first, sites), prefix, best.reach, wrong)
                     return self._product(output, prefix, wrong)
-        return found
+        return wrong_step
 
-    def _product(self, found: Found, prefix: str, wrong: Mapping[str, list[Site]]) -> Found:
+    def _product(
+        self, wrong_step: WrongStep, prefix: str, wrong: Mapping[str, list[Site]]
+    ) -> WrongStep:
         """The scores or the context, if what they read was right before it was arranged."""
-        if any(name not in wrong for name in [found.name]):
-            return found  # it was wrong before already
+        if wrong_step.name not in wrong:
+            return wrong_step  # it was wrong before already
         for name, sites in wrong.items():
             step = self.steps[name]
             split = sum(size != 1 for size in step.shape)
@@ -313,10 +318,10 @@ class Search:
                 for site in sources
             )
             if not is_split and not self._has_right_heads(name, sites[0]):
-                return found
+                return wrong_step
         kinds = {name.rpartition(".")[2] for name in wrong}
-        product = "context" if kinds == {"values"} else "scores"
-        return Found(f"{prefix}.{product}", found.sites)
+        step_name = "context" if kinds == {"values"} else "scores"
+        return WrongStep(f"{prefix}.{step_name}", wrong_step.sites)
 
     def _has_right_heads(self, name: str, site: Site) -> bool:
         """Whether repeated heads are read in the wrong order."""
@@ -407,19 +412,19 @@ class Search:
         return difference(one, two) <= 4 * self.limits[name]
 
     def _projected(
-        self, found: Found, prefix: str, reach: int, wrong: Mapping[str, object]
-    ) -> Found:
+        self, wrong_step: WrongStep, prefix: str, reach: int, wrong: Mapping[str, object]
+    ) -> WrongStep:
         """Whether these were wrong before rotary positions or QK-norm already."""
         for before in ("unrotated_", "unnormalized_"):
             sites: dict[str, Site] = {}
-            for name in found.sites:
+            for name in wrong_step.sites:
                 kind = name.rpartition(".")[2]
                 other = f"{prefix}.{before}{kind.rpartition('_')[2]}"
                 if other not in self.steps:
                     if kind.endswith("values"):
-                        sites[name] = found.sites[name]
+                        sites[name] = wrong_step.sites[name]
                     continue
-                sites[other] = found.sites[name]
+                sites[other] = wrong_step.sites[name]
             if not any(before in name for name in sites):
                 continue
             options = []
@@ -433,11 +438,11 @@ class Search:
                 if len({site.place for site in pick}) == len(pick) and self._reach(trial) >= reach:
                     kinds = {name.rpartition(".")[2].rpartition("_")[2] for name in wrong}
                     names = [n for n in trial if n.rpartition(".")[2].rpartition("_")[2] in kinds]
-                    found = Found(min(names, key=self.position.__getitem__), trial)
+                    wrong_step = WrongStep(min(names, key=self.position.__getitem__), trial)
                     break
             else:
                 # Not proved, because a port may have the features in another order.
-                for name, site in found.sites.items():
+                for name, site in wrong_step.sites.items():
                     kind = name.rpartition(".")[2].rpartition("_")[2]
                     other = f"{prefix}.{before}{kind}"
                     is_wrong = any(n.rpartition(".")[2].rpartition("_")[2] == kind for n in wrong)
@@ -445,8 +450,8 @@ class Search:
                         continue
                     sources = self._ancestors(self._source(site), self.steps[other], 40)
                     if not any(self._is_same(other, source) for source in sources):
-                        return Found(other, found.sites)
-        return found
+                        return WrongStep(other, wrong_step.sites)
+        return wrong_step
 
     def _source(self, site: Site) -> int:
         if isinstance(site.place, int):
@@ -471,11 +476,11 @@ class Search:
             level = above
         return output[:most]
 
-    def _replace_in_all_layers(self, causes: Sequence[Found]) -> bool:
+    def _replace_in_all_layers(self, causes: Sequence[WrongStep]) -> bool:
         """Replace the same steps in the other layers, if more steps become right."""
         everywhere: dict[str, Site] = {}
-        for found in causes:
-            everywhere |= self._elsewhere(found)
+        for wrong_step in causes:
+            everywhere |= self._elsewhere(wrong_step)
         if not everywhere:
             return False
         operations = self._operations(self.forced | everywhere)
@@ -484,17 +489,17 @@ class Search:
             return False
         self.forced |= everywhere
         self.operations, self.matched = operations, new
-        for found in causes:
-            found.in_all_layers = True
+        for wrong_step in causes:
+            wrong_step.in_all_layers = True
         return True
 
-    def _elsewhere(self, found: Found) -> dict[str, Site]:
+    def _elsewhere(self, wrong_step: WrongStep) -> dict[str, Site]:
         """The same steps in the other layers, which run the same operations in the same order."""
         output: dict[str, Site] = {}
         groups: dict[tuple[str, str, str], list[int]] = {}
         for number, x in enumerate(self.operations):
             groups.setdefault(_kind(x), []).append(number)
-        for name, site in found.sites.items():
+        for name, site in wrong_step.sites.items():
             match = re.search(r"blocks\.(\d+)\.", name)
             same = groups[_kind(self.operations[site.number])]
             if match is None or len(same) % self.layers:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, final
 
@@ -68,6 +68,7 @@ class Named:
     is_watched: bool = False
     tokenizer: Tokenizer | None = None
     vocabulary: int | None = None
+    context: int | None = None  # the largest number of tokens, if it is known
 
     def steps(
         self,
@@ -118,6 +119,7 @@ class Module:
     module: nn.Module
     tokenizer: Tokenizer | None = None
     vocabulary: int | None = None
+    context: int | None = None  # the largest number of tokens, if it is known
 
     def runner(
         self, tokens: np.ndarray, dtype: str
@@ -138,12 +140,14 @@ def opened(
     if isinstance(target, str | Path) and ":" not in str(target):
         stored = find(str(target), runs)
 
+        @cache
         def load(dtype: str) -> Any:
             kind: Any = how.engine, "cpu", dtype
             return _with_kernel(stored.load(*kind), how.attention)
 
         tokenizer = stored.tokenizer if (stored.path / "tokenizer.json").is_file() else None
-        return Named(stored.name, how, load, False, tokenizer, stored.gpt.vocabulary)
+        config = stored.gpt
+        return Named(stored.name, how, load, False, tokenizer, config.vocabulary, config.context)
     title = str(target) if isinstance(target, str) else type(target).__name__
     model = targets.load(target) if isinstance(target, str) else target
     if not isinstance(model, nn.Module):
@@ -155,15 +159,20 @@ def opened(
         if is_watched and how.attention is not None:
             raise ValueError(f"attention= needs a model of Headway ({title} is of transformers)")
 
+        @cache
         def copied(dtype: str) -> Any:
             copy = deepcopy(model).to(getattr(torch, dtype)).eval()
             return _with_kernel(copy, how.attention)
 
-        config: Any = model.config
-        size = config.get_text_config().vocab_size if is_watched else config.vocabulary
-        return Named(title, how, copied, is_watched, None, size)
-    if how.attention is not None:
-        raise ValueError(f"attention= needs a model of Headway ({title} is another module)")
+        theirs: Any = model.config
+        if not is_watched:
+            sizes = theirs.vocabulary, theirs.context
+        else:
+            theirs = theirs.get_text_config()
+            sizes = theirs.vocab_size, getattr(theirs, "max_position_embeddings", None)
+        return Named(title, how, copied, is_watched, None, *sizes)
+    if how != Settings():
+        raise ValueError(f"settings need a model whose steps have names ({title} has none)")
     return Module(title, how, model)
 
 
