@@ -33,7 +33,8 @@ BELOW["engines"] = set(BELOW) - {"reference"}
 BELOW["hf"] = set(BELOW) - {"reference"}
 BELOW["explore"] = set(BELOW) - {"reference"}
 BELOW["check"] = set(BELOW) - {"reference", "explore"}
-BELOW["divergence"] = set(BELOW) - {"reference", "explore"}  # check: imports file.py:name
+# check: imports file.py:name; explore: reads trace files and shows matrices
+BELOW["divergence"] = set(BELOW) - {"reference"}
 BELOW["bench"] = set(BELOW) - {"reference", "explore", "divergence"}
 # What the course needs of the other tools.
 OF_TOOLS = {

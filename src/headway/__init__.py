@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from headway.attention.masks import Mask, causal, documents, padding, window
     from headway.attention.spec import Spec, Unsupported
     from headway.check.doctor import diagnose
-    from headway.divergence.report import diff
+    from headway.divergence.compare import diff
     from headway.engines import train
     from headway.explore.notebook import show
     from headway.hf.stored import load
@@ -26,7 +26,7 @@ _NAMES_BY_MODULE = {
     "headway.attention.masks": ("Mask", "causal", "documents", "padding", "window"),
     "headway.attention.spec": ("Spec", "Unsupported"),
     "headway.check.doctor": ("diagnose",),
-    "headway.divergence.report": ("diff",),
+    "headway.divergence.compare": ("diff",),
     "headway.engines": ("train",),
     "headway.explore.notebook": ("show",),
     "headway.hf.stored": ("load",),

@@ -126,7 +126,7 @@ def test_the_command_prints_the_cause_and_fails(folders, tmp_path):
     ("words", "message"),
     [
         (("--b", "dtype"), "--a and --b take name=value"),
-        (("--b", "dtyp=float32"), "setting must be one of attention, dtype, engine"),
+        (("--b", "dtyp=float32"), "setting must be one of attention, dtype, device, engine, cache"),
         (("--b", "attention=flsh"), "attention must be one of"),
         (("a text",), "no side has a tokenizer"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -21,6 +21,7 @@ def diff(
     *,
     of_a: Annotated[list[str] | None, Parameter(name="--a", negative=())] = None,
     of_b: Annotated[list[str] | None, Parameter(name="--b", negative=())] = None,
+    backward: Switch = False,
     as_json: Annotated[Switch, Parameter(name="--json")] = False,
     runs: Runs = "runs",
 ) -> None:
@@ -32,23 +33,31 @@ def diff(
     Parameters
     ----------
     a
-        The model that is taken to be right: a run, or a Hugging Face folder.
+        The model that is taken to be right: a run, a Hugging Face folder, or a trace file.
     b
         The same, or file.py:function that returns a torch.nn.Module, which takes tokens and returns
         logits.
     text
         The input; by default random tokens.
     of_a
-        name=value: how A is run: attention=KERNEL, dtype=FORMAT, engine=ENGINE; may be repeated.
+        name=value: how A is run; may be repeated: attention=KERNEL, dtype=FORMAT, device=DEVICE,
+        engine=ENGINE, cache=TOKENS (per call), pad_left=TOKENS, pad_right=TOKENS, checkpoint=STEP.
     of_b
         The same for B.
+    backward
+        Compare also the loss, the gradients of all parameters, and the first updates. The loss and
+        the optimizer of B are the functions loss(model, tokens) and optimizer(model) in its file,
+        if it has them.
     as_json
         Print JSON.
     """
-    from headway.divergence import render, report  # late: `headway --help` is fast
+    from headway.divergence import compare, render  # late: `headway --help` is fast
 
-    settings = {"a_settings": _settings(of_a or ()), "b_settings": _settings(of_b or ())}
-    result = report.diff(a, b, text, **settings, runs=runs)
+    settings: dict[str, Any] = {
+        "a_settings": _settings(of_a or ()),
+        "b_settings": _settings(of_b or ()),
+    }
+    result = compare.diff(a, b, text, backward=backward, runs=runs, **settings)
     if as_json:
         print(json.dumps(result.as_dict(), indent=1))
     else:

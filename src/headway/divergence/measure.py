@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 MARGIN = 8.0  # times the measured rounding; two right programs differ by about twice of it
+MISSING = torch.finfo(torch.float64).max  # a cell that a run did not compute
 LOWEST = -1e4  # scores below this are treated as -inf, such as -1e9 in a mask of numbers
 
 
@@ -15,15 +16,15 @@ def difference(a: Tensor, b: Tensor) -> float:
     """Return the largest difference of two values, relative to the largest number of `a`.
 
     Cells in which both are NaN, or both -inf, are equal; if only one of them is, the difference is
-    inf. A cell of `a` that is +inf is not compared.
+    inf. A cell that one of them has not computed is not compared.
     """
     a, b = _with_infinities(a.double()), _with_infinities(b.double())
-    compared = a != math.inf
-    same = (a == b) | (a.isnan() & b.isnan())
-    change = torch.where(same | ~compared, 0.0, a - b).abs()
+    is_missing = (a == MISSING) | (b == MISSING)
+    is_same = (a == b) | (a.isnan() & b.isnan())
+    change = torch.where(is_same | is_missing, 0.0, a - b).abs()
     if not bool(torch.isfinite(change).all()):
         return math.inf
-    finite = torch.where(torch.isfinite(a), a, 0.0)
+    finite = torch.where(torch.isfinite(a) & ~is_missing, a, 0.0)
     largest = float(finite.abs().max()) if a.numel() else 0.0
     most = float(change.max()) if a.numel() else 0.0
     return most / largest if largest else math.inf if most else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -52,23 +52,37 @@ class Operation(NamedTuple):
 @torch.no_grad()
 def record(
     model: nn.Module,
-    tokens: Tensor,
+    run: Callable[[], Any],
     replaced: Mapping[Place, Tensor] | None = None,
     last: int | None = None,
+    before: Sequence[Operation] = (),
 ) -> list[Operation]:
-    """Run a model and return its operations, in order; the last one is what the model returned.
+    """Call `run` and return the model's operations, in order; the last one is what it returned.
 
     replaced: new values of results, or of what an operation reads. last: stop after this operation.
+    before: the first operations of a run in which they were the same; the matrix products among
+    them are not computed again. Raises Interrupted if the model raises an error.
     """
-    recorder = _Recorder(replaced or {}, last)
+    recorder = _Recorder(model, replaced or {}, last, before)
     with recorder.modules_of(model), sdpa_kernel(SDPBackend.MATH):
         try:
             with recorder:
-                output = model(tokens)
+                output = run()
             recorder.finish(output)
         except _Stop:
             pass
+        except Exception as error:
+            raise Interrupted(error, recorder.operations) from error
     return recorder.operations
+
+
+@final
+class Interrupted(Exception):  # noqa: N818 - not only an error, it has results
+    """A model raised an error; `done` is what it had computed before."""
+
+    def __init__(self, error: Exception, done: Any) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.done = done
 
 
 def logits_of(output: Any) -> Tensor:
@@ -86,10 +100,17 @@ class _Stop(BaseException):  # not caught by the code of a model
 
 @final
 class _Recorder(TorchDispatchMode):
-    def __init__(self, replaced: Mapping[Place, Tensor], last: int | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        replaced: Mapping[Place, Tensor],
+        last: int | None,
+        before: Sequence[Operation],
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
-        self._replaced, self._last = replaced, last
+        self._replaced, self._last, self._before = replaced, last, before
+        self._weights = {x.untyped_storage().data_ptr() for x in model.parameters()}
         self._readers = {key[0] for key in replaced if isinstance(key, tuple)}
         self._modules = [""]
         self._makers: dict[int, int] = {}  # id of a tensor -> the number of its operation
@@ -121,8 +142,11 @@ class _Recorder(TorchDispatchMode):
             arguments, options = tree_unflatten(read, tree)
         tensors = [x for x in read if isinstance(x, Tensor)]
         inputs = [self._makers.get(id(x), -1) for x in tensors]
-        kept = tuple(x.clone() for x in tensors) if name in PRODUCTS else ()
-        result = function(*arguments, **(options or {}))
+        kept = tuple(map(self._kept, tensors)) if name in PRODUCTS else ()
+        if kept and len(self.operations) < len(self._before):
+            result: Any = self._before[len(self.operations)].value.clone()
+        else:
+            result = function(*arguments, **(options or {}))
         if name in LAYOUT:
             if isinstance(result, Tensor) and inputs:
                 self._note(result, inputs[0])
@@ -165,6 +189,10 @@ class _Recorder(TorchDispatchMode):
                 x = x if new is None else new.to(x).reshape(x.shape)
             changed.append(x)
         return changed
+
+    def _kept(self, x: Tensor) -> Tensor:
+        """A copy, because the model may change it in place; weights may be large."""
+        return x if x.untyped_storage().data_ptr() in self._weights else x.clone()
 
     def _note(self, value: Tensor, number: int) -> None:
         self._makers[id(value)] = number

@@ -30,6 +30,8 @@ def show(report: Report, console: Console) -> None:
             console.print(f"  computed by {cause.place}", markup=False, highlight=False)
         if cause.looks:
             console.print(f"  {cause.looks}", markup=False, highlight=False)
+    for note in report.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
     console.print(conclusion(report), style="green" if report.is_same else "bold", markup=False)
 
 

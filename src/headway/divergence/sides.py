@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, final
@@ -14,166 +16,297 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from headway import engines
 from headway.attention import dispatch
 from headway.attention.arrays import as_numpy
 from headway.attention.kernels.table import KERNELS
 from headway.check import targets
 from headway.data.tokenizers import Tokenizer
-from headway.divergence.operations import Operation, Place, record
-from headway.hf.stored import find
+from headway.divergence.calls import Call, Steps, calls, joined, replaced
+from headway.divergence.operations import Interrupted, Operation, logits_of, record
+from headway.divergence.settings import Settings
+from headway.explore import trace_file
+from headway.hf.stored import StoredModel, find
 from headway.hf.watch import watch
 from headway.models.parameters import one_of
 from headway.torch.gpt import GPT
 from headway.tracing import INSIDE, edit, trace
+from headway.training import checkpoints
+from headway.training.settings import TrainingConfig
 
-Steps = dict[str, Tensor]  # float64 on the CPU, by name
 
+@dataclass
+class Side:
+    """One of the two models.
 
-@dataclass(frozen=True)
-class Settings:
-    """How a side is run.
-
-    attention: the kernel. dtype: of the parameters. engine: torch or jax.
+    context: the largest number of tokens, if it is known. is_masked: whether it predicts masked
+    tokens. training: the settings of a run. loss: a function (model, tokens); optimizer: a function
+    of the model; by default those of Headway.
     """
 
-    attention: str | None = None
-    dtype: str | None = None
-    engine: str = "torch"
-
-    @classmethod
-    def read(cls, given: Mapping[str, str]) -> Settings:
-        """Check the names and values. Raises ValueError for unknown ones."""
-        for name in given:
-            one_of("setting", name, [field.name for field in fields(cls)])
-        settings = cls(**given)
-        if settings.attention is not None:
-            one_of("attention", settings.attention, KERNELS)
-        if settings.dtype is not None:
-            one_of("dtype", settings.dtype, ("float32", "float64", "bfloat16", "float16"))
-        one_of("engine", settings.engine, ("torch", "jax"))
-        return settings
+    title: str
+    settings: Settings = field(default_factory=Settings)
+    tokenizer: Tokenizer | None = None
+    vocabulary: int | None = None
+    context: int | None = None
+    is_masked: bool = False
+    training: TrainingConfig | None = None
+    loss: Callable[[Any, Tensor], Tensor] | None = None
+    optimizer: Callable[[Any], torch.optim.Optimizer] | None = None
 
 
 @final
 @dataclass
-class Named:
+class Named(Side):
     """A model whose steps have names: Headway's, or one of transformers that can be watched.
 
-    load: makes the model in a number format.
+    load: makes the model in a number format. exact: the same model in PyTorch, if this is in JAX.
     """
 
-    title: str
-    settings: Settings
-    load: Callable[[str], Any]
+    load: Callable[[str], Any] = field(kw_only=True)
     is_watched: bool = False
-    tokenizer: Tokenizer | None = None
-    vocabulary: int | None = None
-    context: int | None = None  # the largest number of tokens, if it is known
+    exact: Named | None = None
+
+    @property
+    def in_torch(self) -> Named:
+        """The same model in PyTorch, which can compute in float64."""
+        return self.exact or self
 
     def steps(
         self,
         tokens: np.ndarray,
         dtype: str,
-        replaced: Mapping[str, Tensor] | None = None,
+        changes: Mapping[str, Tensor] | None = None,
         *,
         is_inside: bool = True,
     ) -> Steps:
-        """Run the model and return its steps. is_inside: also those inside of attention, which
-        the formula computes; otherwise the kernel computes attention."""
-        model, changes = self.load(dtype), dict(replaced or {})
+        """Run the model and return its steps. changes: the values that replace those of steps.
+
+        is_inside: whether the formula computes attention, so that the steps inside of it are there
+        too; otherwise the kernel does.
+        """
+        model = self.load(dtype)
         only = None if is_inside else [*self._outside(model, tokens)]
+        parts = []
+        for call, run in calls(model, tokens, self.settings):
+            try:
+                parts.append((call, self._traced(model, run, call, changes or {}, only)))
+            except Interrupted as error:
+                parts.append((call, error.done))
+                error.done = self._whole(parts)
+                raise
+        return self._whole(parts)
+
+    def _whole(self, parts: Sequence[tuple[Call, Steps]]) -> Steps:
+        return parts[0][1] if self.settings.is_whole else joined(parts)
+
+    def _traced(
+        self,
+        model: Any,
+        run: Callable[[], Any],
+        call: Call,
+        changes: Mapping[str, Tensor],
+        only: list[str] | None,
+    ) -> Steps:
+        """The steps of one call. only: the names of those that are recorded, by default all."""
+        how = {name: partial(self._changed, name, x, call) for name, x in changes.items()}
+        # Without its inside, attention is computed by a function of transformers.
+        function = self.settings.attention if only is not None and self.is_watched else None
         with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
             if self.is_watched:
-                stack.enter_context(watch(model))
-            if changes:
-                stack.enter_context(edit({n: partial(_replaced, x) for n, x in changes.items()}))
+                stack.enter_context(watch(model, function))
+            if how:
+                stack.enter_context(edit(how))
             steps = stack.enter_context(trace(only))
-            output = self._run(model, tokens)
+            try:
+                output = run()
+            except Exception as error:
+                done = {name: _tensor(value) for name, value in steps.items()}
+                raise Interrupted(error, done) from error
         values = {name: _tensor(value) for name, value in steps.items()}
-        values.setdefault("logits", _tensor(output))
+        values.setdefault("logits", _tensor(getattr(output, "logits", output)))
         return values
 
+    def _changed(self, name: str, new: Tensor, call: Call, old: Any) -> Any:
+        is_tensor = isinstance(old, Tensor)
+        if not self.settings.is_whole:
+            new = replaced(name, new, call, old if is_tensor else torch.from_numpy(np.array(old)))
+        if is_tensor:
+            return new.to(old)
+        from jax import numpy as jnp  # late: the model is one of JAX
+
+        return jnp.asarray(new.numpy(), dtype=old.dtype)
+
     def _outside(self, model: Any, tokens: np.ndarray) -> list[str]:
+        """The names of the steps outside of attention, and those that go in and come out."""
         with ExitStack() as stack:
             if self.is_watched:
                 stack.enter_context(watch(model))
+            stack.enter_context(torch.no_grad())
             steps = stack.enter_context(trace())
-            self._run(model, tokens[:, :2])
+            for _, run in calls(model, tokens[:, :1], self.settings):
+                run()
         return [name for name in steps if name.rpartition(".")[2] not in INSIDE]
-
-    def _run(self, model: Any, tokens: np.ndarray) -> Any:
-        if self.settings.engine == "jax":
-            return model(tokens)
-        with torch.no_grad():
-            output = model(torch.from_numpy(tokens))
-        return getattr(output, "logits", output)
 
 
 @final
 @dataclass
-class Module:
+class Module(Side):
     """Any other PyTorch module: its operations are found by their numbers."""
 
-    title: str
-    settings: Settings
-    module: nn.Module
-    tokenizer: Tokenizer | None = None
-    vocabulary: int | None = None
-    context: int | None = None  # the largest number of tokens, if it is known
+    module: nn.Module = field(kw_only=True)
+
+    def model(self, dtype: str) -> nn.Module:
+        """A copy in a number format."""
+        kind = getattr(torch, dtype)
+        return deepcopy(self.module).to(self.settings.device, kind).eval()
+
+    def logits(self, tokens: np.ndarray, dtype: str) -> list[tuple[Call, Tensor]]:
+        """The logits of each call."""
+        with torch.no_grad():
+            return [
+                (call, logits_of(run()).double().cpu())
+                for call, run in calls(self.model(dtype), tokens, self.settings)
+            ]
 
     def runner(
-        self, tokens: np.ndarray, dtype: str
-    ) -> Callable[[Mapping[Place, Tensor], int | None], list[Operation]]:
-        """Return a function that runs the module, as `operations.record` does."""
-        model = deepcopy(self.module).to(getattr(torch, dtype)).eval()
-        return partial(record, model, torch.from_numpy(tokens))
+        self, tokens: np.ndarray, dtype: str, at: Call | None = None, vocabulary: int | None = None
+    ) -> Callable[..., list[Operation]]:
+        """A function that runs the module and records a call, by default the only one.
+
+        vocabulary: the number of logits that are recorded, by default all. The arguments of the
+        function are those of `operations.record`.
+        """
+        model = self.model(dtype)
+
+        def logits(make: Callable[[], Any]) -> Tensor:
+            output = logits_of(make())
+            return output if vocabulary is None else output[..., :vocabulary]
+
+        def run(*arguments: Any) -> list[Operation]:
+            for call, make in calls(model, tokens, self.settings):
+                if at is None or call == at:
+                    return record(model, partial(logits, make), *arguments)
+                with torch.no_grad():
+                    make()
+            raise AssertionError(at)
+
+        return run
+
+
+@final
+@dataclass
+class Recorded(Side):
+    """The steps in a trace file, and their tokens (batch, tokens)."""
+
+    recorded: Steps = field(kw_only=True)
+    tokens: np.ndarray = field(kw_only=True)
+
+    def steps(self, tokens: np.ndarray, dtype: str, *_: Any, **options: Any) -> Steps:
+        """The recorded steps. Raises ValueError if they are those of other tokens."""
+        if not np.array_equal(tokens, self.tokens):
+            raise ValueError(f"{self.title} was recorded with other tokens")
+        return dict(self.recorded)
 
 
 def opened(
-    target: Any, settings: Mapping[str, str] | None = None, runs: str = "runs"
-) -> Named | Module:
-    """Open a side: a run, a Hugging Face folder, a module, or `file.py:function`.
+    target: Any, settings: Mapping[str, Any] | None = None, runs: str = "runs"
+) -> Named | Module | Recorded:
+    """Open a side: a run, a Hugging Face folder, a trace file, a module, or `file.py:function`.
 
     Raises ValueError if it is none of these.
     """
     how = Settings.read(settings or {})
     if isinstance(target, str | Path) and ":" not in str(target):
-        stored = find(str(target), runs)
-
-        @cache
-        def load(dtype: str) -> Any:
-            kind: Any = how.engine, "cpu", dtype
-            return _with_kernel(stored.load(*kind), how.attention)
-
-        tokenizer = stored.tokenizer if (stored.path / "tokenizer.json").is_file() else None
-        config = stored.gpt
-        return Named(stored.name, how, load, False, tokenizer, config.vocabulary, config.context)
+        if trace_file.is_trace_file(str(target), runs):
+            return _recorded(Path(target), how)
+        return _stored(find(str(target), runs), how)
     title = str(target) if isinstance(target, str) else type(target).__name__
     model = targets.load(target) if isinstance(target, str) else target
+    own = _functions(model) if isinstance(target, str) else {}
     if not isinstance(model, nn.Module):
         model = _called(model, title)
-    if how.engine != "torch":
-        raise ValueError(f"{title} is a PyTorch module; remove engine={how.engine}")
-    if isinstance(model, GPT) or _is_watchable(model):
-        is_watched = not isinstance(model, GPT)
-        if is_watched and how.attention is not None:
-            raise ValueError(f"attention= needs a model of Headway ({title} is of transformers)")
-
-        @cache
-        def copied(dtype: str) -> Any:
-            copy = deepcopy(model).to(getattr(torch, dtype)).eval()
-            return _with_kernel(copy, how.attention)
-
+    for name in ("engine", "checkpoint"):
+        if getattr(how, name) != getattr(Settings(), name):
+            raise ValueError(f"{title} is a PyTorch module; remove {name}={getattr(how, name)}")
+    if isinstance(model, GPT):
+        sizes = model.config.vocabulary, model.config.context, model.config.is_masked
+        return Named(title, how, None, *sizes, load=_copies(model, how), **own)
+    if _is_watchable(model):
+        if how.attention is not None:
+            with watch(model, how.attention):  # raises ValueError for an unknown one
+                pass
         theirs: Any = model.config
-        if not is_watched:
-            sizes = theirs.vocabulary, theirs.context
-        else:
-            theirs = theirs.get_text_config()
-            sizes = theirs.vocab_size, getattr(theirs, "max_position_embeddings", None)
-        return Named(title, how, copied, is_watched, None, *sizes)
+        config = theirs.get_text_config()
+        known = config.vocab_size, getattr(config, "max_position_embeddings", None)
+        is_masked = type(model).__name__.endswith("MaskedLM")
+        load = _copies(model, how)
+        return Named(title, how, None, *known, is_masked, load=load, is_watched=True, **own)
+    for name in ("attention", "dtype", "pad_left", "pad_right"):
+        if getattr(how, name) != getattr(Settings(), name):
+            raise ValueError(f"{name}= needs a model whose steps have names ({title} has none)")
+    return Module(title, how, module=model, **own)
+
+
+def _functions(target: Any) -> dict[str, Any]:
+    """The functions `loss` and `optimizer` in the file of a target."""
+    space = vars(sys.modules.get(getattr(target, "__module__", ""), object()))
+    return {n: space[n] for n in ("loss", "optimizer") if inspect.isfunction(space.get(n))}
+
+
+def _stored(stored: StoredModel, how: Settings) -> Named:
+    checkpoint = None
+    if how.checkpoint is not None:
+        if stored.run is None:
+            raise ValueError(f"{stored.name} is not a run; remove checkpoint={how.checkpoint}")
+        steps = {checkpoints.step_of(x): x for x in checkpoints.complete(stored.run.checkpoints)}
+        if how.checkpoint not in steps:
+            kept = ", ".join(map(str, steps))
+            raise ValueError(f"checkpoint must be one of {kept} (got {how.checkpoint})")
+        checkpoint = steps[how.checkpoint]
+
+    @cache
+    def load(dtype: str) -> Any:
+        engine: Any = how.engine
+        kind: Any = how.device, dtype
+        if checkpoint is None or stored.run is None:
+            return _with_kernel(stored.load(engine, *kind), how.attention)
+        model = engines.engine_named(engine).load(stored.run, checkpoint, *kind)
+        return _with_kernel(model, how.attention)
+
+    if how.attention is not None:
+        one_of("attention", how.attention, KERNELS)
+    tokenizer = stored.tokenizer if (stored.path / "tokenizer.json").is_file() else None
+    title = stored.name if checkpoint is None else f"{stored.name}, step {how.checkpoint}"
+    sizes = stored.gpt.vocabulary, stored.gpt.context, stored.gpt.is_masked
+    training = None if stored.run is None else stored.run.config.training
+    exact = None if how.engine == "torch" else _stored(stored, replace(how, engine="torch"))
+    return Named(title, how, tokenizer, *sizes, training, load=load, exact=exact)
+
+
+def _recorded(path: Path, how: Settings) -> Recorded:
     if how != Settings():
-        raise ValueError(f"settings need a model whose steps have names ({title} has none)")
-    return Module(title, how, model)
+        raise ValueError(f"{path} is a trace file, which has no settings")
+    tensors, manifest = trace_file.opened(path)
+    if manifest.get("kind") != "model":
+        raise ValueError(f"{path} is not the trace of a language model")
+    names = [name for name, _ in manifest["steps"] if name in tensors]
+    steps = {name: _tensor(tensors[name]) for name in names}
+    tokens = np.array([[token["id"] for token in manifest["tokens"]]])
+    return Recorded(str(path), recorded=steps, tokens=tokens)
+
+
+def _copies(model: nn.Module, how: Settings) -> Callable[[str], Any]:
+    kernel = how.attention if isinstance(model, GPT) else None
+    if kernel is not None:
+        one_of("attention", kernel, KERNELS)
+
+    @cache
+    def load(dtype: str) -> Any:
+        return _with_kernel(deepcopy(model).to(how.device, getattr(torch, dtype)).eval(), kernel)
+
+    return load
 
 
 def _called(function: Any, title: str) -> nn.Module:
@@ -199,14 +332,6 @@ def _with_kernel(model: Any, kernel: str | None) -> Any:
         for block in getattr(model, "blocks", ()):
             block.attention.attend = partial(dispatch.run, kernel=kernel)
     return model
-
-
-def _replaced(new: Tensor, old: Any) -> Any:
-    if isinstance(old, Tensor):
-        return new.to(old)
-    from jax import numpy as jnp  # the model is one of JAX
-
-    return jnp.asarray(new.numpy(), dtype=old.dtype)
 
 
 def _tensor(value: Any) -> Tensor:

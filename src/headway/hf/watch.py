@@ -7,6 +7,7 @@ Ordinary forward hooks give the other steps; `headway.hf.structure` finds and na
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from headway.attention.spec import Spec
 from headway.extras import require
 from headway.hf.hooks import Hooks
 from headway.hf.transformers_masks import StructuredMask
-from headway.tracing import scope
+from headway.tracing import scope, tap
 
 NAME = "headway"  # of our functions in the tables of transformers
 
@@ -48,10 +49,11 @@ _entered: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # how often i
 # id of each config that is switched -> the config, its implementation before, how often
 _switched: dict[int, tuple[Any, Any, int]] = {}
 _without_sdpa: set[int] = set()  # the ids of switched configs of models that do not support sdpa
+_theirs: dict[int, str] = {}  # id of a switched config -> the function of transformers to use
 
 
 @contextmanager
-def watch(model: nn.Module) -> Iterator[None]:
+def watch(model: nn.Module, attention: str | None = None) -> Iterator[None]:
     """Make a model of transformers visible to `trace` and `edit`, until the context ends.
 
         with headway.watch(model), headway.trace() as steps:
@@ -75,12 +77,17 @@ def watch(model: nn.Module) -> Iterator[None]:
     or edit it is `sdpa_attention_forward` of transformers. A query that may attend to no key, such
     as a row of left padding, gets context 0; transformers' eager gives it the mean of the values.
 
+    attention: the name of an attention function of transformers, such as eager, sdpa or
+    flex_attention, which then computes attention; its inside (scores ... weights) has no steps.
+
     On exit, also after an error, the model is as before. Watches may be nested. Raises ValueError
     for anything but a model of transformers that supports its attention interface, for dropout of
     attention while a trace or edit is open, and for an argument of attention that is not known.
     """
     require("hf", "headway.watch")
     configs = _configs(model)
+    if attention is not None:
+        _require_function(model, attention)
     with _lock:
         _register()
         for key, (config, has_sdpa) in configs.items():
@@ -89,6 +96,8 @@ def watch(model: nn.Module) -> Iterator[None]:
             config._attn_implementation_internal = NAME
             if not has_sdpa:
                 _without_sdpa.add(key)
+            if attention is not None:
+                _theirs[key] = attention
         _entered[model] = _entered.get(model, 0) + 1
         if model not in _hooks:
             _hooks[model] = Hooks(model)
@@ -107,6 +116,7 @@ def watch(model: nn.Module) -> Iterator[None]:
                 else:
                     config._attn_implementation_internal = before
                     _without_sdpa.discard(key)
+                    _theirs.pop(key, None)
 
 
 def _configs(model: nn.Module) -> dict[int, tuple[Any, bool]]:
@@ -165,6 +175,8 @@ def _attention(
     """The attention function of watched models: (batch, Tq, heads, d_v), and no weights."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    if (name := _theirs.get(id(getattr(module, "config", None)))) is not None:
+        return _of_theirs(name, module, query, key, value, attention_mask, **options)
     known = {name: options.pop(name, None) for name in KNOWN}
     _refuse_unknown(module, options)
     known["dropout"] = known["dropout"] or 0.0
@@ -188,6 +200,48 @@ def _attention(
     if hooks is not None:
         hooks.contexts[module] = context
     return context, None
+
+
+def _of_theirs(
+    name: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *mask: Any,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """The result of an attention function of transformers, with its inputs and output tapped."""
+    function = _function(module, name)
+    hooks = _hooks_of(module) if tracing.listening() else None
+    if hooks is None:
+        return function(module, query, key, value, *mask, **options)[0], None
+    with scope(hooks.names[module]):
+        query, key = tap("queries", query), tap("keys", key)
+        context = function(module, query, key, tap("values", value), *mask, **options)[0]
+        context = tap("context", context.transpose(1, 2)).transpose(1, 2).contiguous()
+    hooks.contexts[module] = context
+    return context, None
+
+
+def _function(module: nn.Module, name: str) -> Any:
+    """An attention function of transformers; `eager` is in the file of each model."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if name == "eager":
+        return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    return ALL_ATTENTION_FUNCTIONS.get(name)
+
+
+def _require_function(model: nn.Module, name: str) -> None:
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    known = [n for n in ALL_MASK_ATTENTION_FUNCTIONS if n != NAME]
+    if name not in known or _function(model, name) is None:
+        raise ValueError(
+            f"attention must be one of {', '.join(sorted(known))} for {type(model).__name__} (got "
+            f"{name!r})"
+        )
 
 
 def _hooks_of(module: nn.Module) -> Hooks | None:
@@ -253,10 +307,14 @@ def _kernel(query: Tensor, key: Tensor, spec: Spec) -> str | None:
 
 def _mask(**arguments: Any) -> Tensor | None:
     """The mask function of watched models: the structure of the mask while a trace is open."""
-    from transformers.masking_utils import eager_mask, sdpa_mask
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask, sdpa_mask
 
     # Models that do not support sdpa expect numbers that are added to the scores.
-    make = eager_mask if id(arguments.get("config")) in _without_sdpa else sdpa_mask
+    key = id(arguments.get("config"))
+    if key in _theirs:
+        own: Tensor | None = ALL_MASK_ATTENTION_FUNCTIONS[_theirs[key]](**arguments)
+        return own
+    make = eager_mask if key in _without_sdpa else sdpa_mask
     # With use_vmap the predicate may not support arrays of positions.
     if tracing.listening() and not arguments.get("use_vmap"):
         return StructuredMask.of(arguments, make)

@@ -1,0 +1,218 @@
+"""Compare how two models are trained: the loss, all gradients, and the optimizer's updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Self, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from headway import engines
+from headway.divergence.measure import difference, limit
+from headway.divergence.operations import logits_of
+from headway.divergence.parameters import Match, Tensors, found
+from headway.divergence.sides import Module, Named
+from headway.torch.optimizers import Optimizer
+from headway.training.settings import TrainingConfig
+
+SAME = 1e-6  # of updates, which are both computed in float64 from the same gradients
+# The gradient of the second update is another one, because the betas do not matter in the first.
+SECOND = -0.5
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A loss, a gradient or an update. value: None if it was not found in B.
+
+    expected, value: of A and B. note: what is known about the difference. is_wrong: whether they
+    differ by more than rounding explains.
+    """
+
+    name: str
+    expected: Tensor
+    value: Tensor | None
+    limit: float
+    note: str = ""
+    is_wrong: bool = False
+
+    @classmethod
+    def of(cls, name: str, expected: Tensor, value: Tensor, limit: float, note: str = "") -> Self:
+        """Compare two values."""
+        return cls(name, expected, value, limit, note, difference(expected, value) > limit)
+
+
+@dataclass(frozen=True)
+class Training:
+    """The loss, the gradients from the loss on, and the updates, if B has an optimizer.
+
+    is_right_with_loss: whether the gradients agree if B is trained with the loss of A.
+    """
+
+    loss: Compared
+    gradients: tuple[Compared, ...]
+    updates: tuple[Compared, ...]
+    is_right_with_loss: bool
+
+
+def trained(one: Named, two: Named | Module, tokens: np.ndarray, dtype: str) -> Training:
+    """Compare the training of two models on tokens (batch, tokens).
+
+    dtype: the format whose rounding is measured. B's loss and optimizer are its own, if it has any.
+    """
+    kind, is_masked = getattr(torch, dtype), one.is_masked
+    exact = _Model(one.in_torch, tokens, "float64", is_masked)
+    rounded = _Model(one.in_torch, tokens, dtype, is_masked)
+    limits = {
+        name: limit(difference(x, rounded.gradients[name]), kind)
+        for name, x in exact.gradients.items()
+    }
+    most = limit(difference(exact.loss, rounded.loss), kind)
+    del rounded
+    a = exact if one.in_torch is one else _Model(one, tokens, "float64", is_masked)
+    b = _Model(two, tokens, "float64", is_masked)
+    places = _places(a, b)
+    loss = Compared.of("loss", a.loss, b.loss, most)
+    gradients = _gradients(a.gradients, b.gradients, places, limits)
+    is_right = not any(x.is_wrong for x in gradients)
+    if two.loss is not None and (loss.is_wrong or not is_right):
+        b.differentiate(is_own=False)
+        gradients = _gradients(a.gradients, b.gradients, places, limits)
+        if not is_right and not loss.is_wrong and not any(x.is_wrong for x in gradients):
+            loss = replace(
+                loss, note="its value is right, and its gradient is wrong", is_wrong=True
+            )
+        is_right = not any(x.is_wrong for x in gradients)
+    has_updates = not (a.is_jax or b.is_jax) and bool(two.optimizer or two.training)
+    updates = _updates(a, b, places) if has_updates else []
+    return Training(loss, tuple(gradients), tuple(updates), is_right)
+
+
+@final
+class _Model:
+    """A model in a number format, with its loss on the tokens and all gradients."""
+
+    def __init__(
+        self, side: Named | Module, tokens: np.ndarray, dtype: str, is_masked: bool
+    ) -> None:
+        self.side, self.tokens = side, tokens
+        self.is_jax = side.settings.engine == "jax"
+        self.inputs, self.targets = (tokens, tokens) if is_masked else _next(tokens)
+        if isinstance(side, Module):
+            self.model = side.model(dtype)
+        else:
+            loaded = side.load("float32" if self.is_jax else dtype)
+            self.model = loaded if self.is_jax else deepcopy(loaded)
+        self.differentiate()
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """By name, on the CPU."""
+        if self.is_jax:
+            values = engines.engine_named("jax").parameters(self.model)
+            return {name: torch.from_numpy(np.array(x)) for name, x in values.items()}
+        return {name: x.detach().cpu() for name, x in self.model.named_parameters()}
+
+    def differentiate(self, *, is_own: bool = True) -> None:
+        """Compute the loss and the gradients; is_own: of the model's own loss, if it has one."""
+        if self.is_jax:
+            engine = engines.engine_named("jax")
+            logits = torch.from_numpy(np.array(engine.logits(self.model, self.inputs)))
+            self.loss = self._mean(logits.double())
+            values = engine.gradients(self.model, self.inputs, self.targets)
+            self.gradients = {n: torch.from_numpy(np.array(x)).double() for n, x in values.items()}
+            return
+        self.model.zero_grad()
+        device = next(self.model.parameters()).device
+        if is_own and self.side.loss is not None:
+            loss = self.side.loss(self.model, torch.from_numpy(self.tokens).to(device))
+        else:
+            loss = self._mean(logits_of(self.model(torch.from_numpy(self.inputs).to(device))))
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        self.loss = loss.detach().double().cpu()
+        self.gradients = {
+            name: (torch.zeros_like(x) if x.grad is None else x.grad.clone()).double().cpu()
+            for name, x in self.model.named_parameters()
+        }
+
+    def _mean(self, logits: Tensor) -> Tensor:
+        targets = torch.from_numpy(self.targets).to(logits.device)
+        return cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def updates(self, gradients: Tensors) -> list[dict[str, Tensor]]:
+        """What the first two steps of the optimizer change, with these gradients."""
+        named, step = dict(self.model.named_parameters()), self._optimizer()
+        output = []
+        for factor in (1.0, SECOND):
+            before = {name: x.detach().clone() for name, x in named.items()}
+            for name, x in named.items():
+                x.grad = (factor * gradients[name]).to(x)
+            step()
+            output.append({n: (x.detach() - before[n]).double().cpu() for n, x in named.items()})
+        return output
+
+    def _optimizer(self) -> Callable[[], object]:
+        if self.side.optimizer is not None:
+            step: Callable[[], object] = self.side.optimizer(self.model).step
+            return step
+        config = self.side.training or TrainingConfig()
+        optimizer = Optimizer(self.model, replace(config, compile=False))
+        is_finite = torch.tensor(data=True)
+        return lambda: optimizer.step(config.learning_rate, is_finite)
+
+
+def _next(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of a model that predicts the next token."""
+    return np.ascontiguousarray(tokens[:, :-1]), np.ascontiguousarray(tokens[:, 1:])
+
+
+def _places(a: _Model, b: _Model) -> dict[str, Match]:
+    """Where the parameters of A are in B: those of the same name, or with the same values."""
+    ours, theirs = a.parameters, b.parameters
+    if all(name in theirs and theirs[name].shape == x.shape for name, x in ours.items()):
+        return {name: Match.of_name(name, x) for name, x in ours.items()}
+    return found(ours, theirs)
+
+
+def _gradients(
+    a: Tensors, b: Tensors, places: Mapping[str, Match], limits: Mapping[str, float]
+) -> list[Compared]:
+    """From the loss on: the last parameter first, and biases before the weights."""
+    output = []
+    for name in reversed([*a]):
+        title = f"gradients.{name}"
+        if name not in places:
+            output.append(Compared(title, a[name], None, limits[name]))
+            continue
+        values = [*places[name].gathered(b, is_gradient=True)]
+        best = min(values, key=lambda x: difference(a[name], x))
+        total = torch.stack(values).sum(0)
+        note = ""
+        if difference(a[name], best) > limits[name] >= difference(a[name], total):
+            note = "two parameters have these values, and each has a part of the gradient"
+        output.append(Compared.of(title, a[name], best, limits[name], note))
+    return output
+
+
+def _updates(a: _Model, b: _Model, places: Mapping[str, Match]) -> list[Compared]:
+    """The updates of both optimizers with the gradients of A: the first one that differs."""
+    theirs = {name: torch.zeros_like(x) for name, x in b.parameters.items()}
+    for name, match in places.items():
+        match.scatter(a.gradients[name], theirs)
+    output: dict[str, Compared] = {}
+    both = zip(a.updates(a.gradients), b.updates(theirs), strict=True)
+    for number, (ours, other) in enumerate(both):
+        for name, expected in ours.items():
+            is_known = name in places and not places[name].is_scaled
+            if not is_known or (name in output and output[name].is_wrong):
+                continue
+            values = places[name].gathered(other)
+            value = min(values, key=lambda x: difference(expected, x))
+            note = "only the second update differs, as with other betas" if number else ""
+            output[name] = Compared.of(f"updates.{name}", expected, value, SAME, note)
+    return [*output.values()]
