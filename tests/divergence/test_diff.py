@@ -1,10 +1,12 @@
 """`headway diff` names the first wrong step of models with faults, and is silent about others."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import command
 import headway
@@ -12,7 +14,7 @@ import planted
 from gpts import gpt_config
 from headway.attention import dispatch
 from headway.divergence import looks
-from headway.divergence.matching import Layout, layouts, nearest_layout
+from headway.divergence.matching import Layout, Summary, equal, layouts
 from headway.divergence.measure import difference
 from headway.torch import GPT
 
@@ -139,14 +141,9 @@ def test_bad_input_is_one_line(words, message, folders, tmp_path):
 
 
 def test_what_cannot_be_compared_is_one_line(folders):
-    model = headway.load(folders["llama"], dtype="float32").model
-    with torch.no_grad():
-        model.blocks[0].mlp.up.weight[0] = float("nan")
-    with pytest.raises(ValueError, match="GPT computes NaN, so there is nothing to compare with"):
-        headway.diff(model, folders["llama"])
     with pytest.raises(ValueError, match="33 tokens do not fit a context of 32; give fewer"):
         headway.diff(folders["llama"], folders["llama"], np.zeros((1, 33), int))
-    with pytest.raises(ValueError, match="settings need a model whose steps have names"):
+    with pytest.raises(ValueError, match="dtype= needs a model whose steps have names"):
         headway.diff(folders["llama"], torch.nn.Identity(), b_settings={"dtype": "float32"})
     with pytest.raises(ValueError, match="remove engine=jax from one side"):
         headway.diff(folders["llama"], torch.nn.Identity(), a_settings={"engine": "jax"})
@@ -163,18 +160,98 @@ def test_models_of_other_sizes_differ_where_the_shapes_do(folders):
     assert not result.is_proved
 
 
-def test_a_side_that_raises_and_other_vocabularies_are_one_line(folders):
-    class Broken(torch.nn.Module):
-        def forward(self, tokens):
-            raise RuntimeError("no cache")
+def loaded(folder):
+    return headway.load(folder, device="cpu", dtype="float32").model
 
-    with pytest.raises(ValueError, match="Broken raised RuntimeError: no cache"):
-        headway.diff(folders["llama"], Broken())
-    with pytest.raises(ValueError, match="the steps of Broken have no names"):
-        headway.diff(Broken(), folders["llama"])
-    other = GPT(gpt_config(9, 8, 8, 1, 2))
-    with pytest.raises(ValueError, match="vocabularies of 61 and 9 tokens"):
-        headway.diff(folders["llama"], other)
+
+def states(result):
+    return {step.name: step.state for step in result.steps}
+
+
+def note(result):
+    (line,) = result.notes
+    return line
+
+
+def test_of_a_side_that_raises_the_steps_before_are_compared(folders):
+    right, _ = planted.load("llama", None, folders["llama"])
+    broken = copy.deepcopy(right)
+    broken.layers[1].feed_forward.forward = lambda x: x @ x
+    named = loaded(folders["llama"])
+    named.blocks[1].mlp.forward = lambda x: x @ x
+    for model in (broken, named):
+        result = headway.diff(folders["llama"], model)
+        assert not result.is_same
+        assert "raised RuntimeError" in note(result)
+        assert states(result)["blocks.1.attention.output"] == "same"
+        assert states(result)["blocks.1.mlp.output"] == "not found"
+        assert result.first is None
+    with pytest.raises(ValueError, match="GPT raised RuntimeError"):
+        headway.diff(named, right)
+    with pytest.raises(ValueError, match="the steps of Transformer have no names"):
+        headway.diff(right, folders["llama"])
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_of_nan_the_steps_before_are_compared(is_named, folders):
+    models = loaded(folders["llama"]), planted.load("llama", None, folders["llama"])[0]
+    with torch.no_grad():
+        models[0].blocks[0].mlp.up.weight[0] = torch.nan
+        models[1].layers[0].feed_forward.w3.weight[0] = torch.nan
+    result = headway.diff(models[0], models[not is_named])
+    assert "GPT computes NaN from blocks.0.mlp.hidden on; only" in note(result)
+    assert states(result)["blocks.0.attention.output"] == "same"
+    assert {*states(result).values()} <= {"same", "not found"}
+    assert [*states(result)][-1] == "blocks.0.mlp_norm"
+    assert not result.is_same
+    result = headway.diff(folders["llama"], models[not is_named])  # NaN only here
+    assert result.first == "blocks.0.mlp.hidden"
+    assert "cells are NaN" in result.cause.looks
+
+
+def test_of_other_vocabularies_the_first_logits_are_compared(folders):
+    config = transformers.AutoConfig.from_pretrained(folders["llama"])
+    original = transformers.AutoModelForCausalLM.from_pretrained(folders["llama"])
+    config.vocab_size += 3
+    padded = transformers.AutoModelForCausalLM.from_config(config)
+    state = original.state_dict()
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        state[name] = torch.nn.functional.pad(state[name], (0, 0, 0, 3))
+    padded.load_state_dict(state)
+
+    class Plain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = padded
+
+        def forward(self, tokens):
+            return self.model(tokens)
+
+    for model in (padded, Plain()):
+        result = headway.diff(folders["llama"], model)
+        assert result.is_same
+        assert "vocabularies of 61 and 64 tokens; the logits of the first 61" in note(result)
+        with torch.no_grad():
+            padded.lm_head.weight[3] += 1
+        assert headway.diff(folders["llama"], model).first == "logits"
+        with torch.no_grad():
+            padded.lm_head.weight[3] -= 1
+
+
+def test_of_other_numbers_of_layers_the_common_ones_are_compared(folders):
+    short = loaded(folders["llama"])
+    short.blocks = short.blocks[:2]
+    result = headway.diff(folders["llama"], short)
+    assert note(result) == "llama has 3 layers, and GPT has 2"
+    assert result.first == "blocks.2.attention_norm"
+    assert result.cause.looks == "GPT has no such layer"
+    assert states(result)["blocks.1.after_mlp"] == "same"
+    assert not result.is_proved
+    assert headway.diff(short, folders["llama"]).first == "final_norm"
+
+
+def found(step, other):
+    return [*equal(step, Summary.of(step), [(0, other, Summary.of(other))], 1e-6)]
 
 
 def test_layouts_are_permutations_that_keep_the_axes_whole():
@@ -186,13 +263,14 @@ def test_layouts_are_permutations_that_keep_the_axes_whole():
         step.transpose(1, 2).reshape(10, 12),
         step.permute(2, 0, 1, 3),
     ):
-        error, layout = nearest_layout(step, other)
-        assert error == 0
+        (_, layout), *_ = found(step, other)
         assert torch.equal(layout.apply(step), other)
         assert torch.equal(layout.undo(other, step.shape), step)
     assert layouts((2, 3), (4, 2)) == ()
     scores = torch.randn(2, 5, 5)
-    assert nearest_layout(scores, scores.mT)[0] > 0.1  # a transpose is another matrix
+    assert found(scores, scores + 0)
+    assert not found(scores, scores.mT)  # a transpose is another matrix
+    assert not found(step, step + 1e-3)
     assert layouts((2, 5, 5), (2, 5, 5)) == (Layout((0, 1, 2), (2, 5, 5)),)
 
 

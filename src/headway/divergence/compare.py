@@ -214,7 +214,7 @@ def _by_name(
         notes.append(f"{two.title} raised {error}; only the steps before it are compared")
     names = [name for name in names if name in b or not notes]
     layers = [_layers(x) for x in (a, at_first)]
-    if layers[0] != layers[1] and not notes:
+    if layers[0] != layers[1] and not notes and "logits" in a:
         notes.append(f"{one.title} has {layers[0]} layers, and {two.title} has {layers[1]}")
     replaced: dict[str, Tensor] = {}
     causes: list[Cause] = []

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from headway.divergence.measure import difference
+from headway.divergence.measure import difference, is_ordinary
 
 
 class Layout(NamedTuple):
@@ -74,16 +74,6 @@ def _is_grouping(sizes: list[int], other: list[int]) -> bool:
     return not sizes and not other
 
 
-def nearest_layout(step: Tensor, other: Tensor) -> tuple[float, Layout] | None:
-    """The layout in which the other tensor is nearest to the step, with the difference."""
-    best = None
-    for layout in layouts(tuple(step.shape), tuple(other.shape)):
-        error = difference(layout.apply(step), other)
-        if best is None or error < best[0]:
-            best = error, layout
-    return best
-
-
 def correlation(step: Tensor, other: Tensor) -> tuple[float, Layout] | None:
     """The layout in which the two are correlated best, with the absolute correlation."""
     best = None
@@ -108,34 +98,39 @@ class Summary(NamedTuple):
     cells: int
     size: float
     total: float
-    most: float
+    low: float
+    high: float
 
     @classmethod
     def of(cls, x: Tensor) -> Summary:
         """Summarize a tensor."""
-        finite = torch.where(torch.isfinite(x) & (x.abs() < 1e4), x, 0.0).double()
-        return cls(x.numel(), float(finite.norm()), float(finite.sum()), float(finite.abs().sum()))
+        x = x.double()
+        if not is_ordinary(x):
+            x = torch.where(torch.isfinite(x) & (x.abs() < 1e4), x, 0.0)
+        low, high = x.aminmax() if x.numel() else (x.sum(), x.sum())
+        return cls(x.numel(), float(x.norm()), float(x.sum()), float(low), float(high))
 
     def may_equal(self, other: Summary, limit: float) -> bool:
         """Whether the tensors can be equal up to this relative difference."""
         if self.cells != other.cells:
             return False
         # Each cell differs by at most limit * largest, and the largest is at most the norm.
-        slack = (limit + 1e-12) * self.size * self.cells
+        slack = (limit + 1e-12) * self.size
         return (
-            abs(self.size - other.size) <= (limit + 1e-12) * self.size * math.sqrt(self.cells)
-            and abs(self.total - other.total) <= slack
-            and abs(self.most - other.most) <= slack
+            abs(self.low - other.low) <= slack
+            and abs(self.high - other.high) <= slack
+            and abs(self.size - other.size) <= slack * math.sqrt(self.cells)
+            and abs(self.total - other.total) <= slack * self.cells
         )
 
 
 def equal(
-    step: Tensor, others: Sequence[tuple[int, Tensor, Summary]], limit: float
+    step: Tensor, summary: Summary, others: Sequence[tuple[int, Tensor, Summary]], limit: float
 ) -> Iterator[tuple[int, Layout]]:
     """The tensors that equal a step up to this difference, in some layout, by their numbers."""
-    summary = Summary.of(step)
     for number, other, their in others:
         if summary.may_equal(their, limit):
-            nearest = nearest_layout(step, other)
-            if nearest is not None and nearest[0] <= limit:
-                yield number, nearest[1]
+            for layout in layouts(tuple(step.shape), tuple(other.shape)):
+                if difference(layout.apply(step), other) <= limit:
+                    yield number, layout
+                    break

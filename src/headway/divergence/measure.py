@@ -18,7 +18,11 @@ def difference(a: Tensor, b: Tensor) -> float:
     Cells in which both are NaN, or both -inf, are equal; if only one of them is, the difference is
     inf. A cell that one of them has not computed is not compared.
     """
-    a, b = _with_infinities(a.double()), _with_infinities(b.double())
+    a, b = a.double(), b.double()
+    if is_ordinary(a) and is_ordinary(b):
+        largest, most = float(a.abs().max()), float((a - b).abs().max())
+        return most / largest if largest else math.inf if most else 0.0
+    a, b = _with_infinities(a), _with_infinities(b)
     is_missing = (a == MISSING) | (b == MISSING)
     is_same = (a == b) | (a.isnan() & b.isnan())
     change = torch.where(is_same | is_missing, 0.0, a - b).abs()
@@ -28,6 +32,14 @@ def difference(a: Tensor, b: Tensor) -> float:
     largest = float(finite.abs().max()) if a.numel() else 0.0
     most = float(change.max()) if a.numel() else 0.0
     return most / largest if largest else math.inf if most else 0.0
+
+
+def is_ordinary(x: Tensor) -> bool:
+    """Whether a tensor has numbers, all of which can be compared as they are."""
+    if not x.numel():
+        return False
+    low, high = x.aminmax()
+    return float(low) > LOWEST and float(high) < -LOWEST  # False if there is NaN
 
 
 def _with_infinities(x: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class Search:
         self.names = [*steps]
         self.position = {name: index for index, name in enumerate(self.names)}
         self.end = len(self.names) - 1
+        self.summaries = {name: Summary.of(step) for name, step in steps.items()}
         self.forced: dict[str, Site] = {}
         self.operations: list[Operation] = []
         self.operations = self.first = self._operations({})
@@ -115,7 +116,8 @@ class Search:
                     for x in operations[-1:]
                     if x.name == "output" and x.value.numel() == step.numel()
                 ]
-            for number, layout in equal(step, candidates, self.limits[name]):
+            limit = self.limits[name]
+            for number, layout in equal(step, self.summaries[name], candidates, limit):
                 output[name] = Site(number, layout)
                 break
         return output
@@ -132,8 +134,13 @@ class Search:
                 break
         # A step that is right may have been changed before it was read.
         position = self.position[unmatched[0]]
-        befores = {position, self.position[best.name]} if best is not None else {position}
-        for before in [self.names[index - 1] for index in sorted(befores) if index]:
+        befores = [self.names[position - 1]] if position else []
+        if (
+            best is not None
+            and (masked := f"{best.name.rpartition('.')[0]}.masked") in self.matched
+        ):
+            befores.append(masked)
+        for before in befores:
             trial = self._trial(before)
             step = before.rpartition(".")[2]
             if trial is not None and (
