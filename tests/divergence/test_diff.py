@@ -26,11 +26,6 @@ FORWARD = [
 ]
 
 
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory):
-    return planted.folders(tmp_path_factory.mktemp("ports"))
-
-
 def report(folders, port, fault=None):
     model, _ = planted.load(port, fault, folders[port])
     return headway.diff(folders[port], model, planted.tokens())

@@ -218,7 +218,13 @@ def _by_name(
         notes.append(f"{one.title} has {layers[0]} layers, and {two.title} has {layers[1]}")
     replaced: dict[str, Tensor] = {}
     causes: list[Cause] = []
-    while len(causes) < MOST_CAUSES:
+
+    def is_healed(b: Steps) -> bool:
+        return "logits" in a and _is_same(a["logits"], b.get("logits"), limits["logits"])
+
+    if is_healed(b) and (wrong := _first_wrong(a, b, limits, {})) is not None:
+        notes.append(f"the logits agree although steps differ, {wrong} first")
+    while not is_healed(b) and len(causes) < MOST_CAUSES:
         name = _first_wrong({n: a[n] for n in names}, b, limits, replaced)
         if name is None:
             break
@@ -236,12 +242,11 @@ def _by_name(
         replaced |= same if in_all else {name: a[name]}
         b = everywhere if in_all else single
         causes.append(Cause(name, "", looks, in_all))
-    is_proved = "logits" in a and _is_same(a["logits"], b.get("logits"), limits["logits"])
     rows = tuple(_row(name, a[name], at_first.get(name), limits[name]) for name in a)
     used = formats[0] if formats[0] == formats[1] else " and ".join(formats)
     values = {name: (a[name], at_first[name]) for name in a if name in at_first}
     titles = one.title, two.title
-    return Report(titles, used, rows, tuple(causes), is_proved, tuple(notes), values)
+    return Report(titles, used, rows, tuple(causes), is_healed(b), tuple(notes), values)
 
 
 def _cut(steps: Steps, vocabulary: int | None) -> Steps:
@@ -335,28 +340,27 @@ def _tokens(tokens: Any, one: Any, two: Any) -> tuple[np.ndarray, list[str]]:
     sides = one, two
     sizes = [side.vocabulary for side in sides if side.vocabulary is not None]
     notes = [_vocabularies(*sizes)] if len({*sizes}) > 1 else []
-    contexts = [
-        side.context - side.settings.pad_left - side.settings.pad_right
-        for side in sides
+    padding = [side.settings.pad_left + side.settings.pad_right for side in sides]
+    rooms = [
+        (side.context - more, side.context)
+        for side, more in zip(sides, padding, strict=True)
         if side.context is not None
     ]
+    room, context = min(rooms, default=(TOKENS, TOKENS))
     if tokens is None:
         recorded = next((side.tokens for side in sides if isinstance(side, Recorded)), None)
-        if recorded is None:
-            length = min(TOKENS, *contexts) if contexts else TOKENS
-            shape = BATCH, max(length, 1)
-            return np.random.default_rng(0).integers(0, min(sizes), shape), notes
-        tokens = recorded
+        shape = BATCH, max(min(TOKENS, room), 1)
+        random = np.random.default_rng(0).integers(0, min(sizes, default=1), shape)
+        tokens = random if recorded is None else recorded
     elif isinstance(tokens, str):
         tokens = _encoded(tokens, sides, notes)
     array = np.atleast_2d(np.asarray(tokens))
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer) or not array.size:
         given = f"{array.dtype} {array.shape}"
         raise ValueError(f"tokens must be integers (batch, tokens) (got {given})")
-    if contexts and array.shape[1] > min(contexts):
-        raise ValueError(
-            f"{array.shape[1]} tokens do not fit a context of {min(contexts)}; give fewer"
-        )
+    if rooms and array.shape[1] > room:
+        what = f"{array.shape[1]} tokens{' with padding' * any(padding)}"
+        raise ValueError(f"{what} do not fit a context of {context}; give fewer")
     if sizes and (array.min() < 0 or array.max() >= min(sizes)):
         raise ValueError(f"tokens must be from 0 to {min(sizes) - 1} (got {array.max()})")
     return array.astype(np.int64), notes
