@@ -20,7 +20,7 @@ from headway.jax import gpt, sharding, weights
 from headway.jax.generate import generate
 from headway.jax.gpt import Model
 from headway.jax.layers import Attention, Params
-from headway.jax.train import Trainer, loss
+from headway.jax.train import Trainer
 from headway.jax.weights import build
 from headway.models.gpt import GPTConfig
 from headway.training import memory
@@ -169,5 +169,17 @@ def _losses(
     return jax.lax.map(row, (features, tokens[:, 1:]))
 
 
+def _mean_loss(
+    params: Params,
+    inputs: Int[Array, "batch tokens"],
+    targets: Int[Array, "batch tokens"],
+    config: GPTConfig,
+    attention: Attention,
+) -> Float[Array, ""]:
+    """The mean loss of the logits, as `train.loss`, but also for the output layer of BERT."""
+    logits = widened(gpt.forward(params, inputs, config, attention))
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+
 _forward = jax.jit(gpt.forward, static_argnames=("config", "attention"))
-_gradients = jax.jit(jax.grad(loss), static_argnames=("config", "attention"))
+_gradients = jax.jit(jax.grad(_mean_loss), static_argnames=("config", "attention"))
