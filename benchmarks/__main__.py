@@ -1,6 +1,6 @@
 """All benchmarks on a CPU, and the tables of the pages from their results.
 
-    python -m benchmarks                               # all, about 30 minutes on two cores
+    python -m benchmarks                               # all, up to an hour on two cores
     python -m benchmarks --only train_step startup     # some
     python -m benchmarks --tables                      # only write the tables again
 

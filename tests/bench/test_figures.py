@@ -7,21 +7,64 @@ from benchmarks import report
 
 WORDS = "half an?|one|two|three|four|five|six|seven|eight|nine|ten|twenty|hundred|thousand"
 NUMBER = rf"(?:\d[\d,.]*|\b(?:{WORDS})\b)"
-UNIT = (
-    r"(?:(?:[mµn]?s|(?:milli|micro)?seconds?|minutes?|hours?|times|percent|nats"
-    r"|(?:tokens|characters)(?:/s| per second)|[KMGT]i?B|(?:mega|giga)bytes?|[GT]FLOP)\b|×|%)"
+TIME = (
+    r"(?:(?:[mµn]?s|(?:milli|micro)?seconds?|minutes?|hours?|times"
+    r"|(?:tokens|characters)(?:/s| per second)|[KMGT]i?B|(?:mega|giga)bytes?|[GT]FLOP)\b|×(?! \d))"
+)
+UNIT = rf"(?:{TIME}|(?:percent|nats)\b|×|%)"
+SHARE = (
+    r"\b(?:half|twice|thirds?|quarter) (?:of )?(?:as|the) (?:time|memory|speed|fast|long|much)\b"
 )
 FIGURE = re.compile(
     rf"{NUMBER}(?: to {NUMBER})?[ -]?{UNIT}"
     r"|\b(?:loss|MFU|ratio|speed) (?:of |is |= )\d[\d.]*"
-    r"|\b(?:half|twice|thirds?|quarter) (?:of )?(?:as|the) (?:time|memory|speed|fast|long|much)\b"
+    rf"|{SHARE}"
     r"|(?<=\|) *\d[\d,.]* *(?=\|)"  # a cell of a table
 )
+# On the pages that are not about speed, losses and counts come from other reports.
+SPEED = re.compile(rf"{NUMBER}(?: to {NUMBER})?[ -]?{TIME}|{SHARE}")
 ALLOWED = {
     "ten minutes": "a setting: from which time on `headway train` compiles on a CPU",
     "five minutes": "a setting: from which time on `headway train` compiles on a GPU",
     "loss of 1.90": "a setting: the loss that benchmarks/time_to_good.py waits for",
     "three times": "README.md: an exercise is graded three times",
+}
+DOCS = report.BENCH.parent
+OTHERS = [page for page in (*DOCS.glob("*.md"), DOCS / "lab/README.md") if page not in report.PAGES]
+OTHERS = [page for page in (*OTHERS, DOCS.parent / "CONTRIBUTING.md") if page.name != "ladder.md"]
+# Of ladder.md, which `make` writes, tests/learn/test_typed_numbers.py compares the figures.
+SETTINGS = {
+    "CONTRIBUTING.md": {"0.5 s": "a rule"},
+    "check.md": {"two minutes": "a limit"},
+    "diff.md": {"eight times": "a limit"},
+    "explorer.md": {"64 MiB": "a limit"},
+    "lab/README.md": {"three times": "a setting of an experiment"},
+    "lab.md": {
+        "ten minutes": "a setting: what --quick is made for",
+        "three times": "a setting of an experiment",
+        "half the speed": "docs/lab/normalizer/report.md",
+    },
+    "learn.md": {
+        "ten minutes": "a rule",
+        "10 seconds": "a limit",
+        "three times": "a limit",
+        "2 GB": "a limit",
+    },
+    "limitations.md": {
+        "24 MB": "a limit",
+        "256 MiB": "a limit",
+        "1 GB": "what was tested",
+        "two minutes": "a limit",
+        "ten times": "a condition",
+        "eight times": "a limit",
+        "60 s": "a limit",
+        "160 MiB": "a limit",
+        "24 MiB": "a limit",
+        "2 GiB": "a limit",
+        "1.1 times": "a target",
+    },
+    "observatory.md": {"four times": "a limit", "12 minutes": "written by `make observatory`"},
+    "training.md": {"256 MiB": "a limit"},
 }
 
 
@@ -30,8 +73,8 @@ def prose(page):
     return re.sub(r"^```.*?^```", "", report.REGION.sub("", page), flags=re.DOTALL | re.MULTILINE)
 
 
-def figures(page):
-    return [found[0].strip() for found in FIGURE.finditer(prose(page))]
+def figures(page, pattern=FIGURE):
+    return [found[0].strip() for found in pattern.finditer(prose(page))]
 
 
 @pytest.mark.parametrize("page", report.PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
@@ -51,6 +94,12 @@ def test_every_json_file_is_on_a_page():
 def test_no_figure_is_typed_by_hand():
     typed = [figure for page in report.PAGES for figure in figures(page.read_text())]
     assert {*typed} == {*ALLOWED}
+
+
+@pytest.mark.parametrize("page", OTHERS, ids=lambda page: page.name)
+def test_no_speed_is_typed_by_hand_on_any_other_page(page):
+    name = page.relative_to(DOCS).as_posix() if DOCS in page.parents else page.name
+    assert {*figures(page.read_text(), SPEED)} == {*SETTINGS.get(name, ())}
 
 
 def test_an_edited_number_and_a_new_file_are_noticed(tmp_path, monkeypatch):
