@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+Limits = Mapping[str, float]  # of the difference of each step
 
 MARGIN = 8.0  # times the measured rounding; two right programs differ by about twice of it
 MISSING = torch.finfo(torch.float64).max  # a cell that a run did not compute
