@@ -92,7 +92,7 @@ def test_gradients_are_compared_only_if_the_logits_agree(folders):
     result = headway.diff(folders["gpt2"], model, backward=True, loss=module.loss)
     assert result.first == fault.first
     assert "because the logits differ already" in result.notes[0]
-    with pytest.raises(ValueError, match="gradients need a model, without cache and padding"):
+    with pytest.raises(ValueError, match="gradients need a whole text without padding"):
         headway.diff(folders["gpt2"], folders["gpt2"], b_settings={"cache": 1}, backward=True)
 
 

@@ -293,8 +293,15 @@ def test_what_a_difference_looks_like():
         (a * 0, "all numbers are 0"),
         (torch.where(torch.arange(6)[:, None] == 2, 7.0, a), "only some positions differ: 2"),
         (torch.where(torch.arange(6)[:, None] == 0, a, 7.0), "all positions differ but 0"),
-        (torch.randn_like(a), "correlation"),
+        (torch.randn_like(a), "correlat"),
+        (
+            a * torch.linspace(0.9, 1.1, 6)[:, None],
+            "another factor, 0.9 to 1.1, as with another eps",
+        ),
         (a * torch.nan, "144 cells are NaN"),
     ):
         assert words in looks.describe(a, b, 1e-6)
+    stream = torch.randn(2, 6, 5)
+    assert "same in each text" in looks.describe(stream, stream + torch.randn(6, 5), 1e-6)
+    assert "not correlated" in looks.describe(torch.randn(2, 99, 99), torch.randn(2, 99, 99), 1e-6)
     assert looks.describe(hidden, more, 1e-6).startswith("the mask hides 24 other cells, and 0")

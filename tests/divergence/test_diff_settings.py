@@ -30,7 +30,8 @@ def test_a_right_port_with_its_cache_is_the_same(port, size, folders):
     model, _ = planted.load(port, None, folders[port])
     result = headway.diff(folders[port], model, planted.tokens(), b_settings={"cache": size})
     assert result.is_same
-    assert "with its cache" in result.titles[1]
+    where = {1: "token 10", 4: "tokens from 8"}[size]
+    assert result.titles[1].endswith(f" (cache={size}), {where} of 11")
 
 
 @pytest.mark.parametrize("fault", [f for f in CACHE if str(f) not in MISSED], ids=str)
@@ -178,7 +179,7 @@ def test_two_checkpoints_of_a_run(tmp_path):
     runs = str(tmp_path / "runs")
     result = headway.diff("run", "run", "the cat", b_settings={"checkpoint": 2}, runs=runs)
     assert result.first == "embedded"
-    assert result.titles == ("run", "run, step 2")
+    assert result.titles == ("run", "run (checkpoint=2)")
     assert headway.diff("run", "run", b_settings={"checkpoint": "4"}, runs=runs).is_same
     with pytest.raises(ValueError, match=r"checkpoint must be one of .*2, 4 \(got 3\)"):
         headway.diff("run", "run", b_settings={"checkpoint": 3}, runs=runs)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from headway import engines
-from headway.divergence.measure import difference, limit
+from headway.divergence.measure import Limits, difference, limit
 from headway.divergence.operations import logits_of
 from headway.divergence.parameters import Match, Tensors, found
 from headway.divergence.sides import Module, Named
@@ -21,6 +21,8 @@ from headway.torch.optimizers import Optimizer
 from headway.training.settings import TrainingConfig
 
 SAME = 1e-6  # of updates, which are both computed in float64 from the same gradients
+# Gradients are compared relative to at least this part of the largest number of all gradients.
+SMALL = 1e-3
 # The gradient of the second update is another one, because the betas do not matter in the first.
 SECOND = -0.5
 
@@ -30,7 +32,7 @@ class Compared:
     """A loss, a gradient or an update. value: None if it was not found in B.
 
     expected, value: of A and B. note: what is known about the difference. is_wrong: whether they
-    differ by more than rounding explains.
+    differ by more than rounding explains. error: the difference.
     """
 
     name: str
@@ -39,11 +41,21 @@ class Compared:
     limit: float
     note: str = ""
     is_wrong: bool = False
+    error: float | None = None
 
     @classmethod
-    def of(cls, name: str, expected: Tensor, value: Tensor, limit: float, note: str = "") -> Self:
-        """Compare two values."""
-        return cls(name, expected, value, limit, note, difference(expected, value) > limit)
+    def of(
+        cls,
+        name: str,
+        expected: Tensor,
+        value: Tensor,
+        limit: float,
+        note: str = "",
+        least: float = 0,
+    ) -> Self:
+        """Compare two values; least: as in `measure.difference`."""
+        error = difference(expected, value, least)
+        return cls(name, expected, value, limit, note, error > limit, error)
 
 
 @dataclass(frozen=True)
@@ -67,8 +79,10 @@ def trained(one: Named, two: Named | Module, tokens: np.ndarray, dtype: str) -> 
     kind, is_masked = getattr(torch, dtype), one.is_masked
     exact = _Model(one.in_torch, tokens, "float64", is_masked)
     rounded = _Model(one.in_torch, tokens, dtype, is_masked)
+    # Some gradients are 0 in theory, such as those of the keys' biases.
+    least = SMALL * max(float(x.abs().max()) for x in exact.gradients.values())
     limits = {
-        name: limit(difference(x, rounded.gradients[name]), kind)
+        name: limit(difference(x, rounded.gradients[name], least), kind)
         for name, x in exact.gradients.items()
     }
     most = limit(difference(exact.loss, rounded.loss), kind)
@@ -77,11 +91,11 @@ def trained(one: Named, two: Named | Module, tokens: np.ndarray, dtype: str) -> 
     b = _Model(two, tokens, "float64", is_masked)
     places = _places(a, b)
     loss = Compared.of("loss", a.loss, b.loss, most)
-    gradients = _gradients(a.gradients, b.gradients, places, limits)
+    gradients = _gradients(a.gradients, b.gradients, places, limits, least)
     is_right = not any(x.is_wrong for x in gradients)
     if two.loss is not None and (loss.is_wrong or not is_right):
         b.differentiate(is_own=False)
-        gradients = _gradients(a.gradients, b.gradients, places, limits)
+        gradients = _gradients(a.gradients, b.gradients, places, limits, least)
         if not is_right and not loss.is_wrong and not any(x.is_wrong for x in gradients):
             loss = replace(
                 loss, note="its value is right, and its gradient is wrong", is_wrong=True
@@ -180,7 +194,7 @@ def _places(a: _Model, b: _Model) -> dict[str, Match]:
 
 
 def _gradients(
-    a: Tensors, b: Tensors, places: Mapping[str, Match], limits: Mapping[str, float]
+    a: Tensors, b: Tensors, places: Mapping[str, Match], limits: Limits, least: float
 ) -> list[Compared]:
     """From the loss on: the last parameter first, and biases before the weights."""
     output = []
@@ -190,12 +204,11 @@ def _gradients(
             output.append(Compared(title, a[name], None, limits[name]))
             continue
         values = [*places[name].gathered(b, is_gradient=True)]
-        best = min(values, key=lambda x: difference(a[name], x))
-        total = torch.stack(values).sum(0)
-        note = ""
-        if difference(a[name], best) > limits[name] >= difference(a[name], total):
+        errors = [difference(a[name], x, least) for x in (*values, torch.stack(values).sum(0))]
+        best, note = values[errors.index(min(errors[:-1]))], ""
+        if min(errors[:-1]) > limits[name] >= errors[-1]:
             note = "two parameters have these values, and each has a part of the gradient"
-        output.append(Compared.of(title, a[name], best, limits[name], note))
+        output.append(Compared.of(title, a[name], best, limits[name], note, least))
     return output
 
 

@@ -74,4 +74,4 @@ def _first_call(two: Module, tokens: np.ndarray, steps: Steps, limits: Limits) -
         if not is_same(expected, logits, limits["logits"]):
             break
     where = f"token {call.start}" if call.stop == call.start + 1 else f"tokens from {call.start}"
-    return call, f"{where} of {tokens.shape[1]} with its cache"
+    return call, f"{where} of {tokens.shape[1]}"

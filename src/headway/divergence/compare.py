@@ -130,9 +130,7 @@ def _with_training(report: Report, one: Any, two: Any, tokens: np.ndarray) -> Re
         return replace(report, notes=(*report.notes, note))
     for side in (one, two):
         if isinstance(side, Recorded) or not side.settings.is_whole:
-            raise ValueError(
-                f"gradients need a model, without cache and padding (got {side.title})"
-            )
+            raise ValueError(f"gradients need a whole text without padding (got {side.title})")
     result = trained(one, two, tokens, one.settings.dtype or "float32")
     rows = [result.loss, *result.gradients, *result.updates]
     causes = [_cause(x) for x in (result.loss,) if x.is_wrong]
@@ -157,8 +155,7 @@ def _with_training(report: Report, one: Any, two: Any, tokens: np.ndarray) -> Re
 
 def _training_row(x: Compared) -> Step:
     state = "not found" if x.value is None else "different" if x.is_wrong else "same"
-    error = None if x.value is None else difference(x.expected, x.value)
-    return Step(x.name, state, error, x.limit)
+    return Step(x.name, state, x.error, x.limit)
 
 
 def _cause(x: Compared) -> Cause:

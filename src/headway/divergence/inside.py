@@ -33,7 +33,7 @@ class Inside:
     def __init__(self, search: Search) -> None:
         self.steps, self.limits, self.position = search.steps, search.limits, search.position
         self.operations, self.window, self.end = search.operations, search.window, search.end
-        self._reach = search.reach
+        self._matched, self._reach = search.matched, search.reach
 
     def cause(self, best: Trial) -> WrongStep:
         """Which inputs of an attention are wrong, if its scores or its context are."""
@@ -122,10 +122,14 @@ class Inside:
         queries, keys, values = (self.steps[name] for name in names)
         cells = (*queries.shape[:-1], keys.shape[-2])
         context = (*queries.shape[:-1], values.shape[-1])
+        first = min(self.position[name] for name in self.steps if name.startswith(prefix))
+        before = [x.number for name, x in self._matched.items() if self.position[name] < first]
         products = [
             (index, x)
             for index, x in enumerate(self.operations)
-            if x.name in ("bmm", "mm", "baddbmm") and abs(index - number) < self.window
+            if x.name in ("bmm", "mm", "baddbmm")
+            and abs(index - number) < self.window
+            and index > max(before, default=-1)
         ]
         output: dict[str, list[Site]] = {}
         repeats = queries.shape[-3] // keys.shape[-3]

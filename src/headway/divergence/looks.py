@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headway.divergence.measure import LOWEST, difference
+from headway.divergence.measure import LOWEST, MISSING, difference
 
 
 def describe(a: Tensor, b: Tensor, limit: float) -> str:
@@ -16,6 +16,8 @@ def describe(a: Tensor, b: Tensor, limit: float) -> str:
     if a.shape != b.shape:
         return f"its shape is {tuple(b.shape)} instead of {tuple(a.shape)}"
     a, b = a.double(), b.double()
+    is_missing = (a == MISSING) | (b == MISSING)
+    a, b = a.masked_fill(is_missing, 0.0), b.masked_fill(is_missing, 0.0)
     if (a <= LOWEST).any() or (b <= LOWEST).any():
         if not torch.equal(a <= LOWEST, b <= LOWEST):
             more, less = ((b <= LOWEST) & (a > LOWEST)).sum(), ((a <= LOWEST) & (b > LOWEST)).sum()
@@ -28,6 +30,14 @@ def describe(a: Tensor, b: Tensor, limit: float) -> str:
     factor = float((a * b).sum() / (a * a).sum()) if float(a.norm()) else 0.0
     if factor and difference(a * factor, b) <= 4 * limit:
         return f"all numbers are {factor:.4g} times as large"
+    if (row := _factors(a, b, limit)) is not None:
+        return (
+            f"the numbers of each token have another factor, {row[0]:.4g} to {row[1]:.4g}, as with "
+            "another eps in a norm"
+        )
+    change = b - a
+    if len(a) > 1 and a.ndim == 3 and difference(change[:1].expand_as(change), change) <= 4 * limit:
+        return "the difference is the same in each text, as with other position embeddings"
     if a.ndim >= 2 and a.shape[-2] > 1:
         if difference(a[..., :-1, :], b[..., 1:, :]) <= 4 * limit:
             return "shifted by one position: each token has the value of the one before it"
@@ -41,7 +51,7 @@ def describe(a: Tensor, b: Tensor, limit: float) -> str:
         return "the same numbers in another order, such as after a transpose"
     if a.shape[-1] > 1 and difference(a.norm(dim=-1), b.norm(dim=-1)) <= 4 * limit:
         return "only the directions differ, as with other angles or pairs of rotary positions"
-    change = (a - b).abs()
+    change = change.abs()
     if a.ndim >= 2:
         tokens = change.amax([axis for axis in range(a.ndim) if axis != a.ndim - 2])
         right = tokens <= 4 * limit * a.abs().max()
@@ -55,7 +65,20 @@ def describe(a: Tensor, b: Tensor, limit: float) -> str:
     centred = [x - x.mean() for x in (a, b)]
     size = float(centred[0].norm() * centred[1].norm())
     similarity = float((centred[0] * centred[1]).sum()) / size if size else 0.0
+    if abs(similarity) < 0.1:
+        return f"the numbers are not correlated ({similarity:.2f}), as with weights that differ"
     return f"the correlation of the numbers is {similarity:.2f}"
+
+
+def _factors(a: Tensor, b: Tensor, limit: float) -> tuple[float, float] | None:
+    """The least and the largest factor of a token, if the numbers of each one have a factor."""
+    if a.ndim < 2 or a.shape[-1] < 2:
+        return None
+    factors = (a * b).sum(-1, keepdim=True) / (a * a).sum(-1, keepdim=True).clamp(min=1e-300)
+    if difference(a * factors, b) > 4 * limit:
+        return None
+    low, high = factors.aminmax()
+    return float(low), float(high)
 
 
 def _sorted_heads(x: Tensor) -> Tensor:

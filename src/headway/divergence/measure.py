@@ -15,16 +15,16 @@ MISSING = torch.finfo(torch.float64).max  # a cell that a run did not compute
 LOWEST = -1e4  # scores below this are treated as -inf, such as -1e9 in a mask of numbers
 
 
-def difference(a: Tensor, b: Tensor) -> float:
+def difference(a: Tensor, b: Tensor, least: float = 0.0) -> float:
     """Return the largest difference of two values, relative to the largest number of `a`.
 
+    least: what it is relative to at least.
     Cells in which both are NaN, or both -inf, are equal; if only one of them is, the difference is
     inf. A cell that one of them has not computed is not compared.
     """
     a, b = a.double(), b.double()
     if is_ordinary(a) and is_ordinary(b):
-        largest, most = float(a.abs().max()), float((a - b).abs().max())
-        return most / largest if largest else math.inf if most else 0.0
+        return _ratio(float((a - b).abs().max()), max(float(a.abs().max()), least))
     a, b = _with_infinities(a), _with_infinities(b)
     is_missing = (a == MISSING) | (b == MISSING)
     is_same = (a == b) | (a.isnan() & b.isnan())
@@ -34,6 +34,10 @@ def difference(a: Tensor, b: Tensor) -> float:
     finite = torch.where(torch.isfinite(a) & ~is_missing, a, 0.0)
     largest = float(finite.abs().max()) if a.numel() else 0.0
     most = float(change.max()) if a.numel() else 0.0
+    return _ratio(most, max(largest, least))
+
+
+def _ratio(most: float, largest: float) -> float:
     return most / largest if largest else math.inf if most else 0.0
 
 

@@ -38,8 +38,13 @@ def show(report: Report, console: Console) -> None:
 def conclusion(report: Report) -> str:
     """Say in one sentence whether the models are the same, and whether the cause is proved."""
     one, two = report.titles
+    what = "logits"
+    if any(step.name.startswith("gradients.") for step in report.steps):
+        what = "logits, loss and gradients"
     if report.is_same:
-        return f"{two} computes the same logits as {one}, up to rounding."
+        return f"{two} computes the same {what} as {one}, up to rounding."
+    if what != "logits":
+        return _of_training(report)
     which = "this step" if len(report.causes) == 1 else "these steps"
     if report.causes and report.causes[-1].looks.startswith("its shape"):
         return "A step of another size cannot be replaced, so the comparison ends there."
@@ -48,6 +53,16 @@ def conclusion(report: Report) -> str:
     if report.causes:
         return f"With {which} of {one} in it, {two} still computes other logits."
     return f"The logits differ, and no step of {one} was found in {two} that explains it."
+
+
+def _of_training(report: Report) -> str:
+    """The conclusion, where the logits agree and the training differs."""
+    one, two = report.titles
+    if report.first == "loss" and report.is_proved:
+        return f"With the loss of {one}, the gradients of {two} agree: the cause is proved."
+    if (report.first or "").startswith("updates."):
+        return f"The gradients agree; the optimizer of {two} makes other updates of them."
+    return "The logits agree, and so do the gradients that are nearer to the loss."
 
 
 def _cells(step: Step, causes: set[str]) -> tuple[str, str, str, str]:

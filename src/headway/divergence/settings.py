@@ -44,10 +44,20 @@ class Settings:
             raise ValueError("cache and pad_right cannot be combined; use pad_left")
         return settings
 
+    def __str__(self) -> str:
+        """The settings that are not the default ones."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed = {name: value for name, value in values.items() if value != _default(name)}
+        return ", ".join(f"{name}={value}" for name, value in changed.items())
+
     @property
     def is_whole(self) -> bool:
         """Whether one call gets the whole text, without padding."""
         return not (self.cache or self.pad_left or self.pad_right)
+
+
+def _default(name: str) -> Any:
+    return Settings.__dataclass_fields__[name].default
 
 
 def _integer(name: str, value: Any, least: int) -> int:

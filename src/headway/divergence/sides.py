@@ -39,9 +39,9 @@ from headway.training.settings import TrainingConfig
 class Side:
     """One of the two models.
 
-    context: the largest number of tokens, if it is known. is_masked: whether it predicts masked
-    tokens. training: the settings of a run. loss: a function (model, tokens); optimizer: a function
-    of the model; by default those of Headway.
+    title: its name, to which the settings are added. context: the largest number of tokens, if it
+    is known. is_masked: whether it predicts masked tokens. training: the settings of a run. loss: a
+    function (model, tokens); optimizer: a function of the model; by default those of Headway.
     """
 
     title: str
@@ -53,6 +53,10 @@ class Side:
     training: TrainingConfig | None = None
     loss: Callable[[Any, Tensor], Tensor] | None = None
     optimizer: Callable[[Any], torch.optim.Optimizer] | None = None
+
+    def __post_init__(self) -> None:
+        if settings := str(self.settings):
+            self.title = f"{self.title} ({settings})"
 
 
 @final
@@ -278,11 +282,10 @@ def _stored(stored: StoredModel, how: Settings) -> Named:
     if how.attention is not None:
         one_of("attention", how.attention, KERNELS)
     tokenizer = stored.tokenizer if (stored.path / "tokenizer.json").is_file() else None
-    title = stored.name if checkpoint is None else f"{stored.name}, step {how.checkpoint}"
     sizes = stored.gpt.vocabulary, stored.gpt.context, stored.gpt.is_masked
     training = None if stored.run is None else stored.run.config.training
     exact = None if how.engine == "torch" else _stored(stored, replace(how, engine="torch"))
-    return Named(title, how, tokenizer, *sizes, training, load=load, exact=exact)
+    return Named(stored.name, how, tokenizer, *sizes, training, load=load, exact=exact)
 
 
 def _recorded(path: Path, how: Settings) -> Recorded:
