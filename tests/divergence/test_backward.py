@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import transformers
 from torch.nn.functional import cross_entropy
 
 import command
@@ -150,6 +151,17 @@ def test_parameters_are_found_in_any_arrangement():
     assert torch.allclose(gradient, torch.full((12, 5), 2.0).double())
     assert of_values(x, a=x + 1e-3) is None
     assert of_values(x, a=x[:11]) is None
+
+
+def test_a_port_with_untrained_weights_is_the_same(tmp_path):
+    """Its biases are 0 and its norms 1, so that values do not tell them apart."""
+    config = transformers.AutoConfig.for_model("gpt2", **planted.CONFIGS["gpt2"])
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    model, module = planted.load("gpt2", None, tmp_path)
+    functions = {"loss": module.loss, "optimizer": module.optimizer}
+    result = headway.diff(tmp_path, model, backward=True, **functions)
+    assert result.is_same
+    assert "not found" not in {step.state for step in result.steps}
 
 
 def test_the_loss_is_the_mean_over_the_next_tokens(folders):

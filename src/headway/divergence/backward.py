@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Self, final
@@ -62,13 +62,12 @@ class Compared:
 class Training:
     """The loss, the gradients from the loss on, and the updates, if B has an optimizer.
 
-    is_right_with_loss: whether the gradients agree if B is trained with the loss of A.
+    If the loss of B is wrong, its gradients are those with the loss of A.
     """
 
     loss: Compared
     gradients: tuple[Compared, ...]
     updates: tuple[Compared, ...]
-    is_right_with_loss: bool
 
 
 def trained(one: Named, two: Named | Module, tokens: np.ndarray, dtype: str) -> Training:
@@ -89,21 +88,19 @@ def trained(one: Named, two: Named | Module, tokens: np.ndarray, dtype: str) -> 
     del rounded
     a = exact if one.in_torch is one else _Model(one, tokens, "float64", is_masked)
     b = _Model(two, tokens, "float64", is_masked)
-    places = _places(a, b)
+    candidates = _places(a, b)
     loss = Compared.of("loss", a.loss, b.loss, most)
-    gradients = _gradients(a.gradients, b.gradients, places, limits, least)
-    is_right = not any(x.is_wrong for x in gradients)
-    if two.loss is not None and (loss.is_wrong or not is_right):
+    gradients, places = _gradients(a.gradients, b.gradients, candidates, limits, least)
+    is_wrong = any(x.is_wrong for x in gradients)
+    if two.loss is not None and (loss.is_wrong or is_wrong):
         b.differentiate(is_own=False)
-        gradients = _gradients(a.gradients, b.gradients, places, limits, least)
-        if not is_right and not loss.is_wrong and not any(x.is_wrong for x in gradients):
-            loss = replace(
-                loss, note="its value is right, and its gradient is wrong", is_wrong=True
-            )
-        is_right = not any(x.is_wrong for x in gradients)
+        gradients, places = _gradients(a.gradients, b.gradients, candidates, limits, least)
+        if is_wrong and not loss.is_wrong and not any(x.is_wrong for x in gradients):
+            note = "its value is right, and its gradient is wrong"
+            loss = replace(loss, note=note, is_wrong=True)
     has_updates = not (a.is_jax or b.is_jax) and bool(two.optimizer or two.training)
     updates = _updates(a, b, places) if has_updates else []
-    return Training(loss, tuple(gradients), tuple(updates), is_right)
+    return Training(loss, tuple(gradients), tuple(updates))
 
 
 @final
@@ -140,7 +137,6 @@ class _Model:
             values = engine.gradients(self.model, self.inputs, self.targets)
             self.gradients = {n: torch.from_numpy(np.array(x)).double() for n, x in values.items()}
             return
-        self.model.zero_grad()
         device = next(self.model.parameters()).device
         if is_own and self.side.loss is not None:
             loss = self.side.loss(self.model, torch.from_numpy(self.tokens).to(device))
@@ -150,25 +146,24 @@ class _Model:
             loss.backward()  # type: ignore[no-untyped-call]
         self.loss = loss.detach().double().cpu()
         self.gradients = {
-            name: (torch.zeros_like(x) if x.grad is None else x.grad.clone()).double().cpu()
+            name: (torch.zeros_like(x) if x.grad is None else x.grad).double().cpu()
             for name, x in self.model.named_parameters()
         }
+        self.model.zero_grad()  # which only removes them
 
     def _mean(self, logits: Tensor) -> Tensor:
         targets = torch.from_numpy(self.targets).to(logits.device)
         return cross_entropy(logits.flatten(0, 1), targets.flatten())
 
-    def updates(self, gradients: Tensors) -> list[dict[str, Tensor]]:
+    def updates(self, gradients: Tensors) -> Iterator[dict[str, Tensor]]:
         """What the first two steps of the optimizer change, with these gradients."""
         named, step = dict(self.model.named_parameters()), self._optimizer()
-        output = []
         for factor in (1.0, SECOND):
             before = {name: x.detach().clone() for name, x in named.items()}
             for name, x in named.items():
                 x.grad = (factor * gradients[name]).to(x)
             step()
-            output.append({n: (x.detach() - before[n]).double().cpu() for n, x in named.items()})
-        return output
+            yield {name: (x.detach() - before[name]).double().cpu() for name, x in named.items()}
 
     def _optimizer(self) -> Callable[[], object]:
         if self.side.optimizer is not None:
@@ -195,9 +190,12 @@ def _places(a: _Model, b: _Model) -> dict[str, Match]:
 
 def _gradients(
     a: Tensors, b: Tensors, places: Mapping[str, Match], limits: Limits, least: float
-) -> list[Compared]:
-    """From the loss on: the last parameter first, and biases before the weights."""
-    output = []
+) -> tuple[list[Compared], dict[str, Match]]:
+    """From the loss on: the last parameter first, and biases before the weights.
+
+    Also returns the places of the gradients that were compared, one for each parameter.
+    """
+    output, compared = [], {}
     for name in reversed([*a]):
         title = f"gradients.{name}"
         if name not in places:
@@ -205,11 +203,13 @@ def _gradients(
             continue
         values = [*places[name].gathered(b, is_gradient=True)]
         errors = [difference(a[name], x, least) for x in (*values, torch.stack(values).sum(0))]
-        best, note = values[errors.index(min(errors[:-1]))], ""
+        number, note = errors.index(min(errors[:-1])), ""
+        compared[name] = places[name].choice(number)
         if min(errors[:-1]) > limits[name] >= errors[-1]:
             note = "two parameters have these values, and each has a part of the gradient"
-        output.append(Compared.of(title, a[name], best, limits[name], note, least))
-    return output
+        value = values[number]
+        output.append(Compared.of(title, a[name], value, limits[name], note, least))
+    return output, compared
 
 
 def _updates(a: _Model, b: _Model, places: Mapping[str, Match]) -> list[Compared]:
@@ -218,14 +218,14 @@ def _updates(a: _Model, b: _Model, places: Mapping[str, Match]) -> list[Compared
     for name, match in places.items():
         match.scatter(a.gradients[name], theirs)
     output: dict[str, Compared] = {}
-    both = zip(a.updates(a.gradients), b.updates(theirs), strict=True)
+    expected_updates = [*a.updates(a.gradients)]  # before those of B, to save memory
+    both = zip(expected_updates, b.updates(theirs), strict=True)
     for number, (ours, other) in enumerate(both):
         for name, expected in ours.items():
             is_known = name in places and not places[name].is_scaled
             if not is_known or (name in output and output[name].is_wrong):
                 continue
-            values = places[name].gathered(other)
-            value = min(values, key=lambda x: difference(expected, x))
+            (value,) = places[name].gathered(other)
             note = "only the second update differs, as with other betas" if number else ""
             output[name] = Compared.of(f"updates.{name}", expected, value, SAME, note)
     return [*output.values()]

@@ -42,6 +42,10 @@ class Match(NamedTuple):
         rows = torch.arange(len(_rows(value)))
         return cls(tuple(value.shape), ((Piece(rows, name, value.ndim - 1, False, rows),),))
 
+    def choice(self, number: int) -> Match:
+        """One of the choices."""
+        return self._replace(choices=self.choices[number : number + 1])
+
     @property
     def is_scaled(self) -> bool:
         """Whether B has a multiple of the values."""
@@ -76,9 +80,12 @@ def found(a: Tensors, b: Tensors) -> dict[str, Match]:
     """Find the parameters of A in those of B; those that are not there are left out."""
     widths = {_rows(x).shape[1] for x in a.values() if x.ndim > 1}
     table = _row_table(b, widths)
-    output = {}
-    for name, value in a.items():
-        choices = _matrix(value, table) if value.ndim > 1 else _vector(value, b)
+    output: dict[str, Match] = {}
+    for name, value in sorted(a.items(), key=lambda pair: pair[1].ndim < 2):  # matrices first
+        if value.ndim > 1:
+            choices = _matrix(value, table)
+        else:
+            choices = _bias(name, value, output, b) or _vector(value, b)
         choices = choices or _scaled(value, b)
         if choices:
             output[name] = Match(tuple(value.shape), tuple(choices))
@@ -113,9 +120,9 @@ def _set_view(x: Tensor, axis: int, is_turned: bool, view: Tensor) -> None:
 Place = tuple[str, int, bool, int]  # of a row: parameter, axis, is_turned, number
 
 
-def _row_table(b: Tensors, widths: set[int]) -> dict[bytes, list[Place]]:
-    """The places of all rows with these numbers of columns, by their bytes."""
-    table: dict[bytes, list[Place]] = {}
+def _row_table(b: Tensors, widths: set[int]) -> dict[int, list[Place]]:
+    """The places of all rows with these numbers of columns, by the hash of their bytes."""
+    table: dict[int, list[Place]] = {}
     for name, value in b.items():
         for axis in range(value.ndim if value.ndim > 1 else 0):
             for is_turned in (False, True) if value.ndim > 2 else (False,):
@@ -123,17 +130,19 @@ def _row_table(b: Tensors, widths: set[int]) -> dict[bytes, list[Place]]:
                 if view.shape[1] not in widths:
                     continue
                 for number, row in enumerate(view.double().contiguous().numpy()):
-                    table.setdefault(row.tobytes(), []).append((name, axis, is_turned, number))
+                    table.setdefault(hash(row.tobytes()), []).append(
+                        (name, axis, is_turned, number)
+                    )
     return table
 
 
-def _matrix(value: Tensor, table: Mapping[bytes, Sequence[Place]]) -> list[tuple[Piece, ...]]:
+def _matrix(value: Tensor, table: Mapping[int, Sequence[Place]]) -> list[tuple[Piece, ...]]:
     """Where all rows of a matrix are; equal rows are taken in order."""
-    seen: dict[bytes, int] = {}
+    seen: dict[int, int] = {}
     groups: dict[tuple[str, int, bool], tuple[list[int], list[int]]] = {}
     copies: dict[tuple[str, int, bool], tuple[list[int], list[int]]] = {}
     for number, row in enumerate(_rows(value).double().contiguous().numpy()):
-        key = row.tobytes()
+        key = hash(row.tobytes())
         places = table.get(key, ())
         if not places:
             return []
@@ -155,6 +164,26 @@ def _matrix(value: Tensor, table: Mapping[bytes, Sequence[Place]]) -> list[tuple
 
 def _piece(key: tuple[str, int, bool], ours: Sequence[int], theirs: Sequence[int]) -> Piece:
     return Piece(torch.tensor(ours), *key, torch.tensor(theirs))
+
+
+def _bias(
+    name: str, value: Tensor, known: Mapping[str, Match], b: Tensors
+) -> list[tuple[Piece, ...]]:
+    """Where a bias is, if B has it beside the weights; biases are often 0 and all alike."""
+    weight = known.get(f"{name.removesuffix('bias')}weight")
+    if not name.endswith("bias") or weight is None or len(weight.shape) < 2:
+        return []
+    pieces = []
+    for piece in weight.choices[0]:
+        other, rows = f"{piece.name.removesuffix('weight')}bias", piece.their_rows
+        if other not in b or b[other].ndim != 1 or max(map(len, (rows, piece.rows))) > len(value):
+            return []
+        if int(rows.max()) >= len(b[other]) or int(piece.rows.max()) >= len(value):
+            return []
+        if not torch.equal(b[other][rows].double(), value[piece.rows].double()):
+            return []
+        pieces.append(Piece(piece.rows, other, 0, False, rows))
+    return [tuple(pieces)]
 
 
 def _vector(value: Tensor, b: Tensors) -> list[tuple[Piece, ...]]:
