@@ -54,9 +54,9 @@ def show(shared, tmp_path):
 
 def made(a, b, name="step", titles=("A", "B")):
     """A report of one step that differs."""
-    values = torch.as_tensor(a), torch.as_tensor(b)
+    values = [torch.as_tensor(x, dtype=torch.float64) for x in (a, b)]
     step = Step(name, "different", 1.0, 1e-6)
-    return Report(titles, "float64", (step,), (), False, (), {name: values})
+    return Report(titles, "float64", (step,), (), False, (), {name: tuple(values)})
 
 
 def said(opened):
@@ -71,7 +71,7 @@ def drawn(opened, name):
 
 
 def hover(opened, matrix, row, column):
-    """Point at a cell of one of the three matrices, which have no labels. Its number may be above it."""
+    """Point at a cell of one of the three matrices; the number in it may be above it."""
     columns = int(
         re.search(r"by (\d+)", opened.locator(".matrix").nth(0).get_attribute("aria-label"))[1]
     )

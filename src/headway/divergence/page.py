@@ -59,7 +59,7 @@ def _values(name: str, one: Tensor, two: Tensor) -> dict[str, Any]:
     if len(outer) > len(axes) or name.startswith(("gradients.", "updates.")):
         axes = [f"index of axis {axis}" for axis in range(len(outer))]
     rows, columns = _around(row, a.shape[-2]), _around(column, a.shape[-1])
-    parts = [x[(*outer, rows, columns)].tolist() for x in (a, b)]
+    parts = [x[tuple(outer)][rows, columns].tolist() for x in (a, b)]
     pairs = [[*zip(*lines, strict=True)] for lines in zip(*parts, strict=True)]
     return shapes | {
         "place": ", ".join(f"{axis} {i}" for axis, i in zip(axes, outer, strict=False)),
