@@ -134,14 +134,19 @@ def test_another_step_by_mouse_keyboard_and_address(report, show):
     opened.goto(opened.url.replace("#embedded", "#blocks.0.attention.weights"))
     drawn(opened, "blocks.0.attention.weights")
     assert "not found in GPT2" in opened.inner_text("main")
+    for _ in names[names.index("blocks.0.attention.weights") + 1 :]:
+        opened.keyboard.press("ArrowDown")
+    drawn(opened, names[-1])
+    own, window = opened.locator("nav [aria-current]").bounding_box(), opened.viewport_size
+    assert 0 < own["y"] < window["height"] - own["height"]  # the list has scrolled
 
 
 def test_cells_without_a_number(show):
     nan, inf = math.nan, math.inf
-    a = [[1.0, -inf, -inf, nan, nan, 2.0, -inf, 3.0]]
-    b = [[1.5, -inf, -1e9, nan, 1.0, MISSING, 4.0, inf]]
+    a = [[1.0, -inf, -inf, nan, nan, 2.0, -inf, 3.0, 0.5]]
+    b = [[1.5, -inf, -1e9, nan, 1.0, MISSING, 4.0, inf, 0.5]]
     opened = show(made(a, b))
-    expected = ["-0.5", "equal", "equal", "equal", "NaN", "not computed", "-∞", "-∞"]
+    expected = ["-0.5", "equal", "equal", "equal", "NaN", "not computed", "-∞", "-∞", "0"]
     hatched = opened.locator(".matrix").evaluate_all(
         "all => all.map(one => [...one.querySelectorAll('g rect')]"
         ".map(cell => cell.getAttribute('fill').startsWith('url')))"
@@ -151,9 +156,10 @@ def test_cells_without_a_number(show):
         assert said(opened)[2][2] == difference
         assert hatched[0][column] == (not math.isfinite(a[0][column]))
         assert hatched[2][column] == (difference in ("equal", "not computed"))
-    assert hatched[1] == [False, True, True, True, False, True, False, True]
+    assert hatched[1] == [False, True, True, True, False, True, False, True, False]
     fills = opened.locator(".matrix").nth(2).locator("g rect")
-    assert fills.nth(4).get_attribute("fill") != fills.nth(0).get_attribute("fill")  # NaN is seen
+    nan, zero = (fills.nth(column).get_attribute("fill") for column in (4, 8))
+    assert nan != zero
 
 
 def test_a_large_matrix_is_cut_around_the_largest_difference(show):
@@ -189,19 +195,20 @@ def test_text_from_outside_is_only_text(show):
     assert data["steps"][0]["verdict"] == "wrong"
 
 
-def test_it_fits_on_a_phone_and_has_two_schemes(report, show, shared):
+def test_it_follows_the_width_and_the_scheme(report, show, shared):
     opened = show(report)
-    colours = set()
+    cell = opened.locator(".matrix").nth(0).locator("g rect").nth(0)
     try:
-        for scheme in ("light", "dark"):
-            opened.emulate_media(color_scheme=scheme)
-            for width in (1280, 390):
-                opened.set_viewport_size({"width": width, "height": 860})
-                assert opened.evaluate("document.documentElement.scrollWidth") <= width
-            colours.add(
-                opened.locator(".matrix").nth(0).locator("g rect").nth(0).get_attribute("fill")
-            )
-        assert len(colours) == 2
+        light = cell.get_attribute("fill")
+        opened.emulate_media(color_scheme="dark")
+        opened.wait_for_function(
+            "light => document.querySelector('.matrix g rect').getAttribute('fill') !== light",
+            arg=light,
+        )
+        for width, kind in ((390, "stacked"), (1280, "compared")):
+            opened.set_viewport_size({"width": width, "height": 860})
+            opened.wait_for_selector(f".{kind} .matrix")
+            assert opened.evaluate("document.documentElement.scrollWidth") <= width
     finally:
         shared.set_viewport_size({"width": 1280, "height": 860})
         shared.emulate_media(color_scheme="light")

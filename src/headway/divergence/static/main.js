@@ -123,7 +123,7 @@ function show() {
     link.tabIndex = isChosen ? 0 : -1;
     if (!isChosen) continue;
     const [own, all] = [link, nav].map((one) => one.getBoundingClientRect());
-    nav.scrollTop += Math.min(0, own.top - all.top - 40) + Math.max(0, own.bottom + 20 - Math.min(all.bottom, innerHeight)); // only the list, not the page
+    nav.scrollTop += Math.min(0, own.top - all.top - 40) + Math.max(0, own.bottom + 20 - all.bottom); // only the list, not the page
     if (nav.contains(document.activeElement)) link.focus({ preventScroll: true });
   }
   const unknown = `This step was not found in ${titles[1]}. In a model without names a step is found by its numbers, which differ after a wrong step.`;
