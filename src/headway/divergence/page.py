@@ -54,36 +54,31 @@ def _values(name: str, one: Tensor, two: Tensor) -> dict[str, Any]:
     a, b = (x.detach().cpu().double() for x in (one, two))
     if a.ndim < 2:
         a, b = a.reshape(1, -1), b.reshape(1, -1)
-    *outer, row, column = (int(i) for i in torch.unravel_index(_sizes(a, b).argmax(), a.shape))
+    change = _subtracted(a, b)
+    sizes = change.where(change != MISSING, 0.0).abs().nan_to_num(math.inf, math.inf)
+    *outer, row, column = (int(i) for i in torch.unravel_index(sizes.argmax(), a.shape))
     axes = ["batch row", "head"]
     if len(outer) > len(axes) or name.startswith(("gradients.", "updates.")):
         axes = [f"index of axis {axis}" for axis in range(len(outer))]
-    rows, columns = _around(row, a.shape[-2]), _around(column, a.shape[-1])
-    parts = [x[tuple(outer)][rows, columns].tolist() for x in (a, b)]
-    pairs = [[*zip(*lines, strict=True)] for lines in zip(*parts, strict=True)]
+    size, at = [*a.shape[-2:]], [row, column]
+    first = [max(0, min(i - MOST // 2, n - MOST)) for i, n in zip(at, size, strict=True)]
+    rows, columns = (slice(start, start + MOST) for start in first)
+    parts = [x[tuple(outer)][rows, columns].tolist() for x in (a, b, change)]
     return shapes | {
         "place": ", ".join(f"{axis} {i}" for axis, i in zip(axes, outer, strict=False)),
-        "size": [a.shape[-2], a.shape[-1]],
-        "first": [rows.start, columns.start],
-        "at": [row, column],
-        "matrices": [
-            *([[_cell(x) for x in line] for line in part] for part in parts),
-            [[_subtracted(*pair) for pair in line] for line in pairs],
-        ],
+        "size": size,
+        "first": first,
+        "at": at,
+        "matrices": [[[*map(_cell, line)] for line in part] for part in parts],
     }
 
 
-def _sizes(a: Tensor, b: Tensor) -> Tensor:
-    """The absolute differences, as `measure.difference` treats masked, NaN and missing cells."""
+def _subtracted(a: Tensor, b: Tensor) -> Tensor:
+    """The differences, with masked, NaN and missing cells as in `measure.difference`."""
     is_missing = (a == MISSING) | (b == MISSING)
     a, b = (torch.where(x <= LOWEST, -math.inf, x) for x in (a, b))
     is_same = (a == b) | (a.isnan() & b.isnan())
-    return torch.where(is_same | is_missing, 0.0, a - b).abs().nan_to_num(math.inf, math.inf)
-
-
-def _around(at: int, size: int) -> slice:
-    start = max(0, min(at - MOST // 2, size - MOST))
-    return slice(start, min(start + MOST, size))
+    return torch.where(is_missing, MISSING, torch.where(is_same, 0.0, a - b))
 
 
 def _cell(x: float) -> float | str:
@@ -93,12 +88,3 @@ def _cell(x: float) -> float | str:
     if math.isfinite(x):
         return float(f"{x:.5g}")
     return "NaN" if math.isnan(x) else "Infinity" if x > 0 else "-Infinity"
-
-
-def _subtracted(x: float, y: float) -> float | str:
-    if MISSING in (x, y):
-        return "not computed"
-    x, y = (-math.inf if value <= LOWEST else value for value in (x, y))
-    if not math.isfinite(x) and (x == y or (math.isnan(x) and math.isnan(y))):
-        return "equal"
-    return _cell(x - y)

@@ -5,7 +5,7 @@ import { h } from "../../explore/static/dom.js";
 import { matrix, ramp } from "../../explore/static/matrix.js";
 import { pixels, short } from "../../explore/static/numbers.js";
 
-/** A number, "NaN", "Infinity", "-Infinity" or "not computed"; a difference of two equal cells without a number is "equal". @typedef {number | string} Cell */
+/** A number, "NaN", "Infinity", "-Infinity" or "not computed". @typedef {number | string} Cell */
 /** @typedef {[number, number]} Pair  row and column */
 /** The matrices are A, B and A − B. first, at: the first cell, and that with the largest difference. @typedef {{shapes: number[][], place: string, size: Pair, first: Pair, at: Pair, matrices?: Cell[][][]}} Values */
 /** @typedef {{name: string, verdict: string, difference: Cell | null, limit: Cell, values: Values | null}} Step */
@@ -92,13 +92,13 @@ function matrices({ name, limit }, { matrices: cells, first, at, size, place, sh
   };
   const drawn = numbers.map((data, k) => {
     // Where one of two cells has no number, the others show what rounding does not explain.
-    const least = flat[k].every((x) => x === "equal" || Number.isFinite(Number(x))) ? 0 : Number(limit) * most;
+    const least = data.every(Number.isFinite) ? 0 : Number(limit) * most;
     const end = k < 2 ? most : Math.max(largest(data), least) || 1;
     const kind = /** @type {"share" | "signed"} */ (k < 2 ? scale : "signed");
-    const isBlank = (/** @type {Cell} */ x) => (k < 2 ? !isPlain(Number(x)) : x === "equal" || x === "not computed");
+    const isBlank = (/** @type {number} */ i, /** @type {number} */ j) => !isPlain(Number(number(k % 2, [i, j]))) && (k < 2 || number(2, [i, j]) === 0) || number(k, [i, j]) === "not computed";
     return { end, kind, ...matrix({
       name: `${["A", "B", "A − B"][k]} of ${name}`, data, rows, columns, first, at, scale: kind, most: end, width, height: rows < 4 ? 22 : Math.min(width, 22),
-      hatched: (i, j) => isBlank(number(k, [i, j])), onhover: say,
+      hatched: isBlank, onhover: say,
       colour: (x) => colour(Number.isNaN(x) ? end : Math.max(-end, Math.min(end, x)), kind, end), // of one NaN or mask: as of the largest one
     }) };
   });
