@@ -141,13 +141,14 @@ def tokens() -> Tensor:
     return batch
 
 
-def folders(root: Path) -> dict[str, Path]:
+def folders(root: Path, only: tuple[str, ...] = PORTS) -> dict[str, Path]:
     """Write a tiny Hugging Face folder for each port into `root`, and return the folders by port.
 
     The weights are random and large, so that attention is not uniform; norms and biases are random.
     """
     paths = {}
-    for port, keys in CONFIGS.items():
+    for port in only:
+        keys = CONFIGS[port]
         config = transformers.AutoConfig.for_model(port, **keys)
         auto = transformers.AutoModelForCausalLM
         if port == "bert":

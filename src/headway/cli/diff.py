@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
 
 from headway.cli.parameters import Runs, Switch
+
+if TYPE_CHECKING:
+    from headway.divergence.report import Report
 
 
 def diff(
@@ -23,6 +27,7 @@ def diff(
     of_b: Annotated[list[str] | None, Parameter(name="--b", negative=())] = None,
     backward: Switch = False,
     as_json: Annotated[Switch, Parameter(name="--json")] = False,
+    html: Path | None = None,
     runs: Runs = "runs",
 ) -> None:
     """Compare two models step by step, and name the first step that differs, and why.
@@ -50,6 +55,8 @@ def diff(
         if it has them.
     as_json
         Print JSON.
+    html
+        Also write the report to this file, as an HTML page with the matrices of both models.
     """
     from headway.divergence import compare, render  # late: `headway --help` is fast
 
@@ -62,8 +69,21 @@ def diff(
         print(json.dumps(result.as_dict(), indent=1))
     else:
         render.show(result, Console(highlight=False))
+    if html is not None:
+        _write(html, result, is_quiet=as_json)
     if not result.is_same:
         sys.exit(1)
+
+
+def _write(html: Path, report: Report, *, is_quiet: bool) -> None:
+    from headway import cache
+    from headway.divergence import page
+
+    text = page.page(report)
+    with cache.atomic(html) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    if not is_quiet:
+        print(f"{html}: {len(text) / 1e6:,.1f} MB")
 
 
 def _settings(given: Iterable[str]) -> dict[str, str]:

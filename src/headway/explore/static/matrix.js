@@ -10,11 +10,11 @@ import { colour, ink, packed } from "./colours.js";
  * A part of a matrix and how to draw it. beside: leave space for labels, to align with others.
  * size: rows and columns in words, where the picture has fewer. title: the heading in a product.
  * large: for a projector. hidden: cells that are still empty. lit: outlined rows and columns, from and to.
- * at: the cell where the arrow keys start.
+ * at: the cell where the arrow keys start. colour: of a number, if it is not that of the scale.
  * @typedef {{
  *   name: string, data: ArrayLike<number>, rows: number, columns: number, first: Cell,
  *   rowLabels?: string[] | null, columnLabels?: string[] | null, transposed?: boolean,
- *   scale: Scale, most: number, hatched?: (row: number, column: number) => boolean,
+ *   scale: Scale, most: number, colour?: (number: number) => string, hatched?: (row: number, column: number) => boolean,
  *   width: number, height: number, role?: string, beside?: boolean, title?: string, size?: [number, number],
  *   large?: boolean, hidden?: (i: number, j: number) => boolean, lit?: {rows: [number, number], columns: [number, number]},
  *   onhover?: (cell: Cell | null) => void, onpick?: (cell: Cell) => void, at?: Cell | null,
@@ -87,7 +87,7 @@ export function matrix(part) {
     for (let j = 0; j < columns; j++) {
       const number = part.data[i * columns + j];
       const [cannot, hidden] = [part.hatched?.(first[0] + i, first[1] + j), part.hidden?.(i, j)];
-      const fill = hidden ? "var(--soft)" : cannot ? hatched : colour(number, scale, most);
+      const fill = hidden ? "var(--soft)" : cannot ? hatched : part.colour?.(number) ?? colour(number, scale, most);
       const [x, y] = [left + j * width, top + i * height];
       cells.append(s("rect", { x, y, width: width - (width > 6 ? 1 : 0), height: height - (height > 6 ? 1 : 0), fill }));
       if (width >= type.width && height >= type.height && !cannot && !hidden) {
