@@ -292,7 +292,7 @@ def test_what_a_difference_looks_like():
         (torch.stack([a[..., 1], -a[..., 0], a[..., 2]], -1) + 0, "only the directions differ"),
         (a * 0, "all numbers are 0"),
         (torch.where(torch.arange(6)[:, None] == 2, 7.0, a), "only some positions differ: 2"),
-        (torch.where(torch.arange(6)[:, None] == 0, a, 7.0), "all positions differ but 0"),
+        (torch.where(torch.arange(6)[:, None] == 0, a, 7.0), "all positions differ except 0"),
         (torch.randn_like(a), "correlat"),
         (
             a * torch.linspace(0.9, 1.1, 6)[:, None],

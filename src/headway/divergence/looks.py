@@ -58,7 +58,7 @@ def describe(a: Tensor, b: Tensor, limit: float) -> str:
         if 0 < int(right.sum()) < len(right):
             if right.sum() <= 2 < len(right) / 2:
                 agree = " and ".join(str(int(index)) for index in right.nonzero())
-                return f"all positions differ but {agree}"
+                return f"all positions differ except {agree}"
             wrong = [index for index, is_right in enumerate(right.tolist()) if not is_right]
             shown = ", ".join(map(str, wrong[:5])) + ", …" * (len(wrong) > 5)
             return f"only some positions differ: {shown}"
