@@ -34,7 +34,19 @@ def test_a_right_port_with_its_cache_is_the_same(port, size, folders):
     assert result.titles[1].endswith(f" (cache={size}), {where} of 11")
 
 
-@pytest.mark.parametrize("fault", [f for f in CACHE if str(f) not in MISSED], ids=str)
+# Those of Llama take seconds each; one of them is enough in each run.
+SLOW = [f for f in CACHE if f.port == "llama"][1:]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, marks=pytest.mark.slow if fault in SLOW else ())
+        for fault in CACHE
+        if str(fault) not in MISSED
+    ],
+    ids=str,
+)
 def test_a_wrong_cache_is_named_and_proved(fault, folders):
     model, _ = planted.load(fault.port, fault, folders[fault.port])
     assert headway.diff(folders[fault.port], model, planted.tokens()).is_same
@@ -71,8 +83,9 @@ def test_a_model_is_the_same_in_any_way(port, settings, folders):
     assert headway.diff(folders[port], folders[port], a_settings=settings).is_same
 
 
+@pytest.mark.slow
 def test_any_two_ways_agree(folders):
-    for one, two in itertools.pairwise(SETTINGS):
+    for one, two in itertools.product(SETTINGS, SETTINGS):
         result = headway.diff(folders["llama"], folders["llama"], a_settings=one, b_settings=two)
         assert result.is_same, (one, two, result)
 
