@@ -123,6 +123,44 @@ def test_a_wrong_attention_function_of_transformers_is_named(folders, monkeypatc
     assert headway.diff(folders["llama"], model, b_settings={"attention": "sdpa"}).is_same
 
 
+class Cached(torch.nn.Module):
+    """A port of GPT-2 whose cache is another argument; by default it keeps the cache itself."""
+
+    def __init__(self, port):
+        super().__init__()
+        self.port, self.own = port, []
+
+    def forward(self, tokens, start_pos):
+        if start_pos == 0:
+            self.own = []
+        return self.port(tokens, self.own)
+
+
+class Returned(Cached):
+    def forward(self, tokens, layer_past=None):
+        cache = [] if layer_past is None else [[*layer] for layer in layer_past]
+        return self.port(tokens, cache), cache
+
+
+class Forgotten(Cached):
+    def forward(self, tokens, layer_past=None):
+        return self.port(tokens)
+
+
+@pytest.mark.parametrize("kind", [Cached, Returned])
+def test_a_cache_that_is_returned_or_kept(kind, folders):
+    wrong = next(f for f in CACHE if f.port == "gpt2" and "positions restart" in f.name)
+    for fault in (None, wrong):
+        model = kind(planted.load("gpt2", fault, folders["gpt2"])[0])
+        result = headway.diff(folders["gpt2"], model, b_settings={"cache": 3})
+        assert result.first == (fault.first if fault else None)
+    model.forward = lambda tokens, layer_past: tokens @ tokens
+    with pytest.raises(ValueError, match=r"raised RuntimeError: .* \(in the call of token 0\)"):
+        headway.diff(folders["gpt2"], model, b_settings={"cache": 3})
+    with pytest.raises(ValueError, match="Forgotten returned no layer_past, and added nothing"):
+        headway.diff(folders["gpt2"], Forgotten(model.port), b_settings={"cache": 3})
+
+
 def test_padding_on_the_left_shows_that_positions_are_missing(folders):
     """transformers numbers the columns of a padded batch, unless it gets position_ids."""
     model = models(folders["gpt2"])
@@ -245,7 +283,7 @@ def test_what_a_module_does_not_support_is_one_line(folders):
     with pytest.raises(ValueError, match=r"attention must be one of eager, .*sdpa"):
         headway.diff(folders["llama"], model, b_settings={"attention": "flash"})
     port, _ = planted.load("qwen3", None, folders["qwen3"])
-    with pytest.raises(ValueError, match="forward takes past_key_values or cache"):
+    with pytest.raises(ValueError, match="forward takes past_key_values, cache or start_pos"):
         headway.diff(folders["qwen3"], port, b_settings={"cache": 1})
     with pytest.raises(ValueError, match="pad_left= needs a model whose steps have names"):
         headway.diff(folders["qwen3"], port, b_settings={"pad_left": 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -160,20 +161,29 @@ def _of_jax(model: Any, batch: int, width: int, settings: Settings) -> Callable[
 
 
 def _of_any(model: nn.Module, batch: int, settings: Settings) -> Callable[..., Any]:
-    """Any module: `attention_mask`, `past_key_values` and `use_cache` as in transformers; or
-    `cache`, a list in which the module keeps what it needs."""
+    """Any module, whose arguments are known from their names.
+
+    attention_mask as in transformers. A cache has `past` in its name and begins as None, or `cache`
+    and begins as an empty list; the module adds to the list, or returns the next cache (beside the
+    logits, or as an attribute). start_pos is the number of earlier tokens, for a module that keeps
+    the cache itself.
+    """
     known = inspect.signature(model.forward).parameters
+    names = [
+        n for n in known if re.search("past|cache", n) and n not in ("use_cache", "cache_position")
+    ]
     device = next((x.device for x in model.parameters()), None)
     is_padded = bool(settings.pad_left or settings.pad_right)
     title = type(model).__name__
     if is_padded and "attention_mask" not in known:
         raise ValueError(f"padding needs a model whose forward takes attention_mask (got {title})")
-    if settings.cache and not {"past_key_values", "cache"} & known.keys():
+    if settings.cache and not names and "start_pos" not in known:
         raise ValueError(
-            f"cache= needs a model whose forward takes past_key_values or cache (got {title})"
+            "cache= needs a model whose forward takes past_key_values, cache or start_pos (got "
+            f"{title})"
         )
-    own: list[Any] = []
-    state: dict[str, Any] = {}
+    name = names[0] if names else ""
+    state: dict[str, Any] = {name: None if "past" in name else []} if names else {}
 
     def run(part: np.ndarray, call: Call) -> Any:
         arguments: dict[str, Any] = {}
@@ -181,16 +191,29 @@ def _of_any(model: nn.Module, batch: int, settings: Settings) -> Callable[..., A
             columns = torch.arange(call.stop, device=device)
             is_text = (columns >= call.left) & (columns < call.left + call.tokens)
             arguments["attention_mask"] = is_text.long().expand(batch, -1)
-        if settings.cache and "past_key_values" in known:
-            arguments |= {"use_cache": True, **state}
-        elif settings.cache:
-            arguments["cache"] = own
+        if settings.cache:
+            arguments |= state
+            if "use_cache" in known:
+                arguments["use_cache"] = True
+            if "start_pos" in known:
+                arguments["start_pos"] = call.start
         output = model(torch.from_numpy(part).to(device), **arguments)
-        if "use_cache" in arguments:
-            state["past_key_values"] = output.past_key_values
+        if settings.cache and names:
+            state[name] = _next_cache(output, name, state[name], title)
         return output
 
     return run
+
+
+def _next_cache(output: Any, name: str, last: Any, title: str) -> Any:
+    """The cache after a call. Raises ValueError if there is none."""
+    returned = getattr(output, name, None)
+    if isinstance(output, tuple) and len(output) > 1:
+        returned = output[1]
+    cache = last if returned is None else returned
+    if cache is None or (isinstance(cache, list) and not cache):
+        raise ValueError(f"{title} returned no {name}, and added nothing to it")
+    return cache
 
 
 def _kind(name: str) -> str:

@@ -167,12 +167,18 @@ class Module(Side):
         return deepcopy(self.module).to(self.settings.device, kind).eval()
 
     def logits(self, tokens: np.ndarray, dtype: str) -> list[tuple[Call, Tensor]]:
-        """The logits of each call."""
-        with torch.no_grad():
-            return [
-                (call, logits_of(run()).double().cpu())
-                for call, run in calls(self.model(dtype), tokens, self.settings)
-            ]
+        """The logits of each call. Raises ValueError if the module raises an error."""
+        output = []
+        for call, run in calls(self.model(dtype), tokens, self.settings):
+            try:
+                with torch.no_grad():
+                    output.append((call, logits_of(run()).double().cpu()))
+            except Exception as error:
+                what = str(error)
+                if not isinstance(error, ValueError):
+                    what = f"{self.title} raised {type(error).__name__}: {error}"
+                raise ValueError(f"{what} (in the call of token {call.start})") from error
+        return output
 
     def runner(
         self, tokens: np.ndarray, dtype: str, at: Call | None = None, vocabulary: int | None = None
