@@ -211,6 +211,9 @@ class Search:
             for n in self.names[:position]
             if n in self.matched and not (kind in INPUTS and n.rpartition(".")[2] in INPUTS)
         ]
+        if ".mlp." in name:  # a program may run the MLP before attention
+            attention = f"{_block(name)}.attention.", f"{_block(name)}.after_attention"
+            earlier = [n for n in earlier if not n.startswith(attention)]
         low = max((self.matched[n].number for n in earlier), default=0)
         if name in self.matched:
             low = self.matched[name].number + 1

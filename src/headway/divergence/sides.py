@@ -163,8 +163,7 @@ class Module(Side):
 
     def model(self, dtype: str) -> nn.Module:
         """A copy in a number format."""
-        kind = getattr(torch, dtype)
-        return deepcopy(self.module).to(self.settings.device, kind).eval()
+        return _copy(self.module, self.settings, dtype)
 
     def logits(self, tokens: np.ndarray, dtype: str) -> list[tuple[Call, Tensor]]:
         """The logits of each call. Raises ValueError if the module raises an error."""
@@ -313,9 +312,17 @@ def _copies(model: nn.Module, how: Settings) -> Callable[[str], Any]:
 
     @cache
     def load(dtype: str) -> Any:
-        return _with_kernel(deepcopy(model).to(how.device, getattr(torch, dtype)).eval(), kernel)
+        return _with_kernel(_copy(model, how, dtype), kernel)
 
     return load
+
+
+def _copy(model: nn.Module, how: Settings, dtype: str) -> nn.Module:
+    copy = deepcopy(model).to(how.device, getattr(torch, dtype)).eval()
+    for part in copy.modules():
+        if hasattr(part, "set_experts_implementation"):  # only this one of them has float64
+            part.set_experts_implementation("eager")
+    return copy
 
 
 def _called(function: Any, title: str) -> nn.Module:
