@@ -320,8 +320,9 @@ def _copies(model: nn.Module, how: Settings) -> Callable[[str], Any]:
 def _copy(model: nn.Module, how: Settings, dtype: str) -> nn.Module:
     copy = deepcopy(model).to(how.device, getattr(torch, dtype)).eval()
     for part in copy.modules():
-        if hasattr(part, "set_experts_implementation"):  # only this one of them has float64
-            part.set_experts_implementation("eager")
+        choose: Any = getattr(part, "set_experts_implementation", None)
+        if choose is not None:
+            choose("eager")  # the others have no float64
     return copy
 
 
