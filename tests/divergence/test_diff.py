@@ -13,6 +13,7 @@ import headway
 import planted
 from gpts import gpt_config
 from headway.attention import dispatch
+from headway.attention.spec import Spec
 from headway.divergence import looks
 from headway.divergence.matching import Layout, Summary, equal, layouts
 from headway.divergence.measure import difference
@@ -133,6 +134,16 @@ def test_bad_input_is_one_line(words, message, folders, tmp_path):
     output = done.stderr
     assert message in output
     assert len(output.strip().splitlines()) == 1
+
+
+def test_the_report_is_valid_json(folders):
+    fault = next(f for f in FORWARD if f.port == "gpt2" and f.name == "no causal mask")
+    named = loaded(folders["gpt2"])
+    named.blocks[0].attention.spec = Spec()
+    for model in (named, planted.load("gpt2", fault, folders["gpt2"])[0]):
+        result = headway.diff(folders["gpt2"], model)
+        assert result.first == "blocks.0.attention.masked"
+        assert json.loads(json.dumps(result.as_dict(), allow_nan=False))["first"] == result.first
 
 
 def test_what_cannot_be_compared_is_one_line(folders):

@@ -15,6 +15,7 @@ from headway.divergence.operations import Interrupted
 from headway.divergence.report import Cause, Report, Step
 from headway.divergence.search import MOST_CAUSES
 from headway.divergence.sides import Named, Recorded
+from headway.tracing import INSIDE
 
 
 def compared(
@@ -72,6 +73,9 @@ def compared(
         in_all = healed > len(same) - 1  # more than the steps that were replaced
         replaced |= same if in_all else {name: a[name]}
         b = everywhere if in_all else single
+        before = names[max(names.index(name) - 1, 0)]
+        if before not in b and before.rpartition(".")[2] in INSIDE:  # such as a mask
+            name, looks = before, f"{two.title} has no such step"
         causes.append(Cause(name, "", looks, in_all))
     rows = tuple(_row(name, a[name], at_first.get(name), limits[name]) for name in a)
     used = formats[0] if formats[0] == formats[1] else " and ".join(formats)

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from headway.explore.heads import finite
+
 
 @dataclass(frozen=True)
 class Step:
@@ -75,7 +77,10 @@ class Report:
         return self.causes[0] if self.causes else None
 
     def as_dict(self) -> dict[str, Any]:
-        """The report for JSON."""
+        """The report for JSON, which has no infinity: such a difference is None."""
         shown = {name: value for name, value in vars(self).items() if name != "values"}
         shown |= {name: [asdict(part) for part in shown[name]] for name in ("steps", "causes")}
+        for step in shown["steps"]:
+            known = {name: step[name] for name in ("difference", "limit") if step[name] is not None}
+            step.update({name: finite(number) for name, number in known.items()})
         return {**shown, "first": self.first, "is_same": self.is_same}
