@@ -123,10 +123,12 @@ def _kill(pid: int) -> None:
     """End a process, also one that waits for its threads, and all programs that it started."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    for environment in Path("/proc").glob("[0-9]*/environ"):  # also programs in other groups
-        with suppress(OSError):  # it has ended, or belongs to another user
-            if f"{MARK}={pid}\0".encode() in environment.read_bytes():
-                os.kill(int(environment.parent.name), signal.SIGKILL)
+    for pause in (0.02, 0):  # twice, because a program that has just started has no environment yet
+        for environment in Path("/proc").glob("[0-9]*/environ"):  # also programs in other groups
+            with suppress(OSError):  # it has ended, or belongs to another user
+                if f"{MARK}={pid}\0".encode() in environment.read_bytes():
+                    os.kill(int(environment.parent.name), signal.SIGKILL)
+        time.sleep(pause)
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
 
