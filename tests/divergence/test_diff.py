@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -62,6 +63,77 @@ def test_the_first_wrong_step_is_named_and_proved(fault, folders):
     assert result.first == fault.first
     assert result.is_proved
     assert not result.is_same
+
+
+ROUNDED = [
+    (
+        "gpt2",
+        "self.mlp(self.ln_2(x))",
+        "self.mlp(self.ln_2(x).half().to(x.dtype))",
+        "blocks.0.mlp_norm",
+    ),
+    ("gpt2", "x = self.ln_f(x)", "x = self.ln_f(self.ln_f(x))", "final_norm"),
+    (
+        "qwen3",
+        "x = self.embed[tokens]",
+        "x = torch.cat([2 * self.embed[tokens][:, :1], self.embed[tokens][:, 1:]], 1)",
+        "embedded",
+    ),
+    ("mistral", "self.final_norm(x)", "self.final_norm(x).half().to(x.dtype)", "final_norm"),
+    # The norm changes its input itself.
+    (
+        "llama",
+        "return x * torch.rsqrt(x.pow(2)",
+        "x = x - x.mean(-1, keepdim=True)\n        return x * torch.rsqrt(x.pow(2)",
+        "blocks.0.attention_norm",
+    ),
+]
+
+
+@pytest.mark.parametrize(("port", "old", "new", "first"), ROUNDED)
+def test_a_right_step_that_is_changed_before_it_is_read(port, old, new, first, folders):
+    result = report(folders, port, planted.Fault(port, "", old, new, first, "norm"))
+    assert result.first == first
+    assert result.is_proved
+
+
+class Rounded(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens):
+        return self.model(tokens).bfloat16()
+
+
+def test_logits_that_are_rounded_at_the_end_cannot_be_replaced(folders):
+    model, _ = planted.load("llama", None, folders["llama"])
+    result = headway.diff(folders["llama"], Rounded(model), planted.tokens())
+    assert result.first == "logits"
+    assert not result.is_proved
+
+
+class OneLine(torch.nn.Module):
+    """Norms of another layer, and operations of several shapes in one line."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        for n, layer in enumerate(model.h):
+            layer.ln_2.forward = partial(self.norm, model.h[1 - n].ln_2)
+
+    def norm(self, p, x):
+        return (x - x.mean(-1, keepdim=True)) * (x.var(-1, keepdim=True, unbiased=False) + p.eps) ** -0.5 * p.weight + p.bias  # fmt: skip  # noqa: E501
+
+    def forward(self, tokens):
+        return self.model(tokens)
+
+
+def test_operations_of_several_shapes_in_one_line(folders):
+    model, _ = planted.load("gpt2", None, folders["gpt2"])
+    result = headway.diff(folders["gpt2"], OneLine(model), planted.tokens())
+    assert result.first == "blocks.0.mlp_norm"
+    assert not result.notes
 
 
 @pytest.mark.slow

@@ -268,7 +268,7 @@ def test_two_checkpoints_of_a_run(tmp_path):
         ({"cache": 1, "pad_right": 1}, "cache and pad_right cannot be combined"),
         ({"checkpoint": 3}, "is not a run; remove checkpoint=3"),
         ({"engine": "jax", "pad_left": 1}, "JAX does not support padding on the left"),
-        ({"pad_left": 40}, "1 tokens with padding do not fit a context of 32"),
+        ({"pad_left": 40}, "1 tokens and 40 of padding do not fit a context of 32"),
         ({"attention": "flsh"}, "attention must be one of"),
     ],
     ids=str,

@@ -138,12 +138,16 @@ class _Model:
             self.gradients = {n: torch.from_numpy(np.array(x)).double() for n, x in values.items()}
             return
         device = next(self.model.parameters()).device
-        if is_own and self.side.loss is not None:
-            loss = self.side.loss(self.model, torch.from_numpy(self.tokens).to(device))
-        else:
-            loss = self._mean(logits_of(self.model(torch.from_numpy(self.inputs).to(device))))
-        if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+        try:
+            if is_own and self.side.loss is not None:
+                loss = self.side.loss(self.model, torch.from_numpy(self.tokens).to(device))
+            else:
+                loss = self._mean(logits_of(self.model(torch.from_numpy(self.inputs).to(device))))
+            if loss.requires_grad:
+                loss.backward()  # type: ignore[no-untyped-call]
+        except (Exception, SystemExit) as error:
+            what = f"the loss of {self.side.title}, or its gradient"
+            raise ValueError(f"{what}, raised {type(error).__name__}: {error}") from error
         self.loss = loss.detach().double().cpu()
         self.gradients = {
             name: (torch.zeros_like(x) if x.grad is None else x.grad).double().cpu()
@@ -162,13 +166,20 @@ class _Model:
             before = {name: x.detach().clone() for name, x in named.items()}
             for name, x in named.items():
                 x.grad = (factor * gradients[name]).to(x)
-            step()
+            try:
+                step()
+            except Exception as error:
+                what = f"the optimizer of {self.side.title} raised {type(error).__name__}: {error}"
+                raise ValueError(what) from error
             yield {name: (x.detach() - before[name]).double().cpu() for name, x in named.items()}
 
     def _optimizer(self) -> Callable[[], object]:
         if self.side.optimizer is not None:
-            step: Callable[[], object] = self.side.optimizer(self.model).step
-            return step
+            made = self.side.optimizer(self.model)
+            if not isinstance(made, torch.optim.Optimizer):
+                what = f"optimizer(model) of {self.side.title} returned {type(made).__name__}"
+                raise ValueError(f"{what}; expected a torch.optim.Optimizer")
+            return made.step
         config = self.side.training or TrainingConfig()
         optimizer = Optimizer(self.model, replace(config, compile=False))
         is_finite = torch.tensor(data=True)

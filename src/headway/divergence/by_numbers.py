@@ -34,6 +34,9 @@ def compared(
             search = max((search, *windows), key=lambda x: len(x.matched))
             steps = dict(search.steps)
         their, our = search.first[-1].value, steps.get("logits")
+        if our is not None and their.shape[:-1] != our.shape[:-1]:
+            shapes = f"{tuple(their.shape)} instead of {tuple(our.shape)}"
+            raise ValueError(f"{two.title} returned logits {shapes}")
         if our is not None and their.ndim == our.ndim and their.shape[-1] != our.shape[-1]:
             notes.append(vocabularies(our.shape[-1], their.shape[-1]))
             size = min(our.shape[-1], their.shape[-1])
@@ -53,7 +56,8 @@ def compared(
             rows.append(Step(name, "same", difference(steps[name], value), limits[name]))
             values[name] = (steps[name], value)
         else:
-            state = "different" if name in wrong or causes else "not found"
+            is_after = bool(causes) and search.position[name] >= search.position[causes[0].name]
+            state = "different" if is_after else "not found"
             rows.append(Step(name, state, None, limits[name]))
     shown = []
     for cause in causes:

@@ -29,7 +29,8 @@ Place = int | tuple[int, int]  # an operation's result, or what it reads: (opera
 class Operation(NamedTuple):
     """The result of an operation, and where it was computed.
 
-    name: of the operation. module: the path of the innermost module. line: of the user's code.
+    name: of the operation. module: the path of the innermost module. line, function: of the user's
+    code.
     inputs: the operations that computed its arguments; -1 for other tensors. shapes: of its
     arguments. operands: the arguments themselves, of a matrix product.
     """
@@ -37,6 +38,7 @@ class Operation(NamedTuple):
     name: str
     module: str
     line: str
+    function: str
     value: Tensor
     inputs: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
@@ -64,33 +66,43 @@ def record(
     them are not computed again. Raises Interrupted if the model raises an error.
     """
     recorder = _Recorder(model, replaced or {}, last, before)
-    with recorder.modules_of(model), sdpa_kernel(SDPBackend.MATH):
-        try:
+    try:
+        with recorder.modules_of(model), sdpa_kernel(SDPBackend.MATH):
             with recorder:
                 output = run()
             recorder.finish(output)
-        except _Stop:
-            pass
-        except Exception as error:
-            raise Interrupted(error, recorder.operations) from error
+    except _Stop:
+        pass
+    except NoLogits:
+        raise
+    except (Exception, SystemExit) as error:
+        raise Interrupted(error, recorder.operations) from error
     return recorder.operations
+
+
+class NoLogits(ValueError):  # noqa: N818 - clear without the suffix Error
+    """A model returned something else."""
 
 
 @final
 class Interrupted(Exception):  # noqa: N818 - not only an error, it has results
     """A model raised an error; `done` is what it had computed before."""
 
-    def __init__(self, error: Exception, done: Any) -> None:
+    def __init__(self, error: BaseException, done: Any) -> None:
         super().__init__(f"{type(error).__name__}: {error}")
         self.done = done
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits in what a model returned. Raises ValueError if there are none."""
-    value = getattr(output, "logits", output)
-    value = value[0] if isinstance(value, tuple) else value
-    if not isinstance(value, Tensor):
-        raise ValueError(f"the model returned {type(output).__name__}; expected logits")
+    """The logits in what a model returned. Raises NoLogits if there are none."""
+    value = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", output)
+    value = value[0] if isinstance(value, tuple) and value else value
+    if not isinstance(value, Tensor) or value.ndim != 3 or not value.is_floating_point():
+        what = type(output).__name__
+        if isinstance(value, Tensor):
+            what = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+        expected = "floating-point numbers (batch, tokens, vocabulary)"
+        raise NoLogits(f"the model returned {what}; expected logits, {expected}")
     return value
 
 
@@ -164,14 +176,14 @@ class _Recorder(TorchDispatchMode):
         """Record what the model returned."""
         value = logits_of(output)
         about = (self._makers.get(id(value), -1),), (tuple(value.shape),), ()
-        self.operations.append(Operation("output", "", "", value.clone(), *about))
+        self.operations.append(Operation("output", "", "", "", value.clone(), *about))
 
     def _add(self, name: str, value: Tensor, about: Any, in_place: bool) -> Tensor:
         number = len(self.operations)
         if number in self._replaced:
             new = self._replaced[number].to(value).reshape(value.shape).clone()
             value = value.copy_(new) if in_place else new
-        where = Operation(name, self._modules[-1], _line(), value.clone(), *about)
+        where = Operation(name, self._modules[-1], *_line(), value.clone(), *about)
         self.operations.append(where)
         self._note(value, number)
         if number == self._last:
@@ -202,12 +214,13 @@ class _Recorder(TorchDispatchMode):
 _OURS, _TORCH = str(Path(__file__).parents[1]), str(Path(torch.__file__).parent)
 
 
-def _line() -> str:
-    """The innermost line of code outside of PyTorch and Headway."""
+def _line() -> tuple[str, str]:
+    """The innermost line of code outside of PyTorch and Headway, and its function."""
     frame = sys._getframe(1)
     while frame is not None:
-        file = frame.f_code.co_filename
+        code = frame.f_code
+        file = code.co_filename
         if not file.startswith((_OURS, _TORCH)) and "torch" not in Path(file).parts[-2:-1]:
-            return f"{Path(file).name}:{frame.f_lineno}"
+            return f"{Path(file).name}:{frame.f_lineno}", code.co_qualname
         frame = frame.f_back  # type: ignore[assignment]
-    return ""
+    return "", ""

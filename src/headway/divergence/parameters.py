@@ -31,16 +31,23 @@ class Piece(NamedTuple):
 
 
 class Match(NamedTuple):
-    """The pieces of a parameter of A; several if B has equal ones, such as norms of ones."""
+    """The pieces of a parameter of A; several if B has equal ones, such as norms of ones.
+
+    is_turned: whether they are columns of it.
+    """
 
     shape: tuple[int, ...]
     choices: tuple[tuple[Piece, ...], ...]
+    is_turned: bool = False
 
     @classmethod
     def of_name(cls, name: str, value: Tensor) -> Match:
         """The parameter of B with this name, of the same shape."""
         rows = torch.arange(len(_rows(value)))
         return cls(tuple(value.shape), ((Piece(rows, name, value.ndim - 1, False, rows),),))
+
+    def _turned(self, value: Tensor) -> Tensor:
+        return value.T.contiguous() if self.is_turned else _rows(value)
 
     def choice(self, number: int) -> Match:
         """One of the choices."""
@@ -58,16 +65,16 @@ class Match(NamedTuple):
         of B.
         """
         for pieces in self.choices:
-            output = torch.empty(_rows(torch.empty(self.shape)).shape, dtype=torch.float64)
+            output = self._turned(torch.empty(self.shape, dtype=torch.float64))
             for piece in pieces:
                 view = _view(tensors[piece.name], piece.axis, piece.is_turned)
                 rows = _like(output, view)[piece.their_rows].double()
                 output[piece.rows] = rows * (piece.factor if is_gradient else 1.0)
-            yield output.reshape(self.shape)
+            yield output.T.clone() if self.is_turned else output.reshape(self.shape)
 
     def scatter(self, value: Tensor, tensors: Tensors) -> None:
         """Write a tensor of A to these places in the tensors of B."""
-        rows = _rows(value)
+        rows = self._turned(value)
         for pieces in self.choices:
             for piece in pieces:
                 tensor = tensors[piece.name]
@@ -78,17 +85,21 @@ class Match(NamedTuple):
 
 def found(a: Tensors, b: Tensors) -> dict[str, Match]:
     """Find the parameters of A in those of B; those that are not there are left out."""
-    widths = {_rows(x).shape[1] for x in a.values() if x.ndim > 1}
+    widths = {size for x in a.values() if x.ndim > 1 for size in (len(_rows(x)), x.shape[-1])}
     table = _row_table(b, widths)
     output: dict[str, Match] = {}
     for name, value in sorted(a.items(), key=lambda pair: pair[1].ndim < 2):  # matrices first
+        is_turned = False
         if value.ndim > 1:
             choices = _matrix(value, table)
+            if not choices and value.ndim == 2:  # as in the files of GPT-2, packed
+                choices, is_turned = _matrix(value.T, table), True
         else:
             choices = _bias(name, value, output, b) or _vector(value, b)
-        choices = choices or _scaled(value, b)
+        if not choices:
+            choices, is_turned = _scaled(value, b), False
         if choices:
-            output[name] = Match(tuple(value.shape), tuple(choices))
+            output[name] = Match(tuple(value.shape), tuple(choices), is_turned)
     return output
 
 
@@ -183,7 +194,7 @@ def _bias(
         if not torch.equal(b[other][rows].double(), value[piece.rows].double()):
             return []
         pieces.append(Piece(piece.rows, other, 0, False, rows))
-    return [tuple(pieces)]
+    return [tuple(pieces)] if sum(len(piece.rows) for piece in pieces) == len(value) else []
 
 
 def _vector(value: Tensor, b: Tensors) -> list[tuple[Piece, ...]]:

@@ -20,6 +20,7 @@ Run = Callable[..., list[Operation]]  # `operations.record` of a model and token
 
 STREAM = ("embedded", "after_attention", "after_mlp", "attention_norm", "mlp_norm", "final_norm")
 MOST_CANDIDATES, MOST_CAUSES = 30, 6
+CHANGE = 10  # the most operations that change a right step; a layer has more
 
 
 @final
@@ -50,8 +51,11 @@ class Search:
         """Search until the output is right; return the causes."""
         causes: list[WrongStep] = []
         while not self.is_healed and len(causes) < MOST_CAUSES:
-            wrong_step = self._next()
+            wrong_step = self._next() or self._wrong_output()
             if wrong_step is None:
+                break
+            if not wrong_step.sites:
+                causes.append(wrong_step)
                 break
             is_next = bool(causes) and _block(wrong_step.name) != _block(causes[0].name)
             if is_next and self._replace_in_all_layers(causes):
@@ -67,6 +71,14 @@ class Search:
             missing = [n for n in self.names if n.startswith(block) and n not in self.at_first]
             causes[0].name = missing[0]
         return causes
+
+    def _wrong_output(self) -> WrongStep | None:
+        """The logits, if the step before is right, and nothing that can be replaced heals them."""
+        name, output = self.names[-1], self.operations[-1]
+        right = self.steps[name]
+        if self.names[-2] not in self.matched or output.value.shape != right.shape:
+            return None
+        return WrongStep(name, {}, value=output.value.double(), right=right)
 
     def _look_at(self, wrong_step: WrongStep) -> None:
         """Set the place and the numbers of a step that is about to be replaced."""
@@ -143,23 +155,40 @@ class Search:
         for before in befores:
             trial = self._trial(before)
             step = before.rpartition(".")[2]
-            if trial is not None and (
+            if trial is None:
+                continue
+            is_equal = best is not None and trial.reach == min(best.reach, self.end)
+            if is_equal and step in STREAM and self._is_of_next(trial):
+                continue
+            if (
                 best is None
                 or trial.reach > best.reach
-                or (trial.reach == best.reach and step in INSIDE)
+                or (is_equal and step in (*INSIDE, *STREAM))
             ):
                 best = trial
         if best is None:
             return None
         site = best.sites[best.name]
         kind = best.name.rpartition(".")[2]
-        if best.name in self.matched and kind in STREAM:
-            between = site.number - self.matched[best.name].number
-            if between > 3:  # more than a factor: what comes next begins with something else
-                return WrongStep(self.names[position], best.sites)
+        if best.name in self.matched and kind in STREAM and self._is_of_next(best):
+            return WrongStep(self.names[position], best.sites)
         if kind == "queries" and site.factor != 1 and self._is_multiple(best.name, site):
             return WrongStep(f"{best.name.removesuffix('queries')}scaled", best.sites)
         return Inside(self).cause(best)
+
+    def _is_of_next(self, trial: Trial) -> bool:
+        """Whether a right step is changed by what computes the next one, such as by a norm."""
+        site = trial.sites[trial.name]
+        between = site.number - self.matched[trial.name].number
+        if between > CHANGE:
+            return True
+        after = self.names[self.position[trial.name] + 1]
+        operations = self._operations(trial.sites, site.number + self.window)
+        found = self._matches(operations, [after], site.number).get(after)
+        if found is None:  # more than a factor
+            return between > 3
+        one, other = operations[site.number], operations[found.number]
+        return (one.module, one.function) == (other.module, other.function)
 
     def _is_multiple(self, name: str, site: Site) -> bool:
         value, step = self.operations[site.number].value.double(), site.value(self.steps[name])
@@ -266,7 +295,7 @@ class Search:
     def _elsewhere(self, wrong_step: WrongStep) -> dict[str, Site]:
         """The same steps in the other layers, which run the same operations in the same order."""
         output: dict[str, Site] = {}
-        groups: dict[tuple[str, str, str], list[int]] = {}
+        groups: dict[tuple[object, ...], list[int]] = {}
         for number, x in enumerate(self.operations):
             groups.setdefault(_kind(x), []).append(number)
         for name, site in wrong_step.sites.items():
@@ -286,9 +315,9 @@ class Search:
         return output
 
 
-def _kind(x: Operation) -> tuple[str, str, str]:
+def _kind(x: Operation) -> tuple[object, ...]:
     """What an operation has in common with the same one of another layer."""
-    return re.sub(r"\d+", "*", x.module), x.name, x.line
+    return re.sub(r"\d+", "*", x.module), x.name, x.line, tuple(x.value.shape)
 
 
 def _block(name: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -29,6 +29,7 @@ from headway.explore import trace_file
 from headway.hf.stored import StoredModel, find
 from headway.hf.watch import watch
 from headway.models.parameters import one_of
+from headway.torch import devices
 from headway.torch.gpt import GPT
 from headway.tracing import INSIDE, edit, trace
 from headway.training import checkpoints
@@ -92,14 +93,32 @@ class Named(Side):
         model = self.load(dtype)
         only = None if is_inside else [*self._outside(model, tokens)]
         parts = []
-        for call, run in calls(model, tokens, self.settings):
-            try:
-                parts.append((call, self._traced(model, run, call, changes or {}, only)))
-            except Interrupted as error:
-                parts.append((call, error.done))
-                error.done = self._whole(parts)
-                raise
+        with self._with_kernel(model) if not is_inside else nullcontext():
+            for call, run in calls(model, tokens, self.settings):
+                try:
+                    parts.append((call, self._traced(model, run, call, changes or {}, only)))
+                except Interrupted as error:
+                    if not is_inside:
+                        raise ValueError(f"{self.title} raised {error}") from error
+                    parts.append((call, error.done))
+                    error.done = self._whole(parts)
+                    raise
         return self._whole(parts)
+
+    @contextmanager
+    def _with_kernel(self, model: Any) -> Iterator[None]:
+        """Let a kernel compute the attention of Headway's model, until exit."""
+        kernel = self.settings.attention
+        attentions = [block.attention for block in getattr(model, "blocks", ())]
+        before = [getattr(attention, "attend", None) for attention in attentions]
+        for attention in attentions if kernel is not None and not self.is_watched else ():
+            attention.attend = partial(dispatch.run, kernel=kernel)
+        try:
+            yield
+        finally:
+            for attention, attend in zip(attentions, before, strict=True):
+                if kernel is not None and not self.is_watched:
+                    attention.attend = attend
 
     def _whole(self, parts: Sequence[tuple[Call, Steps]]) -> Steps:
         return parts[0][1] if self.settings.is_whole else joined(parts)
@@ -125,7 +144,7 @@ class Named(Side):
             steps = stack.enter_context(trace(only))
             try:
                 output = run()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 done = {name: _tensor(value) for name, value in steps.items()}
                 raise Interrupted(error, done) from error
         values = {name: _tensor(value) for name, value in steps.items()}
@@ -172,7 +191,7 @@ class Module(Side):
             try:
                 with torch.no_grad():
                     output.append((call, logits_of(run()).double().cpu()))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 what = str(error)
                 if not isinstance(error, ValueError):
                     what = f"{self.title} raised {type(error).__name__}: {error}"
@@ -227,13 +246,17 @@ def opened(
     Raises ValueError if it is none of these.
     """
     how = Settings.read(settings or {})
+    if how.engine == "torch":
+        devices.choose(how.device)  # raises ValueError if this machine does not have it
+    if str(target).endswith(".py"):
+        raise ValueError(f"{target} needs the name of a function, as in {target}:load")
     if isinstance(target, str | Path) and ":" not in str(target):
         if trace_file.is_trace_file(str(target), runs):
             return _recorded(Path(target), how)
         return _stored(find(str(target), runs), how)
     title = str(target) if isinstance(target, str) else type(target).__name__
     model = targets.load(target) if isinstance(target, str) else target
-    own = _functions(model) if isinstance(target, str) else {}
+    own = _functions(target) if isinstance(target, str) else {}
     if not isinstance(model, nn.Module):
         model = _called(model, title)
     for name in ("engine", "checkpoint"):
@@ -258,9 +281,10 @@ def opened(
     return Module(title, how, module=model, **own)
 
 
-def _functions(target: Any) -> dict[str, Any]:
-    """The functions `loss` and `optimizer` in the file of a target."""
-    space = vars(sys.modules.get(getattr(target, "__module__", ""), object()))
+def _functions(target: str) -> dict[str, Any]:
+    """The functions `loss` and `optimizer` in the file or module of a target."""
+    where = target.rpartition(":")[0]
+    space = vars(sys.modules[f"checked {Path(where).stem}" if where.endswith(".py") else where])
     return {n: space[n] for n in ("loss", "optimizer") if inspect.isfunction(space.get(n))}
 
 
@@ -280,9 +304,8 @@ def _stored(stored: StoredModel, how: Settings) -> Named:
         engine: Any = how.engine
         kind: Any = how.device, dtype
         if checkpoint is None or stored.run is None:
-            return _with_kernel(stored.load(engine, *kind), how.attention)
-        model = engines.engine_named(engine).load(stored.run, checkpoint, *kind)
-        return _with_kernel(model, how.attention)
+            return stored.load(engine, *kind)
+        return engines.engine_named(engine).load(stored.run, checkpoint, *kind)
 
     if how.attention is not None:
         one_of("attention", how.attention, KERNELS)
@@ -306,19 +329,17 @@ def _recorded(path: Path, how: Settings) -> Recorded:
 
 
 def _copies(model: nn.Module, how: Settings) -> Callable[[str], Any]:
-    kernel = how.attention if isinstance(model, GPT) else None
-    if kernel is not None:
-        one_of("attention", kernel, KERNELS)
-
-    @cache
-    def load(dtype: str) -> Any:
-        return _with_kernel(_copy(model, how, dtype), kernel)
-
-    return load
+    if how.attention is not None and isinstance(model, GPT):
+        one_of("attention", how.attention, KERNELS)
+    return cache(partial(_copy, model, how))
 
 
 def _copy(model: nn.Module, how: Settings, dtype: str) -> nn.Module:
-    copy = deepcopy(model).to(how.device, getattr(torch, dtype)).eval()
+    try:
+        copy = deepcopy(model).to(how.device, getattr(torch, dtype)).eval()
+    except Exception as error:
+        what = f"copying {type(model).__name__} raised {type(error).__name__}: {error}"
+        raise ValueError(what) from error
     for part in copy.modules():
         choose: Any = getattr(part, "set_experts_implementation", None)
         if choose is not None:
@@ -331,7 +352,7 @@ def _called(function: Any, title: str) -> nn.Module:
         raise ValueError(f"{title} must be a module or a function that returns one")
     try:
         model = function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         note = "expected a function without arguments that returns a torch.nn.Module"
         raise ValueError(f"{title}() raised {type(error).__name__}: {error}; {note}") from error
     if not isinstance(model, nn.Module):
@@ -342,13 +363,6 @@ def _called(function: Any, title: str) -> nn.Module:
 def _is_watchable(model: nn.Module) -> bool:
     can = getattr(model, "_can_set_attn_implementation", None)
     return can is not None and bool(can())
-
-
-def _with_kernel(model: Any, kernel: str | None) -> Any:
-    if kernel is not None:
-        for block in getattr(model, "blocks", ()):
-            block.attention.attend = partial(dispatch.run, kernel=kernel)
-    return model
 
 
 def _tensor(value: Any) -> Tensor:

@@ -35,7 +35,9 @@ def chosen(tokens: Any, *sides: Side) -> tuple[np.ndarray, list[str]]:
         given = f"{array.dtype} {array.shape}"
         raise ValueError(f"tokens must be integers (batch, tokens) (got {given})")
     if rooms and array.shape[1] > room:
-        what = f"{array.shape[1]} tokens{' with padding' * any(padding)}"
+        what = f"{array.shape[1]} tokens"
+        if any(padding):
+            what = f"{what} and {max(padding)} of padding"
         raise ValueError(f"{what} do not fit a context of {context}; give fewer")
     if sizes and (array.min() < 0 or array.max() >= min(sizes)):
         raise ValueError(f"tokens must be from 0 to {min(sizes) - 1} (got {array.max()})")
