@@ -164,6 +164,35 @@ def test_a_port_with_untrained_weights_is_the_same(tmp_path):
     assert "not found" not in {step.state for step in result.steps}
 
 
+@pytest.mark.parametrize("b", ["folder", "port"])
+def test_the_transposed_matrices_of_gpt2_in_transformers(b, folders):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folders["gpt2"])
+    other = folders["gpt2"] if b == "folder" else planted.load("gpt2", None, folders["gpt2"])[0]
+    result = headway.diff(model, other, planted.tokens(), backward=True)
+    assert result.is_same
+    gradients = [step for step in result.steps if step.name.startswith("gradients.")]
+    assert {step.state for step in gradients} == {"same"}
+
+
+@pytest.mark.parametrize(
+    ("functions", "message"),
+    [
+        ({"loss": lambda model, tokens: 3.0}, "the loss of GPT2, or its gradient, raised"),
+        ({"loss": lambda model, tokens: model(tokens).sum(-1)}, "the loss of GPT2, or its"),
+        ({"loss": lambda model: 0}, "the loss of GPT2, or its gradient, raised TypeError"),
+        ({"optimizer": lambda model: "Adam"}, "returned str; expected a torch.optim.Optimizer"),
+        (
+            {"optimizer": lambda model: torch.optim.LBFGS(model.parameters())},
+            "the optimizer of GPT2 raised TypeError",
+        ),
+    ],
+)
+def test_a_wrong_loss_or_optimizer_is_one_line(functions, message, folders):
+    model, _ = planted.load("gpt2", None, folders["gpt2"])
+    with pytest.raises(ValueError, match=message):
+        headway.diff(folders["gpt2"], model, backward=True, **functions)
+
+
 def test_the_loss_is_the_mean_over_the_next_tokens(folders):
     model, _ = planted.load("llama", None, folders["llama"])
     batch = planted.tokens()

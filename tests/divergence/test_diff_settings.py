@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import threading
 
 import pytest
 import torch
@@ -276,6 +277,61 @@ def test_two_checkpoints_of_a_run(tmp_path):
 def test_what_a_side_does_not_support_is_one_line(settings, message, folders):
     with pytest.raises(ValueError, match=message):
         headway.diff(folders["llama"], folders["llama"], b_settings=settings)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_a_kernel_that_cannot_run_is_one_line(folders):
+    flex = {"attention": "flex"}  # it has no float64
+    assert headway.diff(folders["llama"], folders["llama"], b_settings=flex).is_same
+    with pytest.raises(ValueError, match=r"\(attention=sdpa-cudnn\) raised Unsupported"):
+        headway.diff(folders["llama"], folders["llama"], b_settings={"attention": "sdpa-cudnn"})
+    for device in ("cuda", "foo") if not torch.cuda.is_available() else ("foo",):
+        with pytest.raises(ValueError, match="device"):
+            headway.diff(folders["llama"], folders["llama"], b_settings={"device": device})
+
+
+class Returns(torch.nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, tokens):
+        return self.value(tokens)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda tokens: tokens, r"returned int64 \(2, 23\); expected logits"),
+        (lambda tokens: [1], "returned list; expected logits"),
+        (lambda tokens: torch.zeros(2, 1, 61), r"logits \(2, 1, 61\) instead of \(2, 23, 61\)"),
+    ],
+)
+def test_what_is_not_logits_is_one_line(value, message, folders):
+    with pytest.raises(ValueError, match=message):
+        headway.diff(folders["llama"], Returns(value))
+
+
+def test_a_dictionary_with_logits(folders):
+    model, _ = planted.load("llama", None, folders["llama"])
+    as_dict = Returns(lambda tokens: {"logits": as_dict.model(tokens)})
+    as_dict.model = model
+    assert headway.diff(folders["llama"], as_dict).is_same
+
+
+def test_files_and_modules_that_are_no_models_are_one_line(folders, tmp_path):
+    (tmp_path / "p.py").write_text("import sys\nfive = 5\n\ndef load():\n    sys.exit(7)\n")
+    locked = Returns(lambda tokens: tokens)
+    locked.lock = threading.Lock()
+    for b, message in (
+        ("p.py:five", "must be a module or a function that returns one"),
+        ("p.py:load", r"p.py:load\(\) raised SystemExit: 7"),
+        ("p.py", "p.py needs the name of a function, as in .*p.py:load"),
+        (locked, "copying Returns raised TypeError"),
+    ):
+        target = str(tmp_path / b) if isinstance(b, str) else b
+        with pytest.raises(ValueError, match=message):
+            headway.diff(folders["llama"], target)
 
 
 def test_what_a_module_does_not_support_is_one_line(folders):
