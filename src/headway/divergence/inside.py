@@ -84,11 +84,19 @@ class Inside:
                 self._is_same(name, site) and sum(n != 1 for n in site.layout.shape) >= split
                 for site in sources
             )
-            if not is_split and not self._has_right_heads(name, sites[0]):
+            is_arranged = is_split and self._has_right_numbers(name, sites[0])
+            if not is_arranged and not self._has_right_heads(name, sites[0]):
                 return wrong_step
         kinds = {name.rpartition(".")[2] for name in wrong}
         step_name = "context" if kinds == {"values"} else "scores"
         return WrongStep(f"{prefix}.{step_name}", wrong_step.sites)
+
+    def _has_right_numbers(self, name: str, site: Site) -> bool:
+        """Whether the numbers that are read are those of the step, in any order."""
+        assert isinstance(site.place, tuple)
+        value = self.operations[site.number].operands[site.place[1]].double()
+        both = (x.flatten().sort().values / x.norm() for x in (site.value(self.steps[name]), value))
+        return difference(*both) <= 4 * self.limits[name]
 
     def _has_right_heads(self, name: str, site: Site) -> bool:
         """Whether repeated heads are read in the wrong order."""
