@@ -11,6 +11,7 @@ import command
 import headway
 import planted
 from gpts import gpt_config
+from headway.attention import dispatch
 from headway.divergence.parameters import found
 from headway.torch import GPT
 
@@ -93,7 +94,9 @@ def test_gradients_are_compared_only_if_the_logits_agree(folders):
     result = headway.diff(folders["gpt2"], model, backward=True, loss=module.loss)
     assert result.first == fault.first
     assert "because the logits differ already" in result.notes[0]
-    with pytest.raises(ValueError, match="gradients need a whole text without padding"):
+    with pytest.raises(ValueError, match="gradients need at least 2 tokens"):
+        headway.diff(folders["gpt2"], folders["gpt2"], [[1]], backward=True)
+    with pytest.raises(ValueError, match="--backward cannot be combined with trace files, dtype"):
         headway.diff(folders["gpt2"], folders["gpt2"], b_settings={"cache": 1}, backward=True)
 
 
@@ -162,6 +165,22 @@ def test_a_port_with_untrained_weights_is_the_same(tmp_path):
     result = headway.diff(tmp_path, model, backward=True, **functions)
     assert result.is_same
     assert "not found" not in {step.state for step in result.steps}
+
+
+def test_a_kernel_with_a_wrong_gradient(folders, monkeypatch):
+    kernel = dispatch.KERNELS["tiled"]
+
+    def run(*arguments):
+        context = kernel.run(*arguments)
+        return context.detach() + 0.5 * (context - context.detach())
+
+    wrong = kernel._replace(run=run)
+    monkeypatch.setattr(dispatch, "KERNELS", {**dispatch.KERNELS, "tiled": wrong})
+    settings = {"attention": "tiled"}
+    result = headway.diff(folders["llama"], folders["llama"], b_settings=settings)
+    assert result.is_same
+    result = headway.diff(folders["llama"], folders["llama"], b_settings=settings, backward=True)
+    assert result.first == "gradients.blocks.2.attention.v.weight"
 
 
 @pytest.mark.parametrize("b", ["folder", "port"])

@@ -129,7 +129,7 @@ def test_another_step_by_mouse_keyboard_and_address(report, show):
     opened.locator(".matrix").nth(0).focus()
     row, *_ = said(opened)
     opened.keyboard.press("ArrowUp" if row else "ArrowDown")  # moves between the cells
-    assert said(opened)[0] == row - 1 if row else 1
+    assert said(opened)[0] == (row - 1 if row else 1)
     assert opened.url.endswith("#embedded")
     opened.goto(opened.url.replace("#embedded", "#blocks.0.attention.weights"))
     drawn(opened, "blocks.0.attention.weights")

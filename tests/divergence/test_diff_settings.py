@@ -13,6 +13,7 @@ import headway
 import planted
 from headway.divergence.calls import Call, joined
 from headway.divergence.measure import MISSING, difference
+from headway.divergence.render import conclusion
 from headway.explore import trace_file
 
 CACHE = [fault for fault in planted.FAULTS if fault.kind == "cache"]
@@ -232,6 +233,7 @@ def test_two_checkpoints_of_a_run(tmp_path):
     result = headway.diff("run", "run", "the cat", b_settings={"checkpoint": 2}, runs=runs)
     assert result.first == "embedded"
     assert result.titles == ("run", "run (checkpoint=2)")
+    assert "still computes other logits" in conclusion(result) or result.is_proved
     assert headway.diff("run", "run", b_settings={"checkpoint": "4"}, runs=runs).is_same
     with pytest.raises(ValueError, match=r"checkpoint must be one of .*2, 4 \(got 3\)"):
         headway.diff("run", "run", b_settings={"checkpoint": 3}, runs=runs)
@@ -255,10 +257,28 @@ def test_two_checkpoints_of_a_run(tmp_path):
     assert result.first == "blocks.0.mlp.output"
     wrong = [step.name for step in result.steps if step.state == "different"]
     assert wrong == ["blocks.0.mlp.output", "logits"]
+    assert "mlp.output could not be replaced" in conclusion(result)
+    # Against a module, whose operations are found by their numbers.
+    model = headway.load(tmp_path / "runs" / "run", device="cpu").model
+    plain = Returns(lambda tokens: plain.model(tokens))
+    plain.model = model
+    assert headway.diff(one, plain).is_same
+    with torch.no_grad():
+        model.blocks[0].mlp.down.weight *= 1.01
+    assert headway.diff(one, plain).first == "blocks.0.mlp.output"
     result = headway.diff(two, "run", runs=runs)
     # The trace has the wrong output, and the right sum.
     causes = ["blocks.0.mlp.output", "blocks.0.after_mlp", "logits"]
     assert [cause.name for cause in result.causes] == causes
+
+
+def test_the_wrong_cache_that_is_named_otherwise_is_proved(folders):
+    (fault,) = [fault for fault in CACHE if str(fault) in MISSED]
+    model, _ = planted.load(fault.port, fault, folders[fault.port])
+    result = headway.diff(folders[fault.port], model, planted.tokens(), b_settings={"cache": 1})
+    assert result.first == "blocks.0.attention.scores"
+    assert result.is_proved
+    assert not result.is_same
 
 
 @pytest.mark.parametrize(
@@ -288,6 +308,69 @@ def test_a_kernel_that_cannot_run_is_one_line(folders):
     for device in ("cuda", "foo") if not torch.cuda.is_available() else ("foo",):
         with pytest.raises(ValueError, match="device"):
             headway.diff(folders["llama"], folders["llama"], b_settings={"device": device})
+
+
+def test_a_number_format_that_overflows_is_not_the_same(folders):
+    model = headway.load(folders["llama"], device="cpu", dtype="float32").model
+    with torch.no_grad():
+        model.blocks[1].mlp.down.weight *= 3e6
+    result = headway.diff(model, model, b_settings={"dtype": "float16"})
+    assert not result.is_same
+    assert "blocks.1.mlp.output is too large for float32 or float16" in result.notes[0]
+    assert conclusion(result) == "The logits were not compared."
+
+
+@pytest.mark.parametrize("settings", [{"dtype": "bfloat16"}, {"attention": "tiled"}], ids=str)
+def test_a_format_does_not_hide_a_fault_that_float64_shows(settings, folders):
+    wrong = headway.load(folders["llama"], device="cpu", dtype="float32").model
+    with torch.no_grad():
+        wrong.blocks[1].mlp.down.weight *= 1.005
+    for other in ({}, settings):
+        result = headway.diff(folders["llama"], wrong, a_settings=other, b_settings=settings)
+        assert result.first == "blocks.1.mlp.output"
+        assert result.is_proved
+
+
+def test_very_low_numbers_are_numbers_unless_scores_are_masked():
+    low = torch.tensor([-2e5, 1.0])
+    assert difference(low, torch.tensor([-6e5, 1.0])) == pytest.approx(2)
+    hidden = torch.tensor([-torch.inf, 1.0])
+    assert difference(hidden, torch.tensor([-1e9, 1.0])) == 0
+    assert difference(hidden, torch.tensor([2.0, 1.0])) == torch.inf
+
+
+def test_watches_with_and_without_a_function_can_be_nested(folders):
+    model, tokens = models(folders["llama"]), planted.tokens()
+    with headway.watch(model):
+        with headway.watch(model, "eager"), headway.trace() as inner:
+            model(tokens)
+        with headway.trace() as outer:
+            model(tokens)
+    assert "blocks.0.attention.scores" not in inner
+    assert "blocks.0.attention.scores" in outer
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_conclusions_say_what_was_done(folders):
+    short = headway.load(folders["llama"], device="cpu", dtype="float32").model
+    short.blocks = short.blocks[:2]
+    for b, words in (
+        (short, "blocks.2.attention_norm could not be replaced, so the comparison ends there"),
+        (folders["qwen3"], "embedded could not be replaced"),
+        (folders["llama"], "computes the same logits as llama, up to rounding"),
+    ):
+        assert words in conclusion(headway.diff(folders["llama"], b))
+
+
+def test_a_module_is_as_before(folders):
+    model, module = planted.load("gpt2", None, folders["gpt2"])
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    headway.diff(folders["gpt2"], model, backward=True, optimizer=module.optimizer)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(value.grad is None and value.requires_grad for value in model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 class Returns(torch.nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Self, final
@@ -137,14 +138,17 @@ class _Model:
             values = engine.gradients(self.model, self.inputs, self.targets)
             self.gradients = {n: torch.from_numpy(np.array(x)).double() for n, x in values.items()}
             return
-        device = next(self.model.parameters()).device
+        device = next((x.device for x in self.model.parameters()), None)
         try:
-            if is_own and self.side.loss is not None:
-                loss = self.side.loss(self.model, torch.from_numpy(self.tokens).to(device))
-            else:
-                loss = self._mean(logits_of(self.model(torch.from_numpy(self.inputs).to(device))))
-            if loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
+            named = self.side if isinstance(self.side, Named) else None
+            with named.with_kernel(self.model) if named else nullcontext():
+                if is_own and self.side.loss is not None:
+                    loss = self.side.loss(self.model, torch.from_numpy(self.tokens).to(device))
+                else:
+                    inputs = torch.from_numpy(self.inputs).to(device)
+                    loss = self._mean(logits_of(self.model(inputs)))
+                if loss.requires_grad:
+                    loss.backward()  # type: ignore[no-untyped-call]
         except (Exception, SystemExit) as error:
             what = f"the loss of {self.side.title}, or its gradient"
             raise ValueError(f"{what}, raised {type(error).__name__}: {error}") from error

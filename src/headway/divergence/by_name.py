@@ -61,11 +61,11 @@ def compared(
         if name is None:
             break
         if name not in b:
-            causes.append(Cause(name, "", f"{two.title} has no such layer", False))
+            causes.append(Cause(name, "", f"{two.title} has no such layer", False, False))
             break
         looks = describe(a[name], b[name], limits[name])
         if b[name].shape != a[name].shape or notes or isinstance(two, Recorded):
-            causes.append(Cause(name, "", looks, False))  # nothing can be replaced
+            causes.append(Cause(name, "", looks, False, is_replaced=False))
             break
         same = {n: x for n, x in a.items() if _kind(n) == _kind(name)}
         everywhere, single = run({**replaced, **same}), run({**replaced, name: a[name]})

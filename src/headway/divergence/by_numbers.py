@@ -65,7 +65,8 @@ def compared(
         if not looks and cause.value is not None and cause.right is not None:
             looks = describe(cause.right, cause.value, limits[cause.name])
             values[cause.name] = (cause.right, cause.value)
-        shown.append(Cause(cause.name, cause.place, looks, cause.in_all_layers))
+        is_replaced = bool(cause.sites)
+        shown.append(Cause(cause.name, cause.place, looks, cause.in_all_layers, is_replaced))
     is_proved = search.is_healed and "logits" in steps
     titles = one.title, title
     return Report(titles, "float64", tuple(rows), tuple(shown), is_proved, tuple(notes), values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,10 @@ def diff(
     two.loss, two.optimizer = loss or two.loss, optimizer or two.optimizer
     if isinstance(two, Module) and one.settings.engine != "torch":
         raise ValueError("JAX computes in float32 here: remove engine=jax from one side")
+    one.loss = one.optimizer = None  # those of its file are for B
     array, notes = chosen(tokens, one, two)
+    if backward:
+        _require_training(one, two, array)
     try:
         report = _compared(one, two, array)
     except Interrupted as error:
@@ -75,16 +79,15 @@ def _compared(one: Named | Recorded, two: Named | Module | Recorded, tokens: np.
     formats = [side.settings.dtype or "float32" for side in (one, two)]
     coarse = max(formats, key=lambda name: torch.finfo(getattr(torch, name)).eps)
     ruler = next((side.in_torch for side in (one, two) if isinstance(side, Named)), None)
-    limits: dict[str, float] = {}
-    exact: Steps = {}
-    if ruler is not None:
-        exact = ruler.steps(tokens, "float64")
-        rounded, kind = ruler.steps(tokens, coarse), getattr(torch, coarse)
-        limits = {name: limit(difference(x, rounded[name]), kind) for name, x in exact.items()}
+    exact: Steps = {} if ruler is None else ruler.steps(tokens, "float64")
+    limits = {} if ruler is None else _limits(ruler, tokens, exact, "float32")
     has_64 = isinstance(one, Named) and one.settings.engine == "torch"
     steps = exact if has_64 else one.steps(tokens, formats[0])
     steps, notes = _until_nan(steps, one.title)
     limits = {name: limits.get(name, RECORDED) for name in steps}
+    loose = limits
+    if ruler is not None and coarse != "float32":
+        loose = _limits(ruler, tokens, exact, coarse)
     if isinstance(two, Module):
         report = by_numbers.compared(one, two, tokens, steps, limits)
     else:
@@ -92,9 +95,15 @@ def _compared(one: Named | Recorded, two: Named | Module | Recorded, tokens: np.
         kinds = ("float64", "float64") if has_64 else (formats[0], formats[1])
         if not has_64 and isinstance(one, Named) and one.settings.engine == "torch":
             steps = {name: x for name, x in one.steps(tokens, kinds[0]).items() if name in steps}
+        if not has_64:
+            limits = {name: loose.get(name, RECORDED) for name in steps}
+            steps, more = _until_overflow(steps, limits, coarse)
+            notes += more
         report = by_name.compared(one, two, tokens, steps, limits, kinds)
-        if report.is_same and has_64 and one.settings != two.settings:
-            report = _with_kernels(one, two, tokens, limits, formats)
+        both = (one.settings, two.settings)
+        if report.is_same and has_64 and any(x.attention or x.dtype or x != both[0] for x in both):
+            notes += report.notes
+            report = _with_kernels(one, two, tokens, loose, formats)
     return replace(report, notes=(*notes, *report.notes))
 
 
@@ -106,9 +115,26 @@ def _with_kernels(
     Kernels have no steps inside of an attention: if one is wrong, its context is.
     """
     steps = one.steps(tokens, formats[0], is_inside=False)
-    return by_name.compared(
-        one, two, tokens, steps, limits, (formats[0], formats[1]), is_inside=False
-    )
+    steps, notes = _until_overflow(steps, limits, " or ".join(dict.fromkeys(formats)))
+    kinds = formats[0], formats[1]
+    report = by_name.compared(one, two, tokens, steps, limits, kinds, is_inside=False)
+    return replace(report, notes=(*notes, *report.notes))
+
+
+def _limits(ruler: Named, tokens: np.ndarray, exact: Steps, dtype: str) -> dict[str, float]:
+    """The largest differences that rounding explains, in this number format."""
+    rounded, kind = ruler.steps(tokens, dtype), getattr(torch, dtype)
+    return {name: limit(difference(x, rounded[name]), kind) for name, x in exact.items()}
+
+
+def _until_overflow(steps: Steps, limits: Limits, dtype: str) -> tuple[Steps, list[str]]:
+    """The steps before the first one whose numbers are too large for the number format."""
+    names = [*steps]
+    first = next((i for i, name in enumerate(names) if not isfinite(limits[name])), None)
+    if first is None:
+        return steps, []
+    note = f"{names[first]} is too large for {dtype}; only the steps before it are compared"
+    return {name: steps[name] for name in names[:first]}, [note]
 
 
 def _until_nan(steps: Steps, title: str) -> tuple[Steps, list[str]]:
@@ -123,25 +149,38 @@ def _until_nan(steps: Steps, title: str) -> tuple[Steps, list[str]]:
     return {name: steps[name] for name in names[:first]}, [note]
 
 
+def _require_training(one: Any, two: Any, tokens: np.ndarray) -> None:
+    """Raise ValueError unless gradients can be compared."""
+    for side in (one, two):
+        settings = side.settings
+        if isinstance(side, Recorded) or not settings.is_whole or settings.dtype is not None:
+            raise ValueError(
+                "--backward cannot be combined with trace files, dtype, cache and padding (got "
+                f"{side.title})"
+            )
+    if tokens.shape[1] < 2:
+        raise ValueError(f"gradients need at least 2 tokens (got {tokens.shape[1]})")
+
+
 def _with_training(report: Report, one: Any, two: Any, tokens: np.ndarray) -> Report:
     """The report with the loss, the gradients and the updates."""
     if not report.is_same:
         note = "the gradients are not compared, because the logits differ already"
         return replace(report, notes=(*report.notes, note))
-    for side in (one, two):
-        if isinstance(side, Recorded) or not side.settings.is_whole:
-            raise ValueError(f"gradients need a whole text without padding (got {side.title})")
-    result = trained(one, two, tokens, one.settings.dtype or "float32")
+    result = trained(one, two, tokens, "float32")
     rows = [result.loss, *result.gradients, *result.updates]
     causes = [_cause(x) for x in (result.loss,) if x.is_wrong]
     for group in (result.gradients, result.updates):
         causes += [_cause(x) for x in [x for x in group if x.is_wrong][:1]]
     notes = list(report.notes)
-    if not result.updates:
+    if not (two.optimizer or two.training):
         notes.append(f"the optimizer is not compared, because {two.title} has none")
+    elif not result.updates:
+        notes.append("the optimizer is not compared: updates are compared in PyTorch only")
     missing = [x.name for x in rows if x.value is None]
     if missing:
-        notes.append(f"{len(missing)} gradients were not found in {two.title}: {missing[0]} ...")
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        notes.append(f"not found in {two.title} by their values: {missing[0]}{more}")
     values = {x.name: (x.expected, x.value) for x in rows if x.value is not None}
     return replace(
         report,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headway.divergence.measure import LOWEST, MISSING, difference
+from headway.divergence.measure import MISSING, as_masked, difference
 
 
 def describe(a: Tensor, b: Tensor, limit: float) -> str:
@@ -18,11 +18,12 @@ def describe(a: Tensor, b: Tensor, limit: float) -> str:
     a, b = a.double(), b.double()
     is_missing = (a == MISSING) | (b == MISSING)
     a, b = a.masked_fill(is_missing, 0.0), b.masked_fill(is_missing, 0.0)
-    if (a <= LOWEST).any() or (b <= LOWEST).any():
-        if not torch.equal(a <= LOWEST, b <= LOWEST):
-            more, less = ((b <= LOWEST) & (a > LOWEST)).sum(), ((a <= LOWEST) & (b > LOWEST)).sum()
-            return f"the mask hides {int(more):,} other cells, and {int(less):,} cells too few"
-        a, b = (torch.where(x <= LOWEST, 0.0, x) for x in (a, b))
+    a, b = as_masked(a, b)
+    hidden = a == -torch.inf, b == -torch.inf
+    if not torch.equal(*hidden):
+        more, less = (hidden[1] & ~hidden[0]).sum(), (hidden[0] & ~hidden[1]).sum()
+        return f"the mask hides {int(more):,} other cells, and {int(less):,} cells too few"
+    a, b = (x.masked_fill(hidden[0], 0.0) for x in (a, b))
     if bool(b.isnan().any()) and not bool(a.isnan().any()):
         return f"{int(b.isnan().sum()):,} cells are NaN"
     if not float(b.abs().max()):

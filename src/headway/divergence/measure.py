@@ -25,7 +25,7 @@ def difference(a: Tensor, b: Tensor, least: float = 0.0) -> float:
     a, b = a.double(), b.double()
     if is_ordinary(a) and is_ordinary(b):
         return _ratio(float((a - b).abs().max()), max(float(a.abs().max()), least))
-    a, b = _with_infinities(a), _with_infinities(b)
+    a, b = as_masked(a, b)
     is_missing = (a == MISSING) | (b == MISSING)
     is_same = (a == b) | (a.isnan() & b.isnan())
     change = torch.where(is_same | is_missing, 0.0, a - b).abs()
@@ -49,8 +49,11 @@ def is_ordinary(x: Tensor) -> bool:
     return float(low) > LOWEST and float(high) < -LOWEST  # False if there is NaN
 
 
-def _with_infinities(x: Tensor) -> Tensor:
-    return torch.where(x <= LOWEST, -math.inf, x)
+def as_masked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with -inf for very low numbers, if one of them has -inf: they are masked scores."""
+    if not bool((a == -math.inf).any() or (b == -math.inf).any()):
+        return a, b
+    return torch.where(a <= LOWEST, -math.inf, a), torch.where(b <= LOWEST, -math.inf, b)
 
 
 def limit(rounding: float, dtype: torch.dtype) -> float:

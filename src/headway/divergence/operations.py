@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
+
+import headway
 
 # Operations whose result has the same numbers in another layout.
 LAYOUT = {
@@ -149,7 +152,7 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         name = function._schema.name.partition("::")[2]
         read, tree = tree_flatten((arguments, options))
-        if len(self.operations) in self._readers and name not in LAYOUT:
+        if len(self.operations) in self._readers and name in PRODUCTS:
             read = self._as_read(read)
             arguments, options = tree_unflatten(read, tree)
         tensors = [x for x in read if isinstance(x, Tensor)]
@@ -211,7 +214,7 @@ class _Recorder(TorchDispatchMode):
         self._alive.append(value)
 
 
-_OURS, _TORCH = str(Path(__file__).parents[1]), str(Path(torch.__file__).parent)
+_OURS, _TORCH = (f"{Path(file).parent}{os.sep}" for file in (headway.__file__, torch.__file__))
 
 
 def _line() -> tuple[str, str]:
@@ -220,7 +223,7 @@ def _line() -> tuple[str, str]:
     while frame is not None:
         code = frame.f_code
         file = code.co_filename
-        if not file.startswith((_OURS, _TORCH)) and "torch" not in Path(file).parts[-2:-1]:
+        if not file.startswith((_OURS, _TORCH)):
             return f"{Path(file).name}:{frame.f_lineno}", code.co_qualname
         frame = frame.f_back  # type: ignore[assignment]
     return "", ""

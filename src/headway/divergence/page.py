@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headway.divergence.measure import LOWEST, MISSING, difference
+from headway.divergence.measure import LOWEST, MISSING, as_masked, difference
 from headway.divergence.render import SYMBOLS, conclusion
 from headway.divergence.report import Report, Step
 from headway.explore.export import STATIC as EXPLORER
@@ -76,7 +76,7 @@ def _values(name: str, one: Tensor, two: Tensor) -> dict[str, Any]:
 def _subtracted(a: Tensor, b: Tensor) -> Tensor:
     """The differences, with masked, NaN and missing cells as in `measure.difference`."""
     is_missing = (a == MISSING) | (b == MISSING)
-    a, b = (torch.where(x <= LOWEST, -math.inf, x) for x in (a, b))
+    a, b = as_masked(a, b)
     is_same = (a == b) | (a.isnan() & b.isnan())
     return torch.where(is_missing, MISSING, torch.where(is_same, 0.0, a - b))
 

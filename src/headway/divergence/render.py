@@ -46,8 +46,11 @@ def conclusion(report: Report) -> str:
     if what != "logits":
         return _of_training(report)
     which = "this step" if len(report.causes) == 1 else "these steps"
-    if report.causes and report.causes[-1].looks.startswith("its shape"):
-        return "A step of another size cannot be replaced, so the comparison ends there."
+    if report.causes and not report.causes[-1].is_replaced:
+        name = report.causes[-1].name
+        return f"{name} could not be replaced, so the comparison ends there, without a proof."
+    if not report.causes and report.steps[-1].state != "different":
+        return "The logits were not compared."
     if report.causes and report.is_proved:
         return f"With {which} of {one} in it, {two} computes the same logits: the cause is proved."
     if report.causes:

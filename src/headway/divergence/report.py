@@ -32,13 +32,15 @@ class Cause:
     """A step that the second model computes differently from the same inputs.
 
     place: where the second model computes it, if that is not known from the name. looks: what the
-    difference looks like. in_all_layers: whether it is the same in every layer.
+    difference looks like; empty if that is not known. in_all_layers: whether it is the same in
+    every layer. is_replaced: whether the step of the first model was put in its place.
     """
 
     name: str
     place: str
     looks: str
     in_all_layers: bool
+    is_replaced: bool = True
 
 
 @dataclass(frozen=True)

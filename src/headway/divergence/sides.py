@@ -93,7 +93,7 @@ class Named(Side):
         model = self.load(dtype)
         only = None if is_inside else [*self._outside(model, tokens)]
         parts = []
-        with self._with_kernel(model) if not is_inside else nullcontext():
+        with self.with_kernel(model) if not is_inside else nullcontext():
             for call, run in calls(model, tokens, self.settings):
                 try:
                     parts.append((call, self._traced(model, run, call, changes or {}, only)))
@@ -106,18 +106,22 @@ class Named(Side):
         return self._whole(parts)
 
     @contextmanager
-    def _with_kernel(self, model: Any) -> Iterator[None]:
-        """Let a kernel compute the attention of Headway's model, until exit."""
+    def with_kernel(self, model: Any) -> Iterator[None]:
+        """Let the kernel of the settings compute attention, until exit."""
         kernel = self.settings.attention
+        if self.is_watched:
+            with watch(model, kernel) if kernel is not None else nullcontext():
+                yield
+            return
         attentions = [block.attention for block in getattr(model, "blocks", ())]
         before = [getattr(attention, "attend", None) for attention in attentions]
-        for attention in attentions if kernel is not None and not self.is_watched else ():
+        for attention in attentions if kernel is not None else ():
             attention.attend = partial(dispatch.run, kernel=kernel)
         try:
             yield
         finally:
             for attention, attend in zip(attentions, before, strict=True):
-                if kernel is not None and not self.is_watched:
+                if kernel is not None:
                     attention.attend = attend
 
     def _whole(self, parts: Sequence[tuple[Call, Steps]]) -> Steps:

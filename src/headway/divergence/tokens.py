@@ -40,7 +40,8 @@ def chosen(tokens: Any, *sides: Side) -> tuple[np.ndarray, list[str]]:
             what = f"{what} and {max(padding)} of padding"
         raise ValueError(f"{what} do not fit a context of {context}; give fewer")
     if sizes and (array.min() < 0 or array.max() >= min(sizes)):
-        raise ValueError(f"tokens must be from 0 to {min(sizes) - 1} (got {array.max()})")
+        wrong = array.min() if array.min() < 0 else array.max()
+        raise ValueError(f"tokens must be from 0 to {min(sizes) - 1} (got {wrong})")
     return array.astype(np.int64), notes
 
 

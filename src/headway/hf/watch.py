@@ -90,6 +90,7 @@ def watch(model: nn.Module, attention: str | None = None) -> Iterator[None]:
         _require_function(model, attention)
     with _lock:
         _register()
+        outer = {key: _theirs.get(key) for key in configs}
         for key, (config, has_sdpa) in configs.items():
             _, before, count = _switched.get(key, (None, config._attn_implementation_internal, 0))
             _switched[key] = (config, before, count + 1)
@@ -110,13 +111,15 @@ def watch(model: nn.Module, attention: str | None = None) -> Iterator[None]:
             if _entered[model] == 0:
                 tracing.stop_observing(_hooks.pop(model).attach)
             for key, (config, _) in configs.items():
+                _theirs.pop(key, None)
+                if (name := outer[key]) is not None:
+                    _theirs[key] = name
                 _, before, count = _switched.pop(key)
                 if count > 1:
                     _switched[key] = (config, before, count - 1)
                 else:
                     config._attn_implementation_internal = before
                     _without_sdpa.discard(key)
-                    _theirs.pop(key, None)
 
 
 def _configs(model: nn.Module) -> dict[int, tuple[Any, bool]]:
