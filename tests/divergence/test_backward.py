@@ -12,7 +12,7 @@ import headway
 import planted
 from gpts import gpt_config
 from headway.attention import dispatch
-from headway.divergence.parameters import found
+from headway.divergence.parameters import matches_of
 from headway.torch import GPT
 
 FAULTS = [f for f in planted.FAULTS if f.first.startswith(("loss", "gradients.", "updates."))]
@@ -111,8 +111,8 @@ def test_the_command_takes_the_loss_and_the_optimizer_of_the_file(folders, tmp_p
 
 
 def of_values(value, **tensors):
-    """What `found` gathers for one parameter from tensors with the same names."""
-    match = found({"x": value}, tensors).get("x")
+    """What `matches_of` gathers for one parameter from tensors with the same names."""
+    match = matches_of({"x": value}, tensors).get("x")
     return None if match is None else [*match.gathered(tensors)]
 
 
@@ -133,8 +133,8 @@ def test_parameters_are_found_in_any_arrangement():
         (value,) = of_values(x, **tensors)
         assert torch.equal(value, x)
         filled = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
-        found({"x": x}, tensors)["x"].scatter(2 * x, filled)
-        (value,) = found({"x": x}, tensors)["x"].gathered(filled)
+        matches_of({"x": x}, tensors)["x"].scatter(2 * x, filled)
+        (value,) = matches_of({"x": x}, tensors)["x"].gathered(filled)
         assert torch.equal(value, 2 * x)
     wide = torch.randn(5, 12, dtype=torch.float64)  # the columns are heads and features
     (value,) = of_values(wide, a=wide.reshape(5, 3, 4).contiguous())
@@ -148,7 +148,7 @@ def test_parameters_are_found_in_any_arrangement():
         assert torch.equal(of_values(vector, **tensors)[0], vector)
     assert len(of_values(torch.ones(4), a=torch.ones(4), b=torch.ones(4))) == 2
     assert len(of_values(x, a=x, b=x.clone())) == 2  # such as an untied output layer
-    match = found({"x": x}, {"a": 0.5 * x.float()})["x"]
+    match = matches_of({"x": x}, {"a": 0.5 * x.float()})["x"]
     assert match.is_scaled
     (gradient,) = match.gathered({"a": torch.full((12, 5), 4.0)}, is_gradient=True)
     assert torch.allclose(gradient, torch.full((12, 5), 2.0).double())

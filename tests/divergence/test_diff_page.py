@@ -59,9 +59,9 @@ def made(a, b, name="step", titles=("A", "B")):
     return Report(titles, "float64", (step,), (), False, (), {name: tuple(values)})
 
 
-def said(opened):
+def facts(opened):
     """The row, column, and three numbers that the page shows."""
-    where, *numbers = opened.locator(".said dd").all_inner_texts()
+    where, *numbers = opened.locator(".facts dd").all_inner_texts()
     row, column = map(int, re.findall(r"\d+", where))
     return row, column, [number.replace("−", "-") for number in numbers]
 
@@ -91,10 +91,10 @@ def test_it_shows_the_cause_and_the_numbers_of_a_cell(report, show):
     assert opened.inner_text("nav [aria-current]").endswith("wrong")
     assert opened.inner_text("main h2") == cause.name
     assert opened.locator(".matrix").count() == 3
-    assert said(opened)[2][::2] == ["-∞", "-∞"]
+    assert facts(opened)[2][::2] == ["-∞", "-∞"]
     hover(opened, 1, 9, 4)
     a, b = (values[0, 0, 9, 4] for values in report.values[cause.name])
-    row, column, numbers = said(opened)
+    row, column, numbers = facts(opened)
     assert (row, column) == (9, 4)
     assert [float(x) for x in numbers[:2]] == pytest.approx([float(a), float(b)], rel=0.01)
     lit = opened.locator(".matrix rect.lit[visibility=visible]")
@@ -110,7 +110,7 @@ def test_another_step_by_mouse_keyboard_and_address(report, show):
     drawn(opened, "blocks.0.attention_norm")
     assert opened.inner_html("main") != before
     a, b = (x.double() for x in report.values["blocks.0.attention_norm"])
-    row, column, numbers = said(opened)
+    row, column, numbers = facts(opened)
     batch = int(re.search(r"batch row (\d)", opened.inner_text("main"))[1])
     assert (batch, row, column) == tuple(
         int(i) for i in torch.unravel_index((a - b).abs().argmax(), a.shape)
@@ -127,9 +127,9 @@ def test_another_step_by_mouse_keyboard_and_address(report, show):
     assert opened.url.endswith("#embedded")
     assert opened.locator("nav [aria-current]").count() == 1
     opened.locator(".matrix").nth(0).focus()
-    row, *_ = said(opened)
+    row, *_ = facts(opened)
     opened.keyboard.press("ArrowUp" if row else "ArrowDown")  # moves between the cells
-    assert said(opened)[0] == (row - 1 if row else 1)
+    assert facts(opened)[0] == (row - 1 if row else 1)
     assert opened.url.endswith("#embedded")
     opened.goto(opened.url.replace("#embedded", "#blocks.0.attention.weights"))
     drawn(opened, "blocks.0.attention.weights")
@@ -153,7 +153,7 @@ def test_cells_without_a_number(show):
     )
     for column, difference in enumerate(expected):
         hover(opened, 2, 0, column)
-        assert said(opened)[2][2] == difference
+        assert facts(opened)[2][2] == difference
         assert hatched[0][column] == (not math.isfinite(a[0][column]))
         assert hatched[2][column] == (column in (1, 2, 3, 5))
     assert hatched[1] == [False, True, True, True, False, True, False, True, False]
@@ -169,14 +169,14 @@ def test_a_large_matrix_is_cut_around_the_largest_difference(show):
     opened = show(made(a, b))
     text = opened.inner_text("main")
     assert "batch row 1, head 2; rows: 12 to 59 of 60; columns: 6 to 53 of 100" in text
-    assert said(opened) == (50, 30, ["0", "-1", "1"])
+    assert facts(opened) == (50, 30, ["0", "-1", "1"])
     assert opened.locator(".matrix").nth(0).locator("g rect").count() == MOST**2
 
 
 def test_vectors_a_loss_and_other_shapes(show):
     opened = show(made([1.0, 2.0], [1.0, 5.0], "gradients.bias"))
-    assert said(opened) == (0, 1, ["2", "5", "-3"])
-    assert said(show(made(2.0, 2.5, "loss"))) == (0, 0, ["2", "2.5", "-0.5"])
+    assert facts(opened) == (0, 1, ["2", "5", "-3"])
+    assert facts(show(made(2.0, 2.5, "loss"))) == (0, 0, ["2", "2.5", "-0.5"])
     opened = show(made(torch.zeros(2, 3), torch.zeros(2, 4)))
     assert "The shapes are 2 × 3 and 2 × 4" in opened.inner_text("main")
     assert opened.locator(".matrix").count() == 0

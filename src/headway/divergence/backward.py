@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from headway import engines
 from headway.divergence.measure import Limits, difference, limit
 from headway.divergence.operations import logits_of
-from headway.divergence.parameters import Match, Tensors, found
+from headway.divergence.parameters import Match, Tensors, matches_of
 from headway.divergence.sides import Module, Named
 from headway.torch.optimizers import Optimizer
 from headway.training.settings import TrainingConfig
@@ -71,21 +71,21 @@ class Training:
     updates: tuple[Compared, ...]
 
 
-def trained(one: Named, two: Named | Module, tokens: np.ndarray, dtype: str) -> Training:
+def trained(one: Named, two: Named | Module, tokens: np.ndarray) -> Training:
     """Compare the training of two models on tokens (batch, tokens).
 
-    dtype: the format whose rounding is measured. B's loss and optimizer are its own, if it has any.
+    B's loss and optimizer are its own, if it has any. Raises ValueError if one of them fails.
     """
-    kind, is_masked = getattr(torch, dtype), one.is_masked
+    is_masked = one.is_masked
     exact = _Model(one.in_torch, tokens, "float64", is_masked)
-    rounded = _Model(one.in_torch, tokens, dtype, is_masked)
+    rounded = _Model(one.in_torch, tokens, "float32", is_masked)
     # Some gradients are 0 in theory, such as those of the keys' biases.
     least = SMALL * max(float(x.abs().max()) for x in exact.gradients.values())
     limits = {
-        name: limit(difference(x, rounded.gradients[name], least), kind)
+        name: limit(difference(x, rounded.gradients[name], least), torch.float32)
         for name, x in exact.gradients.items()
     }
-    most = limit(difference(exact.loss, rounded.loss), kind)
+    most = limit(difference(exact.loss, rounded.loss), torch.float32)
     del rounded
     a = exact if one.in_torch is one else _Model(one, tokens, "float64", is_masked)
     b = _Model(two, tokens, "float64", is_masked)
@@ -200,7 +200,7 @@ def _places(a: _Model, b: _Model) -> dict[str, Match]:
     ours, theirs = a.parameters, b.parameters
     if all(name in theirs and theirs[name].shape == x.shape for name, x in ours.items()):
         return {name: Match.of_name(name, x) for name, x in ours.items()}
-    return found(ours, theirs)
+    return matches_of(ours, theirs)
 
 
 def _gradients(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 from headway.divergence.calls import Steps
 from headway.divergence.looks import describe
 from headway.divergence.measure import Limits, difference
+from headway.divergence.names import block, in_any_layer, kind
 from headway.divergence.operations import Interrupted
 from headway.divergence.report import Cause, Report, Step
 from headway.divergence.search import MOST_CAUSES
@@ -35,18 +35,19 @@ def compared(
     most = min(sizes) if len(sizes) > 1 else None
 
     def run(changes: Mapping[str, Tensor] = {}) -> Steps:
-        whole = {n: x for n, x in changes.items() if most is None or n != "logits"}
-        return _cut(two.steps(tokens, formats[1], whole, is_inside=is_inside), most)
+        fitting = {n: x for n, x in changes.items() if most is None or n != "logits"}
+        return _cut(two.steps(tokens, formats[1], fitting, is_inside=is_inside), most)
 
-    a = _cut(a, most)
+    a, can_replace = _cut(a, most), not isinstance(two, Recorded)
     try:
         at_first = b = run()
     except Interrupted as error:
         at_first = b = error.done
+        can_replace, names = False, [name for name in names if name in b]
         notes.append(f"{two.title} raised {error}; only the steps before it are compared")
-    names = [name for name in names if name in b or not notes]
     layers = [_layers(x) for x in (a, at_first)]
     if layers[0] != layers[1] and not notes and "logits" in a:
+        can_replace = False
         notes.append(f"{one.title} has {layers[0]} layers, and {two.title} has {layers[1]}")
     replaced: dict[str, Tensor] = {}
     causes: list[Cause] = []
@@ -64,17 +65,17 @@ def compared(
             causes.append(Cause(name, "", f"{two.title} has no such layer", False, False))
             break
         looks = describe(a[name], b[name], limits[name])
-        if b[name].shape != a[name].shape or notes or isinstance(two, Recorded):
+        if b[name].shape != a[name].shape or not can_replace:
             causes.append(Cause(name, "", looks, False, is_replaced=False))
             break
-        same = {n: x for n, x in a.items() if _kind(n) == _kind(name)}
+        same = {n: x for n, x in a.items() if in_any_layer(n) == in_any_layer(name)}
         everywhere, single = run({**replaced, **same}), run({**replaced, name: a[name]})
         healed = _count(a, everywhere, limits) - _count(a, single, limits)
         in_all = healed > len(same) - 1  # more than the steps that were replaced
         replaced |= same if in_all else {name: a[name]}
         b = everywhere if in_all else single
         before = names[max(names.index(name) - 1, 0)]
-        if before not in b and before.rpartition(".")[2] in INSIDE:  # such as a mask
+        if before not in b and kind(before) in INSIDE:  # such as a mask
             name, looks = before, f"{two.title} has no such step"
         causes.append(Cause(name, "", looks, in_all))
     rows = tuple(_row(name, a[name], at_first.get(name), limits[name]) for name in a)
@@ -92,16 +93,15 @@ def _cut(steps: Steps, vocabulary: int | None) -> Steps:
 
 
 def _layers(names: Iterable[str]) -> int:
-    return len({match[0] for name in names if (match := re.match(r".*\bblocks\.\d+", name))})
+    return len({block(name) for name in names if block(name) != name})
 
 
 def _first_wrong(a: Steps, b: Steps, limits: Limits, replaced: Mapping[str, Tensor]) -> str | None:
-    layers = {name.partition(".attention")[0] for name in b}
+    layers = {block(name) for name in b}
     for name, value in a.items():
         if name in b and name not in replaced and not is_same(value, b[name], limits[name]):
             return name
-        block = re.match(r".*\bblocks\.\d+", name)
-        if name not in b and block is not None and block[0] not in layers:
+        if name not in b and block(name) != name and block(name) not in layers:
             return name
     return None
 
@@ -122,7 +122,3 @@ def _row(name: str, a: Tensor, b: Tensor | None, most: float) -> Step:
         return Step(name, "different", None, most)
     error = difference(a, b)
     return Step(name, "same" if error <= most else "different", error, most)
-
-
-def _kind(name: str) -> str:
-    return re.sub(r"blocks\.\d+", "blocks.*", name)

@@ -20,17 +20,17 @@ def compared(
     one: Named | Recorded, two: Module, tokens: np.ndarray, steps: Steps, limits: Limits
 ) -> Report:
     """Compare with a module without names."""
-    title, call, whole = two.title, None, steps
+    title, call, text = two.title, None, steps
     notes: list[str] = []
     try:
         if two.settings.cache:
             call, where = _first_call(two, tokens, steps, limits)
-            title, whole, steps = f"{title}, {where}", steps, call.of_text(steps)
+            title, steps = f"{title}, {where}", call.of_text(text)
         run = two.runner(tokens, "float64", call)
         search = Search(steps, limits, run)
         if call is not None:  # a window may keep only the last keys
             counts = [n for n in key_counts(search.first, steps) if n >= needed_keys(steps)]
-            windows = [Search(call.of_text(whole, n), limits, run) for n in counts]
+            windows = [Search(call.of_text(text, n), limits, run) for n in counts]
             search = max((search, *windows), key=lambda x: len(x.matched))
             steps = dict(search.steps)
         their, our = search.first[-1].value, steps.get("logits")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from headway.attention.masks import padding
 from headway.attention.spec import Spec
 from headway.divergence.measure import MISSING
+from headway.divergence.names import kind
 from headway.divergence.settings import Settings
 from headway.torch.gpt import GPT
 from headway.tracing import INSIDE
@@ -42,8 +43,8 @@ class Call(NamedTuple):
 
         A cache may have room for more columns than there are, or have only the last ones.
         """
-        rows = self._columns(shape[-2], is_cached=_kind(name) in ("keys", "values"))
-        if _kind(name) not in INSIDE:
+        rows = self._columns(shape[-2], is_cached=kind(name) in ("keys", "values"))
+        if kind(name) not in INSIDE:
             return (..., rows[0], slice(None)), (..., rows[1], slice(None))
         columns = self._columns(shape[-1], is_cached=True)
         return (..., rows[0], columns[0]), (..., rows[1], columns[1])
@@ -61,9 +62,9 @@ class Call(NamedTuple):
         """
         output, first = {}, 0 if keys is None else max(self.stop - keys, 0)
         for name, value in steps.items():
-            is_cached = _kind(name) in ("keys", "values")
+            is_cached = kind(name) in ("keys", "values")
             rows = slice(first if is_cached else self.start, self.stop)
-            columns = slice(first, self.stop) if _kind(name) in INSIDE else slice(None)
+            columns = slice(first, self.stop) if kind(name) in INSIDE else slice(None)
             output[name] = value[..., rows, columns]
         return output
 
@@ -75,9 +76,9 @@ def joined(parts: Sequence[tuple[Call, Steps]]) -> Steps:
         for name, value in steps.items():
             here, there = call.place(name, value.shape)
             if name not in output:
-                cells = call.tokens if _kind(name) in INSIDE else value.shape[-1]
+                cells = call.tokens if kind(name) in INSIDE else value.shape[-1]
                 shape = (*value.shape[:-2], call.tokens, cells)
-                output[name] = value.new_full(shape, _FUTURE.get(_kind(name), MISSING))
+                output[name] = value.new_full(shape, _FUTURE.get(kind(name), MISSING))
             output[name][there] = value[here]
     return output
 
@@ -164,7 +165,7 @@ def _of_any(model: nn.Module, batch: int, settings: Settings) -> Callable[..., A
     """Any module, whose arguments are known from their names.
 
     attention_mask as in transformers. A cache has `past` in its name and begins as None, or `cache`
-    and begins as an empty list; the module adds to the list, or returns the next cache (beside the
+    and begins as an empty list; the module adds to the list, or returns the next cache (after the
     logits, or as an attribute). start_pos is the number of earlier tokens, for a module that keeps
     the cache itself.
     """
@@ -206,7 +207,7 @@ def _of_any(model: nn.Module, batch: int, settings: Settings) -> Callable[..., A
 
 
 def _next_cache(output: Any, name: str, last: Any, title: str) -> Any:
-    """The cache after a call. Raises ValueError if there is none."""
+    """The cache after a call. Raises ValueError if the module has not made one."""
     returned = getattr(output, name, None)
     if isinstance(output, tuple) and len(output) > 1:
         returned = output[1]
@@ -214,7 +215,3 @@ def _next_cache(output: Any, name: str, last: Any, title: str) -> Any:
     if cache is None or (isinstance(cache, list) and not cache):
         raise ValueError(f"{title} returned no {name}, and added nothing to it")
     return cache
-
-
-def _kind(name: str) -> str:
-    return name.rpartition(".")[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from math import isfinite
 from typing import Any
 
@@ -129,24 +130,26 @@ def _limits(ruler: Named, tokens: np.ndarray, exact: Steps, dtype: str) -> dict[
 
 def _until_overflow(steps: Steps, limits: Limits, dtype: str) -> tuple[Steps, list[str]]:
     """The steps before the first one whose numbers are too large for the number format."""
-    names = [*steps]
-    first = next((i for i, name in enumerate(names) if not isfinite(limits[name])), None)
+    kept, first = _until(steps, lambda name: not isfinite(limits[name]))
     if first is None:
         return steps, []
-    note = f"{names[first]} is too large for {dtype}; only the steps before it are compared"
-    return {name: steps[name] for name in names[:first]}, [note]
+    return kept, [f"{first} is too large for {dtype}; only the steps before it are compared"]
 
 
 def _until_nan(steps: Steps, title: str) -> tuple[Steps, list[str]]:
     """The steps before the first one that has NaN."""
-    names = [*steps]
-    first = next((i for i, name in enumerate(names) if bool(steps[name].isnan().any())), None)
+    kept, first = _until(steps, lambda name: bool(steps[name].isnan().any()))
     if first is None:
         return steps, []
-    if first == 0:
+    if not kept:
         raise ValueError(f"{title} computes NaN in its first step, so nothing can be compared")
-    note = f"{title} computes NaN from {names[first]} on; only the steps before it are compared"
-    return {name: steps[name] for name in names[:first]}, [note]
+    return kept, [f"{title} computes NaN from {first} on; only the steps before it are compared"]
+
+
+def _until(steps: Steps, is_bad: Callable[[str], bool]) -> tuple[Steps, str | None]:
+    """The steps before the first bad one, and its name, if there is one."""
+    first = next(filter(is_bad, steps), None)
+    return dict(takewhile(lambda step: step[0] != first, steps.items())), first
 
 
 def _require_training(one: Any, two: Any, tokens: np.ndarray) -> None:
@@ -167,7 +170,7 @@ def _with_training(report: Report, one: Any, two: Any, tokens: np.ndarray) -> Re
     if not report.is_same:
         note = "the gradients are not compared, because the logits differ already"
         return replace(report, notes=(*report.notes, note))
-    result = trained(one, two, tokens, "float32")
+    result = trained(one, two, tokens)
     rows = [result.loss, *result.gradients, *result.updates]
     causes = [_cause(x) for x in (result.loss,) if x.is_wrong]
     for group in (result.gradients, result.updates):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, final
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from headway.divergence.matching import correlation, layouts
-from headway.divergence.measure import difference
+from headway.divergence.measure import NEAR, difference
+from headway.divergence.names import kind, role
 from headway.divergence.operations import Operation
 from headway.divergence.sites import Site, Trial, WrongStep
 from headway.tracing import BEFORE, INSIDE
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # Steps that are computed from the same input, in an order that differs between programs.
 INPUTS = (*BEFORE, "queries", "keys", "values")
+FAR = 40  # the most results that are looked at from which a value may have been computed
 
 
 @final
@@ -38,10 +40,10 @@ class Inside:
     def cause(self, best: Trial) -> WrongStep:
         """Which inputs of an attention are wrong, if its scores or its context are."""
         wrong_step = WrongStep(best.name, best.sites)
-        prefix, _, kind = best.name.rpartition(".")
-        if kind not in (*INSIDE, *INPUTS, "context", "output", "after_attention"):
+        prefix, _, step = best.name.rpartition(".")
+        if step not in (*INSIDE, *INPUTS, "context", "output", "after_attention"):
             return wrong_step
-        if kind == "after_attention":
+        if step == "after_attention":
             prefix = f"{prefix}.attention"
         if note := self._missing_keys(prefix, best.sites[best.name].number):
             return WrongStep(f"{prefix}.keys", best.sites, note=note)
@@ -79,7 +81,7 @@ class Inside:
         for name, sites in wrong.items():
             step = self.steps[name]
             split = sum(size != 1 for size in step.shape)
-            sources = self._ancestors(source(self.operations, sites[0]), step, 40)
+            sources = self._ancestors(source(self.operations, sites[0]), step, FAR)
             is_split = any(
                 self._is_same(name, site) and sum(n != 1 for n in site.layout.shape) >= split
                 for site in sources
@@ -87,30 +89,33 @@ class Inside:
             is_arranged = is_split and self._has_right_numbers(name, sites[0])
             if not is_arranged and not self._has_right_heads(name, sites[0]):
                 return wrong_step
-        kinds = {name.rpartition(".")[2] for name in wrong}
-        step_name = "context" if kinds == {"values"} else "scores"
+        step_name = "context" if {*map(kind, wrong)} == {"values"} else "scores"
         return WrongStep(f"{prefix}.{step_name}", wrong_step.sites)
+
+    def _read_value(self, site: Site) -> Tensor:
+        """What a product reads at this place."""
+        assert isinstance(site.place, tuple)
+        return self.operations[site.number].operands[site.place[1]].double()
 
     def _has_right_numbers(self, name: str, site: Site) -> bool:
         """Whether the numbers that are read are those of the step, in any order."""
-        assert isinstance(site.place, tuple)
-        value = self.operations[site.number].operands[site.place[1]].double()
+        value = self._read_value(site)
         both = (x.flatten().sort().values / x.norm() for x in (site.value(self.steps[name]), value))
-        return difference(*both) <= 4 * self.limits[name]
+        return difference(*both) <= NEAR * self.limits[name]
 
     def _has_right_heads(self, name: str, site: Site) -> bool:
         """Whether repeated heads are read in the wrong order."""
-        if site.repeats == 1 or isinstance(site.place, int):
+        if site.repeats == 1:
             return False
         step = self.steps[name].repeat_interleave(site.repeats, -3)
-        value = self.operations[site.number].operands[site.place[1]].double()
+        value = self._read_value(site)
         heads = []
         positions = torch.arange(1, step.shape[-2] + 1)[:, None]
         for x in (step, site.layout.undo(value, step.shape)):
             # One number per head that does not depend on the order of the features.
             order = (positions * (x / x.norm()) ** 3).sum((-2, -1))
             heads.append(order.sort(-1).values)
-        return difference(*heads) <= 4 * self.limits[name]
+        return difference(*heads) <= NEAR * self.limits[name]
 
     def _is_same(self, name: str, site: Site) -> bool:
         """Whether the result at a place is the step, up to a factor and the order of features."""
@@ -120,7 +125,7 @@ class Inside:
         if not norm:
             return False
         value = value * (step.norm() / norm)
-        return difference(step.sort(-1).values, value.sort(-1).values) <= 4 * self.limits[name]
+        return difference(step.sort(-1).values, value.sort(-1).values) <= NEAR * self.limits[name]
 
     def _reads(self, prefix: str, number: int) -> dict[str, list[Site]]:
         """The places where an attention reads queries, keys and values, with several factors."""
@@ -176,62 +181,66 @@ class Inside:
 
     def _is_right(self, name: str, site: Site) -> bool:
         """Whether a read value is the step, up to a factor and the order of features."""
-        assert isinstance(site.place, tuple)
-        value = self.operations[site.number].operands[site.place[1]].double()
+        value = self._read_value(site)
         step = site._replace(factor=1.0).value(self.steps[name])
         norm = value.norm()
         if not float(norm):
             return False
         scaled = value * (step.norm() / norm)
-        if difference(step, scaled) <= 4 * self.limits[name]:
+        if difference(step, scaled) <= NEAR * self.limits[name]:
             return True
         shape = list(self.steps[name].shape)
         shape[-3] *= site.repeats
         one = site.layout.undo(step, shape).sort(-1).values
         two = site.layout.undo(scaled, shape).sort(-1).values
-        return difference(one, two) <= 4 * self.limits[name]
+        return difference(one, two) <= NEAR * self.limits[name]
 
     def _projected(
-        self, wrong_step: WrongStep, prefix: str, reach: int, wrong: Mapping[str, object]
+        self, wrong_step: WrongStep, prefix: str, reach: int, wrong: Iterable[str]
     ) -> WrongStep:
         """Whether these were wrong before rotary positions or QK-norm already."""
+        roles = {*map(role, wrong)}
         for before in ("unrotated_", "unnormalized_"):
-            sites: dict[str, Site] = {}
-            for name in wrong_step.sites:
-                kind = name.rpartition(".")[2]
-                other = f"{prefix}.{before}{kind.rpartition('_')[2]}"
-                if other not in self.steps:
-                    if kind.endswith("values"):
-                        sites[name] = wrong_step.sites[name]
-                    continue
-                sites[other] = wrong_step.sites[name]
-            if not any(before in name for name in sites):
+            places: dict[str, list[Site]] = {}
+            for name, site in wrong_step.sites.items():
+                earlier = f"{prefix}.{before}{role(name)}"
+                if earlier in self.steps:
+                    maker = source(self.operations, site)
+                    places[earlier] = self._ancestors(maker, self.steps[earlier])
+                elif role(name) == "values":
+                    places[name] = [site]
+            if not any(before in name for name in places):
                 continue
-            options = []
-            for name, site in sites.items():
-                if before not in name:
-                    options.append([site])
-                    continue
-                options.append(self._ancestors(source(self.operations, site), self.steps[name]))
-            for pick in product(*options):
-                trial = dict(zip(sites, pick, strict=True))
-                if len({site.place for site in pick}) == len(pick) and self._reach(trial) >= reach:
-                    kinds = {name.rpartition(".")[2].rpartition("_")[2] for name in wrong}
-                    names = [n for n in trial if n.rpartition(".")[2].rpartition("_")[2] in kinds]
-                    wrong_step = WrongStep(min(names, key=self.position.__getitem__), trial)
-                    break
-            else:
-                # Not proved, because a port may have the features in another order.
-                for name, site in wrong_step.sites.items():
-                    kind = name.rpartition(".")[2].rpartition("_")[2]
-                    other = f"{prefix}.{before}{kind}"
-                    is_wrong = any(n.rpartition(".")[2].rpartition("_")[2] == kind for n in wrong)
-                    if other not in self.steps or not is_wrong:
-                        continue
-                    sources = self._ancestors(source(self.operations, site), self.steps[other], 40)
-                    if not any(self._is_same(other, source) for source in sources):
-                        return WrongStep(other, wrong_step.sites)
+            sites = self._healing(places, reach)
+            if sites is not None:
+                names = [name for name in sites if role(name) in roles]
+                wrong_step = WrongStep(min(names, key=self.position.__getitem__), sites)
+            elif (first := self._unlike(wrong_step, f"{prefix}.{before}", roles)) is not None:
+                return WrongStep(first, wrong_step.sites)
         return wrong_step
+
+    def _healing(self, places: Mapping[str, list[Site]], reach: int) -> dict[str, Site] | None:
+        """One place for each step, so that replacing them together makes so many steps right."""
+        for pick in product(*places.values()):
+            sites = dict(zip(places, pick, strict=True))
+            if len({site.place for site in pick}) == len(pick) and self._reach(sites) >= reach:
+                return sites
+        return None
+
+    def _unlike(self, wrong_step: WrongStep, start: str, roles: Collection[str]) -> str | None:
+        """The first step with this start of its name that none of the places was computed from.
+
+        It is not proved by replacing it, because a port may have the features in another order.
+        """
+        for name, site in wrong_step.sites.items():
+            earlier = f"{start}{role(name)}"
+            if earlier not in self.steps or role(name) not in roles:
+                continue
+            maker = source(self.operations, site)
+            candidates = self._ancestors(maker, self.steps[earlier], FAR)
+            if not any(self._is_same(earlier, candidate) for candidate in candidates):
+                return earlier
+        return None
 
     def _ancestors(self, number: int, step: Tensor, most: int = 6) -> list[Site]:
         """Operations of the size of a step from which another was computed, nearest first."""
@@ -255,7 +264,7 @@ def needed_keys(steps: Mapping[str, Tensor]) -> int:
     """The number of keys from the first to the last one that the first attention has weights on."""
     weights = next((x for name, x in steps.items() if name.endswith(".weights")), torch.ones(1, 1))
     used = weights.flatten(0, -2).any(0).nonzero().flatten()
-    return int(used[-1] - used[0]) + 1
+    return int(used[-1] - used[0]) + 1 if len(used) else 0
 
 
 def key_counts(operations: Sequence[Operation], steps: Mapping[str, Tensor]) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headway.divergence.measure import MISSING, as_masked, difference
+from headway.divergence.measure import MISSING, NEAR, as_masked, difference
 
 
 def describe(a: Tensor, b: Tensor, limit: float) -> str:
@@ -29,7 +29,7 @@ def describe(a: Tensor, b: Tensor, limit: float) -> str:
     if not float(b.abs().max()):
         return "all numbers are 0"
     factor = float((a * b).sum() / (a * a).sum()) if float(a.norm()) else 0.0
-    if factor and difference(a * factor, b) <= 4 * limit:
+    if factor and difference(a * factor, b) <= NEAR * limit:
         return f"all numbers are {factor:.4g} times as large"
     if (row := _factors(a, b, limit)) is not None:
         return (
@@ -37,25 +37,29 @@ def describe(a: Tensor, b: Tensor, limit: float) -> str:
             "another eps in a norm"
         )
     change = b - a
-    if len(a) > 1 and a.ndim == 3 and difference(change[:1].expand_as(change), change) <= 4 * limit:
+    if (
+        len(a) > 1
+        and a.ndim == 3
+        and difference(change[:1].expand_as(change), change) <= NEAR * limit
+    ):
         return "the difference is the same in each text, as with other position embeddings"
     if a.ndim >= 2 and a.shape[-2] > 1:
-        if difference(a[..., :-1, :], b[..., 1:, :]) <= 4 * limit:
+        if difference(a[..., :-1, :], b[..., 1:, :]) <= NEAR * limit:
             return "shifted by one position: each token has the value of the one before it"
-        if difference(a[..., 1:, :], b[..., :-1, :]) <= 4 * limit:
+        if difference(a[..., 1:, :], b[..., :-1, :]) <= NEAR * limit:
             return "shifted by one position: each token has the value of the one after it"
-    if a.ndim >= 3 and difference(_sorted_heads(a), _sorted_heads(b)) <= 4 * limit:
+    if a.ndim >= 3 and difference(_sorted_heads(a), _sorted_heads(b)) <= NEAR * limit:
         return "the heads are in another order"
-    if difference(a.sort(-1).values, b.sort(-1).values) <= 4 * limit:
+    if difference(a.sort(-1).values, b.sort(-1).values) <= NEAR * limit:
         return "the features of each token are in another order"
-    if difference(a.flatten().sort().values, b.flatten().sort().values) <= 4 * limit:
+    if difference(a.flatten().sort().values, b.flatten().sort().values) <= NEAR * limit:
         return "the same numbers in another order, such as after a transpose"
-    if a.shape[-1] > 1 and difference(a.norm(dim=-1), b.norm(dim=-1)) <= 4 * limit:
+    if a.shape[-1] > 1 and difference(a.norm(dim=-1), b.norm(dim=-1)) <= NEAR * limit:
         return "only the directions differ, as with other angles or pairs of rotary positions"
     change = change.abs()
     if a.ndim >= 2:
         tokens = change.amax([axis for axis in range(a.ndim) if axis != a.ndim - 2])
-        right = tokens <= 4 * limit * a.abs().max()
+        right = tokens <= NEAR * limit * a.abs().max()
         if 0 < int(right.sum()) < len(right):
             if right.sum() <= 2 < len(right) / 2:
                 agree = " and ".join(str(int(index)) for index in right.nonzero())
@@ -76,7 +80,7 @@ def _factors(a: Tensor, b: Tensor, limit: float) -> tuple[float, float] | None:
     if a.ndim < 2 or a.shape[-1] < 2:
         return None
     factors = (a * b).sum(-1, keepdim=True) / (a * a).sum(-1, keepdim=True).clamp(min=1e-300)
-    if difference(a * factors, b) > 4 * limit:
+    if difference(a * factors, b) > NEAR * limit:
         return None
     low, high = factors.aminmax()
     return float(low), float(high)

@@ -12,6 +12,7 @@ Limits = Mapping[str, float]  # of the difference of each step
 
 MARGIN = 8.0  # times the measured rounding; two right programs differ by about twice of it
 MISSING = torch.finfo(torch.float64).max  # a cell that a run did not compute
+NEAR = 4.0  # times a limit: for values that are compared after they were scaled or sorted
 LOWEST = -1e4  # scores below this are treated as -inf, such as -1e9 in a mask of numbers
 
 

@@ -83,7 +83,7 @@ class Match(NamedTuple):
                 _set_view(tensor, piece.axis, piece.is_turned, view)
 
 
-def found(a: Tensors, b: Tensors) -> dict[str, Match]:
+def matches_of(a: Tensors, b: Tensors) -> dict[str, Match]:
     """Find the parameters of A in those of B; those that are not there are left out."""
     widths = {size for x in a.values() if x.ndim > 1 for size in (len(_rows(x)), x.shape[-1])}
     table = _row_table(b, widths)
@@ -128,12 +128,12 @@ def _set_view(x: Tensor, axis: int, is_turned: bool, view: Tensor) -> None:
     moved.copy_(matrix.reshape(moved.shape))
 
 
-Place = tuple[str, int, bool, int]  # of a row: parameter, axis, is_turned, number
+Row = tuple[str, int, bool, int]  # parameter, axis, is_turned, number
 
 
-def _row_table(b: Tensors, widths: set[int]) -> dict[int, list[Place]]:
+def _row_table(b: Tensors, widths: set[int]) -> dict[int, list[Row]]:
     """The places of all rows with these numbers of columns, by the hash of their bytes."""
-    table: dict[int, list[Place]] = {}
+    table: dict[int, list[Row]] = {}
     for name, value in b.items():
         for axis in range(value.ndim if value.ndim > 1 else 0):
             for is_turned in (False, True) if value.ndim > 2 else (False,):
@@ -147,7 +147,7 @@ def _row_table(b: Tensors, widths: set[int]) -> dict[int, list[Place]]:
     return table
 
 
-def _matrix(value: Tensor, table: Mapping[int, Sequence[Place]]) -> list[tuple[Piece, ...]]:
+def _matrix(value: Tensor, table: Mapping[int, Sequence[Row]]) -> list[tuple[Piece, ...]]:
     """Where all rows of a matrix are; equal rows are taken in order."""
     seen: dict[int, int] = {}
     groups: dict[tuple[str, int, bool], tuple[list[int], list[int]]] = {}
@@ -180,7 +180,7 @@ def _piece(key: tuple[str, int, bool], ours: Sequence[int], theirs: Sequence[int
 def _bias(
     name: str, value: Tensor, known: Mapping[str, Match], b: Tensors
 ) -> list[tuple[Piece, ...]]:
-    """Where a bias is, if B has it beside the weights; biases are often 0 and all alike."""
+    """Where a bias is, if B names it like its weights: biases are often 0, and all alike."""
     weight = known.get(f"{name.removesuffix('bias')}weight")
     if not name.endswith("bias") or weight is None or len(weight.shape) < 2:
         return []

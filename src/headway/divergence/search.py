@@ -11,6 +11,7 @@ from torch import Tensor
 from headway.divergence.inside import INPUTS, Inside, source
 from headway.divergence.matching import Summary, correlation, equal, layouts
 from headway.divergence.measure import difference
+from headway.divergence.names import block, kind
 from headway.divergence.operations import PRODUCTS, Operation, Place
 from headway.divergence.sites import Site, Trial, WrongStep
 from headway.tracing import INSIDE
@@ -21,6 +22,7 @@ Run = Callable[..., list[Operation]]  # `operations.record` of a model and token
 STREAM = ("embedded", "after_attention", "after_mlp", "attention_norm", "mlp_norm", "final_norm")
 MOST_CANDIDATES, MOST_CAUSES = 30, 6
 CHANGE = 10  # the most operations that change a right step; a layer has more
+FACTOR = 3  # the most operations of a factor, such as a division by a root
 
 
 @final
@@ -38,7 +40,7 @@ class Search:
         self.operations = self.first = self._operations({})
         numbers = re.findall(r"blocks\.(\d+)", " ".join(steps))
         self.layers = 1 + max(map(int, numbers), default=0)
-        self.window = 2 * len(self.operations) // self.layers + 20
+        self.window = 2 * len(self.operations) // self.layers + 20  # operations of two layers
         self.matched = self._matches(self.operations, self.names)
         self.at_first = dict(self.matched)
 
@@ -57,7 +59,7 @@ class Search:
             if not wrong_step.sites:
                 causes.append(wrong_step)
                 break
-            is_next = bool(causes) and _block(wrong_step.name) != _block(causes[0].name)
+            is_next = bool(causes) and block(wrong_step.name) != block(causes[0].name)
             if is_next and self._replace_in_all_layers(causes):
                 continue
             self._look_at(wrong_step)
@@ -65,10 +67,10 @@ class Search:
             self._accept(wrong_step.sites)
         if causes and not self.is_healed:
             self._replace_in_all_layers(causes)
-        if len([c for c in causes if _block(c.name) == _block(causes[0].name)]) > 2:
-            # Nearly everything in this block is wrong, such as with the weights of another one.
-            block = _block(causes[0].name)
-            missing = [n for n in self.names if n.startswith(block) and n not in self.at_first]
+        if len([c for c in causes if block(c.name) == block(causes[0].name)]) > 2:
+            # Nearly everything in this layer is wrong, such as with the weights of another one.
+            layer = block(causes[0].name)
+            missing = [n for n in self.names if n.startswith(layer) and n not in self.at_first]
             causes[0].name = missing[0]
         return causes
 
@@ -76,7 +78,8 @@ class Search:
         """The logits, if the step before is right, and nothing that can be replaced heals them."""
         name, output = self.names[-1], self.operations[-1]
         right = self.steps[name]
-        if self.names[-2] not in self.matched or output.value.shape != right.shape:
+        is_right = all(name in self.matched for name in self.names[-2:-1])
+        if not is_right or output.value.shape != right.shape:
             return None
         return WrongStep(name, {}, value=output.value.double(), right=right)
 
@@ -147,14 +150,12 @@ class Search:
         # A step that is right may have been changed before it was read.
         position = self.position[unmatched[0]]
         befores = [self.names[position - 1]] if position else []
-        if (
-            best is not None
-            and (masked := f"{best.name.rpartition('.')[0]}.masked") in self.matched
-        ):
+        masked = "" if best is None else f"{best.name.rpartition('.')[0]}.masked"
+        if masked in self.matched:
             befores.append(masked)
         for before in befores:
             trial = self._trial(before)
-            step = before.rpartition(".")[2]
+            step = kind(before)
             if trial is None:
                 continue
             is_equal = best is not None and trial.reach == min(best.reach, self.end)
@@ -169,10 +170,9 @@ class Search:
         if best is None:
             return None
         site = best.sites[best.name]
-        kind = best.name.rpartition(".")[2]
-        if best.name in self.matched and kind in STREAM and self._is_of_next(best):
+        if best.name in self.matched and kind(best.name) in STREAM and self._is_of_next(best):
             return WrongStep(self.names[position], best.sites)
-        if kind == "queries" and site.factor != 1 and self._is_multiple(best.name, site):
+        if kind(best.name) == "queries" and site.factor != 1 and self._is_multiple(best.name, site):
             return WrongStep(f"{best.name.removesuffix('queries')}scaled", best.sites)
         return Inside(self).cause(best)
 
@@ -184,10 +184,10 @@ class Search:
             return True
         after = self.names[self.position[trial.name] + 1]
         operations = self._operations(trial.sites, site.number + self.window)
-        found = self._matches(operations, [after], site.number).get(after)
-        if found is None:  # more than a factor
-            return between > 3
-        one, other = operations[site.number], operations[found.number]
+        match = self._matches(operations, [after], site.number).get(after)
+        if match is None:
+            return between > FACTOR
+        one, other = operations[site.number], operations[match.number]
         return (one.module, one.function) == (other.module, other.function)
 
     def _is_multiple(self, name: str, site: Site) -> bool:
@@ -234,14 +234,13 @@ class Search:
         Of a step that is right, only later ones, which may have changed it.
         """
         step, position = self.steps[name], self.position[name]
-        kind = name.rpartition(".")[2]
         earlier = [
             n
             for n in self.names[:position]
-            if n in self.matched and not (kind in INPUTS and n.rpartition(".")[2] in INPUTS)
+            if n in self.matched and not (kind(name) in INPUTS and kind(n) in INPUTS)
         ]
         if ".mlp." in name:  # a program may run the MLP before attention
-            attention = f"{_block(name)}.attention.", f"{_block(name)}.after_attention"
+            attention = f"{block(name)}.attention.", f"{block(name)}.after_attention"
             earlier = [n for n in earlier if not n.startswith(attention)]
         low = max((self.matched[n].number for n in earlier), default=0)
         if name in self.matched:
@@ -253,9 +252,9 @@ class Search:
             similarity = correlation(step, x.value)
             if similarity is None:
                 continue
-            factors = (1.0, *self._scales(step)) if kind == "queries" else (1.0,)
+            factors = (1.0, *self._scales(step)) if kind(name) == "queries" else (1.0,)
             sites += [Site(number, similarity[1], factor=factor) for factor in factors]
-            if number in known and kind in STREAM:
+            if number in known and kind(name) in STREAM:
                 sites += self._reads_without_residual(number, step)[:1]
             if len(sites) >= MOST_CANDIDATES:
                 break
@@ -297,10 +296,10 @@ class Search:
         output: dict[str, Site] = {}
         groups: dict[tuple[object, ...], list[int]] = {}
         for number, x in enumerate(self.operations):
-            groups.setdefault(_kind(x), []).append(number)
+            groups.setdefault(_alike(x), []).append(number)
         for name, site in wrong_step.sites.items():
             match = re.search(r"blocks\.(\d+)\.", name)
-            same = groups[_kind(self.operations[site.number])]
+            same = groups[_alike(self.operations[site.number])]
             if match is None or len(same) % self.layers:
                 return {}
             in_layer = len(same) // self.layers
@@ -315,11 +314,6 @@ class Search:
         return output
 
 
-def _kind(x: Operation) -> tuple[object, ...]:
+def _alike(x: Operation) -> tuple[object, ...]:
     """What an operation has in common with the same one of another layer."""
     return re.sub(r"\d+", "*", x.module), x.name, x.line, tuple(x.value.shape)
-
-
-def _block(name: str) -> str:
-    match = re.search(r".*blocks\.\d+", name)
-    return match[0] if match else name

@@ -23,6 +23,7 @@ from headway.attention.kernels.table import KERNELS
 from headway.check import targets
 from headway.data.tokenizers import Tokenizer
 from headway.divergence.calls import Call, Steps, calls, joined, replaced
+from headway.divergence.names import kind
 from headway.divergence.operations import Interrupted, Operation, logits_of, record
 from headway.divergence.settings import Settings
 from headway.explore import trace_file
@@ -137,12 +138,10 @@ class Named(Side):
     ) -> Steps:
         """The steps of one call. only: the names of those that are recorded, by default all."""
         how = {name: partial(self._changed, name, x, call) for name, x in changes.items()}
-        # Without its inside, attention is computed by a function of transformers.
-        function = self.settings.attention if only is not None and self.is_watched else None
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             if self.is_watched:
-                stack.enter_context(watch(model, function))
+                stack.enter_context(watch(model))
             if how:
                 stack.enter_context(edit(how))
             steps = stack.enter_context(trace(only))
@@ -174,7 +173,7 @@ class Named(Side):
             steps = stack.enter_context(trace())
             for _, run in calls(model, tokens[:, :1], self.settings):
                 run()
-        return [name for name in steps if name.rpartition(".")[2] not in INSIDE]
+        return [name for name in steps if kind(name) not in INSIDE]
 
 
 @final
@@ -247,7 +246,7 @@ def opened(
 ) -> Named | Module | Recorded:
     """Open a side: a run, a Hugging Face folder, a trace file, a module, or `file.py:function`.
 
-    Raises ValueError if it is none of these.
+    Raises ValueError for anything else.
     """
     how = Settings.read(settings or {})
     if how.engine == "torch":

@@ -17,7 +17,7 @@ const { steps, titles } = report;
 const [header, nav, main] = /** @type {HTMLElement[]} */ (["header", "nav", "main"].map((name) => document.querySelector(name)));
 const heads = [`A: ${titles[0]}`, `B: ${titles[1]}`, "A − B"];
 const STACKED = 640; // pixels of width, below which the matrices are one above the other
-const WRITTEN = 36; // pixels of a cell, below which its number has no room
+const WRITTEN = 36; // pixels of a cell, below which its number is not written
 const address = (/** @type {{name: string}} */ step) => `#${encodeURIComponent(step.name)}`;
 
 /** The step of the address, or the first cause. */
@@ -71,7 +71,7 @@ function top() {
 
 /** The matrices of a step. @param {Step} step @param {Values} values */
 function matrices({ name, limit }, { matrices: cells, first, at, size, place, shapes }) {
-  if (!cells) return [h("p", {}, `The shapes are ${shape(shapes[0])} and ${shape(shapes[1])}, so there is no difference to show.`)];
+  if (!cells) return [h("p", {}, `The shapes are ${shape(shapes[0])} and ${shape(shapes[1])}, so they cannot be subtracted.`)];
   const [rows, columns] = [cells[0].length, cells[0][0].length];
   const flat = cells.map((one) => one.flat());
   const numbers = flat.map((one) => one.map(Number));
@@ -79,14 +79,14 @@ function matrices({ name, limit }, { matrices: cells, first, at, size, place, sh
   const most = largest(numbers.slice(0, 2).flat().filter(isPlain)) || 1;
   const scale = name.endsWith(".weights") && numbers.slice(0, 2).flat().every((x) => !(x < 0)) ? "share" : "signed";
   const isStacked = main.clientWidth < STACKED;
-  const room = pixels((isStacked ? main.clientWidth - 36 : (main.clientWidth - 76) / 3) / columns, 5, 44);
-  const width = room < WRITTEN ? Math.min(room, 30) : room;
-  const said = h("dl", { class: "said" });
+  const available = pixels((isStacked ? main.clientWidth - 36 : (main.clientWidth - 76) / 3) / columns, 5, 44);
+  const width = available < WRITTEN ? Math.min(available, 30) : available;
+  const facts = h("dl", { class: "facts" });
   const number = (/** @type {number} */ k, [i, j] = at) => cells[k][i - first[0]][j - first[1]];
   const say = (/** @type {Pair | null} */ cell) => {
     const here = cell ?? at;
     for (const one of drawn) one.light(...here);
-    said.replaceChildren(...[[cell ? "cell" : number(2) === 0 ? "all are equal" : "largest difference", `row ${here[0]}, column ${here[1]}`],
+    facts.replaceChildren(...[[cell ? "cell" : number(2) === 0 ? "all are equal" : "largest difference", `row ${here[0]}, column ${here[1]}`],
       ...heads.map((head, i) => [head, words(number(i, here))])]
       .map(([term, text]) => h("div", {}, h("dt", {}, term), h("dd", {}, text))));
   };
@@ -106,7 +106,7 @@ function matrices({ name, limit }, { matrices: cells, first, at, size, place, sh
   say(null);
   return [
     h("p", { class: "note" }, [place, `rows: ${range(0, rows)}`, `columns: ${range(1, columns)}`, `shape ${shape(shapes[0])}`].filter(Boolean).join("; ")),
-    said,
+    facts,
     h("div", { class: isStacked ? "stacked" : "compared" }, drawn.map(({ element, end, kind }, k) => h("div", {}, h("h3", {}, heads[k]), h("div", { class: "legend" }, short(kind === "share" ? 0 : -end), ramp(kind, end, 16), short(end)), h("div", { class: "scroll" }, element)))),
     flat.flat().some((x) => !isPlain(Number(x))) && h("p", { class: "note" }, "Hatched cells have no number: they are masked (−∞), NaN, or not computed; in the difference, they are equal or were not computed."),
   ];
