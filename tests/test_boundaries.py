@@ -48,6 +48,7 @@ BELOW["learn"] = {"cache", "data", "ladder", "nearest", "training"}
 BELOW["learn"] |= {module.split(".")[0] for module in OF_TOOLS}
 BELOW["lab"] = set(BELOW) - {"reference", "explore", "check", "divergence"}
 BELOW["cli"] = set(BELOW) - {"reference"}
+BELOW["__main__"] = {"cli"}
 ENGINE_FREE = ("tracing", "cache", "attention", "ladder", "models", "data")
 ENGINE_FREE += ("training", "reference", "hf", "nearest")
 # Models of transformers are PyTorch modules.
