@@ -1,14 +1,16 @@
 """The PyTorch implementation of `training.session.Engine`."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from headway.attention.arrays import widened
 from headway.models.gpt import GPTConfig
@@ -50,6 +52,8 @@ def trainer(
     else:
         trained = GPT(config.gpt, seed=None)
         trained.load_state_dict(model.state_dict())
+    if config.training.activation_checkpointing:
+        recompute_blocks(trained)
     if is_alone:
         trained = trained.to(chosen)
     windows = config.training.steps * config.training.batch
@@ -61,6 +65,23 @@ def trainer(
     task = NextToken(trained, *data, training, device=chosen, processes=processes)
     sharded = None if is_alone else Sharded(trained, training, processes, chosen)
     return Trainer(trained, task, training, processes, sharded)
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Let the backward pass compute each block again, instead of keeping its activations.
+
+    Chen et al. 2016, "Training deep nets with sublinear memory cost". Raises ValueError for a model
+    without blocks.
+    """
+    if not isinstance(model, GPT):
+        raise ValueError("activation_checkpointing works in a GPT only; remove this setting")
+    for block in model.blocks:
+        block.forward = partial(
+            checkpoint,
+            block.forward,
+            use_reentrant=False,
+            preserve_rng_state=False,  # dropout depends on no random state
+        )
 
 
 def keep_memory() -> None:

@@ -281,11 +281,17 @@ class Whole:
         ]
         for parameter in parameters:
             parameter.grad = None
-        loss, call = torch.zeros((), device=parameters[0].device), _Call(self._model, function)
+        loss = torch.zeros((), device=parameters[0].device)
+
+        def computed(model: nn.Module, share: float, *batch: Any) -> tuple[Tensor, Any]:
+            """The loss and its gradients, both while the model has these weights."""
+            part = function(model, *batch) * share
+            return part, torch.autograd.grad(part, [w for _, w in trained], allow_unused=True)
+
+        call = _Call(self._model, computed)
         for batch, share in batches:
-            part = functional_call(call, weights, batch) * share
-            parts = torch.autograd.grad(part, [w for _, w in trained], allow_unused=True)
-            for (parameter, _), gradient in zip(trained, parts, strict=True):
+            part, gradients = functional_call(call, weights, (share, *batch))
+            for (parameter, _), gradient in zip(trained, gradients, strict=True):
                 if parameter.grad is not None and gradient is not None:
                     parameter.grad += gradient
                 elif gradient is not None:

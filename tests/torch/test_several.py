@@ -1,0 +1,153 @@
+"""Several processes: the same batches and losses, checkpoints for any number, the work divided."""
+
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch.distributed.checkpoint as dcp
+from safetensors import safe_open
+
+from headway.training import checkpoints
+
+SCRIPT = Path(__file__).with_name("several.py")
+_NAMES = runpy.run_path(str(SCRIPT))
+CASES, trained = _NAMES["CASES"], _NAMES["trained"]
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
+
+
+def launched(count, folder, *cases):
+    """Run cases in several processes; return their measurements."""
+    command = [*TORCHRUN, str(count), str(SCRIPT), str(folder), *cases]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return {case: json.loads((folder / f"{case}.json").read_text()) for case in cases}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("several")
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """The measurements of one process, by case."""
+    return {case: trained(folder / "1" / case, of) for case, of in CASES.items()}
+
+
+@pytest.fixture(scope="module")
+def of_two(folder):
+    (folder / "2").mkdir()
+    return launched(2, folder / "2", "muon", "adamw", "communication", "muon error", "full disk")
+
+
+@pytest.fixture(scope="module")
+def of_three(folder):
+    (folder / "3").mkdir()
+    return launched(3, folder / "3", *CASES, "stop for 3", "stop for 1", "stop for 2", "muon error")
+
+
+def require_same(one, other, rel):
+    """The same losses, norms and validation losses, up to rounding."""
+    assert len(one["steps"]) == len(other["steps"])
+    for a, b in zip(one["steps"], other["steps"], strict=True):
+        assert (a["step"], a["tokens"]) == (b["step"], b["tokens"])
+        assert a["loss"] == pytest.approx(b["loss"], rel=rel), a["step"]
+        assert (a["validation"] is None) == (b["validation"] is None)
+        if a["validation"] is not None:
+            assert a["validation"] == pytest.approx(b["validation"], rel=rel), a["step"]
+    first, expected = one["steps"][0], other["steps"][0]
+    assert first["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=rel)
+
+
+def content(run):
+    """All tensors of the last checkpoint, by part and name."""
+    last = checkpoints.latest(run / "checkpoints")
+    parts = {part: checkpoints.load(last, part)[0] for part in ("model", "optimizer")}
+    return {f"{part} {name}": x for part, tensors in parts.items() for name, x in tensors.items()}
+
+
+@pytest.mark.parametrize("case", ["muon", "adamw"])
+def test_two_processes_have_the_losses_of_one(alone, of_two, case):
+    require_same(of_two[case], alone[case], 2e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_three_processes_have_the_losses_of_one(folder, alone, of_three, case):
+    require_same(of_three[case], alone[case], 1e-3 if case == "bfloat16" else 2e-5)
+    # Each holds a third, up to the rows that cannot be divided.
+    assert of_three[case]["all"] / 3 <= of_three[case]["held"] < of_three[case]["all"] / 2
+    expected, got = content(folder / "1" / case), content(folder / "3" / case)
+    assert got.keys() == expected.keys()
+    if case != "bfloat16":
+        for name, array in got.items():
+            scale = np.abs(expected[name]).max() + 1e-12
+            assert np.abs(array - expected[name]).max() <= 2e-3 * scale, name
+
+
+@pytest.mark.slow
+def test_four_processes_have_the_losses_of_one(folder, alone):
+    (folder / "4").mkdir()
+    for case, result in launched(4, folder / "4", *CASES).items():
+        require_same(result, alone[case], 1e-3 if case == "bfloat16" else 2e-5)
+
+
+def test_muon_is_divided_and_equal(of_two, of_three):
+    for result in (of_two["muon error"], of_three["muon error"]):
+        assert result["error"] < 1e-6
+        assert sorted(chain(*result["owned"])) == sorted(result["matrices"])  # each one once
+        shares = [len(names) for names in result["owned"]]
+        assert max(shares) - min(shares) <= 1
+
+
+def test_gradients_are_summed_once_per_step(of_two):
+    """Two blocks and the rest; four micro-batches."""
+    sums = {n: c for n, c in of_two["communication"].items() if "reduce_scatter" in n}
+    assert sum(sums.values()) == 3, of_two["communication"]
+
+
+def test_a_checkpoint_can_be_resumed_with_any_number_of_processes(folder, alone, of_three):
+    for name in ("3", "2", "1"):
+        shutil.move(folder / "3" / f"stop for {name}", folder / "3" / f"resume with {name}")
+    again = launched(3, folder / "3", "resume with 3")["resume with 3"]
+    assert again["steps"] == of_three["muon"]["steps"]  # bit for bit
+    assert again["differences"] == []
+    for name, array in content(folder / "3" / "resume with 3").items():
+        assert np.array_equal(array, content(folder / "3" / "muon")[name]), name
+    two = launched(2, folder / "3", "resume with 2")["resume with 2"]
+    one = trained(folder / "3" / "resume with 1", CASES["muon"])
+    for other, number in ((two, 2), (one, 1)):
+        require_same(other, alone["muon"], 2e-5)
+        assert f"processes was 3, is {number}" in other["differences"]
+
+
+def test_the_files_are_what_the_documentation_says(folder, of_three):
+    last = checkpoints.latest(folder / "3" / "muon" / "checkpoints")
+    names = [
+        f"{part}-0000{n}-of-00003.safetensors" for part in ("model", "optimizer") for n in (1, 2, 3)
+    ]
+    assert sorted(path.name for path in last.iterdir()) == ["SHA256SUMS", *names]
+    check = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
+    assert subprocess.run(check, cwd=last, capture_output=True).returncode == 0
+    stored, _ = checkpoints.load(last)
+    with safe_open(last / names[1], "numpy") as second:
+        rows = second.get_tensor("embedding.weight")
+        assert rows.shape[0] == -(-stored["embedding.weight"].shape[0] // 3)
+    # PyTorch's own reader reads it.
+    metadata = dcp.HuggingFaceStorageReader(str(last)).read_metadata().state_dict_metadata
+    assert {name: tuple(metadata[name].size) for name in stored} == {
+        name: array.shape for name, array in stored.items()
+    }
+
+
+def test_a_process_that_cannot_write_stops_all_and_loses_nothing(of_two):
+    result = of_two["full disk"]
+    for error in result["errors"]:
+        assert "cannot write the checkpoint" in error
+        assert "the earlier checkpoints are intact" in error
+    assert result["left"] == ["step-000000", "step-000002"]
