@@ -112,6 +112,20 @@ class Efficiency:
     network: float = 0.8
 
 
+# Fitted to half of the published measurements, and tested on the other half, by
+# `python -m benchmarks.plan`: docs/scale.md shows all errors. Products and attention by the
+# generation of the card, memory by whether kernels are fused (torch.compile). Links: NCCL reaches
+# about 0.8 of 450 GB/s on an H100 (376 GB/s in issue 1264 of NVIDIA/nccl); the same for networks.
+PRODUCTS = {"ampere": 0.72, "hopper": 0.6}
+ATTENTION = {"ampere": 0.73, "hopper": 0.26}
+MEMORY = {False: 0.45, True: 0.58}
+
+
+def efficiency_of(card: Card, compiled: bool) -> Efficiency:
+    """The fractions of a card's limits that training reaches by default."""
+    return Efficiency(PRODUCTS[card.generation], ATTENTION[card.generation], MEMORY[compiled])
+
+
 # Seconds per hop of NCCL's ring, inside a node and between nodes, and to start a collective: the
 # constants of the protocol Simple in NCCL's file src/graph/tuning.cc.
 HOP, NETWORK_HOP, START = 3.4e-6, 14e-6, 8.4e-6

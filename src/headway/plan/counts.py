@@ -9,6 +9,7 @@ and against real tensors.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from headway.models.gpt import GPTConfig, attention_shapes, shapes
@@ -71,17 +72,51 @@ class Work:
         return self.tokens_at_once * self.micro_batches
 
 
-def parameters(config: GPTConfig) -> dict[str, int]:
-    """The number of parameters by part: blocks (all of them), head, and embedding (the rest)."""
-    sizes = {name: prod(shape) for name, shape in shapes(config).items()}
+@dataclass(frozen=True)
+class Parameters:
+    """The number of parameters by part.
+
+    blocks: all blocks. matrices: those in the blocks that Muon trains. head: the output layer, 0
+    if it is that of the embedding. embedding: the rest. muon: the operations of Muon's five
+    iterations for all matrices.
+    """
+
+    blocks: int
+    matrices: int
+    head: int
+    embedding: int
+    muon: int
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return self.blocks + self.head + self.embedding
+
+
+@lru_cache
+def parameters(config: GPTConfig) -> Parameters:
+    """Count the parameters of a model."""
+    table = shapes(config)
+    sizes = {name: prod(shape) for name, shape in table.items()}
     blocks = sum(size for name, size in sizes.items() if name.startswith("blocks."))
     head = sum(size for name, size in sizes.items() if name.startswith("head."))
-    return {"blocks": blocks, "head": head, "embedding": sum(sizes.values()) - blocks - head}
+    matrices = [name for name in table if muon.is_matrix(name, len(table[name]))]
+    sides = [sorted(table[name]) for name in matrices]
+    return Parameters(
+        blocks=blocks,
+        matrices=sum(sizes[name] for name in matrices),
+        head=head,
+        embedding=sum(sizes.values()) - blocks - head,
+        muon=sum(5 * (4 * small**2 * large + 2 * small**3) for small, large in sides),
+    )
 
 
+@lru_cache
 def block_products(config: GPTConfig) -> int:
     """The operations of the matrix products of one block for one token, forward."""
-    matrices = [s for n, s in attention_shapes(config).items() if n.endswith(".weight") and len(s) == 2]
+    matrices = [
+        s for n, s in attention_shapes(config).items() if n.endswith(".weight") and len(s) == 2
+    ]
     mlp = (3 if config.mlp.is_gated else 2) * config.width * config.mlp_width
     return 2 * (sum(map(prod, matrices)) + mlp)
 
@@ -139,16 +174,6 @@ def profiled(work: Work, attention_backward: float = 2.5) -> Operations:
         attention=windows * attention * (1 + work.recomputed + attention_backward),
         head=3 * tokens * head_products(config),
     )
-
-
-def muon_operations(config: GPTConfig) -> int:
-    """The operations of Muon's five iterations for all matrices of the blocks."""
-    total = 0
-    for name, shape in shapes(config).items():
-        if muon.is_matrix(name, len(shape)):
-            small, large = sorted(shape)
-            total += 5 * (4 * small**2 * large + 2 * small**3)
-    return total
 
 
 def saved(config: GPTConfig, tokens: int, itemsize: int) -> dict[str, int]:
@@ -221,19 +246,13 @@ def loss_traffic(config: GPTConfig, itemsize: int, compiled: bool) -> float:
 
 def update_traffic(config: GPTConfig, with_muon: bool, itemsize: int) -> float:
     """The bytes of an update of all parameters: norm of the gradient, optimizer, rounded copies."""
-    count = sum(parameters(config).values())
-    clip, copy = 3 * FLOAT32, FLOAT32 + itemsize
-    adamw = 7 * FLOAT32
-    matrices = sum(
-        prod(shape) for name, shape in shapes(config).items() if muon.is_matrix(name, len(shape))
-    )
-    changed = (count - matrices) * adamw + matrices * 20 * FLOAT32 if with_muon else count * adamw
-    return count * (clip + copy) + changed
+    count = parameters(config)
+    clip, copy, adamw = 3 * FLOAT32, FLOAT32 + itemsize, 7 * FLOAT32
+    of_muon = count.matrices if with_muon else 0
+    return count.total * (clip + copy) + (count.total - of_muon) * adamw + of_muon * 20 * FLOAT32
 
 
 def optimizer_numbers(config: GPTConfig, with_muon: bool) -> int:
-    """The float32 numbers of the optimizer: two per parameter, but one per matrix of Muon."""
-    count = 0
-    for name, shape in shapes(config).items():
-        count += prod(shape) * (1 if with_muon and muon.is_matrix(name, len(shape)) else 2)
-    return count
+    """The float32 numbers of the optimizer: two per parameter, but one per parameter of Muon."""
+    count = parameters(config)
+    return 2 * count.total - (count.matrices if with_muon else 0)
