@@ -138,8 +138,8 @@ def trained(row: tuple[Any, ...], small: bool, device: torch.device) -> dict[str
     return {
         "ms": report.middle(times),
         "peak": torch.cuda.max_memory_allocated() if is_cuda else None,
-        "weights": weights,
-        "optimizer": optimizer_bytes if is_cuda else None,
+        "weights bytes": weights,
+        "optimizer bytes": optimizer_bytes if is_cuda else None,
         "saved": kept,
     }
 
