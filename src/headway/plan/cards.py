@@ -116,9 +116,9 @@ class Efficiency:
 # `python -m benchmarks.plan`: docs/scale.md shows all errors. Products and attention by the
 # generation of the card, memory by whether kernels are fused (torch.compile). Links: NCCL reaches
 # about 0.8 of 450 GB/s on an H100 (376 GB/s in issue 1264 of NVIDIA/nccl); the same for networks.
-PRODUCTS = {"ampere": 0.72, "hopper": 0.6}
-ATTENTION = {"ampere": 0.73, "hopper": 0.26}
-MEMORY = {False: 0.45, True: 0.58}
+PRODUCTS = {"ampere": 0.67, "hopper": 0.56}
+ATTENTION = {"ampere": 0.75, "hopper": 0.26}
+MEMORY = {False: 0.49, True: 0.68}
 
 
 def efficiency_of(card: Card, compiled: bool) -> Efficiency:

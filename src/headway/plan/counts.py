@@ -8,6 +8,7 @@ and against real tensors.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -76,13 +77,15 @@ class Work:
 class Parameters:
     """The number of parameters by part.
 
-    blocks: all blocks. matrices: those in the blocks that Muon trains. head: the output layer, 0
+    blocks: all blocks. matrices: those in the blocks that Muon trains. group: the largest number of
+    these in matrices of one shape. head: the output layer, 0
     if it is that of the embedding. embedding: the rest. muon: the operations of Muon's five
     iterations for all matrices.
     """
 
     blocks: int
     matrices: int
+    group: int
     head: int
     embedding: int
     muon: int
@@ -101,10 +104,12 @@ def parameters(config: GPTConfig) -> Parameters:
     blocks = sum(size for name, size in sizes.items() if name.startswith("blocks."))
     head = sum(size for name, size in sizes.items() if name.startswith("head."))
     matrices = [name for name in table if muon.is_matrix(name, len(table[name]))]
+    groups = Counter(table[name] for name in matrices)
     sides = [sorted(table[name]) for name in matrices]
     return Parameters(
         blocks=blocks,
         matrices=sum(sizes[name] for name in matrices),
+        group=max(prod(shape) * count for shape, count in groups.items()),
         head=head,
         embedding=sum(sizes.values()) - blocks - head,
         muon=sum(5 * (4 * small**2 * large + 2 * small**3) for small, large in sides),
@@ -119,6 +124,11 @@ def block_products(config: GPTConfig) -> int:
     ]
     mlp = (3 if config.mlp.is_gated else 2) * config.width * config.mlp_width
     return 2 * (sum(map(prod, matrices)) + mlp)
+
+
+def repeated_products(config: GPTConfig) -> int:
+    """Those of `block_products` that checkpointing repeats: all but the last, which nothing needs."""
+    return block_products(config) - 2 * config.width * config.mlp_width
 
 
 def head_products(config: GPTConfig) -> int:
@@ -166,11 +176,11 @@ def profiled(work: Work, attention_backward: float = 2.5) -> Operations:
     FlashAttention, which computes the scores again (Dao 2023, section 3.1); 2 with kept weights.
     """
     config, tokens = work.model, work.tokens_per_step
-    passes = 3 + work.recomputed
+    products = 3 * block_products(config) + work.recomputed * repeated_products(config)
     attention = attention_operations(config, work.tokens**2) * config.layers
     windows = work.rows * work.micro_batches
     return Operations(
-        products=passes * tokens * config.layers * block_products(config),
+        products=tokens * config.layers * products,
         attention=windows * attention * (1 + work.recomputed + attention_backward),
         head=3 * tokens * head_products(config),
     )

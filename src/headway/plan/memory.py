@@ -12,7 +12,7 @@ from typing import Literal
 
 from headway.plan.counts import FLOAT32, Work, optimizer_numbers, parameters, saved
 
-Moment = Literal["loss", "backward pass", "update"]
+Moment = Literal["loss", "first backward pass", "last backward pass", "update"]
 
 
 @dataclass(frozen=True)
@@ -43,35 +43,47 @@ def memory(work: Work, gpus: int = 1) -> Memory:
 
 
 def moments(work: Work, gpus: int = 1) -> list[Memory]:
-    """The memory at the loss, at the first block of the backward pass, and at the update."""
+    """The memory at the loss, in the backward pass of the last and of the first block, at the end.
+
+    The backward pass begins with the last block, so this is its first moment.
+    """
     config, item, counts = work.model, work.itemsize, parameters(work.model)
     block = counts.blocks / config.layers
-    table = config.vocabulary * config.width
     weights = FLOAT32 * counts.total / gpus
     if gpus > 1:
         weights += item * (counts.embedding + counts.head + min(2, config.layers) * block)
     elif item < FLOAT32:
         weights += item * counts.total
     optimizer = FLOAT32 * optimizer_numbers(config, work.muon) / gpus
-    # Gradients of earlier micro-batches are not sharded: they are averaged once per step.
-    earlier = FLOAT32 * counts.total if work.micro_batches > 1 else 0
+    averaged, several = FLOAT32 * counts.total / gpus, work.micro_batches > 1
     if gpus > 1:
-        done = max(earlier, FLOAT32 * (counts.total / gpus + 2 * block))
-    else:  # all gradients of a micro-batch exist before they are converted and added
-        done = (FLOAT32 + (item if item < FLOAT32 else 0)) * counts.total
+        # Gradients of earlier micro-batches are not sharded: they are averaged once per step.
+        earlier, new = (FLOAT32 * counts.total if several else 0), 2 * FLOAT32 * block
+        converted = averaged + new
+    else:
+        # The sum, and the gradients of the micro-batch before until those of the next replace them.
+        earlier, new = ((FLOAT32 + item) * counts.total if several else 0), item * counts.total
+        converted = averaged + (new if several or item < FLOAT32 else 0)
     kept = work.rows * sum(saved(config, work.tokens, item).values())
     inputs = work.tokens_at_once * config.width * item
     stored = config.layers * (inputs if work.recomputed == 1 else kept)
     stored += 2 * inputs + work.tokens_at_once * 8  # the last norm, and the tokens
-    again = kept if work.recomputed == 1 else 0
     inside = (4 if config.mlp.is_gated else 2) * config.mlp_width + 2 * config.width
-    of_loss = inputs + item * table  # the gradients that the loss computes in the forward pass
-    backward = again + work.tokens_at_once * inside * item
-    update = 3 * FLOAT32 * counts.matrices / gpus if work.muon else 0
+    first = work.tokens_at_once * inside * item + (kept if work.recomputed == 1 else 0)
+    last = work.tokens_at_once * inside * item + kept
+    # The loss computes the gradients of its inputs in the forward pass.
+    of_loss = inputs + item * config.vocabulary * config.width
+    # Muon: copies of the gradients, the momentum ahead, the updates, and the matrices of one shape,
+    # which are iterated together.
+    muon = FLOAT32 * (3 * counts.matrices + counts.group) + 4 * item * counts.group
+    muon = muon / gpus if work.muon else 0
+    sharded = averaged if gpus > 1 and not earlier else 0
     return [
         Memory("loss", weights, earlier, optimizer, stored, logits(work)),
-        Memory("backward pass", weights, earlier, optimizer, stored + backward, of_loss),
-        Memory("update", weights, done, optimizer + update, 0, 0),
+        Memory("first backward pass", weights, earlier, optimizer, stored + first, of_loss),
+        Memory("last backward pass", weights, earlier + sharded + new, optimizer, last, 0),
+        Memory("update", weights, max(converted, earlier), optimizer, 0, 0),
+        Memory("update", weights, averaged, optimizer + muon, 0, 0),
     ]
 
 
@@ -79,12 +91,16 @@ def logits(work: Work) -> float:
     """The bytes of `linear_cross_entropy`, which computes some logits at a time."""
     config, item = work.model, work.itemsize
     rows = min(max(1, work.logits_at_once // config.vocabulary), work.tokens_at_once)
-    wide = FLOAT32 if item < FLOAT32 else 0  # the copy of the logits in float32
-    # The log-probabilities and the gradient of one part exist until those of the next one replace
-    # them. In float32 both are one tensor.
-    before = FLOAT32 + (item if wide else 0) if rows < work.tokens_at_once else 0
-    at_softmax = rows * config.vocabulary * (item + wide + FLOAT32 + before)
-    table = config.vocabulary * config.width
-    at_product = rows * config.vocabulary * (item + FLOAT32 + (item if wide else 0)) + item * table
+    numbers, table = rows * config.vocabulary, config.vocabulary * config.width
     features = work.tokens_at_once * config.width * item
-    return max(at_softmax, at_product) + FLOAT32 * table + features
+    several = rows < work.tokens_at_once
+    # In float32, the logits need no copy, and log-probabilities and gradient are one tensor.
+    wide, gradient = (FLOAT32, item) if item < FLOAT32 else (0, 0)
+    kept = numbers * (FLOAT32 + gradient)  # of a part, until those of the next one replace them
+    done = features if several else 0
+    return FLOAT32 * table + max(
+        FLOAT32 * table if wide else 0,  # at the start: the matrix in float32
+        done + numbers * (item + wide + FLOAT32) + (kept if several else 0),  # at the softmax
+        done + numbers * item + kept + item * table,  # at the products of the gradient
+        2 * features + numbers * item + kept + (item * table if wide else 0),  # at the end
+    )

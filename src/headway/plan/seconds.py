@@ -21,6 +21,7 @@ from headway.plan.counts import (
     head_products,
     loss_traffic,
     parameters,
+    repeated_products,
     update_traffic,
 )
 
@@ -79,17 +80,17 @@ def seconds(
     each micro-batch instead of once per step.
     """
     config, tokens, card = work.model, work.tokens_at_once, cluster.card
-    passes = 3 + work.recomputed
     products = card.peak * efficiency.products
     width = config.d_k / (config.d_k + 64)
     memory = card.bandwidth * efficiency.memory
     block = tokens * block_products(config) / products
+    repeated = work.recomputed * tokens * repeated_products(config) / products
     head = 3 * tokens * head_products(config) / products
     scores = work.rows * attention_operations(config, cells(config, work.tokens))
     attention = scores / (card.peak * efficiency.attention * width)
     traffic = tokens * block_traffic(config, work.itemsize, work.compiled) / memory
     loss = tokens * loss_traffic(config, work.itemsize, work.compiled) / memory
-    repeated = 1 + work.recomputed / 3
+    again = 1 + work.recomputed / 3
     counts, steps = parameters(config), work.micro_batches
     gpus = cluster.gpus if sharding == "full" else 1
     update = update_traffic(config, work.muon, work.itemsize) / memory / gpus
@@ -98,12 +99,13 @@ def seconds(
     if work.muon:
         update += counts.muon / products / cluster.gpus
     forward = block + attention + traffic / 3
-    backward = block * (passes - 1) + attention * (2.5 + int(work.recomputed)) + traffic * 2 / 3
+    backward = 2 * block + repeated + attention * (2.5 + int(work.recomputed))
+    backward += traffic * (again - 1 / 3)
     exposed = _exposed(work, cluster, efficiency, forward, backward, sharding, reduced, each)
     return Times(
-        products=steps * (passes * block * config.layers + head),
+        products=steps * ((3 * block + repeated) * config.layers + head),
         attention=steps * (3.5 + int(work.recomputed)) * attention * config.layers,
-        memory=steps * (traffic * repeated * config.layers + loss),
+        memory=steps * (traffic * again * config.layers + loss),
         update=update,
         exposed=exposed,
     )
