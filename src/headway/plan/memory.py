@@ -101,6 +101,6 @@ def logits(work: Work) -> float:
     return FLOAT32 * table + max(
         FLOAT32 * table if wide else 0,  # at the start: the matrix in float32
         done + numbers * (item + wide + FLOAT32) + (kept if several else 0),  # at the softmax
-        done + numbers * item + kept + item * table,  # at the products of the gradient
+        features + numbers * item + kept + item * table,  # at the products of the gradient
         2 * features + numbers * item + kept + (item * table if wide else 0),  # at the end
     )
