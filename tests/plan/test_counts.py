@@ -7,12 +7,12 @@ from math import prod
 import numpy as np
 import pytest
 import torch
-from gpts import PRESETS, gpt_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from gpts import PRESETS, gpt_config
 from headway.attention import dispatch
 from headway.models.gpt import MLP_KINDS, shapes
 from headway.plan import counts, published

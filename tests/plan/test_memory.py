@@ -5,10 +5,9 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from gpts import PRESETS, gpt_config
-from plan.live import Live
 from torch.utils.checkpoint import checkpoint
 
+from gpts import PRESETS, gpt_config
 from headway.plan.counts import FLOAT32, Work, optimizer_numbers, parameters, saved
 from headway.plan.memory import logits, memory, moments
 from headway.plan.published import gpt2, llama
@@ -17,6 +16,7 @@ from headway.torch.loss import linear_cross_entropy
 from headway.torch.tasks import NextToken
 from headway.torch.train import Trainer
 from headway.training.settings import TrainingConfig
+from live import Live
 
 GIB = 2**30
 TOKENS, BATCH = 32, 6

@@ -80,11 +80,12 @@ def plan(
     cluster = Cluster(card_named(card or "h100"), gpus, per_node)
     work = work_of(config, options, gpus)
     efficiency = efficiency_of(cluster.card, work.compiled)
-    notes = (f"the vocabulary of {config.vocabulary} is assumed; --vocabulary changes it",)
-    notes = notes if is_assumed else ()
+    notes = []
+    if is_assumed:
+        notes = [f"the vocabulary of {config.vocabulary} is assumed; --vocabulary changes it"]
     if measure:
         options, cluster, efficiency = _measured(config, options, cluster, device)
-        notes += ("measured on this machine, with one block of the model",)
+        notes.append("measured on this machine, with one block of the model")
     if network is not None:
         cluster = replace(cluster, card=replace(cluster.card, network=1e9 * network))
     planned = estimate(config, options, cluster, efficiency)

@@ -57,7 +57,7 @@ CARDS: Mapping[str, Card] = MappingProxyType(
             "NVIDIA H100 data sheet, without sparsity",
         ),
         "h100-500w": Card(
-            "NVIDIA H100 96 GB HBM2e at 500 W", "hopper", 912e12, 94.5 * GIB, 2.4e12, 450e9, _DGX_H100,
+            "NVIDIA H100 96 GB at 500 W", "hopper", 912e12, 94.5 * GIB, 2.4e12, 450e9, _DGX_H100,
             "torchtitan, llama3_h100_202412: between SXM (989 TFLOP/s) and NVL (835); the middle",
         ),
         "h200": Card(

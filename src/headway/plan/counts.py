@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
-from headway.models.gpt import GPTConfig, attention_shapes, shapes
+from headway.models.gpt import GPTConfig, shapes
+from headway.models.parameters import Shape
 from headway.training import muon
 
 FLOAT32 = 4
@@ -117,17 +118,19 @@ def parameters(config: GPTConfig) -> Parameters:
 
 
 @lru_cache
+def block_matrices(config: GPTConfig) -> list[Shape]:
+    """The shapes (d_out, d_in) of the matrices of one block."""
+    table = shapes(config).items()
+    return [s for name, s in table if name.startswith("blocks.0.") and muon.is_matrix(name, len(s))]
+
+
 def block_products(config: GPTConfig) -> int:
     """The operations of the matrix products of one block for one token, forward."""
-    matrices = [
-        s for n, s in attention_shapes(config).items() if n.endswith(".weight") and len(s) == 2
-    ]
-    mlp = (3 if config.mlp.is_gated else 2) * config.width * config.mlp_width
-    return 2 * (sum(map(prod, matrices)) + mlp)
+    return 2 * sum(map(prod, block_matrices(config)))
 
 
 def repeated_products(config: GPTConfig) -> int:
-    """Those of `block_products` that checkpointing repeats: all but the last, which nothing needs."""
+    """Those of `block_products` that checkpointing repeats: all but the last product."""
     return block_products(config) - 2 * config.width * config.mlp_width
 
 
@@ -245,13 +248,12 @@ def block_traffic(config: GPTConfig, itemsize: int, compiled: bool) -> float:
     return itemsize * (stream * width + hidden * inside + per_head * heads)
 
 
-def loss_traffic(config: GPTConfig, itemsize: int, compiled: bool) -> float:
+def loss_traffic(config: GPTConfig, itemsize: int, compiled: bool) -> int:
     """The bytes of the loss per token: all kernels over the logits but the matrix products."""
-    if compiled:  # read for the maximum and the sum, read and written for the gradient
-        per_logit = 3 * itemsize + FLOAT32
-    else:  # to float32, log-softmax, exponential, to the gradient's format
-        per_logit = 2 * itemsize + (2 + 3 + 2 + 1) * FLOAT32
-    return per_logit * config.vocabulary
+    # Compiled: read for the maximum and the sum, read and written for the gradient. Eager: to
+    # float32, log-softmax, exponential, to the format of the gradient.
+    reads = 3 * itemsize + FLOAT32 if compiled else 2 * itemsize + (2 + 3 + 2 + 1) * FLOAT32
+    return reads * config.vocabulary
 
 
 def update_traffic(config: GPTConfig, with_muon: bool, itemsize: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -177,18 +177,25 @@ def _choices(work: Work) -> Iterator[Work]:
                 yield replace(work, rows=rows, micro_batches=windows // rows, recomputed=recomputed)
 
 
-def _fastest(work: Work, cluster: Cluster, efficiency: Efficiency) -> Work | None:
-    """The fastest choice that fits; None if none does."""
+def fastest(work: Work, cluster: Cluster, efficiency: Efficiency) -> Work | None:
+    """The fastest choice that fits; None if none does.
+
+    Of choices that take the same time up to three digits, one without checkpointing.
+    """
+
+    def cost(one: Work) -> tuple[float, float]:
+        return float(f"{seconds(one, cluster, efficiency).total:.3g}"), one.recomputed
+
     fitting = [one for one in _choices(work) if _fits(memory(one, cluster.gpus), cluster)]
-    return min(fitting, key=lambda one: seconds(one, cluster, efficiency).total, default=None)
+    return min(fitting, key=cost, default=None)
 
 
 def _suggestions(work: Work, cluster: Cluster, efficiency: Efficiency) -> Iterator[str]:
-    def total(one: Work, cluster: Cluster = cluster) -> float:
+    def total(one: Work) -> float:
         return seconds(one, cluster, efficiency).total
 
     fits = _fits(memory(work, cluster.gpus), cluster)
-    best = _fastest(work, cluster, efficiency)
+    best = fastest(work, cluster, efficiency)
     if best is None:
         yield _more_gpus(work, cluster)
         return
@@ -197,20 +204,19 @@ def _suggestions(work: Work, cluster: Cluster, efficiency: Efficiency) -> Iterat
     elif total(work) > WORTH * total(best):
         gain = 1 - total(best) / total(work)
         yield f"{_options(best)} fits too, and takes {gain:.0%} less time for a step"
-    yield from _exposed(best, cluster, lambda one: seconds(one, cluster, efficiency))
+    yield from _exposed(best, cluster, efficiency)
 
 
-def _exposed(best: Work, cluster: Cluster, times: Callable[[Work], Times]) -> Iterator[str]:
+def _exposed(best: Work, cluster: Cluster, efficiency: Efficiency) -> Iterator[str]:
     """What hides communication: more windows per GPU."""
-    now = times(best)
+    now = seconds(best, cluster, efficiency)
     share = now.exposed / now.total
     if share <= HIDDEN:
         return
     for factor in (2, 4, 8, 16):
         more = replace(best, micro_batches=best.micro_batches * factor)
-        choices = [one for one in _choices(more) if _fits(memory(one, cluster.gpus), cluster)]
-        more = min(choices, key=lambda one: times(one).total, default=more)
-        then = times(more)
+        more = fastest(more, cluster, efficiency) or more
+        then = seconds(more, cluster, efficiency)
         if then.exposed / then.total <= HIDDEN or factor == 16:
             batch = more.rows * more.micro_batches * cluster.gpus
             yield (

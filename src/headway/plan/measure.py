@@ -15,9 +15,17 @@ from torch import Tensor
 
 from headway.attention import dispatch
 from headway.attention.spec import Spec
-from headway.models.gpt import attention_shapes, attention_spec
+from headway.models.gpt import attention_spec
+from headway.models.parameters import Shape
 from headway.plan.cards import CARDS, Card, Efficiency
-from headway.plan.counts import Work, attention_operations, block_products, block_traffic, cells
+from headway.plan.counts import (
+    Work,
+    attention_operations,
+    block_matrices,
+    block_products,
+    block_traffic,
+    cells,
+)
 from headway.torch import devices
 from headway.torch.gpt import Block, multi_head
 from headway.torch.layers import rotation_of
@@ -49,7 +57,8 @@ def measure(work: Work, device: torch.device) -> Measured:
     dtype = torch.bfloat16 if work.itemsize == 2 else torch.float32
     card = _card(device, dtype)
     config, tokens = work.model, work.tokens_at_once
-    products = _median([*map(partial(_product, tokens, device, dtype), _matrices(work))], device)
+    matrices = [_product(tokens, shape, device, dtype) for shape in block_matrices(config)]
+    products = _median(matrices, device)
     attention = _median([_attention(work, device, dtype)], device)
     block = _median([_block(work, device, dtype)], device)
     rest = max(block - products - attention, 0.0)
@@ -76,7 +85,7 @@ def _card(device: torch.device, dtype: torch.dtype) -> Card:
     """The device: a known card, or one whose limits are measured."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        total = torch.cuda.get_device_properties(device).total_memory
+        total = float(torch.cuda.get_device_properties(device).total_memory)
         for card in CARDS.values():  # "NVIDIA H200" and "NVIDIA H200 SXM 141 GB"
             words = card.title.split()
             if words[1] in name and abs(card.memory / total - 1) < 0.1:
@@ -98,17 +107,7 @@ def _square(device: torch.device, dtype: torch.dtype, size: int) -> Run:
     return lambda: (one @ other)[0, 0].item()
 
 
-def _matrices(work: Work) -> list[tuple[int, int]]:
-    """The shapes of all matrices of a block."""
-    config = work.model
-    shapes = [
-        s for n, s in attention_shapes(config).items() if n.endswith(".weight") and len(s) == 2
-    ]
-    up, down = (config.mlp_width, config.width), (config.width, config.mlp_width)
-    return [*((one, two) for one, two in shapes), *[up] * (2 if config.mlp.is_gated else 1), down]
-
-
-def _product(tokens: int, device: torch.device, dtype: torch.dtype, shape: tuple[int, int]) -> Run:
+def _product(tokens: int, shape: Shape, device: torch.device, dtype: torch.dtype) -> Run:
     """The three products of a linear layer: output, and gradients of input and matrix."""
     d_out, d_in = shape
     weight = torch.randn(d_out, d_in, device=device, dtype=dtype)
@@ -120,15 +119,19 @@ def _product(tokens: int, device: torch.device, dtype: torch.dtype, shape: tuple
 def _attention(work: Work, device: torch.device, dtype: torch.dtype) -> Run:
     """Attention forward and backward."""
     config = work.model
-    heads = (config.attention.heads, config.attention.groups, config.attention.groups)
-    arrays = [
-        torch.randn(
-            work.rows, count, work.tokens, config.d_k, device=device, dtype=dtype
-        ).requires_grad_()
-        for count in heads
-    ]
-    spec = attention_spec(config)._replace(dropout=0.0)
-    return lambda: torch.autograd.grad(dispatch.run(*arrays, spec).sum(), arrays)
+
+    def array(heads: int) -> Tensor:
+        shape = (work.rows, heads, work.tokens, config.d_k)
+        return torch.randn(shape, device=device, dtype=dtype).requires_grad_()
+
+    groups, spec = config.attention.groups, attention_spec(config)._replace(dropout=0.0)
+    queries, keys, values = array(config.attention.heads), array(groups), array(groups)
+
+    def run() -> object:
+        output: Tensor = dispatch.run(queries, keys, values, spec)
+        return torch.autograd.grad(output.sum(), (queries, keys, values))
+
+    return run
 
 
 def _block(work: Work, device: torch.device, dtype: torch.dtype) -> Run:

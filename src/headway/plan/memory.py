@@ -56,6 +56,8 @@ def moments(work: Work, gpus: int = 1) -> list[Memory]:
         weights += item * counts.total
     optimizer = FLOAT32 * optimizer_numbers(config, work.muon) / gpus
     averaged, several = FLOAT32 * counts.total / gpus, work.micro_batches > 1
+    earlier: float
+    new: float
     if gpus > 1:
         # Gradients of earlier micro-batches are not sharded: they are averaged once per step.
         earlier, new = (FLOAT32 * counts.total if several else 0), 2 * FLOAT32 * block
@@ -75,8 +77,8 @@ def moments(work: Work, gpus: int = 1) -> list[Memory]:
     of_loss = inputs + item * config.vocabulary * config.width
     # Muon: copies of the gradients, the momentum ahead, the updates, and the matrices of one shape,
     # which are iterated together.
-    muon = FLOAT32 * (3 * counts.matrices + counts.group) + 4 * item * counts.group
-    muon = muon / gpus if work.muon else 0
+    iterated = FLOAT32 * (3 * counts.matrices + counts.group) + 4 * item * counts.group
+    muon = iterated / gpus if work.muon else 0
     sharded = averaged if gpus > 1 and not earlier else 0
     return [
         Memory("loss", weights, earlier, optimizer, stored, logits(work)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.console import Group, RenderableType
@@ -22,7 +23,7 @@ PARTS = {
 }
 
 
-def rendered(plan: Estimate, efficiency: Efficiency, notes: tuple[str, ...] = ()) -> RenderableType:
+def rendered(plan: Estimate, efficiency: Efficiency, notes: Sequence[str] = ()) -> RenderableType:
     """The plan as tables and sentences."""
     work, cluster, count = plan.work, plan.cluster, plan.parameters
     gpus = f"{cluster.gpus:,} x {cluster.card.title}"

@@ -7,7 +7,7 @@ Rajbhandari et al. 2020) runs next to the computation; what exceeds it is expose
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from headway.plan.cards import HOP, NETWORK_HOP, START, Cluster, Efficiency
@@ -44,7 +44,7 @@ class Times:
     @property
     def total(self) -> float:
         """The time of a step."""
-        return sum(getattr(self, field.name) for field in fields(self))
+        return self.products + self.attention + self.memory + self.update + self.exposed
 
 
 def collective(nbytes: float, cluster: Cluster, efficiency: Efficiency) -> float:

@@ -23,10 +23,9 @@ class Live(TorchDispatchMode):
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self.sizes:
-            self.sizes[key] = weakref.ref(
-                storage, lambda _, key=key, n=storage.nbytes(): self.drop(key, n)
-            )
-            self.now += storage.nbytes()
+            nbytes = storage.nbytes()
+            self.sizes[key] = weakref.ref(storage, lambda _: self.drop(key, nbytes))
+            self.now += nbytes
             self.peak = max(self.peak, self.now)
 
     def drop(self, key, nbytes):
