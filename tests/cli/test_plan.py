@@ -54,6 +54,13 @@ def test_what_does_not_fit_is_said_with_what_to_do():
     assert "--activation-checkpointing" in text or "sharded over" in text
 
 
+def test_attention_that_is_not_modelled_is_noted():
+    assert "no FlashAttention" in output("gpt2-small", "--positions.kind", "relative")
+    assert "no FlashAttention" in output("gpt2-small", "--normalizer", "sparsemax")
+    assert "dropout takes longer" in output("gpt2-small", "--dropout", "0.1")
+    assert "note" not in output("gpt2-small")
+
+
 def test_json():
     words = ("gpt2-small", "--gpus", "64", "--card", "h200", "--batch", "1024")
     data = json.loads(headway(ROOT, "plan", *words, "--json").stdout)

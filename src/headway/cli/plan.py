@@ -83,6 +83,13 @@ def plan(
     notes = []
     if is_assumed:
         notes = [f"the vocabulary of {config.vocabulary} is assumed; --vocabulary changes it"]
+    attention = config.attention
+    if attention.normalizer != "softmax" or config.positions.kind in ("alibi", "relative"):
+        notes.append(
+            "this attention has no FlashAttention: it needs more memory and time than this"
+        )
+    elif config.dropout:
+        notes.append("attention with dropout takes longer than this, in a kernel of its own")
     if measure:
         options, cluster, efficiency = _measured(config, options, cluster, device)
         notes.append("measured on this machine, with one block of the model")
