@@ -5,7 +5,14 @@ from dataclasses import replace
 import pytest
 
 from headway.plan.cards import CARDS, HOP, NETWORK_HOP, START, Card, Cluster, Efficiency
-from headway.plan.counts import Work, block_products, block_traffic, head_products, parameters
+from headway.plan.counts import (
+    Work,
+    block_products,
+    block_traffic,
+    head_products,
+    loss_traffic,
+    parameters,
+)
 from headway.plan.published import gpt2, llama
 from headway.plan.seconds import collective, seconds
 
@@ -98,6 +105,23 @@ def test_the_exposed_time_of_a_slow_link_is_that_of_its_bytes():
     moved = (2 + 4) * root + (2 + 2 + 4) * count.blocks + 2 * count.blocks / 32  # the first block
     times = seconds(LLAMA, cluster, ALL)
     assert times.exposed == pytest.approx(moved * 7 / 8 / 1e6, rel=0.001)
+
+
+@pytest.mark.parametrize("recomputed", [0.0, 1.0])
+def test_exposed_is_what_the_blocks_do_not_hide(recomputed):
+    """With a link that is too slow for every block, the blocks' computation hides its own length."""
+    work = replace(LLAMA, recomputed=recomputed)
+    cluster = Cluster(replace(CARD, link=5e9), 8, 8)
+    count = parameters(work.model)
+    root, block = count.embedding + count.head, count.blocks / 32
+    moved = [2 * root, 4 * root, 2 * block, *[2 * block, 2 * block, 4 * block] * 32]
+    times = seconds(work, cluster, ALL)
+    tokens, config = work.tokens, work.model
+    head = 3 * tokens * head_products(config) / CARD.peak
+    loss = tokens * loss_traffic(config, 2, compiled=True) / CARD.bandwidth
+    hidden = times.products - head + times.attention + times.memory - loss
+    total = sum(collective(nbytes, cluster, ALL) for nbytes in moved)
+    assert times.exposed == pytest.approx(total - hidden)
 
 
 def test_gradients_are_averaged_once_per_step_or_each_time():
