@@ -109,7 +109,7 @@ def test_the_exposed_time_of_a_slow_link_is_that_of_its_bytes():
 
 @pytest.mark.parametrize("recomputed", [0.0, 1.0])
 def test_exposed_is_what_the_blocks_do_not_hide(recomputed):
-    """With a link that is too slow for every block, the blocks' computation hides its own length."""
+    """With a link that is too slow for every block, computation hides as much as it lasts."""
     work = replace(LLAMA, recomputed=recomputed)
     cluster = Cluster(replace(CARD, link=5e9), 8, 8)
     count = parameters(work.model)
