@@ -49,6 +49,7 @@ BELOW["learn"] |= {module.split(".")[0] for module in OF_TOOLS}
 BELOW["plan"] = set(BELOW) - {"reference", "explore", "check", "divergence", "bench", "learn"}
 BELOW["lab"] = set(BELOW) - {"reference", "explore", "check", "divergence", "plan"}
 BELOW["cli"] = set(BELOW) - {"reference"}
+BELOW["__main__"] = {"cli"}
 ENGINE_FREE = ("tracing", "cache", "attention", "ladder", "models", "data")
 ENGINE_FREE += ("training", "reference", "hf", "nearest")
 # Models of transformers are PyTorch modules.

@@ -64,7 +64,7 @@ def steps_of_training_compile_to_one_graph_with_the_same_losses() -> None:
             trainer = Trainer(model, task, config)
             made = graphs()
             if is_compiled:
-                trainer._loss.function = torch.compile(task.loss, backend=BACKEND, fullgraph=True)
+                trainer._loss = torch.compile(task.loss, backend=BACKEND, fullgraph=True)
             losses.append([trainer.advance().loss for _ in range(3)])
         assert graphs() == made + 1, "compiled again"
         assert np.allclose(*losses, rtol=1e-5 if precision == "float32" else 2e-2)

@@ -155,7 +155,7 @@ def test_every_item_of_a_checkpoint_is_needed(tmp_path, optimizer):
     for name in about:
         rewritten(lambda _, about, name=name: about.pop(name))
         assert not ends_the_same(of, run, end), f"{name} is taken out"
-    for name in about["machine"]:
+    for name in about["machine"].keys() - {"processes"}:  # earlier versions had only one
         less = {key: value for key, value in about["machine"].items() if key != name}
         rewritten(lambda _, about, less=less: about.update(machine=less))
         assert not ends_the_same(of, run, end), f"{name} is taken out"

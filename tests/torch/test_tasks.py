@@ -50,7 +50,7 @@ def test_the_loss_is_the_mean_over_all_tokens_of_the_targets(kind, smoothing):
     assert share == 1
     loss = task.loss(made, *batch)
     assert loss.item() == pytest.approx(by_hand(made, PAIRS, smoothing))
-    assert task.evaluate(made) == pytest.approx(by_hand(made, PAIRS[:2]))  # never smoothed
+    assert task.evaluate(made).item() == pytest.approx(by_hand(made, PAIRS[:2]))  # never smoothed
     assert task.tokens(3) == 3 * sum(len(sentence) for pair in PAIRS for sentence in pair)
 
 
@@ -64,7 +64,7 @@ def test_the_loss_of_a_text_does_not_depend_on_the_logits_held_at_once(smoothing
         task = NextToken(gpt, tokens, tokens, config, at_once)
         loss = sum(task.loss(gpt, *batch) * share for batch, share in task.batches(2))
         gradients = torch.autograd.grad(loss, [*gpt.parameters()])
-        results.append((loss, task.evaluate(gpt), *gradients))
+        results.append((loss, task.evaluate(gpt).detach(), *gradients))
     torch.testing.assert_close(results[1], results[0])
     torch.testing.assert_close(results[2], results[0])
 

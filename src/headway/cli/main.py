@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import warnings
 from importlib import metadata
 
@@ -17,9 +18,11 @@ from headway.cli.generate import generate
 from headway.cli.lab import climb, compare
 from headway.cli.ladder import ladder
 from headway.cli.learn import learn
+from headway.cli.processes import end_with_parent, is_first, is_one_of_several, reports
 from headway.cli.runs import info, runs
 from headway.cli.trace import trace
 from headway.training.memory import is_exhausted
+from headway.training.processes import is_lost
 
 app = App(
     name="headway",
@@ -32,6 +35,7 @@ app = App(
 )
 # These commands are imported only when they run, because they need the dataclasses whose fields
 # are their options.
+_FOR_TORCHRUN = 10  # seconds
 LAZY = {
     "train": "Train a small GPT on a text and write it to a run directory.",
     "plan": "Plan a training run: memory, time, and what limits it, before it is started.",
@@ -54,16 +58,22 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     warnings.showwarning = _show  # type: ignore[assignment]
+    if is_one_of_several():
+        end_with_parent()
+    if not is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     try:
         app(sys.argv[1:])
     except CycloptsError as error:
         _stop(str(error), code=2)
     except OSError as error:
+        _stop_if_lost(error)
         where = f"{error.filename}: {error.strerror}; check the path, permissions and disk space"
         _stop(where if error.filename else str(error), code=1)
     except ValueError as error:
         _stop(str(error), code=1)
     except (RuntimeError, MemoryError) as error:
+        _stop_if_lost(error)
         if not is_exhausted(error):
             raise
         advice = "a smaller model, fewer or shorter texts or a shorter number format need less"
@@ -74,10 +84,28 @@ def main() -> None:
 
 def _show(message: Warning | str, *_: object) -> None:
     """Print a warning as one line, without the line of code that gave it."""
-    print(f"headway: {' '.join(str(message).split())}", file=sys.stderr)
+    if is_first():
+        print(f"headway: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _stop_if_lost(error: Exception) -> None:
+    """Stop if the error comes from another process that has ended or does not answer.
+
+    torchrun, which knows that process, stops this one before it reports; where there is no
+    torchrun, it reports.
+    """
+    if is_one_of_several() and is_lost(error):
+        time.sleep(_FOR_TORCHRUN)
+        reason = str(error).strip().partition("\n")[0]
+        _stop(
+            f"another process has ended or does not answer ({reason}); "
+            "the run continues from its last checkpoint with --resume",
+            code=1,
+        )
 
 
 def _stop(message: str, code: int) -> None:
     line = " ".join(message.split())
-    Console(stderr=True, soft_wrap=True).print(f"headway: {line}", style="red", markup=False)
+    if reports():
+        Console(stderr=True, soft_wrap=True).print(f"headway: {line}", style="red", markup=False)
     sys.exit(code)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from headway.cli.processes import is_first
+
 Show = Callable[[int, float, float | None, float], None]
 
 
@@ -48,9 +50,8 @@ def preparing(what: str = "preparing the tokens") -> Iterator[Callable[[int, int
     """
     columns = (TextColumn(what), BarColumn(bar_width=24), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, disable=not console.is_terminal, transient=True
-    ) as bar:
+    is_shown = console.is_terminal and is_first()
+    with Progress(*columns, console=console, disable=not is_shown, transient=True) as bar:
         task = bar.add_task("", total=None)
 
         def show(more: int, total: int) -> None:
@@ -60,8 +61,9 @@ def preparing(what: str = "preparing the tokens") -> Iterator[Callable[[int, int
 
 
 def warn(message: str) -> None:
-    """Print a message on stderr."""
-    print(f"headway: {message}", file=sys.stderr)
+    """Print a message on stderr; of several processes, the first one does."""
+    if is_first():
+        print(f"headway: {message}", file=sys.stderr)
 
 
 @contextmanager

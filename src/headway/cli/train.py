@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 
+from headway.cli import processes as several
 from headway.cli.options import options
 from headway.cli.parameters import Device, Runs
 from headway.cli.progress import preparing, warn
@@ -20,6 +22,7 @@ from headway.hf.stored import find as find_model
 from headway.models.gpt import GPTConfig
 from headway.training import advice, recipes, session
 from headway.training.loop import Step
+from headway.training.processes import first_here_then_others, on_first
 from headway.training.runs import find, new_path
 from headway.training.session import Session
 from headway.training.settings import TrainingConfig
@@ -50,6 +53,7 @@ def train(
     training: Training = None,
     engine: Literal["torch", "jax"] | None = None,
     device: Device = None,
+    processes: int | None = None,
     tensorboard: bool = False,
     runs: Runs = "runs",
 ) -> None:
@@ -82,13 +86,18 @@ def train(
         Number of tokens that bpe learns.
     engine
         PyTorch by default, or JAX; a resumed run uses the engine that it used before.
+    processes
+        Number of processes that train together on this machine, each with a GPU or a part of the
+        cores; on several machines, use torchrun -m headway train.
     tensorboard
         Also write the curves for TensorBoard to the run directory.
     """
     named: dict[str, Any] = {"text": text, "rung": rung, "preset": preset, "tokenizer": tokenizer}
     named |= {"vocabulary": vocabulary}
     given = {k: v for k, v in named.items() if v is not None} | (model or {}) | (training or {})
-    writer = _curves() if tensorboard else None
+    writer = _curves() if tensorboard and several.is_first() else None
+    if processes is not None and processes != 1:
+        several.start(processes)
     if resume is not None:
         if name is not None or recipe is not None or start is not None:
             raise ValueError(
@@ -98,19 +107,17 @@ def train(
         return
     if engine == "jax" and "compile" in given:
         raise ValueError("remove --compile: JAX always compiles; it is an option of PyTorch only")
-    path = new_path(name, runs)
-    if start is None:
-        usual = recipes.read(recipe or "small")
-        plan = recipes.plan(recipes.override(usual, given))
-        mistakes = [*advice.mistakes(plan.config, usual)]
-    else:
-        settings = recipes.override(recipes.read(recipe or "finetune"), given)
-        plan, mistakes = recipes.plan(settings, find_model(start, runs).pretrained()), []
+    usual = recipes.read(recipe or ("small" if start is None else "finetune"))
+    settings = recipes.override(usual, given)
+    pretrained = None if start is None else find_model(start, runs).pretrained()
     chosen = engine_named(engine or "torch")
     chosen.keep_memory()
+    group = chosen.join(device)
+    path = Path(on_first(group, lambda: new_path(name, runs)))
+    plan = first_here_then_others(group, lambda: recipes.plan(settings, pretrained))
     with preparing() as show:
-        started = session.begin(path, plan, chosen, device, show=show)
-    for mistake in mistakes:
+        started = session.begin(path, plan, chosen, device, processes=group, show=show)
+    for mistake in [] if pretrained else advice.mistakes(plan.config, usual):
         warn(mistake)
     _finish(started, writer)
 
@@ -136,6 +143,8 @@ def _finish(started: Session, writer: Any) -> None:
     finally:
         if curves is not None:
             curves.close()
+    if not several.is_first():
+        return
     prompt = suggestion(run.tokenizer, started.examples.validation[:200])
     print(
         f"generate more: headway generate {run.path.name} {shlex.quote(prompt)}\n"

@@ -40,7 +40,13 @@ def resumed(run: Run, given: dict[str, Any], engine: str | None, device: str | N
         chosen = engine_named(engine or loop.engine_of(run))
         chosen.keep_memory()
         started = session.resume(
-            run, chosen, device, steps=steps, micro_batch=micro_batch, show=show
+            run,
+            chosen,
+            device,
+            steps=steps,
+            micro_batch=micro_batch,
+            processes=chosen.join(device),
+            show=show,
         )
     for difference in started.differences:
         warn(f"{difference}; the last bits of the results may differ")
@@ -60,6 +66,7 @@ def follow(
     machine = trainer.machine()
     how = "".join(
         [
+            f", {count} processes" if (count := trainer.processes.count) > 1 else "",
             ", in JAX" if machine["engine"] == "jax" else "",
             ", compiled" if training.compile and machine["engine"] == "torch" else "",
             f", from step {trainer.step:,}" if trainer.step else "",
@@ -80,17 +87,20 @@ def follow(
                 console.print(Text(message, style="yellow"))
 
         def saved() -> None:
-            if trainer.step < training.steps:
+            if trainer.step < training.steps and trainer.processes.rank == 0:
                 sample = started.sample(brief=True)
                 console.print(Text(f"sample at step {trainer.step:,}: {sample}", style="dim"))
 
         started.fit(on_step=moved, on_checkpoint=saved, interrupted=interrupted)
+    trainer.processes.leave()
     if trainer.step < training.steps:
         console.print(
             f"stopped after step {trainer.step:,}; the checkpoint is in {run.checkpoints}\n"
             f"resume with: {command} --resume {run.path.name}"
         )
         sys.exit(130)
+    if trainer.processes.rank > 0:
+        return
     # Long lines are wrapped inside the frame.
     panel = Panel(Text(started.sample()), title="a sample", title_align="left")
     console.print(panel, soft_wrap=False)
@@ -113,7 +123,7 @@ def _speed(started: Session, ends: list[tuple[float, int]]) -> str:
     rate = (ends[-1][1] - ends[-2][1]) / seconds
     trainer = started.trainer
     count, kind = ["1", *trainer.device.split()][-2:]  # such as "4 gpu"
-    peak = int(count) * speed.peak(trainer.product, kind)
+    peak = int(count) * trainer.processes.count * speed.peak(trainer.product, kind)
     operations = speed.operations(config.gpt, trainer.parameters, config.window)
     return (
         f"{rate:,.0f} tokens/s in a step without evaluation; MFU {operations * rate / peak:.0%}: "

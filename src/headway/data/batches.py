@@ -12,6 +12,8 @@ from headway.data.tokenizers import Tokenizer, digest
 Tokens = Integer[np.ndarray, " _"]
 Windows = Int[np.ndarray, "windows context"]
 
+ALL = slice(None)
+
 # Increase it when a tokenizer's tokens of a text change, so that cached tokens are not used.
 _VERSION = 2
 
@@ -64,12 +66,15 @@ def split(tokens: Tokens, context: int, held_out: float = 0.1) -> tuple[Tokens, 
 
 
 def batch(
-    tokens: Tokens, *, seed: int, step: int, size: int, context: int
+    tokens: Tokens, *, seed: int, step: int, size: int, context: int, rows: slice = ALL
 ) -> tuple[Windows, Windows]:
-    """Return `size` random windows (inputs) and the same windows one token later (targets)."""
+    """Return `size` random windows (inputs) and the same windows one token later (targets).
+
+    rows: return only these of them.
+    """
     generator = np.random.Generator(np.random.Philox(key=[seed, step]))
     starts = generator.integers(0, len(tokens) - context, size=size)
-    return _windows(tokens, starts, context)
+    return _windows(tokens, starts[rows], context)
 
 
 def evaluation(tokens: Tokens, context: int, most: int) -> tuple[Windows, Windows]:

@@ -1,5 +1,6 @@
 """The JAX implementation of `training.session.Engine`."""
 
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -24,10 +25,11 @@ from headway.jax.train import Trainer
 from headway.jax.weights import build
 from headway.models.gpt import GPTConfig
 from headway.training import memory
+from headway.training.processes import ALONE, Processes
 from headway.training.runs import Run, RunConfig
 
-__all__ = ["FRAMEWORK", "assemble", "generate", "gradients", "keep_memory", "load", "logits"]
-__all__ += ["losses", "parameters", "readout", "trainer"]
+__all__ = ["FRAMEWORK", "assemble", "generate", "gradients", "join", "keep_memory"]
+__all__ += ["load", "logits", "losses", "parameters", "readout", "trainer"]
 
 FRAMEWORK = "flax"  # see `training.session.Engine`
 
@@ -41,7 +43,11 @@ if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
 
 
 def trainer(
-    config: RunConfig, data: tuple[Any, Any], device: str | None = None, model: Model | None = None
+    config: RunConfig,
+    data: tuple[Any, Any],
+    device: str | None = None,
+    model: Model | None = None,
+    processes: Processes = ALONE,
 ) -> Trainer:
     """Create the trainer of a new run, and choose the settings that depend on the machine.
 
@@ -59,6 +65,13 @@ def trainer(
     layout = sharding.over(available[: gcd(len(available), training.batch)])
     model = build(config) if model is None else replace(model, config=config.gpt)
     return Trainer(model, *data, training, layout)
+
+
+def join(device: str | None = None) -> Processes:
+    """Join the processes that torchrun started; see `training.session.Engine`."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("several processes cannot train in JAX yet; use --engine torch")
+    return ALONE
 
 
 def keep_memory() -> None:

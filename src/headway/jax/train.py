@@ -26,6 +26,7 @@ from headway.jax.optimizers import named, optimizer, with_named
 from headway.models.gpt import GPTConfig
 from headway.tracing import trace
 from headway.training.loop import NotFinite, Pending, Step, differences
+from headway.training.processes import ALONE
 from headway.training.settings import TrainingConfig, learning_rate
 
 Windows = Int[Array, "batch tokens"]
@@ -167,7 +168,7 @@ class Trainer:
         config: TrainingConfig,
         layout: sharding.Layout | None = None,
     ) -> None:
-        self.config, self.step = config, 0
+        self.config, self.step, self.processes = config, 0, ALONE
         self._layout = sharding.over(jax.devices()[:1]) if layout is None else layout
         self._is_finite = self._layout.state(jnp.array(True))  # of all steps so far
         self._model, self._text = replace(model, params={}), tokens
@@ -269,6 +270,7 @@ class Trainer:
         """Return what must be equal on two machines for a resumed run to be equal bit for bit."""
         return {
             "threads": int(os.environ.get("NPROC", os.cpu_count() or 1)),  # as XLA chooses it
+            "processes": self.processes.count,
             "device": self.device,
             "engine": "jax",
             "version": jax.__version__,

@@ -15,39 +15,52 @@ from headway.models.gpt import GPTConfig
 from headway.torch import devices, weights
 from headway.torch.generate import generate
 from headway.torch.gpt import GPT
-from headway.torch.tasks import TASKS
+from headway.torch.processes import join
+from headway.torch.sharded import Sharded
+from headway.torch.tasks import TASKS, NextToken
 from headway.torch.train import Trainer
 from headway.torch.translate import answers
 from headway.training import memory
+from headway.training.processes import ALONE, Processes
 from headway.training.runs import Run, RunConfig
 
-__all__ = ["FRAMEWORK", "answers", "assemble", "generate", "gradients", "keep_memory", "load"]
-__all__ += ["logits", "losses", "parameters", "readout", "trainer"]
+__all__ = ["FRAMEWORK", "answers", "assemble", "generate", "gradients", "join", "keep_memory"]
+__all__ += ["load", "logits", "losses", "parameters", "readout", "trainer"]
 
 FRAMEWORK = "pt"  # see `training.session.Engine`
 _ROWS = 1024  # tokens whose logits are computed at once
 
 
 def trainer(
-    config: RunConfig, data: tuple[Any, Any], device: str | None = None, model: GPT | None = None
+    config: RunConfig,
+    data: tuple[Any, Any],
+    device: str | None = None,
+    model: GPT | None = None,
+    processes: Processes = ALONE,
 ) -> Trainer:
     """Create the trainer of a new run, and choose the settings that depend on the machine.
 
     The weights of `model` are copied to a model with the config of the run, whose dropout may be
     another one.
     """
-    chosen = devices.choose(device)
+    chosen, is_alone = devices.choose(device), processes.count == 1
     if model is None:
-        trained: Any = weights.build(config)
+        # In several processes, no process holds all parameters.
+        trained: Any = weights.build(config, "cpu" if is_alone else "meta")
     else:
         trained = GPT(config.gpt, seed=None)
         trained.load_state_dict(model.state_dict())
-    trained = trained.to(chosen)
+    if is_alone:
+        trained = trained.to(chosen)
     windows = config.training.steps * config.training.batch
     tokens = windows * config.window if config.task == "next-token" else windows
     parameters = sum(p.numel() for p in trained.parameters())
     training = devices.suited(parameters, tokens, config.training, chosen)
-    return Trainer(trained, TASKS[config.task](trained, *data, training), training)
+    if config.task != "next-token":
+        return Trainer(trained, TASKS[config.task](trained, *data, training), training)
+    task = NextToken(trained, *data, training, device=chosen, processes=processes)
+    sharded = None if is_alone else Sharded(trained, training, processes, chosen)
+    return Trainer(trained, task, training, processes, sharded)
 
 
 def keep_memory() -> None:

@@ -20,6 +20,7 @@ from headway.torch.gpt import GPT
 from headway.torch.loss import LOGITS, linear_cross_entropy
 from headway.torch.seq2seq import Seq2Seq
 from headway.torch.train import Task
+from headway.training.processes import ALONE, Processes, micro_batches
 from headway.training.settings import TrainingConfig
 
 Encoded = Sequence[tuple[np.ndarray, np.ndarray]]  # pairs of sentences, with their ends
@@ -40,25 +41,36 @@ class NextToken:
         validation: Integer[np.ndarray, " others"],
         config: TrainingConfig,
         logits_at_once: int = LOGITS,
+        *,
+        device: torch.device | None = None,
+        processes: Processes = ALONE,
     ) -> None:
+        """device: by default that of the model. processes: each takes a part of every batch."""
         if model.config.is_masked:
             raise ValueError("a model that predicts masked words cannot learn the next token")
-        self._text, self._config, self._device = train, config, _device(model)
+        self._text, self._config, self._processes = train, config, processes
+        self._device = _device(model) if device is None else device
         self._logits_at_once = logits_at_once
         self._context = config.length or model.config.context
         windows = batches.evaluation(validation, self._context, config.evaluation_windows)
         self._validation = self._placed(windows)
 
     def batches(self, step: int) -> Iterator[tuple[tuple[Any, ...], float]]:
-        """Yield the micro-batches of a step, each with its fraction of the tokens."""
-        seed = self._config.seed
-        sizes = {"size": self._config.batch, "context": self._context}
-        inputs, targets = self._placed(batches.batch(self._text, seed=seed, step=step, **sizes))
+        """Yield this process's micro-batches of a step, each with its fraction of all tokens."""
+        seed, size = self._config.seed, self._config.batch
         # torch.compile treats an int as a constant, and compiles again for another one.
         number = _placed(np.array(step), self._device) if self._config.compile else step
-        for rows in self._micro_batches(inputs):
-            spec = Spec(seed=(seed, number), batch_offset=rows.start)
-            yield (inputs[rows], targets[rows], spec), len(inputs[rows]) / len(inputs)
+        for first, count, fraction in self._micro_batches(size):
+            windows = batches.batch(
+                self._text,
+                seed=seed,
+                step=step,
+                size=size,
+                context=self._context,
+                rows=slice(first, first + count),
+            )
+            spec = Spec(seed=(seed, number), batch_offset=first)
+            yield (*self._placed(windows), spec), fraction
 
     def loss(
         self,
@@ -80,19 +92,19 @@ class NextToken:
         """Return the number of tokens in the first `step` steps."""
         return step * self._config.batch * self._context
 
-    def evaluate(self, model: GPT) -> float:
-        """The mean loss over the held-out windows."""
+    def evaluate(self, model: GPT) -> Tensor:
+        """This process's part of the mean loss over the held-out windows."""
         inputs, targets = self._validation
-        sums = [
-            self.loss(model, inputs[rows], targets[rows]) * len(inputs[rows])
-            for rows in self._micro_batches(inputs)
-        ]
-        return torch.stack(sums).cpu().double().sum().item() / len(inputs)
+        parts = []
+        for first, count, fraction in self._micro_batches(len(inputs)):
+            rows = slice(first, first + count)
+            parts.append(self.loss(model, inputs[rows], targets[rows]) * fraction)
+        return torch.stack(parts).sum()
 
-    def _micro_batches(self, rows: Tensor) -> Iterator[slice]:
-        at_once = self._config.micro_batch or self._config.batch
-        for first in range(0, len(rows), at_once):
-            yield slice(first, first + at_once)
+    def _micro_batches(self, rows: int) -> list[tuple[int, int, float]]:
+        config, processes = self._config, self._processes
+        at_once = config.micro_batch or -(-config.batch // processes.count)
+        return micro_batches(rows, at_once, processes)
 
     def _placed(self, windows: Sequence[np.ndarray]) -> list[Tensor]:
         return [_placed(window, self._device) for window in windows]
@@ -143,7 +155,7 @@ class Pairs:
         """Return the number of tokens, of both languages, in the first `step` steps."""
         return self._batches.tokens(step)
 
-    def evaluate(self, model: Seq2Seq) -> float:
+    def evaluate(self, model: Seq2Seq) -> Tensor:
         """The mean loss over all held-out pairs."""
         sums, count = [], 0
         for batch in self._validation:
@@ -151,7 +163,7 @@ class Pairs:
             words = int((batch.targets != PADDING).sum())
             sums.append(_loss(model(*inputs), targets, PADDING) * words)
             count += words
-        return torch.stack(sums).cpu().double().sum().item() / count
+        return torch.stack(sums).sum() / count
 
     def _masked(self, batch: Batch, seed: int, step: int) -> Batch:
         return masked(batch, self._vocabulary, seed, step) if self._masks else batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Protocol, final, runtime_checkable
@@ -15,10 +15,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from headway.attention.kernels import tuning
-from headway.torch import devices, weights
-from headway.torch.optimizers import Optimizer
-from headway.training.loop import NotFinite, Pending, Step, differences
+from headway.torch import devices
+from headway.torch.optimizers import KINDS, Optimizer, local
+from headway.training.checkpoints import Rows, Tensors
+from headway.training.loop import NotFinite, Pending, Step, differences, require_same_shapes
+from headway.training.processes import ALONE, Processes
 from headway.training.settings import TrainingConfig, learning_rate
+
+# The arguments of the loss for each micro-batch, and the weight of its loss.
+Batches = Iterable[tuple[tuple[Any, ...], float]]
 
 
 @runtime_checkable
@@ -37,8 +42,40 @@ class Task(Protocol):
     def tokens(self, step: int) -> int:
         """Return the number of tokens in the first `step` steps."""
 
-    def evaluate(self, model: Any) -> float:
-        """The mean loss over the held-out data, in nats per token."""
+    def evaluate(self, model: Any) -> Tensor:
+        """The mean loss over the held-out data, in nats per token.
+
+        Of several processes, each returns its part of it.
+        """
+
+
+@runtime_checkable
+class Computation(Protocol):
+    """A model whose loss, gradients and state are computed in this process, or in several."""
+
+    def backward(self, function: Callable[..., Tensor], batches: Batches) -> Tensor:
+        """Set the gradient of every parameter, and return the loss; both are weighted sums.
+
+        function: the loss of the model and a batch.
+        """
+
+    def norm(self) -> Tensor:
+        """The norm of all gradients."""
+
+    def evaluate(self, function: Callable[..., Tensor]) -> Tensor:
+        """Return the value of a function of the model, without gradients."""
+
+    def updates(self, momenta: Mapping[str, Tensor], compute: Callable[..., Any]) -> Any:
+        """Return the updates of Muon; compute: `muon.updates`."""
+
+    def rows(self, name: str, tensor: Tensor) -> np.ndarray | Rows:
+        """The values of a parameter, or of its optimizer state, that this process writes."""
+
+    def fill(self, name: str, tensor: Tensor, values: np.ndarray) -> None:
+        """Copy values to a parameter, or to its optimizer state."""
+
+    def agreed(self, text: str) -> str:
+        """The text of the first process that has one."""
 
 
 @final
@@ -50,15 +87,27 @@ class Trainer:
     rounded copies of the parameters, which keep their dtype and so do their gradients (Micikevicius
     et al. 2018). The validation loss is computed every `evaluate_every` steps and after the last
     step. step: the number of started steps.
+
+    processes, computation: those of a model that several processes train together.
     """
 
-    def __init__(self, model: Any, task: Task, config: TrainingConfig) -> None:
+    def __init__(
+        self,
+        model: Any,
+        task: Task,
+        config: TrainingConfig,
+        processes: Processes = ALONE,
+        computation: Computation | None = None,
+    ) -> None:
         self.model, self.task, self.config, self.step = model, task, config, 0
-        self._device = next(model.parameters()).device
+        self.processes = processes
+        self._computation = Whole(model, config) if computation is None else computation
         self._parameters = list(model.parameters())
-        self._optimizer = Optimizer(model, config)
-        loss = devices.compiled(task.loss) if config.compile else task.loss
-        self._loss, self._evaluate = _Call(model, loss), _Call(model, task.evaluate)
+        self._device = self._parameters[0].device
+        self._optimizer = Optimizer(model, config, self._computation.updates)
+        # Of a model in several processes, the blocks are compiled.
+        is_compiled = config.compile and computation is None
+        self._loss = devices.compiled(task.loss) if is_compiled else task.loss
         # Whether the results of all steps so far are finite, on the device.
         self._is_finite = torch.ones((), dtype=torch.bool, device=self._device)
 
@@ -88,8 +137,10 @@ class Trainer:
         rate = learning_rate(self.step, self.config)
         if not self.model.training:  # `train` visits all modules
             self.model.train()
-        loss = self._backward(self._loss)
-        norm = nn.utils.clip_grad_norm_(self._parameters, self.config.clip)
+        loss = self._computation.backward(self._loss, self.task.batches(self.step))
+        norm = self._computation.norm()
+        scale = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([local(p.grad) for p in self._parameters if p.grad is not None], scale)
         self._is_finite &= torch.isfinite(loss + norm)
         self._optimizer.step(rate, self._is_finite)
         self.step += 1
@@ -107,25 +158,31 @@ class Trainer:
         """The mean loss over the held-out data, in nats per token."""
         self.model.eval()
         with torch.no_grad():
-            return float(functional_call(self._evaluate, self._weights()))
+            return float(self._computation.evaluate(self.task.evaluate))
 
-    def state(self) -> dict[str, dict[str, np.ndarray]]:
+    def state(self) -> Mapping[str, Tensors]:
         """The weights and the state of the optimizer, by name."""
-        optimizer = self._optimizer.state()
+        rows, state = self._computation.rows, self._optimizer.state()
         return {
-            "model": weights.to_arrays(self.model),
-            "optimizer": {name: tensor.numpy(force=True) for name, tensor in optimizer.items()},
+            "model": {name: rows(name, p) for name, p in self.model.named_parameters()},
+            "optimizer": {name: rows(_owner(name), tensor) for name, tensor in state.items()},
         }
 
     def restore(
         self, step: int, state: Mapping[str, Mapping[str, np.ndarray]], machine: Mapping[str, Any]
     ) -> list[str]:
         """Restore a state and the number of threads; see `training.loop.Trainer`."""
-        if machine["device"] == self.device:  # JAX may have used another device
+        is_same = machine.get("processes", 1) == self.processes.count
+        if is_same and machine["device"] == self.device:  # JAX may have used another device
             devices.use_threads(machine["threads"])
-        weights.fill(self.model, state["model"])
-        tensors = {name: torch.from_numpy(array) for name, array in state["optimizer"].items()}
-        self._optimizer.restore(step, tensors)
+        parameters = dict(self.model.named_parameters())
+        require_same_shapes(state["model"], parameters)
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                self._computation.fill(name, parameter, state["model"][name])
+            for name, tensor in self._optimizer.state().items():
+                self._computation.fill(_owner(name), tensor, state["optimizer"][name])
+        self._optimizer.count(step)
         self._is_finite.fill_(True)
         self.step = step
         return differences(machine, self.machine())
@@ -134,42 +191,12 @@ class Trainer:
         """Return what must be equal on two machines for a resumed run to be equal bit for bit."""
         return {
             "threads": torch.get_num_threads(),
+            "processes": self.processes.count,
             "device": self.device,
             "engine": "torch",
             "version": torch.__version__,
             "processor": platform.machine(),
             "kernels": tuning.digest(),
-        }
-
-    def _backward(self, loss_of: _Call) -> Tensor:
-        """Set the gradient of every parameter, and return the loss of the step."""
-        weights = self._weights()
-        trained = [
-            (p, w)
-            for p, w in zip(self._parameters, weights.values(), strict=True)
-            if p.requires_grad
-        ]
-        for parameter in self._parameters:
-            parameter.grad = None
-        loss = torch.zeros((), device=self._device)
-        for batch, share in self.task.batches(self.step):
-            part = functional_call(loss_of, weights, batch) * share
-            parts = torch.autograd.grad(part, [w for _, w in trained], allow_unused=True)
-            for (parameter, _), gradient in zip(trained, parts, strict=True):
-                if parameter.grad is not None and gradient is not None:
-                    parameter.grad += gradient
-                elif gradient is not None:
-                    parameter.grad = gradient.to(parameter.dtype)
-            loss += part.detach()
-        return loss
-
-    def _weights(self) -> dict[str, Tensor]:
-        """The parameters of a `_Call`, in the precision of the config."""
-        named = {f"model.{name}": p for name, p in self.model.named_parameters()}
-        if self.config.precision != "bfloat16":
-            return named
-        return {
-            name: p.detach().bfloat16().requires_grad_(p.requires_grad) for name, p in named.items()
         }
 
     def failed(self, step: int, loss: float) -> NotFinite:
@@ -192,14 +219,19 @@ class Trainer:
 
         hooks = [m.register_forward_hook(look(n)) for n, m in self.model.named_modules() if n]
         self.model.train()
-        self._backward(_Call(self.model, self.task.loss))  # not compiled
+        # Not compiled.
+        self._computation.backward(self.task.loss, self.task.batches(self.step))
         for hook in hooks:
             hook.remove()
-        if modules:
-            return f"the first output that is not finite is that of {modules[0]}"
-        for name, parameter in self.model.named_parameters():
-            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-                return f"every output is finite, but the gradient of {name} is not"
+        if module := self._computation.agreed(modules[0] if modules else ""):
+            return f"the first output that is not finite is that of {module}"
+        infinite = [
+            name
+            for name, p in self.model.named_parameters()
+            if p.grad is not None and not torch.isfinite(local(p.grad)).all()
+        ]
+        if name := self._computation.agreed(infinite[0] if infinite else ""):
+            return f"every output is finite, but the gradient of {name} is not"
         return "every output and every gradient is finite, but not their norm"
 
 
@@ -220,7 +252,9 @@ class _Pending:
     done: torch.cuda.Event | None
 
     def is_ready(self) -> bool:
-        return self.done is None or bool(self.done.query())  # type: ignore[no-untyped-call]
+        if self.done is None or self.trainer.processes.count > 1:
+            return self.done is None  # all processes read a step at the same time
+        return bool(self.done.query())  # type: ignore[no-untyped-call]
 
     def result(self) -> Step:
         if self.done is not None:
@@ -230,6 +264,79 @@ class _Pending:
             raise self.trainer.failed(self.step, loss)
         tokens = self.trainer.task.tokens(self.step)
         return Step(self.step, tokens, loss, self.learning_rate, norm, self.validation)
+
+
+@final
+class Whole:
+    """A model that is in this process as a whole; implements `Computation`."""
+
+    def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
+        self._model, self._is_bfloat16 = model, config.precision == "bfloat16"
+
+    def backward(self, function: Callable[..., Tensor], batches: Batches) -> Tensor:
+        """Set the gradients, and return the loss; see `Computation`."""
+        weights, parameters = self._weights(), [*self._model.parameters()]
+        trained = [
+            (p, w) for p, w in zip(parameters, weights.values(), strict=True) if p.requires_grad
+        ]
+        for parameter in parameters:
+            parameter.grad = None
+        loss, call = torch.zeros((), device=parameters[0].device), _Call(self._model, function)
+        for batch, share in batches:
+            part = functional_call(call, weights, batch) * share
+            parts = torch.autograd.grad(part, [w for _, w in trained], allow_unused=True)
+            for (parameter, _), gradient in zip(trained, parts, strict=True):
+                if parameter.grad is not None and gradient is not None:
+                    parameter.grad += gradient
+                elif gradient is not None:
+                    parameter.grad = gradient.to(parameter.dtype)
+            loss += part.detach()
+        return loss
+
+    def norm(self) -> Tensor:
+        """The norm of all gradients."""
+        gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
+        return nn.utils.get_total_norm(gradients)
+
+    def evaluate(self, function: Callable[..., Tensor]) -> Tensor:
+        """Return the value of a function of the model, in the precision of the config."""
+        value: Tensor = functional_call(_Call(self._model, function), self._weights())
+        return value
+
+    def updates(self, momenta: Mapping[str, Tensor], compute: Callable[..., Any]) -> Any:
+        """Return the updates of Muon."""
+        return compute(momenta)
+
+    def rows(self, name: str, tensor: Tensor) -> np.ndarray:
+        """All values, which share the memory of the tensor on a CPU."""
+        array: np.ndarray = tensor.numpy(force=True)
+        return array
+
+    def fill(self, name: str, tensor: Tensor, values: np.ndarray) -> None:
+        """Copy values to a tensor."""
+        tensor.copy_(torch.from_numpy(values))
+
+    def agreed(self, text: str) -> str:
+        """The text itself."""
+        return text
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The parameters of a `_Call`, in the precision of the config."""
+        named: dict[str, Tensor] = {
+            f"model.{name}": p for name, p in self._model.named_parameters()
+        }
+        if not self._is_bfloat16:
+            return named
+        return {
+            name: p.detach().bfloat16().requires_grad_(p.requires_grad) for name, p in named.items()
+        }
+
+
+def _owner(name: str) -> str:
+    """The parameter that a tensor of the optimizer's state belongs to."""
+    for kind in KINDS:
+        name = name.removeprefix(f"{kind}.")
+    return name
 
 
 @final

@@ -17,12 +17,17 @@ from headway.training.loop import require_same_shapes
 from headway.training.runs import Run, RunConfig
 
 
-def build(config: RunConfig) -> Any:
-    """Build the model of a run, a GPT or a Seq2Seq, with initial weights."""
+def build(config: RunConfig, device: str = "cpu") -> Any:
+    """Build the model of a run, a GPT or a Seq2Seq, with initial weights.
+
+    device: "meta" for a GPT whose parameters have no values yet.
+    """
     if config.translates:
         return Seq2Seq(config.seq2seq, seed=config.training.seed)
     attention = multi_head if config.rung is None else of_rung(rung_named(config.rung))
-    return GPT(config.gpt, attention, seed=config.training.seed)
+    with torch.device(device):
+        seed = None if device == "meta" else config.training.seed
+        return GPT(config.gpt, attention, seed=seed)
 
 
 def assemble(

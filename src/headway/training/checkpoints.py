@@ -1,58 +1,127 @@
 """Checkpoints: each is written to a new directory, flushed to the disk, then renamed.
 
 step-000500/model.safetensors  optimizer.safetensors  SHA256SUMS (for `sha256sum --check`)
+
+If N processes train together, each of them writes the rows that it has to files of its own, such as
+model-00001-of-0000N.safetensors, with the number of the first row in the metadata. The format is
+that of PyTorch's `torch.distributed.checkpoint.HuggingFaceStorageWriter`, whose reader reads it.
 """
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from headway import cache
+from headway.training.processes import ALONE, Processes, together
 
-Tensors = Mapping[str, np.ndarray]
 _SUMS = "SHA256SUMS"
+_FIRST_ROWS = "DCP_SHARDING_INFO"  # the names that PyTorch uses
+_OFFSETS = "saved_offsets"
 
 
-def save(folder: Path, step: int, parts: Mapping[str, Tensors], about: Mapping[str, Any]) -> Path:
+class Rows(NamedTuple):
+    """The rows of an array that a process has; the other processes have the others.
+
+    shape: that of the complete array. first: the number of the first row in it.
+    """
+
+    shape: tuple[int, ...]
+    first: int
+    values: np.ndarray
+
+
+Tensors = Mapping[str, np.ndarray | Rows]
+
+
+def save(
+    folder: Path,
+    step: int,
+    parts: Mapping[str, Tensors],
+    about: Mapping[str, Any],
+    processes: Processes = ALONE,
+) -> Path:
     """Write the checkpoint of a step and return its directory; no file is overwritten in place.
 
-    parts: tensors by file ("model", "optimizer") and name. about: metadata, stored as sorted JSON
-    under one key, so that equal content gives equal bytes. Raises OSError, and leaves the earlier
-    checkpoints as they are, when the disk is full or not writable.
+    parts: tensors by file ("model", "optimizer") and name; every process writes its own.
+    about: metadata, stored as sorted JSON under one key, so that equal content gives equal bytes.
+    Raises OSError, and leaves the earlier checkpoints as they are, when the disk is full or not
+    writable. The directory is renamed when every process has written its files.
     """
     final = folder / name(step)
     temporary = folder / f".writing-{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
+    is_first, sums = processes.rank == 0, ""
+
+    def prepare() -> None:
+        if is_first:
+            shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
+            temporary.mkdir(parents=True)
+
+    def write() -> str:
+        if not temporary.is_dir():
+            raise OSError(
+                "process 0 has made its folder, but it is not here: all machines must "
+                "share the disk of the runs"
+            )
+        files = [
+            _write(temporary, part, tensors, about, processes) for part, tensors in parts.items()
+        ]
+        return "".join(f"{cache.sha256(file)}  {file.name}\n" for file in files)
+
+    def publish() -> None:
+        if is_first:
+            (temporary / _SUMS).write_text(sums, encoding="utf-8")
+            _flush(temporary / _SUMS)
+            _flush(temporary)
+            temporary.rename(final)
+            _flush(folder)
+
     try:
-        temporary.mkdir(parents=True)
-        for part, tensors in parts.items():
-            contiguous = {key: np.ascontiguousarray(array) for key, array in tensors.items()}
-            metadata = {"headway": json.dumps(about, sort_keys=True)}
-            save_file(contiguous, temporary / f"{part}.safetensors", metadata=metadata)
-        sums = "".join(
-            f"{cache.sha256(file)}  {file.name}\n" for file in sorted(temporary.iterdir())
-        )
-        (temporary / _SUMS).write_text(sums, encoding="utf-8")
-        for file in temporary.iterdir():
-            _flush(file)
-        _flush(temporary)
-        temporary.rename(final)
-        _flush(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        together(processes, prepare)
+        lines = "".join(processes.exchange(together(processes, write))).splitlines(keepends=True)
+        sums = "".join(sorted(lines, key=lambda line: line.split()[-1]))
+        together(processes, publish)
+    except (OSError, ValueError, SafetensorError) as error:
+        if is_first:
+            shutil.rmtree(temporary, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
         raise OSError(
             f"cannot write the checkpoint {final}: {reason}; the earlier checkpoints are intact, "
             "so free some space and continue with --resume"
         ) from error
     return final
+
+
+def _write(
+    folder: Path, part: str, tensors: Tensors, about: Mapping[str, Any], processes: Processes
+) -> Path:
+    """Write the tensors of this process to a file, flush it and return it."""
+    metadata = {"headway": json.dumps(about, sort_keys=True)}
+    file = folder / f"{part}.safetensors"
+    if processes.count > 1:
+        file = folder / f"{part}-{processes.rank + 1:05}-of-{processes.count:05}.safetensors"
+        rows = {key: value for key, value in tensors.items() if isinstance(value, Rows)}
+        offsets = {
+            key: {_OFFSETS: [some.first] + [0] * (len(some.shape) - 1)}
+            for key, some in rows.items()
+        }
+        metadata[_FIRST_ROWS] = json.dumps(offsets, sort_keys=True)
+    arrays = {key: x.values if isinstance(x, Rows) else x for key, x in tensors.items()}
+    try:
+        save_file(
+            {key: np.ascontiguousarray(array) for key, array in arrays.items()}, file, metadata
+        )
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    _flush(file)
+    return file
 
 
 def name(step: int) -> str:
@@ -83,19 +152,53 @@ def latest(folder: Path) -> Path:
     return all_steps[-1]
 
 
-def load(checkpoint: Path, part: str = "model") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+@final
+class Stored(Mapping[str, np.ndarray]):
+    """The tensors of the files of one part, by name; each is read when it is asked for."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = [safe_open(file, "numpy") for file in files]
+        self._holding: dict[str, list[Any]] = {}
+        for file in self._files:
+            for key in file.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118
+                self._holding.setdefault(key, []).append(file)
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        pieces = [file.get_tensor(key) for file in self._holding[key]]
+        whole: np.ndarray = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return whole
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._holding)
+
+    def __len__(self) -> int:
+        return len(self._holding)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The metadata that `save` was given."""
+        about: dict[str, Any] = json.loads(self._files[0].metadata()["headway"])  # type: ignore[no-untyped-call]
+        return about
+
+
+def load(checkpoint: Path, part: str = "model") -> tuple[Stored, dict[str, Any]]:
     """Load the tensors of a part of a checkpoint, and its metadata.
 
     Raises ValueError if a file is missing or damaged; the message names the previous checkpoint.
     """
     file = checkpoint / f"{part}.safetensors"
     try:
-        sums = (checkpoint / _SUMS).read_text(encoding="utf-8")
-        if f"{cache.sha256(file)}  {file.name}" not in sums.splitlines():
-            raise ValueError("its SHA-256 differs from SHA256SUMS")
-        with safe_open(file, "numpy") as opened:
-            about: dict[str, Any] = json.loads(opened.metadata()["headway"])
-        return load_file(file), about
+        sums = (checkpoint / _SUMS).read_text(encoding="utf-8").splitlines()
+        pattern = re.compile(rf"\w{{64}}  {part}(-\d+-of-\d+)?\.safetensors")
+        listed = [line.partition("  ") for line in sums if pattern.fullmatch(line)]
+        if not listed:
+            raise ValueError("it is not in SHA256SUMS")
+        for digest, _, file_name in listed:
+            file = checkpoint / file_name
+            if cache.sha256(file) != digest:
+                raise ValueError("its SHA-256 differs from SHA256SUMS")
+        stored = Stored([checkpoint / file_name for _, _, file_name in listed])
+        return stored, stored.about
     except (ValueError, FileNotFoundError, SafetensorError) as error:
         raise ValueError(f"{file} is damaged ({error}){_before(checkpoint)}") from error
 

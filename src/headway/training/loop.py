@@ -12,6 +12,8 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 
 from headway.training import checkpoints, memory
+from headway.training.checkpoints import Tensors
+from headway.training.processes import Processes, on_first
 from headway.training.runs import Run, RunConfig
 from headway.training.settings import TrainingConfig
 
@@ -80,6 +82,10 @@ class Trainer(Protocol):
     @property
     def parameters(self) -> int: ...
 
+    @property
+    def processes(self) -> Processes:
+        """The processes that train together; each of them has a trainer."""
+
     def product(self, size: int) -> Callable[[], object]:
         """Return a function that multiplies two square matrices, in the precision of the steps.
 
@@ -97,8 +103,11 @@ class Trainer(Protocol):
         """Take one step and wait for it. Raises NotFinite, and keeps the weights before it."""
         return self.start().result()
 
-    def state(self) -> Mapping[str, Mapping[str, np.ndarray]]:
-        """Return all that the next step depends on, except config and data: arrays by part."""
+    def state(self) -> Mapping[str, Tensors]:
+        """Return all that the next step depends on, except config and data: arrays by part.
+
+        Of several processes, each returns the rows that it has.
+        """
 
     def restore(
         self, step: int, state: Mapping[str, Mapping[str, np.ndarray]], machine: Mapping[str, Any]
@@ -109,7 +118,10 @@ class Trainer(Protocol):
         """
 
     def machine(self) -> dict[str, Any]:
-        """Return what must be equal on two machines for a resumed run to be equal bit for bit."""
+        """Return what must be equal on two machines for a resumed run to be equal bit for bit.
+
+        The number of processes is one of these values.
+        """
 
 
 def fit(
@@ -122,6 +134,8 @@ def fit(
     interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train to the last step, or until `interrupted()` is true after a step.
+
+    Of several processes, only the first writes the log; all stop if one of them is interrupted.
 
     on_step: called after every step, with the seconds of training so far. on_checkpoint: called
     after every checkpoint. Raises NotFinite, whose message names the last good checkpoint,
@@ -152,7 +166,8 @@ def _fit(
     interrupted: Callable[[], bool],
 ) -> None:
     steps, save_every = config.training.steps, config.training.save_every
-    if not _is_saved(run, trainer.step):
+    processes, saved = trainer.processes, trainer.step
+    if on_first(processes, lambda: _is_saved(run, trainer.step)) == str(False):
         save(trainer, run, config)
     seconds_before = max((record["seconds"] for record in run.logged()), default=0.0)
     began = time.perf_counter() - seconds_before
@@ -167,18 +182,23 @@ def _fit(
                 good = checkpoints.latest(run.checkpoints)
                 raise NotFinite(f"{error}; the last good checkpoint is {good}") from None
             seconds = time.perf_counter() - began
-            run.log({**asdict(step), "seconds": round(seconds, 3)})
+            if processes.rank == 0:
+                run.log({**asdict(step), "seconds": round(seconds, 3)})
             on_step(step, seconds)
 
-    while trainer.step < steps and not interrupted():
+    def is_interrupted() -> bool:
+        return any(processes.exchange("stop" if interrupted() else ""))
+
+    while trainer.step < steps and not is_interrupted():
         pending.append(trainer.start())
         report(until=_AHEAD)
         if trainer.step % save_every == 0 or trainer.step == steps:
             report(until=0)
             save(trainer, run, config)
+            saved = trainer.step
             on_checkpoint()
     report(until=0)
-    if not _is_saved(run, trainer.step):
+    if trainer.step != saved:
         save(trainer, run, config)
 
 
@@ -186,8 +206,9 @@ def save(trainer: Trainer, run: Run, config: RunConfig) -> None:
     """Write a checkpoint of everything that the next step depends on; keep the one before."""
     settings = json.loads(config.to_json())
     about = {"step": trainer.step, "config": settings, "machine": trainer.machine()}
-    checkpoints.save(run.checkpoints, trainer.step, trainer.state(), about)
-    checkpoints.keep(run.checkpoints, _KEPT)
+    checkpoints.save(run.checkpoints, trainer.step, trainer.state(), about, trainer.processes)
+    if trainer.processes.rank == 0:
+        checkpoints.keep(run.checkpoints, _KEPT)
 
 
 def resume(trainer: Trainer, run: Run, config: RunConfig) -> list[str]:
@@ -212,7 +233,8 @@ def resume(trainer: Trainer, run: Run, config: RunConfig) -> list[str]:
         differences = trainer.restore(about["step"], state, about["machine"])
     except KeyError as error:
         raise ValueError(f"cannot resume from {checkpoint}: {error} is missing") from error
-    run.forget_after(trainer.step)
+    if trainer.processes.rank == 0:
+        run.forget_after(trainer.step)
     return differences
 
 
@@ -231,7 +253,7 @@ def engine_of(run: Run) -> str:
     return str(about["machine"]["engine"])
 
 
-def weights(run: Run, checkpoint: Path | None, like: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def weights(run: Run, checkpoint: Path | None, like: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
     """Load the weights of a checkpoint, by default the last one.
 
     like: the parameters of the model, by name. Raises ValueError if a file is damaged or the names
@@ -259,6 +281,7 @@ def require_same_shapes(given: Mapping[str, Any], expected: Mapping[str, Any]) -
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Describe the differences between two machines. Raises KeyError for missing entries."""
+    then = {"processes": 1, **then}  # earlier versions had no others
     return [f"{name} was {then[name]}, is {now[name]}" for name in now if then[name] != now[name]]
 
 
