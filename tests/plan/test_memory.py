@@ -57,7 +57,7 @@ def test_weights_gradients_and_optimizer_are_those_of_the_trainer(kind, optimize
     assert moments(work)[0].optimizer == state == 4 * optimizer_numbers(config, work.muon)
     assert moments(work)[-1].gradients == gradients == 4 * parameters(config).total
     half = Work(config, TOKENS, BATCH, itemsize=2)  # and the rounded copies
-    copies = sum(w.nbytes for w in trainer_of(config, precision="bfloat16")._weights().values())
+    copies = sum(p.bfloat16().nbytes for p in trainer.model.parameters())
     assert moments(half)[0].weights == weights + copies
 
 
