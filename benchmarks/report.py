@@ -17,7 +17,10 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "docs" / "bench"
-PAGES = (ROOT / "README.md", BENCH / "README.md", ROOT / "docs" / "performance.md")
+PAGES = (
+    *(ROOT / "README.md", BENCH / "README.md"),
+    *(ROOT / "docs" / name for name in ("performance.md", "scale.md")),
+)
 REGION = re.compile(
     r"(?P<begin><!-- begin: (?P<name>\w+), written by python -m benchmarks -->\n)"
     r"(?P<text>.*?)(?P<end><!-- end -->)",

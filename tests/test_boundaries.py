@@ -46,7 +46,8 @@ OF_TOOLS = {
 }
 BELOW["learn"] = {"cache", "data", "ladder", "nearest", "training"}
 BELOW["learn"] |= {module.split(".")[0] for module in OF_TOOLS}
-BELOW["lab"] = set(BELOW) - {"reference", "explore", "check", "divergence"}
+BELOW["plan"] = set(BELOW) - {"reference", "explore", "check", "divergence", "bench", "learn"}
+BELOW["lab"] = set(BELOW) - {"reference", "explore", "check", "divergence", "plan"}
 BELOW["cli"] = set(BELOW) - {"reference"}
 BELOW["__main__"] = {"cli"}
 ENGINE_FREE = ("tracing", "cache", "attention", "ladder", "models", "data")

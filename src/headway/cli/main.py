@@ -38,6 +38,7 @@ app = App(
 _FOR_TORCHRUN = 10  # seconds
 LAZY = {
     "train": "Train a small GPT on a text and write it to a run directory.",
+    "plan": "Plan a training run: memory, time, and what limits it, before it is started.",
     "check": "Check an attention implementation: leaks, reversed masks, a wrong softmax axis.",
     "translate": "Train, use, measure and compare models that translate.",
 }

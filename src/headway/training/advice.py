@@ -17,7 +17,10 @@ FAR = 8  # ratio of the tokens per step to the recipe's, or the inverse ratio
 FAST = 4  # ratio of the learning rate to the recipe's
 
 # Settings that change neither what is learned nor how the loss is measured.
-_IRRELEVANT = ("seed", "evaluate_every", "save_every", "micro_batch", "precision", "compile")
+_IRRELEVANT = (
+    *("seed", "evaluate_every", "save_every", "micro_batch", "precision", "compile"),
+    "activation_checkpointing",
+)
 
 
 def mistakes(config: RunConfig, recipe: Settings) -> Iterator[str]:
