@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gc
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -29,13 +29,13 @@ from headway.plan.measure import measure
 from headway.plan.memory import moments
 from headway.plan.seconds import seconds
 from headway.torch import GPT
+from headway.torch.engine import recompute_blocks
 from headway.torch.tasks import NextToken
 from headway.torch.train import Trainer
 from headway.training.settings import TrainingConfig
 
 GIB = 2**30
 STEPS = 10
-CHECKPOINTING = "activation_checkpointing" in {field.name for field in fields(TrainingConfig)}
 
 # Preset, layers, width, heads.
 MODELS = {
@@ -106,14 +106,15 @@ def trained(row: tuple[Any, ...], small: bool, device: torch.device) -> dict[str
     """Train for some steps."""
     name, batch, at_once, optimizer, compiled, checkpointing = row
     config, is_cuda = config_of(name, small), device.type == "cuda"
-    settings = {"activation_checkpointing": True} if checkpointing else {}
     training = TrainingConfig(
         **{"steps": 1000, "batch": batch, "micro_batch": at_once, "optimizer": optimizer},
         **{"evaluate_every": 10**6, "evaluation_windows": 1, "precision": "bfloat16"},
-        **{"compile": compiled, **settings},
+        **{"compile": compiled, "activation_checkpointing": checkpointing},
     )
     with device:
         model = GPT(config, seed=None)
+    if checkpointing:
+        recompute_blocks(model)
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.data.normal_(0, 0.02)
@@ -167,7 +168,7 @@ def main() -> None:
         names = ("model", "batch", "windows at a time", "optimizer", "compiled", "checkpointing")
         described = dict(zip(names, row, strict=True))
         is_late = time.perf_counter() - began > options.seconds
-        if is_late or (row[-1] and not CHECKPOINTING):
+        if is_late:
             continue
         try:
             if row[0] not in calibrated:

@@ -86,8 +86,8 @@ def test_three_processes_have_the_losses_of_one(folder, alone, of_three, case):
     assert got.keys() == expected.keys()
     if case != "bfloat16":
         for name, array in got.items():
-            scale = np.abs(expected[name]).max() + 1e-12
-            assert np.abs(array - expected[name]).max() <= 2e-3 * scale, name
+            # The gradient of the keys' biases is 0, which AdamW enlarges when it is rounded.
+            np.testing.assert_allclose(array, expected[name], 2e-3, 1e-5, err_msg=name)
 
 
 @pytest.mark.slow
