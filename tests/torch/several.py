@@ -6,7 +6,6 @@ Each case trains in FOLDER/CASE. The measurements of process 0 are in FOLDER/CAS
 import json
 import resource
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -148,14 +147,10 @@ def main(folder, names):
             result = muon_error(processes)
         elif name == "full disk":
             result = full_disk(folder / name, processes)
-        elif name.startswith("resume"):  # of any number of processes, stopped after 25 steps
-            result = trained(folder / name, CASES["muon"], processes)
         elif name.startswith("stop"):
-            of = CASES["muon"]
-            result = trained(folder / name, of, processes, until=25)
-        elif name.startswith("again"):  # with another micro-batch
-            of = replace(CASES["muon"], training=replace(CASES["muon"].training, micro_batch=1))
-            result = trained(folder / name, of, processes)
+            result = trained(folder / name, CASES["muon"], processes, until=25)
+        elif name.startswith("resume"):
+            result = trained(folder / name.replace("resume", "stop"), CASES["muon"], processes)
         else:
             result = trained(folder / name, CASES[name], processes)
         if processes.rank == 0:

@@ -41,15 +41,18 @@ def alone(folder):
 
 
 @pytest.fixture(scope="module")
-def of_two(folder):
+def of_two(folder, of_three):
     (folder / "2").mkdir()
-    return launched(2, folder / "2", "muon", "adamw", "communication", "muon error", "full disk")
+    shutil.copytree(folder / "3" / "stop 2", folder / "2" / "stop 2")
+    others = ("communication", "muon error", "full disk", "resume 2")
+    return launched(2, folder / "2", "muon", "adamw", *others)
 
 
 @pytest.fixture(scope="module")
 def of_three(folder):
     (folder / "3").mkdir()
-    return launched(3, folder / "3", *CASES, "stop for 3", "stop for 1", "stop for 2", "muon error")
+    stopped = ("stop 1", "stop 2", "stop 3", "resume 3")
+    return launched(3, folder / "3", *CASES, *stopped, "muon error")
 
 
 def require_same(one, other, rel):
@@ -111,17 +114,14 @@ def test_gradients_are_summed_once_per_step(of_two):
     assert sum(sums.values()) == 3, of_two["communication"]
 
 
-def test_a_checkpoint_can_be_resumed_with_any_number_of_processes(folder, alone, of_three):
-    for name in ("3", "2", "1"):
-        shutil.move(folder / "3" / f"stop for {name}", folder / "3" / f"resume with {name}")
-    again = launched(3, folder / "3", "resume with 3")["resume with 3"]
+def test_a_checkpoint_can_be_resumed_with_any_number_of_processes(folder, alone, of_two, of_three):
+    again = of_three["resume 3"]
     assert again["steps"] == of_three["muon"]["steps"]  # bit for bit
     assert again["differences"] == []
-    for name, array in content(folder / "3" / "resume with 3").items():
+    for name, array in content(folder / "3" / "stop 3").items():
         assert np.array_equal(array, content(folder / "3" / "muon")[name]), name
-    two = launched(2, folder / "3", "resume with 2")["resume with 2"]
-    one = trained(folder / "3" / "resume with 1", CASES["muon"])
-    for other, number in ((two, 2), (one, 1)):
+    one = trained(folder / "3" / "stop 1", CASES["muon"])
+    for other, number in ((of_two["resume 2"], 2), (one, 1)):
         require_same(other, alone["muon"], 2e-5)
         assert f"processes was 3, is {number}" in other["differences"]
 
