@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from headway.training import checkpoints
 
-SCRIPT = Path(__file__).with_name("several.py")
+SCRIPT, KILLED = (Path(__file__).with_name(f"{name}.py") for name in ("several", "several_killed"))
 _NAMES = runpy.run_path(str(SCRIPT))
 CASES, trained = _NAMES["CASES"], _NAMES["trained"]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -151,3 +151,18 @@ def test_a_process_that_cannot_write_stops_all_and_loses_nothing(of_two):
         assert "cannot write the checkpoint" in error
         assert "the earlier checkpoints are intact" in error
     assert result["left"] == ["step-000000", "step-000002"]
+
+
+@pytest.mark.parametrize("moments", [3, pytest.param(60, marks=pytest.mark.slow)])
+def test_processes_that_are_killed_lose_nothing(tmp_path, moments):
+    """The script compares the checkpoints; see there."""
+    command = [sys.executable, KILLED, tmp_path, str(moments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert len(report) == moments
+    assert all(-9 in killed["codes"] for killed in report)
+    assert max(killed["seconds"] for killed in report) < 60  # until all have ended
+    if moments > 10:
+        assert {killed["killed"] for killed in report} == {1, 3}
+        assert max(killed["step"] for killed in report) > 10

@@ -108,4 +108,7 @@ def _stop(message: str, code: int) -> None:
     line = " ".join(message.split())
     if reports():
         Console(stderr=True, soft_wrap=True).print(f"headway: {line}", style="red", markup=False)
+    if is_one_of_several():  # without waiting for the connections to the other processes
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)

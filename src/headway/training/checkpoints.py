@@ -23,8 +23,8 @@ from headway import cache
 from headway.training.processes import ALONE, Processes, together
 
 _SUMS = "SHA256SUMS"
-_FIRST_ROWS = "DCP_SHARDING_INFO"  # the names that PyTorch uses
-_OFFSETS = "saved_offsets"
+_ABOUT = "headway"  # the name of the metadata
+_FIRST_ROWS, _OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"  # the names that PyTorch uses
 
 
 class Rows(NamedTuple):
@@ -103,7 +103,7 @@ def _write(
     folder: Path, part: str, tensors: Tensors, about: Mapping[str, Any], processes: Processes
 ) -> Path:
     """Write the tensors of this process to a file, flush it and return it."""
-    metadata = {"headway": json.dumps(about, sort_keys=True)}
+    metadata = {_ABOUT: json.dumps(about, sort_keys=True)}
     file = folder / f"{part}.safetensors"
     if processes.count > 1:
         file = folder / f"{part}-{processes.rank + 1:05}-of-{processes.count:05}.safetensors"
@@ -112,7 +112,8 @@ def _write(
             key: {_OFFSETS: [some.first] + [0] * (len(some.shape) - 1)}
             for key, some in rows.items()
         }
-        metadata[_FIRST_ROWS] = json.dumps(offsets, sort_keys=True)
+        # Safetensors writes several keys in a random order, so there is only one here, too.
+        metadata = {_FIRST_ROWS: json.dumps({_ABOUT: about, **offsets}, sort_keys=True)}
     arrays = {key: x.values if isinstance(x, Rows) else x for key, x in tensors.items()}
     try:
         save_file(
@@ -177,7 +178,12 @@ class Stored(Mapping[str, np.ndarray]):
     @property
     def about(self) -> dict[str, Any]:
         """The metadata that `save` was given."""
-        about: dict[str, Any] = json.loads(self._files[0].metadata()["headway"])  # type: ignore[no-untyped-call]
+        metadata = self._files[0].metadata()  # type: ignore[no-untyped-call]
+        about: dict[str, Any] = (
+            json.loads(metadata[_ABOUT])
+            if _ABOUT in metadata
+            else json.loads(metadata[_FIRST_ROWS])[_ABOUT]
+        )
         return about
 
 
