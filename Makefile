@@ -4,7 +4,7 @@ READY = .venv/ready
 
 TSC = .venv/tsc/node_modules/.bin/tsc
 
-.PHONY: demo demo-jax docs observatory test test-all lint types chromium
+.PHONY: demo demo-distributed demo-jax docs observatory test test-all lint types chromium
 
 # Train a small GPT on the Python manual, print a sample and write the explorer's page of the run.
 # About three minutes on two cores.
@@ -13,6 +13,11 @@ demo: $(READY)
 	$(BIN)/headway train --name $$name $(if $(ENGINE),--engine $(ENGINE)) && \
 	$(BIN)/headway explore $$name "If the list is empty, it returns None" \
 		$(if $(ENGINE),--engine $(ENGINE)) --html runs/$$name/explorer.html
+
+# The plan of a run, the same run with one and with two processes on this machine, and the second
+# one continued by a single process in JAX. About two minutes on two cores.
+demo-distributed: $(READY)
+	@$(BIN)/python examples/distributed.py
 
 # The same with JAX, after an example that trains attention step by step.
 demo-jax: $(READY)

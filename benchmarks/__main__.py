@@ -19,7 +19,7 @@ import sys
 from benchmarks import report
 
 DEFAULT = ["startup", "overhead", "train_step", "generation", "explorer", "engines", "sweep"]
-DEFAULT += ["time_to_good", "plan", "plan_cluster"]
+DEFAULT += ["time_to_good", "plan", "plan_cluster", "processes"]
 ALL = [*DEFAULT, "tune"]
 
 
