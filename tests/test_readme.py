@@ -27,7 +27,13 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch)
         exec(compile(block, page, "exec"), names)
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SLOW = {"distributed.py": pytest.mark.slow}  # six trainings, two minutes
+
+
+@pytest.mark.parametrize(
+    "example", [pytest.param(p, id=p.name, marks=SLOW.get(p.name, ())) for p in EXAMPLES]
+)
 def test_the_examples_run(example, capsys):
     runpy.run_path(str(example), run_name="__main__")
     assert "True" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from headway.extras import require
@@ -50,14 +51,20 @@ def train(
     settings: settings that replace those of the recipe, with the names of the options of
         `headway train`, such as steps=300 or width=64.
 
-    `headway.torch.weights.load(run)` returns the trained model. Raises ValueError for invalid
+    `headway.torch.weights.load(run)` returns the trained model. In a program that torchrun starts,
+    all its processes train together. Raises ValueError for invalid
     settings, and `training.loop.NotFinite` if the loss becomes NaN or infinite.
     """
     from headway.training import recipes, session
+    from headway.training.processes import first_here_then_others, on_first
     from headway.training.runs import new_path
 
+    chosen = engine_named(engine)
     given = settings if text is None else {"text": text, **settings}
-    plan = recipes.plan(recipes.override(recipes.read(recipe), given))
-    training = session.begin(new_path(name, runs), plan, engine_named(engine), device)
+    resolved = recipes.override(recipes.read(recipe), given)
+    processes = chosen.join(device)
+    path = Path(on_first(processes, lambda: new_path(name, runs)))
+    plan = first_here_then_others(processes, lambda: recipes.plan(resolved))
+    training = session.begin(path, plan, chosen, device, processes=processes)
     training.fit()
     return training.run

@@ -3,6 +3,7 @@
 At every moment, one of them at random, or all, are killed. Then FOLDER/run is checked: its last
 checkpoint must be complete and equal to that of the run that nobody killed, and no earlier one than
 was there before. FOLDER/report.json has the seconds that the others took to end, and the steps.
+If MOMENTS is 0, one of them hangs instead.
 """
 
 import json
@@ -14,12 +15,13 @@ import socket
 import sys
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from headway.torch import engine
+from headway.torch import engine, processes
 from headway.training import checkpoints
 
 _NAMES = runpy.run_path(str(Path(__file__).with_name("several.py")))
@@ -105,5 +107,18 @@ def main(folder, moments):
         (folder / "report.json").write_text(json.dumps(report))
 
 
+def hang(folder):
+    """Stop one of the processes without ending it; the others must end by themselves."""
+    processes.STEP = timedelta(seconds=4)  # in the forked processes, too
+    children = started(folder / "hang", until=100)
+    while last_step(folder / "hang") < 4:
+        time.sleep(0.05)
+    os.kill(children[1], signal.SIGSTOP)
+    seconds, codes = ended([children[0], children[2]])
+    os.kill(children[1], signal.SIGKILL)
+    (folder / "report.json").write_text(json.dumps({"seconds": seconds, "codes": codes}))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    place, count = Path(sys.argv[1]), int(sys.argv[2])
+    main(place, count) if count else hang(place)

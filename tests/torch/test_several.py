@@ -166,3 +166,12 @@ def test_processes_that_are_killed_lose_nothing(tmp_path, moments):
     if moments > 10:
         assert {killed["killed"] for killed in report} == {1, 3}
         assert max(killed["step"] for killed in report) > 10
+
+
+def test_the_others_do_not_wait_for_a_process_that_hangs(tmp_path):
+    """They wait for four seconds here."""
+    done = subprocess.run([sys.executable, KILLED, tmp_path, "0"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["codes"] == [1, 1]
+    assert report["seconds"] < 30

@@ -10,7 +10,7 @@ import numpy as np
 
 from headway.data.tokenizers import digest
 from headway.models.gpt import GPTConfig
-from headway.training import checkpoints, loop
+from headway.training import checkpoints, loop, memory
 from headway.training.loop import Trainer
 from headway.training.processes import (
     ALONE,
@@ -141,9 +141,15 @@ class Session:
     def sample(self, *, brief: bool = False) -> str:
         """Return an example of the model's current output; brief: in one line."""
         task = task_named(self.config.task)
-        # Of several processes, each has a part of the model; the first one loads all of it.
-        is_alone = self.trainer.processes.count == 1
-        model = self.trainer.model if is_alone else self.engine.load(self.run)
+        model = self.trainer.model
+        if self.trainer.processes.count > 1:
+            # Each process has a part of the model, so this one loads all of it.
+            try:
+                model = self.engine.load(self.run)
+            except (RuntimeError, MemoryError) as error:
+                if not memory.is_exhausted(error):
+                    raise
+                return "(no sample: the complete model does not fit in the memory of this process)"
         return task.sample(self.engine, model, self.run.tokenizer, self.examples, brief=brief)
 
     def fit(self, **callbacks: Callable[..., Any]) -> None:
