@@ -44,6 +44,9 @@ class TrainingConfig:
         Number format of the computation; by default bfloat16 if it is faster on the hardware.
     compile
         Whether to use torch.compile; by default if the run is long enough for it to save time.
+    activation_checkpointing
+        Whether the backward pass computes each block again instead of keeping its activations,
+        which takes a third more operations and much less memory (Chen et al. 2016).
     seed
         The same seed gives the same run.
     """
@@ -63,6 +66,7 @@ class TrainingConfig:
     save_every: int = 200
     precision: Literal["float32", "bfloat16"] | None = None
     compile: bool | None = None
+    activation_checkpointing: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
