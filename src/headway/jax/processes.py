@@ -7,6 +7,7 @@ from typing import Any, final
 
 import jax
 from jax._src import distributed  # its store of texts has no public name; Orbax uses it as well
+from jax.experimental import multihost_utils
 
 from headway.training.processes import ALONE, Processes, ProcessLost
 
@@ -78,20 +79,17 @@ def join(device: str | None = None) -> Processes:
             # Other machines do not need to reach it.
             coordinator_bind_address=address if address.startswith("127.") else None,
         )
+        joined = Joined()
+        joined.exchange("")
+        # Gloo gives the processes 30 seconds to connect, in their first sum.
+        multihost_utils.sync_global_devices("headway")
+        return joined
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
             f"the processes did not find each other at {address} ({reason}); check that the port "
             "is free and that all machines reach it, or set JAX_COORDINATOR_ADDRESS to another one"
         ) from error
-    try:
-        jax.local_devices(backend=device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"process {os.environ['RANK']} has no {device or 'device'} for JAX "
-            f"({str(error).splitlines()[0]}); start fewer processes, or use --device cpu"
-        ) from error
-    return Joined()
 
 
 def _address() -> str:
@@ -103,9 +101,9 @@ def _address() -> str:
 def _show_python_only() -> None:
     """Hide what C++ code prints: Gloo's connections, and XLA's many lines when a process ends.
 
-    TF_CPP_MIN_LOG_LEVEL, the setting of XLA's messages, shows all of it.
+    With TF_CPP_MIN_LOG_LEVEL=0, the setting of XLA's messages, all of it is shown; JAX sets 1.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for number, name in ((1, "stdout"), (2, "stderr")):
