@@ -3,6 +3,7 @@
 import os
 import sys
 from datetime import timedelta
+from threading import Thread
 from typing import Any, final
 
 import jax
@@ -58,38 +59,56 @@ class Joined:
 def join(device: str | None = None) -> Processes:
     """Join the processes that `torchrun` started; a process that was started alone is `ALONE`.
 
-    device: the kind of device that each process must have. Each process has a GPU of its own.
-    Raises ValueError if there are too few, and if the processes do not find each other.
+    Each process has a GPU of its own. Raises ValueError if there are too few, and if the processes
+    do not find each other.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return ALONE
     _show_python_only()
     address = _address()
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_enable_preemption_service", False)  # it would ignore SIGTERM
-    try:
-        jax.distributed.initialize(
-            address,
-            int(os.environ["WORLD_SIZE"]),
-            int(os.environ["RANK"]),
-            local_device_ids=[int(os.environ.get("LOCAL_RANK", 0))],
-            initialization_timeout=int(MEETING.total_seconds()),
-            heartbeat_timeout_seconds=int(HEARTBEAT.total_seconds()),
-            shutdown_timeout_seconds=int(MEETING.total_seconds()),
-            # Other machines do not need to reach it.
-            coordinator_bind_address=address if address.startswith("127.") else None,
-        )
-        joined = Joined()
-        joined.exchange("")
-        # Gloo gives the processes 30 seconds to connect, in their first sum.
-        multihost_utils.sync_global_devices("headway")
-        return joined
-    except RuntimeError as error:
-        reason = str(error).strip().split("\n")[0]
+    errors: list[RuntimeError] = []
+
+    def meet() -> None:
+        try:
+            _meet(address, device)
+        except RuntimeError as error:
+            errors.append(error)
+
+    # In a thread, because XLA ends a process that waits for the others for too long.
+    thread = Thread(target=meet, daemon=True)
+    thread.start()
+    thread.join(MEETING.total_seconds())
+    if thread.is_alive():
+        errors.append(RuntimeError(f"not within {MEETING.total_seconds():.0f} seconds"))
+    if errors:
+        reason = str(errors[0]).strip().split("\n")[0]
         raise ValueError(
             f"the processes did not find each other at {address} ({reason}); check that the port "
             "is free and that all machines reach it, or set JAX_COORDINATOR_ADDRESS to another one"
-        ) from error
+        ) from errors[0]
+    return Joined()
+
+
+def _meet(address: str, device: str | None) -> None:
+    """Wait for the other processes and connect to them."""
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)  # it would ignore SIGTERM
+    if device == "cpu":
+        jax.config.update("jax_platforms", device)  # the processes meet on all devices of JAX
+    count, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    jax.distributed.initialize(
+        address,
+        count,
+        rank,
+        local_device_ids=[int(os.environ.get("LOCAL_RANK", 0))],
+        initialization_timeout=2 * int(MEETING.total_seconds()),
+        heartbeat_timeout_seconds=int(HEARTBEAT.total_seconds()),
+        shutdown_timeout_seconds=int(MEETING.total_seconds()),
+        # Other machines do not need to reach it.
+        coordinator_bind_address=address if address.startswith("127.") else None,
+    )
+    # Gloo gives the processes 30 seconds to connect, in their first sum.
+    multihost_utils.sync_global_devices("headway")
 
 
 def _address() -> str:
