@@ -10,6 +10,7 @@ import pytest
 import headway
 from gpts import PRESETS, gpt_config
 from headway import engines
+from headway.attention.spec import Spec
 from headway.data.tokenizers import Tokenizer, digest
 from headway.jax import gpt, train, weights
 from headway.training import checkpoints, loop
@@ -215,3 +216,20 @@ def test_seeds_are_numbers_or_keys():
     name = "embedding.weight"
     assert not np.array_equal(one[name], other[name])
     assert np.array_equal(other[name], gpt.init(of, 6)[name])
+
+
+def test_activation_checkpointing_changes_no_loss_and_no_gradient():
+    of = run_config(dropout=0.1, layers=2).model
+    params, tokens = gpt.init(of, 0), TOKENS[0][:36].reshape(4, 9)
+
+    def gradients(params, **options):
+        def loss(params):
+            spec = Spec(seed=1)
+            return train.loss(params, tokens[:, :-1], tokens[:, 1:], of, spec=spec, **options)
+
+        return jax.value_and_grad(loss)(params)
+
+    usual, again = gradients(params), gradients(params, activation_checkpointing=True)
+    assert jax.tree.all(jax.tree.map(lambda a, b: jnp.allclose(a, b, atol=1e-7), usual, again))
+    jaxpr = str(jax.make_jaxpr(lambda p: gradients(p, activation_checkpointing=True))(params))
+    assert jaxpr.count("checkpoint") >= of.layers or jaxpr.count("remat") >= of.layers

@@ -71,6 +71,7 @@ def main() -> None:
         where = f"{error.filename}: {error.strerror}; check the path, permissions and disk space"
         _stop(where if error.filename else str(error), code=1)
     except ValueError as error:
+        _stop_if_lost(error)
         _stop(str(error), code=1)
     except (RuntimeError, MemoryError) as error:
         _stop_if_lost(error)

@@ -59,7 +59,7 @@ def start(count: int) -> None:
         raise ValueError(f"processes must be at least 1 (got {count})")
     if is_one_of_several():
         raise ValueError("torchrun has started several processes already; remove --processes")
-    logging.disable(logging.CRITICAL)  # torchrun's own reports
+    logging.disable(logging.ERROR)  # of torchrun, whose loggers have levels of their own
     # As torchrun does it, but all cores are used.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     # JAX reads this; PyTorch's processes meet at the port that torchrun chooses.

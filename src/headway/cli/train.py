@@ -111,8 +111,8 @@ def train(
     settings = recipes.override(usual, given)
     pretrained = None if start is None else find_model(start, runs).pretrained()
     chosen = engine_named(engine or "torch")
-    chosen.keep_memory()
     group = chosen.join(device)
+    chosen.keep_memory()
     path = Path(on_first(group, lambda: new_path(name, runs)))
     plan = first_here_then_others(group, lambda: recipes.plan(settings, pretrained))
     with preparing() as show:

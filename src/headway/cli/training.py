@@ -38,15 +38,10 @@ def resumed(run: Run, given: dict[str, Any], engine: str | None, device: str | N
         )
     with preparing() as show:
         chosen = engine_named(engine or loop.engine_of(run))
+        group = chosen.join(device)
         chosen.keep_memory()
         started = session.resume(
-            run,
-            chosen,
-            device,
-            steps=steps,
-            micro_batch=micro_batch,
-            processes=chosen.join(device),
-            show=show,
+            run, chosen, device, steps=steps, micro_batch=micro_batch, processes=group, show=show
         )
     for difference in started.differences:
         warn(f"{difference}; the last bits of the results may differ")

@@ -1,11 +1,9 @@
 """The JAX implementation of `training.session.Engine`."""
 
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from headway.jax import gpt, sharding, weights
 from headway.jax.generate import generate
 from headway.jax.gpt import Model
 from headway.jax.layers import Attention, Params
+from headway.jax.processes import join
 from headway.jax.train import Trainer
 from headway.jax.weights import build
 from headway.models.gpt import GPTConfig
@@ -51,27 +50,21 @@ def trainer(
 ) -> Trainer:
     """Create the trainer of a new run, and choose the settings that depend on the machine.
 
-    The number of devices is the largest one that divides both the batch and the number of available
-    devices. The default precision is bfloat16, on a CPU float32. Raises ValueError for a kind of
-    device that this machine does not have.
+    All devices of all processes are used, but one process does not use more devices than there are
+    windows in a batch. The default precision is bfloat16, on a CPU float32. Raises ValueError for a
+    kind of device that this machine does not have.
     """
     available = devices(device)
+    if processes.count == 1:
+        available = available[: config.training.batch]
     fast = available[0].platform != "cpu"
     training = replace(
         config.training,
         precision=config.training.precision or ("bfloat16" if fast else "float32"),
         compile=config.training.compile or False,  # only used if the run is resumed in PyTorch
     )
-    layout = sharding.over(available[: gcd(len(available), training.batch)])
     model = build(config) if model is None else replace(model, config=config.gpt)
-    return Trainer(model, *data, training, layout)
-
-
-def join(device: str | None = None) -> Processes:
-    """Join the processes that torchrun started; see `training.session.Engine`."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ValueError("several processes cannot train in JAX yet; use --engine torch")
-    return ALONE
+    return Trainer(model, *data, training, sharding.over(available), processes)
 
 
 def keep_memory() -> None:
@@ -81,7 +74,7 @@ def keep_memory() -> None:
 
 
 def devices(kind: str | None) -> list[jax.Device]:
-    """Return all devices of this kind, by default JAX's default kind.
+    """Return all devices of this kind, by default JAX's default kind, of all processes.
 
     Raises ValueError if there are none.
     """
@@ -116,7 +109,8 @@ def _placed(
     parameters: Iterable[tuple[str, Array]], device: str | None, dtype: str | None
 ) -> dict[str, Array]:
     """Return the parameters on a device and in a dtype."""
-    chosen = devices(device)[0]
+    mine = jax.process_index()
+    chosen = next(each for each in devices(device) if each.process_index == mine)
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):  # JAX would compute in float32
         raise ValueError("float64 in JAX needs the environment variable JAX_ENABLE_X64=1")
     return {

@@ -6,8 +6,9 @@
 The parameters are one flat dictionary of arrays, with the same names as in a checkpoint.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import jax
@@ -100,10 +101,14 @@ def features(
     spec: Spec = DEFAULT,
     caches: Sequence[Cache] | None = None,
     first: Position = 0,
+    *,
+    activation_checkpointing: bool = False,
 ) -> tuple[Float[Array, "batch tokens width"], list[Cache | None]]:
     """Return the residual stream after the last norm, and the updated caches; None without caches.
 
-    The arguments are those of `forward` and `forward_cached`.
+    The other arguments are those of `forward` and `forward_cached`.
+    activation_checkpointing: compute each block again in the backward pass, which needs less memory
+    (Chen et al. 2016).
     """
     if tokens.shape[-1] > config.context:
         raise ValueError(f"{tokens.shape[-1]} tokens do not fit a context of {config.context}")
@@ -122,9 +127,18 @@ def features(
     new: list[Cache | None] = []
     for layer in range(config.layers):
         cache = None if caches is None else caches[layer]
-        block = part(params, f"blocks.{layer}")
+        run: Callable[..., tuple[Array, Cache | None]] = partial(
+            _block,
+            config=config,
+            attention=attention,
+            spec=fold(spec, 1 + layer),
+            cache=cache,
+            first=first,
+        )
+        if activation_checkpointing:
+            run = jax.checkpoint(run)
         with scope(f"blocks.{layer}"):
-            x, cache = _block(x, block, config, attention, fold(spec, 1 + layer), cache, first)
+            x, cache = run(x, part(params, f"blocks.{layer}"))
         new.append(cache)
     return normalized(params, x, config), new
 

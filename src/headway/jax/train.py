@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, final
 
 import jax
@@ -26,7 +27,7 @@ from headway.jax.optimizers import named, optimizer, with_named
 from headway.models.gpt import GPTConfig
 from headway.tracing import trace
 from headway.training.loop import NotFinite, Pending, Step, differences
-from headway.training.processes import ALONE
+from headway.training.processes import ALONE, Processes, share
 from headway.training.settings import TrainingConfig, learning_rate
 
 Windows = Int[Array, "batch tokens"]
@@ -61,17 +62,20 @@ def loss(
     *,
     smoothing: float = 0.0,
     bfloat16: bool = False,
+    activation_checkpointing: bool = False,
     logits_at_once: int = LOGITS,
 ) -> Number:
     """The mean cross-entropy in nats per token, computed in float32 or a wider dtype.
 
     smoothing: the fraction of a target's probability that is spread over all tokens.
     bfloat16: run the model in bfloat16; the parameters and their gradients keep their dtype.
-    logits_at_once: as in `linear_cross_entropy`.
+    activation_checkpointing: as in `gpt.features`. logits_at_once: as in `linear_cross_entropy`.
     """
     if bfloat16:
         params = {name: p.astype(jnp.bfloat16) for name, p in params.items()}
-    features, _ = gpt.features(params, inputs, config, attention, spec)
+    features, _ = gpt.features(
+        params, inputs, config, attention, spec, activation_checkpointing=activation_checkpointing
+    )
     return linear_cross_entropy(
         features.reshape(-1, config.width),
         params["embedding.weight" if config.tied else "head.weight"],
@@ -82,18 +86,48 @@ def loss(
 
 
 def step_function(
-    model: Model, training: TrainingConfig, transform: optax.GradientTransformation
+    model: Model,
+    training: TrainingConfig,
+    transform: optax.GradientTransformation,
+    layout: sharding.Layout,
 ) -> Callable[..., tuple[State, Done]]:
     """Return the function of one training step, to be compiled with `jax.jit`.
 
     It maps (state, inputs, targets, number of the step, learning rate, whether all steps so far
     were finite) to (state, Done). The gradient is that of the mean loss over all tokens, even if
-    the batch is split into micro-batches, and is clipped. If the loss or the gradient of this step
-    or of one before is not finite, the state is returned unchanged.
+    the batch is split: over the devices of the layout, and into micro-batches on each of them. It
+    is clipped. If the loss or the gradient of this step or of one before is not finite, the state
+    is returned unchanged.
     """
     config, attention = model.config, model.attention
     bfloat16 = training.precision == "bfloat16"
-    options: Any = {"smoothing": training.label_smoothing, "bfloat16": bfloat16}
+    options: Any = {
+        "smoothing": training.label_smoothing,
+        "bfloat16": bfloat16,
+        "activation_checkpointing": training.activation_checkpointing,
+    }
+
+    def of_device(
+        params: Params, inputs: Windows, targets: Windows, number: Int[Array, ""], device: Any
+    ) -> tuple[Number, Params]:
+        start, rows = layout.first(training.batch, device), len(inputs)
+
+        def gradients(first: int | Array, count: int) -> tuple[Number, Params]:
+            tokens, following = (
+                jax.lax.dynamic_slice_in_dim(array, first, count) for array in (inputs, targets)
+            )
+
+            spec = Spec(seed=(training.seed, number), batch_offset=start + first)
+
+            def part(params: Params) -> Number:
+                mean = loss(params, tokens, following, config, attention, spec, **options)
+                return mean * (count / training.batch)
+
+            return jax.value_and_grad(part)(params)
+
+        return _summed(gradients, rows, training.micro_batch or rows)
+
+    gradients = layout.summed(of_device)
 
     def step(
         state: State,
@@ -103,22 +137,7 @@ def step_function(
         rate: Number,
         is_finite: Bool[Array, ""],
     ) -> tuple[State, Done]:
-        rows = len(inputs)
-
-        def gradients(first: int | Array, count: int) -> tuple[Number, Params]:
-            tokens, following = (
-                jax.lax.dynamic_slice_in_dim(array, first, count) for array in (inputs, targets)
-            )
-
-            spec = Spec(seed=(training.seed, number), batch_offset=first)
-
-            def part(params: Params) -> Number:
-                mean = loss(params, tokens, following, config, attention, spec, **options)
-                return mean * (count / rows)
-
-            return jax.value_and_grad(part)(state.params)
-
-        total, grads = _summed(gradients, rows, training.micro_batch or rows)
+        total, grads = gradients(state.params, inputs, targets, number)
         norm = optax.tree.norm(grads)
         clipped = optax.tree.scale(jnp.minimum(1.0, training.clip / (norm + 1e-6)), grads)
         updates, optimizer = transform.update(clipped, state.optimizer, state.params)
@@ -155,9 +174,10 @@ class Trainer:
     """A trainer that updates a model one step at a time; implements `training.loop.Trainer`.
 
     The given parameters are copied, because each step reuses the memory of the previous parameters.
-    layout: the distribution over devices; by default everything is on the first device. The
+    layout: the distribution over the devices of all processes; by default everything is on the
+    first device. A micro-batch is the number of windows that each device processes at a time. The
     validation loss is computed every `evaluate_every` steps and after the last step.
-    step: the number of started steps.
+    step: the number of started steps. processes: those that train together.
     """
 
     def __init__(
@@ -167,27 +187,30 @@ class Trainer:
         held_out: Integer[np.ndarray, " others"],
         config: TrainingConfig,
         layout: sharding.Layout | None = None,
+        processes: Processes = ALONE,
     ) -> None:
-        self.config, self.step, self.processes = config, 0, ALONE
+        self.config, self.step, self.processes = config, 0, processes
         self._layout = sharding.over(jax.devices()[:1]) if layout is None else layout
         self._is_finite = self._layout.state(jnp.array(True))  # of all steps so far
         self._model, self._text = replace(model, params={}), tokens
         transform = optimizer(model.params, config)
         params = self._layout.state({n: jnp.array(p, copy=True) for n, p in model.params.items()})
-        self._state = State(params, self._layout.state(transform.init(params)))
+        self._state = State(params, self._layout.state(transform.init(model.params)))
         shardings = jax.tree.map(lambda x: x.sharding, self._state)
         self._advance = jax.jit(
-            step_function(model, config, transform),
+            step_function(model, config, transform, self._layout),
             donate_argnums=0,
             out_shardings=(shardings, None),
         )
-        self._loss = jax.jit(loss, static_argnames=("config", "attention", "bfloat16"))
+        self._loss = jax.jit(self._layout.summed(self._validation_loss))
         self._window = config.length or model.config.context
         windows = batches.evaluation(held_out, self._window, config.evaluation_windows)
-        at_once = config.micro_batch or config.batch
+        at_once = config.micro_batch or self._layout.most(config.batch)
+        at_once *= self._layout.mesh.size
         self._validation = [
-            tuple(self._placed(tokens[first : first + at_once]) for tokens in windows)
+            (len(some[0]), *self._layout.batch(len(some[0]), partial(_rows_of, some)))
             for first in range(0, len(windows[0]), at_once)
+            for some in [tuple(tokens[first : first + at_once] for tokens in windows)]
         ]
 
     @property
@@ -202,15 +225,15 @@ class Trainer:
 
     @property
     def device(self) -> str:
-        """The kind of device, after the number of devices if there are several: "4 gpu"."""
-        devices = self._layout.mesh.devices.ravel()
+        """The kind of device; after their number if this process has several, as in "4 gpu"."""
+        devices = self._layout.devices
         kind = str(devices[0].platform)
         return kind if len(devices) == 1 else f"{len(devices)} {kind}"
 
     @property
     def device_name(self) -> str:
         """The devices with the name of their model, for messages."""
-        model = str(self._layout.mesh.devices.ravel()[0].device_kind)
+        model = str(self._layout.devices[0].device_kind)
         return self.device if model == "cpu" else f"{self.device} ({model})"
 
     def product(self, size: int) -> Callable[[], object]:
@@ -221,9 +244,10 @@ class Trainer:
 
     def start(self) -> Pending:
         """Start the next step, as described in `training.loop.Trainer`."""
-        rate, windows = learning_rate(self.step, self.config), self._batch()
+        rate = learning_rate(self.step, self.config)
+        windows = self._layout.batch(self.config.batch, self._rows)
         self._state, done = self._advance(
-            self._state, *windows, jnp.int32(self.step), jnp.asarray(rate), self._is_finite
+            self._state, *windows, np.int32(self.step), np.float32(rate), self._is_finite
         )
         self._is_finite = done.is_finite
         self.step += 1
@@ -240,20 +264,19 @@ class Trainer:
 
     def evaluate(self) -> float:
         """The mean loss over the held-out data, in nats per token."""
-        config, attention = self._model.config, self._model.attention
-        bfloat16 = self.config.precision == "bfloat16"
         total, count = 0.0, 0
-        for inputs, targets in self._validation:
-            mean = self._loss(
-                self._state.params, inputs, targets, config, attention, bfloat16=bfloat16
-            )
-            total, count = total + float(mean) * len(inputs), count + len(inputs)
+        for rows, inputs, targets in self._validation:
+            mean = self._loss(self._state.params, inputs, targets)  # summed over the devices
+            total, count = total + float(mean) * self._layout.most(rows), count + rows
         return total / count
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
-        """The weights and the state of the optimizer, by name."""
-        optimizer = {n: np.asarray(value) for n, value in named(self._state.optimizer).items()}
-        return {"model": weights.to_arrays(self._state.params), "optimizer": optimizer}
+        """The weights and the state of the optimizer, by name; of several processes, 0 has all."""
+        parts = {"model": self._state.params, "optimizer": named(self._state.optimizer)}
+        parts = {part: self._layout.local(arrays) for part, arrays in parts.items()}
+        if self.processes.rank > 0:
+            return {part: {} for part in parts}
+        return {part: weights.to_arrays(arrays) for part, arrays in parts.items()}
 
     def restore(
         self, step: int, state: Mapping[str, Mapping[str, np.ndarray]], machine: Mapping[str, Any]
@@ -278,15 +301,19 @@ class Trainer:
             "kernels": tuning.digest(),
         }
 
-    def _batch(self) -> tuple[Array, Array]:
-        config = self.config
-        inputs, targets = batches.batch(
-            self._text, seed=config.seed, step=self.step, size=config.batch, context=self._window
+    def _rows(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return these rows of the next batch."""
+        seed, size = self.config.seed, self.config.batch
+        return batches.batch(
+            self._text, seed=seed, step=self.step, size=size, context=self._window, rows=rows
         )
-        return self._placed(inputs), self._placed(targets)
 
-    def _placed(self, windows: np.ndarray) -> Array:
-        return self._layout.batch(windows.astype(np.int32))
+    def _validation_loss(
+        self, params: Params, inputs: Windows, targets: Windows, device: Any
+    ) -> Number:
+        config, attention = self._model.config, self._model.attention
+        bfloat16 = self.config.precision == "bfloat16"
+        return loss(params, inputs, targets, config, attention, bfloat16=bfloat16)
 
     def failed(self, step: int, loss: float) -> NotFinite:
         """Return the error of a step; the next one that is started has this number again."""
@@ -295,20 +322,31 @@ class Trainer:
 
     def _diagnosis(self) -> str:
         """Describe the first traced value that is not finite, or else the first such gradient."""
-        model, windows = self.model, self._batch()
-        spec = Spec(seed=(self.config.seed, self.step))
+        params, model = self._layout.local(self._state.params), self._model
+        rows = share(self.config.batch, self.processes)
+        windows = self._rows(slice(rows.start, rows.stop))
+        spec = Spec(seed=(self.config.seed, self.step), batch_offset=rows.start)
         with trace() as steps:
-            loss(model.params, *windows, model.config, model.attention, spec)
+            loss(params, *windows, model.config, model.attention, spec)
         # Masked scores are -inf in every step.
         values = {name: value for name, value in steps.items() if not name.endswith("masked")}
         bad = [name for name, value in values.items() if not np.isfinite(np.asarray(value)).all()]
-        if bad:
-            return f"the first value that is not finite is {bad[0]}"
-        gradients = jax.grad(loss)(model.params, *windows, model.config, model.attention, spec)
-        for name, gradient in gradients.items():
-            if not np.isfinite(np.asarray(gradient)).all():
-                return f"every value is finite, but the gradient of {name} is not"
+        if name := self._agreed(bad):
+            return f"the first value that is not finite is {name}"
+        gradients = jax.grad(loss)(params, *windows, model.config, model.attention, spec)
+        bad = [n for n, value in gradients.items() if not np.isfinite(np.asarray(value)).all()]
+        if name := self._agreed(bad):
+            return f"every value is finite, but the gradient of {name} is not"
         return "every value and every gradient is finite, but not their norm"
+
+    def _agreed(self, names: list[str]) -> str:
+        """The first name of the first process that has one."""
+        return next(filter(None, self.processes.exchange(names[0] if names else "")), "")
+
+
+def _rows_of(windows: Sequence[np.ndarray], rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    inputs, targets = windows
+    return inputs[rows], targets[rows]
 
 
 @final
@@ -322,7 +360,8 @@ class _Pending(NamedTuple):
     done: Done
 
     def is_ready(self) -> bool:
-        return bool(self.done.norm.is_ready())
+        # Several processes read a step at the same time.
+        return self.trainer.processes.count == 1 and bool(self.done.norm.is_ready())
 
     def result(self) -> Step:
         loss, norm = float(self.done.loss), float(self.done.norm)

@@ -69,7 +69,8 @@ _LOST = (
 
 def is_lost(error: BaseException) -> bool:
     """Whether an error means that another process has ended or does not answer."""
-    is_network = isinstance(error, RuntimeError | OSError)
+    # JAX raises a ValueError for what Gloo reports.
+    is_network = isinstance(error, RuntimeError | OSError) or "Gloo" in str(error)
     return isinstance(error, ProcessLost) or (
         is_network and any(sign in str(error) for sign in _LOST)
     )
