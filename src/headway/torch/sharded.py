@@ -18,16 +18,15 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from headway.models.gpt import initial
 from headway.torch.gpt import GPT
 from headway.torch.optimizers import local
+from headway.torch.train import Batches
 from headway.training.checkpoints import Rows
 from headway.training.processes import Processes
 from headway.training.settings import TrainingConfig
 
-Batches = Iterable[tuple[tuple[Any, ...], float]]
-
 
 @final
 class Sharded:
-    """A GPT that several processes train together; see `torch.train.Computation`.
+    """A GPT that several processes train together; implements `torch.train.Computation`.
 
     The parameters of the model may be on the device `meta`: they get their initial values here,
     block by block, so that no process ever holds all of them.
