@@ -149,6 +149,13 @@ def padding(lengths: Int[Array, "..."]) -> Mask:
     return Mask(lambda batch, head, query, key: key < lengths.reshape((-1,))[batch], "padding")
 
 
+def ended_by(separator: int, tokens: Int[Array, "batch tokens"]) -> Mask:
+    """The mask `documents` of rows in which a token ends each document and belongs to it."""
+    xp = namespace(tokens)
+    ends = xp.astype(tokens == separator, xp.int32)
+    return documents(ends.cumsum(-1) - ends)
+
+
 def documents(ids: Int[Array, "... tokens"]) -> Mask:
     """A mask for documents packed into one row: query q may attend to key k if ids[q] == ids[k]."""
 

@@ -12,7 +12,7 @@ from headway.cli.options import options
 from headway.cli.parameters import Device, Runs
 from headway.cli.progress import preparing, warn
 from headway.cli.training import follow, resumed
-from headway.data.batches import Tokens
+from headway.data.batches import Array
 from headway.data.tokenizers import Tokenizer
 from headway.engines import engine_named
 from headway.extras import require
@@ -143,7 +143,7 @@ def _finish(started: Session, writer: Any) -> None:
     )
 
 
-def suggestion(tokenizer: Tokenizer, passage: Tokens) -> str:
+def suggestion(tokenizer: Tokenizer, passage: Array) -> str:
     """Return a prompt that the tokenizer can encode: the longest word of a passage.
 
     A sequence of letters is a word, of which 20 are enough: some scripts have no spaces. Without

@@ -58,7 +58,7 @@ def trainer(
     )
     layout = sharding.over(available[: gcd(len(available), training.batch)])
     model = build(config) if model is None else replace(model, config=config.gpt)
-    return Trainer(model, *data, training, layout)
+    return Trainer(model, *data, training, layout, config.separator)
 
 
 def keep_memory() -> None:

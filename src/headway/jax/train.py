@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Bool, Float, Int
 
 from headway.attention.arrays import Array
 from headway.attention.kernels import tuning
+from headway.attention.masks import ended_by
 from headway.attention.spec import DEFAULT, Spec
 from headway.data import batches
 from headway.jax import gpt, sharding, weights
@@ -61,13 +62,17 @@ def loss(
     smoothing: float = 0.0,
     bfloat16: bool = False,
     logits_at_once: int = LOGITS,
+    separator: int | None = None,
 ) -> Number:
     """The mean cross-entropy in nats per token, computed in float32 or a wider dtype.
 
     smoothing: the fraction of a target's probability that is spread over all tokens.
     bfloat16: run the model in bfloat16; the parameters and their gradients keep their dtype.
-    logits_at_once: as in `linear_cross_entropy`.
+    logits_at_once: as in `linear_cross_entropy`. separator: the token that ends a document, if
+    documents are masked from each other.
     """
+    if separator is not None:
+        spec = spec._replace(mask=ended_by(separator, inputs))
     if bfloat16:
         params = {name: p.astype(jnp.bfloat16) for name, p in params.items()}
     features, _ = gpt.features(params, inputs, config, attention, spec)
@@ -81,18 +86,22 @@ def loss(
 
 
 def step_function(
-    model: Model, training: TrainingConfig, transform: optax.GradientTransformation
+    model: Model,
+    training: TrainingConfig,
+    transform: optax.GradientTransformation,
+    separator: int | None = None,
 ) -> Callable[..., tuple[State, Done]]:
     """Return the function of one training step, to be compiled with `jax.jit`.
 
     It maps (state, inputs, targets, number of the step, learning rate, whether all steps so far
     were finite) to (state, Done). The gradient is that of the mean loss over all tokens, even if
     the batch is split into micro-batches, and is clipped. If the loss or the gradient of this step
-    or of one before is not finite, the state is returned unchanged.
+    or of one before is not finite, the state is returned unchanged. separator: as in `loss`.
     """
     config, attention = model.config, model.attention
     bfloat16 = training.precision == "bfloat16"
     options: Any = {"smoothing": training.label_smoothing, "bfloat16": bfloat16}
+    options["separator"] = separator
 
     def step(
         state: State,
@@ -162,12 +171,14 @@ class Trainer:
     def __init__(
         self,
         model: Model,
-        tokens: Integer[np.ndarray, " tokens"],
-        held_out: Integer[np.ndarray, " others"],
+        tokens: batches.Tokens,
+        held_out: batches.Tokens,
         config: TrainingConfig,
         layout: sharding.Layout | None = None,
+        separator: int | None = None,
     ) -> None:
         self.config, self.step = config, 0
+        self._separator = separator
         self._layout = sharding.over(jax.devices()[:1]) if layout is None else layout
         self._is_finite = self._layout.state(jnp.array(True))  # of all steps so far
         self._model, self._text = replace(model, params={}), tokens
@@ -176,11 +187,11 @@ class Trainer:
         self._state = State(params, self._layout.state(transform.init(params)))
         shardings = jax.tree.map(lambda x: x.sharding, self._state)
         self._advance = jax.jit(
-            step_function(model, config, transform),
+            step_function(model, config, transform, separator),
             donate_argnums=0,
             out_shardings=(shardings, None),
         )
-        self._loss = jax.jit(loss, static_argnames=("config", "attention", "bfloat16"))
+        self._loss = jax.jit(loss, static_argnames=("config", "attention", "bfloat16", "separator"))
         self._window = config.length or model.config.context
         windows = batches.evaluation(held_out, self._window, config.evaluation_windows)
         at_once = config.micro_batch or config.batch
@@ -244,7 +255,8 @@ class Trainer:
         total, count = 0.0, 0
         for inputs, targets in self._validation:
             mean = self._loss(
-                self._state.params, inputs, targets, config, attention, bfloat16=bfloat16
+                *(self._state.params, inputs, targets, config, attention),
+                **{"bfloat16": bfloat16, "separator": self._separator},
             )
             total, count = total + float(mean) * len(inputs), count + len(inputs)
         return total / count
@@ -295,14 +307,17 @@ class Trainer:
         """Describe the first traced value that is not finite, or else the first such gradient."""
         model, windows = self.model, self._batch()
         spec = Spec(seed=(self.config.seed, self.step))
+        options: Any = {"separator": self._separator}
         with trace() as steps:
-            loss(model.params, *windows, model.config, model.attention, spec)
+            loss(model.params, *windows, model.config, model.attention, spec, **options)
         # Masked scores are -inf in every step.
         values = {name: value for name, value in steps.items() if not name.endswith("masked")}
         bad = [name for name, value in values.items() if not np.isfinite(np.asarray(value)).all()]
         if bad:
             return f"the first value that is not finite is {bad[0]}"
-        gradients = jax.grad(loss)(model.params, *windows, model.config, model.attention, spec)
+        gradients = jax.grad(loss)(
+            model.params, *windows, model.config, model.attention, spec, **options
+        )
         for name, gradient in gradients.items():
             if not np.isfinite(np.asarray(gradient)).all():
                 return f"every value is finite, but the gradient of {name} is not"

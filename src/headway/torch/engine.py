@@ -47,7 +47,8 @@ def trainer(
     tokens = windows * config.window if config.task == "next-token" else windows
     parameters = sum(p.numel() for p in trained.parameters())
     training = devices.suited(parameters, tokens, config.training, chosen)
-    return Trainer(trained, TASKS[config.task](trained, *data, training), training)
+    options = {} if config.separator is None else {"separator": config.separator}
+    return Trainer(trained, TASKS[config.task](trained, *data, training, **options), training)
 
 
 def keep_memory() -> None:

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from headway.data.tokenizers import digest
 from headway.models.gpt import GPTConfig
 from headway.training import checkpoints, loop
 from headway.training.loop import Trainer
@@ -173,7 +172,7 @@ def resume(
         config = replace(config, training=replace(config.training, micro_batch=micro_batch))
     task = task_named(config.task)
     source, tokenizer = task.read(config.text), run.tokenizer
-    text_sha256 = digest(task.text_of(source))
+    text_sha256 = task.sha256_of(source)
     now = replace(config, text_sha256=text_sha256, tokenizer_sha256=tokenizer.fingerprint)
     config.require_same(now, "now")
     examples = task.examples(source, tokenizer, config, show)

@@ -44,6 +44,8 @@ class TrainingConfig:
         Number format of the computation; by default bfloat16 if it is faster on the hardware.
     compile
         Whether to use torch.compile; by default if the run is long enough for it to save time.
+    separate_documents
+        Whether a token sees only the tokens of its own document, in a text of several documents.
     seed
         The same seed gives the same run.
     """
@@ -63,6 +65,7 @@ class TrainingConfig:
     save_every: int = 200
     precision: Literal["float32", "bfloat16"] | None = None
     compile: bool | None = None
+    separate_documents: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
