@@ -93,10 +93,15 @@ class Corpus:
         with cache.atomic(folder / _JOURNAL) as temporary:
             temporary.write_text("".join(map(_line, shards)), encoding="utf-8")
         (folder / _MANIFEST).unlink(missing_ok=True)
+        for incomplete in folder.glob(".*.bin"):  # of a process that was killed
+            incomplete.unlink()
         file = folder / "tokenizer.json"
         with cache.atomic(file) as temporary:
             tokenizer.save(temporary)
         damaged = [n for n, shard in enumerate(shards) if not _is_intact(folder, shard)]
+        for number in damaged:
+            name = folder / shards[number]["file"]
+            warnings.warn(f"{name} is damaged or missing: it is written again", stacklevel=2)
         # For each unit, whether its shard must be written.
         listed = [number in damaged for number, s in enumerate(shards) for _ in s["units"]]
         known = chain(listed, repeat(True))
@@ -230,12 +235,8 @@ def _complete(folder: Path) -> list[Shard] | None:
         return None
     manifest = _read_manifest(folder)
     before = [shard["modified"] for shard in manifest["shards"]]
-    for shard in manifest["shards"]:
-        if not _is_intact(folder, shard):
-            warnings.warn(
-                f"{folder / shard['file']} is damaged or missing: it is written again", stacklevel=2
-            )
-            return None
+    if not all(_is_intact(folder, shard) for shard in manifest["shards"]):
+        return None
     if before != [shard["modified"] for shard in manifest["shards"]]:
         with suppress(OSError):  # a cache that is not writable
             _write_manifest(folder, manifest)

@@ -20,7 +20,7 @@ FORMATS = (".jsonl", ".parquet")
 FIELD = "text"  # the name of the text in a line of .jsonl, and of the column in .parquet
 
 PLAIN = 100_000_000  # bytes; more plain text than this is not read at once
-LARGEST = 1 << 21  # characters; a longer document is read in parts
+LARGEST = 1 << 20  # characters; a longer document is read in parts
 
 # Where a long document is cut. Tokenizers that split a text as GPT-2's does, or Llama 3's, give the
 # same tokens for the two sides alone.

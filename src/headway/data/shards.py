@@ -1,6 +1,7 @@
 """Tokens in many arrays, mostly memory maps of files, that are read as one array."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, final
 
 import numpy as np
@@ -24,14 +25,13 @@ class Shards:
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return self._at(np.arange(*index.indices(len(self))))
+            return self._at(np.array(range(*index.indices(len(self))), np.int64))
         return self._at(np.asarray(index))
 
     def split(self, cut: int) -> tuple["Shards", "Shards"]:
         """Return the first `cut` tokens and the others, without reading them."""
-        starts = [0, *self._ends[:-1].tolist()]
-        cuts = [max(0, cut - start) for start in starts]
-        pairs = list(zip(self._arrays, cuts, strict=True))
+        ends = self._ends.tolist()
+        pairs = [(a, max(0, cut - end + len(a))) for a, end in zip(self._arrays, ends, strict=True)]
         return Shards([array[:n] for array, n in pairs]), Shards([array[n:] for array, n in pairs])
 
     def _at(self, index: np.ndarray) -> Any:
@@ -46,8 +46,7 @@ class Shards:
         numbers = np.searchsorted(self._ends, flat, side="right")
         # A window is in one array, or in a few: read each sequence of indices in the same array.
         changes = np.flatnonzero(np.diff(numbers)) + 1
-        firsts = [0, *changes.tolist()] if len(flat) else []
-        for first, last in zip(firsts, [*firsts[1:], len(flat)], strict=True):
+        for first, last in pairwise([0, *changes.tolist(), len(flat)] if len(flat) else []):
             array, end = self._arrays[numbers[first]], self._ends[numbers[first]]
             tokens[first:last] = array[flat[first:last] - (end - len(array))]
         return tokens.reshape(index.shape)[()]

@@ -102,7 +102,8 @@ class Tokenizer:
         """Return the tokenizer with one more token, `END`, which begins and ends a text."""
         backend = Backend.from_str(self._json)
         backend.add_special_tokens([END])
-        end: int = backend.token_to_id(END)
+        end = backend.token_to_id(END)
+        assert end is not None
         return Tokenizer(backend, bos=end, eos=frozenset({end}))
 
     @classmethod
