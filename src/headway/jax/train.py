@@ -72,7 +72,7 @@ def loss(
     documents are masked from each other.
     """
     if separator is not None:
-        spec = spec._replace(mask=ended_by(separator, inputs))
+        spec = ended_by(separator, inputs, spec)
     if bfloat16:
         params = {name: p.astype(jnp.bfloat16) for name, p in params.items()}
     features, _ = gpt.features(params, inputs, config, attention, spec)

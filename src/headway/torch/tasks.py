@@ -75,7 +75,7 @@ class NextToken:
     ) -> Tensor:
         """Return the mean loss; see `linear_cross_entropy`."""
         if self._separator is not None:
-            spec = spec._replace(mask=ended_by(self._separator, inputs))
+            spec = ended_by(self._separator, inputs, spec)
         return linear_cross_entropy(
             model.features(inputs, spec).flatten(0, 1),
             model.head.weight,
