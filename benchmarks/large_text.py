@@ -3,9 +3,12 @@
     python -m benchmarks.large_text --output docs/bench/large_text.json
     python -m benchmarks.large_text --megabytes 100 --folder /tmp/large    # a smaller corpus
 
-The corpus is made for the trial: documents of words that are drawn from the Python manual, in
-.jsonl, .parquet, .jsonl.gz and .txt.zst. Memory is the sum over all processes, of the pages that
-each uses (proportional set size), sampled ten times per second.
+The corpus is made for the trial: documents of words of the Python manual, in files of 32 MB of
+.jsonl, .parquet, .jsonl.gz and, as one long document, .txt.zst. Each round measures the library
+`tokenizers` alone, in as many processes as there are cores, and then prepares four files, one of
+each format. The last run prepares the whole corpus. Memory is that of the process with PyTorch, as
+in `headway train`, and of all processes that it starts: the sum of their proportional set sizes,
+read ten times per second.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ def generate(folder: Path, megabytes: int) -> int:
     """Write a corpus, a quarter of it in each format; return its size in bytes of text."""
     total = 0
     for number in range(max(4, megabytes * 10**6 // AT_ONCE)):
-        texts = of_size(number, min(AT_ONCE, megabytes * 10**6 // 4))
+        texts = of_size(number, AT_ONCE)
         total += sum(len(text.encode()) for text in texts)
         lines, path = (json.dumps({"text": text}) + "\n" for text in texts), folder / f"{number:04}"
         match number % 4:
@@ -98,13 +101,15 @@ def speed_on(cores: int, tokenizer: Path) -> float:
     return sum(float(process.communicate()[0]) for process in processes)
 
 
-def prepare(corpus: Path, tokenizer: Path) -> None:
-    """Tokenize the corpus; a process of its own, whose memory is measured."""
+def prepare(corpus: Path, tokenizer: Path, count: int) -> None:
+    """Tokenize the first files of a corpus; print the number of tokens and the seconds."""
     loaded = Tokenizer.load(tokenizer, special=False, end=Tokenizer.load(tokenizer).end)
     assert loaded.end is not None
-    files = sorted(corpus.iterdir())
+    began = time.perf_counter()
+    files = sorted(corpus.iterdir())[:count]
     stored = Corpus(hashed(str(corpus), files)).tokens(loaded, loaded.end, lambda more, total: None)
-    print(sum(size for shard in stored.shards for size, *_ in shard["units"]))
+    tokens = sum(size for shard in stored.shards for size, *_ in shard["units"])
+    print(tokens, time.perf_counter() - began)
 
 
 def memory_of(process: int) -> int:
@@ -115,10 +120,11 @@ def memory_of(process: int) -> int:
     return 1024 * sizes["Pss:"] + sum(memory_of(int(child)) for child in children)
 
 
-def measured(command: list[str], cache: str) -> tuple[float, int, int]:
-    """Run a command; return the seconds, its maximum memory in bytes, and the number it prints."""
+def prepared(corpus: Path, tokenizer: Path, count: int, cache: str) -> tuple[int, float, int]:
+    """Call `prepare` in a process; return the tokens, the seconds and the maximum memory."""
     peak, ended = 0, threading.Event()
-    began = time.perf_counter()
+    command = [sys.executable, "-m", "benchmarks.large_text", "--prepare", str(corpus)]
+    command += [str(tokenizer), str(count)]
     environment = {**os.environ, "XDG_CACHE_HOME": cache}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
 
@@ -133,24 +139,25 @@ def measured(command: list[str], cache: str) -> tuple[float, int, int]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     output, _ = process.communicate()
-    seconds = time.perf_counter() - began
     ended.set()
     watcher.join()
-    return seconds, peak, int(output)
+    tokens, seconds = output.split()
+    return int(tokens), float(seconds), peak
 
 
 def main() -> None:
-    parser = report.options(__doc__, rounds=1)
+    parser = report.options(__doc__, rounds=3)
     parser.add_argument("--megabytes", type=int, default=2000)
     parser.add_argument("--folder", help="a corpus that exists, or where to write it")
     parser.add_argument("--own", help="print the own speed of this tokenizer.json")
-    parser.add_argument("--prepare", nargs=2, help="prepare this folder with this tokenizer.json")
+    parser.add_argument("--prepare", nargs=3, help="a folder, a tokenizer.json, a number of files")
     options = parser.parse_args()
     if options.own:
         print(own_speed(Path(options.own)))
         return
     if options.prepare:
-        prepare(*map(Path, options.prepare))
+        corpus, tokenizer, count = options.prepare
+        prepare(Path(corpus), Path(tokenizer), int(count))
         return
     with tempfile.TemporaryDirectory() as temporary:
         corpus = Path(options.folder or temporary) / "corpus"
@@ -160,26 +167,26 @@ def main() -> None:
         sample = "".join(islice(documents(0), 2000))
         tokenizer_for(sample, "bpe", 16_384, end=True).save(tokenizer)
         cores = len(os.sched_getaffinity(0))
-        before = speed_on(cores, tokenizer)
-        command = [sys.executable, "-m", "benchmarks.large_text", "--prepare"]
-        cache = f"{temporary}/cache"
-        seconds, peak, tokens = measured([*command, str(corpus), str(tokenizer)], cache)
-        again, memory, _ = measured([*command, str(corpus), str(tokenizer)], cache)
-        own = (before + speed_on(cores, tokenizer)) / 2
-    rows = [
-        {
-            "corpus, GB": f"{size / 1e9:.2f}",
-            "tokens, million": f"{tokens / 1e6:,.0f}",
-            "cores": cores,
-            "the tokenizer alone, MB/s": f"{own / 1e6:.2f}",
-            "preparing, MB/s": f"{size / seconds / 1e6:.2f}",
-            "share": f"{size / seconds / own:.2f}",
-            "memory, MB": f"{peak / 1e6:.0f}",
-            "from the cache, s": f"{again:.2f}",
-        }
-    ]
-    print(rows, f"memory from the cache {memory / 1e6:.0f} MB")
-    report.save({"machine": machine(), "rows": rows}, options.output)
+        part = sum(sum(len(text.encode()) for text in of_size(n, AT_ONCE)) for n in range(4))
+        own, speeds = [], []
+        for number in range(options.rounds):
+            own.append(speed_on(cores, tokenizer))
+            _, seconds, _ = prepared(corpus, tokenizer, 4, f"{temporary}/{number}")
+            speeds.append(part / seconds)
+        tokens, seconds, memory = prepared(corpus, tokenizer, 10**9, f"{temporary}/cache")
+        _, again, _ = prepared(corpus, tokenizer, 10**9, f"{temporary}/cache")
+    row = {
+        "text, GB": report.digits(size / 1e9),
+        "tokens, million": round(tokens / 1e6),
+        "cores": cores,
+        "tokenizer alone, MB/s": report.middle([speed / 1e6 for speed in own]),
+        "preparing, MB/s": report.middle([speed / 1e6 for speed in speeds]),
+        "ratio": report.ratio(speeds, own),
+        "whole corpus, s": round(seconds),
+        "memory, MB": round(memory / 1e6),
+        "from the cache, s": report.digits(again),
+    }
+    report.save({"machine": machine(), "rows": [row]}, options.output)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,8 @@ def train(
     ----------
     text
         A file, a folder of text files, manual (the Python manual, part of every installation), or
-        shakespeare or verdict (downloaded once).
+        shakespeare or verdict (downloaded once). A corpus of any size: a folder with .jsonl,
+        .parquet or compressed files (.gz, .zst), or with train.bin and val.bin of nanoGPT.
     recipe
         small (the default), char-cpu, shakespeare-char, gpt2-small, finetune (the default with
         --from), or the path of a .toml.
