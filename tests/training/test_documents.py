@@ -29,6 +29,8 @@ def test_a_resumed_run_reads_its_tokens_from_the_cache(folder, monkeypatch):
     options = ["--steps", "2", "--name", "part", "--separate-documents"]
     output = headway(folder, "train", "texts", *TINY, *options).stdout
     assert "one document in 100" in output
+    assert "headway generate part" in output
+    assert "endoftext" not in output.partition("headway generate")[2]
     with monkeypatch.context() as patched:
         for module in (corpus, documents):
             patched.setattr(module, "parts", None)

@@ -150,7 +150,8 @@ def suggestion(tokenizer: Tokenizer, passage: Array) -> str:
     A sequence of letters is a word, of which 20 are enough: some scripts have no spaces. Without
     such a word, the prompt is the first part between spaces, or the passage.
     """
-    text: str = tokenizer.decode(passage).replace("\ufffd", "")  # incomplete characters
+    tokens = [token for token in passage.tolist() if token not in tokenizer.eos]
+    text: str = tokenizer.decode(tokens).replace("\ufffd", "")  # incomplete characters
     # The first and the last word may be incomplete.
     words: list[str] = sorted(re.findall(r"[^\W\d_]+", text)[1:-1], key=len, reverse=True)
     for word in [*words, *text.split()]:
