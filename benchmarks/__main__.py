@@ -6,7 +6,8 @@
 
 Each benchmark is a process of its own, and writes docs/bench/NAME.json; then the tables of the
 pages are written. `git diff docs` shows what became slower or faster. Some run only if they are
-named: tune, which also replaces the table by which `attend` chooses on this machine (9 minutes).
+named: tune, which also replaces the table by which `attend` chooses on this machine (9 minutes),
+and large_text, which writes 3 GB to the disk (15 minutes).
 A GPU has a command of its own, `python -m benchmarks.gpu`.
 """
 
@@ -20,7 +21,7 @@ from benchmarks import report
 
 DEFAULT = ["startup", "overhead", "train_step", "generation", "explorer", "engines", "sweep"]
 DEFAULT += ["time_to_good", "plan", "plan_cluster", "processes"]
-ALL = [*DEFAULT, "tune"]
+ALL = [*DEFAULT, "tune", "large_text"]
 
 
 def main() -> None:

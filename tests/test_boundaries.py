@@ -23,7 +23,7 @@ BELOW = {
     "attention": {"cache", "nearest", "tracing"},
     "ladder": {"attention", "nearest", "tracing"},
     "models": {"attention", "ladder", "nearest", "tracing"},
-    "data": {"cache"},
+    "data": {"cache", "extras"},
     "reference": set(),
     "training": {"attention", "cache", "data", "ladder", "models", "nearest"},
 }

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 # The extras of pyproject.toml, and the modules that must be importable if an extra is installed.
 EXTRAS = {
+    "data": ("pyarrow",),
     "explore": ("starlette", "uvicorn", "anyio"),
     "hf": ("transformers",),
     "jax": ("jax", "optax"),

@@ -87,7 +87,7 @@ def test_a_run_is_what_train_would_have_made_of_it(done):
     run = Run.open(place / work.RUNS / job.folder)
     plan = recipes.plan(job.settings)
     model = weights.build(run.config)
-    tokens = split(prepared(plan.source, plan.tokenizer), run.config.model.context)
+    tokens = split(prepared(plan.source.text, plan.tokenizer), run.config.model.context)
     task = NextToken(model, *tokens, run.config.training)
     trainer = Trainer(model, task, run.config.training)
     assert [trainer.advance().loss for _ in range(6)] == [line["loss"] for line in run.logged()]

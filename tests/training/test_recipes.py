@@ -29,7 +29,7 @@ def test_every_recipe_is_a_plan(name, text):
     settings = recipes.read(name)
     assert settings["text"] in ("manual", *corpora.PUBLIC)
     plan = recipes.plan(recipes.override(settings, {"text": text}))
-    assert plan.source == TEXT
+    assert plan.source.text == TEXT
     assert plan.config.model.width == settings["model"]["width"]
     assert plan.config.training.steps == settings["training"]["steps"]
     assert plan.config.model.vocabulary == plan.tokenizer.vocabulary

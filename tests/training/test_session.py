@@ -5,6 +5,8 @@ import json
 import pytest
 
 import headway
+from headway.data.sources import Text
+from headway.data.tokenizers import digest
 from headway.engines import engine_named
 from headway.training import recipes, session, translation
 from headway.training.runs import Run
@@ -106,5 +108,5 @@ def test_changed_data_are_refused(text, tmp_path):
 
 def test_tasks_are_named():
     assert [*TASKS] == ["next-token", "translation", "masked-words"]
-    assert task_named("translation").text_of((("a", "b"), ("c", "d"))) == "a\nb\nc\nd"
-    assert task_named("next-token").text_of("a\nb") == "a\nb"
+    assert task_named("translation").sha256_of((("a", "b"), ("c", "d"))) == digest("a\nb\nc\nd")
+    assert task_named("next-token").sha256_of(Text("a\nb")) == digest("a\nb")

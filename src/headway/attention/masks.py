@@ -149,12 +149,23 @@ def padding(lengths: Int[Array, "..."]) -> Mask:
     return Mask(lambda batch, head, query, key: key < lengths.reshape((-1,))[batch], "padding")
 
 
-def documents(ids: Int[Array, "... tokens"]) -> Mask:
-    """A mask for documents packed into one row: query q may attend to key k if ids[q] == ids[k]."""
+def documents(ids: Int[Array, "... tokens"], first: int | Int[Array, ""] = 0) -> Mask:
+    """A mask for documents packed into one row: query q may attend to key k if ids[q] == ids[k].
+
+    first: the index of the first row, as `batch_offset` of a Spec.
+    """
 
     def same(batch: Array, head: Array, query: Array, key: Array) -> Array:
         rows = ids.reshape((-1, ids.shape[-1]))
         before = query < 0  # with more queries than keys, the first ones belong to no document
-        return ~before & (rows[batch, query * ~before] == rows[batch, key])
+        row = batch - first
+        return ~before & (rows[row, query * ~before] == rows[row, key])
 
     return Mask(same, "documents")
+
+
+def ended_by(token: int, tokens: Int[Array, "batch tokens"], spec: Spec) -> Spec:
+    """Return a Spec that also masks the documents from each other; `token` ends each of them."""
+    ends = namespace(tokens).astype(tokens == token, tokens.dtype)
+    mask = documents(ends.cumsum(-1) - ends, spec.batch_offset)
+    return spec._replace(mask=both(spec.mask, mask))

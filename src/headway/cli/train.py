@@ -14,7 +14,7 @@ from headway.cli.options import options
 from headway.cli.parameters import Device, Runs
 from headway.cli.progress import preparing, warn
 from headway.cli.training import follow, resumed
-from headway.data.batches import Tokens
+from headway.data.batches import Array
 from headway.data.tokenizers import Tokenizer
 from headway.engines import engine_named
 from headway.extras import require
@@ -65,7 +65,8 @@ def train(
     ----------
     text
         A file, a folder of text files, manual (the Python manual, part of every installation), or
-        shakespeare or verdict (downloaded once).
+        shakespeare or verdict (downloaded once). A corpus of any size: a folder with .jsonl,
+        .parquet or compressed files (.gz, .zst), or with train.bin and val.bin of nanoGPT.
     recipe
         small (the default), char-cpu, shakespeare-char, gpt2-small, finetune (the default with
         --from), or the path of a .toml.
@@ -152,13 +153,14 @@ def _finish(started: Session, writer: Any) -> None:
     )
 
 
-def suggestion(tokenizer: Tokenizer, passage: Tokens) -> str:
+def suggestion(tokenizer: Tokenizer, passage: Array) -> str:
     """Return a prompt that the tokenizer can encode: the longest word of a passage.
 
     A sequence of letters is a word, of which 20 are enough: some scripts have no spaces. Without
     such a word, the prompt is the first part between spaces, or the passage.
     """
-    text: str = tokenizer.decode(passage).replace("\ufffd", "")  # incomplete characters
+    tokens = [token for token in passage.tolist() if token not in tokenizer.eos]
+    text: str = tokenizer.decode(tokens).replace("\ufffd", "")  # incomplete characters
     # The first and the last word may be incomplete.
     words: list[str] = sorted(re.findall(r"[^\W\d_]+", text)[1:-1], key=len, reverse=True)
     for word in [*words, *text.split()]:

@@ -21,7 +21,6 @@ from headway.cli.parameters import Device, RunName, Runs, Switch
 from headway.cli.progress import interrupts, warn
 from headway.cli.training import follow, resumed
 from headway.data.pairs import AND, GRAMMAR, encoded
-from headway.data.tokenizers import digest
 from headway.engines import engine_named
 from headway.extras import require
 from headway.models.seq2seq import Seq2SeqConfig
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     Training: TypeAlias = dict[str, Any] | None
 else:
     Sizes = options(Seq2SeqConfig, without=("kind",))
-    Training = options(TrainingConfig)
+    Training = options(TrainingConfig, without=("separate_documents",))
 
 translate = App(name="translate", help="Train, use, measure and compare models that translate.")
 
@@ -350,5 +349,5 @@ def _source_of(run: Run) -> Any:
     """Return the pairs of a run. Raises ValueError if they have changed."""
     task = task_named(run.config.task)
     source = task.read(run.config.text)
-    run.config.require_same(replace(run.config, text_sha256=digest(task.text_of(source))), "now")
+    run.config.require_same(replace(run.config, text_sha256=task.sha256_of(source)), "now")
     return source

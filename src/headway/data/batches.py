@@ -7,9 +7,12 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 from headway import cache
+from headway.data.shards import Shards
 from headway.data.tokenizers import Tokenizer, digest
 
-Tokens = Integer[np.ndarray, " _"]
+Array = Integer[np.ndarray, " _"]
+Tokens = Array | Shards
+Indices = Int[np.ndarray, " windows"]
 Windows = Int[np.ndarray, "windows context"]
 
 ALL = slice(None)
@@ -20,7 +23,7 @@ _VERSION = 2
 
 def prepared(
     text: str, tokenizer: Tokenizer, show: Callable[[int], object] = lambda characters: None
-) -> Tokens:
+) -> Array:
     """Return the tokens of a text, uint16 or uint32: a read-only memory map of a cached file.
 
     show: called with the number of characters encoded since the last call.
@@ -35,14 +38,14 @@ def prepared(
                 pieces.append(piece.astype(kind))
                 show(characters)
             np.save(out, np.concatenate(pieces or [np.empty(0, kind)]))
-    tokens: Tokens = np.load(file, mmap_mode="r")
+    tokens: Array = np.load(file, mmap_mode="r")
     return tokens
 
 
-def already_prepared(text_sha256: str, tokenizer: Tokenizer) -> Tokens | None:
+def already_prepared(text_sha256: str, tokenizer: Tokenizer) -> Array | None:
     """Return what `prepared` returned for a text with this SHA-256, if it is still in the cache."""
     file = _cached(text_sha256, tokenizer)
-    tokens: Tokens | None = np.load(file, mmap_mode="r") if file.exists() else None
+    tokens: Array | None = np.load(file, mmap_mode="r") if file.exists() else None
     return tokens
 
 
@@ -51,18 +54,24 @@ def _cached(text_sha256: str, tokenizer: Tokenizer) -> Path:
     return cache.writable("tokens", f"{name}.npy")
 
 
-def split(tokens: Tokens, context: int, held_out: float = 0.1) -> tuple[Tokens, Tokens]:
+def split(tokens: Array, context: int, held_out: float = 0.1) -> tuple[Array, Array]:
     """Split tokens into training data and validation data: the last fraction `held_out`.
 
     Raises ValueError if either part has fewer tokens than context + 1.
     """
-    cut = len(tokens) - max(int(len(tokens) * held_out), min(context + 1, len(tokens) // 2))
-    if min(cut, len(tokens) - cut) < context + 1:
+    cut = where_to_cut(len(tokens), context, held_out)
+    return tokens[:cut], tokens[cut:]
+
+
+def where_to_cut(count: int, context: int, held_out: float = 0.1) -> int:
+    """Return the number of training tokens of a text with `count` tokens; see `split`."""
+    cut = count - max(int(count * held_out), min(context + 1, count // 2))
+    if min(cut, count - cut) < context + 1:
         raise ValueError(
-            f"the text has {len(tokens):,} tokens, too few for a context of {context}, which needs "
+            f"the text has {count:,} tokens, too few for a context of {context}, which needs "
             f"{2 * (context + 1):,}; give more text or a smaller context"
         )
-    return tokens[:cut], tokens[cut:]
+    return cut
 
 
 def batch(
@@ -85,6 +94,6 @@ def evaluation(tokens: Tokens, context: int, most: int) -> tuple[Windows, Window
     return _windows(tokens, starts, context)
 
 
-def _windows(tokens: Tokens, starts: Tokens, context: int) -> tuple[Windows, Windows]:
+def _windows(tokens: Tokens, starts: Indices, context: int) -> tuple[Windows, Windows]:
     windows = tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64)
     return windows[:, :-1], windows[:, 1:]

@@ -28,6 +28,9 @@ _PIECE = 1 << 16  # minimum number of characters in a piece, except the last
 _CHARACTER = r"[\s\S]"  # a regular expression
 _SPACES = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")|\s+')  # the spaces of a JSON text, or a string
 _BYTE = re.compile("<0x([0-9A-F]{2})>")  # the name of a byte if the decoder is ByteFallback
+OWN = ("bpe", "char", "byte")  # the kinds that Headway makes from a text
+END = "<|endoftext|>"  # the token of these that ends a document
+_ENDS = (END, "<|end_of_text|>", "</s>", "<eos>")  # the names of such a token in other tokenizers
 _NO_TOKEN = "(no token)"  # the unknown token of a BPE that has none, so that it fails
 
 
@@ -76,16 +79,18 @@ class Tokenizer:
         return cls(_byte_level(models.BPE(vocab=BYTES, merges=[])))
 
     @classmethod
-    def byte_pairs(cls, text: str, vocabulary: int) -> Tokenizer:
+    def byte_pairs(cls, text: str, vocabulary: int, *, end: bool = False) -> Tokenizer:
         """Byte-level BPE, trained on `text` (Sennrich et al. 2016; Radford et al. 2019).
 
-        vocabulary: the maximum number of tokens. Raises ValueError if it is below 256.
+        vocabulary: the maximum number of tokens. end: leave one of them for `with_end`. Raises
+        ValueError if there is not a token for each byte.
         """
-        if vocabulary < 256:
-            raise ValueError(f"the vocabulary of byte pairs must be >= 256 (got {vocabulary})")
+        if vocabulary < 256 + end:
+            least = 256 + end
+            raise ValueError(f"the vocabulary of byte pairs must be >= {least} (got {vocabulary})")
         backend = _byte_level(models.BPE())
         trainer = trainers.BpeTrainer(
-            vocab_size=vocabulary,
+            vocab_size=vocabulary - end,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
@@ -93,13 +98,22 @@ class Tokenizer:
         backend.train_from_iterator(text.splitlines(keepends=True), trainer)
         return cls(backend)
 
+    def with_end(self) -> Tokenizer:
+        """Return the tokenizer with one more token, `END`, which begins and ends a text."""
+        backend = Backend.from_str(self._json)
+        backend.add_special_tokens([END])
+        end = backend.token_to_id(END)
+        assert end is not None
+        return Tokenizer(backend, bos=end, eos=frozenset({end}))
+
     @classmethod
-    def load(cls, path: Path, *, special: bool = True) -> Tokenizer:
+    def load(cls, path: Path, *, special: bool = True, end: int | None = None) -> Tokenizer:
         """Load tokenizer.json; truncation and padding are switched off.
 
         special: use the special tokens of its post-processor and those that tokenizer_config.json,
         generation_config.json and config.json of a Hugging Face folder name. A run has none,
-        because its model was trained without them. Raises ValueError if a file is invalid.
+        because its model was trained without them, except for `end`, the token between the
+        documents that it was trained on. Raises ValueError if a file is invalid.
         """
         try:
             text = path.read_text(encoding="utf-8")
@@ -112,6 +126,8 @@ class Tokenizer:
         backend.no_padding()
         try:
             tokens = _special_tokens(backend, path.parent) if special else {}
+            if end is not None:
+                tokens = {"bos": end, **tokens, "eos": frozenset({end, *tokens.get("eos", ())})}
         except (KeyError, TypeError) as error:
             raise ValueError(f"the special tokens of {path.parent} are invalid: {error}") from error
         tokenizer = cls(backend, **tokens)
@@ -121,6 +137,17 @@ class Tokenizer:
     def save(self, path: Path) -> None:
         """Write tokenizer.json; a loaded file is copied."""
         path.write_text(self._json, encoding="utf-8")
+
+    @property
+    def end(self) -> int | None:
+        """The token that ends a document; None if there is none.
+
+        Of several tokens of `eos`, it is the first: the others end the turn in a conversation.
+        """
+        if self.eos:
+            return min(self.eos)
+        known = map(self._backend.token_to_id, _ENDS)
+        return next((token for token in known if token is not None), None)
 
     @property
     def vocabulary(self) -> int:
@@ -155,8 +182,11 @@ class Tokenizer:
         The tokens of all pieces together are those of the complete text: where a cut could change
         them, there is only one piece. The pieces of a long text are encoded in parallel.
         """
-        if any("\ud800" <= character <= "\udfff" for character in set(text)):
-            raise ValueError("invalid Unicode: the text contains half of a surrogate pair")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            reason = "invalid Unicode: the text contains half of a surrogate pair"
+            raise ValueError(reason) from None
         backend = self._backend
         encode = backend.encode_batch if self._can_drop else backend.encode_batch_fast
         cut = _cut(text) if self._can_cut else iter([text])
@@ -284,18 +314,19 @@ class TextStream:
 
 
 @lru_cache(maxsize=8)  # all runs of a lab experiment use the same one
-def tokenizer_for(text: str, kind: str, vocabulary: int | None) -> Tokenizer:
+def tokenizer_for(text: str, kind: str, vocabulary: int | None, *, end: bool = False) -> Tokenizer:
     """Return a tokenizer; kind: bpe, char, byte or the path of a tokenizer.json.
 
-    vocabulary: the number of tokens that bpe learns, by default 1,024. Raises ValueError for an
-    unknown kind.
+    vocabulary: the number of tokens that bpe learns, by default 1,024. end: whether bpe, char and
+    byte have the token `END`. Raises ValueError for an unknown kind.
     """
-    if kind == "bpe":
-        return Tokenizer.byte_pairs(text, 1024 if vocabulary is None else vocabulary)
-    if kind == "char":
-        return Tokenizer.characters(text)
-    if kind == "byte":
-        return Tokenizer.utf8_bytes()
+    if kind in OWN:
+        if kind == "bpe":
+            size = 1024 if vocabulary is None else vocabulary
+            tokenizer = Tokenizer.byte_pairs(text, size, end=end)
+        else:
+            tokenizer = Tokenizer.characters(text) if kind == "char" else Tokenizer.utf8_bytes()
+        return tokenizer.with_end() if end else tokenizer
     if Path(kind).is_file():
         return Tokenizer.load(Path(kind))
     raise ValueError(

@@ -64,7 +64,8 @@ def trainer(
         compile=config.training.compile or False,  # only used if the run is resumed in PyTorch
     )
     model = build(config) if model is None else replace(model, config=config.gpt)
-    return Trainer(model, *data, training, sharding.over(available), processes)
+    layout = sharding.over(available)
+    return Trainer(model, *data, training, layout, processes, config.separator)
 
 
 def keep_memory() -> None:

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Bool, Float, Int
 
 from headway.attention.arrays import Array
 from headway.attention.kernels import tuning
+from headway.attention.masks import ended_by
 from headway.attention.spec import DEFAULT, Spec
 from headway.data import batches
 from headway.jax import gpt, sharding, weights
@@ -64,13 +65,17 @@ def loss(
     bfloat16: bool = False,
     activation_checkpointing: bool = False,
     logits_at_once: int = LOGITS,
+    separator: int | None = None,
 ) -> Number:
     """The mean cross-entropy in nats per token, computed in float32 or a wider dtype.
 
     smoothing: the fraction of a target's probability that is spread over all tokens.
     bfloat16: run the model in bfloat16; the parameters and their gradients keep their dtype.
     activation_checkpointing: as in `gpt.features`. logits_at_once: as in `linear_cross_entropy`.
+    separator: the token that ends a document, if documents are masked from each other.
     """
+    if separator is not None:
+        spec = ended_by(separator, inputs, spec)
     if bfloat16:
         params = {name: p.astype(jnp.bfloat16) for name, p in params.items()}
     features, _ = gpt.features(
@@ -90,6 +95,7 @@ def step_function(
     training: TrainingConfig,
     transform: optax.GradientTransformation,
     layout: sharding.Layout,
+    separator: int | None = None,
 ) -> Callable[..., tuple[State, Done]]:
     """Return the function of one training step, to be compiled with `jax.jit`.
 
@@ -97,7 +103,7 @@ def step_function(
     were finite) to (state, Done). The gradient is that of the mean loss over all tokens, even if
     the batch is split: over the devices of the layout, and into micro-batches on each of them. It
     is clipped. If the loss or the gradient of this step or of one before is not finite, the state
-    is returned unchanged.
+    is returned unchanged. separator: as in `loss`.
     """
     config, attention = model.config, model.attention
     bfloat16 = training.precision == "bfloat16"
@@ -105,6 +111,7 @@ def step_function(
         "smoothing": training.label_smoothing,
         "bfloat16": bfloat16,
         "activation_checkpointing": training.activation_checkpointing,
+        "separator": separator,
     }
 
     def of_device(
@@ -183,13 +190,15 @@ class Trainer:
     def __init__(
         self,
         model: Model,
-        tokens: Integer[np.ndarray, " tokens"],
-        held_out: Integer[np.ndarray, " others"],
+        tokens: batches.Tokens,
+        held_out: batches.Tokens,
         config: TrainingConfig,
         layout: sharding.Layout | None = None,
         processes: Processes = ALONE,
+        separator: int | None = None,
     ) -> None:
         self.config, self.step, self.processes = config, 0, processes
+        self._separator = separator
         self._layout = sharding.over(jax.devices()[:1]) if layout is None else layout
         self._is_finite = self._layout.state(jnp.array(True))  # of all steps so far
         self._model, self._text = replace(model, params={}), tokens
@@ -198,7 +207,7 @@ class Trainer:
         self._state = State(params, self._layout.state(transform.init(model.params)))
         shardings = jax.tree.map(lambda x: x.sharding, self._state)
         self._advance = jax.jit(
-            step_function(model, config, transform, self._layout),
+            step_function(model, config, transform, self._layout, separator),
             donate_argnums=0,
             out_shardings=(shardings, None),
         )
@@ -313,7 +322,8 @@ class Trainer:
     ) -> Number:
         config, attention = self._model.config, self._model.attention
         bfloat16 = self.config.precision == "bfloat16"
-        return loss(params, inputs, targets, config, attention, bfloat16=bfloat16)
+        options: Any = {"bfloat16": bfloat16, "separator": self._separator}
+        return loss(params, inputs, targets, config, attention, **options)
 
     def failed(self, step: int, loss: float) -> NotFinite:
         """Return the error of a step; the next one that is started has this number again."""
@@ -326,14 +336,16 @@ class Trainer:
         rows = share(self.config.batch, self.processes)
         windows = self._rows(slice(rows.start, rows.stop))
         spec = Spec(seed=(self.config.seed, self.step), batch_offset=rows.start)
+        arguments = (*windows, model.config, model.attention, spec)
+        options: Any = {"separator": self._separator}
         with trace() as steps:
-            loss(params, *windows, model.config, model.attention, spec)
+            loss(params, *arguments, **options)
         # Masked scores are -inf in every step.
         values = {name: value for name, value in steps.items() if not name.endswith("masked")}
         bad = [name for name, value in values.items() if not np.isfinite(np.asarray(value)).all()]
         if name := self._agreed(bad):
             return f"the first value that is not finite is {name}"
-        gradients = jax.grad(loss)(params, *windows, model.config, model.attention, spec)
+        gradients = jax.grad(loss)(params, *arguments, **options)
         bad = [n for n, value in gradients.items() if not np.isfinite(np.asarray(value)).all()]
         if name := self._agreed(bad):
             return f"every value is finite, but the gradient of {name} is not"

@@ -62,7 +62,9 @@ def trainer(
     training = devices.suited(parameters, tokens, config.training, chosen)
     if config.task != "next-token":
         return Trainer(trained, TASKS[config.task](trained, *data, training), training)
-    task = NextToken(trained, *data, training, device=chosen, processes=processes)
+    task = NextToken(
+        trained, *data, training, separator=config.separator, device=chosen, processes=processes
+    )
     sharded = None if is_alone else Sharded(trained, training, processes, chosen)
     return Trainer(trained, task, training, processes, sharded)
 

@@ -9,12 +9,14 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from headway.attention.masks import ended_by
 from headway.attention.spec import DEFAULT, Spec
 from headway.data import batches
+from headway.data.batches import Tokens
 from headway.data.pairs import FIRST, MASK, PADDING, Batch, Bucketed
 from headway.torch.gpt import GPT
 from headway.torch.loss import LOGITS, linear_cross_entropy
@@ -32,15 +34,19 @@ MASKED = 0.15
 
 @final
 class NextToken:
-    """Predict the token after each token of a window; the text is one array of tokens."""
+    """Predict the token after each token of a window; the text is one array of tokens.
+
+    separator: the token that ends a document, if documents are masked from each other.
+    """
 
     def __init__(
         self,
         model: GPT,
-        train: Integer[np.ndarray, " tokens"],
-        validation: Integer[np.ndarray, " others"],
+        train: Tokens,
+        validation: Tokens,
         config: TrainingConfig,
         logits_at_once: int = LOGITS,
+        separator: int | None = None,
         *,
         device: torch.device | None = None,
         processes: Processes = ALONE,
@@ -50,7 +56,7 @@ class NextToken:
             raise ValueError("a model that predicts masked words cannot learn the next token")
         self._text, self._config, self._processes = train, config, processes
         self._device = _device(model) if device is None else device
-        self._logits_at_once = logits_at_once
+        self._logits_at_once, self._separator = logits_at_once, separator
         self._context = config.length or model.config.context
         windows = batches.evaluation(validation, self._context, config.evaluation_windows)
         self._validation = self._placed(windows)
@@ -80,6 +86,8 @@ class NextToken:
         spec: Spec = DEFAULT,
     ) -> Tensor:
         """Return the mean loss; see `linear_cross_entropy`."""
+        if self._separator is not None:
+            spec = ended_by(self._separator, inputs, spec)
         return linear_cross_entropy(
             model.features(inputs, spec).flatten(0, 1),
             model.head.weight,

@@ -38,7 +38,8 @@ class RunConfig:
     task: a name in `training.task.TASKS`. text, text_sha256: the name and the SHA-256 of the data
     (a text, or pairs). tokenizer, tokenizer_sha256: likewise. rung: the rung of the ladder that the
     GPT uses as its attention; None for multi-head attention. pretrained: the Hugging Face folder or
-    the run whose weights the run started from, if any.
+    the run whose weights the run started from, if any. end_token: the token after each document of
+    the text; None if the text has no documents.
     """
 
     task: str
@@ -50,6 +51,7 @@ class RunConfig:
     model: GPTConfig | Seq2SeqConfig
     training: TrainingConfig
     pretrained: str | None = None
+    end_token: int | None = None
 
     def to_json(self) -> str:
         """Return the config as JSON, with sorted keys and the number of the format."""
@@ -99,6 +101,11 @@ class RunConfig:
     def window(self) -> int:
         """The number of tokens in a window of text."""
         return self.training.length or self.model.context
+
+    @property
+    def separator(self) -> int | None:
+        """The token whose documents are masked from each other; None if they are not."""
+        return self.end_token if self.training.separate_documents else None
 
     def flat(self) -> dict[str, Any]:
         """Return all settings by name; nested ones have names such as "attention.heads"."""
@@ -199,8 +206,10 @@ class Run:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the run. Raises ValueError if the file is not the one of the config."""
         file = self.path / "tokenizer.json"
-        tokenizer = Tokenizer.load(file, special=self.config.pretrained is not None)
-        if tokenizer.fingerprint != self.config.tokenizer_sha256:
+        config = self.config
+        special = config.pretrained is not None
+        tokenizer = Tokenizer.load(file, special=special, end=config.end_token)
+        if tokenizer.fingerprint != config.tokenizer_sha256:
             raise ValueError(
                 f"tokenizer_sha256 has changed: {file} is not the tokenizer that the run was "
                 "trained with; restore the original file, or start a new run"

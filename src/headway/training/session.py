@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from headway.data.tokenizers import digest
 from headway.models.gpt import GPTConfig
 from headway.training import checkpoints, loop, memory
 from headway.training.loop import Trainer
@@ -213,7 +212,7 @@ def resume(
 
     def read() -> Examples:
         source = task.read(config.text)
-        text_sha256 = digest(task.text_of(source))
+        text_sha256 = task.sha256_of(source)
         now = replace(config, text_sha256=text_sha256, tokenizer_sha256=tokenizer.fingerprint)
         config.require_same(now, "now")
         return task.examples(source, tokenizer, config, show)

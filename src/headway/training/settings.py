@@ -47,6 +47,8 @@ class TrainingConfig:
     activation_checkpointing
         Whether the backward pass computes each block again instead of keeping its activations,
         which takes a third more operations and much less memory (Chen et al. 2016).
+    separate_documents
+        Whether a token sees only the tokens of its own document, in a text of several documents.
     seed
         The same seed gives the same run.
     """
@@ -67,6 +69,7 @@ class TrainingConfig:
     precision: Literal["float32", "bfloat16"] | None = None
     compile: bool | None = None
     activation_checkpointing: bool = False
+    separate_documents: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

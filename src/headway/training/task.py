@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
-from headway.data import corpora, pairs
-from headway.data.batches import prepared, split
+from headway.data import pairs, sources
 from headway.data.pairs import FIRST
-from headway.data.tokenizers import Tokenizer
+from headway.data.sources import Source
+from headway.data.tokenizers import Tokenizer, digest, tokenizer_for
 from headway.models.gpt import GPTConfig, preset
 from headway.models.seq2seq import Seq2SeqConfig
 from headway.nearest import named
@@ -48,8 +48,14 @@ class Task(Protocol):
     def read(self, name: str) -> Any:
         """Read the data with this name. Raises ValueError if they are not found or invalid."""
 
-    def text_of(self, source: Any) -> str:
-        """Return the data as one text, for the tokenizer and for the SHA-256."""
+    def sha256_of(self, source: Any) -> str:
+        """Return the SHA-256 of the data."""
+
+    def tokenizer(self, source: Any, kind: str, vocabulary: int | None) -> Tokenizer:
+        """Return a tokenizer for the data; kind, vocabulary: see `tokenizer_for`."""
+
+    def end_token(self, source: Any, tokenizer: Tokenizer) -> int | None:
+        """Return the token after each document of the data; None if they have no documents."""
 
     def model(
         self, settings: Mapping[str, Any], tokenizer: Tokenizer | None
@@ -75,13 +81,21 @@ class Task(Protocol):
 class NextToken:
     """The next token of a text, learned by a GPT."""
 
-    def read(self, name: str) -> str:
-        """Read a text: see `data.corpora.read`."""
-        return corpora.read(name)
+    def read(self, name: str) -> Source:
+        """Read a text: see `data.sources.read`."""
+        return sources.read(name)
 
-    def text_of(self, source: str) -> str:
-        """Return the text."""
-        return source
+    def sha256_of(self, source: Source) -> str:
+        """Return the SHA-256 of the text."""
+        return source.sha256
+
+    def tokenizer(self, source: Source, kind: str, vocabulary: int | None) -> Tokenizer:
+        """Return a tokenizer for the text."""
+        return source.tokenizer(kind, vocabulary)
+
+    def end_token(self, source: Source, tokenizer: Tokenizer) -> int | None:
+        """Return the token after each document; None if the text is not divided."""
+        return source.end_token(tokenizer)
 
     def model(self, settings: Mapping[str, Any], tokenizer: Tokenizer | None) -> GPTConfig:
         """Return the config of a GPT: a preset, overridden by the other settings."""
@@ -90,13 +104,12 @@ class NextToken:
         return preset(settings.get("preset", "gpt2"), overrides, vocabulary=size)
 
     def examples(
-        self, source: str, tokenizer: Tokenizer, config: RunConfig, show: Progress
+        self, source: Source, tokenizer: Tokenizer, config: RunConfig, show: Progress
     ) -> Examples:
-        """Tokenize the text, and hold out the last tenth."""
-        tokens = prepared(source, tokenizer, lambda more: show(more, len(source)))
-        train, validation = split(tokens, config.window)
+        """Tokenize the text if its tokens are not in the cache, and split it."""
+        train, validation, which = source.split(tokenizer, config.window, show)
         summary = (
-            f"{config.text}: {len(train):,} training tokens, {len(validation):,} held out, "
+            f"{config.text}: {len(train):,} training tokens, {len(validation):,} held out{which}, "
             f"vocabulary of {config.model.vocabulary:,}"
         )
         return Examples(train, validation, validation, summary)
@@ -119,9 +132,17 @@ class Pairs:
         """Read pairs: see `data.pairs.read`."""
         return pairs.read(name)
 
-    def text_of(self, source: Rows) -> str:
-        """Return all sentences of both languages, one per line."""
-        return "\n".join("\n".join(pair) for pair in source)
+    def sha256_of(self, source: Rows) -> str:
+        """Return the SHA-256 of all sentences of both languages, one per line."""
+        return digest(_lines(source))
+
+    def tokenizer(self, source: Rows, kind: str, vocabulary: int | None) -> Tokenizer:
+        """Return a tokenizer for both languages."""
+        return tokenizer_for(_lines(source), kind, vocabulary)
+
+    def end_token(self, source: Rows, tokenizer: Tokenizer) -> None:
+        """Return None: pairs have no documents."""
+        return None
 
     def model(self, settings: Mapping[str, Any], tokenizer: Tokenizer | None) -> Seq2SeqConfig:
         """Return the config of an encoder-decoder model of the kind `settings["kind"]`."""
@@ -161,6 +182,10 @@ class Pairs:
             return f"{sources[-1]} → {answer}"
         answers = engine.answers(model, tokenizer, sources, beams=4)
         return "\n\n".join(f"{a}\n{b}" for a, b in zip(sources, answers, strict=True))
+
+
+def _lines(source: Rows) -> str:
+    return "\n".join("\n".join(pair) for pair in source)
 
 
 TASKS: Mapping[str, Task] = MappingProxyType(

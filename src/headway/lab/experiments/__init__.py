@@ -28,13 +28,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from headway.data.batches import prepared, split
 from headway.engines import Name
 from headway.models.gpt import overlaid
 from headway.nearest import check_keys, suggestion
 from headway.training import recipes
 from headway.training.recipes import Settings
 from headway.training.runs import RunConfig
+from headway.training.task import task_named
 
 _FOLDER = resources.files("headway.lab.experiments")
 _TOP = ("question", "recipe", "quick", "full", "variants", *recipes.TOP)
@@ -99,7 +99,8 @@ class Experiment:
         configs = []
         for variant in self.variants:
             plan = recipes.plan(variant.settings)
-            split(prepared(plan.source, plan.tokenizer), plan.config.model.context)
+            task = task_named(plan.config.task)
+            task.examples(plan.source, plan.tokenizer, plan.config, lambda more, total: None)
             configs.append((variant, plan.config))
         return jobs_of(configs, self.seeds, self.engine)
 

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from headway.data.tokenizers import Tokenizer, digest, tokenizer_for
+from headway.data.tokenizers import Tokenizer
 from headway.ladder.rungs import rung_named
 from headway.models.gpt import GPTConfig, check_settings, overlaid
 from headway.models.seq2seq import Seq2SeqConfig
@@ -169,9 +169,8 @@ def plan(settings: Settings, pretrained: Pretrained | None = None) -> Plan:
         task.model(settings["model"], None)  # checks the settings
     text, kind = settings.get("text", TEXT), settings.get("tokenizer", TOKENIZER)
     source = task.read(text)
-    complete = task.text_of(source)
     if pretrained is None:
-        tokenizer = tokenizer_for(complete, kind, settings["model"].get("vocabulary"))
+        tokenizer = task.tokenizer(source, kind, settings["model"].get("vocabulary"))
         model = task.model(settings["model"], tokenizer)
     else:
         kind, tokenizer = pretrained.name, pretrained.tokenizer
@@ -182,15 +181,22 @@ def plan(settings: Settings, pretrained: Pretrained | None = None) -> Plan:
             f"length must be at most the context of the model, {model.context:,} "
             f"(got {training.length:,})"
         )
+    end_token = task.end_token(source, tokenizer)
+    if training.separate_documents and end_token is None:
+        raise ValueError(
+            f"separate_documents needs a text of several documents, but {text} is one text: give "
+            ".jsonl, .parquet or compressed files, or remove the setting"
+        )
     config = RunConfig(
         task=name,
         text=text,
-        text_sha256=digest(complete),
+        text_sha256=task.sha256_of(source),
         tokenizer=kind,
         tokenizer_sha256=tokenizer.fingerprint,
         rung=rung,
         model=model,
         training=training,
         pretrained=None if pretrained is None else pretrained.name,
+        end_token=end_token,
     )
     return Plan(config, tokenizer, source, pretrained)
