@@ -1,6 +1,7 @@
 """Train a run with one engine, in this process or in several that meet through `jax.distributed`.
 
-python several.py FOLDER ENGINE STEP: resume the run of a folder, or start it, and stop after STEP.
+python several.py FOLDER ENGINE STEP SETTINGS: resume the run of a folder, or start it, and stop
+after STEP. SETTINGS: those that differ from the usual ones, as JSON.
 Prints, as JSON, the differences between the machines.
 """
 
@@ -46,9 +47,8 @@ def main():
     folder, name, step = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     engine = engine_named(name)
     processes = engine.join("cpu")
-    if not folder.exists():
-        settings = config(**json.loads(sys.argv[4]))
-        on_first(processes, lambda: Run.create(folder, settings, TOKENIZER).path)
+    settings = config(**json.loads(sys.argv[4]))
+    on_first(processes, lambda: folder.exists() or Run.create(folder, settings, TOKENIZER))
     run = Run(folder)
     trainer = engine.trainer(run.config, TOKENS, "cpu", processes=processes)
     told = loop.resume(trainer, run, run.config)

@@ -40,7 +40,11 @@ def train(folder, count, engine="jax", until=50, **training):
         )
         for rank in range(count)
     ]
-    printed = [process.communicate(timeout=200) for process in started]
+    try:
+        printed = [process.communicate(timeout=200) for process in started]
+    finally:
+        for process in started:
+            process.kill()
     assert [process.returncode for process in started] == [0] * count, printed
     assert all(not out for out, _ in printed[1:])
     return json.loads(printed[0][0])
@@ -55,36 +59,38 @@ def assert_same_curves(one, other):
         assert logged(one, key) == pytest.approx(logged(other, key), rel=2e-5), key
 
 
-def assert_equal_losses(folder, counts, **training):
-    """Train with each number of processes, and compare the losses with those of one."""
-    for count in (1, *counts):
-        train(folder / str(count), count, **training)
-    losses = logged(folder / "1", "loss")
-    assert len(losses) == 50
-    assert losses[-1] < losses[0] - 0.1
-    for count in counts:
-        assert_same_curves(folder / "1", folder / str(count))
+def assert_equal_losses(folder, count, **training):
+    """Train with one process and with several, and compare the losses."""
+    for number in (1, count):
+        train(folder / str(number), number, **training)
+    assert len(set(logged(folder / "1", "loss"))) == 50
+    assert_same_curves(folder / "1", folder / str(count))
 
 
 def test_three_processes_give_the_losses_of_one(tmp_path):
     """With dropout, 7 windows in a batch, which do not divide evenly, and micro-batches of two."""
-    assert_equal_losses(tmp_path, [3], optimizer="adamw")
+    assert_equal_losses(tmp_path, 3, optimizer="adamw")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("counts", "training"),
-    [([2, 3], {}), ([4], {"batch": 8, "micro_batch": None}), ([4], {"batch": 5, "micro_batch": 1})],
+    ("count", "training"),
+    [
+        (2, {}),
+        (4, {"optimizer": "adamw", "batch": 8, "micro_batch": None}),
+        (4, {"optimizer": "adamw", "batch": 5, "micro_batch": 1}),
+    ],
     ids=str,
 )
-def test_any_number_of_processes_gives_the_same_losses(tmp_path, counts, training):
-    assert_equal_losses(tmp_path, counts, **training)
+def test_any_number_of_processes_gives_the_same_losses(tmp_path, count, training):
+    assert_equal_losses(tmp_path, count, **training)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_resumes_with_any_number_of_processes_and_engine(tmp_path):
-    train(tmp_path / "complete", 2)
-    assert train(tmp_path / "same", 2, until=25) == []
+    train(tmp_path / "complete", 2, optimizer="adamw")
+    assert train(tmp_path / "same", 2, until=25, optimizer="adamw") == []
     assert train(tmp_path / "same", 2) == []
     for part in ("model", "optimizer"):
         one, other = (
@@ -97,7 +103,7 @@ def test_a_run_resumes_with_any_number_of_processes_and_engine(tmp_path):
         assert logged(tmp_path / "same", key) == logged(tmp_path / "complete", key)
 
     folder = tmp_path / "others"
-    train(folder, 3, until=10)
+    train(folder, 3, until=10, optimizer="adamw")
     assert "processes was 3, is 1" in train(folder, 1, until=20)
     assert "engine was jax, is torch" in train(folder, 1, "torch", until=30)
     assert "processes was 1, is 2" in train(folder, 2, until=40)

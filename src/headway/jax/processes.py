@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from headway.training.processes import ALONE, Processes, ProcessLost
 
 # How long the processes wait for each other: at the start, in a step, before it, while the first
-# process of a machine reads and tokenizes the data, and for a sign of life.
+# process of a machine reads and tokenizes the data; and for a sign of life, and at the end.
 MEETING = timedelta(minutes=2)
 STEP = timedelta(minutes=5)
 PREPARATION = timedelta(hours=6)
@@ -103,7 +103,7 @@ def _meet(address: str, device: str | None) -> None:
         local_device_ids=[int(os.environ.get("LOCAL_RANK", 0))],
         initialization_timeout=2 * int(MEETING.total_seconds()),
         heartbeat_timeout_seconds=int(HEARTBEAT.total_seconds()),
-        shutdown_timeout_seconds=int(MEETING.total_seconds()),
+        shutdown_timeout_seconds=int(HEARTBEAT.total_seconds()),
         # Other machines do not need to reach it.
         coordinator_bind_address=address if address.startswith("127.") else None,
     )
