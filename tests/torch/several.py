@@ -48,6 +48,7 @@ CASES = {
     "recomputed": config(MODERN, activation_checkpointing=True, steps=6),
     "bfloat16": config(MODERN, precision="bfloat16", steps=6),
 }
+COMPILED = config(MODERN, compile=True, steps=6, micro_batch=2)
 
 
 def trainer(of, processes=ALONE):
@@ -152,7 +153,8 @@ def main(folder, names):
         elif name.startswith("resume"):
             result = trained(folder / name.replace("resume", "stop"), CASES["muon"], processes)
         else:
-            result = trained(folder / name, CASES[name], processes)
+            of = COMPILED if name == "compiled" else CASES[name]
+            result = trained(folder / name, of, processes)
         if processes.rank == 0:
             (folder / f"{name}.json").write_text(json.dumps(result))
     processes.leave()

@@ -5,6 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from headway.training import checkpoints
 
 SCRIPT, KILLED = (Path(__file__).with_name(f"{name}.py") for name in ("several", "several_killed"))
 _NAMES = runpy.run_path(str(SCRIPT))
-CASES, trained = _NAMES["CASES"], _NAMES["trained"]
+CASES, COMPILED, trained = _NAMES["CASES"], _NAMES["COMPILED"], _NAMES["trained"]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
@@ -98,6 +99,14 @@ def test_four_processes_have_the_losses_of_one(folder, alone):
     (folder / "4").mkdir()
     for case, result in launched(4, folder / "4", *CASES).items():
         require_same(result, alone[case], 1e-3 if case == "bfloat16" else 2e-5)
+
+
+@pytest.mark.slow
+def test_blocks_are_compiled_one_by_one(folder):
+    (folder / "compiled").mkdir()
+    (compiled,) = launched(2, folder / "compiled", "compiled").values()
+    plain = replace(COMPILED, training=replace(COMPILED.training, compile=False))
+    require_same(compiled, trained(folder / "not compiled", plain), 2e-5)
 
 
 def test_muon_is_divided_and_equal(of_two, of_three):
