@@ -111,7 +111,7 @@ def _placed(
 ) -> dict[str, Array]:
     """Return the parameters on a device and in a dtype."""
     mine = jax.process_index()
-    chosen = next(each for each in devices(device) if each.process_index == mine)
+    chosen = next(one for one in devices(device) if one.process_index == mine)
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):  # JAX would compute in float32
         raise ValueError("float64 in JAX needs the environment variable JAX_ENABLE_X64=1")
     return {
