@@ -153,8 +153,11 @@ def _serve(file: str, end: str) -> None:
             answer = dict(zip(Encoded._fields, numbers, strict=False)) | {"size": len(content)}
         except ValueError as error:
             content, answer = b"", {"error": str(error)}
-        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + content)
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + content)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # the parent was killed
+            os._exit(1)
 
 
 if __name__ == "__main__":
