@@ -29,6 +29,7 @@ def free_port():
 def train(folder, count, engine="jax", until=50, **training):
     """Start the processes, wait for them, and return the differences between the machines."""
     several = {"WORLD_SIZE": str(count), "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}"}
+    several["PYTHONPATH"] = str(SCRIPT.parents[1])  # of the modules that several tests import
     command = [sys.executable, str(SCRIPT), str(folder), engine, str(until), json.dumps(training)]
     started = [
         subprocess.Popen(

@@ -1,6 +1,7 @@
 """Several processes: the same batches and losses, checkpoints for any number, the work divided."""
 
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -19,13 +20,16 @@ from headway.training import checkpoints
 SCRIPT, KILLED = (Path(__file__).with_name(f"{name}.py") for name in ("several", "several_killed"))
 _NAMES = runpy.run_path(str(SCRIPT))
 CASES, COMPILED, trained = _NAMES["CASES"], _NAMES["COMPILED"], _NAMES["trained"]
+# Of the modules that several tests import.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1"}
+pytestmark = pytest.mark.xdist_group("several processes")  # one worker, which starts them once
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
 def launched(count, folder, *cases):
     """Run cases in several processes; return their measurements."""
     command = [*TORCHRUN, str(count), str(SCRIPT), str(folder), *cases]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     return {case: json.loads((folder / f"{case}.json").read_text()) for case in cases}
 
@@ -166,7 +170,7 @@ def test_a_process_that_cannot_write_stops_all_and_loses_nothing(of_two):
 def test_processes_that_are_killed_lose_nothing(tmp_path, moments):
     """The script compares the checkpoints; see there."""
     command = [sys.executable, KILLED, tmp_path, str(moments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert len(report) == moments
@@ -179,7 +183,8 @@ def test_processes_that_are_killed_lose_nothing(tmp_path, moments):
 
 def test_the_others_do_not_wait_for_a_process_that_hangs(tmp_path):
     """They wait for four seconds here."""
-    done = subprocess.run([sys.executable, KILLED, tmp_path, "0"], capture_output=True, text=True)
+    command = [sys.executable, KILLED, tmp_path, "0"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["codes"] == [1, 1]

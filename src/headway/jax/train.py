@@ -256,7 +256,11 @@ class Trainer:
         rate = learning_rate(self.step, self.config)
         windows = self._layout.batch(self.config.batch, self._rows)
         self._state, done = self._advance(
-            self._state, *windows, np.int32(self.step), np.float32(rate), self._is_finite
+            self._state,
+            *windows,
+            np.int32(self.step),
+            np.asarray(rate, jnp.result_type(float)),
+            self._is_finite,
         )
         self._is_finite = done.is_finite
         self.step += 1
