@@ -21,7 +21,7 @@ from headway.bench.machine import machine
 from headway.models.gpt import preset
 from headway.torch import GPT
 from headway.torch.processes import Joined
-from headway.torch.sharded import Sharded
+from headway.torch.sharding import Sharded
 from headway.torch.tasks import NextToken
 from headway.torch.train import Trainer
 from headway.training.settings import TrainingConfig

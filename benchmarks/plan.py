@@ -36,9 +36,7 @@ def predicted(row: Row, values: Values) -> float:
         values["attention", generation],
         values["memory", row.work.compiled],
     )
-    times = seconds(
-        row.work, row.cluster, efficiency, sharding=row.sharding, reduced=row.reduced, each=row.each
-    )
+    times = seconds(row.work, row.cluster, efficiency, row.averaging)
     return row.work.tokens_per_step / times.total
 
 

@@ -14,7 +14,7 @@ from headway.plan.counts import (
     parameters,
 )
 from headway.plan.published import gpt2, llama
-from headway.plan.seconds import collective, seconds
+from headway.plan.seconds import Averaging, collective, seconds
 
 CARD = Card(
     "test", "hopper", peak=1e15, memory=8e10, bandwidth=1e12, link=1e11, network=1e10, source=""
@@ -128,11 +128,11 @@ def test_gradients_are_averaged_once_per_step_or_each_time():
     cluster = Cluster(replace(CARD, link=1e6), 8, 8)
     work = replace(LLAMA, micro_batches=4)
     once = seconds(work, cluster, ALL).exposed
-    each = seconds(work, cluster, ALL, each=True).exposed
+    each = seconds(work, cluster, ALL, Averaging(is_each=True)).exposed
     assert each - once == pytest.approx(
         3 * 4 * parameters(work.model).total * 7 / 8 / 1e6, rel=0.001
     )
-    none = seconds(work, cluster, ALL, sharding="none").exposed
+    none = seconds(work, cluster, ALL, Averaging("none")).exposed
     assert none == pytest.approx(2 * 4 * parameters(work.model).total * 7 / 8 / 1e6, rel=0.01)
 
 

@@ -10,13 +10,10 @@ import jax
 from jax._src import distributed  # its store of texts has no public name; Orbax uses it as well
 from jax.experimental import multihost_utils
 
-from headway.training.processes import ALONE, Processes, ProcessLost
+from headway.training.processes import ALONE, PREPARATION, STEP, Processes, ProcessLost
 
-# How long the processes wait for each other: at the start, in a step, before it, while the first
-# process of a machine reads and tokenizes the data; and for a sign of life, and at the end.
+# How long the processes wait for each other at the start, and for a sign of life.
 MEETING = timedelta(minutes=2)
-STEP = timedelta(minutes=5)
-PREPARATION = timedelta(hours=6)
 HEARTBEAT = timedelta(seconds=30)
 
 

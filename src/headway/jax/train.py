@@ -28,7 +28,7 @@ from headway.jax.optimizers import named, optimizer, with_named
 from headway.models.gpt import GPTConfig
 from headway.tracing import trace
 from headway.training.loop import NotFinite, Pending, Step, differences
-from headway.training.processes import ALONE, Processes, share
+from headway.training.processes import ALONE, Processes, first_text, share
 from headway.training.settings import TrainingConfig, learning_rate
 
 Windows = Int[Array, "batch tokens"]
@@ -347,17 +347,13 @@ class Trainer:
         # Masked scores are -inf in every step.
         values = {name: value for name, value in steps.items() if not name.endswith("masked")}
         bad = [name for name, value in values.items() if not np.isfinite(np.asarray(value)).all()]
-        if name := self._agreed(bad):
+        if name := first_text(self.processes, "".join(bad[:1])):
             return f"the first value that is not finite is {name}"
         gradients = jax.grad(loss)(params, *arguments, **options)
         bad = [n for n, value in gradients.items() if not np.isfinite(np.asarray(value)).all()]
-        if name := self._agreed(bad):
+        if name := first_text(self.processes, "".join(bad[:1])):
             return f"every value is finite, but the gradient of {name} is not"
         return "every value and every gradient is finite, but not their norm"
-
-    def _agreed(self, names: list[str]) -> str:
-        """The first name of the first process that has one."""
-        return next(filter(None, self.processes.exchange(names[0] if names else "")), "")
 
 
 def _rows_of(windows: Sequence[np.ndarray], rows: slice) -> tuple[np.ndarray, np.ndarray]:

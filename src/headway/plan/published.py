@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from headway.models.gpt import GPTConfig, preset
 from headway.plan.cards import Cluster, card_named
 from headway.plan.counts import Work
+from headway.plan.seconds import HEADWAY, Averaging
 
 # Layers, width, heads.
 MPT = {
@@ -58,13 +59,8 @@ class Row:
         What each GPU does in a step.
     speed
         Tokens per second and GPU.
-    sharding
-        full: parameters, gradients and optimizer are sharded (FSDP). none: each GPU has all
-        parameters, and gradients are averaged.
-    reduced
-        Bytes of a number of a gradient when it is averaged.
-    each
-        Whether gradients are averaged for each micro-batch instead of once per step.
+    averaging
+        How gradients are averaged.
     """
 
     source: str
@@ -73,9 +69,7 @@ class Row:
     gpus: int
     work: Work
     speed: float
-    sharding: str = "full"
-    reduced: int = 4
-    each: bool = False
+    averaging: Averaging = HEADWAY
 
     @property
     def cluster(self) -> Cluster:
@@ -229,10 +223,9 @@ def _mpt_rows() -> Iterator[Row]:
             work = Work(
                 mpt(name, tokens), tokens, windows, steps, compiled=False, recomputed=checkpoints
             )
-            reduced = 2 if card == "a100-40gb" else 4  # "PURE": in bfloat16
-            yield Row(
-                "llm-foundry", f"MPT {name}", card, gpus, work, speed, reduced=reduced, each=True
-            )
+            itemsize = 2 if card == "a100-40gb" else 4  # "PURE": in bfloat16
+            averaging = Averaging("full", itemsize, is_each=True)
+            yield Row("llm-foundry", f"MPT {name}", card, gpus, work, speed, averaging)
 
 
 def _torchtitan_rows() -> Iterator[Row]:
@@ -245,13 +238,13 @@ def _llm_c_rows() -> Iterator[Row]:
     for card, name, windows, steps, seconds in _LLM_C_ROWS:
         work = Work(gpt2(name), 1024, windows, steps)
         speed = work.tokens_per_step / seconds
-        yield Row("llm.c", f"GPT-2 {name}", card, 8, work, speed, sharding="none", reduced=2)
+        yield Row("llm.c", f"GPT-2 {name}", card, 8, work, speed, Averaging("none", 2))
 
 
 def _nanogpt_row() -> Row:
     work = Work(gpt2("124M"), 1024, 12, 5)
     speed = 600_000 * work.tokens_per_step / (4 * 24 * 3600)
-    return Row("nanoGPT", "GPT-2 124M", "a100-40gb", 8, work, speed, sharding="none")
+    return Row("nanoGPT", "GPT-2 124M", "a100-40gb", 8, work, speed, Averaging("none"))
 
 
 def _h200_rows() -> Iterator[Row]:

@@ -27,6 +27,29 @@ from headway.plan.counts import (
 
 
 @dataclass(frozen=True)
+class Averaging:
+    """How gradients are averaged over the GPUs; by default as in Headway.
+
+    Attributes
+    ----------
+    sharding
+        full: parameters, gradients and optimizer are sharded (FSDP). none: each GPU has all
+        parameters (DDP).
+    itemsize
+        Bytes of a number of a gradient when it is averaged.
+    is_each
+        Whether gradients are averaged for each micro-batch instead of once per step.
+    """
+
+    sharding: Literal["full", "none"] = "full"
+    itemsize: int = FLOAT32
+    is_each: bool = False
+
+
+HEADWAY = Averaging()
+
+
+@dataclass(frozen=True)
 class Times:
     """Seconds of a step by part.
 
@@ -65,20 +88,9 @@ def collective(nbytes: float, cluster: Cluster, efficiency: Efficiency) -> float
 
 
 def seconds(
-    work: Work,
-    cluster: Cluster,
-    efficiency: Efficiency,
-    *,
-    sharding: Literal["full", "none"] = "full",
-    reduced: int = FLOAT32,
-    each: bool = False,
+    work: Work, cluster: Cluster, efficiency: Efficiency, averaging: Averaging = HEADWAY
 ) -> Times:
-    """The time of a step by part.
-
-    sharding: full, as Headway trains on several GPUs, or none: each GPU has all parameters.
-    reduced: bytes of a number of a gradient when it is averaged. each: gradients are averaged for
-    each micro-batch instead of once per step.
-    """
+    """The time of a step by part."""
     config, tokens, card = work.model, work.tokens_at_once, cluster.card
     products = card.peak * efficiency.products
     width = config.d_k / (config.d_k + 64)
@@ -92,7 +104,7 @@ def seconds(
     loss = tokens * loss_traffic(config, work.itemsize, work.compiled) / memory
     again = 1 + work.recomputed / 3
     counts, steps = parameters(config), work.micro_batches
-    gpus = cluster.gpus if sharding == "full" else 1
+    gpus = cluster.gpus if averaging.sharding == "full" else 1
     update = update_traffic(config, work.muon, work.itemsize) / memory / gpus
     # The gradient of each micro-batch is converted to float32 and added.
     update += steps * counts.total * (work.itemsize + 2 * FLOAT32) / memory
@@ -101,7 +113,7 @@ def seconds(
     forward = block + attention + traffic / 3
     backward = 2 * block + repeated + attention * (2.5 + int(work.recomputed))
     backward += traffic * (again - 1 / 3)
-    exposed = _exposed(work, cluster, efficiency, forward, backward, sharding, reduced, each)
+    exposed = _exposed(work, cluster, efficiency, averaging, forward, backward)
     return Times(
         products=steps * ((3 * block + repeated) * config.layers + head),
         attention=steps * (3.5 + int(work.recomputed)) * attention * config.layers,
@@ -115,11 +127,9 @@ def _exposed(
     work: Work,
     cluster: Cluster,
     efficiency: Efficiency,
+    averaging: Averaging,
     forward: float,
     backward: float,
-    sharding: str,
-    reduced: int,
-    each: bool,
 ) -> float:
     """Seconds of a step in which the GPU waits for communication.
 
@@ -135,13 +145,14 @@ def _exposed(
     def moved(nbytes: float) -> float:
         return collective(nbytes, cluster, efficiency)
 
-    if sharding == "none":  # an all-reduce next to the last backward pass
-        reduce, last = 2 * moved(reduced * block), 2 * moved(reduced * root)
+    reduce, last = moved(averaging.itemsize * block), moved(averaging.itemsize * root)
+    if averaging.sharding == "none":  # an all-reduce next to the last backward pass
+        reduce, last = 2 * reduce, 2 * last
         return config.layers * max(0.0, reduce - backward) + last
-    gather, reduce = moved(work.itemsize * block), moved(reduced * block)
-    averaged = steps if each else 1  # backward passes with communication of gradients
+    gather = moved(work.itemsize * block)
+    averaged = steps if averaging.is_each else 1  # backward passes with communication of gradients
     # Nothing hides the first gathering (root and first block) and the last averaging of gradients.
-    waits = steps * (moved(work.itemsize * root) + gather) + averaged * moved(reduced * root)
+    waits = steps * (moved(work.itemsize * root) + gather) + averaged * last
     waits += steps * config.layers * max(0.0, gather - forward)
     waits += averaged * config.layers * max(0.0, gather + reduce - backward)
     return waits + (steps - averaged) * config.layers * max(0.0, gather - backward)

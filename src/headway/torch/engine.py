@@ -18,7 +18,7 @@ from headway.torch import devices, weights
 from headway.torch.generate import generate
 from headway.torch.gpt import GPT
 from headway.torch.processes import join
-from headway.torch.sharded import Sharded
+from headway.torch.sharding import Sharded
 from headway.torch.tasks import TASKS, NextToken
 from headway.torch.train import Trainer
 from headway.torch.translate import answers

@@ -1,19 +1,13 @@
 """The processes that `torchrun` starts, and how they exchange texts."""
 
 import os
-from datetime import timedelta
 from typing import Any, final
 
 import torch
 from torch import distributed
 
 from headway.torch import devices
-from headway.training.processes import ALONE, Processes, ProcessLost
-
-# How long the processes wait for each other: in a training step, and before it, while the first
-# process of a machine reads and tokenizes the data.
-STEP = timedelta(minutes=5)
-PREPARATION = timedelta(hours=6)
+from headway.training.processes import ALONE, PREPARATION, STEP, Processes, ProcessLost
 
 
 @final

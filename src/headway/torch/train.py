@@ -19,7 +19,7 @@ from headway.torch import devices
 from headway.torch.optimizers import KINDS, Optimizer, local
 from headway.training.checkpoints import Rows, Tensors
 from headway.training.loop import NotFinite, Pending, Step, differences, require_same_shapes
-from headway.training.processes import ALONE, Processes
+from headway.training.processes import ALONE, Processes, first_text
 from headway.training.settings import TrainingConfig, learning_rate
 
 # The arguments of the loss for each micro-batch, and the weight of its loss.
@@ -73,9 +73,6 @@ class Computation(Protocol):
 
     def fill(self, name: str, tensor: Tensor, values: np.ndarray) -> None:
         """Copy values to a parameter, or to its optimizer state."""
-
-    def agreed(self, text: str) -> str:
-        """The text of the first process that has one."""
 
 
 @final
@@ -223,14 +220,14 @@ class Trainer:
         self._computation.backward(self.task.loss, self.task.batches(self.step))
         for hook in hooks:
             hook.remove()
-        if module := self._computation.agreed(modules[0] if modules else ""):
+        if module := first_text(self.processes, "".join(modules[:1])):
             return f"the first output that is not finite is that of {module}"
         infinite = [
             name
             for name, p in self.model.named_parameters()
             if p.grad is not None and not torch.isfinite(local(p.grad)).all()
         ]
-        if name := self._computation.agreed(infinite[0] if infinite else ""):
+        if name := first_text(self.processes, "".join(infinite[:1])):
             return f"every output is finite, but the gradient of {name} is not"
         return "every output and every gradient is finite, but not their norm"
 
@@ -321,10 +318,6 @@ class Whole:
     def fill(self, name: str, tensor: Tensor, values: np.ndarray) -> None:
         """Copy values to a tensor."""
         tensor.copy_(torch.from_numpy(values))
-
-    def agreed(self, text: str) -> str:
-        """The text itself."""
-        return text
 
     def _weights(self) -> dict[str, Tensor]:
         """The parameters of a `_Call`, in the precision of the config."""

@@ -30,10 +30,9 @@ _FIRST_ROWS, _OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"  # the names that P
 class Rows(NamedTuple):
     """The rows of an array that a process has; the other processes have the others.
 
-    shape: that of the complete array. first: the number of the first row in it.
+    first: the number of the first row in the complete array.
     """
 
-    shape: tuple[int, ...]
     first: int
     values: np.ndarray
 
@@ -88,7 +87,7 @@ def save(
         lines = "".join(processes.exchange(together(processes, write))).splitlines(keepends=True)
         sums = "".join(sorted(lines, key=lambda line: line.split()[-1]))
         together(processes, publish)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError) as error:
         if is_first:
             shutil.rmtree(temporary, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
@@ -107,10 +106,10 @@ def _write(
     file = folder / f"{part}.safetensors"
     if processes.count > 1:
         file = folder / f"{part}-{processes.rank + 1:05}-of-{processes.count:05}.safetensors"
-        rows = {key: value for key, value in tensors.items() if isinstance(value, Rows)}
         offsets = {
-            key: {_OFFSETS: [some.first] + [0] * (len(some.shape) - 1)}
-            for key, some in rows.items()
+            key: {_OFFSETS: [rows.first] + [0] * (rows.values.ndim - 1)}
+            for key, rows in tensors.items()
+            if isinstance(rows, Rows)
         }
         # Safetensors writes several keys in a random order, so there is only one here, too.
         metadata = {_FIRST_ROWS: json.dumps({_ABOUT: about, **offsets}, sort_keys=True)}

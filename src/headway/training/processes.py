@@ -6,7 +6,13 @@ communication; this module needs neither of them.
 
 import json
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar, final, runtime_checkable
+
+# How long the processes wait for each other: in a training step, and before it, while the first
+# process of a machine reads and tokenizes the data.
+STEP = timedelta(minutes=5)
+PREPARATION = timedelta(hours=6)
 
 T = TypeVar("T")
 
@@ -100,6 +106,11 @@ def on_first(processes: Processes, work: Callable[[], object]) -> str:
     """Do work in process 0 only; return its result as a text, in every process."""
     result = together(processes, lambda: str(work()) if processes.rank == 0 else "")
     return processes.exchange(result)[0]
+
+
+def first_text(processes: Processes, text: str) -> str:
+    """Return the text of the first process that gives one, in every process."""
+    return next(filter(None, processes.exchange(text)), "")
 
 
 def first_here_then_others(processes: Processes, work: Callable[[], T]) -> T:

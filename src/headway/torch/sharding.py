@@ -90,19 +90,15 @@ class Sharded:
 
     def rows(self, name: str, tensor: Tensor) -> Rows:
         """The rows of a parameter, or of its optimizer state, that this process has."""
-        shape = tuple(self.model.get_parameter(name).shape)
-        first = _first(shape[0], self._processes, self._processes.rank)
-        return Rows(shape, first, local(tensor).numpy(force=True))
+        rows = self.model.get_parameter(name).shape[0]
+        first = _first(rows, self._processes, self._processes.rank)
+        return Rows(first, local(tensor).numpy(force=True))
 
     def fill(self, name: str, tensor: Tensor, values: Any) -> None:
         """Copy this process's rows of an array to a parameter, or to its optimizer state."""
         mine, rows = local(tensor), self.model.get_parameter(name).shape[0]
         first = _first(rows, self._processes, self._processes.rank)
         mine.copy_(torch.from_numpy(np.asarray(values[first : first + len(mine)])))
-
-    def agreed(self, text: str) -> str:
-        """The first text that is not empty, by rank."""
-        return next(filter(None, self._processes.exchange(text)), "")
 
     def _shapes(self, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
         return {name: tuple(self.model.get_parameter(name).shape) for name in names}
