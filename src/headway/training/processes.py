@@ -97,8 +97,8 @@ def together(processes: Processes, work: Callable[[], T], *, patiently: bool = F
     if error is not None:
         raise error
     for rank, message in enumerate(messages):
-        if message:
-            raise ValueError(f"process {rank}: {message}")
+        if message:  # most errors are those of all processes, or of work that process 0 does
+            raise ValueError(message if rank == 0 else f"process {rank}: {message}")
     return result
 
 
